@@ -1,0 +1,1 @@
+"""One module for each command: its options and the run composed from the rooms."""

@@ -1,0 +1,162 @@
+"""Options of a command: a dataclass, filled from its defaults, a YAML file and the command line, in that order."""
+
+import argparse
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar
+
+import yaml
+
+Options = TypeVar("Options")
+
+
+def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: str, description: str) -> Options:
+    """Fill ``options_class`` from command-line words.
+
+    A field becomes ``--its-name``; a field with ``metadata={"positional": True}`` may also stand first without a name. ``--config
+    FILE`` reads YAML with the same names. Field metadata ``help`` is the text of ``--help``.
+
+    Raises:
+        SystemExit: On ``--help`` and on words that can't be used, with a message that names the nearest option.
+    """
+    parser = _Parser(prog=prog, description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+    fields = {f.name: f for f in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(options_class)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options")
+    positional = [name for name, f in fields.items() if f.metadata.get("positional")]
+    for name in positional:
+        help_text = f"same as --{_dashed(name)}"
+        parser.add_argument(f"_{name}", metavar=name.upper(), nargs="?", default=argparse.SUPPRESS, help=help_text)
+    for name, f in fields.items():
+        _add_argument(parser, name, hints[name], f)
+    given = vars(parser.parse_args(list(argv)))
+    for name in positional:
+        if f"_{name}" in given:
+            given.setdefault(name, given.pop(f"_{name}"))
+    config = given.pop("config")
+    try:
+        from_file = {} if config is None else read_config(config, fields)
+        values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
+    except ValueError as error:
+        parser.error(str(error))
+    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
+    if required:
+        parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
+    return options_class(**values)
+
+
+def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a YAML file of options; dashes and underscores in names are the same.
+
+    Raises:
+        ValueError: If the file is missing or no mapping, or a key is unknown; the message names the nearest key.
+    """
+    if not path.is_file():
+        raise ValueError(f"config file not found: {path}")
+    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{path}: unknown option {key!r}{_nearest(key, known)}")
+    return values
+
+
+def coerce(value: Any, hint: Any, *, name: str) -> Any:
+    """Convert a YAML or command-line value to a field's type.
+
+    Raises:
+        ValueError: With the option's name, the value and what was expected.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        inner = next(argument for argument in arguments if argument is not type(None))
+        return None if value in (None, "none", "null") else coerce(value, inner, name=name)
+    if origin is Literal:
+        if value not in arguments:
+            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+        return value
+    if origin is list:
+        return [coerce(item, arguments[0], name=name) for item in (value if isinstance(value, list) else [value])]
+    if origin is dict:
+        value = yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(value, dict):
+            raise ValueError(f"{name} is {value!r}; expected a mapping")
+        return value
+    if hint is bool:
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} is {value!r}; expected true or false")
+        return value
+    try:
+        if hint is int and isinstance(value, float) and value != int(value):
+            raise ValueError
+        return hint(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is {value!r}; expected {hint.__name__}") from error
+
+
+class _Parser(argparse.ArgumentParser):
+    """Names the nearest option where argparse only says that one is unknown."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ") if message.startswith("unrecognized") else None
+        if unknown is not None:
+            word = next((word for word in unknown.split() if word.startswith("-")), unknown.split()[0])
+            known = [option for action in self._actions for option in action.option_strings]
+            message = f"unknown option {word!r}{_nearest(word.split('=')[0], known)}"
+        self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=110)
+
+    def _format_usage(self, usage: Any, actions: Any, groups: Any, prefix: Any) -> str:
+        # The options stand below with their meaning; a bracketed list of forty names before them helps nobody.
+        required = [f"--{_dashed(action.dest)} {action.metavar or ''}".strip() for action in actions if action.required]
+        first = [str(action.metavar) for action in actions if not action.option_strings]
+        return f"usage: {' '.join([self._prog, *first, *required, '[options]'])}\n\n"
+
+
+def _add_argument(parser: argparse.ArgumentParser, name: str, hint: Any, field: Any) -> None:
+    required = field.default is field.default_factory is dataclasses.MISSING
+    help_text = field.metadata.get("help", "")
+    help_text += " (required)" if required else _default_text(field)
+    keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
+    inner = _strip_optional(hint)
+    if inner is bool:
+        parser.add_argument(f"--{_dashed(name)}", action=argparse.BooleanOptionalAction, **keywords)
+        return
+    item = typing.get_args(inner)[0] if typing.get_origin(inner) is list else inner
+    if typing.get_origin(inner) is list:
+        keywords["nargs"] = "*"
+    if typing.get_origin(item) is Literal:
+        keywords["metavar"] = "{" + ",".join(map(str, typing.get_args(item))) + "}"
+    else:
+        keywords["metavar"] = {int: "N", float: "X", Path: "PATH"}.get(item, "TEXT")
+    parser.add_argument(f"--{_dashed(name)}", **keywords)
+
+
+def _default_text(field: Any) -> str:
+    default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
+    return "" if default in (None, [], {}, "") else f" (default: {default})"
+
+
+def _strip_optional(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        return next(argument for argument in typing.get_args(hint) if argument is not type(None))
+    return hint
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    near = get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"

@@ -1,0 +1,1 @@
+"""Row schemas, image loading, tokenisation, rejects."""

@@ -1,0 +1,74 @@
+"""Data sets from files: columns as they are, images left encoded until a row is read."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image, List, concatenate_datasets
+from tqdm import tqdm
+
+from mmalign.data.rejects import Rejects
+
+_READERS: dict[str, Callable[..., Dataset]] = {
+    ".parquet": Dataset.from_parquet,
+    ".json": Dataset.from_json,
+    ".jsonl": Dataset.from_json,
+}
+
+
+def find_data_files(source: Path) -> list[Path]:
+    """List the data files at ``source``, a file or a folder.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _READERS)
+    if not files or any(path.suffix not in _READERS for path in files):
+        raise ValueError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
+    return files
+
+
+def load_rows(source: Path) -> Dataset:
+    """Load a data set. Image columns keep their bytes, so that a broken image breaks one row and not the run.
+
+    Raises:
+        ValueError: If there are no files, or no rows.
+    """
+    dataset = concatenate_datasets([_READERS[path.suffix](str(path)) for path in find_data_files(source)])
+    if len(dataset) == 0:
+        raise ValueError(f"{source} has no rows")
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image):
+            dataset = dataset.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image):
+            dataset = dataset.cast_column(name, List(Image(decode=False)))
+    return dataset
+
+
+def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:
+    """Check every row and select the good ones; the others go to the rejects file.
+
+    Args:
+        dataset: Rows as ``load_rows`` gives them.
+        check: Called as ``check(row, index=...)``; raises ValueError with the reason.
+        rejects: Where broken rows go.
+
+    Raises:
+        ValueError: If too many rows are broken, or all are.
+    """
+    good = []
+    for index, row in enumerate(tqdm(dataset, desc="checking rows", unit="row", leave=False)):
+        try:
+            check(row, index=index)
+            good.append(index)
+        except ValueError as error:
+            rejects.add(str(_id(row, index)), str(error))
+            rejects.check(index + 1)
+    rejects.check(len(dataset), final=True)
+    if not good:
+        raise ValueError(f"no row of {len(dataset)} can be used; the reasons are in {rejects.path}")
+    return dataset if len(good) == len(dataset) else dataset.select(good)
+
+
+def _id(row: Mapping[str, Any], index: int) -> Any:
+    return row["id"] if row.get("id") is not None else index

@@ -1,0 +1,149 @@
+"""Text and images to token ids: a prompt once, with the responses that follow it.
+
+Shape legend: P = prefix tokens (image tokens expanded), R = tokens of one response.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mmalign.data.rows import ChatRow, Message
+
+TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """One prompt with its images, and the responses that continue it."""
+
+    prefix_ids: list[int]
+    """(P,) ids of images and prompt."""
+    responses: list[list[int]]
+    """(R,) ids of each response, its end-of-turn tokens included."""
+    scored: list[list[bool]]
+    """(R,) for each response: the tokens whose log-probability counts."""
+    token_types: dict[str, list[int]]
+    """Per-token inputs of the prefix beside ids (``mm_token_type_ids``, ``token_type_ids``), each (P,)."""
+    images: dict[str, Tensor]
+    """What the image processor returned: ``pixel_values`` and its companions. Empty for text-only prompts."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Prefix and all responses."""
+        return len(self.prefix_ids) + sum(map(len, self.responses))
+
+
+def encode_responses(
+    processor: Any,
+    *,
+    images: Sequence[Image.Image],
+    prompt: Sequence[Message],
+    responses: Sequence[str],
+    max_length: int | None = None,
+) -> EncodedPrompt:
+    """Tokenise one prompt and its responses with a stock processor and its chat template.
+
+    Args:
+        processor: A transformers processor with a chat template.
+        images: The prompt's images, in the order of their placeholders.
+        prompt: The turns before the response.
+        responses: Response texts.
+        max_length: Longest allowed prefix + response; image tokens count.
+
+    Returns:
+        The encoded prompt. Every response token is scored.
+
+    Raises:
+        ValueError: If a response is longer than allowed, or the template doesn't continue the prompt.
+    """
+    prompt_text = render(processor, prompt, add_generation_prompt=True)
+    suffixes = [_continuation(processor, prompt, prompt_text, response) for response in responses]
+    encoded = _encode_prefix(processor, prompt_text, images)
+    ids = [_response_ids(processor, prompt_text, suffix) for suffix in suffixes]
+    return _checked(EncodedPrompt(responses=ids, scored=[[True] * len(r) for r in ids], **encoded), max_length)
+
+
+def encode_chat(processor: Any, row: ChatRow, *, max_length: int | None = None) -> EncodedPrompt:
+    """Tokenise a conversation: the first prompt is the prefix, all after it is one response.
+
+    Only assistant turns are scored; the user turns between them are context.
+
+    Raises:
+        ValueError: As ``encode_responses``.
+    """
+    first = next(i for i, message in enumerate(row.messages) if message["role"] == "assistant")
+    prompt_text = render(processor, row.messages[:first], add_generation_prompt=True)
+    seen, ids, scored = prompt_text, [], []
+    for i in range(first, len(row.messages)):
+        is_answer = row.messages[i]["role"] == "assistant"
+        text = render(processor, row.messages[: i + 1], add_generation_prompt=not is_answer)
+        if not text.startswith(seen):
+            raise ValueError("the chat template rewrites earlier turns: this conversation can't be trained on turn by turn")
+        piece = _text_ids(processor, text[len(seen) :])
+        ids += piece
+        scored += [is_answer] * len(piece)
+        seen = text
+    encoded = _encode_prefix(processor, prompt_text, row.images)
+    return _checked(EncodedPrompt(responses=[ids], scored=[scored], **encoded), max_length)
+
+
+def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """Apply the processor's chat template.
+
+    Raises:
+        ValueError: If the processor has none.
+    """
+    if not getattr(processor, "chat_template", None):
+        raise ValueError(
+            f"{type(processor).__name__} has no chat template; save one beside it (chat_template.jinja) or recompose the model"
+        )
+    return processor.apply_chat_template(list(messages), add_generation_prompt=add_generation_prompt, tokenize=False)
+
+
+def _continuation(processor: Any, prompt: Sequence[Message], prompt_text: str, response: str) -> str:
+    # Content in parts, because templates of multimodal models iterate over it.
+    turn = Message(role="assistant", content=[{"type": "text", "text": response}])
+    full = render(processor, [*prompt, turn], add_generation_prompt=False)
+    if not full.startswith(prompt_text):
+        raise ValueError(
+            "the chat template renders the prompt differently once it is answered; response tokens can't be told apart"
+        )
+    return full[len(prompt_text) :]
+
+
+def _encode_prefix(processor: Any, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
+    out = processor(text=[text], images=[list(images)] if images else None, return_tensors="pt")
+    length = out["input_ids"].shape[1]
+    rest = {key: value for key, value in out.items() if key not in TEXT_KEYS}
+    token_types = {
+        key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)
+    }
+    image_inputs = {key: torch.as_tensor(value) for key, value in rest.items() if key not in token_types}
+    return {"prefix_ids": out["input_ids"][0].tolist(), "token_types": token_types, "images": image_inputs}
+
+
+def _response_ids(processor: Any, prompt_text: str, suffix: str) -> list[int]:
+    """Ids of the response as they follow the prompt, in the text's own segmentation where it leaves the prompt alone."""
+    prompt_ids, both = _text_ids(processor, prompt_text), _text_ids(processor, prompt_text + suffix)
+    if both[: len(prompt_ids)] == prompt_ids:
+        return both[len(prompt_ids) :]
+    # A merge reaches over the boundary. At inference the prompt's ids are fixed first, so they are here.
+    return _text_ids(processor, suffix)
+
+
+def _text_ids(processor: Any, text: str) -> list[int]:
+    return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _checked(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:
+    for response, scored in zip(encoded.responses, encoded.scored, strict=True):
+        if not any(scored):
+            raise ValueError("a response has no token to score")
+        length = len(encoded.prefix_ids) + len(response)
+        if max_length is not None and length > max_length:
+            raise ValueError(f"prompt and response take {length} tokens (images included), more than max_length {max_length}")
+    return encoded

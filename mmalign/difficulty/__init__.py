@@ -1,0 +1,1 @@
+"""Contrastive and generative gaps of preference pairs, and distribution-aware voting."""

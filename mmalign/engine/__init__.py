@@ -1,0 +1,1 @@
+"""Shared-prefix rows, response-only token log-probabilities: hidden states in, numbers out."""

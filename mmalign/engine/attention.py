@@ -1,0 +1,81 @@
+"""Attention over shared rows, through transformers' own mask interface.
+
+The model builds its own rule (causal, sliding, chunked, bidirectional over images). The wrapper here evaluates that rule at
+the indices which a token would have in a plain row, and adds: a key is visible if it belongs to the prompt or to the same
+response. So one form is exact for every attention-only family, and the model code stays as it is.
+
+Shape legend: B = rows, N = row length.
+"""
+
+import contextvars
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+IMPLEMENTATION = "mmalign_shared_sdpa"
+
+
+class RowLayout(NamedTuple):
+    """Which tokens share a row, both (B, N)."""
+
+    segment: Tensor
+    position: Tensor
+
+
+_layout: contextvars.ContextVar[RowLayout | None] = contextvars.ContextVar("row_layout", default=None)
+
+
+@contextmanager
+def row_layout(layout: RowLayout) -> Iterator[None]:
+    """Attend by ``layout`` in the forward passes inside; outside, attention is the model's own."""
+    token = _layout.set(layout)
+    try:
+        yield
+    finally:
+        _layout.reset(token)
+
+
+def _shared_mask(base: Callable[..., Any]) -> Callable[..., Any]:
+    def mask(*args: Any, mask_function: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+        layout = _layout.get()
+        if layout is None:
+            own_rule = {} if mask_function is None else {"mask_function": mask_function}
+            return base(*args, **own_rule, **kwargs)
+        assert mask_function is not None, "transformers calls the mask interface with the model's rule"
+        segment, position = layout
+
+        def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            key_segment = segment[batch, key]
+            visible = (key_segment == 0) | (key_segment == segment[batch, query])
+            return visible & mask_function(batch, head, position[batch, query], position[batch, key])
+
+        # Skipping the mask would fall back to plain causal attention.
+        return base(*args, mask_function=rule, **{**kwargs, "allow_is_causal_skip": False, "use_vmap": False})
+
+    return mask
+
+
+def use_shared_attention(model: PreTrainedModel) -> None:
+    """Let the language model's attention follow ``row_layout``. The vision tower keeps its own.
+
+    Raises:
+        ValueError: If the model doesn't attend through the exchangeable interface.
+    """
+    text_config = model.config.get_text_config()
+    if text_config._attn_implementation == IMPLEMENTATION:
+        return
+    if text_config._attn_implementation != "sdpa":
+        raise ValueError(
+            f"{type(model).__name__} runs {text_config._attn_implementation!r} attention; shared rows need 'sdpa': "
+            "load it with attn_implementation='sdpa'"
+        )
+    model.set_attn_implementation({"text_config": IMPLEMENTATION})
+
+
+AttentionMaskInterface.register(IMPLEMENTATION, _shared_mask(sdpa_mask))
+AttentionInterface.register(IMPLEMENTATION, sdpa_attention_forward)

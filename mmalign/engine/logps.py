@@ -1,0 +1,106 @@
+"""The forward pass that everything scores with: token log-probabilities of responses.
+
+Shape legend: B = rows, N = row length, K = scored tokens, R = responses, D = hidden width, V = vocabulary.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import extract_model_from_parallel
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
+from mmalign.engine.head import linear_token_logps
+from mmalign.engine.vision import repeat_image_features
+
+
+@dataclass(frozen=True)
+class ResponseLogps:
+    """Log-probabilities of every scored token of a batch, responses in the order of the batch."""
+
+    token_logps: Tensor
+    """(K,) float32."""
+    response: Tensor
+    """(K,) the number of the response that each token belongs to; ascending."""
+    num_responses: int
+
+    def sums(self) -> Tensor:
+        """(R,) log p(response | images, prompt): sums over scored tokens."""
+        return self.token_logps.new_zeros(self.num_responses).index_add(0, self.response, self.token_logps)
+
+    def lengths(self) -> Tensor:
+        """(R,) scored tokens of each response."""
+        return torch.bincount(self.response, minlength=self.num_responses)
+
+    def per_response(self) -> list[Tensor]:
+        """Token log-probabilities of each response, a list of R one-dimensional tensors."""
+        return list(self.token_logps.split(self.lengths().tolist()))
+
+
+def compute_response_logps(model: nn.Module, batch: dict[str, Any]) -> ResponseLogps:
+    """Compute log p of every scored response token in one forward pass.
+
+    The output head is applied to the scored positions only, inside the model's own forward, so that wrappers
+    (DDP, FSDP, autocast) see the usual call and a complete graph.
+
+    Args:
+        model: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
+        batch: From ``collate_prompts``.
+
+    Returns:
+        The log-probabilities, with gradient where grad mode is on.
+    """
+    layout = batch["layout"]
+    inner = unwrap(model)
+    inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
+    shared = len(layout["repeats"]) == len(inputs["input_ids"])
+    with ExitStack() as stack:
+        if shared and bool((layout["repeats"] > 1).any()):
+            use_shared_attention(inner)
+            stack.enter_context(row_layout(RowLayout(layout["segment"], layout["position"])))
+        stack.enter_context(_scoring_head(inner, layout["index"], layout["target"]))
+        images = batch["images"] if shared else repeat_image_features(inner, batch["images"], layout["repeats"])
+        logps = model(**inputs, **images, position_ids=layout["position"], use_cache=False).logits
+    return ResponseLogps(logps.float(), layout["response"], int(layout["repeats"].sum()))
+
+
+def unwrap_parallel(model: nn.Module) -> nn.Module:
+    """Return the model inside DDP, FSDP or torch.compile; an adapter stays around it."""
+    return extract_model_from_parallel(model, keep_torch_compile=False)
+
+
+def unwrap(model: nn.Module) -> PreTrainedModel:
+    """Return the transformers model inside wrappers, adapters included."""
+    inner: Any = unwrap_parallel(model)
+    if isinstance(inner, PeftModel):
+        inner = inner.get_base_model()
+    assert isinstance(inner, PreTrainedModel), type(inner)
+    return inner
+
+
+@contextmanager
+def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iterator[None]:
+    """Make the output head return the log-probabilities of ``target`` instead of logits, for one forward pass."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
+        raise ValueError(
+            f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
+            "leave lm_head out of the adapter's and the quantiser's modules"
+        )
+    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
+        raise ValueError(f"{type(model).__name__} soft-caps its logits, which the engine does not support yet")
+
+    def forward(hidden: Tensor) -> Tensor:
+        scored = hidden.flatten(0, 1).index_select(0, index)
+        return linear_token_logps(scored, head.weight, head.bias, target)
+
+    head.forward = forward  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        del head.forward

@@ -1,0 +1,1 @@
+"""Benchmarks (a parser and a metric each), the answer runner."""

@@ -1,0 +1,55 @@
+"""Contrastive training of an image-text scorer (CLIP)."""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmalign.data.images import load_image
+from mmalign.data.rows import response_text
+from mmalign.engine.method import MethodOutput, Sum
+from mmalign.losses.contrastive import clip_loss
+
+
+class ContrastiveMethod:
+    """Symmetric contrastive loss over the images and texts of a batch."""
+
+    columns = ("images", "text")
+
+    def __init__(self, processor: Any, *, max_length: int, image_root: Path | None = None) -> None:
+        """Keep the processor; texts are cut to ``max_length`` tokens, what the text tower can read."""
+        self.processor = processor
+        self.max_length = max_length
+        self.image_root = image_root
+
+    def _read(self, raw: Mapping[str, Any]) -> tuple[Any, str]:
+        if len(raw["images"]) != 1:
+            raise ValueError(f"row has {len(raw['images'])} images; expected one image and its text")
+        return load_image(raw["images"][0], root=self.image_root), response_text(raw["text"], "text")
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Decode the image and look at the text."""
+        self._read(raw)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Pixels (B, 3, H, W), ids (B, T), and a key (B,) that is equal for equal texts."""
+        images, texts = zip(*(self._read(row) for row in rows), strict=True)
+        encoded = self.processor(
+            images=list(images), text=list(texts), return_tensors="pt", padding=True, truncation=True, max_length=self.max_length
+        )
+        return {**encoded, "text_keys": torch.tensor([zlib.crc32(text.encode()) for text in texts])}
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Image-text pairs."""
+        return len(batch["text_keys"])
+
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Sum of the pairs' losses; negatives come from the same micro-batch."""
+        text_keys = batch["text_keys"]
+        logits = model(**{key: value for key, value in batch.items() if key != "text_keys"}).logits_per_image
+        loss = clip_loss(logits, text_keys).sum()
+        right = text_keys[logits.argmax(-1)] == text_keys
+        return MethodOutput(loss, {"contrastive/accuracy": Sum(right.float().sum(), len(text_keys))})

@@ -1,0 +1,163 @@
+"""Direct preference optimisation over (images, prompt, chosen, rejected), with a beta or weight for each pair.
+
+Shape legend: B = preference pairs in the batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
+from mmalign.engine.batch import collate_prompts
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap_parallel
+from mmalign.engine.method import MethodOutput, Sum
+from mmalign.losses.preference import DifficultyMode, PairLogps, difficulty_coefficients, dpo_loss
+from mmalign.models.references import Reference
+
+REFERENCE_COLUMNS = ("reference_logps_chosen", "reference_logps_rejected")
+NUM_QUARTILES = 4
+
+
+@dataclass(frozen=True)
+class PreferenceConfig:
+    """How pairs become a loss."""
+
+    beta: float = 0.1
+    difficulty_mode: DifficultyMode = "off"
+    max_length: int | None = None
+
+
+class PreferenceMethod:
+    """DPO (arXiv:2305.18290) and DA-DPO (arXiv:2601.00623)."""
+
+    columns = PAIR_COLUMNS
+
+    def __init__(
+        self, processor: Any, config: PreferenceConfig, *, reference: Reference | None, image_root: Path | None = None
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            processor: The policy's processor.
+            config: Beta and the use of difficulty.
+            reference: The frozen model; None reads cached log-probabilities from the rows.
+            image_root: Folder that relative image paths start from.
+        """
+        self.processor = processor
+        self.config = config
+        self.reference = reference
+        self.image_root = image_root
+        self._has_quartiles = False
+
+    def prepare(self, dataset: Dataset) -> Dataset:
+        """Add each pair's beta, weight and difficulty quartile as columns, computed once over the whole data set.
+
+        Raises:
+            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing.
+        """
+        if self.reference is None:
+            check_columns(dataset.column_names, REFERENCE_COLUMNS, what="the data set, for reference 'cached',")
+        has_difficulty = "difficulty" in dataset.column_names
+        if not has_difficulty and self.config.difficulty_mode != "off":
+            raise ValueError(
+                f"difficulty_mode is {self.config.difficulty_mode!r} and the data set has no column difficulty: "
+                "run mmalign score-difficulty first and train on its scored.parquet"
+            )
+        difficulty = torch.tensor(dataset["difficulty"] if has_difficulty else [0.5] * len(dataset), dtype=torch.float64)
+        coefficients = difficulty_coefficients(difficulty, beta=self.config.beta, mode=self.config.difficulty_mode)
+        dataset = dataset.add_column("pair_beta", coefficients.beta.tolist())
+        dataset = dataset.add_column("pair_weight", coefficients.weight.tolist())
+        if has_difficulty:
+            dataset = dataset.add_column("difficulty_quartile", difficulty_quartiles(difficulty).tolist())
+        self._has_quartiles = has_difficulty
+        return dataset
+
+    def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
+        row = read_pair(raw, index=index, image_root=self.image_root)
+        return encode_responses(
+            self.processor,
+            images=row.images,
+            prompt=row.prompt,
+            responses=[row.chosen, row.rejected],
+            max_length=self.config.max_length,
+        )
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Decode and tokenise the row once."""
+        self._encode(raw, index)
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One shared row a pair, with the pair's columns beside it under ``pairs``, each (B,)."""
+        batch = collate_prompts([self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        columns = ["pair_beta", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else [])]
+        columns += REFERENCE_COLUMNS if self.reference is None else ()
+        batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
+        return batch
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Pairs."""
+        return len(batch["pairs"]["pair_beta"])
+
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Sum of weight * DPO loss; rewards are logged with the plain beta, so that modes can be compared."""
+        pairs = batch["pairs"]
+        inputs = {key: value for key, value in batch.items() if key != "pairs"}
+        reference = self._reference_logps(model, inputs, pairs)
+        outcome = compute_response_logps(model, inputs)
+        policy = _pair_logps(outcome)
+        losses = pairs["pair_weight"] * dpo_loss(policy, reference, beta=pairs["pair_beta"])
+        return MethodOutput(losses.sum(), self._metrics(policy, reference, outcome, pairs))
+
+    def _reference_logps(self, model: nn.Module, inputs: dict[str, Any], pairs: dict[str, Tensor]) -> PairLogps:
+        if self.reference is None:
+            return PairLogps(*(pairs[name].float() for name in REFERENCE_COLUMNS))
+        with self.reference.active(unwrap_parallel(model)) as reference:
+            return _pair_logps(compute_response_logps(reference, inputs))
+
+    @torch.no_grad()
+    def _metrics(self, policy: PairLogps, reference: PairLogps, outcome: ResponseLogps, pairs: dict[str, Tensor]) -> dict[str, Sum]:
+        count = len(policy.chosen)
+        chosen = self.config.beta * (policy.chosen - reference.chosen)
+        rejected = self.config.beta * (policy.rejected - reference.rejected)
+        margin, right = chosen - rejected, (chosen > rejected).float()
+        lengths = outcome.lengths().view(-1, 2)
+        metrics = {
+            "rewards/chosen": Sum(chosen.sum(), count),
+            "rewards/rejected": Sum(rejected.sum(), count),
+            "rewards/margin": Sum(margin.sum(), count),
+            "rewards/accuracy": Sum(right.sum(), count),
+            "logps/chosen_per_token": Sum(policy.chosen.sum(), lengths[:, 0].sum()),
+            "logps/rejected_per_token": Sum(policy.rejected.sum(), lengths[:, 1].sum()),
+            "difficulty/beta": Sum(pairs["pair_beta"].sum(), count),
+        }
+        if "difficulty_quartile" in pairs:
+            for number in range(1, NUM_QUARTILES + 1):
+                inside = (pairs["difficulty_quartile"] == number).float()
+                metrics[f"rewards/margin_q{number}"] = Sum((margin * inside).sum(), inside.sum())
+                metrics[f"rewards/accuracy_q{number}"] = Sum((right * inside).sum(), inside.sum())
+        return metrics
+
+
+def difficulty_quartiles(difficulty: Tensor) -> Tensor:
+    """Number the quarter that each pair falls in by rank, 1 = easiest; ties go by position, so quarters are equal in size.
+
+    Args:
+        difficulty: (B,) of the whole data set.
+
+    Returns:
+        (B,) integers from 1 to 4.
+    """
+    rank = torch.empty(len(difficulty), dtype=torch.long)
+    rank[difficulty.argsort(stable=True)] = torch.arange(len(difficulty))
+    return 1 + NUM_QUARTILES * rank // max(1, len(difficulty))
+
+
+def _pair_logps(outcome: ResponseLogps) -> PairLogps:
+    sums = outcome.sums().view(-1, 2)
+    return PairLogps(sums[:, 0], sums[:, 1])

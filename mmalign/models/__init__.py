@@ -1,0 +1,1 @@
+"""Load, compose, quantise and reference models, all of them stock transformers classes."""

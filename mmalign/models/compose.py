@@ -1,0 +1,213 @@
+"""Compose a multimodal LLM from a vision encoder and a language model, with native transformers classes only.
+
+CLIP and SigLIP towers give ``LlavaForConditionalGeneration``, timm towers ``FastVlmForConditionalGeneration``. What is saved
+loads with ``AutoModelForImageTextToText`` and ``AutoProcessor`` and nothing else.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPImageProcessor,
+    CLIPVisionModel,
+    FastVlmConfig,
+    FastVlmForConditionalGeneration,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedConfig,
+    PreTrainedModel,
+    SiglipImageProcessor,
+    SiglipVisionModel,
+    TimmWrapperModel,
+)
+
+from mmalign.models.chat_templates import build_chat_template
+
+_TOWERS: dict[str, Any] = {
+    "clip_vision_model": CLIPVisionModel,
+    "siglip_vision_model": SiglipVisionModel,
+    "timm_wrapper": TimmWrapperModel,
+}
+
+
+@dataclass(frozen=True)
+class ComposeConfig:
+    """Which halves to join. Each half is a checkpoint (folder or hub id) or a JSON config, which is initialised at random."""
+
+    vision: str
+    llm: str
+    tokenizer: str | None = None
+    """Needed where ``llm`` is a config; else the checkpoint's own."""
+    chat_template: str = "vicuna"
+    vision_feature_layer: int | None = None
+    """Tower layer whose output is projected; None takes LLaVA's -2 (timm: -1, the only one it has)."""
+    image_size: int = 256
+    """Input side of a timm tower, whose config names none."""
+    seed: int = 0
+    """Seeds what is not loaded: the projector, and halves given as a config."""
+
+
+def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor]:
+    """Build the model and its processor.
+
+    Raises:
+        ValueError: If a half is of a kind that can't be joined, or lacks what the processor needs.
+    """
+    torch.manual_seed(config.seed)
+    tower, vision_source = _load_tower(config.vision)
+    llm = _load_llm(config.llm)
+    tokenizer = _load_tokenizer(config)
+    is_timm = tower.config.model_type == "timm_wrapper"
+    joined = (_join_timm if is_timm else _join_clip)(config, tower, llm, tokenizer)
+    _fill(joined, tower, llm)
+    if len(tokenizer) > joined.get_input_embeddings().weight.shape[0]:
+        joined.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8)
+    joined.generation_config.eos_token_id = tokenizer.eos_token_id
+    joined.generation_config.pad_token_id = tokenizer.pad_token_id
+    return joined, _build_processor(config, joined, tokenizer, vision_source)
+
+
+def _is_config_file(source: str) -> bool:
+    return source.endswith(".json") and Path(source).is_file()
+
+
+def _config_from_file(source: str) -> PreTrainedConfig:
+    values = json.loads(Path(source).read_text(encoding="utf-8"))
+    if "model_type" not in values:
+        raise ValueError(f"{source} has no model_type; a transformers config names one, such as clip_vision_model or qwen3")
+    return AutoConfig.for_model(**values)
+
+
+def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
+    """Return the tower, and the checkpoint its image processor can come from."""
+    from_file = _is_config_file(source)
+    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source)
+    config = getattr(config, "vision_config", config)
+    if config.model_type not in _TOWERS:
+        raise ValueError(
+            f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one"
+        )
+    tower_class = _TOWERS[config.model_type]
+    if not from_file:
+        return tower_class.from_pretrained(source, dtype=torch.float32), source
+    if config.model_type == "timm_wrapper":
+        config.do_pooling = False
+    return tower_class._from_config(config), None
+
+
+def _load_llm(source: str) -> PreTrainedModel:
+    if _is_config_file(source):
+        return AutoModelForCausalLM.from_config(_config_from_file(source))
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+
+
+def _load_tokenizer(config: ComposeConfig) -> Any:
+    if config.tokenizer is None and _is_config_file(config.llm):
+        raise ValueError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.llm)
+    if getattr(tokenizer, "image_token", None) is None:
+        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.llm, extra_special_tokens={"image_token": "<image>"})
+    if tokenizer.eos_token is None:
+        raise ValueError(f"the tokenizer of {config.tokenizer or config.llm} has no eos_token, which ends every answer")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    return tokenizer
+
+
+def _join_clip(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+    has_class_token = tower.config.model_type == "clip_vision_model"
+    joint = LlavaConfig(
+        vision_config=tower.config,
+        text_config=llm.config,
+        image_token_index=tokenizer.image_token_id,
+        vision_feature_layer=-2 if config.vision_feature_layer is None else config.vision_feature_layer,
+        vision_feature_select_strategy="default" if has_class_token else "full",
+        image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
+        tie_word_embeddings=bool(llm.config.tie_word_embeddings),
+    )
+    return LlavaForConditionalGeneration(joint)
+
+
+def _join_timm(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+    if config.vision_feature_layer not in (None, -1):
+        raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}; a timm tower gives its last layer (-1) only")
+    with torch.no_grad():
+        features = tower.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
+    if features.ndim != 4:
+        raise ValueError(
+            f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map"
+        )
+    tower.config.hidden_size = features.shape[1]
+    joint = FastVlmConfig(
+        vision_config=tower.config,
+        text_config=llm.config,
+        image_token_index=tokenizer.image_token_id,
+        image_seq_length=features.shape[2] * features.shape[3],
+        tie_word_embeddings=bool(llm.config.tie_word_embeddings),
+    )
+    return FastVlmForConditionalGeneration(joint)
+
+
+def _fill(joined: PreTrainedModel, tower: PreTrainedModel, llm: PreTrainedModel) -> None:
+    """Copy both halves' weights; the projector stays as initialised."""
+    _copy(tower, joined.model.vision_tower)
+    _copy(llm.base_model, joined.model.language_model)
+    _copy(llm.get_output_embeddings(), joined.get_output_embeddings())
+    joined.tie_weights()
+
+
+def _copy(source: nn.Module, target: nn.Module) -> None:
+    target.load_state_dict(source.state_dict())
+
+
+def _build_processor(config: ComposeConfig, model: PreTrainedModel, tokenizer: Any, vision_source: str | None) -> LlavaProcessor:
+    vision = model.config.vision_config
+    is_clip = vision.model_type == "clip_vision_model"
+    if vision.model_type == "timm_wrapper":
+        image_processor, patch_size = _timm_image_processor(config, model)
+    else:
+        image_processor, patch_size = _tower_image_processor(vision, vision_source), vision.patch_size
+    template = build_chat_template(config.chat_template, image_token=tokenizer.image_token, eos_token=tokenizer.eos_token)
+    return LlavaProcessor(
+        image_processor=image_processor,
+        tokenizer=tokenizer,
+        patch_size=patch_size,
+        vision_feature_select_strategy="default" if is_clip else "full",
+        num_additional_image_tokens=int(is_clip),
+        chat_template=template,
+    )
+
+
+def _tower_image_processor(vision: Any, source: str | None) -> Any:
+    if source is not None:
+        return AutoImageProcessor.from_pretrained(source)
+    side = vision.image_size
+    if vision.model_type == "siglip_vision_model":
+        return SiglipImageProcessor(size={"height": side, "width": side})
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+
+
+def _timm_image_processor(config: ComposeConfig, model: PreTrainedModel) -> tuple[CLIPImageProcessor, int]:
+    side, tokens_a_side = config.image_size, round(model.config.image_seq_length**0.5)
+    if side % tokens_a_side:
+        raise ValueError(
+            f"image_size {side} is no multiple of the tower's {tokens_a_side} x {tokens_a_side} feature map; choose one that is"
+        )
+    statistics = resolve_model_data_config(model.model.vision_tower.timm_model)
+    processor = CLIPImageProcessor(
+        size={"shortest_edge": side},
+        crop_size={"height": side, "width": side},
+        image_mean=list(statistics["mean"]),
+        image_std=list(statistics["std"]),
+    )
+    return processor, side // tokens_a_side

@@ -1,0 +1,62 @@
+"""Load multimodal LLMs and CLIP models from disk or the hub, always through the stock auto classes."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftConfig, PeftModel
+from torch import nn
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def resolve_dtype(dtype: Dtype) -> torch.dtype:
+    """Return the torch dtype; ``auto`` is float32 on the CPU and bfloat16 on an accelerator."""
+    if dtype == "auto":
+        return torch.bfloat16 if torch.accelerator.is_available() else torch.float32
+    return getattr(torch, dtype)
+
+
+def load_mllm(source: str, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
+    """Load a multimodal LLM and its processor; a folder with a LoRA adapter loads its base below it.
+
+    Args:
+        source: Checkpoint folder or hub id.
+        dtype: Precision of the weights.
+        trust_remote_code: Run code that comes with the checkpoint. Off unless asked for.
+
+    Returns:
+        The model in eval mode, and its processor.
+
+    Raises:
+        ValueError: If there is no checkpoint at ``source``.
+    """
+    _check_exists(source, "config.json", "adapter_config.json")
+    options = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+    if (Path(source) / "adapter_config.json").is_file():
+        base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
+        return PeftModel.from_pretrained(base, source).eval(), processor
+    return AutoModelForImageTextToText.from_pretrained(source, **options).eval(), processor
+
+
+def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
+    """Load a contrastive image-text model (CLIP and its like) and its processor, in eval mode.
+
+    Raises:
+        ValueError: If there is no checkpoint at ``source``, or it has no image and text features.
+    """
+    _check_exists(source, "config.json")
+    model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ValueError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
+    return model, AutoProcessor.from_pretrained(source)
+
+
+def _check_exists(source: str, *names: str) -> None:
+    folder = Path(source)
+    # A hub id looks like a relative path of one or two parts; anything that looks like a local path must exist.
+    looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2
+    if looks_local and not any((folder / name).is_file() for name in names):
+        raise ValueError(f"no checkpoint at {source}: expected a folder with {' or '.join(names)}, or a hub id such as org/name")

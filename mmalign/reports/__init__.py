@@ -1,0 +1,1 @@
+"""Plots, self-contained HTML pages and model cards."""

@@ -1,0 +1,117 @@
+"""The one trainer: ``transformers.Trainer`` around a method."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, Trainer
+
+from mmalign.engine.method import Method
+
+# What a weights file may lack without harm: tied copies of weights that it has.
+_TIED = "lm_head.weight"
+
+
+class MethodTrainer(Trainer):
+    """Trains what a method computes.
+
+    The loss of a step is the sum over all its items (tokens or pairs), on all processes and micro-batches, divided by their
+    number: the same value however a batch is split.
+    """
+
+    def __init__(self, *args: Any, method: Method, **kwargs: Any) -> None:
+        """Take the arguments of ``transformers.Trainer``, and the method whose rows the data set holds."""
+        super().__init__(*args, data_collator=method.collate, **kwargs)
+        self.method = method
+        self.loss_is_scaled_for_ga = True
+        self._sums: dict[str, Tensor] = {}
+        self._keep_in_eval = modules_that_stay_in_eval(self.model)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
+        items = torch.tensor(sum(map(self.method.num_items, batch_samples)), device=device, dtype=torch.float32)
+        return self.accelerator.reduce(items, reduction="sum")
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Tensor:
+        """Return this process's part of the step's loss.
+
+        Raises:
+            FloatingPointError: If the loss is not finite; the batch is saved for a look.
+        """
+        for module in self._keep_in_eval:
+            module.eval()
+        output = self.method.compute(model, inputs)
+        loss = output.loss_sum / num_items_in_batch
+        if not torch.isfinite(loss):
+            path = self._save_batch(inputs)
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step}; the batch is saved in {path}. "
+                "Lower the learning rate, or look for damaged weights or data"
+            )
+        for key, metric in output.metrics.items():
+            pair = torch.stack(
+                [torch.as_tensor(value, device=loss.device, dtype=torch.float64) for value in (metric.total, metric.count)]
+            )
+            self._sums[key] = self._sums.get(key, 0) + pair
+        # DDP averages gradients over processes, and the items were counted over all of them.
+        return loss * self.accelerator.num_processes
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the method's metrics since the last log, averaged over processes."""
+        # The trainer's last log is of the run, not of a step, and "train_loss" is not stable over a resume.
+        if "loss" in logs and self._sums:
+            keys = sorted(self._sums)
+            totals = self.accelerator.reduce(torch.stack([self._sums[key] for key in keys]), reduction="sum")
+            logs |= {key: (total / count).item() for key, (total, count) in zip(keys, totals, strict=True) if count > 0}
+            self._sums = {}
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the
+        # legacy layout that save_pretrained writes for LLaVA not one name would match.
+        model = self.model
+        if not isinstance(model, PreTrainedModel):
+            super()._save(output_dir, state_dict)
+            return
+        original = model.save_pretrained
+        model.save_pretrained = lambda *args, **kwargs: original(*args, **{**kwargs, "save_original_format": False})
+        try:
+            super()._save(output_dir, state_dict)
+        finally:
+            del model.save_pretrained
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        missing = [key for key in load_result.missing_keys if not key.endswith(_TIED)]
+        if missing or load_result.unexpected_keys:
+            raise ValueError(
+                f"the checkpoint does not fit the model: {len(missing)} weights are missing (first: {missing[:1]}) and "
+                f"{len(load_result.unexpected_keys)} are unknown (first: {load_result.unexpected_keys[:1]})"
+            )
+        self.model.tie_weights()
+
+    def _save_batch(self, inputs: dict[str, Any]) -> Path:
+        path = Path(self.args.output_dir) / f"bad_batch_step{self.state.global_step}_rank{self.args.process_index}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(_flatten(inputs), path)
+        return path
+
+
+def modules_that_stay_in_eval(model: nn.Module) -> list[nn.Module]:
+    """Find modules that training mode would change although nothing in them learns: batch norms of frozen parts.
+
+    ``train()`` makes them normalise by the batch and overwrite their running statistics, and the features move for good.
+    """
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and not any(p.requires_grad for p in module.parameters())
+    ]
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    if isinstance(value, Tensor):
+        return {prefix: value.detach().cpu().contiguous()}
+    return {name: tensor for key, item in value.items() for name, tensor in _flatten(item, f"{prefix}.{key}".strip(".")).items()}

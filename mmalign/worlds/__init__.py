@@ -1,0 +1,1 @@
+"""The embedded world: scenes of known content, captions, pairs, questions."""
