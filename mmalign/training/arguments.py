@@ -1,41 +1,13 @@
-"""The options of a training run, and what they are to ``transformers.TrainingArguments``."""
+"""What the options of a training run are to ``transformers.TrainingArguments``."""
 
 import dataclasses
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from transformers import TrainingArguments
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Options that every method shares. Everything else of TrainingArguments is reached through ``trainer``."""
-
-    learning_rate: float
-    batch_size: int = field(default=8, metadata={"help": "rows a device and micro-batch"})
-    gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-batches a step"})
-    epochs: float = field(default=1.0, metadata={"help": "passes over the data; max-steps wins where it is set"})
-    max_steps: int = field(default=-1, metadata={"help": "optimiser steps; -1 trains by epochs"})
-    schedule: Literal["cosine", "linear", "constant"] = field(
-        default="cosine", metadata={"help": "learning rate after the warm-up"}
-    )
-    warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps over which the learning rate rises"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
-    max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are scaled down to this norm"})
-    precision: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "autocast type of the forward pass"}
-    )
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations: less memory, a third more time"})
-    logging_steps: int = field(default=10, metadata={"help": "steps between logs"})
-    save_steps: int = field(default=500, metadata={"help": "steps between checkpoints"})
-    save_total_limit: int = field(default=2, metadata={"help": "checkpoints kept"})
-    num_workers: int = field(default=0, metadata={"help": "processes that load data"})
-    seed: int = field(default=0, metadata={"help": "of the data order, dropout and new weights"})
-    trainer: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "any other field of transformers.TrainingArguments (YAML only)"}
-    )
+from mmalign.training.config import TrainConfig
 
 
 def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> TrainingArguments:

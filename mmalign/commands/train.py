@@ -1,0 +1,97 @@
+"""``mmalign train contrastive | sft | preference``."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmalign.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainConfig):
+    """What every training run reads and writes."""
+
+    data: Path = field(metadata={"help": "parquet, json or jsonl file, or a folder of them"})
+    out: Path = field(metadata={"help": "folder of the trained model; run the same command again to go on after a stop"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
+    max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
+    max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveOptions(RunOptions):
+    """Options of ``mmalign train contrastive``."""
+
+    model: str = field(metadata={"help": "CLIP model: folder, hub id, or JSON config for random weights"})
+    tokenizer: str | None = field(default=None, metadata={"help": "tokenizer folder; needed where the model is a config"})
+    learning_rate: float = field(default=5e-4, metadata={"help": "peak learning rate"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmOptions(RunOptions):
+    """What training a multimodal LLM needs beside."""
+
+    model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+    freeze: list[Literal["vision_tower", "projector", "language_model"]] = field(
+        default_factory=list, metadata={"help": "parts that don't train: vision_tower, projector, language_model"}
+    )
+    lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
+    lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
+    lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftOptions(MllmOptions):
+    """Options of ``mmalign train sft``."""
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "peak learning rate"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceOptions(MllmOptions):
+    """Options of ``mmalign train preference``."""
+
+    learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
+    beta: float = field(default=0.1, metadata={"help": "DPO's pull towards the reference"})
+    difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight"] = field(
+        default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
+    )
+    reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
+        default="auto",
+        metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
+    )
+    reference_model: str | None = field(default=None, metadata={"help": "another model as the reference: folder or hub id"})
+
+
+def run_contrastive(options: ContrastiveOptions) -> None:
+    """Train an image-text scorer."""
+    from mmalign.commands.training_run import train_and_save
+    from mmalign.methods.contrastive import ContrastiveMethod
+    from mmalign.models.contrastive import build_or_load_clip
+
+    model, processor = build_or_load_clip(options.model, tokenizer=options.tokenizer, seed=options.seed)
+    limit = model.config.text_config.max_position_embeddings
+    method = ContrastiveMethod(processor, max_length=min(options.max_length or limit, limit), image_root=options.image_root)
+    train_and_save(options, model, processor, method)
+
+
+def run_sft(options: SftOptions) -> None:
+    """Fine-tune a multimodal LLM on chats."""
+    from mmalign.commands.training_run import load_policy, train_and_save
+    from mmalign.methods.sft import SupervisedMethod
+
+    model, processor = load_policy(options)
+    method = SupervisedMethod(processor, max_length=options.max_length, image_root=options.image_root)
+    train_and_save(options, model, processor, method)
+
+
+def run_preference(options: PreferenceOptions) -> None:
+    """Train a multimodal LLM on preference pairs."""
+    from mmalign.commands.training_run import build_reference, load_policy, train_and_save
+    from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+
+    model, processor = load_policy(options)
+    config = PreferenceConfig(beta=options.beta, difficulty_mode=options.difficulty_mode, max_length=options.max_length)
+    method = PreferenceMethod(processor, config, reference=build_reference(options, model), image_root=options.image_root)
+    train_and_save(options, model, processor, method, prepare=method.prepare)
