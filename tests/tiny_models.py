@@ -14,7 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixi
 
 from mmalign.models.compose import ComposeConfig, compose_mllm
 
-WORDS = "there is a red blue green circle square star dog cat on the left right of table yes no what do you see describe".split()
+WORDS = (
+    "there is a red blue green circle square star dog cat on the left right of table yes no what do you see describe".split()  # noqa: SIM905
+)
 
 CLIP_TOWER = {
     "model_type": "clip_vision_model",

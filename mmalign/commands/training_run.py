@@ -127,9 +127,7 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     os.replace(partial, path)
 
 
-def save_run(
-    options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]
-) -> None:
+def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:
     """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from."""
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
     processor.save_pretrained(options.out)

@@ -34,7 +34,8 @@ def load_rows(source: Path) -> Dataset:
     Raises:
         ValueError: If there are no files, or no rows.
     """
-    dataset = concatenate_datasets([_READERS[path.suffix](str(path)) for path in find_data_files(source)])
+    parts = [_read(path) for path in find_data_files(source)]
+    dataset = concatenate_datasets([part for part in parts if part is not None] or [Dataset.from_dict({})])
     if len(dataset) == 0:
         raise ValueError(f"{source} has no rows")
     for name, feature in dataset.features.items():
@@ -43,6 +44,16 @@ def load_rows(source: Path) -> Dataset:
         elif isinstance(feature, List) and isinstance(feature.feature, Image):
             dataset = dataset.cast_column(name, List(Image(decode=False)))
     return dataset
+
+
+def _read(path: Path) -> Dataset | None:
+    try:
+        return _READERS[path.suffix](str(path))
+    except ValueError as error:
+        if "corresponds to no data" in str(error):
+            # How datasets says that a file has columns and no rows.
+            return None
+        raise
 
 
 def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:

@@ -109,9 +109,7 @@ def _continuation(processor: Any, prompt: Sequence[Message], prompt_text: str, r
     turn = Message(role="assistant", content=[{"type": "text", "text": response}])
     full = render(processor, [*prompt, turn], add_generation_prompt=False)
     if not full.startswith(prompt_text):
-        raise ValueError(
-            "the chat template renders the prompt differently once it is answered; response tokens can't be told apart"
-        )
+        raise ValueError("the chat template renders the prompt differently once it is answered; response tokens can't be told apart")
     return full[len(prompt_text) :]
 
 
@@ -119,9 +117,7 @@ def _encode_prefix(processor: Any, text: str, images: Sequence[Image.Image]) -> 
     out = processor(text=[text], images=[list(images)] if images else None, return_tensors="pt")
     length = out["input_ids"].shape[1]
     rest = {key: value for key, value in out.items() if key not in TEXT_KEYS}
-    token_types = {
-        key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)
-    }
+    token_types = {key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)}
     image_inputs = {key: torch.as_tensor(value) for key, value in rest.items() if key not in token_types}
     return {"prefix_ids": out["input_ids"][0].tolist(), "token_types": token_types, "images": image_inputs}
 

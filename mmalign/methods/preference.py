@@ -38,9 +38,7 @@ class PreferenceMethod:
 
     columns = PAIR_COLUMNS
 
-    def __init__(
-        self, processor: Any, config: PreferenceConfig, *, reference: Reference | None, image_root: Path | None = None
-    ) -> None:
+    def __init__(self, processor: Any, config: PreferenceConfig, *, reference: Reference | None, image_root: Path | None = None) -> None:
         """Keep the parts.
 
         Args:

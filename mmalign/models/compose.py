@@ -94,9 +94,7 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source)
     config = getattr(config, "vision_config", config)
     if config.model_type not in _TOWERS:
-        raise ValueError(
-            f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one"
-        )
+        raise ValueError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
     tower_class = _TOWERS[config.model_type]
     if not from_file:
         return tower_class.from_pretrained(source, dtype=torch.float32), source
@@ -144,9 +142,7 @@ def _join_timm(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedMod
     with torch.no_grad():
         features = tower.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
     if features.ndim != 4:
-        raise ValueError(
-            f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map"
-        )
+        raise ValueError(f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map")
     tower.config.hidden_size = features.shape[1]
     joint = FastVlmConfig(
         vision_config=tower.config,

@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from mmalign.training.config import TrainConfig
@@ -47,6 +48,7 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
         "dataloader_num_workers": config.num_workers,
         "seed": config.seed,
         "data_seed": config.seed,
+        "dataloader_pin_memory": torch.accelerator.is_available(),
         "remove_unused_columns": False,
         "report_to": "none",
         **config.trainer,

@@ -13,15 +13,11 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-batches a step"})
     epochs: float = field(default=1.0, metadata={"help": "passes over the data; max-steps wins where it is set"})
     max_steps: int = field(default=-1, metadata={"help": "optimiser steps; -1 trains by epochs"})
-    schedule: Literal["cosine", "linear", "constant"] = field(
-        default="cosine", metadata={"help": "learning rate after the warm-up"}
-    )
+    schedule: Literal["cosine", "linear", "constant"] = field(default="cosine", metadata={"help": "learning rate after the warm-up"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps over which the learning rate rises"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are scaled down to this norm"})
-    precision: Literal["float32", "bfloat16", "float16"] = field(
-        default="float32", metadata={"help": "autocast type of the forward pass"}
-    )
+    precision: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "autocast type of the forward pass"})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "recompute activations: less memory, a third more time"})
     logging_steps: int = field(default=10, metadata={"help": "steps between logs"})
     save_steps: int = field(default=500, metadata={"help": "steps between checkpoints"})

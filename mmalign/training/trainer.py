@@ -52,9 +52,7 @@ class MethodTrainer(Trainer):
                 "Lower the learning rate, or look for damaged weights or data"
             )
         for key, metric in output.metrics.items():
-            pair = torch.stack(
-                [torch.as_tensor(value, device=loss.device, dtype=torch.float64) for value in (metric.total, metric.count)]
-            )
+            pair = torch.stack([torch.as_tensor(value, device=loss.device, dtype=torch.float64) for value in (metric.total, metric.count)])
             self._sums[key] = self._sums.get(key, 0) + pair
         # DDP averages gradients over processes, and the items were counted over all of them.
         return loss * self.accelerator.num_processes

@@ -31,9 +31,7 @@ def test_equals_log_softmax_with_gradients(monkeypatch: pytest.MonkeyPatch, rows
     expected = torch.log_softmax(logits, -1).gather(-1, target[:, None]).squeeze(-1)
     got = linear_token_logps(hidden, weight, bias if with_bias else None, target)
     torch.testing.assert_close(got, expected)
-    for a, b in zip(
-        torch.autograd.grad((got * factor).sum(), leaves), torch.autograd.grad((expected * factor).sum(), leaves), strict=True
-    ):
+    for a, b in zip(torch.autograd.grad((got * factor).sum(), leaves), torch.autograd.grad((expected * factor).sum(), leaves), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 

@@ -1,0 +1,41 @@
+# Every target does its own set-up: a virtual environment in .venv, made once and used again.
+PYTHON ?= python3
+VENV ?= .venv
+STAMP := $(VENV)/.installed
+
+# Two spinning OpenMP threads on a busy core make small models many times slower.
+export OMP_WAIT_POLICY ?= passive
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help demo test test-slow lint types setup clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | sort
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mmalign needs Python 3.11 or newer; found $$($(PYTHON) -V). Name one: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP) ## make the virtual environment
+
+demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and a page
+	$(VENV)/bin/python scripts/demo.py --out runs/demo
+
+test: $(STAMP) ## the default test suite
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
+
+test-slow: $(STAMP) ## the tests that take longer
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
+
+lint: $(STAMP) ## ruff: lint and format
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(STAMP) ## mypy
+	$(VENV)/bin/mypy mmalign
+
+clean: ## remove the environment and the demo's runs
+	rm -rf $(VENV) runs

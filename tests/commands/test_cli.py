@@ -1,0 +1,112 @@
+"""The command line: help, typos, config files."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from mmalign import __version__
+from mmalign.cli import COMMANDS, main
+from mmalign.config import parse_options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    data: Path = field(metadata={"help": "the data", "positional": True})
+    rate: float = field(default=1e-3, metadata={"help": "100% of it"})
+    steps: int = 10
+    mode: Literal["off", "paper"] = "off"
+    root: Path | None = None
+    parts: list[Literal["a", "b"]] = field(default_factory=list)
+    flag: bool = False
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(*words: str) -> Sample:
+    return parse_options(Sample, words, prog="sample", description="A sample.")
+
+
+def error_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as stop:
+        parse(*words)
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_defaults_file_and_words_in_that_order(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    # YAML reads 2e-6 as text; it must arrive as a number.
+    config.write_text("rate: 2e-6\nsteps: 7\nparts: [a, b]\nextra: {optim: adafactor}\nroot: null\n")
+    got = parse("d.parquet", "--config", str(config), "--steps", "9", "--flag", "--mode=paper")
+    assert got == Sample(
+        data=Path("d.parquet"), rate=2e-6, steps=9, mode="paper", parts=["a", "b"], flag=True, extra={"optim": "adafactor"}
+    )
+    assert parse("--data", "x").data == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x", "--stepz", "3"], "unknown option '--stepz'; did you mean '--steps'?"),
+        ([], "missing: --data"),
+        (["x", "--mode", "papr"], "mode is 'papr'; expected one of off, paper"),
+        (["x", "--steps", "1.5"], "steps is '1.5'; expected int"),
+        (["x", "--config", "nowhere.yaml"], "config file not found: nowhere.yaml"),
+    ],
+)
+def test_faults_of_the_command_line(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert message in error_of(capsys, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning-rat: 1", "unknown option 'learning_rat'"),
+        ("rte: 1", "unknown option 'rte'; did you mean 'rate'?"),
+        ("- a", "holds a list; expected options as 'name: value' lines"),
+        ("flag: maybe", "flag is 'maybe'; expected true or false"),
+        ("steps: 2.5", "steps is 2.5; expected int"),
+        ("parts: [a, c]", "parts is 'c'; expected one of a, b"),
+    ],
+)
+def test_faults_of_the_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "c.yaml").write_text(text)
+    assert message in error_of(capsys, "x", "--config", str(tmp_path / "c.yaml"))
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_commands_help(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*name.split(), "--help"])
+    assert stop.value.code == 0
+    out = capsys.readouterr().out
+    assert f"usage: mmalign {name}" in out
+    assert COMMANDS[name].summary in out
+    # Every option explains itself.
+    options = [line for line in out.splitlines() if line.strip().startswith("--")]
+    assert options
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "mmalign train: choose one of: contrastive, sft, preference"),
+        (["evalute", "pope"], "unknown command 'evalute'; did you mean 'evaluate'?"),
+        (["score-dificulty"], "did you mean 'score-difficulty'?"),
+    ],
+)
+def test_unknown_commands(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert main(words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__

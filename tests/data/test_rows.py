@@ -1,0 +1,79 @@
+"""Rows: TRL's forms are accepted, each fault has its message."""
+
+from typing import Any
+
+import pytest
+
+from mmalign.data.rows import check_columns, read_chat, read_pair
+from tests.tiny_models import random_image
+
+PLAIN = {"images": [random_image(0)], "prompt": "What is it?", "chosen": "a dog", "rejected": "a cat"}
+CONVERSATIONAL = {
+    "id": 7,
+    "image": random_image(0),
+    "prompt": [{"role": "user", "content": [{"type": "image", "text": None}, {"type": "text", "text": "What is it?"}]}],
+    "chosen": [{"role": "assistant", "content": "a dog"}],
+    "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "a cat"}]}],
+    "source": "RLHF-V",
+}
+LLAVA_STYLE = {**PLAIN, "prompt": "What is it?\n<image>"}
+
+
+@pytest.mark.parametrize("raw", [PLAIN, CONVERSATIONAL, LLAVA_STYLE])
+def test_all_forms_read_alike(raw: dict[str, Any]) -> None:
+    row = read_pair(raw, index=3)
+    assert row.prompt == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    assert (row.chosen, row.rejected) == ("a dog", "a cat")
+
+
+def test_id_and_source() -> None:
+    assert (read_pair(PLAIN, index=3).id, read_pair(PLAIN, index=3).source) == ("3", "all")
+    assert (read_pair(CONVERSATIONAL, index=3).id, read_pair(CONVERSATIONAL, index=3).source) == ("7", "RLHF-V")
+
+
+def test_text_only_pair_has_no_placeholder() -> None:
+    row = read_pair({**PLAIN, "images": []}, index=0)
+    assert row.images == []
+    assert row.prompt[0]["content"] == [{"type": "text", "text": "What is it?"}]
+
+
+def test_the_row_itself_is_left_as_it_was() -> None:
+    raw = {**PLAIN, "prompt": [{"role": "user", "content": [{"type": "text", "text": "<image>\nHm?"}]}]}
+    read_pair(raw, index=0)
+    assert raw["prompt"] == [{"role": "user", "content": [{"type": "text", "text": "<image>\nHm?"}]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chosen": " \n"}, "chosen is empty"),
+        ({"rejected": ""}, "rejected is empty"),
+        ({"rejected": "a dog"}, "chosen and rejected are the same text"),
+        ({"chosen": None}, "chosen is a NoneType; expected text or one assistant message"),
+        ({"chosen": [{"role": "user", "content": "x"}]}, "chosen must be one assistant message"),
+        ({"images": [b"junk"]}, "not an image that Pillow can read"),
+        ({"prompt": []}, "prompt is a list; expected text or a list of messages"),
+        ({"prompt": [{"role": "user", "content": [{"type": "image"}] * 2}]}, "prompt has 2 image placeholders for 1 images"),
+        ({"prompt": [{"role": "system", "content": "x"}]}, "no user turn to place them in"),
+    ],
+)
+def test_faults_of_a_pair(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_pair({**PLAIN, **change}, index=0)
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ([{"role": "user", "content": "x"}], "must hold a user turn and end with an assistant turn"),
+        ([{"role": "user", "content": "x"}, {"role": "assistant", "content": ""}], "assistant turn is empty"),
+    ],
+)
+def test_faults_of_a_chat(messages: list[dict[str, str]], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_chat({"images": [random_image(0)], "messages": messages}, index=0)
+
+
+def test_missing_columns_are_named() -> None:
+    with pytest.raises(ValueError, match="pairs.parquet has no column chosen; it has prompt, rejected. Needed: prompt, chosen, rejected"):
+        check_columns(["prompt", "rejected"], ["prompt", "chosen", "rejected"], what="pairs.parquet")

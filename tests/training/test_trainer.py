@@ -1,0 +1,157 @@
+"""The trainer: the same loss however a batch is split, exact resume, checkpoints that are checked, a stop at NaN."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, List
+from datasets import Image as ImageFeature
+from safetensors.torch import load_file
+from transformers import TrainerCallback
+
+from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.sft import SupervisedMethod
+from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.references import Reference
+from mmalign.training.arguments import build_training_arguments
+from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
+from mmalign.training.config import TrainConfig
+from mmalign.training.trainer import MethodTrainer
+from tests.tiny_models import build_tiny_llava, pair_rows
+
+
+class StopAfter(TrainerCallback):
+    """Ends training after a step without saving, as a kill would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= self.step:
+            control.should_training_stop = True
+            control.should_save = False
+
+
+def pair_dataset(num_rows: int = 8) -> Dataset:
+    dataset = Dataset.from_list(pair_rows(num_rows)).add_column("difficulty", [i / num_rows for i in range(num_rows)])
+    return dataset.cast_column("images", List(ImageFeature(decode=False)))
+
+
+def chat_dataset() -> Dataset:
+    rows = [{"images": row["images"], "messages": row["prompt"] + row["chosen"]} for row in pair_rows(8)]
+    return Dataset.from_list(rows).cast_column("images", List(ImageFeature(decode=False)))
+
+
+def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, **options: Any) -> MethodTrainer:
+    model, processor = build_tiny_llava(scale=1.0)
+    policy = add_lora(model, LoraOptions(rank=4, alpha=8)) if lora else model
+    if kind == "sft":
+        method: Any = SupervisedMethod(processor)
+        dataset = chat_dataset()
+    else:
+        reference = Reference(policy, kind="adapter-off" if lora else "copy")
+        method = PreferenceMethod(processor, PreferenceConfig(difficulty_mode="paper"), reference=reference)
+        dataset = method.prepare(pair_dataset())
+    config = TrainConfig(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
+    arguments = build_training_arguments(config, output_dir=tmp_path)
+    return MethodTrainer(model=policy, args=arguments, train_dataset=dataset, method=method, callbacks=[ManifestCallback()])
+
+
+def losses(trainer: MethodTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
+    results = []
+    for batch_size, accumulation in ((8, 1), (2, 4)):
+        trainer = make_trainer(
+            tmp_path / str(accumulation), kind=kind, batch_size=batch_size, gradient_accumulation_steps=accumulation, max_steps=3
+        )
+        trainer.train()
+        results.append(trainer)
+    assert losses(results[0]) == pytest.approx(losses(results[1]), abs=2e-5)
+    keys = [key for key in results[0].state.log_history[1] if "/" in key]
+    assert keys
+    for key in keys:
+        assert results[0].state.log_history[1][key] == pytest.approx(results[1].state.log_history[1][key], abs=1e-4), key
+
+
+@pytest.mark.parametrize(("kind", "lora"), [("sft", False), ("preference", False), ("preference", True)])
+def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: bool) -> None:
+    whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
+    whole.train()
+    first = make_trainer(tmp_path / "stopped", kind=kind, lora=lora, batch_size=2)
+    first.add_callback(StopAfter(3))
+    first.train()
+    checkpoint, _ = find_checkpoint(tmp_path / "stopped")
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-2"
+    second = make_trainer(tmp_path / "stopped", kind=kind, lora=lora, batch_size=2)
+    second.train(resume_from_checkpoint=str(checkpoint))
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    expected, got = (load_file(tmp_path / part / "checkpoint-4" / name) for part in ("whole", "stopped"))
+    assert expected.keys() == got.keys()
+    for key in expected:
+        assert torch.equal(expected[key], got[key]), key
+
+
+def test_reference_does_not_move(tmp_path: Path) -> None:
+    """With everything trainable, tower and projector included, the reference's log-probabilities stay as they were."""
+    for lora in (False, True):
+        trainer = make_trainer(tmp_path / str(lora), kind="preference", lora=lora, batch_size=4)
+        method: Any = trainer.method
+        batch = method.collate([trainer.train_dataset[i] for i in range(4)])
+        inputs = {key: value for key, value in batch.items() if key != "pairs"}
+        before = method._reference_logps(trainer.model, inputs, batch["pairs"])
+        trainer.train()
+        after = method._reference_logps(trainer.model, inputs, batch["pairs"])
+        assert torch.equal(before.chosen, after.chosen)
+        assert torch.equal(before.rejected, after.rejected)
+
+
+def test_first_step_of_dpo_is_log_two(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, kind="preference", lora=True, batch_size=4, max_steps=1)
+    trainer.train()
+    assert losses(trainer)[0] == pytest.approx(0.693147, abs=1e-5)
+
+
+def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
+    make_trainer(tmp_path, kind="sft", batch_size=2).train()
+    assert find_checkpoint(tmp_path) == (tmp_path / "checkpoint-4", [])
+    newest = tmp_path / "checkpoint-4"
+    (newest / "optimizer.pt").unlink()
+    assert verify_checkpoint(newest) == "optimizer.pt is missing"
+    weights = newest / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    found, passed_over = find_checkpoint(tmp_path)
+    assert found == tmp_path / "checkpoint-2"
+    assert passed_over == [f"{newest}: model.safetensors is damaged"]
+    (newest / "manifest.json").unlink()
+    assert verify_checkpoint(newest) == "it was not saved to its end"
+
+
+def test_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, kind="sft", batch_size=2)
+    with torch.no_grad():
+        trainer.model.lm_head.weight[5] = float("nan")
+    with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; the batch is saved in .*bad_batch_step0_rank0"):
+        trainer.train()
+    saved = load_file(tmp_path / "bad_batch_step0_rank0.safetensors")
+    assert saved["input_ids"].shape[0] == 2
+    assert "images.pixel_values" in saved
+
+
+def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    make_trainer(tmp_path, kind="sft", batch_size=2).train()
+    other = make_trainer(tmp_path, kind="sft", batch_size=2)
+    del other.model.model.multi_modal_projector.linear_2
+    with pytest.raises(ValueError, match="the checkpoint does not fit the model: 0 weights are missing"):
+        other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+def test_unknown_trainer_field_names_the_nearest(tmp_path: Path) -> None:
+    config = TrainConfig(learning_rate=1e-3, trainer={"adam_beta22": 0.9})
+    with pytest.raises(ValueError, match=r"trainer.adam_beta22 is no field of transformers.TrainingArguments; did you mean 'adam_beta2'"):
+        build_training_arguments(config, output_dir=tmp_path)
