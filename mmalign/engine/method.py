@@ -28,8 +28,9 @@ class MethodOutput:
 class Method(Protocol):
     """An objective with its data."""
 
-    columns: Sequence[str]
-    """Columns that its rows must have."""
+    @property
+    def columns(self) -> Sequence[str]:
+        """Columns that its rows must have."""
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Raise ValueError with the reason if this row can't be trained on."""

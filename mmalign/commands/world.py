@@ -1,0 +1,16 @@
+"""``mmalign world build``."""
+
+import json
+
+from mmalign.worlds.config import WorldConfig
+
+__all__ = ["WorldConfig", "run"]
+
+
+def run(options: WorldConfig) -> None:
+    """Build the world and print what is in it."""
+    from mmalign.worlds.build import build_world
+
+    folder = build_world(options)
+    counts = json.loads((folder / "world.json").read_text(encoding="utf-8"))["counts"]
+    print(f"world in {folder}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))

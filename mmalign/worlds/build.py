@@ -1,0 +1,174 @@
+"""Build a world: data files, held-out images with their questions, and a tokenizer."""
+
+import dataclasses
+import json
+import multiprocessing
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, Image, List, Value
+from tqdm import tqdm
+
+from mmalign import __version__
+from mmalign.data.hashing import hash_file
+from mmalign.worlds.config import WorldConfig
+from mmalign.worlds.photos import PhotoPool, load_photos
+from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
+from mmalign.worlds.rows import SceneMaker
+from mmalign.worlds.scenes import SHAPES
+from mmalign.worlds.text import Speaker
+from mmalign.worlds.tokenizer import train_tokenizer
+
+CHUNK = 500
+_TURNS = List({"role": Value("string"), "content": Value("string")})
+_SHARED = {"id": Value("string"), "images": List(Image())}
+FEATURES = {
+    "sft": Features({**_SHARED, "messages": _TURNS, "kind": Value("string")}),
+    "captions": Features({**_SHARED, "text": Value("string")}),
+    "pairs": Features(
+        {
+            **_SHARED,
+            "prompt": _TURNS,
+            "chosen": _TURNS,
+            "rejected": _TURNS,
+            "source": Value("string"),
+            "truth_kind": Value("string"),
+            "truth_difficulty": Value("float64"),
+            "truth_flipped": Value("bool"),
+        }
+    ),
+}
+
+
+def build_world(config: WorldConfig) -> Path:
+    """Make a world in ``config.out``; its ``world.json`` is written last, so a half-made world has none.
+
+    A world that is there already with the same options is kept.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder holds something else.
+    """
+    out, resolved = config.out, _resolved(config)
+    record = out / "world.json"
+    if record.is_file():
+        held = json.loads(record.read_text(encoding="utf-8"))["config"]
+        differing = [key for key in resolved if held.get(key) != resolved[key]]
+        if differing:
+            key = differing[0]
+            raise ValueError(f"{out} holds another world: its {key} is {held.get(key)!r}, not {resolved[key]!r}; choose another --out")
+        return out
+    partial = out.with_name(out.name + ".partial")
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no world; choose another --out")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    photos = None if config.photos is None else load_photos(config.photos)
+    names = SHAPES if photos is None else photos.names
+    counts = _write_training_data(config, partial, photos)
+    counts |= _write_eval(config, partial, photos, Speaker(names))
+    files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
+    (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    if out.exists():
+        out.rmdir()
+    partial.rename(out)
+    return out
+
+
+def _resolved(config: WorldConfig) -> dict[str, Any]:
+    """The options that decide the bytes."""
+    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("out", "num_workers")}
+    return {**values, "photos": None if config.photos is None else hash_file(config.photos)}
+
+
+def _maker(config: WorldConfig, photos: PhotoPool | None, split: str) -> SceneMaker:
+    if photos is None:
+        return SceneMaker(config)
+    return SceneMaker(config, photos.names, photos.by_split[split])
+
+
+def _rows(config: WorldConfig, photos: PhotoPool | None, split: str, count: int) -> Iterator[dict[str, Any]]:
+    maker = _maker(config, photos, split)
+    chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
+    bar = tqdm(total=count, desc=f"drawing {split}", unit="scene", leave=False)
+    if config.num_workers == 1 or len(chunks) == 1:
+        for chunk in chunks:
+            yield from maker.rows(split, chunk)
+            bar.update(len(chunk))
+        return
+    # Not fork: the caller may hold threads, and a forked child of those can hang.
+    with ProcessPoolExecutor(config.num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for rows in pool.map(maker.rows, [split] * len(chunks), chunks):
+            yield from rows
+            bar.update(len(rows))
+
+
+def _write_training_data(config: WorldConfig, out: Path, photos: PhotoPool | None) -> dict[str, int]:
+    sizes = {"sft": config.num_scenes, "captions": config.num_scenes, "pairs": config.num_pairs}
+    texts: list[str] = []
+    for split, size in sizes.items():
+        rows = [_with_image_dicts(row) for row in _rows(config, photos, split, size)]
+        # The vocabulary is closed, so a part of the text has every word of it.
+        texts += [text for row in rows[:4000] for text in _texts(row)]
+        (out / split).mkdir()
+        Dataset.from_list(rows, features=FEATURES[split]).to_parquet(out / split / "train.parquet")
+    train_tokenizer(texts).save_pretrained(out / "tokenizer")
+    return sizes
+
+
+def _with_image_dicts(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "images": [{"bytes": value, "path": None} for value in row["images"]]}
+
+
+def _texts(row: dict[str, Any]) -> list[str]:
+    messages = [message for key in ("messages", "prompt", "chosen", "rejected") for message in row.get(key, [])]
+    texts = [message["content"] for message in messages] + ([row["text"]] if "text" in row else [])
+    # Behind a line break and behind a space, as chat templates put it.
+    return texts + [" " + text for text in texts]
+
+
+def _write_eval(config: WorldConfig, out: Path, photos: PhotoPool | None, speaker: Speaker) -> dict[str, int]:
+    rows = list(_rows(config, photos, "eval", config.num_eval_scenes))
+    folder = out / "eval"
+    (folder / "images").mkdir(parents=True)
+    for row in rows:
+        (folder / "images" / f"{row['id']}.png").write_bytes(row["images"][0])
+    maker = _maker(config, photos, "sft")
+    scenes = [maker.scene("sft", index)[0].kinds for index in range(config.num_scenes)]
+    frequency, together = count_objects(scenes, len(speaker.names))
+    images = [(f"{row['id']}.png", frozenset(row["kinds"])) for row in rows]
+    counts = {"eval": len(rows)}
+    for split in POPE_SPLITS:
+        questions = pope_questions(split, images, speaker, frequency=frequency, together=together, seed=config.seed)
+        _write_jsonl(folder / f"pope_{split}.jsonl", questions)
+        counts[f"pope_{split}"] = len(questions)
+    names = speaker.names
+    captions = [
+        {
+            "id": row["id"],
+            "image": f"{row['id']}.png",
+            "question": row["caption_prompt"],
+            "truth": [names[kind] for kind in row["kinds"]],
+            "hallu": [names[kind] for kind in row["likely"]],
+        }
+        for row in rows
+    ]
+    _write_jsonl(folder / "chair.jsonl", captions)
+    general = [
+        {"id": f"{row['id']}-{kind}-{i}", "image": f"{row['id']}.png", "question": question, "answer": answer, "kind": kind}
+        for row in rows
+        for i, (question, answer, kind) in enumerate(row["questions"])
+    ]
+    _write_jsonl(folder / "questions.jsonl", general)
+    (folder / "synonyms.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
+    return counts
+
+
+def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,48 @@
+"""Labelled photographs as the objects of a world."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from datasets import Dataset
+
+from mmalign.worlds.scenes import SPLITS
+
+
+@dataclass(frozen=True)
+class PhotoPool:
+    """Encoded photographs by class, apart for each split: an evaluation photo is never trained on."""
+
+    names: tuple[str, ...]
+    by_split: dict[str, dict[int, list[bytes]]]
+
+
+def load_photos(source: Path) -> PhotoPool:
+    """Read a parquet file with ``image`` and ``label`` (a ClassLabel), and deal its photos out to the splits.
+
+    Raises:
+        ValueError: If the file or a column is missing, labels have no names, or there are fewer than four classes, an odd
+            number of them, or a class without enough photos.
+    """
+    if not source.is_file():
+        raise ValueError(f"photos not found: {source}; expected a parquet file with columns image and label")
+    columns = pq.read_schema(source).names
+    if not {"image", "label"} <= set(columns):
+        raise ValueError(f"{source} has columns {', '.join(columns)}; expected image and label")
+    dataset = Dataset.from_parquet(str(source)).with_format("arrow")
+    label = dataset.features["label"]
+    if not hasattr(label, "names"):
+        raise ValueError(f"label of {source} is {label}; expected a datasets.ClassLabel, whose names become words")
+    if len(label.names) < 4 or len(label.names) % 2:
+        raise ValueError(f"{source} has {len(label.names)} classes; expected an even number from 4 on: kinds come in pairs")
+    by_split: dict[str, dict[int, list[bytes]]] = {split: {kind: [] for kind in range(len(label.names))} for split in SPLITS}
+    # Three of five photos go to fine-tuning, which needs variety most.
+    dealing = ["sft", "captions", "sft", "pairs", "sft", "eval"]
+    seen = [0] * len(label.names)
+    table = dataset[:]
+    for image, kind in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+        by_split[dealing[seen[kind] % len(dealing)]][kind].append(image["bytes"])
+        seen[kind] += 1
+    if min(seen) < len(dealing):
+        raise ValueError(f"class {label.names[seen.index(min(seen))]!r} has {min(seen)} photos; expected at least {len(dealing)}")
+    return PhotoPool(tuple(name.replace("_", " ") for name in label.names), by_split)

@@ -1,0 +1,100 @@
+"""Scenes to rows of data: drawn and described in one place, so that processes can share the work."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmalign.worlds.config import WorldConfig
+from mmalign.worlds.pairs import make_pair
+from mmalign.worlds.render import draw_mosaic, draw_shapes, to_png
+from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item
+from mmalign.worlds.text import Speaker, Turn
+
+
+@dataclass(frozen=True)
+class SceneMaker:
+    """Makes rows from (split, index) alone. ``photos`` holds the split's photographs, or None for drawn shapes."""
+
+    config: WorldConfig
+    names: tuple[str, ...] = SHAPES
+    photos: dict[int, list[bytes]] | None = None
+
+    def scene(self, split: str, index: int) -> tuple[Scene, np.random.Generator]:
+        """Draw a scene, and return the generator to go on with."""
+        rng = scene_rng(self.config.seed, split, index)
+        scene = sample_scene(
+            rng, num_kinds=len(self.names), max_objects=self.config.max_objects, with_colour=self.config.source == "shapes"
+        )
+        return scene, rng
+
+    def image(self, scene: Scene, rng: np.random.Generator) -> bytes:
+        """Render to PNG."""
+        size = self.config.image_size
+        drawn = draw_shapes(scene, rng, size) if self.photos is None else draw_mosaic(scene, rng, size, self.photos)
+        return to_png(drawn)
+
+    def rows(self, split: str, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Make the rows of some scenes."""
+        make = {"sft": self._sft_row, "captions": self._caption_row, "pairs": self._pair_row, "eval": self._eval_row}[split]
+        rows = []
+        for index in indices:
+            scene, rng = self.scene(split, index)
+            rows.append({"id": f"{split}-{index}", "images": [self.image(scene, rng)], **make(scene, rng)})
+        return rows
+
+    def _sft_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+        """A description and two questions, in any order, as turns of one chat."""
+        speaker, noise = Speaker(self.names), self.config.existence_noise
+        other = [speaker.attribute, speaker.relation, speaker.count, speaker.place][int(rng.integers(4))]
+        turns: list[Turn] = [self._caption_turn(scene, rng), speaker.existence(rng, scene, noise=noise), other(rng, scene)]
+        turns = [turns[i] for i in rng.permutation(len(turns))]
+        messages = []
+        for turn in turns:
+            messages.append({"role": "user", "content": turn.question})
+            messages.append({"role": "assistant", "content": turn.answer})
+        return {"messages": messages, "kind": "+".join(turn.kind for turn in turns)}
+
+    def _caption_turn(self, scene: Scene, rng: np.random.Generator) -> Turn:
+        """A description; ``caption_noise`` of them name one likely but absent object as if it were there."""
+        prompt, describe, kind = Speaker(self.names).caption(rng)
+        likely = likely_absent(scene)
+        noisy = bool(likely) and rng.random() < self.config.caption_noise
+        if noisy:
+            scene = with_item(scene, imagined_item(rng, scene, likely[int(rng.integers(len(likely)))]))
+        return Turn(prompt, describe(scene), kind + ("-noisy" if noisy else ""))
+
+    def _caption_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+        """A true text for the contrastive scorer: the whole scene, or one object's sentence."""
+        speaker = Speaker(self.names)
+        choice = rng.random()
+        if choice < 0.35:
+            return {"text": speaker.short(scene)}
+        if choice < 0.7:
+            return {"text": speaker.detailed(scene)}
+        return {"text": speaker.detailed(Scene((scene.items[int(rng.integers(len(scene.items)))],)))}
+
+    def _pair_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+        speaker = Speaker(self.names)
+        pair = make_pair(rng, scene, speaker, easy_share=self.config.easy_share, label_noise=self.config.label_noise)
+        return {
+            "prompt": [{"role": "user", "content": pair.prompt}],
+            "chosen": [{"role": "assistant", "content": pair.chosen}],
+            "rejected": [{"role": "assistant", "content": pair.rejected}],
+            "source": "world",
+            "truth_kind": pair.kind,
+            "truth_difficulty": pair.difficulty,
+            "truth_flipped": pair.flipped,
+        }
+
+    def _eval_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
+        speaker = Speaker(self.names)
+        caption = speaker.caption(rng)[0]
+        questions = [ask(rng, scene) for ask in (speaker.attribute, speaker.relation, speaker.count)]
+        return {
+            "kinds": sorted(scene.kinds),
+            "likely": likely_absent(scene),
+            "caption_prompt": caption,
+            "questions": [(turn.question, turn.answer, turn.kind) for turn in questions],
+        }
