@@ -87,8 +87,11 @@ class PreferenceMethod:
         )
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode and tokenise the row once."""
-        self._encode(raw, index)
+        """Decode the row, and tokenise it where its length is limited."""
+        if self.config.max_length is None:
+            read_pair(raw, index=index, image_root=self.image_root)
+        else:
+            self._encode(raw, index)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One shared row a pair, with the pair's columns beside it under ``pairs``, each (B,)."""

@@ -28,8 +28,11 @@ class SupervisedMethod:
         return encode_chat(self.processor, read_chat(raw, index=index, image_root=self.image_root), max_length=self.max_length)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode and tokenise the row once."""
-        self._encode(raw, index)
+        """Decode the row, and tokenise it where its length is limited."""
+        if self.max_length is None:
+            read_chat(raw, index=index, image_root=self.image_root)
+        else:
+            self._encode(raw, index)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch."""

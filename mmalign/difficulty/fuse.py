@@ -1,0 +1,77 @@
+"""Scored shards to a training set: vote, add the columns, summarise. Cheap, and can be done again with other options."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from mmalign.difficulty.scoring import read_shard
+from mmalign.difficulty.voting import Weighting, fuse_gaps
+
+PROXIES = ("contrastive", "generative")
+KEPT = (
+    "gap_contrastive",
+    "gap_generative",
+    "reference_logps_chosen",
+    "reference_logps_rejected",
+    "reference_token_logps_chosen",
+    "reference_token_logps_rejected",
+)
+
+
+def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weighting: Weighting, by_source: bool) -> dict[str, Any]:
+    """Write ``scored.parquet`` and ``difficulty.json``.
+
+    Args:
+        dataset: The rows that were scored.
+        shards: From ``score_pairs``.
+        out: Folder of the two files.
+        weighting: What a proxy's vote weighs.
+        by_source: Whether each data source has its own statistics and weights.
+
+    Returns:
+        The summary: statistics by group and proxy, agreement of the proxies, counts.
+
+    Raises:
+        ValueError: If no pair was scored, or a gap is not finite.
+    """
+    scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
+    if not scores:
+        raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
+    groups = [row["source"] if by_source else "all" for row in scores]
+    difficulty = np.empty(len(scores))
+    easiness = {name: np.empty(len(scores)) for name in PROXIES}
+    statistics = {}
+    for group in sorted(set(groups)):
+        members = np.array([i for i, value in enumerate(groups) if value == group])
+        gaps = {name: np.array([scores[i][f"gap_{name}"] for i in members]) for name in PROXIES}
+        parts, difficulty[members], found = fuse_gaps(gaps, [scores[i]["id"] for i in members], weighting=weighting)
+        statistics[group] = {name: asdict(value) for name, value in found.items()}
+        for name in PROXIES:
+            easiness[name][members] = parts[name]
+    scored = dataset.select([row["index"] for row in scores])
+    columns: dict[str, list[Any]] = {name: [row[name] for row in scores] for name in KEPT}
+    columns |= {f"easiness_{name}": easiness[name].tolist() for name in PROXIES} | {"difficulty": difficulty.tolist()}
+    if "id" not in scored.column_names:
+        columns["id"] = [row["id"] for row in scores]
+    for name, values in columns.items():
+        scored = scored.remove_columns(name) if name in scored.column_names else scored
+        scored = scored.add_column(name, values)
+    partial = out / "scored.parquet.partial"
+    scored.to_parquet(partial)
+    partial.rename(out / "scored.parquet")
+    signs = [np.array([row[f"gap_{name}"] > 0 for row in scores]) for name in PROXIES]
+    summary = {
+        "weighting": weighting,
+        "statistics": statistics,
+        "agreement": float((signs[0] == signs[1]).mean()),
+        "num_scored": len(scores),
+        "num_rejected": len(dataset) - len(scores),
+        "mean_difficulty": float(difficulty.mean()),
+    }
+    (out / "difficulty.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    return summary

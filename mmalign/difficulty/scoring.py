@@ -1,0 +1,150 @@
+"""Score pairs shard by shard: each shard is written whole or not at all, so a stopped run goes on and ends with the same bytes."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from tqdm import tqdm
+
+from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.rejects import Rejects
+from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, row_id
+from mmalign.difficulty.contrastive import score_contrastive
+from mmalign.difficulty.generative import score_generative
+
+SHARD_SIZE = 512
+
+
+@dataclass(frozen=True)
+class Scorers:
+    """The two frozen models with their processors."""
+
+    clip: Any
+    clip_processor: Any
+    mllm: Any
+    processor: Any
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """How pairs are read and batched."""
+
+    batch_size: int = 16
+    max_length: int | None = None
+    image_root: Path | None = None
+    max_reject_share: float = 0.05
+
+
+def score_pairs(dataset: Dataset, scorers: Scorers, *, out: Path, fingerprint: Mapping[str, Any], config: ScoreConfig) -> list[Path]:
+    """Compute both gaps of every pair and the log-probabilities behind the generative one.
+
+    Args:
+        dataset: Rows with TRL's columns.
+        scorers: Contrastive model and un-aligned multimodal LLM.
+        out: Folder of the shards.
+        fingerprint: What the scores are made from; a folder with another one is refused.
+        config: Reading and batching. Batches lie inside a shard, so that a shard's bytes don't depend on the others.
+
+    Returns:
+        The shards, JSON lines of scores in the rows' order.
+
+    Raises:
+        ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else.
+    """
+    check_columns(dataset.column_names, PAIR_COLUMNS, what="the data set")
+    claim(out, {**fingerprint, "shard_size": SHARD_SIZE, "batch_size": config.batch_size, "max_length": config.max_length})
+    (out / "shards").mkdir(exist_ok=True)
+    rejects = Rejects(out / "rejects.jsonl", max_share=config.max_reject_share)
+    shards = []
+    with tqdm(total=len(dataset), desc="scoring pairs", unit="pair", leave=False) as bar:
+        for start in range(0, len(dataset), SHARD_SIZE):
+            path = out / "shards" / f"{start:09d}.jsonl"
+            indices = range(start, min(start + SHARD_SIZE, len(dataset)))
+            if not path.is_file():
+                _write_lines(path, _score_shard(dataset, indices, scorers, config, bar))
+            else:
+                bar.update(len(indices))
+            for row in read_shard(path):
+                if "reason" in row:
+                    rejects.add(row["id"], row["reason"])
+            rejects.check(indices.stop)
+            shards.append(path)
+    rejects.check(len(dataset), final=True)
+    return shards
+
+
+def read_shard(path: Path) -> list[dict[str, Any]]:
+    """Read one shard's lines: scores, or ``id`` and ``reason`` of a broken row."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
+    """Mark a folder as holding scores of one data set by one pair of models.
+
+    Raises:
+        ValueError: If it holds others; the message names both values.
+    """
+    path = out / "scoring.json"
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
+        if differing:
+            key = differing[0]
+            raise ValueError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    _write_text(path, json.dumps(fingerprint, indent=1, sort_keys=True))
+
+
+def _score_shard(dataset: Dataset, indices: Sequence[int], scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
+    lines: dict[int, dict[str, Any]] = {}
+    good: list[tuple[int, PairRow, EncodedPrompt]] = []
+    for index in indices:
+        raw = dataset[index]
+        try:
+            row = read_pair(raw, index=index, image_root=config.image_root)
+            encoded = encode_responses(
+                scorers.processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected], max_length=config.max_length
+            )
+            good.append((index, row, encoded))
+        except ValueError as error:
+            lines[index] = {"index": index, "id": row_id(raw, index=index), "reason": str(error)}
+            bar.update()
+    # Rows of about the same length together: little padding.
+    good.sort(key=lambda item: (item[2].num_tokens, item[0]))
+    for start in range(0, len(good), config.batch_size):
+        part = good[start : start + config.batch_size]
+        contrastive = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in part])
+        pad = scorers.processor.tokenizer.pad_token_id
+        generative = score_generative(scorers.mllm, [encoded for _, _, encoded in part], pad_token_id=pad)
+        for (index, row, _), gap, (chosen, rejected) in zip(part, contrastive, generative, strict=True):
+            lines[index] = {
+                "index": index,
+                "id": row.id,
+                "source": row.source,
+                "gap_contrastive": gap,
+                "gap_generative": chosen.sum().item() - rejected.sum().item(),
+                "reference_logps_chosen": chosen.sum().item(),
+                "reference_logps_rejected": rejected.sum().item(),
+                "reference_token_logps_chosen": chosen.tolist(),
+                "reference_token_logps_rejected": rejected.tolist(),
+            }
+        bar.update(len(part))
+    return [lines[index] for index in sorted(lines)]
+
+
+def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    _write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)

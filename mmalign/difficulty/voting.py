@@ -1,0 +1,95 @@
+"""Distribution-aware voting: gaps of several proxies to one difficulty a pair (DA-DPO, arXiv:2601.00623).
+
+The paper's text names the steps; its formula could not be read, so the weights here are a reconstruction: each proxy votes in
+proportion to how often it prefers the chosen answer.
+
+Shape legend: B = pairs, P = proxies.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Weighting = Literal["accuracy", "above-chance", "equal"]
+Gaps = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class ProxyStatistics:
+    """One proxy over the pairs that vote together."""
+
+    mean: float
+    std: float
+    accuracy: float
+    weight: float
+
+
+def project_gaps(gaps: Gaps) -> Gaps:
+    """Project gaps to easiness: Phi((g - mean) / std), std with ddof 0; all 0.5 where the gaps are constant.
+
+    Args:
+        gaps: (B,) score(chosen) - score(rejected).
+
+    Returns:
+        (B,) in (0, 1), 1 = easy; monotone in the gap, so a pair whose proxy prefers the rejected answer is hard.
+    """
+    std = gaps.std()
+    if std == 0:
+        return np.full_like(gaps, 0.5)
+    return np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in (gaps - gaps.mean()) / std])
+
+
+def preference_accuracy(gaps: Gaps) -> float:
+    """Return the share of pairs whose chosen answer the proxy prefers."""
+    return float((gaps > 0).mean())
+
+
+def vote_weights(accuracies: Mapping[str, float], *, weighting: Weighting) -> dict[str, float]:
+    """Turn accuracies into weights that sum to 1.
+
+    ``accuracy``: a_k / sum a. ``above-chance``: the same of max(a_k - 0.5, 0), which gives a guessing proxy no vote.
+    Where every weight would be 0, all are equal.
+
+    Raises:
+        ValueError: If the weighting is unknown.
+    """
+    if weighting not in get_args(Weighting):
+        raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
+    floor = 0.5 if weighting == "above-chance" else 0.0
+    raw = {name: 1.0 if weighting == "equal" else max(value - floor, 0.0) for name, value in accuracies.items()}
+    total = sum(raw.values())
+    return {name: value / total if total else 1 / len(raw) for name, value in raw.items()}
+
+
+def fuse_gaps(
+    gaps: Mapping[str, Gaps], ids: Sequence[str], *, weighting: Weighting = "accuracy"
+) -> tuple[dict[str, Gaps], Gaps, dict[str, ProxyStatistics]]:
+    """Fuse the proxies of pairs that vote together.
+
+    Args:
+        gaps: (B,) for each proxy.
+        ids: (B,) pair ids, for messages.
+        weighting: What a proxy's vote weighs.
+
+    Returns:
+        Easiness by proxy, (B,) each; difficulty, (B,) in [0, 1], 1 = hard; statistics by proxy.
+
+    Raises:
+        ValueError: If a gap is not finite; the message names pair and proxy.
+    """
+    for name, values in gaps.items():
+        broken = np.flatnonzero(~np.isfinite(values))
+        if len(broken):
+            raise ValueError(f"the {name} gap of pair {ids[broken[0]]!r} is {values[broken[0]]}; score it again or drop the pair")
+    accuracies = {name: preference_accuracy(values) for name, values in gaps.items()}
+    weights = vote_weights(accuracies, weighting=weighting)
+    easiness = {name: project_gaps(values) for name, values in gaps.items()}
+    fused = sum((weights[name] * easiness[name] for name in gaps), np.zeros(len(ids)))
+    statistics = {
+        name: ProxyStatistics(float(values.mean()), float(values.std()), accuracies[name], weights[name]) for name, values in gaps.items()
+    }
+    return easiness, np.clip(1 - fused, 0.0, 1.0), statistics
