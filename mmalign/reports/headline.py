@@ -48,11 +48,13 @@ def write_verdicts(models: Sequence[ModelRun]) -> list[str]:
 
 
 def sampling_error(first: float, second: float, *, num_first: int, num_second: int) -> float:
-    """Half-width of the 95% interval of the difference of two independent shares (normal approximation).
+    """Half-width of the 95% interval of the difference of two independent shares (Agresti and Caffo, 2000).
 
-    Models answer the same images, so that the true error of the difference is rather smaller.
+    It adds a success and a failure to each sample, so that 0 of 5 does not pass for certainty. The models describe the same
+    images, so the true error is usually smaller.
     """
-    return _Z95 * math.sqrt(first * (1 - first) / num_first + second * (1 - second) / num_second)
+    adjusted = [((share * number + 1) / (number + 2), number + 2) for share, number in ((first, num_first), (second, num_second))]
+    return _Z95 * math.sqrt(sum(share * (1 - share) / number for share, number in adjusted))
 
 
 def _compare_captions(challenger: ModelRun, rival: ModelRun) -> str:
@@ -76,8 +78,8 @@ def _describe_coverage(start: ModelRun, trained: Sequence[ModelRun]) -> str:
     text = f"Captions name {before:.1f}% of the objects that are there with {start.name}, {values}"
     losers = [name for name, value in after.items() if value < before]
     if losers:
-        return f"{text}: part of what {_join(losers)} gained may be silence."
-    return f"{text}: nothing was gained by silence."
+        return f"{text}: {_join(losers)} {'names' if len(losers) == 1 else 'name'} less, so part of any gain may be silence."
+    return f"{text}: no gain was bought with silence."
 
 
 def _describe_pope(models: Sequence[ModelRun]) -> str:

@@ -1,0 +1,115 @@
+"""Plots as inline SVG that takes its text colour from the page, so that one drawing serves light and dark."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Dash = str | tuple[int, tuple[float, ...]]
+
+# Readable on white and on near-black, and told apart with any colour vision (after Okabe and Ito); dashes say it again.
+COLOURS = ("#7d8590", "#3a86d4", "#d9730d", "#1a9e77", "#b5589f")
+DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (5, 1, 1, 1)))
+# Replaced by currentColor after drawing; matplotlib itself knows no such colour.
+_INK = "#010203"
+_STYLE = {
+    "svg.fonttype": "none",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.18,
+    "grid.color": _INK,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    **{key: _INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line over training steps: (step, value) points."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+    colour: str
+    dash: Dash = "-"
+
+
+def model_colour(index: int) -> str:
+    """The colour of a model, by its place in the list, in every drawing of a page."""
+    return COLOURS[index % len(COLOURS)]
+
+
+def draw_curves(
+    curves: Sequence[Curve], *, name: str, title: str, y_label: str, alt: str, y_limits: tuple[float, float] | None = None
+) -> Markup:
+    """Draw lines over training steps.
+
+    Args:
+        curves: The lines.
+        name: Of the drawing, unique on the page: ids inside it start so.
+        title: Above the drawing.
+        y_label: What is measured.
+        alt: What a reader who can't see it should know.
+        y_limits: Lowest and highest value to make room for, where several drawings are to share a scale.
+    """
+
+    def draw(axes: Axes) -> None:
+        for curve in curves:
+            x, y = zip(*curve.points, strict=True)
+            mark = "o" if len(x) == 1 else ""
+            axes.plot(x, y, color=curve.colour, linestyle=curve.dash, linewidth=1.8, marker=mark, label=curve.name)
+        axes.set(title=title, xlabel="step", ylabel=y_label)
+        if y_limits is not None:
+            axes.update_datalim([(curves[0].points[0][0], limit) for limit in y_limits])
+            axes.autoscale_view()
+        axes.legend(loc="best", fontsize=8.5)
+
+    return _draw(draw, name=name, alt=alt)
+
+
+def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: str, x_label: str, alt: str, bins: int = 20) -> Markup:
+    """Draw stacked counts of values in [0, 1], a colour a group."""
+
+    def draw(axes: Axes) -> None:
+        colours = COLOURS[1 : 1 + len(groups)]
+        labels = [f"{group} ({len(values):,})" for group, values in groups.items()]
+        axes.hist(list(groups.values()), bins=bins, range=(0, 1), stacked=True, color=colours, label=labels, rwidth=0.92)
+        axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=(0, 1))
+        axes.legend(loc="best", fontsize=8.5)
+
+    return _draw(draw, name=name, alt=alt, width=6.4)
+
+
+def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2) -> Markup:
+    # The figure is made without pyplot: no global state, no display. A fixed salt makes equal input give equal bytes.
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(width, 2.9))
+        draw(figure.add_subplot())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    return _inline(buffer.getvalue(), name=name, alt=alt)
+
+
+def _inline(svg: str, *, name: str, alt: str) -> Markup:
+    """Make a stand-alone SVG fit to stand in a page: no prologue, no fixed size, ids of its own, a text for screen readers."""
+    body = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    body = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="@alt@">', body, count=1)
+    # Its style sheet would reach every element of the page, and its list of fonts is longer than the words set in them.
+    body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)
+    body = re.sub(r"font-family: [^;\"]+", "font-family: inherit", body)
+    body = re.sub(r'\bid="', f'id="{name}-', body)
+    body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
+    return Markup(body.replace("@alt@", str(escape(alt)), 1))  # noqa: S704  all text in it is matplotlib's, which escapes
