@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mmalign.reports.difficulty_summary import DifficultySummary, compute_ordering, split_by_grade
+from mmalign.reports.difficulty_summary import GRADES, DifficultySummary, compute_ordering, split_by_grade
 from mmalign.reports.gallery import GalleryItem, check_gallery, cut_caption, to_data_uri
 from mmalign.reports.headline import write_headline, write_verdicts
 from mmalign.reports.plots import draw_histogram, model_colour
@@ -96,10 +96,8 @@ def _describe_difficulty(summary: DifficultySummary) -> dict[str, Any]:
     groups = split_by_grade(summary)
     means = {grade: sum(values) / max(1, len(values)) for grade, values in groups.items()}
     ordering = to_percent(compute_ordering(groups["easy"], groups["hard"]))
-    text = (
-        f"A random hard pair scores above a random easy one in {ordering:.1f}% of cases (50% would be chance). "
-        f"Mean difficulty: {means['easy']:.2f} of {len(groups['easy']):,} easy pairs, {means['hard']:.2f} of {len(groups['hard']):,} hard ones."
-    )
+    text = f"A random hard pair scores above a random easy one in {ordering:.1f}% of cases (50% would be chance). Mean difficulty: "
+    text += " and ".join(f"{means[grade]:.2f} of {len(groups[grade]):,} {grade} pairs" for grade in GRADES) + "."
     plot = draw_histogram(
         {f"meant {grade}": values for grade, values in groups.items()},
         name="difficulty",

@@ -33,7 +33,7 @@ _STYLE = {
     "grid.color": _INK,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    **{key: _INK for key in ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")},
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
 }
 
 
@@ -90,7 +90,7 @@ def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: s
         axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=(0, 1))
         axes.legend(loc="best", fontsize=8.5)
 
-    return _draw(draw, name=name, alt=alt, width=6.4)
+    return _draw(draw, name=name, alt=alt, width=5.2)
 
 
 def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2) -> Markup:
@@ -112,4 +112,4 @@ def _inline(svg: str, *, name: str, alt: str) -> Markup:
     body = re.sub(r"font-family: [^;\"]+", "font-family: inherit", body)
     body = re.sub(r'\bid="', f'id="{name}-', body)
     body = body.replace("url(#", f"url(#{name}-").replace('xlink:href="#', f'href="#{name}-')
-    return Markup(body.replace("@alt@", str(escape(alt)), 1))  # noqa: S704  all text in it is matplotlib's, which escapes
+    return Markup(body.replace("@alt@", str(escape(alt)), 1))

@@ -40,6 +40,11 @@ class MetricRow:
 
 
 _SPLITS = ("random", "popular", "adversarial")
+_SPLIT_METRICS: tuple[tuple[str, str, Better], ...] = (
+    ("accuracy", "accuracy", "higher"),
+    ("f1", "F1", "higher"),
+    ("yes_ratio", "share of yes", "near_half"),
+)
 GROUPS: dict[str, tuple[MetricRow, ...]] = {
     "Describing the image (CHAIR)": (
         MetricRow("chair/sentence", "Captions with an absent object", "lower"),
@@ -51,11 +56,7 @@ GROUPS: dict[str, tuple[MetricRow, ...]] = {
         *(
             MetricRow(f"pope/{split}/{name}", f"{split.capitalize()}: {label}", better)
             for split in _SPLITS
-            for name, label, better in (
-                ("accuracy", "accuracy", "higher"),
-                ("f1", "F1", "higher"),
-                ("yes_ratio", "share of yes", "near_half"),
-            )
+            for name, label, better in _SPLIT_METRICS
         ),
     ),
     "Other questions": (MetricRow("general/accuracy", "Accuracy", "higher", optional=True),),
@@ -144,7 +145,8 @@ def text_table(models: Sequence[ModelRun], *, markdown: bool = False) -> str:
     """
     groups = build_table(models)
     body = [(group, _text_rows(group, markdown=markdown)) for group in groups]
-    header = ["%", *(_escape_pipe(model.name) if markdown else model.name for model in models)]
+    # A starred value ends one column later than its digits; the names end with the digits.
+    header = ["%", *(_escape_pipe(model.name) if markdown else f"{model.name} " for model in models)]
     if markdown:
         lines = [_markdown_line(header), _markdown_line(["---", *("---:" for _ in models)])]
         for group, rows in body:
