@@ -101,7 +101,7 @@ def _describe_difficulty(summary: DifficultySummary) -> dict[str, Any]:
     plot = draw_histogram(
         {f"meant {grade}": values for grade, values in groups.items()},
         name="difficulty",
-        title="Scored difficulty, coloured by what the pair was made to be",
+        title="Scored difficulty, by true grade",
         x_label="difficulty (1 = hard)",
         alt=f"Histogram of difficulty. {text}",
     )

@@ -107,8 +107,8 @@ def build_table(models: Sequence[ModelRun]) -> list[TableGroup]:
     for title, metric_rows in GROUPS.items():
         present = [row for row in metric_rows if not row.optional or any(row.key in model.metrics for model in models)]
         if present:
-            counts = tuple(_count(model, present[0].benchmark) for model in models)
-            groups.append(TableGroup(title, counts, tuple(_build_row(row, models) for row in present)))
+            rows = tuple(_build_row(row, models) for row in present)
+            groups.append(TableGroup(title, tuple(_count(model, present[0].benchmark) for model in models), rows))
     return groups
 
 

@@ -40,18 +40,24 @@ class Pair:
 
 
 def make_pair(rng: np.random.Generator, scene: Scene, speaker: Speaker, *, easy_share: float, label_noise: float) -> Pair:
-    """Make a pair about a scene. A fault that the scene has no room for is drawn again, from the same grade."""
-    grade = EASY if rng.random() < easy_share else HARD
-    while True:
-        kind = str(rng.choice(list(grade), p=list(grade.values())))
+    """Make a pair about a scene. A fault that the scene has no room for is drawn again, from the same grade while it has any."""
+    first, second = (EASY, HARD) if rng.random() < easy_share else (HARD, EASY)
+    for kind in [*_shuffled(rng, first), *_shuffled(rng, second)]:
         texts = _wrong_answer(rng, scene, speaker) if kind == "wrong-answer" else _wrong_caption(rng, scene, speaker, kind)
         if texts is not None:
             break
+    # A scene of one object has room for another, and one of several can lose one.
+    assert texts is not None
     prompt, chosen, rejected = texts
     flipped = bool(rng.random() < label_noise)
     if flipped:
         chosen, rejected = rejected, chosen
     return Pair(prompt, chosen, rejected, kind, DIFFICULTY[kind], flipped)
+
+
+def _shuffled(rng: np.random.Generator, grade: dict[str, float]) -> list[str]:
+    """Order a grade's faults by weighted draws without replacement."""
+    return [str(kind) for kind in rng.choice(list(grade), size=len(grade), replace=False, p=list(grade.values()))]
 
 
 def _wrong_answer(rng: np.random.Generator, scene: Scene, speaker: Speaker) -> tuple[str, str, str] | None:

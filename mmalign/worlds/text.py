@@ -58,9 +58,9 @@ class Speaker:
 
     def existence(self, rng: np.random.Generator, scene: Scene, *, noise: float) -> Turn:
         """Ask after a present or an absent object, half and half; ``noise`` of the likely absent ones are answered Yes."""
-        if rng.random() < 0.5:
-            return Turn(EXISTENCE.format(self.noun(_pick(rng, sorted(scene.kinds)))), "Yes.", "existence")
         likely, others = likely_absent(scene), implausible_absent(scene, len(self.names))
+        if rng.random() < 0.5 or not (likely or others):
+            return Turn(EXISTENCE.format(self.noun(_pick(rng, sorted(scene.kinds)))), "Yes.", "existence")
         ask_likely = bool(likely) and (not others or rng.random() < 0.5)
         kind = _pick(rng, likely if ask_likely else others)
         wrong = ask_likely and rng.random() < noise

@@ -1,0 +1,159 @@
+"""Scoring with real tiny models: the gaps' definitions, resume after a kill, rejects, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, List
+from datasets import Image as ImageFeature
+
+from mmalign.cli import main
+from mmalign.data.hashing import hash_file
+from mmalign.data.rows import read_pair
+from mmalign.difficulty.contrastive import score_contrastive, split_text
+from mmalign.models.contrastive import build_clip
+from tests.tiny_models import build_tokenizer, pair_rows
+
+TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
+VISION = {**TEXT, "image_size": 28, "patch_size": 14}
+VISION.pop("max_position_embeddings")
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer().save_pretrained(folder)
+    config = {"projection_dim": 16, "text_config": TEXT, "vision_config": VISION}
+    # Its eos has id 2, which CLIP's text tower reads as a legacy mistake.
+    with pytest.raises(ValueError, match="eos token has id 2, at which CLIP's text tower would pool elsewhere"):
+        build_clip(config, tokenizer=str(folder), seed=0)
+    from mmalign.worlds.tokenizer import train_tokenizer
+
+    train_tokenizer(["a red dog. a blue cat."] * 3).save_pretrained(folder)
+    model, processor = build_clip(config, tokenizer=str(folder), seed=0)
+    return model.eval(), processor
+
+
+@pytest.fixture(scope="module")
+def clip_dir(clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clip")
+    for part in clip:
+        part.save_pretrained(folder)
+    return folder
+
+
+def save_pairs(path: Path, rows: list[dict[str, Any]]) -> Path:
+    Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(path)
+    return path
+
+
+def test_contrastive_gap_by_its_definition(clip: Any) -> None:
+    model, processor = clip
+    rows = [read_pair({**raw, "chosen": "a red dog. a blue cat.", "rejected": "a cat"}, index=0) for raw in pair_rows(2)]
+    got = score_contrastive(model, processor, rows)
+
+    def cosine(row: Any, text: str) -> float:
+        inputs = processor(text=[text], images=row.images, return_tensors="pt")
+        with torch.no_grad():
+            out = model(**inputs)
+        return torch.cosine_similarity(out.image_embeds, out.text_embeds).item()
+
+    for gap, row in zip(got, rows, strict=True):
+        expected = (cosine(row, "a red dog.") + cosine(row, "a blue cat.")) / 2 - cosine(row, "a cat")
+        assert gap == pytest.approx(expected, abs=1e-5)
+
+
+def test_long_sentences_are_cut_at_words(clip: Any) -> None:
+    tokenizer = clip[1].tokenizer
+    text = "a red dog and " * 10 + "a cat. a dog."
+    pieces = split_text(text, tokenizer, 12)
+    assert " ".join(pieces).split() == text.split()
+    assert max(len(tokenizer(piece)["input_ids"]) for piece in pieces) <= 12
+    assert pieces[-1] == "a dog."
+
+
+def score(pairs: Path, clip_dir: Path, mllm: Path, out: Path, *more: str) -> int:
+    return main(["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(mllm), "--out", str(out), *more])
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path) -> None:
+    rows = pair_rows(30)
+    rows[4]["rejected"] = rows[4]["chosen"]
+    rows[9]["chosen"] = [{"role": "assistant", "content": " "}]
+    pairs = save_pairs(tmp_path / "pairs.parquet", rows)
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--max-reject-share", "0.2") == 0
+    scored = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))
+    assert scored["id"] == [row["id"] for i, row in enumerate(rows) if i not in (4, 9)]
+    for row in scored.remove_columns("images"):
+        assert row["gap_generative"] == pytest.approx(row["reference_logps_chosen"] - row["reference_logps_rejected"], abs=1e-9)
+        assert sum(row["reference_token_logps_chosen"]) == pytest.approx(row["reference_logps_chosen"], abs=1e-4)
+        assert 0 <= row["difficulty"] <= 1
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert rejects == [
+        {"id": "pair-4", "reason": "chosen and rejected are the same text"},
+        {"id": "pair-9", "reason": "chosen is empty"},
+    ]
+    summary = json.loads((tmp_path / "out" / "difficulty.json").read_text())
+    assert (summary["num_scored"], summary["num_rejected"]) == (28, 2)
+
+
+def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = save_pairs(tmp_path / "pairs.parquet", pair_rows(12))
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
+    before = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))["difficulty"]
+    assert main(["fuse-difficulty", str(pairs), "--out", str(tmp_path / "out"), "--weighting", "equal"]) == 0
+    statistics = json.loads((tmp_path / "out" / "difficulty.json").read_text())["statistics"]["all"]
+    assert statistics["contrastive"]["weight"] == statistics["generative"]["weight"] == 0.5
+    after = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))["difficulty"]
+    assert len(before) == len(after) == 12
+    other = save_pairs(tmp_path / "other.parquet", pair_rows(3, seed=5))
+    assert main(["fuse-difficulty", str(other), "--out", str(tmp_path / "out")]) == 2
+    assert "name the pairs that were scored" in capsys.readouterr().err
+
+
+def test_scores_of_other_models_are_refused(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs = save_pairs(tmp_path / "pairs.parquet", pair_rows(3))
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--batch-size", "5") == 2
+    assert "holds scores with batch_size 16, not 5; choose another --out" in capsys.readouterr().err
+
+
+def test_missing_columns_and_models_are_named(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Dataset.from_dict({"prompt": ["a"], "chosen": ["b"]}).to_parquet(tmp_path / "pairs.parquet")
+    assert score(tmp_path / "pairs.parquet", clip_dir, tiny_llava_dir, tmp_path / "out") == 2
+    assert "has no column rejected; it has prompt, chosen" in capsys.readouterr().err
+    assert score(tmp_path / "pairs.parquet", tmp_path / "nowhere", tiny_llava_dir, tmp_path / "out") == 2
+    assert "no checkpoint at" in capsys.readouterr().err
+
+
+def test_killed_scoring_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path) -> None:
+    rows = pair_rows(1300)
+    rows[700]["rejected"] = rows[700]["chosen"]
+    pairs = save_pairs(tmp_path / "pairs.parquet", rows)
+    command = [sys.executable, "-m", "mmalign", "score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)
+    process = subprocess.Popen([*command, "--out", str(tmp_path / "killed")], env=environment, stderr=subprocess.DEVNULL)
+    while not list((tmp_path / "killed").glob("shards/*.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "scored.parquet").exists()
+    subprocess.run([*command, "--out", str(tmp_path / "killed")], check=True, env=environment, capture_output=True)
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")

@@ -1,0 +1,68 @@
+"""Voting: projection, weights and fusion by hand."""
+
+import numpy as np
+import pytest
+
+from mmalign.difficulty.voting import fuse_gaps, preference_accuracy, project_gaps, vote_weights
+
+
+def test_projection_by_hand() -> None:
+    # mean 0, population std sqrt(2/3): z = +-1.2247, Phi(1.2247) = 0.889664
+    got = project_gaps(np.array([-1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(got, [0.110336, 0.5, 0.889664], atol=1e-6)
+
+
+def test_projection_is_monotone_and_shift_and_scale_free() -> None:
+    gaps = np.random.default_rng(0).normal(size=50)
+    got = project_gaps(gaps)
+    assert (np.argsort(got) == np.argsort(gaps)).all()
+    np.testing.assert_allclose(project_gaps(3 * gaps + 7), got, atol=1e-12)
+
+
+def test_constant_gaps_are_neutral() -> None:
+    assert project_gaps(np.full(4, 2.5)).tolist() == [0.5] * 4
+
+
+def test_a_tie_is_no_preference() -> None:
+    assert preference_accuracy(np.array([1.0, 0.0, -1.0, 2.0])) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [("accuracy", (2 / 3, 1 / 3)), ("above-chance", (1.0, 0.0)), ("equal", (0.5, 0.5))],
+)
+def test_weights_by_hand(weighting: str, expected: tuple[float, float]) -> None:
+    got = vote_weights({"a": 1.0, "b": 0.5}, weighting=weighting)  # type: ignore[arg-type]
+    assert (got["a"], got["b"]) == pytest.approx(expected)
+
+
+def test_where_no_proxy_beats_chance_all_votes_are_equal() -> None:
+    assert vote_weights({"a": 0.5, "b": 0.4}, weighting="above-chance") == {"a": 0.5, "b": 0.5}
+    assert vote_weights({"a": 0.0, "b": 0.0}, weighting="accuracy") == {"a": 0.5, "b": 0.5}
+
+
+def test_three_proxies() -> None:
+    got = vote_weights({"a": 0.9, "b": 0.6, "c": 0.5}, weighting="accuracy")
+    assert got == pytest.approx({"a": 0.45, "b": 0.3, "c": 0.25})
+
+
+def test_unknown_weighting() -> None:
+    with pytest.raises(ValueError, match="weighting is 'best'; expected one of accuracy, above-chance, equal"):
+        vote_weights({"a": 1.0}, weighting="best")  # type: ignore[arg-type]
+
+
+def test_fusion_by_hand() -> None:
+    gaps = {"contrastive": np.array([1.0, 3.0]), "generative": np.array([2.0, -2.0])}
+    easiness, difficulty, statistics = fuse_gaps(gaps, ["x", "y"])
+    low, high = 0.158655, 0.841345
+    np.testing.assert_allclose(easiness["contrastive"], [low, high], atol=1e-6)
+    # accuracies 1 and 0.5: weights 2/3 and 1/3
+    np.testing.assert_allclose(difficulty, [1 - (2 * low + high) / 3, 1 - (2 * high + low) / 3], atol=1e-6)
+    assert statistics["contrastive"].weight == pytest.approx(2 / 3)
+    assert (statistics["generative"].mean, statistics["generative"].std, statistics["generative"].accuracy) == (0.0, 2.0, 0.5)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gap_that_is_not_finite_is_named(value: float) -> None:
+    with pytest.raises(ValueError, match=f"the generative gap of pair 'y' is {value}; score it again or drop the pair"):
+        fuse_gaps({"generative": np.array([0.0, value])}, ["x", "y"])

@@ -1,0 +1,85 @@
+"""The runner: the answers of plain generate, each image encoded once a batch, resume, broken images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmalign.data.rejects import Rejects
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.runner import generate_answers
+from tests.tiny_models import build_tiny_llava, random_image, random_text
+
+
+@pytest.fixture(scope="module")
+def model_and_processor() -> Any:
+    return build_tiny_llava()
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> list[Question]:
+    for i in range(3):
+        random_image(i).save(tmp_path / f"{i}.png")
+    return [Question(f"q{i}", f"{i % 3}.png", random_text(i, 2 + i)) for i in range(7)]
+
+
+def ask(model_and_processor: Any, questions: list[Question], folder: Path, **options: Any) -> list[dict[str, Any]]:
+    rejects = Rejects(folder / "rejects.jsonl", max_share=options.pop("max_share", 0.5))
+    out = generate_answers(
+        *model_and_processor, questions, image_root=folder, out=folder / "answers.jsonl", rejects=rejects, max_new_tokens=8, **options
+    )
+    return [json.loads(line) for line in out.read_text().splitlines()]
+
+
+def plain_answer(model: Any, processor: Any, question: Question, folder: Path) -> str:
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.prompt}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    from PIL import Image
+
+    inputs = processor(text=text, images=Image.open(folder / question.image), return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    return processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 10])
+def test_equals_plain_generate(model_and_processor: Any, questions: list[Question], tmp_path: Path, batch_size: int) -> None:
+    rows = ask(model_and_processor, questions, tmp_path, batch_size=batch_size)
+    assert [row["id"] for row in rows] == [question.id for question in questions]
+    assert [row["response"] for row in rows] == [plain_answer(*model_and_processor, question, tmp_path) for question in questions]
+
+
+def test_each_image_is_encoded_once_a_batch(
+    model_and_processor: Any, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = model_and_processor
+    encoded = []
+    original = model.get_image_features
+    monkeypatch.setattr(
+        model, "get_image_features", lambda pixel_values, **k: encoded.append(len(pixel_values)) or original(pixel_values, **k)
+    )
+    ask((model, processor), questions, tmp_path, batch_size=10)
+    assert encoded == [3]
+
+
+def test_a_stopped_run_goes_on_and_ends_the_same(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    expected = ask(model_and_processor, questions, tmp_path, batch_size=2)
+    lines = [json.dumps(row) for row in (expected[3], {**expected[5], "response": "kept as it was"})]
+    # The last line was cut off by the kill.
+    (tmp_path / "answers.jsonl.partial").write_text("\n".join(lines) + '\n{"id": "q6", "resp')
+    rows = ask(model_and_processor, questions, tmp_path, batch_size=2)
+    assert rows[5]["response"] == "kept as it was"
+    assert [row for row in rows if row["id"] != "q5"] == [row for row in expected if row["id"] != "q5"]
+
+
+def test_broken_images_cost_their_questions(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    (tmp_path / "1.png").write_bytes(b"junk")
+    rows = ask(model_and_processor, questions, tmp_path)
+    assert [row["id"] for row in rows] == ["q0", "q2", "q3", "q5", "q6"]
+    rejected = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
+    assert {row["id"] for row in rejected} == {"q1", "q4"}
+    assert "not an image that Pillow can read" in rejected[0]["reason"]
+    with pytest.raises(ValueError, match="2 of 7 rows are broken"):
+        ask(model_and_processor, questions, tmp_path, max_share=0.1)
