@@ -36,7 +36,8 @@ def pope_questions(
 
     Args:
         split: random, popular or adversarial.
-        images: File names with the kinds present; a scene of fewer than three kinds gets as many questions as it has kinds.
+        images: File names with the kinds present; a scene with fewer than three kinds present or absent
+            gets as many questions of each side as it has.
         speaker: Words of the world.
         frequency: Count of each kind over the training scenes.
         together: Co-occurrence counts over the training scenes.
@@ -45,9 +46,10 @@ def pope_questions(
     rng = np.random.default_rng([seed, POPE_SPLITS.index(split)])
     rows: list[dict[str, object]] = []
     for name, kinds in images:
-        present = [sorted(kinds)[i] for i in rng.permutation(len(kinds))][:QUESTIONS_A_SIDE]
-        absent = absent_kinds(split, kinds, frequency=frequency, together=together, rng=rng)[: len(present)]
-        for yes, no in zip(present, absent, strict=True):
+        present = [sorted(kinds)[i] for i in rng.permutation(len(kinds))]
+        absent = absent_kinds(split, kinds, frequency=frequency, together=together, rng=rng)
+        number = min(QUESTIONS_A_SIDE, len(present), len(absent))
+        for yes, no in zip(present[:number], absent[:number], strict=True):
             for kind, label in ((yes, "yes"), (no, "no")):
                 text = EXISTENCE.format(speaker.noun(kind))
                 rows.append({"question_id": len(rows) + 1, "image": name, "text": text, "label": label})
