@@ -15,7 +15,6 @@ RGB = {
     "blue": (38, 84, 214),
     "yellow": (246, 205, 30),
     "purple": (140, 45, 170),
-    "orange": (245, 130, 20),
     "black": (25, 25, 25),
 }
 # Shapes are drawn this many times larger and scaled down, for smooth edges.
@@ -30,13 +29,13 @@ def draw_shapes(scene: Scene, rng: np.random.Generator, size: int) -> Image.Imag
     draw = ImageDraw.Draw(image)
     colours = list(RGB.values())
     for item in scene.items:
-        radius = side * rng.uniform(0.11, 0.19)
+        radius = side * rng.uniform(0.12, 0.2)
         centre = np.array([0.27 + 0.46 * (item.place % 2), 0.27 + 0.46 * (item.place // 2)]) * side
         x, y = centre + rng.uniform(-0.07, 0.07, 2) * side
         assert item.colour is not None, "drawn objects have colours"
         _DRAW[SHAPES[item.kind]](draw, float(x), float(y), float(radius), colours[item.colour])
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
-    pixels = pixels + rng.normal(0, rng.uniform(2, 18), pixels.shape)
+    pixels = pixels + rng.normal(0, rng.uniform(2, 14), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
@@ -102,7 +101,6 @@ _CROSS = [
     (-0.33, -1), (0.33, -1), (0.33, -0.33), (1, -0.33), (1, 0.33), (0.33, 0.33),
     (0.33, 1), (-0.33, 1), (-0.33, 0.33), (-1, 0.33), (-1, -0.33), (-0.33, -0.33),
 ]  # fmt: skip
-_ARROW = [(-1, -0.3), (0.1, -0.3), (0.1, -0.9), (1.05, 0), (0.1, 0.9), (0.1, 0.3), (-1, 0.3)]
 
 _DRAW: dict[str, Drawer] = {
     "circle": _circle,
@@ -113,6 +111,4 @@ _DRAW: dict[str, Drawer] = {
     "cross": _polygon(_CROSS),
     "moon": _moon,
     "ring": _ring,
-    "diamond": _polygon([(0, -1.15), (0.75, 0), (0, 1.15), (-0.75, 0)]),
-    "arrow": _polygon(_ARROW),
 }

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon", "ring", "diamond", "arrow")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange", "black")
+SHAPES = ("circle", "square", "triangle", "star", "heart", "cross", "moon", "ring")
+COLOURS = ("red", "green", "blue", "yellow", "purple", "black")
 PLACES = ("top left", "top right", "bottom left", "bottom right")
 
 # How often an object brings its partner along, and how fast frequency falls from the first kind to the last.

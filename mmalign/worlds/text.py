@@ -47,8 +47,8 @@ class Speaker:
         return f"There is {', '.join(phrases[:-1])}{' and ' if len(phrases) > 1 else ''}{phrases[-1]}."
 
     def detailed(self, scene: Scene) -> str:
-        """Describe in one sentence an object, with places."""
-        return " ".join(f"{_capital(self.phrase(item))} is at the {PLACES[item.place]}." for item in scene.items)
+        """Describe in one sentence an object, places first."""
+        return " ".join(f"At the {PLACES[item.place]} is {self.phrase(item)}." for item in scene.items)
 
     def caption(self, rng: np.random.Generator) -> tuple[str, Callable[[Scene], str], str]:
         """Choose a prompt: its wording, what answers it, and its kind."""

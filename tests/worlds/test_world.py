@@ -30,7 +30,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def described(text: str) -> set[tuple[str, str, str | None]]:
     """Read (kind, colour, place) back from a description."""
     found = set()
-    for colour, kind, place in re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})(?: is at the ({'|'.join(PLACES)}))?", text):
+    thing = rf"an? ({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})"
+    for place, colour, kind in re.findall(rf"(?:At the ({'|'.join(PLACES)}) is )?{thing}", text):
         found.add((kind, colour, place or None))
     return found
 
@@ -102,7 +103,7 @@ def test_pairs_are_graded_balanced_and_trl_shaped(world: Path) -> None:
         assert chosen != rejected
         assert row["truth_difficulty"] == DIFFICULTY[row["truth_kind"]]
         if row["truth_kind"] != "wrong-answer":
-            assert described(chosen) == scene_truth(scene, with_place="is at" in chosen)
+            assert described(chosen) == scene_truth(scene, with_place="At the" in chosen)
         for name, text in (("chosen", chosen), ("rejected", rejected)):
             lengths[name] += len(text.split())
     easy = np.mean([kind in EASY for kind in pairs["truth_kind"]])
@@ -148,10 +149,10 @@ def test_likely_and_implausible_by_hand() -> None:
 
 
 def test_words_by_hand() -> None:
-    scene = Scene((Item(0, 5, 0), Item(9, 0, 3)))
+    scene = Scene((Item(0, 5, 0), Item(7, 0, 3)))
     speaker = Speaker(SHAPES)
-    assert speaker.short(scene) == "There is an orange circle and a red arrow."
-    assert speaker.detailed(scene) == "An orange circle is at the top left. A red arrow is at the bottom right."
+    assert speaker.short(scene) == "There is a black circle and a red ring."
+    assert speaker.detailed(scene) == "At the top left is a black circle. At the bottom right is a red ring."
 
 
 def test_photo_mosaics_keep_their_photos_apart(tmp_path: Path) -> None:
