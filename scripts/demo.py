@@ -7,6 +7,7 @@ all three. Each step is one ``mmalign`` command, printed before it runs; finishe
 
 import argparse
 import json
+import os
 import shlex
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from mmalign.reports.difficulty_summary import DifficultySummary, Grade, ProxySu
 from mmalign.reports.gallery import Caption, GalleryItem
 from mmalign.reports.results_table import ModelRun, text_table
 
-CONFIGS = Path(__file__).resolve().parent / "demo"
+CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "demo"))
 MODELS = {"SFT": "sft", "DPO": "dpo", "DA-DPO": "da_dpo"}
 GALLERY_SIZE = 12
 
@@ -44,11 +45,12 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
         "world/world.json": f"world build --out {world} --seed {seed} --num-scenes {size(12_000, 64)} --num-pairs {size(2_400, 48)}"
         f" --num-eval-scenes {size(200, 12)}",
         "clip/train_log.json": f"train contrastive --model {CONFIGS}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
-        f" --out {run}/clip --batch-size {size(96, 8)} --max-steps {size(250, 3)} --learning-rate 1e-3 --warmup-ratio 0.1 --seed {seed}",
+        f" --out {run}/clip --license apache-2.0 --batch-size {size(96, 8)}"
+        f" --max-steps {size(250, 3)} --learning-rate 1e-3 --warmup-ratio 0.1 --seed {seed}",
         "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
         f" --vision-feature-layer -1 --seed {seed} --out {run}/mllm",
-        "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --batch-size {size(48, 8)}"
-        f" --max-steps {size(450, 3)} --learning-rate 2e-3 --warmup-ratio 0.1 --seed {seed}",
+        "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
+        f" --batch-size {size(48, 8)} --max-steps {size(450, 3)} --learning-rate 2e-3 --warmup-ratio 0.1 --seed {seed}",
         "difficulty/scored.parquet": f"score-difficulty {world}/pairs --clip {run}/clip --mllm {run}/sft --out {run}/difficulty"
         " --batch-size 64",
         "dpo/train_log.json": f"{preference} --difficulty-mode off --out {run}/dpo",

@@ -1,5 +1,6 @@
 """``mmalign evaluate pope | chair``."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ def run(options: EvaluateOptions) -> None:
 
 def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Any:
     """Return the result; ``loaded`` is a model and processor that are in memory already."""
+    from mmalign.commands.cards import add_result
     from mmalign.evaluation.answers import read_answers
     from mmalign.evaluation.chair import load_chair, score_chair
     from mmalign.evaluation.pope import load_pope, score_pope
@@ -69,6 +71,8 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         result.write(options.out / f"{options.benchmark}.json")
+    if options.model is not None:
+        add_result(Path(options.model), dataclasses.asdict(result))
     return result
 
 

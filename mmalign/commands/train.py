@@ -16,6 +16,7 @@ class RunOptions(TrainConfig):
     image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
     max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
+    license: str | None = field(default=None, metadata={"help": "licence named in the model card; that of the starting model if not given"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,20 +2,17 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
-from mmalign import __version__
+from mmalign.commands.cards import write_card
+from mmalign.commands.run_record import claim_folder, describe_run, write_record
 from mmalign.commands.train import MllmOptions, PreferenceOptions, RunOptions
-from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
-from mmalign.data.hashing import hash_file
+from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
@@ -27,14 +24,17 @@ from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.trainer import MethodTrainer
 
-RUN_FILE = "mmalign_run.json"
-
 
 def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
-    """Load the model to train, with its adapter or frozen parts."""
+    """Load the model to train, with its adapter or frozen parts.
+
+    Raises:
+        ValueError: If the model is an adapter, or frozen parts and an adapter are both asked for.
+    """
     set_seed(options.seed)
     model, processor = load_mllm(options.model, dtype=options.dtype)
-    assert isinstance(model, PreTrainedModel), "a LoRA adapter as the start of training is merged first"
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and train that")
     freeze_parts(model, options.freeze)
     if options.lora_rank == 0:
         return model, processor
@@ -68,7 +68,7 @@ def train_and_save(
     Raises:
         ValueError: If the data can't be used, or ``out`` holds another run.
     """
-    record = describe_run(options)
+    record = describe_run(options, method=method.name)
     claim_folder(options.out, record)
     dataset = load_rows(options.data)
     num_rows = len(dataset)
@@ -94,53 +94,14 @@ def train_and_save(
         save_run(options, trainer, processor, trainable, {**record, "num_rows": num_rows, "num_rejected": rejects.num_rejected})
 
 
-def describe_run(options: RunOptions) -> dict[str, Any]:
-    """Record what a run is made of: options, data hashes, version and commit."""
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(options).items()}
-    files = {path.name: hash_file(path) for path in find_data_files(options.data)}
-    return {"options": values, "data": files, "mmalign": __version__, "commit": _commit()}
-
-
-def claim_folder(out: Path, record: dict[str, Any]) -> None:
-    """Write the run's record, or check that the folder's own is the same: only then is a stopped run gone on with.
-
-    Raises:
-        ValueError: If the folder holds a run with other options or data.
-    """
-    path = out / RUN_FILE
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        for part in ("options", "data"):
-            differing = [key for key in {**held[part], **record[part]} if held[part].get(key) != record[part].get(key)]
-            if differing:
-                key = differing[0]
-                raise ValueError(
-                    f"{out} holds another run: its {key} is {held[part].get(key)!r}, this one's {record[part].get(key)!r}; "
-                    "choose another --out, or remove the folder"
-                )
-        return
-    if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no run of mmalign; choose another --out")
-    out.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(partial, path)
-
-
 def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:
     """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from."""
     trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
     processor.save_pretrained(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step
-    (options.out / RUN_FILE).write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes
     (options.out / "train_log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    write_record(options.out, record)
+    write_card(options.out)
     print(f"saved in {options.out}")
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that mmalign runs from; None for an installed package."""
-    folder = Path(__file__).resolve().parents[2]
-    if not (folder / ".git").exists():
-        return None
-    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()

@@ -29,6 +29,10 @@ class Method(Protocol):
     """An objective with its data."""
 
     @property
+    def name(self) -> str:
+        """What ``mmalign train`` calls it."""
+
+    @property
     def columns(self) -> Sequence[str]:
         """Columns that its rows must have."""
 

@@ -17,6 +17,7 @@ from mmalign.losses.contrastive import clip_loss
 class ContrastiveMethod:
     """Symmetric contrastive loss over the images and texts of a batch."""
 
+    name = "contrastive"
     columns = ("images", "text")
 
     def __init__(self, processor: Any, *, max_length: int, image_root: Path | None = None) -> None:

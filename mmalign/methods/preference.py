@@ -36,6 +36,7 @@ class PreferenceConfig:
 class PreferenceMethod:
     """DPO (arXiv:2305.18290) and DA-DPO (arXiv:2601.00623)."""
 
+    name = "preference"
     columns = PAIR_COLUMNS
 
     def __init__(self, processor: Any, config: PreferenceConfig, *, reference: Reference | None, image_root: Path | None = None) -> None:

@@ -16,6 +16,7 @@ from mmalign.engine.method import MethodOutput, Sum
 class SupervisedMethod:
     """Mean negative log-likelihood of assistant tokens, over all tokens of the step."""
 
+    name = "sft"
     columns = CHAT_COLUMNS
 
     def __init__(self, processor: Any, *, max_length: int | None = None, image_root: Path | None = None) -> None:

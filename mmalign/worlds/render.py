@@ -29,13 +29,13 @@ def draw_shapes(scene: Scene, rng: np.random.Generator, size: int) -> Image.Imag
     draw = ImageDraw.Draw(image)
     colours = list(RGB.values())
     for item in scene.items:
-        radius = side * rng.uniform(0.12, 0.2)
+        radius = side * rng.uniform(0.14, 0.22)
         centre = np.array([0.27 + 0.46 * (item.place % 2), 0.27 + 0.46 * (item.place // 2)]) * side
         x, y = centre + rng.uniform(-0.07, 0.07, 2) * side
         assert item.colour is not None, "drawn objects have colours"
         _DRAW[SHAPES[item.kind]](draw, float(x), float(y), float(radius), colours[item.colour])
     pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
-    pixels = pixels + rng.normal(0, rng.uniform(2, 14), pixels.shape)
+    pixels = pixels + rng.normal(0, rng.uniform(2, 10), pixels.shape)
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 

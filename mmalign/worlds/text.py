@@ -10,6 +10,7 @@ from mmalign.worlds.scenes import COLOURS, PLACES, Item, Scene, implausible_abse
 
 SHORT_PROMPTS = ("Describe the image briefly.", "What is in the image?", "Name the objects in the image.")
 DETAILED_PROMPTS = ("Describe the image in detail.", "What is in the image, and where?", "Say where each object is.")
+SHORT_SHARE = 0.35
 NUMBERS = ("no", "one", "two", "three", "four")
 EXISTENCE = "Is there {} in the image?"
 
@@ -52,7 +53,7 @@ class Speaker:
 
     def caption(self, rng: np.random.Generator) -> tuple[str, Callable[[Scene], str], str]:
         """Choose a prompt: its wording, what answers it, and its kind."""
-        if rng.random() < 0.5:
+        if rng.random() < SHORT_SHARE:
             return _pick(rng, SHORT_PROMPTS), self.short, "short"
         return _pick(rng, DETAILED_PROMPTS), self.detailed, "detailed"
 

@@ -1,0 +1,128 @@
+"""The card of a trained checkpoint: its run's record, told as the folder's README.md."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard
+from transformers import AutoConfig, PreTrainedConfig
+
+from mmalign.commands.run_record import RUN_FILE, read_record, write_record
+from mmalign.models.parameters import ParameterCounts
+from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
+
+METHODS = {
+    "contrastive": "a contrastive image-text model, trained on image and text pairs",
+    "sft": "a multimodal LLM, fine-tuned on chats about images",
+    "preference": "a multimodal LLM, trained on preference pairs",
+}
+INTENDED_USE = {
+    "contrastive": "To score how well a text fits an image, as one of the two proxies of a preference pair's difficulty.",
+    "sft": "As the start and the reference of preference training, and as the baseline that its results are compared with.",
+    "preference": "For research on hallucination: to be compared with the model that it started from.",
+}
+LIMITS = (
+    "It was trained on the data above and nothing else than they and the model it started from shows in it; check it on your own images.",
+    "It can name objects that are not in the image; the evaluation says how often, where it was measured.",
+    "One run with one seed: the spread between seeds is not in this card.",
+)
+
+
+def write_card(folder: Path) -> Path:
+    """Write the card of a finished run from its record.
+
+    Raises:
+        ValueError: If the folder holds no finished run.
+    """
+    record = read_record(folder)
+    if "parameters" not in record:
+        raise ValueError(f"{folder} holds no finished run: its {RUN_FILE} has no parameter counts")
+    return write_model_card(folder, collect_facts(folder, record))
+
+
+def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
+    """Put a result of ``mmalign evaluate`` into the record and the card; None where the folder is no run of mmalign.
+
+    A result of the same benchmark and mode is replaced.
+    """
+    if not (folder / RUN_FILE).is_file():
+        return None
+    record = read_record(folder)
+    key = (result["benchmark"], result["mode"])
+    kept = [other for other in record.get("evaluation", []) if (other["benchmark"], other["mode"]) != key]
+    record["evaluation"] = sorted([*kept, dict(result)], key=lambda entry: (entry["benchmark"], entry["mode"]))
+    write_record(folder, record)
+    return write_card(folder)
+
+
+def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
+    """Turn a run's record into the card's facts."""
+    options, method = record["options"], record["method"]
+    start = options["model"]
+    is_adapter = bool(options.get("lora_rank"))
+    kind: Kind = "contrastive" if method == "contrastive" else "adapter" if is_adapter else "full"
+    return CardFacts(
+        model_name=folder.resolve().name,
+        summary=f"This is {METHODS[method]}{_objective(options, method)}.",
+        kind=kind,
+        license=options.get("license") or _license_of(start),
+        language="en",
+        started_from=f"random weights of the config {start}" if start.endswith(".json") else start,
+        architecture=_describe_architecture(start if is_adapter else str(folder)),
+        parameters=ParameterCounts(**record["parameters"]),
+        data_description=_describe_data(record),
+        data=record["data"],
+        recipe=f"`mmalign train {method}`, {record['steps']:,} optimiser steps of {record['batch']:,} rows.",
+        config=options,
+        version=record["mmalign"],
+        commit=record["commit"] or "none (installed package)",
+        intended_use=INTENDED_USE[method],
+        limits=LIMITS,
+        evaluation=[row for result in record.get("evaluation", []) for row in card_results(result)],
+        base_model=start if is_adapter else None,
+        tags=[method],
+    )
+
+
+def _objective(options: Mapping[str, Any], method: str) -> str:
+    if method != "preference":
+        return ""
+    difficulty = options["difficulty_mode"]
+    by = "every pair alike" if difficulty == "off" else f"pairs weighed by difficulty ({difficulty})"
+    return f" with DPO (beta {options['beta']}), {by}"
+
+
+def _license_of(start: str) -> str:
+    """The licence passes from the model that training began with; the Hub's word for none known is "unknown"."""
+    card = Path(start) / "README.md"
+    if not card.is_file():
+        return "unknown"
+    return ModelCard.load(card, ignore_metadata_errors=True).data.license or "unknown"
+
+
+def _describe_architecture(source: str) -> str:
+    config = AutoConfig.from_pretrained(source)
+    name = (config.architectures or [type(config).__name__])[0]
+    parts = [_describe_part(getattr(config, part)) for part in ("vision_config", "text_config") if hasattr(config, part)]
+    return f"{name} ({'; '.join(parts)})" if parts else name
+
+
+def _describe_part(config: PreTrainedConfig) -> str:
+    name = getattr(config, "architecture", None) or config.model_type
+    layers, width = getattr(config, "num_hidden_layers", None), getattr(config, "hidden_size", None)
+    return name if layers is None else f"{name}, {layers} layers of width {width}"
+
+
+def _describe_data(record: Mapping[str, Any]) -> str:
+    data = Path(record["options"]["data"])
+    used, rejected = record["num_rows"] - record["num_rejected"], record["num_rejected"]
+    counts = f"{used:,} rows of {data}" + (f"; {rejected:,} broken ones were left out." if rejected else ".")
+    worlds = [folder / "world.json" for folder in (data, data.parent) if (folder / "world.json").is_file()]
+    if not worlds:
+        return counts
+    world = json.loads(worlds[0].read_text(encoding="utf-8"))["config"]
+    return (
+        f"{counts} They are of mmalign's embedded world of {world['source']} (seed {world['seed']}): made images with known content, "
+        f"in which {world['caption_noise']:.0%} of the training descriptions name an absent object where one is likely."
+    )

@@ -1,0 +1,69 @@
+"""The record of a training run (``mmalign_run.json``): what it was made of, and whether a folder's run is this one."""
+
+import dataclasses
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from mmalign import __version__
+from mmalign.commands.train import RunOptions
+from mmalign.data.datasets import find_data_files
+from mmalign.data.hashing import hash_file
+
+RUN_FILE = "mmalign_run.json"
+
+
+def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
+    """Record what a run is made of: method, options, data hashes, version and commit."""
+    values = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(options).items()}
+    root = options.data if options.data.is_dir() else options.data.parent
+    files = {str(path.relative_to(root)): hash_file(path) for path in find_data_files(options.data)}
+    return {"method": method, "options": values, "data": files, "mmalign": __version__, "commit": _commit()}
+
+
+def claim_folder(out: Path, record: dict[str, Any]) -> None:
+    """Write the run's record, or check that the folder's own is the same: only then is a stopped run gone on with.
+
+    Raises:
+        ValueError: If the folder holds a run with another method, other options or other data, or something else.
+    """
+    if (out / RUN_FILE).is_file():
+        _check_same(out, read_record(out), record)
+        return
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} is not empty and holds no run of mmalign; choose another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    write_record(out, record)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Read the record of a run's folder."""
+    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record in one step, so that a stop leaves the old or the new one."""
+    partial = folder / f"{RUN_FILE}.partial"
+    partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
+    os.replace(partial, folder / RUN_FILE)
+
+
+def _check_same(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    old, new = ({"method": r["method"], **r["options"], **{f"data file {k}": v for k, v in r["data"].items()}} for r in (held, wanted))
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{out} holds another run: its {key} is {old.get(key)!r}, this one's {new.get(key)!r}; "
+            "choose another --out, or remove the folder"
+        )
+
+
+def _commit() -> str | None:
+    """The commit of the checkout that mmalign runs from; None for an installed package."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    return subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
