@@ -3,6 +3,7 @@
 Shape legend: B = preference pairs in the batch.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,12 @@ class PreferenceMethod:
         )
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode the row, and tokenise it where its length is limited."""
+        """Check the row's numbers, decode it, and tokenise it where its length is limited."""
+        if "difficulty" in raw and (raw["difficulty"] is None or not 0.0 <= raw["difficulty"] <= 1.0):
+            raise ValueError(f"difficulty is {raw['difficulty']}; expected a number in [0, 1]: score the pairs again")
+        for name in REFERENCE_COLUMNS if self.reference is None else ():
+            if name in raw and (raw[name] is None or not math.isfinite(raw[name])):
+                raise ValueError(f"{name} is {raw[name]}; expected a finite log-probability: score the pairs again")
         if self.config.max_length is None:
             read_pair(raw, index=index, image_root=self.image_root)
         else:

@@ -37,6 +37,7 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
         "lr_scheduler_type": config.schedule,
         "warmup_steps": config.warmup_ratio,  # below 1 it is a share of the steps
         "weight_decay": config.weight_decay,
+        "adam_beta2": config.adam_beta2,
         "max_grad_norm": config.max_grad_norm,
         "bf16": config.precision == "bfloat16",
         "fp16": config.precision == "float16",

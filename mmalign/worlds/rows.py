@@ -9,8 +9,13 @@ import numpy as np
 from mmalign.worlds.config import WorldConfig
 from mmalign.worlds.pairs import make_pair
 from mmalign.worlds.render import draw_mosaic, draw_shapes, to_png
-from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item
+from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item, without_colours
 from mmalign.worlds.text import Speaker, Turn
+
+# Share of chats that are one description; the others are questions.
+DESCRIPTION_SHARE = 0.6
+# Share of the contrastive scorer's texts that name colours.
+COLOURED_SHARE = 0.35
 
 
 @dataclass(frozen=True)
@@ -45,11 +50,14 @@ class SceneMaker:
         return rows
 
     def _sft_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
-        """A description and two questions, in any order, as turns of one chat."""
+        """A description, or a chat of four questions. Apart, because answers that can be copied from a description teach no seeing."""
         speaker, noise = Speaker(self.names), self.config.existence_noise
-        other = [speaker.attribute, speaker.relation, speaker.count, speaker.place][int(rng.integers(4))]
-        turns: list[Turn] = [self._caption_turn(scene, rng), speaker.existence(rng, scene, noise=noise), other(rng, scene)]
-        turns = [turns[i] for i in rng.permutation(len(turns))]
+        if rng.random() < DESCRIPTION_SHARE:
+            turns = [self._caption_turn(scene, rng)]
+        else:
+            other = [speaker.attribute, speaker.relation, speaker.count, speaker.place][int(rng.integers(4))]
+            turns = [speaker.existence(rng, scene, noise=noise) for _ in range(3)] + [other(rng, scene)]
+            turns = [turns[i] for i in rng.permutation(len(turns))]
         messages = []
         for turn in turns:
             messages.append({"role": "user", "content": turn.question})
@@ -66,14 +74,15 @@ class SceneMaker:
         return Turn(prompt, describe(scene), kind + ("-noisy" if noisy else ""))
 
     def _caption_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
-        """A true text for the contrastive scorer: the whole scene, or one object's sentence."""
+        """A true text for the contrastive scorer. Most name no colours: else it tells scenes apart by them and learns no kinds."""
         speaker = Speaker(self.names)
+        said = scene if rng.random() < COLOURED_SHARE else without_colours(scene)
         choice = rng.random()
-        if choice < 0.35:
-            return {"text": speaker.short(scene)}
-        if choice < 0.7:
-            return {"text": speaker.detailed(scene)}
-        return {"text": speaker.detailed(Scene((scene.items[int(rng.integers(len(scene.items)))],)))}
+        if choice < 0.25:
+            return {"text": speaker.short(said)}
+        if choice < 0.25 + 0.5:
+            return {"text": speaker.detailed(said)}
+        return {"text": speaker.detailed(Scene((said.items[int(rng.integers(len(said.items)))],)))}
 
     def _pair_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
         speaker = Speaker(self.names)

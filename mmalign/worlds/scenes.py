@@ -3,7 +3,7 @@
 A scene is its whole truth; images, captions, questions and wrong answers are all made from it.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -89,6 +89,11 @@ def implausible_absent(scene: Scene, num_kinds: int) -> list[int]:
 def with_item(scene: Scene, item: Item) -> Scene:
     """Add an object to a description, in reading order; it may share a quarter with a real one."""
     return Scene(tuple(sorted((*scene.items, item), key=lambda other: other.place)))
+
+
+def without_colours(scene: Scene) -> Scene:
+    """The scene as a description that names kinds and places only."""
+    return Scene(tuple(replace(item, colour=None) for item in scene.items))
 
 
 def imagined_item(rng: np.random.Generator, scene: Scene, kind: int) -> Item:
