@@ -46,11 +46,12 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
         f" --num-eval-scenes {size(200, 12)}",
         "clip/train_log.json": f"train contrastive --model {CONFIGS}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
         f" --out {run}/clip --license apache-2.0 --batch-size {size(96, 8)}"
-        f" --max-steps {size(250, 3)} --learning-rate 1e-3 --warmup-ratio 0.1 --seed {seed}",
+        f" --max-steps {size(300, 3)} --learning-rate 1.5e-3 --warmup-ratio 0.1 --num-workers 1 --seed {seed}",
         "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
-        f" --vision-feature-layer -1 --seed {seed} --out {run}/mllm",
+        f" --vision-feature-layer -2 --seed {seed} --out {run}/mllm",
         "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
-        f" --batch-size {size(48, 8)} --max-steps {size(450, 3)} --learning-rate 2e-3 --warmup-ratio 0.1 --seed {seed}",
+        f" --batch-size {size(16, 8)} --max-steps {size(1500, 3)} --learning-rate 2e-3 --adam-beta2 0.95 --warmup-ratio 0.1"
+        f" --logging-steps {size(25, 1)} --num-workers 1 --seed {seed}",
         "difficulty/scored.parquet": f"score-difficulty {world}/pairs --clip {run}/clip --mllm {run}/sft --out {run}/difficulty"
         " --batch-size 64",
         "dpo/train_log.json": f"{preference} --difficulty-mode off --out {run}/dpo",
