@@ -22,6 +22,7 @@ from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
+from mmalign.training.optimizers import build_optimizer
 from mmalign.training.trainer import MethodTrainer
 
 
@@ -83,7 +84,13 @@ def train_and_save(
     for line in passed_over:
         print(f"passing over {line}")
     trainer = MethodTrainer(
-        model=model, args=arguments, train_dataset=dataset, processing_class=processor, method=method, callbacks=[ManifestCallback()]
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=processor,
+        method=method,
+        callbacks=[ManifestCallback()],
+        optimizers=(build_optimizer(model, options), None),
     )
     trainable = count_parameters(model)
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")

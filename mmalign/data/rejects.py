@@ -2,8 +2,6 @@
 
 import json
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 
 class Rejects:
@@ -55,9 +53,3 @@ class Rejects:
                 f"{self.num_rejected} of {num_seen} rows are broken, more than the tolerated share of "
                 f"{self.max_share:.1%}; read the reasons in {self.path}, mend the data or raise --max-reject-share"
             )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        pass

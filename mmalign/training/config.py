@@ -13,6 +13,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-batches a step"})
     epochs: float = field(default=1.0, metadata={"help": "passes over the data; max-steps wins where it is set"})
     max_steps: int = field(default=-1, metadata={"help": "optimiser steps; -1 trains by epochs"})
+    optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata={"help": "muon learns faster from random weights"})
     schedule: Literal["cosine", "linear", "constant"] = field(default="cosine", metadata={"help": "learning rate after the warm-up"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps over which the learning rate rises"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})

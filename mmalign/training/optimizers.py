@@ -1,0 +1,28 @@
+"""Optimisers that the trainer is handed; what is not here, transformers' own arguments choose."""
+
+from timm.optim.muon import Muon
+from torch import nn
+from torch.optim import Optimizer
+
+from mmalign.training.config import TrainConfig
+
+
+def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
+    """Build what ``config.optimizer`` names; None leaves AdamW to the trainer.
+
+    ``muon`` (Jordan et al. 2024) orthogonalises the momentum of weight matrices; embeddings, the output head, biases and norms take
+    AdamW. Its steps are scaled to AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
+    """
+    if config.optimizer == "adamw":
+        return None
+    tables = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    tables |= set() if head is None else {id(parameter) for parameter in head.parameters()}
+    training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    matrices = [parameter for parameter in training if parameter.ndim == 2 and id(parameter) not in tables]
+    chosen = {id(parameter) for parameter in matrices}
+    groups = [
+        {"params": matrices, "use_fallback": False, "weight_decay": config.weight_decay},
+        {"params": [p for p in training if id(p) not in chosen], "use_fallback": True, "weight_decay": 0.0},
+    ]
+    return Muon([group for group in groups if group["params"]], lr=config.learning_rate, betas=(0.9, config.adam_beta2))
