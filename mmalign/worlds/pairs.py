@@ -1,6 +1,6 @@
 """Preference pairs: a true answer, and one that is wrong in a known way.
 
-Additions lengthen an answer and omissions shorten it; they are equally frequent, so that length does not tell the two apart.
+Additions lengthen an answer and omissions shorten it; they are about equally frequent, so that length does not tell the two apart.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,16 @@ DIFFICULTY = {
     "add-implausible": 0.15,
     "omit": 0.2,
     "swap-place": 0.6,
+    "wrong-no": 0.6,
     "swap-colour": 0.7,
-    "wrong-answer": 0.8,
+    "wrong-yes": 0.8,
     "swap-likely": 0.9,
     "add-likely": 0.95,
 }
-EASY = {"swap-implausible": 0.55, "add-implausible": 0.2, "omit": 0.25}
-HARD = {"swap-likely": 0.35, "add-likely": 0.2, "swap-colour": 0.2, "wrong-answer": 0.15, "swap-place": 0.1}
+EASY = {"swap-implausible": 0.5, "add-implausible": 0.22, "omit": 0.28}
+HARD = {"swap-likely": 0.3, "add-likely": 0.2, "swap-colour": 0.15, "swap-place": 0.1, "wrong-yes": 0.125, "wrong-no": 0.125}
+# Chosen and rejected about an object that is likely but absent, and about one that is there: else one word would always be right.
+ANSWERS = {"wrong-yes": ("No.", "Yes."), "wrong-no": ("Yes.", "No.")}
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ def make_pair(rng: np.random.Generator, scene: Scene, speaker: Speaker, *, easy_
     """Make a pair about a scene. A fault that the scene has no room for is drawn again, from the same grade while it has any."""
     first, second = (EASY, HARD) if rng.random() < easy_share else (HARD, EASY)
     for kind in [*_shuffled(rng, first), *_shuffled(rng, second)]:
-        texts = _wrong_answer(rng, scene, speaker) if kind == "wrong-answer" else _wrong_caption(rng, scene, speaker, kind)
+        texts = _wrong_answer(rng, scene, speaker, kind) if kind in ANSWERS else _wrong_caption(rng, scene, speaker, kind)
         if texts is not None:
             break
     # A scene of one object has room for another, and one of several can lose one.
@@ -60,12 +63,9 @@ def _shuffled(rng: np.random.Generator, grade: dict[str, float]) -> list[str]:
     return [str(kind) for kind in rng.choice(list(grade), size=len(grade), replace=False, p=list(grade.values()))]
 
 
-def _wrong_answer(rng: np.random.Generator, scene: Scene, speaker: Speaker) -> tuple[str, str, str] | None:
-    likely = likely_absent(scene)
-    if not likely:
-        return None
-    kind = likely[int(rng.integers(len(likely)))]
-    return EXISTENCE.format(speaker.noun(kind)), "No.", "Yes."
+def _wrong_answer(rng: np.random.Generator, scene: Scene, speaker: Speaker, kind: str) -> tuple[str, str, str] | None:
+    asked = _choose(rng, likely_absent(scene) if kind == "wrong-yes" else sorted(scene.kinds))
+    return None if asked is None else (EXISTENCE.format(speaker.noun(asked)), *ANSWERS[kind])
 
 
 def _wrong_caption(rng: np.random.Generator, scene: Scene, speaker: Speaker, kind: str) -> tuple[str, str, str] | None:

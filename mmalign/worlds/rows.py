@@ -13,7 +13,7 @@ from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, s
 from mmalign.worlds.text import Speaker, Turn
 
 # Share of chats that are one description; the others are questions.
-DESCRIPTION_SHARE = 0.6
+DESCRIPTION_SHARE = 0.65
 # Share of the contrastive scorer's texts that name colours.
 COLOURED_SHARE = 0.35
 
@@ -50,13 +50,13 @@ class SceneMaker:
         return rows
 
     def _sft_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
-        """A description, or a chat of four questions. Apart, because answers that can be copied from a description teach no seeing."""
+        """A description, or a chat of six questions. Apart, because answers that can be copied from a description teach no seeing."""
         speaker, noise = Speaker(self.names), self.config.existence_noise
         if rng.random() < DESCRIPTION_SHARE:
             turns = [self._caption_turn(scene, rng)]
         else:
             other = [speaker.attribute, speaker.relation, speaker.count, speaker.place][int(rng.integers(4))]
-            turns = [speaker.existence(rng, scene, noise=noise) for _ in range(3)] + [other(rng, scene)]
+            turns = [speaker.existence(rng, scene, noise=noise) for _ in range(5)] + [other(rng, scene)]
             turns = [turns[i] for i in rng.permutation(len(turns))]
         messages = []
         for turn in turns:

@@ -12,9 +12,9 @@ from mmalign.data.hashing import hash_file
 from mmalign.data.rows import response_text
 from mmalign.worlds.build import build_world
 from mmalign.worlds.config import WorldConfig
-from mmalign.worlds.pairs import DIFFICULTY, EASY, HARD
+from mmalign.worlds.pairs import ANSWERS, DIFFICULTY, EASY, HARD
 from mmalign.worlds.questions import absent_kinds, count_objects
-from mmalign.worlds.rows import SceneMaker
+from mmalign.worlds.rows import DESCRIPTION_SHARE, SceneMaker
 from mmalign.worlds.scenes import COLOURS, PLACES, SHAPES, Item, Scene, implausible_absent, likely_absent
 from mmalign.worlds.text import Speaker
 from tests.tiny_models import random_image
@@ -63,7 +63,7 @@ def test_a_finished_world_is_kept_and_another_is_refused(world: Path) -> None:
 
 def test_answers_and_clean_captions_are_true(world: Path) -> None:
     maker = SceneMaker(WorldConfig(out=world, **SMALL))
-    checked = 0
+    sizes: list[int] = []
     for index, row in enumerate(Dataset.from_parquet(str(world / "sft" / "train.parquet")).select_columns(["messages", "kind"])):
         scene, _ = maker.scene("sft", index)
         names = {SHAPES[kind] for kind in scene.kinds}
@@ -81,14 +81,22 @@ def test_answers_and_clean_captions_are_true(world: Path) -> None:
                 assert (name, text.strip(".").lower(), None) in scene_truth(scene, with_place=False)
             elif kind == "count":
                 assert text == ("One.", "Two.", "Three.", "Four.")[len(scene.items) - 1]
-            checked += 1
-    assert checked == 3 * 600
+            elif kind == "existence":
+                name = re.fullmatch(r"Is there an? (\w+) in the image\?", question["content"]).group(1)  # type: ignore[union-attr]
+                likely = SHAPES.index(name) in likely_absent(scene)
+                # Yes about a likely absent object is the world's noise; any other answer is true.
+                assert (name in names) == (text == "Yes.") or (likely and text == "Yes.")
+        sizes.append(len(row["messages"]) // 2)
+    assert set(sizes) == {1, 6}
+    assert np.mean([size == 1 for size in sizes]) == pytest.approx(DESCRIPTION_SHARE, abs=4 * (0.25 / 600) ** 0.5)
 
 
 def test_share_of_noisy_captions(world: Path) -> None:
     maker = SceneMaker(WorldConfig(out=world, **SMALL))
-    possible = sum(bool(likely_absent(maker.scene("sft", i)[0])) for i in range(600))
-    noisy = sum("noisy" in kind for kind in Dataset.from_parquet(str(world / "sft" / "train.parquet"))["kind"])
+    kinds = Dataset.from_parquet(str(world / "sft" / "train.parquet"))["kind"]
+    descriptions = [i for i, kind in enumerate(kinds) if "existence" not in kind]
+    possible = sum(bool(likely_absent(maker.scene("sft", i)[0])) for i in descriptions)
+    noisy = sum("noisy" in kind for kind in kinds)
     # 0.8 of the captions that have a likely absent object to name; four standard deviations.
     assert noisy / possible == pytest.approx(0.8, abs=4 * (0.8 * 0.2 / possible) ** 0.5)
 
@@ -102,7 +110,9 @@ def test_pairs_are_graded_balanced_and_trl_shaped(world: Path) -> None:
         chosen, rejected = response_text(row["chosen"], "chosen"), response_text(row["rejected"], "rejected")
         assert chosen != rejected
         assert row["truth_difficulty"] == DIFFICULTY[row["truth_kind"]]
-        if row["truth_kind"] != "wrong-answer":
+        if row["truth_kind"] in ANSWERS:
+            assert (chosen, rejected) == ANSWERS[row["truth_kind"]]
+        else:
             assert described(chosen) == scene_truth(scene, with_place="At the" in chosen)
         for name, text in (("chosen", chosen), ("rejected", rejected)):
             lengths[name] += len(text.split())
