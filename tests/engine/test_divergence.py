@@ -1,0 +1,113 @@
+"""The chunked divergence: worked by hand, against torch's own KL, gradients by autograd, memory by chunk."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmalign.engine import divergence as module
+from mmalign.engine.divergence import Divergence, Head, linear_divergence
+
+KINDS = [Divergence("forward"), Divergence("reverse", 2.0), Divergence("jensen-shannon", 0.7), Divergence("jensen-shannon", 1.5, 0.2)]
+
+
+def naive(log_p: Tensor, log_q: Tensor, kind: Divergence) -> Tensor:
+    """Written with torch's kl_div and probabilities, and differentiated by autograd."""
+
+    def kl(a: Tensor, b: Tensor) -> Tensor:
+        return F.kl_div(b.log(), a, reduction="none").sum(-1)
+
+    p, q = log_p.exp(), log_q.exp()
+    if kind.kind == "forward":
+        return kl(p, q)
+    if kind.kind == "reverse":
+        return kl(q, p)
+    m = kind.teacher_share * p + (1 - kind.teacher_share) * q
+    return kind.teacher_share * kl(p, m) + (1 - kind.teacher_share) * kl(q, m)
+
+
+def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, Head]:
+    generator = torch.Generator().manual_seed(0)
+
+    def make(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+
+    student = Head(make(13, 6).requires_grad_(), make(13).requires_grad_())
+    return make(11, 6).requires_grad_(), student, make(11, 4), Head(make(17, 4), make(17))
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
+@pytest.mark.parametrize("chunk", [1, 4, 1000])
+def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CHUNK_LOGITS", chunk * module.BUFFERS * 13)
+    hidden, student, teacher_hidden, teacher = inputs()
+    assert student.bias is not None
+    assert teacher.bias is not None
+    # Seventeen teacher tokens, thirteen of the student: both are cut to thirteen before the softmax.
+    log_q = (F.linear(hidden, student.weight, student.bias) / kind.temperature).log_softmax(-1)
+    log_p = (F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]) / kind.temperature).log_softmax(-1)
+    expected = naive(log_p, log_q, kind)
+    got = linear_divergence(hidden, student, teacher_hidden, teacher, kind)
+    assert torch.allclose(got, expected, atol=1e-6)
+    weights = torch.linspace(-1, 2, 11)
+    leaves = [hidden, student.weight, student.bias]
+    wanted = torch.autograd.grad((weights * expected).sum(), leaves)
+    found = torch.autograd.grad((weights * got).sum(), leaves)
+    for a, b in zip(wanted, found, strict=True):
+        assert torch.allclose(a, b, atol=2e-6)
+
+
+def test_by_hand() -> None:
+    """Teacher (1/2, 1/2), student (1/4, 3/4)."""
+    hidden, identity = torch.tensor([[0.25, 0.75]]).log(), Head(torch.eye(2))
+    teacher_hidden = torch.zeros(1, 2)
+    forward = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    reverse = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    m = (0.375, 0.625)
+    shannon = 0.5 * (0.5 * math.log(0.5 / m[0]) + 0.5 * math.log(0.5 / m[1]))
+    shannon += 0.5 * (0.25 * math.log(0.25 / m[0]) + 0.75 * math.log(0.75 / m[1]))
+    for kind, expected in (("forward", forward), ("reverse", reverse), ("jensen-shannon", shannon)):
+        got = linear_divergence(hidden, identity, teacher_hidden, identity, Divergence(kind))  # type: ignore[arg-type]
+        assert got.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_longer_student_head_gets_no_gradient_beyond_the_teachers() -> None:
+    hidden, _, teacher_hidden, teacher = inputs()
+    student = Head(torch.randn(20, 6, requires_grad=True))
+    linear_divergence(hidden, student, teacher_hidden, teacher).sum().backward()
+    grad = student.weight.grad
+    assert grad is not None
+    assert grad.shape == (20, 6)
+    assert grad[17:].abs().max() == 0
+    assert grad[:17].abs().min() > 0
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
+def test_equal_and_extreme_distributions(kind: Divergence) -> None:
+    head = Head(torch.eye(3))
+    same = torch.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
+    value = linear_divergence(same, head, same.detach(), head, kind)
+    assert value.item() == pytest.approx(0, abs=1e-6)
+    assert torch.autograd.grad(value.sum(), same)[0].abs().max() < 1e-6
+    far = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
+    value = linear_divergence(far, head, -far.detach(), head, kind)
+    assert torch.isfinite(value).all()
+    assert value > 0
+    assert torch.isfinite(torch.autograd.grad(value.sum(), far)[0]).all()
+
+
+def test_bad_input() -> None:
+    hidden, student, teacher_hidden, teacher = inputs()
+    with pytest.raises(ValueError, match="11 tokens of the student and 10 of the teacher"):
+        linear_divergence(hidden, student, teacher_hidden[:10], teacher)
+    with pytest.raises(ValueError, match=r"temperature is 0\.0; expected a positive number"):
+        Divergence(temperature=0.0)
+    with pytest.raises(ValueError, match=r"teacher_share is 1\.0"):
+        Divergence(teacher_share=1.0)
+
+
+def test_no_tokens() -> None:
+    hidden, student, teacher_hidden, teacher = inputs()
+    assert linear_divergence(hidden[:0], student, teacher_hidden[:0], teacher).shape == (0,)
