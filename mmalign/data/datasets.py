@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List, concatenate_datasets
+from datasets.exceptions import DatasetGenerationError
 from tqdm import tqdm
 
 from mmalign.data.rejects import Rejects
@@ -47,13 +48,15 @@ def load_rows(source: Path) -> Dataset:
 
 
 def _read(path: Path) -> Dataset | None:
+    if path.stat().st_size == 0:
+        return None
     try:
         return _READERS[path.suffix](str(path))
-    except ValueError as error:
+    except (ValueError, DatasetGenerationError) as error:
         if "corresponds to no data" in str(error):
             # How datasets says that a file has columns and no rows.
             return None
-        raise
+        raise ValueError(f"{path} can't be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
 
 
 def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:

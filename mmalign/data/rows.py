@@ -147,10 +147,12 @@ def _text_of(content: Any) -> str:
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:
     """Give the first user turn the placeholders that the prompt lacks; images stand before the text, as in LLaVA."""
+    written = 0
     for message in messages:
         for part in message["content"]:
             if part["type"] == "text":
                 # Written in the text, as LLaVA's files do: the placeholder moves to the front of the turn.
+                written += part["text"].count("<image>")
                 part["text"] = part["text"].replace("<image>\n", "").replace("\n<image>", "").replace("<image>", "")
     placed = sum(part["type"] == "image" for message in messages for part in message["content"])
     if placed == 0 and num_images:
@@ -158,6 +160,6 @@ def _place_images(messages: list[Message], num_images: int) -> list[Message]:
         if user is None:
             raise ValueError("prompt has images and no user turn to place them in")
         user["content"] = [{"type": "image"} for _ in range(num_images)] + user["content"]
-    elif placed != num_images:
-        raise ValueError(f"prompt has {placed} image placeholders for {num_images} images")
+    elif placed != num_images or (written and not num_images):
+        raise ValueError(f"prompt has {placed or written} image placeholders for {num_images} images")
     return messages

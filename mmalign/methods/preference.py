@@ -33,6 +33,15 @@ class PreferenceConfig:
     difficulty_mode: DifficultyMode = "off"
     max_length: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse a beta that would turn the preference round.
+
+        Raises:
+            ValueError: If beta is not positive.
+        """
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; expected a positive number, such as 0.1")
+
 
 class PreferenceMethod:
     """DPO (arXiv:2305.18290) and DA-DPO (arXiv:2601.00623)."""
@@ -90,11 +99,11 @@ class PreferenceMethod:
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Check the row's numbers, decode it, and tokenise it where its length is limited."""
-        if "difficulty" in raw and (raw["difficulty"] is None or not 0.0 <= raw["difficulty"] <= 1.0):
-            raise ValueError(f"difficulty is {raw['difficulty']}; expected a number in [0, 1]: score the pairs again")
+        if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
+            raise ValueError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for name in REFERENCE_COLUMNS if self.reference is None else ():
-            if name in raw and (raw[name] is None or not math.isfinite(raw[name])):
-                raise ValueError(f"{name} is {raw[name]}; expected a finite log-probability: score the pairs again")
+            if name in raw and not (_is_number(raw[name]) and math.isfinite(raw[name])):
+                raise ValueError(f"{name} is {raw[name]!r}; expected a finite log-probability: score the pairs again")
         if self.config.max_length is None:
             read_pair(raw, index=index, image_root=self.image_root)
         else:
@@ -164,6 +173,10 @@ def difficulty_quartiles(difficulty: Tensor) -> Tensor:
     rank = torch.empty(len(difficulty), dtype=torch.long)
     rank[difficulty.argsort(stable=True)] = torch.arange(len(difficulty))
     return 1 + NUM_QUARTILES * rank // max(1, len(difficulty))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float))
 
 
 def _pair_logps(outcome: ResponseLogps) -> PairLogps:

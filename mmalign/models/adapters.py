@@ -40,9 +40,15 @@ def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
 
 
 def freeze_parts(model: PreTrainedModel, parts: Sequence[Part]) -> None:
-    """Stop gradients to some parts."""
+    """Stop gradients to some parts.
+
+    Raises:
+        ValueError: If nothing is left to train, or the model has no such part.
+    """
     for part in parts:
         find_part(model, part).requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise ValueError(f"nothing is left to train with {', '.join(parts)} frozen; leave one out of --freeze")
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:

@@ -32,6 +32,7 @@ from transformers import (
 )
 
 from mmalign.models.chat_templates import build_chat_template
+from mmalign.models.load import named_errors
 
 _TOWERS: dict[str, Any] = {
     "clip_vision_model": CLIPVisionModel,
@@ -61,12 +62,15 @@ def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor
     """Build the model and its processor.
 
     Raises:
-        ValueError: If a half is of a kind that can't be joined, or lacks what the processor needs.
+        ValueError: If a half can't be loaded, is of a kind that can't be joined, or lacks what the processor needs.
     """
     torch.manual_seed(config.seed)
-    tower, vision_source = _load_tower(config.vision)
-    llm = _load_llm(config.llm)
-    tokenizer = _load_tokenizer(config)
+    with named_errors(config.vision):
+        tower, vision_source = _load_tower(config.vision)
+    with named_errors(config.llm):
+        llm = _load_llm(config.llm)
+    with named_errors(config.tokenizer or config.llm):
+        tokenizer = _load_tokenizer(config)
     is_timm = tower.config.model_type == "timm_wrapper"
     joined = (_join_timm if is_timm else _join_clip)(config, tower, llm, tokenizer)
     _fill(joined, tower, llm)

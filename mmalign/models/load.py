@@ -1,10 +1,13 @@
 """Load multimodal LLMs and CLIP models from disk or the hub, always through the stock auto classes."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from peft import PeftConfig, PeftModel
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -30,15 +33,16 @@ def load_mllm(source: str, *, dtype: Dtype = "auto", trust_remote_code: bool = F
         The model in eval mode, and its processor.
 
     Raises:
-        ValueError: If there is no checkpoint at ``source``.
+        ValueError: If there is no checkpoint at ``source``, or it is damaged.
     """
     _check_exists(source, "config.json", "adapter_config.json")
     options = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
-    processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-    if (Path(source) / "adapter_config.json").is_file():
-        base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
-        return PeftModel.from_pretrained(base, source).eval(), processor
-    return AutoModelForImageTextToText.from_pretrained(source, **options).eval(), processor
+    with named_errors(source):
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        if (Path(source) / "adapter_config.json").is_file():
+            base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
+            return PeftModel.from_pretrained(base, source).eval(), processor
+        return AutoModelForImageTextToText.from_pretrained(source, **options).eval(), processor
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
@@ -48,10 +52,21 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
         ValueError: If there is no checkpoint at ``source``, or it has no image and text features.
     """
     _check_exists(source, "config.json")
-    model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
+    with named_errors(source):
+        model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
+        processor = AutoProcessor.from_pretrained(source)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
-    return model, AutoProcessor.from_pretrained(source)
+    return model, processor
+
+
+@contextmanager
+def named_errors(source: str) -> Iterator[None]:
+    """Name the checkpoint where files are missing, on disk or on the hub, or weights are cut off."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{source} can't be loaded: {error}") from error
 
 
 def _check_exists(source: str, *names: str) -> None:

@@ -45,16 +45,22 @@ class Reference:
         """Yield the model to run; ``policy`` is the bare model in training, outside DDP."""
         with torch.no_grad():
             if self._model is not None:
+                device = next(policy.parameters()).device
+                if next(self._model.parameters()).device != device:
+                    # It was made before the trainer moved the policy to its accelerator.
+                    self._model.to(device)
                 yield self._model
                 return
             assert isinstance(policy, PeftModel), type(policy)
-            was_training = policy.training
+            # Module by module: the trainer holds batch norms of frozen parts in eval mode, and train() on the whole would end that.
+            were_training = [module for module in policy.modules() if module.training]
             policy.eval()
             try:
                 with policy.disable_adapter():
                     yield policy
             finally:
-                policy.train(was_training)
+                for module in were_training:
+                    module.training = True
 
 
 def _check_only_adapters_train(policy: nn.Module) -> None:

@@ -57,6 +57,13 @@ class MethodTrainer(Trainer):
         # DDP averages gradients over processes, and the items were counted over all of them.
         return loss * self.accelerator.num_processes
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        # A run that was stopped behind its last checkpoint has no step left, and Trainer would take one more before it looks.
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the method's metrics since the last log, averaged over processes."""
         # The trainer's last log is of the run, not of a step, and "train_loss" is not stable over a resume.

@@ -1,6 +1,7 @@
 """Preference pairs: a true answer, and one that is wrong in a known way.
 
-Additions lengthen an answer and omissions shorten it; they are about equally frequent, so that length does not tell the two apart.
+Additions lengthen an answer and omissions shorten it. Omissions are somewhat more frequent, against the brevity that preference training
+slips into; the mean lengths of chosen and rejected stay within 5% of each other.
 """
 
 from collections.abc import Callable
@@ -24,8 +25,8 @@ DIFFICULTY = {
     "swap-likely": 0.9,
     "add-likely": 0.95,
 }
-EASY = {"swap-implausible": 0.5, "add-implausible": 0.22, "omit": 0.28}
-HARD = {"swap-likely": 0.3, "add-likely": 0.2, "swap-colour": 0.15, "swap-place": 0.1, "wrong-yes": 0.125, "wrong-no": 0.125}
+EASY = {"swap-implausible": 0.48, "add-implausible": 0.18, "omit": 0.34}
+HARD = {"swap-likely": 0.3, "add-likely": 0.2, "swap-colour": 0.15, "swap-place": 0.1, "wrong-yes": 0.17, "wrong-no": 0.08}
 # Chosen and rejected about an object that is likely but absent, and about one that is there: else one word would always be right.
 ANSWERS = {"wrong-yes": ("No.", "Yes."), "wrong-no": ("Yes.", "No.")}
 

@@ -1,50 +1,127 @@
 """A training run that is killed goes on by the same command, and ends in the same weights, bit for bit."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmalign.cli import main
 from tests.data_files import save_rows, scored_rows
 
-
-def command(model: Path, data: Path, out: Path) -> list[str]:
-    words = ["--model", str(model), "--data", str(data), "--out", str(out), "--difficulty-mode", "paper", "--reference", "cached"]
-    words += ["--max-steps", "12", "--save-steps", "4", "--batch-size", "2", "--learning-rate", "1e-3", "--logging-steps", "1"]
-    return [sys.executable, "-m", "mmalign", "train", "preference", *words]
+FULL = ["--reference", "copy"]
+CACHED = ["--reference", "cached"]
+LORA = ["--lora-rank", "4", "--lora-dropout", "0.3"]
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(10))
+
+
+def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:
+    """A run whose epochs end between its checkpoints, and whose learning rate never falls to 0: every step counts."""
+    words = ["--model", str(model), "--data", str(data), "--out", str(out), "--difficulty-mode", "paper", "--schedule", "constant"]
+    words += ["--max-steps", "24", "--save-steps", "8", "--batch-size", "2", "--learning-rate", "1e-3", "--logging-steps", "1"]
+    return ["train", "preference", *words, *more]
+
+
+def start(words: list[str]) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([sys.executable, "-m", "mmalign", *words], env=environment, **silent)
+
+
+def kill_at(path: Path, process: subprocess.Popen[bytes], *, seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
         assert process.poll() is None, "the run ended before it could be killed"
         assert time.monotonic() < end, f"{path} did not come"
-        time.sleep(0.005)
-
-
-@pytest.mark.parametrize("moment", ["checkpoint-4/manifest.json", "checkpoint-8"])
-def test_killed_run_ends_like_an_undisturbed_one(tiny_llava_dir: Path, tmp_path: Path, moment: str) -> None:
-    """Killed once after a whole checkpoint, once in the middle of writing one."""
-    data = save_rows(tmp_path / "pairs.parquet", scored_rows(10))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(tiny_llava_dir, data, whole), check=True, capture_output=True, env=environment)
-    process = subprocess.Popen(command(tiny_llava_dir, data, killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    wait_for(killed / "checkpoints" / moment, process)
+        time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (killed / "model.safetensors").exists()
-    resumed = subprocess.run(command(tiny_llava_dir, data, killed), check=True, capture_output=True, text=True, env=environment)
-    assert "going on from" in resumed.stdout
-    expected, got = load_file(whole / "model.safetensors"), load_file(killed / "model.safetensors")
-    assert set(expected) == set(got)
-    for name, value in expected.items():
-        assert torch.equal(value, got[name]), name
+    assert process.wait() == -signal.SIGKILL
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    (path,) = folder.glob("*model.safetensors")
+    return load_file(path)
+
+
+def read_steps(folder: Path) -> list[dict[str, Any]]:
+    return [entry for entry in json.loads((folder / "train_log.json").read_text()) if "loss" in entry]
+
+
+def assert_same_end(got: Path, expected: Path) -> None:
+    """Weights, what was logged at each step, and the record but for the folder's own name."""
+    weights, wanted = read_weights(got), read_weights(expected)
+    assert weights.keys() == wanted.keys()
+    for name, value in wanted.items():
+        assert torch.equal(weights[name], value), name
+    assert read_steps(got) == read_steps(expected)
+    assert len(read_steps(expected)) == 24
+    records = [json.loads((folder / "mmalign_run.json").read_text()) for folder in (got, expected)]
+    assert records[0]["options"].pop("out") != records[1]["options"].pop("out")
+    assert records[0] == records[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "moment"),
+    [(CACHED, "checkpoint-8/manifest.json"), (FULL, "checkpoint-16"), (LORA, "checkpoint-8/manifest.json")],
+    ids=["cached-whole-checkpoint", "copy-half-a-checkpoint", "adapter-whole-checkpoint"],
+)
+def test_killed_run_ends_like_an_undisturbed_one(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], moment: str
+) -> None:
+    """Killed after a whole checkpoint, or in the middle of writing one: then the one before it counts."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert main(command(tiny_llava_dir, pairs, whole, *options)) == 0
+    kill_at(killed / "checkpoints" / moment, start(command(tiny_llava_dir, pairs, killed, *options)))
+    assert not list(killed.glob("*.safetensors"))
+    capsys.readouterr()
+    assert main(command(tiny_llava_dir, pairs, killed, *options)) == 0
+    assert f"going on from {killed}/checkpoints/checkpoint-" in capsys.readouterr().out
+    assert_same_end(killed, whole)
+
+
+def test_run_that_was_killed_before_its_last_save_takes_no_step_more(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All steps done and checkpointed, the model not yet saved. Step 24 lies inside an epoch of 5."""
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    for out in (whole, stopped):
+        assert main(command(tiny_llava_dir, pairs, out, *CACHED)) == 0
     before = load_file(tiny_llava_dir / "model.safetensors")
-    assert any(not torch.equal(value, before[name]) for name, value in expected.items())
+    assert any(not torch.equal(value, before[name]) for name, value in read_weights(whole).items())
+    for name in ("model.safetensors", "train_log.json", "README.md"):
+        (stopped / name).unlink()
+    capsys.readouterr()
+    assert main(command(tiny_llava_dir, pairs, stopped, *CACHED)) == 0
+    assert "checkpoint-24" in capsys.readouterr().out
+    assert_same_end(stopped, whole)
+
+
+def test_damaged_checkpoint_is_passed_over_and_named(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole, damaged = tmp_path / "whole", tmp_path / "damaged"
+    assert main(command(tiny_llava_dir, pairs, whole, *CACHED)) == 0
+    shutil.copytree(whole, damaged)
+    record = json.loads((damaged / "mmalign_run.json").read_text())
+    record["options"]["out"] = str(damaged)
+    (damaged / "mmalign_run.json").write_text(json.dumps(record))
+    optimizer = damaged / "checkpoints" / "checkpoint-24" / "optimizer.pt"
+    optimizer.write_bytes(optimizer.read_bytes()[:100])
+    capsys.readouterr()
+    assert main(command(tiny_llava_dir, pairs, damaged, *CACHED)) == 0
+    out = capsys.readouterr().out
+    assert f"passing over {damaged}/checkpoints/checkpoint-24: optimizer.pt is damaged" in out
+    assert f"going on from {damaged}/checkpoints/checkpoint-16" in out
+    assert_same_end(damaged, whole)
