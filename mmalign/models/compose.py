@@ -13,6 +13,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -108,8 +109,12 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
 
 
 def _load_llm(source: str) -> PreTrainedModel:
-    if _is_config_file(source):
-        return AutoModelForCausalLM.from_config(_config_from_file(source))
+    from_file = _is_config_file(source)
+    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ValueError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
+    if from_file:
+        return AutoModelForCausalLM.from_config(config)
     return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
 
 

@@ -2,16 +2,21 @@
 
 import json
 import math
+import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
+from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.cli import main
 from mmalign.models.load import load_mllm
 from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
+from tests.tiny_models import QWEN3, build_tokenizer, random_image
 
 STEP = ["--max-steps", "3", "--batch-size", "4", "--logging-steps", "1", "--learning-rate", "1e-3"]
 
@@ -34,15 +39,76 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(8))
 
 
-def test_sft_leaves_a_checkpoint_for_plain_transformers(tiny_llava_dir: Path, tmp_path: Path) -> None:
-    data = save_rows(tmp_path / "chats.parquet", chat_rows(8))
-    assert train(tiny_llava_dir, data, tmp_path / "out", kind="sft") == 0
-    trained = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_rows(tmp_path_factory.mktemp("chats") / "chats.parquet", chat_rows(8))
+
+
+@pytest.fixture(scope="module")
+def tiny_fastvlm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``mmalign compose`` makes of a convolutional tower, which has batch norms."""
+    folder = tmp_path_factory.mktemp("fastvlm")
+    tower = {"model_type": "timm_wrapper", "architecture": "mobilenetv3_small_050", "initializer_range": 0.02}
+    for name, values in (("tower", tower), ("llm", QWEN3)):
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    halves = ["--vision", str(folder / "tower.json"), "--llm", str(folder / "llm.json"), "--tokenizer", str(folder / "tokenizer")]
+    assert main(["compose", *halves, "--image-size", "64", "--out", str(folder / "model")]) == 0
+    return folder / "model"
+
+
+@pytest.mark.parametrize("kind", ["sft", "preference"])
+def test_training_leaves_a_checkpoint_for_plain_transformers(
+    tiny_llava_dir: Path, chats: Path, pairs: Path, tmp_path: Path, kind: str
+) -> None:
+    """Every weight is found under the name that transformers looks for, and is the one of the last checkpoint."""
+    assert train(tiny_llava_dir, chats if kind == "sft" else pairs, tmp_path / "out", kind=kind) == 0
+    trained, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     AutoProcessor.from_pretrained(tmp_path / "out")
+    last = load_file(tmp_path / "out" / "checkpoints" / "checkpoint-3" / "model.safetensors")
     before = dict(load_mllm(str(tiny_llava_dir))[0].named_parameters())
-    moved = {name.split(".")[1] for name, value in trained.named_parameters() if not torch.equal(value, before[name])}
+    moved = set()
+    for name, value in trained.named_parameters():
+        assert torch.equal(value, last[name]), name
+        moved |= set() if torch.equal(value, before[name]) else {name.split(".")[1]}
     assert moved >= {"vision_tower", "multi_modal_projector", "language_model"}
-    assert [math.isfinite(entry["loss"]) for entry in read_log(tmp_path / "out")] == [True, True, True]
+    losses = [entry["loss"] for entry in read_log(tmp_path / "out")]
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+
+
+def test_frozen_tower_keeps_its_batch_norms(tiny_fastvlm_dir: Path, chats: Path, tmp_path: Path) -> None:
+    assert train(tiny_fastvlm_dir, chats, tmp_path / "out", "--freeze", "vision_tower", kind="sft") == 0
+    before, after = (load_mllm(str(folder))[0].state_dict() for folder in (tiny_fastvlm_dir, tmp_path / "out"))
+    assert any("running_mean" in name for name in before)
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) or "vision_tower" not in name, name
+    assert any(not torch.equal(value, after[name]) for name, value in before.items() if "language_model" in name)
+
+
+def test_reference_with_batch_norms_is_the_policy_at_the_start(tiny_fastvlm_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """In train mode the tower would show the policy other features than the reference, and the first margin would not be 0."""
+    assert train(tiny_fastvlm_dir, pairs, tmp_path / "out", "--lora-rank", "4") == 0
+    first, *_ = read_log(tmp_path / "out")
+    assert first["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert first["rewards/margin"] == 0
+
+
+@pytest.mark.parametrize("weights", [[], ["--lora-rank", "4"]], ids=["full", "adapter"])
+def test_gradient_checkpointing_computes_again_and_changes_nothing(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, weights: list[str]
+) -> None:
+    calls: dict[str, Counter[str]] = {}
+    for name, words in (("plain", []), ("checkpointed", ["--gradient-checkpointing"])):
+        calls[name] = Counter()
+        handle = register_module_forward_pre_hook(lambda module, _, seen=calls[name]: seen.update([type(module).__name__]))
+        assert train(tiny_llava_dir, pairs, tmp_path / name, *weights, *words) == 0
+        handle.remove()
+    assert calls["checkpointed"]["Qwen3MLP"] > calls["plain"]["Qwen3MLP"]
+    plain, checkpointed = (load_file(next((tmp_path / name).glob("*.safetensors"))) for name in calls)
+    for name, value in plain.items():
+        assert torch.equal(value, checkpointed[name]), name
 
 
 @pytest.mark.parametrize("mode", ["off", "paper", "paper-norm", "loss-weight"])
@@ -58,6 +124,20 @@ def test_preference_logs_rewards_and_quartiles(tiny_llava_dir: Path, pairs: Path
     assert {f"rewards/margin_q{number}" for number in (1, 2, 3, 4)} <= set(last)
 
 
+def test_equal_difficulties_train_like_plain_dpo(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """To the last bit of every weight. The paper's mode raises every beta alike: it is plain DPO at beta 0.1 (1 + 0.5)."""
+    data = save_rows(tmp_path / "pairs.parquet", [{**row, "difficulty": 0.5} for row in scored_rows(8)])
+    weights = {}
+    for mode, beta in (("off", "0.1"), ("paper-norm", "0.1"), ("loss-weight", "0.1"), ("off", "0.15"), ("paper", "0.1")):
+        out = tmp_path / f"{mode}-{beta}"
+        assert train(tiny_llava_dir, data, out, "--difficulty-mode", mode, "--beta", beta, "--reference", "cached") == 0
+        weights[out.name] = load_file(out / "model.safetensors")
+    for one, other in (("paper-norm-0.1", "off-0.1"), ("loss-weight-0.1", "off-0.1"), ("paper-0.1", "off-0.15")):
+        for name, value in weights[one].items():
+            assert torch.equal(value, weights[other][name]), (one, name)
+    assert any(not torch.equal(value, weights["off-0.15"][name]) for name, value in weights["off-0.1"].items())
+
+
 def test_preference_with_an_adapter(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert train(tiny_llava_dir, pairs, out, "--lora-rank", "4") == 0
@@ -65,6 +145,12 @@ def test_preference_with_an_adapter(tiny_llava_dir: Path, pairs: Path, tmp_path:
     model, _ = load_mllm(str(out))
     assert any("lora_B" in name and value.abs().max() > 0 for name, value in model.named_parameters())
     assert "library_name: peft" in (out / "README.md").read_text()
+    random_image(0).save(tmp_path / "0.png")
+    question = {"question_id": 1, "image": "0.png", "text": "is there a dog", "label": "yes"}
+    (tmp_path / "pope_random.jsonl").write_text(json.dumps(question) + "\n")
+    asked = ["evaluate", "pope", "--data", str(tmp_path / "pope_random.jsonl"), "--images", str(tmp_path), "--max-new-tokens", "3"]
+    assert main([*asked, "--model", str(out), "--out", str(tmp_path / "results")]) == 0
+    assert json.loads((tmp_path / "results" / "pope.json").read_text())["num_answers"] == 1
     assert train(out, pairs, tmp_path / "again") == 2
 
 
@@ -78,6 +164,11 @@ def test_a_folder_of_another_run_is_left_alone(
     assert train(tiny_llava_dir, pairs, out, "--reference", "cached", "--beta", "0.5") == 2
     assert "holds another run: its beta is 0.1, this one's 0.5" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == weights
+    other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1))
+    assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2
+    assert "holds another run: its data is" in capsys.readouterr().err
+    assert train(tiny_llava_dir, pairs, out, kind="sft") == 2
+    assert "holds another run: its method is 'preference', this one's 'sft'" in capsys.readouterr().err
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     assert train(tiny_llava_dir, pairs, tmp_path / "notes") == 2
@@ -102,7 +193,7 @@ def test_broken_rows_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_p
         "pair-1": "nowhere/lost.png",
         "pair-2": "chosen and rejected are the same text",
         "pair-3": "chosen is empty",
-        "pair-4": "60",
+        "pair-4": "(images included), more than max_length 60",
         "pair-5": "difficulty is nan",
         "pair-6": "reference_logps_chosen is -inf",
     }
@@ -113,12 +204,72 @@ def test_broken_rows_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_p
     assert (record["num_rows"], record["num_rejected"]) == (9, 7)
 
 
+def test_broken_chats_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    rows = [encoded(row) for row in chat_rows(8)]
+    rows[0]["images"] = [{"bytes": rows[0]["images"][0]["bytes"][:60], "path": None}]
+    rows[1]["messages"] = [*rows[1]["messages"][:1], {"role": "assistant", "content": ""}]
+    rows[2]["messages"] = rows[2]["messages"][:1]
+    rows[3]["messages"] = [{"role": "user", "content": "dog " * 80}, *rows[3]["messages"][1:]]
+    rows[4] |= {"images": [], "messages": [{"role": "user", "content": "<image>\nwhat"}, *rows[4]["messages"][1:]]}
+    data = save_encoded(tmp_path / "chats.parquet", rows)
+    assert train(tiny_llava_dir, data, tmp_path / "out", "--max-reject-share", "0.9", "--max-length", "60", kind="sft") == 0
+    expected = {
+        "pair-0": "image bytes is truncated or damaged",
+        "pair-1": "assistant turn is empty",
+        "pair-2": "messages must hold a user turn and end with an assistant turn",
+        "pair-3": "(images included), more than max_length 60",
+        "pair-4": "prompt has 1 image placeholders for 0 images",
+    }
+    reasons = read_rejects(tmp_path / "out")
+    assert set(reasons) == set(expected)
+    for row_id, text in expected.items():
+        assert text in reasons[row_id], (row_id, reasons[row_id])
+
+
+def test_scores_that_are_text_are_no_scores(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{**row, "difficulty": "hard"} for row in scored_rows(4)]
+    data = save_rows(tmp_path / "pairs.parquet", rows)
+    assert train(tiny_llava_dir, data, tmp_path / "out", "--max-reject-share", "1") == 2
+    assert "no row of 4 can be used; the reasons are in" in capsys.readouterr().err
+    assert read_rejects(tmp_path / "out")["pair-0"] == "difficulty is 'hard'; expected a number in [0, 1]: score the pairs again"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pairs.jsonl", b'{"prompt": "a"}\n{oops', "pairs.jsonl can't be read as jsonl: "),
+        ("pairs.parquet", b"PAR1 and no more", "pairs.parquet can't be read as parquet: "),
+        ("pairs.jsonl", b"", "pairs.jsonl has no rows"),
+        ("pairs.csv", b"prompt,chosen\n", "pairs.csv: expected a .parquet, .json, .jsonl file, or a folder of them"),
+    ],
+    ids=["json", "parquet", "empty", "csv"],
+)
+def test_files_that_cant_be_read(
+    tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, content: bytes, message: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert train(tiny_llava_dir, tmp_path / name, tmp_path / "out") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_models_that_cant_be_loaded(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(Path("no-such-owner/no-such-model"), pairs, tmp_path / "out") == 2
+    assert "no-such-owner/no-such-model can't be loaded: " in capsys.readouterr().err
+    assert train(tmp_path / "nowhere", pairs, tmp_path / "out") == 2
+    assert f"no checkpoint at {tmp_path / 'nowhere'}: expected a folder" in capsys.readouterr().err
+    shutil.copytree(tiny_llava_dir, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    assert train(tmp_path / "cut", pairs, tmp_path / "out") == 2
+    assert f"{tmp_path / 'cut'} can't be loaded: " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("drop", "words", "message"),
     [
-        ("rejected", [], "rejected"),
-        ("difficulty", ["--difficulty-mode", "paper"], "difficulty"),
-        ("reference_logps_chosen", ["--reference", "cached"], "reference_logps_chosen"),
+        ("rejected", [], "has no column rejected; it has id, images, prompt, chosen"),
+        ("difficulty", ["--difficulty-mode", "paper"], "the data set has no column difficulty: run mmalign score-difficulty first"),
+        ("reference_logps_chosen", ["--reference", "cached"], "for reference 'cached', has no column reference_logps_chosen"),
     ],
 )
 def test_columns_that_are_not_there(
@@ -151,6 +302,8 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
         (["--reference", "adapter-off"], "needs a policy with a LoRA adapter"),
         (["--reference", "cached", "--reference-model", "x/y"], "exclude each other"),
         (["--lora-rank", "4", "--freeze", "projector"], "--freeze is for full weights"),
+        (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
+        (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),
     ],
 )
 def test_options_that_contradict(

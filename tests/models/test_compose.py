@@ -1,5 +1,6 @@
 """Composed models: saved by mmalign, loaded by plain transformers in a process that can't import mmalign."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -10,14 +11,22 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedModel
 
+from mmalign.cli import main
 from mmalign.models.compose import ComposeConfig, compose_mllm
+from mmalign.models.load import load_mllm
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tiny_llava, build_tokenizer, random_image
 
 SIGLIP_TOWER = {key: value for key, value in CLIP_TOWER.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
 TIMM_TOWER = {"model_type": "timm_wrapper", "architecture": "mobilenetv3_small_050", "initializer_range": 0.02}
 LLAMA = {**{key: value for key, value in QWEN3.items() if key != "head_dim"}, "model_type": "llama"}
 
-# What a user without mmalign runs: load, prepare one image and one question, save the logits and three new tokens.
+HALVES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "clip": (CLIP_TOWER, QWEN3, {}),
+    "siglip": (SIGLIP_TOWER, LLAMA, {}),
+    "timm": (TIMM_TOWER, QWEN3, {"image_size": 64}),
+}
+
+# What a user without mmalign runs: load each model, prepare one image and one question, save the logits and three new tokens.
 PLAIN_USER = """
 import sys
 class Absent:
@@ -28,51 +37,70 @@ sys.meta_path.insert(0, Absent())
 import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
-folder = sys.argv[1]
-model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
-messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what do you see"}]}]
-prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-inputs = processor(images=[Image.open(folder + "/image.png")], text=[prompt], return_tensors="pt")
-with torch.no_grad():
-    logits = model(**inputs).logits
-tokens = model.generate(**inputs, max_new_tokens=3, do_sample=False)
+image = Image.open(sys.argv[1])
+for folder in sys.argv[2:]:
+    model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what do you see"}]}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    inputs = processor(images=[image], text=[prompt], return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    tokens = model.generate(**inputs, max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    torch.save({"class": type(model).__name__, "inputs": dict(inputs), "logits": logits, "tokens": tokens}, folder + "/seen.pt")
 try:
     import mmalign
 except ModuleNotFoundError:
-    torch.save({"class": type(model).__name__, "inputs": dict(inputs), "logits": logits, "tokens": tokens}, folder + "/seen.pt")
+    sys.exit(0)
+sys.exit("mmalign could be imported")
 """
 
 
-def run_as_plain_user(folder: Path) -> dict[str, Any]:
-    script = folder / "user.py"
-    script.write_text(PLAIN_USER)
-    done = subprocess.run([sys.executable, "-I", str(script), str(folder)], cwd=folder, capture_output=True, text=True, check=False)
+@pytest.fixture(scope="module")
+def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[PreTrainedModel, dict[str, Any]]]:
+    """By tower: the model in memory, and what a process saw of the saved one that has neither this checkout nor an installed mmalign."""
+    folder = tmp_path_factory.mktemp("composed")
+    random_image(3).save(folder / "image.png")
+    (folder / "empty").mkdir()
+    models = {}
+    for name, (vision, llm, options) in HALVES.items():
+        models[name], processor = build_tiny_llava(vision=vision, llm=llm, **options)
+        for part in (models[name], processor):
+            part.save_pretrained(folder / name)
+    command = [sys.executable, "-I", "-c", PLAIN_USER, str(folder / "image.png"), *(str(folder / name) for name in models)]
+    done = subprocess.run(command, cwd=folder / "empty", capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
-    return torch.load(folder / "seen.pt")
+    return {name: (model, torch.load(folder / name / "seen.pt")) for name, model in models.items()}
+
+
+def save_halves(folder: Path, vision: dict[str, Any], llm: dict[str, Any], **options: Any) -> ComposeConfig:
+    """Write both configs and a tokenizer."""
+    for name, values in (("vision", vision), ("llm", llm)):
+        (folder / f"{name}.json").write_text(json.dumps(values))
+    build_tokenizer().save_pretrained(folder / "tokenizer")
+    return ComposeConfig(str(folder / "vision.json"), str(folder / "llm.json"), **{"tokenizer": str(folder / "tokenizer"), **options})
 
 
 @pytest.mark.parametrize(
-    ("vision", "llm", "expected"),
+    ("tower", "expected"),
     [
-        (CLIP_TOWER, QWEN3, "LlavaForConditionalGeneration"),
-        (SIGLIP_TOWER, LLAMA, "LlavaForConditionalGeneration"),
-        (TIMM_TOWER, QWEN3, "FastVlmForConditionalGeneration"),
+        ("clip", "LlavaForConditionalGeneration"),
+        ("siglip", "LlavaForConditionalGeneration"),
+        ("timm", "FastVlmForConditionalGeneration"),
     ],
-    ids=["clip", "siglip", "timm"],
 )
-def test_plain_transformers_loads_what_was_composed(tmp_path: Path, vision: dict[str, Any], llm: dict[str, Any], expected: str) -> None:
-    options = {"image_size": 64} if vision is TIMM_TOWER else {}
-    model, processor = build_tiny_llava(vision=vision, llm=llm, **options)
-    model.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    random_image(3).save(tmp_path / "image.png")
-    seen = run_as_plain_user(tmp_path)
+def test_plain_transformers_loads_what_was_composed(
+    composed: dict[str, tuple[PreTrainedModel, dict[str, Any]]], tower: str, expected: str
+) -> None:
+    model, seen = composed[tower]
     assert seen["class"] == expected
     with torch.no_grad():
         here = model(**seen["inputs"]).logits
+        without_image = model(input_ids=seen["inputs"]["input_ids"]).logits
     assert torch.equal(seen["logits"], here)
-    assert here.std() > 0.1
-    assert seen["tokens"].shape[1] > seen["inputs"]["input_ids"].shape[1]
+    assert (here[0, -1] - without_image[0, -1]).abs().max() > 1e-3
+    tokens = model.generate(**seen["inputs"], max_new_tokens=3, min_new_tokens=3, do_sample=False)
+    assert torch.equal(seen["tokens"], tokens)
+    assert tokens.shape[1] == seen["inputs"]["input_ids"].shape[1] + 3
 
 
 def test_halves_from_checkpoints_keep_their_weights(tmp_path: Path) -> None:
@@ -80,9 +108,7 @@ def test_halves_from_checkpoints_keep_their_weights(tmp_path: Path) -> None:
     assert isinstance(first, PreTrainedModel)
     first.model.vision_tower.save_pretrained(tmp_path / "tower")
     processor.image_processor.save_pretrained(tmp_path / "tower")
-    (tmp_path / "llm.json").write_text(json.dumps(QWEN3))
-    processor.tokenizer.save_pretrained(tmp_path / "tokenizer")
-    config = ComposeConfig(str(tmp_path / "tower"), str(tmp_path / "llm.json"), str(tmp_path / "tokenizer"), vision_feature_layer=-1)
+    config = dataclasses.replace(save_halves(tmp_path, CLIP_TOWER, QWEN3), vision=str(tmp_path / "tower"), vision_feature_layer=-1)
     second, _ = compose_mllm(config)
     for name, value in first.model.vision_tower.named_parameters():
         assert torch.equal(value, second.model.vision_tower.get_parameter(name)), name
@@ -98,28 +124,67 @@ def test_new_halves_depend_on_the_seed_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("vision", "llm", "tokenizer", "message"),
+    ("vision", "llm", "options", "message"),
     [
-        ({"hidden_size": 8}, QWEN3, True, "has no model_type"),
-        ({**QWEN3}, QWEN3, True, "is a qwen3; expected a vision tower of clip_vision_model, siglip_vision_model"),
-        (CLIP_TOWER, QWEN3, False, "is a config without a tokenizer; name one with --tokenizer"),
+        ({"hidden_size": 8}, QWEN3, {}, "vision.json has no model_type"),
+        (CLIP_TOWER, {"hidden_size": 8}, {}, "llm.json has no model_type"),
+        (QWEN3, QWEN3, {}, "is a qwen3; expected a vision tower of clip_vision_model, siglip_vision_model, timm_wrapper"),
+        (CLIP_TOWER, CLIP_TOWER, {}, "llm.json is a clip_vision_model; expected a causal language model"),
+        (CLIP_TOWER, QWEN3, {"tokenizer": None}, "is a config without a tokenizer; name one with --tokenizer"),
+        (CLIP_TOWER, QWEN3, {"tokenizer": "/nowhere"}, "/nowhere can't be loaded: "),
+        (CLIP_TOWER, QWEN3, {"vision": "/nowhere"}, "/nowhere can't be loaded: "),
+        (CLIP_TOWER, QWEN3, {"chat_template": "vicunia"}, "chat template 'vicunia' is neither one of vicuna, chatml nor a file"),
+        (TIMM_TOWER, QWEN3, {"vision_feature_layer": -2}, r"vision_feature_layer is -2; a timm tower gives its last layer \(-1\) only"),
+        (TIMM_TOWER, QWEN3, {"image_size": 65}, "image_size 65 is no multiple of the tower's 3 x 3 feature map"),
+        ({**TIMM_TOWER, "architecture": "vit_tiny_patch16_224"}, QWEN3, {"image_size": 224}, "expected a convolutional map"),
     ],
 )
-def test_halves_that_cant_be_joined(tmp_path: Path, vision: dict[str, Any], llm: dict[str, Any], tokenizer: bool, message: str) -> None:
-    for name, values in (("vision", vision), ("llm", llm)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(values))
-    build_tokenizer().save_pretrained(tmp_path / "tokenizer")
-    named = str(tmp_path / "tokenizer") if tokenizer else None
+def test_halves_that_cant_be_joined(
+    tmp_path: Path, vision: dict[str, Any], llm: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    config = save_halves(tmp_path, vision, llm)
     with pytest.raises(ValueError, match=message):
-        compose_mllm(ComposeConfig(str(tmp_path / "vision.json"), str(tmp_path / "llm.json"), named))
+        compose_mllm(dataclasses.replace(config, **options))
 
 
 def test_a_tokenizer_that_never_ends_is_refused(tmp_path: Path) -> None:
-    for name, values in (("vision", CLIP_TOWER), ("llm", QWEN3)):
-        (tmp_path / f"{name}.json").write_text(json.dumps(values))
+    config = save_halves(tmp_path, CLIP_TOWER, QWEN3)
     tokenizer = build_tokenizer()
     tokenizer.eos_token = None
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     assert AutoTokenizer.from_pretrained(tmp_path / "tokenizer").eos_token is None
     with pytest.raises(ValueError, match="has no eos_token, which ends every answer"):
-        compose_mllm(ComposeConfig(str(tmp_path / "vision.json"), str(tmp_path / "llm.json"), str(tmp_path / "tokenizer")))
+        compose_mllm(config)
+
+
+def test_a_tokenizer_without_image_token_gets_one_and_the_embeddings_a_row_for_it(tmp_path: Path) -> None:
+    config = save_halves(tmp_path, CLIP_TOWER, {**QWEN3, "vocab_size": 512})
+    plain = build_tokenizer()
+    words = {f"w{i}" for i in range(512 - len(plain))}
+    plain.add_tokens(sorted(words))
+    plain.save_pretrained(tmp_path / "tokenizer")
+    settings = tmp_path / "tokenizer" / "tokenizer_config.json"
+    values = json.loads(settings.read_text())
+    settings.write_text(json.dumps({key: value for key, value in values.items() if "image_token" not in key and "extra" not in key}))
+    # A tokenizer of 512 words that fills the language model's table, and knows the image token under another name only.
+    text = (tmp_path / "tokenizer" / "tokenizer.json").read_text()
+    (tmp_path / "tokenizer" / "tokenizer.json").write_text(text.replace('"<image>"', '"<picture>"'))
+    model, processor = compose_mllm(config)
+    assert processor.tokenizer.image_token == "<image>"
+    assert model.config.image_token_index == processor.tokenizer.image_token_id == 512
+    assert model.get_input_embeddings().weight.shape[0] == 520
+
+
+def test_the_command_saves_what_loads_and_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_halves(tmp_path, CLIP_TOWER, QWEN3)
+    halves = ["--vision", str(tmp_path / "vision.json"), "--llm", str(tmp_path / "llm.json"), "--tokenizer", str(tmp_path / "tokenizer")]
+    command = ["compose", *halves, "--chat-template", "chatml", "--out", str(tmp_path / "model")]
+    assert main(command) == 0
+    assert "LlavaForConditionalGeneration of 137,088 parameters saved in" in capsys.readouterr().out
+    model, processor = load_mllm(str(tmp_path / "model"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == 137_088
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "what"}]}]
+    expected = "<|im_start|>user\n<image>\nwhat<|im_end|>\n<|im_start|>assistant\n"
+    assert processor.apply_chat_template(turn, add_generation_prompt=True) == expected
+    assert main(command) == 2
+    assert "is not empty; choose another --out" in capsys.readouterr().err
