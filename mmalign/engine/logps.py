@@ -3,6 +3,7 @@
 Shape legend: B = rows, N = row length, K = scored tokens, R = responses, D = hidden width, V = vocabulary.
 """
 
+import inspect
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,15 +93,35 @@ def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iter
             f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
             "leave lm_head out of the adapter's and the quantiser's modules"
         )
-    if getattr(model.config.get_text_config(), "final_logit_softcapping", None):
-        raise ValueError(f"{type(model).__name__} soft-caps its logits, which the engine does not support yet")
+    text_config = model.config.get_text_config()
+    softcap = find_softcap(model)
 
     def forward(hidden: Tensor) -> Tensor:
         scored = hidden.flatten(0, 1).index_select(0, index)
-        return linear_token_logps(scored, head.weight, head.bias, target)
+        return linear_token_logps(scored, head.weight, head.bias, target, softcap=softcap)
 
     head.forward = forward  # type: ignore[assignment,method-assign]
+    if softcap is not None:
+        # The cap is applied to the logits, inside the head; the model must not apply it to log-probabilities as well.
+        text_config.final_logit_softcapping = None
     try:
         yield
     finally:
         del head.forward
+        if softcap is not None:
+            text_config.final_logit_softcapping = softcap
+
+
+def find_softcap(model: PreTrainedModel) -> float | None:
+    """Return the bound that the model's forward puts on its logits.
+
+    A text config's value alone says nothing: Gemma-3's multimodal class has one and doesn't apply it.
+
+    Raises:
+        ValueError: If the forward scales its logits, which the engine can't follow.
+    """
+    source = inspect.getsource(type(model).forward)
+    scaled = [name for name in ("logits_scaling", "logit_scale") if name in source]
+    if scaled:
+        raise ValueError(f"{type(model).__name__} scales its logits ({scaled[0]}), which the engine does not support yet")
+    return model.config.get_text_config().final_logit_softcapping if "final_logit_softcapping" in source else None

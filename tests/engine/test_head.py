@@ -71,3 +71,16 @@ def test_autocast_multiplies_in_its_own_type() -> None:
     got.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.dtype == torch.float32
+
+
+def test_softcap_equals_autograd(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", 11 * 3)
+    hidden, weight, bias, target = inputs()
+    leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
+    logits = 1.5 * torch.tanh((hidden @ weight.t() + bias) / 1.5)
+    expected = torch.log_softmax(logits, -1).gather(-1, target[:, None]).squeeze(-1)
+    got = linear_token_logps(hidden, weight, bias, target, softcap=1.5)
+    torch.testing.assert_close(got, expected)
+    factor = torch.arange(1.0, 8)
+    for a, b in zip(torch.autograd.grad((got * factor).sum(), leaves), torch.autograd.grad((expected * factor).sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)

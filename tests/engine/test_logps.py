@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, SiglipVisionConfig
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import compute_response_logps
+from mmalign.engine.logps import compute_response_logps, find_softcap
 from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
 
 # Noise measured between the two ways is 2e-6; a wrong mask or position moves log-probabilities by 0.1 and more.
@@ -100,3 +101,56 @@ def test_plain_forward_is_itself_after_shared_rows(model_and_processor: Any) -> 
     model.set_attn_implementation({"text_config": "sdpa"})
     again = model(input_ids=ids, attention_mask=torch.ones_like(ids), **prompt.images).logits
     torch.testing.assert_close(logits, again, rtol=0, atol=0)
+
+
+def gemma2(**values: Any) -> dict[str, Any]:
+    sizes = {key: QWEN3[key] for key in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim")}
+    return {**sizes, "model_type": "gemma2", "vocab_size": 512, "num_key_value_heads": 2, "query_pre_attn_scalar": 16, **values}
+
+
+def test_only_classes_that_cap_their_logits_are_capped() -> None:
+    """LLaVA's forward leaves a Gemma-2 text config's cap unused; PaliGemma's applies it."""
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    text = gemma2(final_logit_softcapping=2.0)
+    config = PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=64, image_token_index=5, vocab_size=512)
+    capped = PaliGemmaForConditionalGeneration(config).eval()
+    assert find_softcap(capped) == 2.0
+    ids = torch.tensor([[7, 8, 9, 10]])
+    with torch.no_grad():
+        logits = capped(input_ids=ids, token_type_ids=torch.ones_like(ids)).logits
+    assert logits.abs().max() <= 2.0
+    llava, processor = build_tiny_llava(llm=text)
+    assert find_softcap(llava) is None
+    encoded = encode(processor, 1)
+    expected = plain_token_logps(llava, encoded[0])
+    # Gemma-2 attends eagerly, which shared rows can't follow.
+    got = compute_response_logps(llava, collate_prompts(encoded, pad_token_id=0, shared=False))
+    for a, b in zip(got.per_response(), expected, strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
+
+
+def test_a_capped_model_gives_capped_numbers() -> None:
+    """Through PaliGemma's own forward, text only; its config is as it was afterwards."""
+    vision = SiglipVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    text = gemma2(final_logit_softcapping=4.0, initializer_range=0.1)
+    config = PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=64, image_token_index=5, vocab_size=512)
+    model = PaliGemmaForConditionalGeneration(config).eval()
+    ids = torch.tensor([[7, 8, 9, 10, 11]])
+    position = torch.arange(1, 6)[None]
+    inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "token_type_ids": torch.tensor([[0, 0, 1, 1, 1]])}
+    with torch.no_grad():
+        logits = model(**inputs, position_ids=position).logits[0]
+        expected = torch.log_softmax(logits, -1)[1:4].gather(-1, ids[0, 2:, None]).squeeze(-1)
+        layout = {
+            "segment": torch.tensor([[0, 0, 1, 1, 1]]), "position": position, "index": torch.tensor([1, 2, 3]), "target": ids[0, 2:],
+            "response": torch.zeros(3, dtype=torch.long), "repeats": torch.tensor([1]),
+        }  # fmt: skip
+        got = compute_response_logps(model, {**inputs, "images": {}, "layout": layout}).token_logps
+    torch.testing.assert_close(got, expected, **TOLERANCE)
+    uncapped = torch.log_softmax(4.0 * torch.atanh(logits / 4.0), -1)[1:4].gather(-1, ids[0, 2:, None]).squeeze(-1)
+    assert (uncapped - expected).abs().max() > 0.05
+    assert model.config.get_text_config().final_logit_softcapping == 4.0

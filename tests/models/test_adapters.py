@@ -43,5 +43,7 @@ def test_frozen_parts_and_parts_that_are_not_there() -> None:
     parts = {name.split(".")[1] for name, p in model.named_parameters() if p.requires_grad}
     assert parts == {"language_model"}
     assert find_part(model, "projector") is model.model.multi_modal_projector
+    with pytest.raises(ValueError, match="nothing is left to train with language_model frozen; leave one out of --freeze"):
+        freeze_parts(model, ["language_model"])
     with pytest.raises(ValueError, match="has no projector of its own"):
         find_part(model.model.language_model, "projector")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer, PreTrainedModel
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalign.cli import main
 from mmalign.models.compose import ComposeConfig, compose_mllm
@@ -158,21 +160,15 @@ def test_a_tokenizer_that_never_ends_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_without_image_token_gets_one_and_the_embeddings_a_row_for_it(tmp_path: Path) -> None:
-    config = save_halves(tmp_path, CLIP_TOWER, {**QWEN3, "vocab_size": 512})
-    plain = build_tokenizer()
-    words = {f"w{i}" for i in range(512 - len(plain))}
-    plain.add_tokens(sorted(words))
-    plain.save_pretrained(tmp_path / "tokenizer")
-    settings = tmp_path / "tokenizer" / "tokenizer_config.json"
-    values = json.loads(settings.read_text())
-    settings.write_text(json.dumps({key: value for key, value in values.items() if "image_token" not in key and "extra" not in key}))
-    # A tokenizer of 512 words that fills the language model's table, and knows the image token under another name only.
-    text = (tmp_path / "tokenizer" / "tokenizer.json").read_text()
-    (tmp_path / "tokenizer" / "tokenizer.json").write_text(text.replace('"<image>"', '"<picture>"'))
+    config = save_halves(tmp_path, CLIP_TOWER, QWEN3)
+    words = ["<unk>", "<pad>", "</s>", *(f"w{i}" for i in range(509))]
+    plain = Tokenizer(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    special = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=plain, **special).save_pretrained(tmp_path / "tokenizer")
     model, processor = compose_mllm(config)
-    assert processor.tokenizer.image_token == "<image>"
-    assert model.config.image_token_index == processor.tokenizer.image_token_id == 512
-    assert model.get_input_embeddings().weight.shape[0] == 520
+    assert (processor.image_token, model.config.image_token_index) == ("<image>", QWEN3["vocab_size"])
+    # Rows come in eights.
+    assert model.get_input_embeddings().weight.shape[0] == model.get_output_embeddings().weight.shape[0] == QWEN3["vocab_size"] + 8
 
 
 def test_the_command_saves_what_loads_and_leaves_other_folders_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
