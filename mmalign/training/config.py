@@ -16,7 +16,7 @@ class TrainConfig:
     optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata={"help": "muon learns faster from random weights"})
     schedule: Literal["cosine", "linear", "constant"] = field(default="cosine", metadata={"help": "learning rate after the warm-up"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps over which the learning rate rises"})
-    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's"})
+    weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay"})
     adam_beta2: float = field(default=0.999, metadata={"help": "AdamW's; 0.95 learns faster from random weights"})
     max_grad_norm: float = field(default=1.0, metadata={"help": "gradients are scaled down to this norm"})
     precision: Literal["float32", "bfloat16", "float16"] = field(default="float32", metadata={"help": "autocast type of the forward pass"})

@@ -152,5 +152,5 @@ def test_a_capped_model_gives_capped_numbers() -> None:
         got = compute_response_logps(model, {**inputs, "images": {}, "layout": layout}).token_logps
     torch.testing.assert_close(got, expected, **TOLERANCE)
     uncapped = torch.log_softmax(4.0 * torch.atanh(logits / 4.0), -1)[1:4].gather(-1, ids[0, 2:, None]).squeeze(-1)
-    assert (uncapped - expected).abs().max() > 0.05
+    assert (uncapped - expected).abs().max() > 0.01
     assert model.config.get_text_config().final_logit_softcapping == 4.0

@@ -46,27 +46,45 @@ def clip_dir(pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_score_train_evaluate(shared_data: Path, tiny_llava_dir: Path, clip_dir: Path, pairs: Path, tmp_path: Path) -> None:
-    images, model, num_pairs = shared_data / "photos" / "images", str(tiny_llava_dir), len(pairs.read_text().splitlines())
-    scores = ["--clip", str(clip_dir), "--mllm", model, "--image-root", str(images), "--out", str(tmp_path / "scores")]
-    assert main(["score-difficulty", str(pairs), *scores]) == 0
-    scored = Dataset.from_parquet(str(tmp_path / "scores" / "scored.parquet"))
-    assert len(scored) == num_pairs >= 20
-    assert all(0.0 <= value <= 1.0 for value in scored["difficulty"])
-    assert len(set(scored["difficulty"])) > num_pairs // 2
+@pytest.fixture(scope="module")
+def scored(shared_data: Path, tiny_llava_dir: Path, clip_dir: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("scores")
+    models = ["--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--image-root", str(shared_data / "photos" / "images")]
+    assert main(["score-difficulty", str(pairs), *models, "--out", str(out)]) == 0
+    return out / "scored.parquet"
 
-    data = ["--data", str(tmp_path / "scores" / "scored.parquet"), "--image-root", str(images), "--reference", "cached"]
-    steps = ["--max-steps", "3", "--batch-size", "4", "--learning-rate", "1e-3", "--logging-steps", "1", "--difficulty-mode", "paper"]
-    assert main(["train", "preference", "--model", model, *data, *steps, "--out", str(tmp_path / "aligned")]) == 0
-    log = [entry for entry in json.loads((tmp_path / "aligned" / "train_log.json").read_text()) if "loss" in entry]
-    # The cached reference is the model itself: the first step has no margin yet.
+
+def test_every_pair_is_scored_and_told_apart(scored: Path, pairs: Path) -> None:
+    rows = Dataset.from_parquet(str(scored))
+    ids = [json.loads(line)["id"] for line in pairs.read_text().splitlines()]
+    assert rows["id"] == ids
+    assert len(ids) >= 20
+    assert not (scored.parent / "rejects.jsonl").exists()
+    assert all(0.0 <= value <= 1.0 for value in rows["difficulty"])
+    # Even a random model sees that photographs differ.
+    for name in ("difficulty", "gap_contrastive", "gap_generative"):
+        assert len(set(rows[name])) > len(ids) // 2, name
+
+
+@pytest.mark.parametrize("weights", [["--reference", "cached"], ["--lora-rank", "4"]], ids=["full", "adapter"])
+def test_train_and_evaluate(shared_data: Path, tiny_llava_dir: Path, scored: Path, tmp_path: Path, weights: list[str]) -> None:
+    photos, aligned = shared_data / "photos", tmp_path / "aligned"
+    data = ["--model", str(tiny_llava_dir), "--data", str(scored), "--image-root", str(photos / "images"), "--out", str(aligned)]
+    steps = ["--max-steps", "4", "--batch-size", "4", "--learning-rate", "2e-3", "--logging-steps", "1", "--difficulty-mode", "paper"]
+    assert main(["train", "preference", *data, *steps, *weights]) == 0
+    log = [entry for entry in json.loads((aligned / "train_log.json").read_text()) if "loss" in entry]
+    # The reference is the model itself, cached or with the adapter off: the first step has no margin yet.
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-4)
     assert log[-1]["rewards/margin"] > 0
 
-    questions = shared_data / "photos" / "mini_pope_adversarial.jsonl"
-    asked = ["--data", str(questions), "--images", str(images), "--model", str(tmp_path / "aligned"), "--max-new-tokens", "3"]
-    assert main(["evaluate", "pope", *asked, "--out", str(tmp_path / "results")]) == 0
+    asked = ["--data", str(photos), "--model", str(aligned), "--max-new-tokens", "3", "--out", str(tmp_path / "results")]
+    assert main(["evaluate", "pope", *asked]) == 0
     result = json.loads((tmp_path / "results" / "pope.json").read_text())
-    assert result["num_answers"] == len(questions.read_text().splitlines())
-    assert 0.0 <= result["metrics"]["pope/accuracy"] <= 1.0
-    assert "pope (official)" in (tmp_path / "aligned" / "README.md").read_text()
+    files = [photos / f"mini_pope_{split}.jsonl" for split in ("adversarial", "popular", "random")]
+    assert list(result["data"]) == [path.name for path in files]
+    assert result["num_answers"] == sum(len(path.read_text().splitlines()) for path in files)
+    answers = [json.loads(line) for line in (tmp_path / "results" / "pope_answers.jsonl").read_text().splitlines()]
+    # An answer is yes unless it says no: the ratio follows from the saved answers.
+    yes = [not {"No", "no", "not"} & set(row["response"].split(".")[0].replace(",", "").split(" ")) for row in answers]
+    assert result["metrics"]["pope/yes_ratio"] == pytest.approx(sum(yes) / len(yes))
+    assert "pope (official)" in (aligned / "README.md").read_text()
