@@ -50,7 +50,7 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
         "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
         f" --vision-feature-layer -2 --seed {seed} --out {run}/mllm",
         "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
-        f" --batch-size {size(16, 8)} --max-steps {size(1100, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
+        f" --batch-size {size(16, 8)} --max-steps {size(1400, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
         f" --warmup-ratio 0.1 --logging-steps {size(25, 1)} --num-workers 1 --seed {seed}",
         "difficulty/scored.parquet": f"score-difficulty {world}/pairs --clip {run}/clip --mllm {run}/sft --out {run}/difficulty"
         " --batch-size 64",

@@ -25,6 +25,9 @@ from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.trainer import MethodTrainer
 
+# Rows on which a method looks at the model before training.
+PROBE_ROWS = 2
+
 
 def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """Load the model to train, with its adapter or frozen parts.
@@ -92,6 +95,9 @@ def train_and_save(
         callbacks=[ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
     )
+    found = method.start(trainer.model, [dataset[i] for i in range(min(PROBE_ROWS, len(dataset)))])
+    if found is not None:
+        print(found)
     trainable = count_parameters(model)
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
     if checkpoint is not None:

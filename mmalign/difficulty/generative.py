@@ -15,18 +15,21 @@ from mmalign.engine.logps import compute_response_logps
 
 
 @torch.no_grad()
-def score_generative(model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> list[tuple[Tensor, Tensor]]:
+def score_generative(
+    model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, shared: bool = True
+) -> list[tuple[Tensor, Tensor]]:
     """Compute the token log-probabilities of chosen and rejected for each pair.
 
     Args:
         model: The un-aligned model, in eval mode.
         encoded: Pairs with two responses each.
         pad_token_id: The tokenizer's.
+        shared: Whether the two responses share their prompt's row; see ``probe_rows``.
 
     Returns:
         For each pair two float32 tensors on the CPU, one value a response token.
     """
-    batch = _to(collate_prompts(encoded, pad_token_id=pad_token_id), next(model.parameters()).device)
+    batch = _to(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), next(model.parameters()).device)
     values = [value.cpu() for value in compute_response_logps(model, batch).per_response()]
     return list(zip(values[::2], values[1::2], strict=True))
 

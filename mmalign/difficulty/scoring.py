@@ -15,6 +15,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, row_id
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative
+from mmalign.engine.probe import probe_rows
 
 SHARD_SIZE = 512
 
@@ -116,11 +117,16 @@ def _score_shard(dataset: Dataset, indices: Sequence[int], scorers: Scorers, con
             bar.update()
     # Rows of about the same length together: little padding.
     good.sort(key=lambda item: (item[2].num_tokens, item[0]))
+    pad = scorers.processor.tokenizer.pad_token_id
+    # Asked once a shard, on its shortest pair: a shard's bytes depend on nothing outside it.
+    rows = probe_rows(scorers.mllm, [good[0][2]], pad_token_id=pad) if good else None
+    if rows is not None and not rows.shared:
+        bar.write(rows.reason)
     for start in range(0, len(good), config.batch_size):
         part = good[start : start + config.batch_size]
         contrastive = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in part])
-        pad = scorers.processor.tokenizer.pad_token_id
-        generative = score_generative(scorers.mllm, [encoded for _, _, encoded in part], pad_token_id=pad)
+        shared = rows is not None and rows.shared
+        generative = score_generative(scorers.mllm, [encoded for _, _, encoded in part], pad_token_id=pad, shared=shared)
         for (index, row, _), gap, (chosen, rejected) in zip(part, contrastive, generative, strict=True):
             lines[index] = {
                 "index": index,

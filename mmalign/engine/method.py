@@ -39,6 +39,9 @@ class Method(Protocol):
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Raise ValueError with the reason if this row can't be trained on."""
 
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """Look at the model once before training, on its device, with a few checked rows; return a line for the log."""
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Make a batch of checked rows."""
 

@@ -35,6 +35,9 @@ class ContrastiveMethod:
         """Decode the image and look at the text."""
         self._read(raw)
 
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing to choose."""
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pixels (B, 3, H, W), ids (B, T), and a key (B,) that is equal for equal texts."""
         images, texts = zip(*(self._read(row) for row in rows), strict=True)

@@ -18,6 +18,7 @@ from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap_parallel
 from mmalign.engine.method import MethodOutput, Sum
+from mmalign.engine.probe import probe_rows
 from mmalign.losses.preference import DifficultyMode, PairLogps, difficulty_coefficients, dpo_loss
 from mmalign.models.references import Reference
 
@@ -31,6 +32,8 @@ class PreferenceConfig:
 
     beta: float = 0.1
     difficulty_mode: DifficultyMode = "off"
+    sft_weight: float = 0.0
+    """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
     max_length: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +65,7 @@ class PreferenceMethod:
         self.config = config
         self.reference = reference
         self.image_root = image_root
+        self.shared = True
         self._has_quartiles = False
 
     def prepare(self, dataset: Dataset) -> Dataset:
@@ -109,9 +113,16 @@ class PreferenceMethod:
         else:
             self._encode(raw, index)
 
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Choose how pairs are laid out: see ``probe_rows``."""
+        choice = probe_rows(model, [self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        self.shared = choice.shared
+        return choice.reason
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One shared row a pair, with the pair's columns beside it under ``pairs``, each (B,)."""
-        batch = collate_prompts([self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        """One row a pair, or one a response where they can't share it, with the pair's columns beside it under ``pairs``, each (B,)."""
+        encoded = [self._encode(row) for row in rows]
+        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared)
         columns = ["pair_beta", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else [])]
         columns += REFERENCE_COLUMNS if self.reference is None else ()
         batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
@@ -129,6 +140,8 @@ class PreferenceMethod:
         outcome = compute_response_logps(model, inputs)
         policy = _pair_logps(outcome)
         losses = pairs["pair_weight"] * dpo_loss(policy, reference, beta=pairs["pair_beta"])
+        if self.config.sft_weight:
+            losses = losses - self.config.sft_weight * policy.chosen / outcome.lengths()[::2]
         return MethodOutput(losses.sum(), self._metrics(policy, reference, outcome, pairs))
 
     def _reference_logps(self, model: nn.Module, inputs: dict[str, Any], pairs: dict[str, Tensor]) -> PairLogps:

@@ -35,6 +35,9 @@ class SupervisedMethod:
         else:
             self._encode(raw, index)
 
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing to choose."""
+
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch."""
         return collate_prompts([self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)

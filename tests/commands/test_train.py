@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.cli import main
 from mmalign.models.load import load_mllm
+from mmalign.worlds.tokenizer import train_tokenizer
 from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
 from tests.tiny_models import QWEN3, build_tokenizer, random_image
 
@@ -76,6 +77,32 @@ def test_training_leaves_a_checkpoint_for_plain_transformers(
     losses = [entry["loss"] for entry in read_log(tmp_path / "out")]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+
+
+def test_contrastive_learns_from_a_config_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    train_tokenizer(["a red dog. a blue cat."] * 3).save_pretrained(tmp_path / "tokenizer")
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    towers = {"text_config": {**tower, "max_position_embeddings": 24}, "vision_config": {**tower, "image_size": 28, "patch_size": 14}}
+    (tmp_path / "clip.json").write_text(json.dumps({"projection_dim": 16, **towers}))
+    rows = [
+        encoded({"id": str(i), "images": [random_image(i)], "text": f"a {name} dog"}) for i, name in enumerate(["red", "blue", "cat"] * 4)
+    ]
+    rows[0]["images"], rows[1]["text"] = [], " "
+    data = save_encoded(tmp_path / "texts.parquet", rows)
+    words = ["--max-reject-share", "0.5", "--max-steps", "20", "--batch-size", "10", "--schedule", "constant", "--learning-rate", "3e-3"]
+    model = tmp_path / "clip.json"
+    assert train(model, data, tmp_path / "out", *words, "--tokenizer", str(tmp_path / "tokenizer"), kind="contrastive") == 0
+    assert read_rejects(tmp_path / "out") == {"0": "row has 0 images; expected one image and its text", "1": "text is empty"}
+    log = read_log(tmp_path / "out")
+    # Ten rows of three texts: a guess finds one's own text in a third of the cases.
+    assert log[-1]["contrastive/accuracy"] > 0.8
+    assert log[-1]["loss"] < log[0]["loss"] - 0.3
+    clip, loading = AutoModel.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert type(clip).__name__ == "CLIPModel"
+    assert not loading["missing_keys"]
+    AutoProcessor.from_pretrained(tmp_path / "out")
+    assert train(tmp_path / "out", data, tmp_path / "next", *words, kind="contrastive") == 0
+    assert read_log(tmp_path / "next")[0]["contrastive/accuracy"] > 0.8
 
 
 def test_frozen_tower_keeps_its_batch_norms(tiny_fastvlm_dir: Path, chats: Path, tmp_path: Path) -> None:
