@@ -1,8 +1,8 @@
 """Attention over shared rows, through transformers' own mask interface.
 
 The model builds its own rule (causal, sliding, chunked, bidirectional over images). The wrapper here evaluates that rule at
-the indices which a token would have in a plain row, and adds: a key is visible if it belongs to the prompt or to the same
-response. So one form is exact for every attention-only family, and the model code stays as it is.
+the indices which a token would have in a plain row, and adds: a key is visible if it belongs to the same prompt, or to the same
+response to it. So one form is exact for every attention-only family, and the model code stays as it is.
 
 Shape legend: B = rows, N = row length.
 """
@@ -21,10 +21,11 @@ IMPLEMENTATION = "mmalign_shared_sdpa"
 
 
 class RowLayout(NamedTuple):
-    """Which tokens share a row, both (B, N)."""
+    """Which tokens share a row, each (B, N); see ``collate_prompts``."""
 
+    prompt: Tensor
     segment: Tensor
-    position: Tensor
+    plain_index: Tensor
 
 
 _layout: contextvars.ContextVar[RowLayout | None] = contextvars.ContextVar("row_layout", default=None)
@@ -47,12 +48,13 @@ def _shared_mask(base: Callable[..., Any]) -> Callable[..., Any]:
             own_rule = {} if mask_function is None else {"mask_function": mask_function}
             return base(*args, **own_rule, **kwargs)
         assert mask_function is not None, "transformers calls the mask interface with the model's rule"
-        segment, position = layout
+        prompt, segment, plain_index = layout
 
         def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             key_segment = segment[batch, key]
             visible = (key_segment == 0) | (key_segment == segment[batch, query])
-            return visible & mask_function(batch, head, position[batch, query], position[batch, key])
+            visible = visible & (prompt[batch, key] == prompt[batch, query])
+            return visible & mask_function(batch, head, plain_index[batch, query], plain_index[batch, key])
 
         # Skipping the mask would fall back to plain causal attention.
         return base(*args, mask_function=rule, **{**kwargs, "allow_is_causal_skip": False, "use_vmap": False})

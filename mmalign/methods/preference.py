@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap_parallel
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
+from mmalign.engine.vision import ImageFeatures, encode_frozen_images, vision_is_frozen
 from mmalign.losses.preference import DifficultyMode, PairLogps, difficulty_coefficients, dpo_loss
 from mmalign.models.references import Reference
 
@@ -35,15 +36,19 @@ class PreferenceConfig:
     sft_weight: float = 0.0
     """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
     max_length: int | None = None
+    row_tokens: int | None = None
+    """Pack several pairs into rows of about this many tokens; None: a row a pair."""
 
     def __post_init__(self) -> None:
-        """Refuse a beta that would turn the preference round.
+        """Refuse a beta that would turn the preference round, and rows of no length.
 
         Raises:
-            ValueError: If beta is not positive.
+            ValueError: If beta or row_tokens is not positive.
         """
         if not self.beta > 0:
             raise ValueError(f"beta is {self.beta}; expected a positive number, such as 0.1")
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise ValueError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
 
 
 class PreferenceMethod:
@@ -122,7 +127,8 @@ class PreferenceMethod:
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One row a pair, or one a response where they can't share it, with the pair's columns beside it under ``pairs``, each (B,)."""
         encoded = [self._encode(row) for row in rows]
-        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared)
+        row_tokens = self.config.row_tokens if self.shared else None
+        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
         columns = ["pair_beta", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else [])]
         columns += REFERENCE_COLUMNS if self.reference is None else ()
         batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
@@ -136,19 +142,24 @@ class PreferenceMethod:
         """Sum of weight * DPO loss; rewards are logged with the plain beta, so that modes can be compared."""
         pairs = batch["pairs"]
         inputs = {key: value for key, value in batch.items() if key != "pairs"}
-        reference = self._reference_logps(model, inputs, pairs)
-        outcome = compute_response_logps(model, inputs)
+        inner = unwrap(model)
+        features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
+        reference = self._reference_logps(model, inputs, pairs, features)
+        outcome = compute_response_logps(model, inputs, features=features)
         policy = _pair_logps(outcome)
         losses = pairs["pair_weight"] * dpo_loss(policy, reference, beta=pairs["pair_beta"])
         if self.config.sft_weight:
             losses = losses - self.config.sft_weight * policy.chosen / outcome.lengths()[::2]
         return MethodOutput(losses.sum(), self._metrics(policy, reference, outcome, pairs))
 
-    def _reference_logps(self, model: nn.Module, inputs: dict[str, Any], pairs: dict[str, Tensor]) -> PairLogps:
+    def _reference_logps(
+        self, model: nn.Module, inputs: dict[str, Any], pairs: dict[str, Tensor], features: ImageFeatures | None
+    ) -> PairLogps:
         if self.reference is None:
             return PairLogps(*(pairs[name].float() for name in REFERENCE_COLUMNS))
+        features = features if self.reference.shares_frozen_vision else None
         with self.reference.active(unwrap_parallel(model)) as reference:
-            return _pair_logps(compute_response_logps(reference, inputs))
+            return _pair_logps(compute_response_logps(reference, inputs, features=features))
 
     @torch.no_grad()
     def _metrics(self, policy: PairLogps, reference: PairLogps, outcome: ResponseLogps, pairs: dict[str, Tensor]) -> dict[str, Sum]:
