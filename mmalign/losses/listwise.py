@@ -97,4 +97,4 @@ def _log_mean_exp(values: Tensor, mask: Tensor) -> Tensor:
     some = mask.any(2)
     # A row of nothing but -inf has a gradient of NaN, so it is computed on zeros.
     filled = _keep(values, mask | ~some[:, :, None], -math.inf)
-    return torch.where(some, filled.logsumexp(2) - mask.sum(2).clamp(min=1).log(), 0.0)
+    return torch.where(some, filled.logsumexp(2) - mask.sum(2).clamp(min=1).to(values.dtype).log(), 0.0)
