@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, PreTrainedConfig
 
 from mmalign.commands.run_record import RUN_FILE, read_record, write_record
+from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
 
@@ -90,7 +91,9 @@ def _objective(options: Mapping[str, Any], method: str) -> str:
         return ""
     difficulty = options["difficulty_mode"]
     by = "every pair alike" if difficulty == "off" else f"pairs weighed by difficulty ({difficulty})"
-    return f" with DPO (beta {options['beta']}), {by}"
+    named = PAIR_OBJECTIVES.parse_sum(options["objective"], beta=options["beta"])
+    betas = [f" (beta {one.objective.beta:g})" if "beta" in PAIR_OBJECTIVES.parameters(one.name) else "" for one in named]
+    return f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}, {by}"
 
 
 def _license_of(start: str) -> str:

@@ -54,7 +54,14 @@ class PreferenceOptions(MllmOptions):
     """Options of ``mmalign train preference``."""
 
     learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
-    beta: float = field(default=0.1, metadata={"help": "DPO's pull towards the reference"})
+    objective: list[str] = field(
+        default_factory=lambda: ["dpo"],
+        metadata={
+            "help": "NAME or NAME:parameter=value,...; several are summed, each times its parameter weight: dpo, cdpo, rdpo, ipo, hinge, "
+            "fdpo, clipped_dpo, flex_dpo, madpo, ld_dpo, asft, orpo, simpo, kto_pair, dno, smpo, step_dpo, adpo_pair, ddo (docs/objectives.md)"
+        },
+    )
+    beta: float | None = field(default=None, metadata={"help": "pull towards the reference; the objective's own if not given (dpo: 0.1)"})
     difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight"] = field(
         default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
     )
@@ -94,7 +101,20 @@ def run_preference(options: PreferenceOptions) -> None:
     from mmalign.commands.training_run import build_reference, load_policy, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
+    config = PreferenceConfig(
+        objectives=tuple(options.objective),
+        beta=options.beta,
+        difficulty_mode=options.difficulty_mode,
+        sft_weight=options.sft_weight,
+        max_length=options.max_length,
+        row_tokens=options.row_tokens,
+    )
+    uses_reference = any(named.objective.uses_reference for named in config.build_objectives())
+    if not uses_reference and (options.reference != "auto" or options.reference_model is not None):
+        raise ValueError(
+            f"objective {', '.join(options.objective)} compares with no reference; leave --reference and --reference-model out"
+        )
     model, processor = load_policy(options)
-    config = PreferenceConfig(options.beta, options.difficulty_mode, options.sft_weight, options.max_length, options.row_tokens)
-    method = PreferenceMethod(processor, config, reference=build_reference(options, model), image_root=options.image_root)
+    reference = build_reference(options, model) if uses_reference else None
+    method = PreferenceMethod(processor, config, reference=reference, image_root=options.image_root)
     train_and_save(options, model, processor, method, prepare=method.prepare)

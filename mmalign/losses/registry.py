@@ -8,7 +8,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Generic, Literal, TypeVar
@@ -102,9 +102,44 @@ class Registry(Generic[Built]):
                 raise ValueError(f"objective {name}: {item!r} is no parameter=value; parameters: {', '.join([*known, WEIGHT])}")
             values[key] = _read(value, float if key == WEIGHT else known[key], name=f"{name}: {key}")
         weight = values.pop(WEIGHT, 1.0)
+        if not weight > 0:
+            raise ValueError(f"{name}: weight is {weight}; expected a positive number")
         if beta is not None and "beta" in known:
             values.setdefault("beta", beta)
         return Named(name, self.build(name, **values), weight)
+
+    def parse_sum(self, texts: Sequence[str], *, beta: float | None = None) -> tuple[Named[Built], ...]:
+        """Build the objectives of a weighted sum.
+
+        Args:
+            texts: One objective or several in each, separated by commas: ``dpo``, ``dpo,orpo:odds_weight=0.2,weight=0.5``.
+            beta: As in ``parse``.
+
+        Raises:
+            ValueError: As ``parse``; if there is no objective, one is named twice, or none has use for ``beta``.
+        """
+        named = tuple(self.parse(text, beta=beta) for text in _split(texts))
+        names = [one.name for one in named]
+        if not names:
+            raise ValueError(f"no objective is named; choose one or more of {', '.join(self.names())}")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"objective {twice[0]} is named twice; name it once, with its parameters and weight")
+        if beta is not None and not any("beta" in self.parameters(name) for name in names):
+            raise ValueError(f"beta is {beta}, and {', '.join(names)} has none; leave it out")
+        return named
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    """Take a list of objectives apart: a piece without ``=``, or with a colon before it, begins the next one."""
+    parts: list[str] = []
+    for text in texts:
+        for number, piece in enumerate(filter(None, (piece.strip() for piece in text.split(",")))):
+            if number and "=" in piece and ":" not in piece.partition("=")[0]:
+                parts[-1] += f",{piece}"
+            else:
+                parts.append(piece)
+    return parts
 
 
 def _read(text: str, hint: Any, *, name: str) -> Any:

