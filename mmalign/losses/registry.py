@@ -136,7 +136,7 @@ def _split(texts: Sequence[str]) -> list[str]:
     for text in texts:
         for number, piece in enumerate(filter(None, (piece.strip() for piece in text.split(",")))):
             if number and "=" in piece and ":" not in piece.partition("=")[0]:
-                parts[-1] += f",{piece}"
+                parts[-1] += f"{',' if ':' in parts[-1] else ':'}{piece}"
             else:
                 parts.append(piece)
     return parts

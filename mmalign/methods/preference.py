@@ -11,25 +11,21 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
 from mmalign.losses.coefficients import DifficultyMode, difficulty_coefficients
-from mmalign.losses.kernel import PairBatch, PairObjective, chosen_nll, compute_rewards, objective_loss
+from mmalign.losses.kernel import PairBatch, PairObjective, chosen_nll, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
 from mmalign.losses.registry import Named
-from mmalign.losses.scores import Logps
+from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.methods.preference_metrics import difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
-
-REFERENCE_COLUMNS = ("reference_logps_chosen", "reference_logps_rejected")
-REFERENCE_TOKEN_COLUMNS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
-NUM_QUARTILES = 4
 
 
 @dataclass(frozen=True)
@@ -88,10 +84,8 @@ class PreferenceMethod:
         with_reference = [named for named in self.objectives if named.objective.uses_reference]
         if reference is not None and not with_reference:
             raise ValueError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
-        self.cached_columns: tuple[str, ...] = ()
-        if reference is None and with_reference:
-            by_token = any(named.objective.score.needs_tokens for named in with_reference)
-            self.cached_columns = REFERENCE_TOKEN_COLUMNS if by_token else REFERENCE_COLUMNS
+        by_token = any(named.objective.score.needs_tokens for named in with_reference)
+        self.cached = CachedReference(by_token=by_token) if reference is None and with_reference else None
         self.objective_columns = tuple(dict.fromkeys(name for one in self.objectives for name in one.objective.columns))
         self.columns = (*PAIR_COLUMNS, *self.objective_columns)
         self.processor = processor
@@ -107,7 +101,8 @@ class PreferenceMethod:
         Raises:
             ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing.
         """
-        check_columns(dataset.column_names, self.cached_columns, what="the data set, for reference 'cached',")
+        if self.cached is not None:
+            check_columns(dataset.column_names, self.cached.columns, what="the data set, for reference 'cached',")
         has_difficulty = "difficulty" in dataset.column_names
         if not has_difficulty and self.config.difficulty_mode != "off":
             raise ValueError(
@@ -140,21 +135,14 @@ class PreferenceMethod:
         for name in self.objective_columns:
             if not (_is_number(raw[name]) and math.isfinite(raw[name]) and (name not in VISITS or raw[name] >= 0)):
                 raise ValueError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
-        for name in self.cached_columns:
-            values = raw.get(name, [])
-            if not all(_is_number(value) and math.isfinite(value) for value in (values if isinstance(values, list) else [values])):
-                raise ValueError(f"{name} is {values!r}; expected a finite log-probability: score the pairs again")
-        if self.cached_columns == REFERENCE_TOKEN_COLUMNS:
-            self._check_lengths(raw, self._encode(raw, index))
+        if self.cached is not None:
+            self.cached.check(raw)
+        if self.cached is not None and self.cached.by_token:
+            self.cached.check_lengths(raw, self._encode(raw, index))
         elif self.config.max_length is None:
             read_pair(raw, index=index, image_root=self.image_root)
         else:
             self._encode(raw, index)
-
-    def _check_lengths(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
-        for name, scored in zip(REFERENCE_TOKEN_COLUMNS, encoded.scored, strict=True):
-            if name in raw and len(raw[name]) != sum(scored):
-                raise ValueError(f"{name} has {len(raw[name])} values for {sum(scored)} tokens: score the pairs again with this tokenizer")
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how pairs are laid out: see ``probe_rows``."""
@@ -168,10 +156,8 @@ class PreferenceMethod:
         row_tokens = self.config.row_tokens if self.shared else None
         batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
         columns = ["pair_beta_scale", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else []), *self.objective_columns]
-        if self.cached_columns == REFERENCE_TOKEN_COLUMNS:
-            batch["reference"] = torch.tensor([value for row in rows for name in self.cached_columns for value in row[name]])
-        elif self.cached_columns:
-            batch["reference"] = torch.tensor([row[name] for row in rows for name in self.cached_columns])
+        if self.cached is not None:
+            batch["reference"] = self.cached.collate(rows)
         batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
         return batch
 
@@ -185,58 +171,19 @@ class PreferenceMethod:
         outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
         tokens = scored_tokens(outcome, batch["layout"]["target"])
         reference = None if expected is None else as_logps(expected)
-        if self.cached_columns == REFERENCE_TOKEN_COLUMNS:
-            reference = Logps(tokens.sums(batch["reference"]), batch["reference"])
-        elif self.cached_columns:
-            reference = Logps(batch["reference"])
+        if self.cached is not None:
+            reference = self.cached.logps(batch["reference"], tokens)
         columns = batch["pairs"]
-        pairs = PairBatch(
-            tokens, as_logps(outcome), reference, columns, beta_scale=columns["pair_beta_scale"], weight=columns["pair_weight"]
-        )
+        scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
+        pairs = PairBatch(tokens, as_logps(outcome), reference, columns, beta_scale=scale, weight=weight)
         losses = {named.name: objective_loss(named.objective, pairs) for named in self.objectives}
-        total = sum((named.weight * losses[named.name] for named in self.objectives), self.config.sft_weight * chosen_nll(pairs))
-        metrics = self._metrics(pairs, outcome)
+        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
+        if self.config.sft_weight:
+            total = total + self.config.sft_weight * chosen_nll(pairs)
+        metrics = reward_metrics(self.objectives[0].objective, pairs)
         if len(losses) > 1:
             metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
         return MethodOutput(total.sum(), metrics)
-
-    @torch.no_grad()
-    def _metrics(self, pairs: PairBatch, outcome: ResponseLogps) -> dict[str, Sum]:
-        objective = self.objectives[0].objective
-        rewards, columns = compute_rewards(objective, pairs), pairs.columns
-        count = len(rewards.chosen)
-        chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
-        margin, right = chosen - rejected, (chosen > rejected).float()
-        logps, lengths = pairs.policy.sums.view(-1, 2).sum(0), outcome.lengths().view(-1, 2).sum(0)
-        metrics = {
-            "rewards/chosen": Sum(chosen.sum(), count),
-            "rewards/rejected": Sum(rejected.sum(), count),
-            "rewards/margin": Sum(margin.sum(), count),
-            "rewards/accuracy": Sum(right.sum(), count),
-            "logps/chosen_per_token": Sum(logps[0], lengths[0]),
-            "logps/rejected_per_token": Sum(logps[1], lengths[1]),
-            "difficulty/beta": Sum(objective.beta * columns["pair_beta_scale"].sum(), count),
-        }
-        if "difficulty_quartile" in columns:
-            for number in range(1, NUM_QUARTILES + 1):
-                inside = (columns["difficulty_quartile"] == number).float()
-                metrics[f"rewards/margin_q{number}"] = Sum((margin * inside).sum(), inside.sum())
-                metrics[f"rewards/accuracy_q{number}"] = Sum((right * inside).sum(), inside.sum())
-        return metrics
-
-
-def difficulty_quartiles(difficulty: Tensor) -> Tensor:
-    """Number the quarter that each pair falls in by rank, 1 = easiest; ties go by position, so quarters are equal in size.
-
-    Args:
-        difficulty: (B,) of the whole data set.
-
-    Returns:
-        (B,) integers from 1 to 4.
-    """
-    rank = torch.empty(len(difficulty), dtype=torch.long)
-    rank[difficulty.argsort(stable=True)] = torch.arange(len(difficulty))
-    return 1 + NUM_QUARTILES * rank // max(1, len(difficulty))
 
 
 def _is_number(value: Any) -> bool:

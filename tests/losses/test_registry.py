@@ -54,3 +54,12 @@ def test_a_name_is_given_once() -> None:
         PAIR_OBJECTIVES.register("dpo")
     with pytest.raises(ValueError, match="objective dpo has no parameter 'gamma'; it has beta, score"):
         PAIR_OBJECTIVES.build("dpo", gamma=1)
+
+
+@pytest.mark.parametrize(
+    "texts", [["dpo", "flex_dpo:beta=0.2,weight=3"], ["dpo,flex_dpo:beta=0.2,weight=3"], ["dpo, flex_dpo, beta=0.2, weight=3"]]
+)
+def test_several_objectives_in_a_list_or_with_commas(texts: list[str]) -> None:
+    first, second = PAIR_OBJECTIVES.parse_sum(texts, beta=0.4)
+    assert (first.name, first.weight, first.objective.beta) == ("dpo", 1.0, 0.4)
+    assert (second.name, second.weight, second.objective.beta) == ("flex_dpo", 3.0, 0.2)

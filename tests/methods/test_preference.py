@@ -11,7 +11,8 @@ from datasets import Image as ImageFeature
 from mmalign.engine.batch import padding_share
 from mmalign.engine.logps import compute_response_logps
 from mmalign.losses.coefficients import DifficultyMode
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod, difficulty_quartiles
+from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.references import Reference
 from tests.tiny_models import build_tiny_llava, pair_rows
