@@ -1,9 +1,14 @@
 """What a user writes for an objective, and what is said where it can't be read."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from mmalign.losses.kernel import PairObjective
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.registry import Registry
 
 
 def test_an_objective_with_its_parameters() -> None:
@@ -63,3 +68,12 @@ def test_several_objectives_in_a_list_or_with_commas(texts: list[str]) -> None:
     first, second = PAIR_OBJECTIVES.parse_sum(texts, beta=0.4)
     assert (first.name, first.weight, first.objective.beta) == ("dpo", 1.0, 0.4)
     assert (second.name, second.weight, second.objective.beta) == ("flex_dpo", 3.0, 0.2)
+
+
+@pytest.mark.parametrize("registry", [PAIR_OBJECTIVES, LIST_OBJECTIVES], ids=["pair", "list"])
+def test_the_page_lists_every_objective_with_its_parameters(registry: Registry[Any]) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if (line.startswith("| `") and "arXiv" in line) or "E. Mitchell" in line}
+    for name in registry.names():
+        for parameter in registry.parameters(name):
+            assert f"`{parameter}`" in rows[name], f"{name}: {parameter}"
