@@ -73,7 +73,9 @@ class PreferenceOptions(MllmOptions):
         default="auto",
         metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
     )
-    reference_model: str | None = field(default=None, metadata={"help": "another model as the reference: folder or hub id"})
+    reference_model: str | None = field(
+        default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +116,7 @@ def run_sft(options: SftOptions) -> None:
 
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
-    from mmalign.commands.training_run import build_reference, load_policy, train_and_save
+    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
     config = PreferenceConfig(
@@ -132,7 +134,8 @@ def run_preference(options: PreferenceOptions) -> None:
         )
     model, processor = load_policy(options)
     reference = build_reference(options, model) if uses_reference else None
-    method = PreferenceMethod(processor, config, reference=reference, image_root=options.image_root)
+    fingerprint = fingerprint_reference(options)
+    method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
     train_and_save(options, model, processor, method, prepare=method.prepare)
 
 

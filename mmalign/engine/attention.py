@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
-IMPLEMENTATION = "mmalign_shared_sdpa"
+SHARED = {"sdpa": "mmalign_shared_sdpa", "flex_attention": "mmalign_shared_flex"}
+"""What each of transformers' implementations becomes. FlexAttention skips the blocks that the mask leaves empty; it has no backward
+pass on the CPU (torch 2.15)."""
 
 
 class RowLayout(NamedTuple):
@@ -69,15 +72,18 @@ def use_shared_attention(model: PreTrainedModel) -> None:
         ValueError: If the model doesn't attend through the exchangeable interface.
     """
     text_config = model.config.get_text_config()
-    if text_config._attn_implementation == IMPLEMENTATION:
+    current = text_config._attn_implementation
+    if current in SHARED.values():
         return
-    if text_config._attn_implementation != "sdpa":
+    if current not in SHARED:
         raise ValueError(
-            f"{type(model).__name__} runs {text_config._attn_implementation!r} attention; shared rows need 'sdpa': "
+            f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "
             "load it with attn_implementation='sdpa'"
         )
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
+    model.set_attn_implementation({"text_config": SHARED[current]})
 
 
-AttentionMaskInterface.register(IMPLEMENTATION, _shared_mask(sdpa_mask))
-AttentionInterface.register(IMPLEMENTATION, sdpa_attention_forward)
+AttentionMaskInterface.register(SHARED["sdpa"], _shared_mask(sdpa_mask))
+AttentionInterface.register(SHARED["sdpa"], sdpa_attention_forward)
+AttentionMaskInterface.register(SHARED["flex_attention"], _shared_mask(flex_attention_mask))
+AttentionInterface.register(SHARED["flex_attention"], flex_attention_forward)

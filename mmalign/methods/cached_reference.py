@@ -1,6 +1,6 @@
-"""Cached log-probabilities as the reference: columns of the data that ``score-difficulty`` writes.
+"""Cached log-probabilities as the reference: columns that ``score-difficulty`` and ``cache-logps`` write.
 
-Shape legend: B = pairs, K = scored tokens, R = 2 B responses.
+Shape legend: K = scored tokens, R = responses, two a pair.
 """
 
 import math
@@ -8,22 +8,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
+from mmalign.data.rows import check_columns
+from mmalign.engine.reference_cache import FINGERPRINT, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_text
 from mmalign.losses.scores import Logps, ScoredTokens
-
-SUM_COLUMNS = ("reference_logps_chosen", "reference_logps_rejected")
-TOKEN_COLUMNS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
 
 
 class CachedReference:
     """Reads the reference's log-probabilities from rows: sums of responses, or tokens where an objective weights them."""
 
-    def __init__(self, *, by_token: bool) -> None:
-        """Choose the columns."""
+    def __init__(self, fingerprint: str | None, *, by_token: bool) -> None:
+        """Choose the columns; ``fingerprint`` is what they must come from."""
+        self.fingerprint = fingerprint
         self.by_token = by_token
-        self.columns = TOKEN_COLUMNS if by_token else SUM_COLUMNS
+        self.columns = TOKEN_LOGPS if by_token else LOGPS
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Check that the columns are there and come from the reference.
+
+        Raises:
+            ValueError: If they don't; the message names both fingerprints.
+        """
+        check_columns(dataset.column_names, (*self.columns, TEXT, FINGERPRINT), what="the data set, for reference 'cached',")
+        assert self.fingerprint is not None, "a cached reference has a fingerprint"
+        check_fingerprint(dataset[FINGERPRINT], self.fingerprint)
 
     def check(self, raw: Mapping[str, Any]) -> None:
         """Check a row's numbers.
@@ -37,15 +48,18 @@ class CachedReference:
                 if not (isinstance(value, (int, float)) and math.isfinite(value)):
                     raise ValueError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
-    def check_lengths(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
-        """Check that there is a number for each token.
+    def check_text(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
+        """Check that a row's log-probabilities are those of its text, one for each token.
 
         Raises:
-            ValueError: If they come from another tokenizer or text.
+            ValueError: If they are not.
         """
+        check_text(raw, encoded)
         for name, scored in zip(self.columns, encoded.scored, strict=True):
-            if self.by_token and name in raw and len(raw[name]) != sum(scored):
-                raise ValueError(f"{name} has {len(raw[name])} values for {sum(scored)} tokens: score the pairs again with this processor")
+            if self.by_token and len(raw[name]) != sum(scored):
+                raise ValueError(
+                    f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows"
+                )
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""

@@ -14,7 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
-from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
+from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
@@ -68,13 +68,22 @@ class PreferenceMethod:
 
     name = "preference"
 
-    def __init__(self, processor: Any, config: PreferenceConfig, *, reference: Reference | None, image_root: Path | None = None) -> None:
+    def __init__(
+        self,
+        processor: Any,
+        config: PreferenceConfig,
+        *,
+        reference: Reference | None,
+        reference_fingerprint: str | None = None,
+        image_root: Path | None = None,
+    ) -> None:
         """Keep the parts.
 
         Args:
             processor: The policy's processor.
             config: The objectives and the use of difficulty.
             reference: The frozen model; None reads cached log-probabilities from the rows, where an objective asks for them.
+            reference_fingerprint: What the cached ones must come from; see ``fingerprint_checkpoint``.
             image_root: Folder that relative image paths start from.
 
         Raises:
@@ -85,7 +94,8 @@ class PreferenceMethod:
         if reference is not None and not with_reference:
             raise ValueError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
         by_token = any(named.objective.score.needs_tokens for named in with_reference)
-        self.cached = CachedReference(by_token=by_token) if reference is None and with_reference else None
+        cached = reference is None and bool(with_reference)
+        self.cached = CachedReference(reference_fingerprint, by_token=by_token) if cached else None
         self.objective_columns = tuple(dict.fromkeys(name for one in self.objectives for name in one.objective.columns))
         self.columns = (*PAIR_COLUMNS, *self.objective_columns)
         self.processor = processor
@@ -99,10 +109,10 @@ class PreferenceMethod:
         """Add each pair's beta, weight and difficulty quartile as columns, computed once over the whole data set.
 
         Raises:
-            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing.
+            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
         """
         if self.cached is not None:
-            check_columns(dataset.column_names, self.cached.columns, what="the data set, for reference 'cached',")
+            self.cached.check_dataset(dataset)
         has_difficulty = "difficulty" in dataset.column_names
         if not has_difficulty and self.config.difficulty_mode != "off":
             raise ValueError(
@@ -120,13 +130,16 @@ class PreferenceMethod:
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
         row = read_pair(raw, index=index, image_root=self.image_root)
+        responses = [row.chosen, row.rejected]
         return encode_responses(
-            self.processor,
-            images=row.images,
-            prompt=row.prompt,
-            responses=[row.chosen, row.rejected],
-            max_length=self.config.max_length,
+            self.processor, images=row.images, prompt=row.prompt, responses=responses, max_length=self.config.max_length
         )
+
+    def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
+        encoded = self._encode(raw)
+        if self.cached is not None:
+            self.cached.check_text(raw, encoded)
+        return encoded
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Check the row's numbers, decode it, and tokenise it where its length is limited."""
@@ -137,22 +150,24 @@ class PreferenceMethod:
                 raise ValueError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
         if self.cached is not None:
             self.cached.check(raw)
-        if self.cached is not None and self.cached.by_token:
-            self.cached.check_lengths(raw, self._encode(raw, index))
-        elif self.config.max_length is None:
+        if self.config.max_length is None:
             read_pair(raw, index=index, image_root=self.image_root)
         else:
             self._encode(raw, index)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Choose how pairs are laid out: see ``probe_rows``."""
-        choice = probe_rows(model, [self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        """Choose how pairs are laid out: see ``probe_rows``.
+
+        Raises:
+            ValueError: If the model's own numbers can't be had, or the first rows' cached log-probabilities are of other texts.
+        """
+        choice = probe_rows(model, [self._encode_checked(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
         self.shared = choice.shared
         return choice.reason
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One row a pair, or one a response where they can't share it, with the pair's columns beside it under ``pairs``, each (B,)."""
-        encoded = [self._encode(row) for row in rows]
+        encoded = [self._encode_checked(row) for row in rows]
         row_tokens = self.config.row_tokens if self.shared else None
         batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
         columns = ["pair_beta_scale", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else []), *self.objective_columns]

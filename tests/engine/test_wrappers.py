@@ -9,15 +9,17 @@ from typing import Any
 import bitsandbytes as bnb
 import pytest
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
+from mmalign.engine.attention import SHARED
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps
 from mmalign.models.adapters import LoraOptions, add_lora
 from tests.engine.test_logps import encode
-from tests.tiny_models import build_tiny_llava
+from tests.tiny_models import QWEN3, build_tiny_llava
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -86,6 +88,39 @@ def test_four_bit_weights_with_an_adapter(tmp_path: Path) -> None:
     grads = {name: p.grad for name, p in policy.named_parameters() if "lora_B" in name}
     assert len(grads) == 14
     assert all(grad is not None and grad.abs().sum() > 0 for grad in grads.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 8])
+def test_flex_attention_scores_alike(window: int | None) -> None:
+    """Forward only: FlexAttention has no backward pass on the CPU. Compilation takes most of the time."""
+    llm = {**QWEN3, "model_type": "mistral", "sliding_window": window}
+    model, processor = build_tiny_llava(llm=llm)
+    encoded = encode(processor, 2)
+    with torch.no_grad():
+        expected = torch.cat([value for prompt in encoded for value in own_logps(model, prompt)])
+        model.set_attn_implementation({"text_config": "flex_attention"})
+        got = compute_response_logps(model, collate_prompts(encoded, pad_token_id=0)).token_logps
+    assert model.config.get_text_config()._attn_implementation == SHARED["flex_attention"]
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("attention", list(SHARED))
+def test_gradients_on_a_gpu_equal_plain_rows(attention: str) -> None:
+    model, processor = build_tiny_llava()
+    encoded = encode(processor, 2)
+    model.to("cuda")
+    model.set_attn_implementation({"text_config": attention})
+
+    def on_gpu(shared: bool) -> tuple[Tensor, dict[str, Tensor]]:
+        return step(model, send_to_device(collate_prompts(encoded, pad_token_id=0, shared=shared), "cuda"))
+
+    (expected, plain), (got, shared) = on_gpu(False), on_gpu(True)
+    # TF32 is off by default: float32 noise only.
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-3)
+    norm = torch.stack([grad.norm() for grad in plain.values()]).norm()
+    assert all((shared[name] - plain[name]).norm() < 1e-3 * norm for name in plain)
 
 
 def test_two_processes_equal_one() -> None:

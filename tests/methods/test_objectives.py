@@ -9,6 +9,7 @@ from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
 from mmalign.engine.logps import ResponseLogps, compute_response_logps
+from mmalign.engine.reference_cache import FINGERPRINT, TEXT, digest_text
 from mmalign.losses.kernel import PairObjective, squared
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
@@ -47,7 +48,8 @@ def method_for(*objectives: str, cached: bool = False, **options: Any) -> Prefer
     policy, other, processor = models()
     config = PreferenceConfig(objectives=objectives, **options)
     uses_reference = any(named.objective.uses_reference for named in config.build_objectives()) and not cached
-    return PreferenceMethod(processor, config, reference=Reference(policy, kind="copy", model=other) if uses_reference else None)
+    reference = Reference(policy, kind="copy", model=other) if uses_reference else None
+    return PreferenceMethod(processor, config, reference=reference, reference_fingerprint="this model")
 
 
 def loss_of(method: PreferenceMethod, dataset: Dataset) -> float:
@@ -120,7 +122,8 @@ def cached_columns() -> dict[str, list[Any]]:
     for side, name in enumerate(("chosen", "rejected")):
         columns[f"reference_token_logps_{name}"] = [list(pair.reference[side]) for pair in scored_pairs()]
         columns[f"reference_logps_{name}"] = [sum(pair.reference[side]) for pair in scored_pairs()]
-    return columns
+    texts = [digest_text(method_for("dpo")._encode(row)) for row in data_set()]
+    return {**columns, TEXT: texts, FINGERPRINT: ["this model"] * NUM_PAIRS}
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "ld_dpo", "step_dpo", "fdpo,ld_dpo"])
@@ -138,8 +141,8 @@ def test_token_log_probabilities_are_asked_for_where_tokens_are_weighted() -> No
         method_for("ld_dpo", cached=True).prepare(data_set(**sums))
     method_for("dpo", cached=True).prepare(data_set(**sums))
     columns["reference_token_logps_rejected"][1] = columns["reference_token_logps_rejected"][1][:-1]
-    with pytest.raises(ValueError, match=r"reference_token_logps_rejected has \d+ values for \d+ tokens: score the pairs again"):
-        method_for("ld_dpo", cached=True).check(data_set(**columns)[1], index=1)
+    with pytest.raises(ValueError, match=r"reference_token_logps_rejected has \d+ values for \d+ tokens; run mmalign cache-logps"):
+        loss_of(method_for("ld_dpo", cached=True), data_set(**columns))
     columns["reference_token_logps_chosen"][0][2] = float("nan")
     with pytest.raises(ValueError, match="reference_token_logps_chosen is nan; expected a finite log-probability"):
         method_for("ld_dpo", cached=True).check(data_set(**columns)[0], index=0)
