@@ -117,7 +117,7 @@ def length_desensitized_weights(tokens: ScoredTokens, *, tail_weight: float) -> 
     """
     shared = tokens.lengths().view(-1, 2).amin(1).repeat_interleave(2)
     in_tail = tokens.positions() >= shared[tokens.response]
-    return torch.where(in_tail, tail_weight, 1.0)
+    return torch.ones_like(in_tail, dtype=torch.float64).masked_fill(in_tail, tail_weight)
 
 
 def suffix_weights(tokens: ScoredTokens) -> Tensor:

@@ -121,6 +121,8 @@ CASES = [
     Case("flex_dpo", {"beta_rejected": 0.02}, 0.642498571698, lambda p: softplus(-(0.1 * p.h(0) - 0.02 * p.h(1)))),
     Case("madpo", {}, 0.702028539929, lambda p: madpo_weight(p.gap()) * softplus(-p.z()), HALF),
     Case("ld_dpo", {}, 0.607191724841, lambda p: softplus(-0.1 * tail_weighted(p, 0.5))),
+    # 0.8 - [(-11 - 0.3 * 4.2) - (-10.2 - 0.3 * 3.8)] = 1.72
+    Case("ld_dpo", {"tail_weight": 0.3}, 0.610840631129, lambda p: softplus(-0.1 * tail_weighted(p, 0.3))),
     Case("ld_dpo", {"tail_weight": 0.0}, 0.616343773041, lambda p: softplus(-0.1 * tail_weighted(p, 0.0))),
     Case("asft", {}, 2.871977035240, lambda p: -p.mean(0) + softplus(-odds(p.mean(0))) + softplus(odds(p.mean(1)))),
     Case(

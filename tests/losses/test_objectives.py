@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairObjective, objective_loss
+from mmalign.losses.kernel import PairObjective, PairValues, objective_loss, preference_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps
 from tests.losses.objective_cases import CASES, GAP, IDS, VISITED, Case, as_sides
@@ -107,3 +107,12 @@ def test_baseline_of_kto_pair_carries_no_gradient_unless_asked() -> None:
     torch.testing.assert_close(gradients[0], expected)
     assert baseline.max() > 0
     assert (gradients[1] - gradients[0]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "value"), [(0.0, 0.0, 0.5), (5.0, 3.0, 0.450166), (-30.0, -40.0, 0.485002), (30.0, 40.0, 0.731059)]
+)
+def test_kto_pair_saturates(chosen: float, rejected: float, value: float) -> None:
+    """One pair by hand. Both above 0: sigmoid(-0.1 (h_w - h_l)). Both below: half of sigmoid(3) + sigmoid(-4)."""
+    rewards = PairValues(torch.tensor([chosen], dtype=F64), torch.tensor([rejected], dtype=F64))
+    assert preference_loss(PAIR_OBJECTIVES.build("kto_pair"), rewards).item() == pytest.approx(value, abs=1e-6)
