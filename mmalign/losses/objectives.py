@@ -112,13 +112,13 @@ def asft(*, align_weight: float = 1.0, temperature: float = 1.0, sft_weight: flo
 
 @PAIR_OBJECTIVES.register("orpo")
 def orpo(*, odds_weight: float = 0.1, sft_weight: float = 1.0) -> PairObjective:
-    """Mean NLL of the chosen response and its odds ratio over the rejected one (ORPO, arXiv:2403.07691, Eq. 6); no reference."""
+    """Mean NLL of the chosen response and its odds ratio over the rejected one (ORPO, arXiv:2403.07691); no reference."""
     return PairObjective(score=MEAN, link=log_odds, uses_reference=False, beta=1.0, weight=odds_weight, sft_weight=sft_weight)
 
 
 @PAIR_OBJECTIVES.register("simpo")
 def simpo(*, beta: float = 2.0, target_margin: float = 1.0) -> PairObjective:
-    """-log sigmoid(beta (mean log p_w - mean log p_l) - target_margin) (SimPO, arXiv:2405.14734, Eq. 6); no reference."""
+    """-log sigmoid(beta (mean log p_w - mean log p_l) - target_margin) (SimPO, arXiv:2405.14734); no reference."""
     return PairObjective(beta=beta, score=MEAN, uses_reference=False, offset=target_margin)
 
 
