@@ -6,7 +6,6 @@ of several.
 
 import inspect
 import math
-import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,6 +99,8 @@ class Registry(Generic[Built]):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or (key != WEIGHT and key not in known):
                 raise ValueError(f"objective {name}: {item!r} is no parameter=value; parameters: {', '.join([*known, WEIGHT])}")
+            if key in values:
+                raise ValueError(f"objective {name}: {key} is given twice; give it once")
             values[key] = _read(value, float if key == WEIGHT else known[key], name=f"{name}: {key}")
         weight = values.pop(WEIGHT, 1.0)
         if not weight > 0:
@@ -143,11 +144,7 @@ def _split(texts: Sequence[str]) -> list[str]:
 
 
 def _read(text: str, hint: Any, *, name: str) -> Any:
-    """Read a value of a type that factories use: numbers, bool, Literal, each of them or None."""
-    if typing.get_origin(hint) in (types.UnionType, typing.Union):
-        if text.lower() == "none":
-            return None
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
+    """Read a value of a type that factories use: numbers, bool, Literal."""
     if typing.get_origin(hint) is Literal:
         if text not in typing.get_args(hint):
             raise ValueError(f"{name} is {text!r}; expected one of {', '.join(typing.get_args(hint))}")

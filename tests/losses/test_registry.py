@@ -32,6 +32,7 @@ def test_beta_is_for_those_that_have_one_and_say_none() -> None:
         ("xyzzy", "unknown pair objective 'xyzzy'; known: dpo, cdpo"),
         ("dpo:gamma=1", "objective dpo: 'gamma=1' is no parameter=value; parameters: beta, score, weight"),
         ("dpo:beta", "objective dpo: 'beta' is no parameter=value"),
+        ("dpo:beta=0.1,beta=0.2", "objective dpo: beta is given twice"),
         ("dpo:beta=big", "dpo: beta is 'big'; expected a float"),
         ("dpo:beta=nan", "dpo: beta is 'nan'; expected a finite number"),
         ("dpo:beta=-1", "beta is -1.0; expected a positive number"),
