@@ -184,3 +184,4 @@ def hard_labels_are_dpo(pairs: PairBatch) -> None:
 def both_sides_start_at_log_two(pairs: PairBatch) -> None:
     close(loss_of(at_reference(pairs), "ddo"), 2 * LOG_2)
     close(loss_of(at_reference(pairs), "ddo", rejected_weight=3.0), 4 / 3 * LOG_2)
+    close(loss_of(at_reference(pairs), "ddo", rejected_weight=0.25), 1.25 * LOG_2)
