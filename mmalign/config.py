@@ -144,7 +144,8 @@ def _add_argument(parser: argparse.ArgumentParser, name: str, hint: Any, field: 
 
 def _default_text(field: Any) -> str:
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    return "" if default in (None, [], {}, "") else f" (default: {default})"
+    text = " ".join(map(str, default)) if isinstance(default, list) else default
+    return "" if default in (None, [], {}, "") else f" (default: {text})"
 
 
 def _strip_optional(hint: Any) -> Any:

@@ -105,3 +105,15 @@ def pair_rows(num_rows: int, *, seed: int = 0) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def list_rows(counts: list[int], *, seed: int = 0) -> list[dict[str, Any]]:
+    """Prompts with this many scored responses each, ragged in length; no two scores of a list are equal."""
+    rng = random.Random(seed)
+    rows = []
+    for i, count in enumerate(counts):
+        responses = [f"{random_text(1000 * i + k + seed, rng.randint(2, 9))} {WORDS[k]}" for k in range(count)]
+        row = {"id": f"list-{i}", "images": [random_image(i + seed)], "prompt": [{"role": "user", "content": random_text(i + seed, 4)}]}
+        row |= {"responses": [[{"role": "assistant", "content": text}] for text in responses]}
+        rows.append({**row, "scores": [value / count for value in rng.sample(range(count), count)]})
+    return rows

@@ -9,6 +9,9 @@ from huggingface_hub import ModelCard
 from transformers import AutoConfig, PreTrainedConfig
 
 from mmalign.commands.run_record import RUN_FILE, read_record, write_record
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
+from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.registry import Registry
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
 
@@ -16,11 +19,13 @@ METHODS = {
     "contrastive": "a contrastive image-text model, trained on image and text pairs",
     "sft": "a multimodal LLM, fine-tuned on chats about images",
     "preference": "a multimodal LLM, trained on preference pairs",
+    "listwise": "a multimodal LLM, trained on lists of scored responses",
 }
 INTENDED_USE = {
     "contrastive": "To score how well a text fits an image, as one of the two proxies of a preference pair's difficulty.",
     "sft": "As the start and the reference of preference training, and as the baseline that its results are compared with.",
     "preference": "For research on hallucination: to be compared with the model that it started from.",
+    "listwise": "For research on hallucination: to be compared with the model that it started from.",
 }
 LIMITS = (
     "It was trained on the data above and nothing else than they and the model it started from shows in it; check it on your own images.",
@@ -86,11 +91,17 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
 
 
 def _objective(options: Mapping[str, Any], method: str) -> str:
-    if method != "preference":
+    registries: dict[str, Registry[Any]] = {"preference": PAIR_OBJECTIVES, "listwise": LIST_OBJECTIVES}
+    if method not in registries:
         return ""
+    registry = registries[method]
+    named = registry.parse_sum(options["objective"], beta=options["beta"])
+    betas = [f" (beta {one.objective.beta:g})" if "beta" in registry.parameters(one.name) else "" for one in named]
+    objective = f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}"
+    if method == "listwise":
+        return objective
     difficulty = options["difficulty_mode"]
-    by = "every pair alike" if difficulty == "off" else f"pairs weighed by difficulty ({difficulty})"
-    return f" with DPO (beta {options['beta']}), {by}"
+    return f"{objective}, {'every pair alike' if difficulty == 'off' else f'pairs weighed by difficulty ({difficulty})'}"
 
 
 def _license_of(start: str) -> str:

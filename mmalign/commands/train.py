@@ -1,10 +1,18 @@
-"""``mmalign train contrastive | sft | preference``."""
+"""``mmalign train contrastive | sft | preference | listwise``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from mmalign.training.config import TrainConfig
+
+OBJECTIVE_HELP = "NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"
+# Names and not the registries, which need torch. A test holds the two together.
+PAIR_NAMES = (
+    "dpo, cdpo, rdpo, ipo, hinge, fdpo, clipped_dpo, flex_dpo, madpo, ld_dpo, asft, orpo, simpo, kto_pair, dno, smpo, step_dpo, "
+    "adpo_pair, ddo"
+)
+LIST_NAMES = "adpo, plackett_luce, irpo, tpo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +62,8 @@ class PreferenceOptions(MllmOptions):
     """Options of ``mmalign train preference``."""
 
     learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
-    beta: float = field(default=0.1, metadata={"help": "DPO's pull towards the reference"})
+    objective: list[str] = field(default_factory=lambda: ["dpo"], metadata={"help": f"{OBJECTIVE_HELP}: {PAIR_NAMES}"})
+    beta: float | None = field(default=None, metadata={"help": "pull towards the reference; the objective's own if not given (dpo: 0.1)"})
     difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight"] = field(
         default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
     )
@@ -67,6 +76,20 @@ class PreferenceOptions(MllmOptions):
     reference_model: str | None = field(
         default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListwiseOptions(MllmOptions):
+    """Options of ``mmalign train listwise``."""
+
+    learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
+    objective: list[str] = field(default_factory=lambda: ["adpo"], metadata={"help": f"{OBJECTIVE_HELP}: {LIST_NAMES}"})
+    beta: float | None = field(default=None, metadata={"help": "pull towards the reference; the objective's own if not given"})
+    row_tokens: int | None = field(default=None, metadata={"help": "pack several prompts into rows of about this many tokens"})
+    reference: Literal["auto", "adapter-off", "copy"] = field(
+        default="auto", metadata={"help": "frozen model: the policy without its adapter, or a copy; auto: adapter-off with LoRA"}
+    )
+    reference_model: str | None = field(default=None, metadata={"help": "another model as the reference: folder or hub id"})
 
 
 def run_contrastive(options: ContrastiveOptions) -> None:
@@ -96,13 +119,34 @@ def run_preference(options: PreferenceOptions) -> None:
     from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
-    model, processor = load_policy(options)
-    config = PreferenceConfig(options.beta, options.difficulty_mode, options.sft_weight, options.max_length, options.row_tokens)
-    method = PreferenceMethod(
-        processor,
-        config,
-        reference=build_reference(options, model),
-        reference_fingerprint=fingerprint_reference(options),
-        image_root=options.image_root,
+    config = PreferenceConfig(
+        objectives=tuple(options.objective),
+        beta=options.beta,
+        difficulty_mode=options.difficulty_mode,
+        sft_weight=options.sft_weight,
+        max_length=options.max_length,
+        row_tokens=options.row_tokens,
     )
+    uses_reference = any(named.objective.uses_reference for named in config.build_objectives())
+    if not uses_reference and (options.reference != "auto" or options.reference_model is not None):
+        raise ValueError(
+            f"objective {', '.join(options.objective)} compares with no reference; leave --reference and --reference-model out"
+        )
+    model, processor = load_policy(options)
+    reference = build_reference(options, model) if uses_reference else None
+    fingerprint = fingerprint_reference(options)
+    method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
     train_and_save(options, model, processor, method, prepare=method.prepare)
+
+
+def run_listwise(options: ListwiseOptions) -> None:
+    """Train a multimodal LLM on several scored responses of each prompt."""
+    from mmalign.commands.training_run import build_reference, load_policy, train_and_save
+    from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
+
+    config = ListwiseConfig(tuple(options.objective), options.beta, options.max_length, options.row_tokens)
+    model, processor = load_policy(options)
+    reference = build_reference(options, model)
+    assert reference is not None, options.reference
+    method = ListwiseMethod(processor, config, reference=reference, image_root=options.image_root)
+    train_and_save(options, model, processor, method)

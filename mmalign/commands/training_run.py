@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
 from mmalign.commands.run_record import claim_folder, describe_run, write_record
-from mmalign.commands.train import MllmOptions, PreferenceOptions, RunOptions
+from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, RunOptions
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns
@@ -49,7 +49,7 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     return add_lora(model, LoraOptions(rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)), processor
 
 
-def build_reference(options: PreferenceOptions, policy: nn.Module) -> Reference | None:
+def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Module) -> Reference | None:
     """Make the frozen reference; None where its log-probabilities are read from the data.
 
     Raises:

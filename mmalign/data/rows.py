@@ -1,9 +1,11 @@
-"""Rows of preference pairs and of chats: TRL-compatible columns, checked one by one.
+"""Rows of preference pairs, of scored lists and of chats: TRL-compatible columns, checked one by one.
 
 A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id`` and
-``source``. A chat has ``images`` and ``messages``. Both accept ``image`` for ``images``.
+``source``. A list has ``responses`` and ``scores`` for the two. A chat has ``images`` and ``messages``. All accept ``image`` for
+``images``.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from PIL import Image
 from mmalign.data.images import load_image
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
+LIST_COLUMNS = ("prompt", "responses", "scores")
 CHAT_COLUMNS = ("messages",)
 
 
@@ -34,6 +37,17 @@ class PairRow:
     chosen: str
     rejected: str
     source: str
+
+
+@dataclass(frozen=True)
+class ListRow:
+    """Two or more scored responses to one prompt, decoded and checked."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    responses: list[str]
+    scores: list[float]
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,24 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
         rejected=rejected,
         source=str(raw.get("source") or "all"),
     )
+
+
+def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
+    """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
+    images = _read_images(raw, image_root)
+    responses = [response_text(value, f"response {number}") for number, value in enumerate(raw["responses"])]
+    scores = list(raw["scores"])
+    if len(responses) < 2 or len(scores) != len(responses):
+        raise ValueError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
+    for score in scores:
+        if not (isinstance(score, (int, float)) and math.isfinite(score)):
+            raise ValueError(f"scores hold {score!r}; expected finite numbers")
+    if len(set(responses)) < len(responses):
+        raise ValueError("two responses are the same text")
+    if len(set(scores)) == 1:
+        raise ValueError(f"every response has score {scores[0]:g}: there is no preference to learn")
+    prompt = _place_images(_as_messages(raw["prompt"]), len(images))
+    return ListRow(row_id(raw, index=index), images, prompt, responses, [float(score) for score in scores])
 
 
 def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ChatRow:

@@ -1,4 +1,4 @@
-"""Direct preference optimisation over (images, prompt, chosen, rejected), with a beta or weight for each pair.
+"""Preference training over (images, prompt, chosen, rejected): any objective of the family, or a weighted sum of several.
 
 Shape legend: B = preference pairs in the batch.
 """
@@ -11,27 +11,31 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from torch import Tensor, nn
+from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
-from mmalign.data.rows import PAIR_COLUMNS, check_columns, read_pair
+from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
-from mmalign.engine.reference_cache import FINGERPRINT, LOGPS, TEXT, check_fingerprint, check_text
-from mmalign.engine.vision import ImageFeatures, encode_frozen_images, vision_is_frozen
-from mmalign.losses.preference import DifficultyMode, PairLogps, difficulty_coefficients, dpo_loss
+from mmalign.losses.coefficients import DifficultyMode, difficulty_coefficients
+from mmalign.losses.kernel import PairBatch, PairObjective, chosen_nll, objective_loss
+from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
+from mmalign.losses.registry import Named
+from mmalign.methods.cached_reference import CachedReference
+from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.methods.preference_metrics import difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
-
-NUM_QUARTILES = 4
 
 
 @dataclass(frozen=True)
 class PreferenceConfig:
     """How pairs become a loss."""
 
-    beta: float = 0.1
+    objectives: tuple[str, ...] = ("dpo",)
+    """Names with parameters, as ``losses.registry`` reads them; several are summed."""
+    beta: float | None = None
+    """Beta of every objective that has one and is not given its own; None: each one's default."""
     difficulty_mode: DifficultyMode = "off"
     sft_weight: float = 0.0
     """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
@@ -40,22 +44,29 @@ class PreferenceConfig:
     """Pack several pairs into rows of about this many tokens; None: a row a pair."""
 
     def __post_init__(self) -> None:
-        """Refuse a beta that would turn the preference round, and rows of no length.
+        """Refuse objectives that can't be built, and rows of no length.
 
         Raises:
-            ValueError: If beta or row_tokens is not positive.
+            ValueError: With the objective, its parameter and what was expected, or if row_tokens is not positive.
         """
-        if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}; expected a positive number, such as 0.1")
+        named = self.build_objectives()
+        without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
+        if self.difficulty_mode in ("paper", "paper-norm") and without:
+            raise ValueError(
+                f"difficulty_mode {self.difficulty_mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'"
+            )
         if self.row_tokens is not None and self.row_tokens < 1:
             raise ValueError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
 
+    def build_objectives(self) -> tuple[Named[PairObjective], ...]:
+        """Build what is summed; rewards are logged as the first one has them."""
+        return PAIR_OBJECTIVES.parse_sum(self.objectives, beta=self.beta)
+
 
 class PreferenceMethod:
-    """DPO (arXiv:2305.18290) and DA-DPO (arXiv:2601.00623)."""
+    """DPO (arXiv:2305.18290) and its family, with DA-DPO's difficulty (arXiv:2601.00623) on any of them."""
 
     name = "preference"
-    columns = PAIR_COLUMNS
 
     def __init__(
         self,
@@ -70,15 +81,26 @@ class PreferenceMethod:
 
         Args:
             processor: The policy's processor.
-            config: Beta and the use of difficulty.
-            reference: The frozen model; None reads cached log-probabilities from the rows.
+            config: The objectives and the use of difficulty.
+            reference: The frozen model; None reads cached log-probabilities from the rows, where an objective asks for them.
             reference_fingerprint: What the cached ones must come from; see ``fingerprint_checkpoint``.
             image_root: Folder that relative image paths start from.
+
+        Raises:
+            ValueError: If there is a reference and no objective has use for it.
         """
+        self.objectives = config.build_objectives()
+        with_reference = [named for named in self.objectives if named.objective.uses_reference]
+        if reference is not None and not with_reference:
+            raise ValueError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
+        by_token = any(named.objective.score.needs_tokens for named in with_reference)
+        cached = reference is None and bool(with_reference)
+        self.cached = CachedReference(reference_fingerprint, by_token=by_token) if cached else None
+        self.objective_columns = tuple(dict.fromkeys(name for one in self.objectives for name in one.objective.columns))
+        self.columns = (*PAIR_COLUMNS, *self.objective_columns)
         self.processor = processor
         self.config = config
         self.reference = reference
-        self.reference_fingerprint = reference_fingerprint
         self.image_root = image_root
         self.shared = True
         self._has_quartiles = False
@@ -87,12 +109,10 @@ class PreferenceMethod:
         """Add each pair's beta, weight and difficulty quartile as columns, computed once over the whole data set.
 
         Raises:
-            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing.
+            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
         """
-        if self.reference is None:
-            check_columns(dataset.column_names, (*LOGPS, TEXT, FINGERPRINT), what="the data set, for reference 'cached',")
-            assert self.reference_fingerprint is not None, "a cached reference has a fingerprint"
-            check_fingerprint(dataset[FINGERPRINT], self.reference_fingerprint)
+        if self.cached is not None:
+            self.cached.check_dataset(dataset)
         has_difficulty = "difficulty" in dataset.column_names
         if not has_difficulty and self.config.difficulty_mode != "off":
             raise ValueError(
@@ -100,8 +120,8 @@ class PreferenceMethod:
                 "run mmalign score-difficulty first and train on its scored.parquet"
             )
         difficulty = torch.tensor(dataset["difficulty"] if has_difficulty else [0.5] * len(dataset), dtype=torch.float64)
-        coefficients = difficulty_coefficients(difficulty, beta=self.config.beta, mode=self.config.difficulty_mode)
-        dataset = dataset.add_column("pair_beta", coefficients.beta.tolist())
+        coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=self.config.difficulty_mode)
+        dataset = dataset.add_column("pair_beta_scale", coefficients.beta.tolist())
         dataset = dataset.add_column("pair_weight", coefficients.weight.tolist())
         if has_difficulty:
             dataset = dataset.add_column("difficulty_quartile", difficulty_quartiles(difficulty).tolist())
@@ -117,17 +137,19 @@ class PreferenceMethod:
 
     def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
         encoded = self._encode(raw)
-        if self.reference is None:
-            check_text(raw, encoded)
+        if self.cached is not None:
+            self.cached.check_text(raw, encoded)
         return encoded
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Check the row's numbers, decode it, and tokenise it where its length is limited."""
         if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
             raise ValueError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
-        for name in LOGPS if self.reference is None else ():
-            if name in raw and not (_is_number(raw[name]) and math.isfinite(raw[name])):
-                raise ValueError(f"{name} is {raw[name]!r}; expected a finite log-probability: score the pairs again")
+        for name in self.objective_columns:
+            if not (_is_number(raw[name]) and math.isfinite(raw[name]) and (name not in VISITS or raw[name] >= 0)):
+                raise ValueError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
+        if self.cached is not None:
+            self.cached.check(raw)
         if self.config.max_length is None:
             read_pair(raw, index=index, image_root=self.image_root)
         else:
@@ -148,80 +170,36 @@ class PreferenceMethod:
         encoded = [self._encode_checked(row) for row in rows]
         row_tokens = self.config.row_tokens if self.shared else None
         batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
-        columns = ["pair_beta", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else [])]
-        columns += LOGPS if self.reference is None else ()
+        columns = ["pair_beta_scale", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else []), *self.objective_columns]
+        if self.cached is not None:
+            batch["reference"] = self.cached.collate(rows)
         batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
         return batch
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Pairs."""
-        return len(batch["pairs"]["pair_beta"])
+        return len(batch["pairs"]["pair_weight"])
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
-        """Sum of weight * DPO loss; rewards are logged with the plain beta, so that modes can be compared."""
-        pairs = batch["pairs"]
-        inputs = {key: value for key, value in batch.items() if key != "pairs"}
-        inner = unwrap(model)
-        features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
-        reference = self._reference_logps(model, inputs, pairs, features)
-        outcome = compute_response_logps(model, inputs, features=features)
-        policy = _pair_logps(outcome)
-        losses = pairs["pair_weight"] * dpo_loss(policy, reference, beta=pairs["pair_beta"])
+        """Sum of the objectives over the pairs; rewards are logged with the plain beta, so that difficulty modes can be compared."""
+        inputs = {key: value for key, value in batch.items() if key not in ("pairs", "reference")}
+        outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
+        tokens = scored_tokens(outcome, batch["layout"]["target"])
+        reference = None if expected is None else as_logps(expected)
+        if self.cached is not None:
+            reference = self.cached.logps(batch["reference"], tokens)
+        columns = batch["pairs"]
+        scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
+        pairs = PairBatch(tokens, as_logps(outcome), reference, columns, beta_scale=scale, weight=weight)
+        losses = {named.name: objective_loss(named.objective, pairs) for named in self.objectives}
+        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
         if self.config.sft_weight:
-            losses = losses - self.config.sft_weight * policy.chosen / outcome.lengths()[::2]
-        return MethodOutput(losses.sum(), self._metrics(policy, reference, outcome, pairs))
-
-    def _reference_logps(
-        self, model: nn.Module, inputs: dict[str, Any], pairs: dict[str, Tensor], features: ImageFeatures | None
-    ) -> PairLogps:
-        if self.reference is None:
-            return PairLogps(*(pairs[name].float() for name in LOGPS))
-        features = features if self.reference.shares_frozen_vision else None
-        with self.reference.active(unwrap_parallel(model)) as reference:
-            return _pair_logps(compute_response_logps(reference, inputs, features=features))
-
-    @torch.no_grad()
-    def _metrics(self, policy: PairLogps, reference: PairLogps, outcome: ResponseLogps, pairs: dict[str, Tensor]) -> dict[str, Sum]:
-        count = len(policy.chosen)
-        chosen = self.config.beta * (policy.chosen - reference.chosen)
-        rejected = self.config.beta * (policy.rejected - reference.rejected)
-        margin, right = chosen - rejected, (chosen > rejected).float()
-        lengths = outcome.lengths().view(-1, 2)
-        metrics = {
-            "rewards/chosen": Sum(chosen.sum(), count),
-            "rewards/rejected": Sum(rejected.sum(), count),
-            "rewards/margin": Sum(margin.sum(), count),
-            "rewards/accuracy": Sum(right.sum(), count),
-            "logps/chosen_per_token": Sum(policy.chosen.sum(), lengths[:, 0].sum()),
-            "logps/rejected_per_token": Sum(policy.rejected.sum(), lengths[:, 1].sum()),
-            "difficulty/beta": Sum(pairs["pair_beta"].sum(), count),
-        }
-        if "difficulty_quartile" in pairs:
-            for number in range(1, NUM_QUARTILES + 1):
-                inside = (pairs["difficulty_quartile"] == number).float()
-                metrics[f"rewards/margin_q{number}"] = Sum((margin * inside).sum(), inside.sum())
-                metrics[f"rewards/accuracy_q{number}"] = Sum((right * inside).sum(), inside.sum())
-        return metrics
-
-
-def difficulty_quartiles(difficulty: Tensor) -> Tensor:
-    """Number the quarter that each pair falls in by rank, 1 = easiest; ties go by position, so quarters are equal in size.
-
-    Args:
-        difficulty: (B,) of the whole data set.
-
-    Returns:
-        (B,) integers from 1 to 4.
-    """
-    rank = torch.empty(len(difficulty), dtype=torch.long)
-    rank[difficulty.argsort(stable=True)] = torch.arange(len(difficulty))
-    return 1 + NUM_QUARTILES * rank // max(1, len(difficulty))
+            total = total + self.config.sft_weight * chosen_nll(pairs)
+        metrics = reward_metrics(self.objectives[0].objective, pairs)
+        if len(losses) > 1:
+            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
+        return MethodOutput(total.sum(), metrics)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
-
-
-def _pair_logps(outcome: ResponseLogps) -> PairLogps:
-    sums = outcome.sums().view(-1, 2)
-    return PairLogps(sums[:, 0], sums[:, 1])

@@ -14,10 +14,13 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.cli import main
+from mmalign.commands.train import LIST_NAMES, PAIR_NAMES
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
+from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.models.load import load_mllm
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
-from tests.tiny_models import QWEN3, build_tokenizer, random_image
+from tests.tiny_models import QWEN3, build_tokenizer, list_rows, random_image
 
 STEP = ["--max-steps", "3", "--batch-size", "4", "--logging-steps", "1", "--learning-rate", "1e-3"]
 
@@ -77,6 +80,42 @@ def test_training_leaves_a_checkpoint_for_plain_transformers(
     losses = [entry["loss"] for entry in read_log(tmp_path / "out")]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize(
+    "words", [["--objective", "simpo:target_margin=0.5"], ["--objective", "dpo,orpo:weight=0.5"], ["--objective", "ld_dpo", "ipo"]]
+)
+def test_objectives_train_and_stand_in_the_card(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, words: list[str]) -> None:
+    assert train(tiny_llava_dir, pairs, tmp_path / "out", *words) == 0
+    log = read_log(tmp_path / "out")
+    assert log[-1]["loss"] < log[0]["loss"]
+    assert log[-1]["rewards/margin"] > log[0]["rewards/margin"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    expected = {
+        "simpo:target_margin=0.5": "with simpo (beta 2)",
+        "dpo,orpo:weight=0.5": "with dpo (beta 0.1) + orpo,",
+        "ld_dpo": "with ld_dpo (beta 0.1) + ipo",
+    }
+    assert expected[words[1]] in card
+
+
+def test_lists_train(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    rows = list_rows([3, 2, 4, 3, 2, 3, 4, 3])
+    rows[2]["scores"][0] = 7.0
+    data = save_rows(tmp_path / "lists.parquet", rows)
+    words = ["--objective", "tpo", "--lora-rank", "4", "--max-reject-share", "0.2"]
+    assert train(tiny_llava_dir, data, tmp_path / "out", *words, kind="listwise") == 0
+    assert read_rejects(tmp_path / "out") == {"list-2": "scores hold 7; objective tpo expects 0 to 1: rescale them"}
+    log = read_log(tmp_path / "out")
+    assert log[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
+    assert log[-1]["rewards/margin"] > 1e-3
+    assert "trained on lists of scored responses with tpo (beta 0.5)" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_help_names_every_objective() -> None:
+    """The names are written out, because the registries need torch."""
+    assert PAIR_NAMES.split(", ") == PAIR_OBJECTIVES.names()
+    assert LIST_NAMES.split(", ") == LIST_OBJECTIVES.names()
 
 
 def test_contrastive_learns_from_a_config_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
@@ -189,7 +228,7 @@ def test_a_folder_of_another_run_is_left_alone(
     weights = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert train(tiny_llava_dir, pairs, out, "--reference", "cached", "--beta", "0.5") == 2
-    assert "holds another run: its beta is 0.1, this one's 0.5" in capsys.readouterr().err
+    assert "holds another run: its beta is None, this one's 0.5" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == weights
     other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1, reference=tiny_llava_dir))
     assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2
@@ -331,6 +370,11 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
         (["--lora-rank", "4", "--freeze", "projector"], "--freeze is for full weights"),
         (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
         (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),
+        (["--objective", "dop"], "unknown pair objective 'dop'; did you mean 'dpo'?"),
+        (["--objective", "simpo", "--reference", "cached"], "objective simpo compares with no reference; leave --reference"),
+        (["--objective", "orpo", "--reference-model", "x/y"], "objective orpo compares with no reference; leave --reference"),
+        (["--objective", "dno"], "has no column score_chosen, score_rejected"),
+        (["--objective", "ld_dpo", "--reference", "cached"], "has no column reference_token_logps_chosen"),
     ],
 )
 def test_options_that_contradict(

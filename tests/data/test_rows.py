@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mmalign.data.rows import check_columns, read_chat, read_pair
+from mmalign.data.rows import check_columns, read_chat, read_list, read_pair
 from tests.tiny_models import random_image
 
 PLAIN = {"images": [random_image(0)], "prompt": "What is it?", "chosen": "a dog", "rejected": "a cat"}
@@ -77,3 +77,31 @@ def test_faults_of_a_chat(messages: list[dict[str, str]], message: str) -> None:
 def test_missing_columns_are_named() -> None:
     with pytest.raises(ValueError, match="pairs.parquet has no column chosen; it has prompt, rejected. Needed: prompt, chosen, rejected"):
         check_columns(["prompt", "rejected"], ["prompt", "chosen", "rejected"], what="pairs.parquet")
+
+
+SCORED = {"images": [random_image(0)], "prompt": "What is it?", "responses": ["a dog", "a cat", "a sofa"], "scores": [1, 0.5, 0.0]}
+
+
+def test_lists_in_both_forms() -> None:
+    turns = [[{"role": "assistant", "content": text}] for text in SCORED["responses"]]
+    for raw in (SCORED, {**SCORED, "responses": turns}):
+        row = read_list(raw, index=2)
+        assert (row.id, row.responses, row.scores) == ("2", ["a dog", "a cat", "a sofa"], [1.0, 0.5, 0.0])
+        assert row.prompt == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"responses": ["a dog"], "scores": [1.0]}, "row has 1 responses and 1 scores; expected two or more"),
+        ({"scores": [1.0, 0.5]}, "row has 3 responses and 2 scores"),
+        ({"scores": [1.0, None, 0.0]}, "scores hold None; expected finite numbers"),
+        ({"scores": [1.0, float("inf"), 0.0]}, "scores hold inf; expected finite numbers"),
+        ({"scores": [1.0, 1.0, 1.0]}, "every response has score 1: there is no preference to learn"),
+        ({"responses": ["a dog", "a cat", "a dog"]}, "two responses are the same text"),
+        ({"responses": ["a dog", " ", "a cat"]}, "response 1 is empty"),
+    ],
+)
+def test_lists_that_cant_be_used(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_list({**SCORED, **change}, index=0)

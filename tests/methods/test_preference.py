@@ -10,8 +10,9 @@ from datasets import Image as ImageFeature
 
 from mmalign.engine.batch import padding_share
 from mmalign.engine.logps import compute_response_logps
-from mmalign.losses.preference import DifficultyMode
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod, difficulty_quartiles
+from mmalign.losses.coefficients import DifficultyMode
+from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.references import Reference
 from tests.tiny_models import build_tiny_llava, pair_rows
@@ -106,7 +107,7 @@ def test_one_encoding_gives_the_loss_and_gradients_of_two(monkeypatch: pytest.Mo
         return loss, {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
     loss, gradients = step()
-    monkeypatch.setattr("mmalign.methods.preference.vision_is_frozen", lambda model: False)
+    monkeypatch.setattr("mmalign.methods.forward.vision_is_frozen", lambda model: False)
     expected, plain = step()
     assert loss == pytest.approx(expected, abs=1e-5)
     assert abs(loss - NUM_PAIRS * math.log(2)) > 0.01

@@ -10,6 +10,8 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from mmalign.methods.forward import compute_policy_and_reference
+from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.models.adapters import LoraOptions, add_lora
@@ -18,7 +20,7 @@ from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
 from mmalign.training.config import TrainConfig
 from mmalign.training.trainer import MethodTrainer
-from tests.tiny_models import build_tiny_llava, pair_rows
+from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
 
 
 class StopAfter(TrainerCallback):
@@ -49,6 +51,9 @@ def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, **options: An
     if kind == "sft":
         method: Any = SupervisedMethod(processor)
         dataset = chat_dataset()
+    elif kind == "listwise":
+        method = ListwiseMethod(processor, ListwiseConfig(), reference=Reference(policy, kind="copy"))
+        dataset = Dataset.from_list(list_rows([3, 2, 4, 3, 2, 3, 4, 3])).cast_column("images", List(ImageFeature(decode=False)))
     else:
         reference = Reference(policy, kind="adapter-off" if lora else "copy")
         method = PreferenceMethod(processor, PreferenceConfig(difficulty_mode="paper"), reference=reference)
@@ -62,7 +67,7 @@ def losses(trainer: MethodTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("kind", ["sft", "preference"])
+@pytest.mark.parametrize("kind", ["sft", "preference", "listwise"])
 def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
     results = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -78,7 +83,7 @@ def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
         assert results[0].state.log_history[1][key] == pytest.approx(results[1].state.log_history[1][key], abs=1e-4), key
 
 
-@pytest.mark.parametrize(("kind", "lora"), [("sft", False), ("preference", False), ("preference", True)])
+@pytest.mark.parametrize(("kind", "lora"), [("sft", False), ("preference", False), ("preference", True), ("listwise", False)])
 def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: bool) -> None:
     whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
     whole.train()
@@ -104,11 +109,12 @@ def test_reference_does_not_move(tmp_path: Path) -> None:
         method: Any = trainer.method
         batch = method.collate([trainer.train_dataset[i] for i in range(4)])
         inputs = {key: value for key, value in batch.items() if key != "pairs"}
-        before = method._reference_logps(trainer.model, inputs, batch["pairs"])
+        _, before = compute_policy_and_reference(trainer.model, inputs, method.reference)
         trainer.train()
-        after = method._reference_logps(trainer.model, inputs, batch["pairs"])
-        assert torch.equal(before.chosen, after.chosen)
-        assert torch.equal(before.rejected, after.rejected)
+        _, after = compute_policy_and_reference(trainer.model, inputs, method.reference)
+        assert before is not None
+        assert after is not None
+        assert torch.equal(before.token_logps, after.token_logps)
 
 
 def test_first_step_of_dpo_is_log_two(tmp_path: Path) -> None:

@@ -1,0 +1,233 @@
+"""The one kernel of every pair objective: score -> link -> margin -> outer loss.
+
+    reward  = beta * link(score under the policy - score under the reference)
+    margin  = chosen reward - rejected reward - offset
+    loss    = weight * [ (1 - label_flip) * outer(margin) + label_flip * outer(-margin) ] + sft_weight * NLL(chosen)
+
+A pointwise objective has no margin between the two: it puts each reward through the outer loss on its own.
+
+Shape legend: B = pairs, R = 2 B responses (chosen, rejected, chosen, ...), K = scored tokens.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from mmalign.losses.links import Link, identity
+from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, at_least_float32
+
+Columns = Mapping[str, Tensor]
+ColumnMap = Callable[[Columns], Tensor]
+"""Columns of the data, (B,) each, to a parameter of each pair."""
+Outer = Callable[[Tensor, float | Tensor], Tensor]
+"""(margin, beta) to loss, elementwise; only ``squared`` needs the beta."""
+
+
+class PairValues(NamedTuple):
+    """A number for each response of a pair: a score, a log-ratio, a reward."""
+
+    chosen: Tensor
+    """(B,)"""
+    rejected: Tensor
+    """(B,)"""
+
+
+Form = Callable[[PairValues, Callable[[Tensor], Tensor], float | Tensor], Tensor]
+"""(rewards, outer loss, offset) to (B,) losses."""
+
+
+def logistic(margin: Tensor, beta: float | Tensor) -> Tensor:
+    """-log sigmoid(margin)."""
+    return -F.logsigmoid(margin)
+
+
+def hinge(margin: Tensor, beta: float | Tensor) -> Tensor:
+    """max(0, 1 - margin)."""
+    return torch.relu(1 - margin)
+
+
+def squared(margin: Tensor, beta: float | Tensor) -> Tensor:
+    """(margin / beta)^2: with offset 1/2, IPO's (log-ratio - 1 / (2 beta))^2."""
+    return (margin / beta).square()
+
+
+def bounded(margin: Tensor, beta: float | Tensor) -> Tensor:
+    """1 - sigmoid(margin): KTO's, which saturates on both sides."""
+    return torch.sigmoid(-margin)
+
+
+def pairwise(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
+    """outer(chosen - rejected - offset)."""
+    return outer(rewards.chosen - rewards.rejected - offset)
+
+
+def pointwise(*, rejected_weight: float = 1.0) -> Form:
+    """outer(chosen - offset) + rejected_weight * outer(offset - rejected)."""
+
+    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
+        return outer(rewards.chosen - offset) + rejected_weight * outer(offset - rewards.rejected)
+
+    return form
+
+
+def against_batch_mean(*, detach: bool) -> Form:
+    """Each response against the batch's mean reward of the other side, at least 0: KTO's baseline over pairs.
+
+    Half of outer(chosen - K(rejected)) + outer(K(chosen) - rejected). A pair's loss depends on its neighbours in the micro-batch.
+
+    Args:
+        detach: Send no gradient through the baseline, as KTO's paper does; LLaVA-MoD's code lets it through.
+    """
+
+    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
+        chosen, rejected = (value.mean().clamp(min=0) for value in rewards)
+        if detach:
+            chosen, rejected = chosen.detach(), rejected.detach()
+        return (outer(rewards.chosen - rejected - offset) + outer(chosen - rewards.rejected - offset)) / 2
+
+    return form
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairObjective:
+    """What makes one objective of the family: its choice at each stage. The defaults are DPO."""
+
+    score: Score = SUM
+    link: Link = identity
+    uses_reference: bool = True
+    beta: float = 0.1
+    """Factor of the chosen response's reward, and of the rejected one's."""
+    beta_rejected: float | None = None
+    """Another factor for the rejected response's."""
+    beta_scale: float | ColumnMap = 1.0
+    """Factor of both betas, pair by pair."""
+    offset: float | ColumnMap = 0.0
+    label_flip: float | ColumnMap = 0.0
+    """Share of the loss that goes to the swapped pair. Negative values correct for labels that are known to be noisy."""
+    outer: Outer = logistic
+    form: Form = pairwise
+    weight: float | ColumnMap = 1.0
+    """Factor of the preference loss, without the SFT term."""
+    sft_weight: float = 0.0
+    """Factor of the chosen response's mean negative log-likelihood."""
+    columns: tuple[str, ...] = ()
+    """Columns of the data that the maps read."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would turn the preference round, and try the maps on no pairs.
+
+        Raises:
+            ValueError: If a beta is not positive, or a map refuses its parameters.
+            KeyError: If a map reads a column that ``columns`` does not name.
+        """
+        for name, value in (("beta", self.beta), ("beta_rejected", self.beta_rejected)):
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} is {value}; expected a positive number, such as 0.1")
+        empty = torch.zeros(0)
+        for name, parameter in self.maps().items():
+            _per_pair(parameter, columns=dict.fromkeys(self.columns, empty), like=empty, name=name)
+
+    def maps(self) -> dict[str, float | ColumnMap]:
+        """What may differ from pair to pair."""
+        return {"beta_scale": self.beta_scale, "offset": self.offset, "label_flip": self.label_flip, "weight": self.weight}
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """All that an objective may look at."""
+
+    tokens: ScoredTokens
+    policy: Logps
+    reference: Logps | None = None
+    """None where no objective of the run has a reference."""
+    columns: Columns = field(default_factory=dict)
+    beta_scale: float | Tensor = 1.0
+    """(B,) from difficulty: a factor of every objective's beta."""
+    weight: float | Tensor = 1.0
+    """(B,) from difficulty: a factor of every objective's preference loss, not of its SFT term."""
+
+
+def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
+    """Compute the implicit rewards without beta: the link of the log-ratio, or of the policy's score.
+
+    Returns:
+        (B,) each.
+
+    Raises:
+        ValueError: If the objective has a reference and the batch has none.
+    """
+    score = objective.score(batch.policy, batch.tokens)
+    if objective.uses_reference:
+        if batch.reference is None:
+            raise ValueError("this objective compares with a reference, and the batch has no log-probabilities of one")
+        score = score - objective.score(batch.reference, batch.tokens)
+    linked = objective.link(score)
+    return PairValues(linked[0::2], linked[1::2])
+
+
+def preference_loss(
+    objective: PairObjective, rewards: PairValues, *, columns: Columns | None = None, beta_scale: float | Tensor = 1.0
+) -> Tensor:
+    """Compute the preference loss of each pair, without the SFT term.
+
+    Args:
+        objective: Its beta, margin and outer loss.
+        rewards: From ``compute_rewards``, (B,) each.
+        columns: What the objective's maps read, (B,) each.
+        beta_scale: Factor of beta; a (B,) tensor sets it pair by pair, which is all that DA-DPO changes.
+
+    Returns:
+        (B,) losses, unreduced.
+
+    Raises:
+        ValueError: If a parameter has another shape than the pairs.
+    """
+    rewards = PairValues(*map(at_least_float32, rewards))
+    read = partial(_per_pair, columns=columns or {}, like=rewards.chosen)
+    own = {name: read(value, name=name) for name, value in objective.maps().items()}
+    scale = own["beta_scale"] * read(beta_scale, name="beta_scale")
+    beta = objective.beta * scale
+    beta_rejected = beta if objective.beta_rejected is None else objective.beta_rejected * scale
+    outer = _with_flips(objective, beta, own["label_flip"])
+    scaled = PairValues(beta * rewards.chosen, beta_rejected * rewards.rejected)
+    return own["weight"] * objective.form(scaled, outer, own["offset"])
+
+
+def chosen_nll(batch: PairBatch) -> Tensor:
+    """Compute the mean negative log-likelihood of each chosen response's tokens, (B,)."""
+    lengths = batch.tokens.lengths()[0::2].clamp(min=1)
+    return -at_least_float32(batch.policy.sums)[0::2] / lengths
+
+
+def objective_loss(objective: PairObjective, batch: PairBatch) -> Tensor:
+    """Compute an objective with its SFT term: (B,) losses, unreduced."""
+    rewards = compute_rewards(objective, batch)
+    losses = batch.weight * preference_loss(objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale)
+    return losses + objective.sft_weight * chosen_nll(batch) if objective.sft_weight else losses
+
+
+def _with_flips(objective: PairObjective, beta: float | Tensor, flip: float | Tensor) -> Callable[[Tensor], Tensor]:
+    """Mix the outer loss with that of the swapped pair. For the logistic this is -log sigmoid(margin) + flip * margin."""
+
+    def outer(margin: Tensor) -> Tensor:
+        loss = objective.outer(margin, beta)
+        # Where no label is in doubt the other side is not computed: plain DPO is one logistic, as TRL's is.
+        return loss if objective.label_flip == 0.0 else (1 - flip) * loss + flip * objective.outer(-margin, beta)
+
+    return outer
+
+
+def _per_pair(value: float | Tensor | ColumnMap, *, columns: Columns, like: Tensor, name: str) -> float | Tensor:
+    """Turn a number, a (B,) tensor or a map into a number or a (B,) tensor of the rewards' type."""
+    if callable(value):
+        value = value(columns)
+    if not isinstance(value, Tensor):
+        return value
+    if value.shape != like.shape:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected one value a pair, {tuple(like.shape)}")
+    return value.to(like)

@@ -1,0 +1,119 @@
+"""List objectives by name: score -> link -> reward as for pairs, then one loss over the responses of a prompt.
+
+Shape legend: B = prompts, N = most responses of a prompt, R = responses of the batch.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mmalign.losses.coefficients import anchored_target
+from mmalign.losses.links import Link, identity
+from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
+from mmalign.losses.registry import Registry
+from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, SequenceScore, sequence_score
+
+LIST_OBJECTIVES: "Registry[ListObjective]" = Registry("list")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListObjective:
+    """What makes one list objective."""
+
+    loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """(rewards, scores, mask), each (B, N), to (B,) losses."""
+    beta: float
+    score: Score = SUM
+    link: Link = identity
+    score_range: tuple[float, float] = (-math.inf, math.inf)
+    """What the data's scores may be."""
+
+    def __post_init__(self) -> None:
+        """Refuse a beta that would turn the order round.
+
+        Raises:
+            ValueError: If beta is not positive.
+        """
+        if not self.beta > 0:
+            raise ValueError(f"beta is {self.beta}; expected a positive number, such as 0.1")
+
+
+@dataclass(frozen=True)
+class ListBatch:
+    """Responses of several prompts, in the order of the prompts."""
+
+    tokens: ScoredTokens
+    policy: Logps
+    reference: Logps
+    counts: Tensor
+    """(B,) responses of each prompt."""
+    scores: Tensor
+    """(R,) the data's, higher is better."""
+
+
+def compute_list_rewards(objective: ListObjective, batch: ListBatch) -> Tensor:
+    """Compute beta * link(log-ratio) of each response, (R,)."""
+    log_ratio = objective.score(batch.policy, batch.tokens) - objective.score(batch.reference, batch.tokens)
+    return objective.beta * objective.link(log_ratio)
+
+
+def list_objective_loss(objective: ListObjective, batch: ListBatch) -> Tensor:
+    """Compute the loss of each prompt, (B,), unreduced."""
+    rewards = compute_list_rewards(objective, batch)
+    padded, mask = pad_lists(rewards, batch.counts)
+    return objective.loss(padded, pad_lists(batch.scores.to(rewards), batch.counts)[0], mask)
+
+
+def pad_lists(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Lay (R,) values out as rows.
+
+    Args:
+        values: One for each response, in the order of the prompts.
+        counts: (B,) responses of each prompt; they add up to R.
+
+    Returns:
+        (B, N) values, 0 where there is no response, and the mask.
+    """
+    mask = torch.arange(int(counts.max()), device=values.device) < counts[:, None].to(values.device)
+    return values.new_zeros(mask.shape).masked_scatter(mask, values), mask
+
+
+@LIST_OBJECTIVES.register("adpo")
+def adpo(*, temperature: float = 10.0, score_temperature: float = 0.5, score: SequenceScore = "sum") -> ListObjective:
+    """Cross-entropy of softmax(h / temperature) to softmax(z-scores / score_temperature) (ADPO, arXiv:2510.18913).
+
+    The paper's temperature of 0.8 is for its control tasks: with sums over a long response it saturates at once.
+    """
+    for name, value in (("temperature", temperature), ("score_temperature", score_temperature)):
+        if not value > 0:
+            raise ValueError(f"{name} is {value}; expected a positive number")
+
+    def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        return list_cross_entropy(rewards, anchored_target(scores, mask, temperature=score_temperature), mask)
+
+    return ListObjective(loss=loss, beta=1 / temperature, score=sequence_score(score))
+
+
+@LIST_OBJECTIVES.register("plackett_luce")
+def plackett_luce(*, beta: float = 0.1, score: SequenceScore = "sum") -> ListObjective:
+    """DPO over a ranking (arXiv:2305.18290, appendix A.3)."""
+    return ListObjective(loss=plackett_luce_loss, beta=beta, score=sequence_score(score))
+
+
+@LIST_OBJECTIVES.register("irpo")
+def irpo(*, beta: float = 1.0, score: SequenceScore = "mean") -> ListObjective:
+    """In-context ranking (IRPO, arXiv:2504.15477): scores are relevance grades from 0."""
+    return ListObjective(loss=in_context_ranking_loss, beta=beta, score=sequence_score(score), score_range=(0, 10))
+
+
+@LIST_OBJECTIVES.register("tpo")
+def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mean") -> ListObjective:
+    """Preference trees (TPO, arXiv:2410.12854): every two responses, weighed by what their swap changes in DCG."""
+
+    def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        return lambda_loss(rewards, scores, mask, weighted=weighted)
+
+    return ListObjective(loss=loss, beta=beta, score=sequence_score(score), score_range=(0, 1))

@@ -1,0 +1,162 @@
+"""Objectives by name: a factory each, whose keyword arguments are its hyper-parameters.
+
+In a command or a YAML file an objective is ``NAME`` or ``NAME:parameter=value,parameter=value``; ``weight`` is its factor in a sum
+of several.
+"""
+
+import inspect
+import math
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Generic, Literal, TypeVar
+
+Built = TypeVar("Built")
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+WEIGHT = "weight"
+
+
+@dataclass(frozen=True)
+class Named(Generic[Built]):
+    """An objective in a sum of several."""
+
+    name: str
+    objective: Built
+    weight: float = 1.0
+
+
+class Registry(Generic[Built]):
+    """Names to factories of one kind of objective."""
+
+    def __init__(self, kind: str) -> None:
+        """Start empty; ``kind`` is for messages."""
+        self.kind = kind
+        self._factories: dict[str, Callable[..., Built]] = {}
+
+    def register(self, name: str) -> Callable[[Factory], Factory]:
+        """Add the decorated factory.
+
+        Raises:
+            ValueError: If the name is taken.
+        """
+        if name in self._factories:
+            raise ValueError(f"{self.kind} objective {name!r} is already registered; choose another name")
+
+        def add(factory: Factory) -> Factory:
+            self._factories[name] = factory
+            return factory
+
+        return add
+
+    def unregister(self, name: str) -> None:
+        """Take a name away, as a test or a notebook wants that defines it twice."""
+        del self._factories[name]
+
+    def names(self) -> list[str]:
+        """All names, in the order of registration."""
+        return list(self._factories)
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """Hyper-parameters of an objective with their types.
+
+        Raises:
+            ValueError: If the name is unknown; the message holds the nearest.
+        """
+        if name not in self._factories:
+            near = get_close_matches(name, self._factories, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._factories)}"
+            raise ValueError(f"unknown {self.kind} objective {name!r}; {hint}")
+        hints = typing.get_type_hints(self._factories[name])
+        return {key: hints[key] for key in inspect.signature(self._factories[name]).parameters}
+
+    def build(self, name: str, **parameters: Any) -> Built:
+        """Build an objective.
+
+        Raises:
+            ValueError: If the name or a parameter is unknown, or a value makes no sense.
+        """
+        known = self.parameters(name)
+        for key in parameters:
+            if key not in known:
+                raise ValueError(f"objective {name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+        return self._factories[name](**parameters)
+
+    def parse(self, text: str, *, beta: float | None = None) -> Named[Built]:
+        """Build an objective from ``NAME:parameter=value,...``.
+
+        Args:
+            text: As a user writes it.
+            beta: For objectives that have a beta and are not given one in the text.
+
+        Raises:
+            ValueError: As ``build``, and if a value can't be read as its parameter's type.
+        """
+        name, _, rest = text.strip().partition(":")
+        known = self.parameters(name)
+        values: dict[str, Any] = {}
+        for item in filter(None, (part.strip() for part in rest.split(","))):
+            key, equals, value = (part.strip() for part in item.partition("="))
+            if not equals or (key != WEIGHT and key not in known):
+                raise ValueError(f"objective {name}: {item!r} is no parameter=value; parameters: {', '.join([*known, WEIGHT])}")
+            if key in values:
+                raise ValueError(f"objective {name}: {key} is given twice; give it once")
+            values[key] = _read(value, float if key == WEIGHT else known[key], name=f"{name}: {key}")
+        weight = values.pop(WEIGHT, 1.0)
+        if not weight > 0:
+            raise ValueError(f"{name}: weight is {weight}; expected a positive number")
+        if beta is not None and "beta" in known:
+            values.setdefault("beta", beta)
+        return Named(name, self.build(name, **values), weight)
+
+    def parse_sum(self, texts: Sequence[str], *, beta: float | None = None) -> tuple[Named[Built], ...]:
+        """Build the objectives of a weighted sum.
+
+        Args:
+            texts: One objective or several in each, separated by commas: ``dpo``, ``dpo,orpo:odds_weight=0.2,weight=0.5``.
+            beta: As in ``parse``.
+
+        Raises:
+            ValueError: As ``parse``; if there is no objective, one is named twice, or none has use for ``beta``.
+        """
+        named = tuple(self.parse(text, beta=beta) for text in _split(texts))
+        names = [one.name for one in named]
+        if not names:
+            raise ValueError(f"no objective is named; choose one or more of {', '.join(self.names())}")
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"objective {twice[0]} is named twice; name it once, with its parameters and weight")
+        if beta is not None and not any("beta" in self.parameters(name) for name in names):
+            raise ValueError(f"beta is {beta}, and {', '.join(names)} has none; leave it out")
+        return named
+
+
+def _split(texts: Sequence[str]) -> list[str]:
+    """Take a list of objectives apart: a piece without ``=``, or with a colon before it, begins the next one."""
+    parts: list[str] = []
+    for text in texts:
+        for number, piece in enumerate(filter(None, (piece.strip() for piece in text.split(",")))):
+            if number and "=" in piece and ":" not in piece.partition("=")[0]:
+                parts[-1] += f"{',' if ':' in parts[-1] else ':'}{piece}"
+            else:
+                parts.append(piece)
+    return parts
+
+
+def _read(text: str, hint: Any, *, name: str) -> Any:
+    """Read a value of a type that factories use: numbers, bool, Literal."""
+    if typing.get_origin(hint) is Literal:
+        if text not in typing.get_args(hint):
+            raise ValueError(f"{name} is {text!r}; expected one of {', '.join(typing.get_args(hint))}")
+        return text
+    if hint is bool:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name} is {text!r}; expected true or false")
+        return text.lower() == "true"
+    try:
+        value = hint(text)
+    except ValueError as error:
+        raise ValueError(f"{name} is {text!r}; expected a {hint.__name__}") from error
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {text!r}; expected a finite number")
+    return value

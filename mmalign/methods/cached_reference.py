@@ -1,0 +1,71 @@
+"""Cached log-probabilities as the reference: columns that ``score-difficulty`` and ``cache-logps`` write.
+
+Shape legend: K = scored tokens, R = responses, two a pair.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from datasets import Dataset
+from torch import Tensor
+
+from mmalign.data.encode import EncodedPrompt
+from mmalign.data.rows import check_columns
+from mmalign.engine.reference_cache import FINGERPRINT, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_text
+from mmalign.losses.scores import Logps, ScoredTokens
+
+
+class CachedReference:
+    """Reads the reference's log-probabilities from rows: sums of responses, or tokens where an objective weights them."""
+
+    def __init__(self, fingerprint: str | None, *, by_token: bool) -> None:
+        """Choose the columns; ``fingerprint`` is what they must come from."""
+        self.fingerprint = fingerprint
+        self.by_token = by_token
+        self.columns = TOKEN_LOGPS if by_token else LOGPS
+
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Check that the columns are there and come from the reference.
+
+        Raises:
+            ValueError: If they don't; the message names both fingerprints.
+        """
+        check_columns(dataset.column_names, (*self.columns, TEXT, FINGERPRINT), what="the data set, for reference 'cached',")
+        assert self.fingerprint is not None, "a cached reference has a fingerprint"
+        check_fingerprint(dataset[FINGERPRINT], self.fingerprint)
+
+    def check(self, raw: Mapping[str, Any]) -> None:
+        """Check a row's numbers.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        for name in self.columns:
+            values = raw.get(name, [])
+            for value in values if isinstance(values, list) else [values]:
+                if not (isinstance(value, (int, float)) and math.isfinite(value)):
+                    raise ValueError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
+
+    def check_text(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
+        """Check that a row's log-probabilities are those of its text, one for each token.
+
+        Raises:
+            ValueError: If they are not.
+        """
+        check_text(raw, encoded)
+        for name, scored in zip(self.columns, encoded.scored, strict=True):
+            if self.by_token and len(raw[name]) != sum(scored):
+                raise ValueError(
+                    f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows"
+                )
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""
+        values = [row[name] for row in rows for name in self.columns]
+        return torch.tensor([token for response in values for token in response] if self.by_token else values)
+
+    def logps(self, values: Tensor, tokens: ScoredTokens) -> Logps:
+        """Read what ``collate`` made."""
+        return Logps(tokens.sums(values), values) if self.by_token else Logps(values)

@@ -1,0 +1,40 @@
+"""Policy and reference on one batch, each image encoded once where both see it with the same eyes."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
+from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
+from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.models.references import Reference
+
+
+def compute_policy_and_reference(
+    model: nn.Module, inputs: dict[str, Any], reference: Reference | None
+) -> tuple[ResponseLogps, ResponseLogps | None]:
+    """Run the policy, and the reference without gradient where there is one.
+
+    Args:
+        model: The policy, possibly wrapped.
+        inputs: From ``collate_prompts``, and nothing else.
+        reference: None where its log-probabilities are known, or nobody asks for them.
+    """
+    inner = unwrap(model)
+    features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
+    expected = None
+    if reference is not None:
+        seen = features if reference.shares_frozen_vision else None
+        with reference.active(unwrap_parallel(model)) as frozen:
+            expected = compute_response_logps(frozen, inputs, features=seen)
+    return compute_response_logps(model, inputs, features=features), expected
+
+
+def scored_tokens(outcome: ResponseLogps, token_ids: Tensor) -> ScoredTokens:
+    """Say to the losses which response each token belongs to; ``token_ids`` is the layout's ``target``."""
+    return ScoredTokens(outcome.response, outcome.num_responses, token_ids)
+
+
+def as_logps(outcome: ResponseLogps) -> Logps:
+    """Log-probabilities by response and by token, as the losses take them."""
+    return Logps(outcome.sums(), outcome.token_logps)

@@ -1,0 +1,141 @@
+"""Preference training over several scored responses of each prompt: (images, prompt, responses, scores).
+
+Shape legend: B = prompts in the batch, N = most responses of a prompt, R = responses in the batch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.rows import LIST_COLUMNS, read_list
+from mmalign.engine.batch import collate_prompts
+from mmalign.engine.method import MethodOutput, Sum
+from mmalign.engine.probe import probe_rows
+from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
+from mmalign.losses.registry import Named
+from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.models.references import Reference
+
+
+@dataclass(frozen=True)
+class ListwiseConfig:
+    """How lists become a loss."""
+
+    objectives: tuple[str, ...] = ("adpo",)
+    """Names with parameters, as ``losses.registry`` reads them; several are summed."""
+    beta: float | None = None
+    """Beta of every objective that has one and is not given its own; None: each one's default."""
+    max_length: int | None = None
+    row_tokens: int | None = None
+    """Pack several prompts into rows of about this many tokens; None: a row a prompt."""
+
+    def __post_init__(self) -> None:
+        """Refuse objectives that can't be built, and rows of no length.
+
+        Raises:
+            ValueError: With the objective, its parameter and what was expected, or if row_tokens is not positive.
+        """
+        self.build_objectives()
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise ValueError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
+
+    def build_objectives(self) -> tuple[Named[ListObjective], ...]:
+        """Build what is summed; rewards are logged as the first one has them."""
+        return LIST_OBJECTIVES.parse_sum(self.objectives, beta=self.beta)
+
+
+class ListwiseMethod:
+    """ADPO, Plackett-Luce, in-context ranking and preference trees; a pair is a list of two."""
+
+    name = "listwise"
+    columns = LIST_COLUMNS
+
+    def __init__(self, processor: Any, config: ListwiseConfig, *, reference: Reference, image_root: Path | None = None) -> None:
+        """Keep the parts; ``image_root`` is the folder that relative image paths start from."""
+        self.processor = processor
+        self.config = config
+        self.objectives = config.build_objectives()
+        self.reference = reference
+        self.image_root = image_root
+        self.shared = True
+
+    def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
+        row = read_list(raw, index=index, image_root=self.image_root)
+        return encode_responses(
+            self.processor, images=row.images, prompt=row.prompt, responses=row.responses, max_length=self.config.max_length
+        )
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Decode the row, look at its scores, and tokenise it where its length is limited."""
+        row = read_list(raw, index=index, image_root=self.image_root)
+        for named in self.objectives:
+            low, high = named.objective.score_range
+            outside = [score for score in row.scores if not low <= score <= high]
+            if outside:
+                raise ValueError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
+        if self.config.max_length is not None:
+            self._encode(raw, index)
+
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Choose how lists are laid out: see ``probe_rows``."""
+        choice = probe_rows(model, [self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        self.shared = choice.shared
+        return choice.reason
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One row a prompt with all its responses, or one a response where they can't share it; ``scores`` (R,) beside it."""
+        row_tokens = self.config.row_tokens if self.shared else None
+        encoded, pad = [self._encode(row) for row in rows], self.processor.tokenizer.pad_token_id
+        batch = collate_prompts(encoded, pad_token_id=pad, shared=self.shared, row_tokens=row_tokens)
+        batch["scores"] = torch.tensor([float(score) for row in rows for score in row["scores"]])
+        return batch
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Prompts."""
+        return len(batch["layout"]["repeats"])
+
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Sum of the objectives over the prompts."""
+        inputs = {key: value for key, value in batch.items() if key != "scores"}
+        outcome, reference = compute_policy_and_reference(model, inputs, self.reference)
+        assert reference is not None
+        tokens = scored_tokens(outcome, batch["layout"]["target"])
+        lists = ListBatch(tokens, as_logps(outcome), as_logps(reference), batch["layout"]["repeats"], batch["scores"])
+        losses = {named.name: list_objective_loss(named.objective, lists) for named in self.objectives}
+        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
+        metrics = list_metrics(compute_list_rewards(self.objectives[0].objective, lists), batch["scores"], lists.counts)
+        if len(losses) > 1:
+            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
+        return MethodOutput(total.sum(), metrics)
+
+
+@torch.no_grad()
+def list_metrics(rewards: Tensor, scores: Tensor, counts: Tensor) -> dict[str, Sum]:
+    """Compare the order of rewards with that of scores.
+
+    Args:
+        rewards: (R,) implicit rewards.
+        scores: (R,) the data's.
+        counts: (B,) responses of each prompt.
+
+    Returns:
+        ``rewards/margin``: reward of the best response by score - of the worst one; ``rewards/accuracy``: share of the pairs with
+        different scores that the rewards order alike; ``rewards/top1``: share of prompts whose best response has the highest reward.
+    """
+    padded, mask = pad_lists(rewards, counts)
+    values, _ = pad_lists(scores, counts)
+    best, worst = values.masked_fill(~mask, -torch.inf).argmax(1), values.masked_fill(~mask, torch.inf).argmin(1)
+    margin = padded.gather(1, best[:, None]) - padded.gather(1, worst[:, None])
+    better = (values[:, :, None] > values[:, None, :]) & mask[:, :, None] & mask[:, None, :]
+    right = better & (padded[:, :, None] > padded[:, None, :])
+    top = padded.masked_fill(~mask, -torch.inf).argmax(1) == best
+    return {
+        "rewards/margin": Sum(margin.sum(), len(margin)),
+        "rewards/accuracy": Sum(right.sum(), better.sum()),
+        "rewards/top1": Sum(top.sum(), len(top)),
+    }

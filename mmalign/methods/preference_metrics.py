@@ -1,0 +1,56 @@
+"""What a preference step logs: rewards, margin and accuracy, by quarter of difficulty too.
+
+Shape legend: B = preference pairs.
+"""
+
+import torch
+from torch import Tensor
+
+from mmalign.engine.method import Sum
+from mmalign.losses.kernel import PairBatch, PairObjective, compute_rewards
+
+NUM_QUARTILES = 4
+
+
+@torch.no_grad()
+def reward_metrics(objective: PairObjective, pairs: PairBatch) -> dict[str, Sum]:
+    """Measure rewards as the objective has them, with its plain beta, so that difficulty modes can be compared.
+
+    Args:
+        objective: The first of the sum.
+        pairs: With columns ``pair_beta_scale`` and, where there is a difficulty, ``difficulty_quartile``.
+    """
+    rewards, columns = compute_rewards(objective, pairs), pairs.columns
+    count = len(rewards.chosen)
+    chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
+    margin, right = chosen - rejected, (chosen > rejected).float()
+    logps, lengths = (values.view(-1, 2).sum(0) for values in (pairs.policy.sums, pairs.tokens.lengths()))
+    metrics = {
+        "rewards/chosen": Sum(chosen.sum(), count),
+        "rewards/rejected": Sum(rejected.sum(), count),
+        "rewards/margin": Sum(margin.sum(), count),
+        "rewards/accuracy": Sum(right.sum(), count),
+        "logps/chosen_per_token": Sum(logps[0], lengths[0]),
+        "logps/rejected_per_token": Sum(logps[1], lengths[1]),
+        "difficulty/beta": Sum(objective.beta * columns["pair_beta_scale"].sum(), count),
+    }
+    if "difficulty_quartile" in columns:
+        for number in range(1, NUM_QUARTILES + 1):
+            inside = (columns["difficulty_quartile"] == number).float()
+            metrics[f"rewards/margin_q{number}"] = Sum((margin * inside).sum(), inside.sum())
+            metrics[f"rewards/accuracy_q{number}"] = Sum((right * inside).sum(), inside.sum())
+    return metrics
+
+
+def difficulty_quartiles(difficulty: Tensor) -> Tensor:
+    """Number the quarter that each pair falls in by rank, 1 = easiest; ties go by position, so quarters are equal in size.
+
+    Args:
+        difficulty: (B,) of the whole data set.
+
+    Returns:
+        (B,) integers from 1 to 4.
+    """
+    rank = torch.empty(len(difficulty), dtype=torch.long)
+    rank[difficulty.argsort(stable=True)] = torch.arange(len(difficulty))
+    return 1 + NUM_QUARTILES * rank // max(1, len(difficulty))

@@ -1,0 +1,128 @@
+"""Lists of scored responses: the loss from its parts, pairs as lists of two, ragged and packed rows, metrics by hand."""
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset, List
+from datasets import Image as ImageFeature
+
+from mmalign.engine.logps import compute_response_logps
+from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod, list_metrics
+from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.models.references import Reference
+from tests.losses.test_listwise import anchored, in_context, plackett_luce, tree
+from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
+
+COUNTS = [3, 2, 4]
+OBJECTIVES = ["adpo", "plackett_luce", "irpo", "tpo"]
+
+
+@functools.cache
+def models() -> tuple[Any, Any, Any]:
+    policy, processor = build_tiny_llava(seed=0, scale=1.5)
+    return policy, build_tiny_llava(seed=1, scale=1.5)[0], processor
+
+
+def data_set(rows: list[dict[str, Any]] | None = None) -> Dataset:
+    return Dataset.from_list(list_rows(COUNTS) if rows is None else rows).cast_column("images", List(ImageFeature(decode=False)))
+
+
+def method_for(*objectives: str, **options: Any) -> ListwiseMethod:
+    policy, other, processor = models()
+    reference = Reference(policy, kind="copy", model=other)
+    return ListwiseMethod(processor, ListwiseConfig(objectives=objectives, **options), reference=reference)
+
+
+def loss_of(method: Any, dataset: Dataset) -> float:
+    with torch.no_grad():
+        return method.compute(models()[0], method.collate(list(dataset))).loss_sum.item()
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_loss_from_the_models_own_numbers(name: str) -> None:
+    policy, other, _ = models()
+    method = method_for(name)
+    rows = list(data_set())
+    inputs = {key: value for key, value in method.collate(rows).items() if key != "scores"}
+    with torch.no_grad():
+        outcomes = [compute_response_logps(model, inputs).per_response() for model in (policy, other)]
+    sums = [(a.sum() - b.sum()).item() for a, b in zip(*outcomes, strict=True)]
+    means = [(a.mean() - b.mean()).item() for a, b in zip(*outcomes, strict=True)]
+    expected, at = 0.0, 0
+    for row in rows:
+        end = at + len(row["responses"])
+        expected += {
+            "adpo": lambda s, m, v: anchored(s, v, 10.0, 0.5),
+            "plackett_luce": lambda s, m, v: plackett_luce(s, v, 0.1),
+            "irpo": lambda s, m, v: in_context(m, v, 1.0),
+            "tpo": lambda s, m, v: tree(m, v, 0.5),
+        }[name](sums[at:end], means[at:end], row["scores"])
+        at = end
+    assert loss_of(method, data_set()) == pytest.approx(expected, rel=2e-5)
+
+
+def test_a_pair_is_a_list_of_two() -> None:
+    policy, other, processor = models()
+    pairs = pair_rows(4)
+    lists = [
+        {**{key: row[key] for key in ("id", "images", "prompt")}, "responses": [row["rejected"], row["chosen"]], "scores": [0.0, 1.0]}
+        for row in pairs
+    ]
+    reference = Reference(policy, kind="copy", model=other)
+    preference = PreferenceMethod(processor, PreferenceConfig(), reference=reference)
+    dpo = loss_of(preference, preference.prepare(Dataset.from_list(pairs).cast_column("images", List(ImageFeature(decode=False)))))
+    assert loss_of(method_for("plackett_luce"), data_set(lists)) == pytest.approx(dpo, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_packed_and_plain_rows_have_the_same_loss(name: str) -> None:
+    expected = loss_of(method_for(name), data_set())
+    assert loss_of(method_for(name, row_tokens=150), data_set()) == pytest.approx(expected, abs=2e-5)
+    plain = method_for(name)
+    plain.shared = False
+    assert loss_of(plain, data_set()) == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_weighted_sum_and_its_parts() -> None:
+    parts = {name: loss_of(method_for(name), data_set()) for name in ("adpo", "tpo")}
+    method = method_for("adpo,tpo:weight=3")
+    output = method.compute(models()[0], method.collate(list(data_set())))
+    assert output.loss_sum.item() == pytest.approx(parts["adpo"] + 3 * parts["tpo"], rel=1e-5)
+    assert float(output.metrics["loss/tpo"].total) == pytest.approx(parts["tpo"], rel=1e-5)
+    output.loss_sum.backward()
+    policy, other, _ = models()
+    assert all(p.grad is None for p in other.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in policy.parameters())
+    policy.zero_grad()
+
+
+def test_metrics_by_hand() -> None:
+    """First list: best response 1 (reward 2), worst 2 (reward 3), one of three orders right. Second: both right."""
+    rewards, scores = torch.tensor([1.0, 2.0, 3.0, 0.5, -0.5]), torch.tensor([0.5, 1.0, 0.0, 9.0, 1.0])
+    got = list_metrics(rewards, scores, torch.tensor([3, 2]))
+    assert (float(got["rewards/margin"].total), got["rewards/margin"].count) == (-1 + 1, 2)
+    assert (float(got["rewards/accuracy"].total), float(got["rewards/accuracy"].count)) == (2, 4)
+    assert float(got["rewards/top1"].total) == 1
+
+
+@pytest.mark.parametrize(
+    ("objective", "scores", "message"),
+    [
+        ("tpo", [0.0, 0.5, 80.0], "scores hold 80; objective tpo expects 0 to 1: rescale them"),
+        ("irpo", [0.0, -1.0, 2.0], "scores hold -1; objective irpo expects 0 to 10: rescale them"),
+        ("adpo", [0.0, 1.0], "row has 3 responses and 2 scores"),
+    ],
+)
+def test_rows_whose_scores_cant_be_used(objective: str, scores: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        method_for(objective).check({**data_set()[0], "scores": scores}, index=0)
+    method_for(objective).check(data_set()[0], index=0)
+
+
+def test_long_rows_are_refused() -> None:
+    with pytest.raises(ValueError, match="more than max_length 5"):
+        method_for("adpo", max_length=5).check(data_set()[0], index=0)
+    with pytest.raises(ValueError, match="row_tokens is 0"):
+        method_for("adpo", row_tokens=0)
