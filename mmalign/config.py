@@ -30,7 +30,9 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     positional = [name for name, f in fields.items() if f.metadata.get("positional")]
     for name in positional:
         help_text = f"same as --{_dashed(name)}"
-        parser.add_argument(f"_{name}", metavar=name.upper(), nargs="?", default=argparse.SUPPRESS, help=help_text)
+        several = typing.get_origin(_strip_optional(hints[name])) is list
+        metavar, nargs = (f"{name.upper()}...", "*") if several else (name.upper(), "?")
+        parser.add_argument(f"_{name}", metavar=metavar, nargs=nargs, default=argparse.SUPPRESS, help=help_text)
     for name, f in fields.items():
         _add_argument(parser, name, hints[name], f)
     given = vars(parser.parse_args(list(argv)))
