@@ -103,16 +103,11 @@ def _load_images(pairs: Sequence[Pair], root: Path | None) -> list[Any]:
 
 
 def _checked_row(pair: Pair, images: list[Any], options: ConvertOptions) -> dict[str, Any]:
-    from data_tools.pair_files import image_cell
-    from mmalign.data.rows import read_pair
+    from data_tools.pair_files import checked_pair, image_cell
 
-    texts = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
-    try:
-        read_pair({"images": images, **texts}, index=0)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"prompt, chosen or rejected is not in one of TRL's forms: {error!r}") from error
+    checked_pair(pair, images)
     cells = [image_cell(value, root=options.image_root, embed=options.embed_images) for value in pair.images]
-    return {"id": pair.id, "images": cells, **texts, "source": pair.source}
+    return {"id": pair.id, "images": cells, "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected, "source": pair.source}
 
 
 def _words(pair: Pair) -> int:

@@ -1,10 +1,12 @@
 """Pairs to Parquet shards that ``datasets`` reads with their images, written in small groups of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_tools.pair_sets import Pair
 from mmalign.data.images import resolve_image_path
+from mmalign.data.rows import PairRow, read_pair
 
 # Rows held before they are written: with images of a few hundred kilobytes, some tens of megabytes.
 GROUP_ROWS = 100
@@ -28,6 +30,19 @@ def image_cell(value: Any, *, root: Path | None, embed: bool) -> dict[str, Any]:
     if embed:
         return {"bytes": resolve_image_path(value, root=root).read_bytes(), "path": str(value)}
     return {"bytes": None, "path": str(value)}
+
+
+def checked_pair(pair: Pair, images: Sequence[Any]) -> PairRow:
+    """Check a pair as training will, with its images decoded already.
+
+    Raises:
+        ValueError: With the reason why the pair can't be used.
+    """
+    raw = {"id": pair.id, "images": list(images), "prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+    try:
+        return read_pair({**raw, "source": pair.source}, index=0)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"prompt, chosen or rejected is not in one of TRL's forms: {error!r}") from error
 
 
 def text_form(value: Any) -> str:
