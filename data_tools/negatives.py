@@ -2,11 +2,11 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from data_tools.chunks import read_chunks, run_chunks
+from data_tools.negative_options import NegativeOptions
 from data_tools.pair_files import PairWriter, checked_pair, image_cell
 from data_tools.pair_sets import Messages, Pair
 from mmalign.data.datasets import find_data_files, load_rows
@@ -14,18 +14,6 @@ from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
-
-
-@dataclass(frozen=True, kw_only=True)
-class NegativeOptions:
-    """Options of every builder that adds a rejected response to rows with a good one."""
-
-    data: Path = field(metadata={"help": "rows with messages, or with prompt and chosen: a file, or a folder of them", "positional": True})
-    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and the work in progress"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
-    embed_images: bool = field(default=False, metadata={"help": "put images that are paths into the Parquet files as bytes"})
-    max_reject_share: float = field(default=0.2, metadata={"help": "stop if more than this share of rows gives no pair"})
-
 
 # The rejected responses to some rows: a text, or a ValueError that tells why there is none.
 Answers = list[str | ValueError]

@@ -1,5 +1,6 @@
 """How true is a response? Three scorers: known objects, a judge that reads a reference, a model that looks at the image."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ Question: {question}
 Reference: {reference}
 Response: {response}
 
-How well does the response agree with the reference? Take off for everything that contradicts it or that it gives no reason to believe; don't
-reward length. Reply with one whole number from 1 (mostly false) to 10 (all true) and nothing else."""
+How well does the response agree with the reference? Take off for everything that contradicts it or that it gives no reason to believe;
+don't reward length. Reply with one whole number from 1 (mostly false) to 10 (all true) and nothing else."""
 CHECK = "Statement: {statement}\nIs this statement true of the image? Answer yes or no."
 
 
@@ -99,17 +100,14 @@ class LookingScorer:
             for k, sentence in enumerate(split_sentences(response))
         ]
         verdicts = self._ask(questions, folder) if questions else {}
-        return [
-            [
-                _mean([verdicts.get(f"{i}/{j}/{k}") for k in range(len(split_sentences(response)))])
-                for j, response in enumerate(item.responses)
-            ]
-            for i, item in enumerate(items)
-        ]
+        return [[self._score(verdicts, f"{i}/{j}", r) for j, r in enumerate(item.responses)] for i, item in enumerate(items)]
+
+    def _score(self, verdicts: Mapping[str, bool | None], prefix: str, response: str) -> float | None:
+        given = [verdicts.get(f"{prefix}/{k}") for k in range(len(split_sentences(response)))]
+        clear = [verdict for verdict in given if verdict is not None]
+        return sum(clear) / len(clear) if clear else None
 
     def _ask(self, questions: Sequence[Question], folder: Path) -> dict[str, bool | None]:
-        import json
-
         folder.mkdir(parents=True, exist_ok=True)
         out = generate_answers(
             self.model,
@@ -148,11 +146,6 @@ def best_and_worst(responses: Sequence[str], scores: Sequence[float | None]) -> 
         return None
     best, worst = max(scored, key=lambda item: item[0]), min(scored, key=lambda item: item[0])
     return None if best[0] == worst[0] else (best[1], worst[1])
-
-
-def _mean(verdicts: Sequence[bool | None]) -> float | None:
-    clear = [verdict for verdict in verdicts if verdict is not None]
-    return sum(clear) / len(clear) if clear else None
 
 
 def _fill(template: str, texts: Mapping[str, str]) -> str:

@@ -9,7 +9,8 @@ with chair.jsonl and synonyms.txt, which say what each image holds. Scorers: tru
 multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by the reference. Don't align
 on images that you measure on: for the embedded world, build a second one with another seed.
 
-Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in OUT/chunks.
+Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
+OUT/chunks.
 
 Cost: --samples responses a question, and with mllm a short answer to each of their sentences.
 """

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from data_tools.negatives import NegativeOptions
+from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
 
 
