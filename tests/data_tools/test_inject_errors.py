@@ -111,3 +111,13 @@ def test_one_language_model_must_be_named(tmp_path: Path, capsys: pytest.Capture
     for words in ([], ["--llm", "a", "--url", "b", "--llm-name", "c"], ["--url", "b"]):
         assert main([str(data), "--mode", "answer", "--out", str(tmp_path / "out"), *words]) == 2
         assert "name one language model: --llm DIR, or --url URL with --llm-name NAME" in capsys.readouterr().err
+
+
+def test_a_local_model_from_the_command_line(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    pytest.importorskip("mmalign.evaluation.judges.local", reason="there are no judges")
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(3))
+    words = f"{data} --mode description --llm {tiny_llava_dir} --max-new-tokens 8 --max-reject-share 0.7 --out {tmp_path}/out"
+    assert main(words.split()) == 0
+    replies = (tmp_path / "out" / "replies.jsonl").read_text().splitlines()
+    assert len(replies) == 3
+    assert len(load_rows(tmp_path / "out" / "pairs")) >= 1
