@@ -43,4 +43,6 @@ def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max
         return LocalJudge(options.llm, cache=cache, max_new_tokens=max_new_tokens)
     from mmalign.evaluation.judges.endpoint import OpenAIJudge
 
+    assert options.url is not None
+    assert options.llm_name is not None
     return OpenAIJudge(url=options.url, model=options.llm_name, cache=cache, api_key_env=options.api_key_env, decoding=decoding)

@@ -75,19 +75,6 @@ def test_faults_of_the_config_file(capsys: pytest.CaptureFixture[str], tmp_path:
     assert message in error_of(capsys, "x", "--config", str(tmp_path / "c.yaml"))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Several:
-    kind: str = field(metadata={"positional": True})
-    files: list[Path] = field(metadata={"positional": True})
-    out: Path = Path("out")
-
-
-@pytest.mark.parametrize("words", ["a x.json y.json --out o", "--out o a x.json y.json", "a --out o --files x.json y.json"])
-def test_the_last_positional_may_be_a_list(words: str) -> None:
-    got = parse_options(Several, words.split(), prog="several", description="")
-    assert got == Several(kind="a", files=[Path("x.json"), Path("y.json")], out=Path("o"))
-
-
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     out = capsys.readouterr().out
