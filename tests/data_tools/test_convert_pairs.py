@@ -14,6 +14,8 @@ from data_tools.records import JSON_CHUNK, read_records
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import PairRow, read_pair
+from mmalign.models.contrastive import build_clip
+from mmalign.worlds.tokenizer import train_tokenizer
 from tests.data_files import encoded, save_encoded
 from tests.data_tools import sets
 from tests.tiny_models import pair_rows
@@ -228,10 +230,26 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, suffix: str) -> None
     assert peak < 8 * JSON_CHUNK < file.stat().st_size
 
 
-def test_what_comes_out_trains(tmp_path: Path, tiny_llava_dir: Path) -> None:
-    """The converted folder goes into train preference unchanged, with paths and the image root."""
+def save_clip(folder: Path) -> Path:
+    """A tiny random CLIP with its processor."""
+    train_tokenizer(["a red dog. a blue cat."] * 3).save_pretrained(folder)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = {"projection_dim": 16, "text_config": {**text, "max_position_embeddings": 24}}
+    config |= {"vision_config": {**text, "image_size": 28, "patch_size": 14}}
+    for part in build_clip(config, tokenizer=str(folder), seed=0):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_from_a_public_set_to_a_trained_model(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """The three commands of docs/data.md: convert, score, train, with image paths and their root."""
     root = sets.save_images(tmp_path / "images", "coco/train2017/000000000009.jpg", "coco/train2017/000000000010.jpg")
     convert(tmp_path, "bpo", save_json(tmp_path / "bpo.json", sets.BPO), root=root)
-    words = f"train preference --model {tiny_llava_dir} --data {tmp_path}/out/pairs --image-root {root} --out {tmp_path}/model"
-    assert mmalign([*words.split(), "--max-steps", "1", "--batch-size", "3", "--reference", "copy"]) == 0
+    clip = save_clip(tmp_path / "clip")
+    score = f"score-difficulty {tmp_path}/out/pairs --image-root {root} --clip {clip} --mllm {tiny_llava_dir} --out {tmp_path}/scored"
+    assert mmalign([*score.split(), "--by-source"]) == 0
+    train = f"train preference --model {tiny_llava_dir} --data {tmp_path}/scored/scored.parquet --image-root {root}"
+    train += f" --reference cached --difficulty-mode paper --max-steps 1 --batch-size 3 --out {tmp_path}/model"
+    assert mmalign(train.split()) == 0
     assert (tmp_path / "model" / "model.safetensors").is_file()
+    assert set(json.loads((tmp_path / "scored" / "difficulty.json").read_text())["statistics"]) == {"bpo/llm-hal", "bpo/mllm-hal"}
