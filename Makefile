@@ -35,7 +35,7 @@ lint: $(STAMP) ## ruff: lint and format
 	$(VENV)/bin/ruff format --check .
 
 types: $(STAMP) ## mypy
-	$(VENV)/bin/mypy mmalign
+	$(VENV)/bin/mypy mmalign data_tools
 
 clean: ## remove the environment and the demo's runs
 	rm -rf $(VENV) runs

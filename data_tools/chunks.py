@@ -1,0 +1,79 @@
+"""Work that may be killed at any time: done in chunks that are written whole or not at all.
+
+A chunk holds always the same rows, so a run that goes on makes the same batches as one that was never stopped, and the same bytes.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+Work = Callable[[range], Sequence[Mapping[str, Any]]]
+
+
+def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str, Any], size: int, label: str) -> list[Path]:
+    """Do what is not done yet.
+
+    Args:
+        num_rows: Rows in all.
+        work: Makes the lines of the rows in a range.
+        out: Folder of the chunks, and of ``build.json`` with the fingerprint.
+        fingerprint: All that decides the lines; a folder with another one is refused.
+        size: Rows a chunk.
+        label: Name of the progress bar.
+
+    Returns:
+        The chunks in order, JSON lines each.
+
+    Raises:
+        ValueError: If ``size`` is below 1, or ``out`` holds something else.
+    """
+    if size < 1:
+        raise ValueError(f"batch_size is {size}; expected at least 1")
+    _claim(out, {**fingerprint, "rows": num_rows, "chunk": size})
+    (out / "chunks").mkdir(exist_ok=True)
+    paths = []
+    with tqdm(total=num_rows, desc=label, unit="row", leave=False) as bar:
+        for start in range(0, num_rows, size):
+            rows = range(start, min(start + size, num_rows))
+            path = out / "chunks" / f"{start:09d}.jsonl"
+            if not path.is_file():
+                write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in work(rows)))
+            bar.update(len(rows))
+            paths.append(path)
+    return paths
+
+
+def read_chunks(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the lines of all chunks."""
+    for path in paths:
+        with path.open(encoding="utf-8") as file:
+            yield from map(json.loads, file)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.rename(path)
+
+
+def _claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
+    path = out / "build.json"
+    # As it will be read back: tuples become lists.
+    wanted = json.loads(json.dumps(fingerprint))
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key in wanted if held.get(key) != wanted[key]]
+        if differing:
+            key = differing[0]
+            raise ValueError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted[key]!r}; choose another --out")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")

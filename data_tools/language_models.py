@@ -1,0 +1,48 @@
+"""The language model of a builder: a local one, or one behind an OpenAI-compatible endpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class NamesModel(Protocol):
+    """Options that name a language model."""
+
+    @property
+    def llm(self) -> str | None: ...
+    @property
+    def url(self) -> str | None: ...
+    @property
+    def llm_name(self) -> str | None: ...
+    @property
+    def api_key_env(self) -> str | None: ...
+    @property
+    def out(self) -> Path: ...
+
+
+def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max_new_tokens: int) -> Any:
+    """Load the model, behind a cache of its replies in the folder of the result.
+
+    Args:
+        options: Either ``llm``, a folder, or ``url`` and ``llm_name``.
+        decoding: What the endpoint is sent with each request; a local model decodes greedily.
+        max_new_tokens: Longest reply of a local model.
+
+    Returns:
+        An object with ``name`` and ``ask(prompts) -> list[str]``.
+
+    Raises:
+        ValueError: If not exactly one is named.
+    """
+    if (options.llm is None) == (options.url is None) or (options.url is None) != (options.llm_name is None):
+        raise ValueError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
+    cache = options.out / "replies.jsonl"
+    if options.llm is not None:
+        from mmalign.evaluation.judges.local import LocalJudge
+
+        return LocalJudge(options.llm, cache=cache, max_new_tokens=max_new_tokens)
+    from mmalign.evaluation.judges.endpoint import OpenAIJudge
+
+    assert options.url is not None
+    assert options.llm_name is not None
+    return OpenAIJudge(url=options.url, model=options.llm_name, cache=cache, api_key_env=options.api_key_env, decoding=decoding)

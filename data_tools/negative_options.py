@@ -1,0 +1,15 @@
+"""Options that the builders of negatives share, apart from what they do, so that --help comes at once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeOptions:
+    """Options of every builder that adds a rejected response to rows with a good one."""
+
+    data: Path = field(metadata={"help": "rows with messages, or with prompt and chosen: a file, or a folder of them", "positional": True})
+    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and the work in progress"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
+    embed_images: bool = field(default=False, metadata={"help": "put images that are paths into the Parquet files as bytes"})
+    max_reject_share: float = field(default=0.2, metadata={"help": "stop if more than this share of rows gives no pair"})

@@ -1,0 +1,160 @@
+"""From rows with a good response to pairs with a made-up worse one: what the builders of negatives share."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_tools.chunks import read_chunks, run_chunks
+from data_tools.negative_options import NegativeOptions
+from data_tools.pair_files import PairWriter, checked_pair, image_cell
+from data_tools.pair_sets import Messages, Pair
+from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.hashing import hash_file
+from mmalign.data.images import load_image
+from mmalign.data.rejects import Rejects
+from mmalign.data.rows import ChatRow, read_chat, row_id
+
+# The rejected responses to some rows: a text, or a ValueError that tells why there is none.
+Answers = list[str | ValueError]
+
+
+def build_negatives(
+    options: NegativeOptions, rejected: Callable[[Sequence[ChatRow], int], Answers], *, settings: Mapping[str, Any], size: int, source: str
+) -> None:
+    """Make a rejected response to each row, and write the pairs.
+
+    Args:
+        options: Where rows come from and pairs go.
+        rejected: Makes the responses of the rows of a chunk; its second argument is the chunk's first index, to seed from.
+        settings: All that decides the responses, beside the data.
+        size: Rows a chunk.
+        source: Put behind each row's own source.
+    """
+    dataset = load_rows(options.data)
+
+    def work(indices: range) -> list[dict[str, Any]]:
+        lines: dict[int, dict[str, Any]] = {}
+        good: dict[int, ChatRow] = {}
+        for index in indices:
+            raw = dataset[index]
+            try:
+                good[index] = read_answered(raw, index=index, image_root=options.image_root)
+            except ValueError as error:
+                lines[index] = {"index": index, "reason": str(error)}
+        answers = rejected(list(good.values()), indices.start) if good else []
+        for index, answer in zip(good, answers, strict=True):
+            lines[index] = {"index": index, **({"reason": str(answer)} if isinstance(answer, ValueError) else {"rejected": answer})}
+        return [lines[index] for index in sorted(lines)]
+
+    fingerprint = {"data": {path.name: hash_file(path) for path in find_data_files(options.data)}, **settings}
+    chunks = run_chunks(len(dataset), work, out=options.out, fingerprint=fingerprint, size=size, label=source)
+
+    def pair(line: Mapping[str, Any]) -> tuple[str, Pair | None]:
+        raw = dataset[line["index"]]
+        name = row_id(raw, index=line["index"])
+        if "reason" in line:
+            raise RejectedRow(name, line["reason"])
+        messages = answered_messages(raw)
+        images = raw["images"] if raw.get("images") is not None else raw.get("image")
+        images = images if isinstance(images, list) else [] if images is None else [images]
+        own = str(raw.get("source") or "")
+        answer = [{"role": "assistant", "content": line["rejected"]}]
+        return name, Pair(name, f"{own}/{source}" if own else source, images, messages[:-1], messages[-1:], answer)
+
+    write_pairs(
+        chunks, pair, out=options.out, image_root=options.image_root, embed=options.embed_images, max_share=options.max_reject_share
+    )
+
+
+class RejectedRow(ValueError):
+    """A row that gives no pair, by its id."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        """Hold the id and the reason."""
+        super().__init__(reason)
+        self.name = name
+
+
+def write_pairs(
+    chunks: Sequence[Path],
+    pair: Callable[[Mapping[str, Any]], tuple[str, Pair | None]],
+    *,
+    out: Path,
+    image_root: Path | None,
+    embed: bool,
+    max_share: float,
+) -> None:
+    """Turn the lines of all chunks into ``OUT/pairs``; lines that give none go to the rejects.
+
+    Args:
+        chunks: The finished work.
+        pair: Makes a line's id and pair; None is a line that needs none. Raises RejectedRow with the reason.
+        out: Folder of the result.
+        image_root: Folder that image paths start from.
+        embed: Whether paths become bytes.
+        max_share: Largest tolerated share of rejected lines.
+    """
+    partial = out / "pairs.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    writer = PairWriter(partial, shard_rows=2000)
+    rejects = Rejects(out / "rejects.jsonl", max_share=max_share)
+    seen = without = 0
+    for line in read_chunks(chunks):
+        seen += 1
+        name = str(line["index"])
+        try:
+            name, made = pair(line)
+            if made is None:
+                without += 1
+                continue
+            checked_pair(made, [load_image(value, root=image_root) for value in made.images])
+            cells = [image_cell(value, root=image_root, embed=embed) for value in made.images]
+            texts = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
+            writer.add({"id": made.id, "images": cells, **texts, "source": made.source})
+        except ValueError as error:
+            rejects.add(error.name if isinstance(error, RejectedRow) else name, str(error))
+    writer.close()
+    rejects.check(seen, final=True)
+    if not writer.num_rows:
+        raise ValueError(f"no pair from {seen} rows ({without} without two unequal responses); reasons, if any, are in {rejects.path}")
+    shutil.rmtree(out / "pairs", ignore_errors=True)
+    partial.rename(out / "pairs")
+    print(f"{writer.num_rows:,} pairs in {out / 'pairs'}, {rejects.num_rejected:,} rows rejected, {without:,} without a pair")
+
+
+def answered_messages(raw: Mapping[str, Any]) -> Messages:
+    """Return the conversation of a row up to its good response: ``messages``, or ``prompt`` and ``chosen``.
+
+    Raises:
+        ValueError: If there are neither, or an image stands inside the text, which messages of plain text can't say.
+    """
+    if raw.get("messages") is not None:
+        messages = list(raw["messages"])
+    elif raw.get("prompt") is not None and raw.get("chosen") is not None:
+        prompt, chosen = raw["prompt"], raw["chosen"]
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        messages += [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
+    else:
+        raise ValueError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
+    return [{"role": message["role"], "content": _plain(message["content"])} for message in messages]
+
+
+def read_answered(raw: Mapping[str, Any], *, index: int, image_root: Path | None) -> ChatRow:
+    """Decode and check a row with a good response; its messages end with that."""
+    row = {"id": raw.get("id"), "images": raw.get("images"), "image": raw.get("image"), "messages": answered_messages(raw)}
+    return read_chat(row, index=index, image_root=image_root)
+
+
+def text_of(message: Mapping[str, Any]) -> str:
+    """Join the text of a message in parts."""
+    return "".join(part.get("text") or "" for part in message["content"])
+
+
+def _plain(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    kinds = [part["type"] for part in content]
+    if "image" in kinds[kinds.index("text") :] if "text" in kinds else False:
+        raise ValueError("an image stands after text inside a message; only images before the text are supported here")
+    return "".join(part["text"] for part in content if part["type"] == "text")

@@ -1,0 +1,129 @@
+"""Records of a data file one by one, so that a file of any size takes the same memory."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+# Characters read at once from a JSON array, and rows at once from Parquet (with their images, which may be megabytes each).
+JSON_CHUNK = 1 << 20
+PARQUET_ROWS = 32
+
+
+class Record(NamedTuple):
+    """One record, or the reason why it can't be read."""
+
+    where: str
+    value: dict[str, Any]
+    fault: str | None = None
+
+
+def list_files(sources: list[Path]) -> list[Path]:
+    """List the data files among files and folders, in order.
+
+    Raises:
+        ValueError: If a source is missing, a folder holds no data, or a file's kind is unknown.
+    """
+    files: list[Path] = []
+    for source in sources:
+        found = sorted(path for path in source.iterdir() if path.suffix in _READERS) if source.is_dir() else [source]
+        if not found:
+            raise ValueError(f"no data in {source}: expected {', '.join(_READERS)} files")
+        files += found
+    if not files:
+        raise ValueError(f"no files given; name one or more {', '.join(_READERS)} files, or folders of them")
+    for path in files:
+        if not path.is_file():
+            raise ValueError(f"file not found: {path}")
+        if path.suffix not in _READERS:
+            raise ValueError(f"{path} is a {path.suffix or 'file without an ending'}; expected one of {', '.join(_READERS)}")
+    return files
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Yield the records of a JSON, JSONL or Parquet file.
+
+    A broken line of JSONL costs that line. A JSON array is one value, so damage ends the file with an error.
+
+    Raises:
+        ValueError: If a JSON array or a Parquet file is damaged; the message says where.
+    """
+    return _READERS[path.suffix](path)
+
+
+def _read_lines(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path.name}:{number}"
+            if not line.strip():
+                continue
+            try:
+                yield _checked(where, json.loads(line))
+            except json.JSONDecodeError as error:
+                yield Record(where, {}, f"not JSON: {error}")
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    with path.open(encoding="utf-8") as file:
+        first = file.read(1)
+        while first.isspace():
+            first = file.read(1)
+        if first != "[":
+            # Files named .json that hold one object a line are common.
+            yield from _read_lines(path)
+            return
+        for number, value in enumerate(_array_items(file, path)):
+            yield _checked(f"{path.name}[{number}]", value)
+
+
+def _array_items(file: Any, path: Path) -> Iterator[Any]:
+    """Items of a JSON array whose bracket has been read: decoded one after another from a window of the file."""
+    decoder = json.JSONDecoder()
+    text, position, count, chunk = "", 0, 0, JSON_CHUNK
+    while True:
+        while position < len(text) and (text[position].isspace() or text[position] == ","):
+            position += 1
+        if position < len(text) and text[position] == "]":
+            return
+        try:
+            if position == len(text):
+                raise json.JSONDecodeError("nothing left", text, position)
+            value, end = decoder.raw_decode(text, position)
+            # A number or word at the end of the window may go on in the next one.
+            if end == len(text) and text[position] not in '{["':
+                raise json.JSONDecodeError("may go on", text, position)
+        except json.JSONDecodeError as error:
+            more = file.read(chunk)
+            if not more:
+                raise ValueError(f"{path} is cut off or damaged after {count} records: {error}") from error
+            text, position = text[position:] + more, 0
+            # Doubled, so that one huge record is not decoded from its start again for every megabyte.
+            chunk *= 2
+            continue
+        position, chunk, count = end, JSON_CHUNK, count + 1
+        yield value
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow.parquet as pq
+    from pyarrow import ArrowException
+
+    number = 0
+    try:
+        # Without pre_buffer, a row group of a gigabyte is not held as a whole.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for value in batch.to_pylist():
+                    yield Record(f"{path.name}[{number}]", value)
+                    number += 1
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read as Parquet after {number} rows: {error}") from error
+
+
+def _checked(where: str, value: Any) -> Record:
+    if not isinstance(value, dict):
+        return Record(where, {}, f"record is a {type(value).__name__}; expected an object")
+    return Record(where, value)
+
+
+_READERS = {".parquet": _read_parquet, ".json": _read_json, ".jsonl": _read_lines}

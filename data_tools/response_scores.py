@@ -1,0 +1,153 @@
+"""How true is a response? Three scorers: known objects, a judge that reads a reference, a model that looks at the image."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmalign.data.rejects import Rejects
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.chair import find_mentions
+from mmalign.evaluation.pope import parse_strict
+from mmalign.evaluation.runner import generate_answers
+
+RATING = """A response describes or answers a question about an image. You can't see the image; a reference tells what it shows.
+
+Question: {question}
+Reference: {reference}
+Response: {response}
+
+How well does the response agree with the reference? Take off for everything that contradicts it or that it gives no reason to believe;
+don't reward length. Reply with one whole number from 1 (mostly false) to 10 (all true) and nothing else."""
+CHECK = "Statement: {statement}\nIs this statement true of the image? Answer yes or no."
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A question about an image, with what is known of the image, and the responses sampled to it."""
+
+    question: Question
+    truth: frozenset[str] | None
+    reference: str | None
+    responses: list[str]
+
+
+class Scorer(Protocol):
+    """Scores responses; None is a response that can't be scored."""
+
+    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
+        """Score the responses of each item; ``folder`` is the chunk's own, for work in progress."""
+        ...
+
+
+class TruthScorer:
+    """Compares named objects with those that are there, by CHAIR's words."""
+
+    def __init__(self, words: Mapping[str, str]) -> None:
+        """Hold the word table: word to canonical name."""
+        self.words = words
+
+    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
+        """(Objects named and there - objects named and absent) / objects there, each object once."""
+        return [[self._score(response, item.truth or frozenset()) for response in item.responses] for item in items]
+
+    def _score(self, response: str, truth: frozenset[str]) -> float:
+        named = {mention.name for mention in find_mentions(response, self.words)}
+        return (len(named & truth) - len(named - truth)) / max(len(truth), 1)
+
+
+class JudgeScorer:
+    """Asks a language model to rate a response by a reference description; it sees no image."""
+
+    def __init__(self, judge: Any) -> None:
+        """Hold the judge: anything with ``ask(prompts) -> list[str]``."""
+        self.judge = judge
+
+    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
+        """Ratings, 1 to 10.
+
+        Raises:
+            ValueError: If an item has no reference.
+        """
+        prompts = []
+        for item in items:
+            if not item.reference:
+                raise ValueError(
+                    f"question {item.question.id} has no reference; --scorer judge needs one, --scorer mllm looks at the image"
+                )
+            for response in item.responses:
+                texts = {"question": item.question.prompt, "reference": item.reference, "response": response}
+                prompts.append(_fill(RATING, texts))
+        ratings = iter(map(parse_rating, self.judge.ask(prompts)))
+        return [[next(ratings) for _ in item.responses] for item in items]
+
+
+class LookingScorer:
+    """Asks a multimodal model about each sentence whether it is true of the image, as RLAIF-V divides and conquers (arXiv:2405.17220)."""
+
+    def __init__(self, model: Any, processor: Any, *, image_root: Path, batch_size: int) -> None:
+        """Hold the model that looks."""
+        self.model, self.processor, self.image_root, self.batch_size = model, processor, image_root, batch_size
+
+    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
+        """Share of sentences that are told to be true; a sentence without a clear yes or no is left out."""
+        questions = [
+            Question(f"{i}/{j}/{k}", item.question.image, _fill(CHECK, {"statement": sentence}))
+            for i, item in enumerate(items)
+            for j, response in enumerate(item.responses)
+            for k, sentence in enumerate(split_sentences(response))
+        ]
+        verdicts = self._ask(questions, folder) if questions else {}
+        return [[self._score(verdicts, f"{i}/{j}", r) for j, r in enumerate(item.responses)] for i, item in enumerate(items)]
+
+    def _score(self, verdicts: Mapping[str, bool | None], prefix: str, response: str) -> float | None:
+        given = [verdicts.get(f"{prefix}/{k}") for k in range(len(split_sentences(response)))]
+        clear = [verdict for verdict in given if verdict is not None]
+        return sum(clear) / len(clear) if clear else None
+
+    def _ask(self, questions: Sequence[Question], folder: Path) -> dict[str, bool | None]:
+        folder.mkdir(parents=True, exist_ok=True)
+        out = generate_answers(
+            self.model,
+            self.processor,
+            questions,
+            image_root=self.image_root,
+            out=folder / "verdicts.jsonl",
+            rejects=Rejects(folder / "rejects.jsonl", max_share=0.0),
+            max_new_tokens=4,
+            batch_size=self.batch_size,
+        )
+        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+        return {row["id"]: parse_strict(row["response"]) for row in rows}
+
+
+def parse_rating(reply: str) -> float | None:
+    """Read the first whole number of a reply, if it is from 1 to 10."""
+    found = re.search(r"\d+", reply)
+    value = None if found is None else int(found.group())
+    return float(value) if value is not None and 1 <= value <= 10 else None
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split at the ends of sentences and at line breaks."""
+    return [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text) if re.search(r"\w", part)]
+
+
+def best_and_worst(responses: Sequence[str], scores: Sequence[float | None]) -> tuple[str, str] | None:
+    """Choose the pair of a question: the responses of the highest and of the lowest score, the first of equals.
+
+    Returns:
+        Chosen and rejected, or None where no two responses have unequal scores.
+    """
+    scored = [(score, text) for score, text in zip(scores, responses, strict=True) if score is not None and text.strip()]
+    if not scored:
+        return None
+    best, worst = max(scored, key=lambda item: item[0]), min(scored, key=lambda item: item[0])
+    return None if best[0] == worst[0] else (best[1], worst[1])
+
+
+def _fill(template: str, texts: Mapping[str, str]) -> str:
+    # In one pass, so that braces in a text stay what they are.
+    return re.sub(r"\{(\w+)\}", lambda match: texts[match.group(1)], template)

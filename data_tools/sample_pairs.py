@@ -1,0 +1,146 @@
+"""Make pairs from images alone: sample responses from the model that is to be aligned, score them, and pair the best with the worst.
+
+    python data_tools/sample_pairs.py photos/ --prompts "Describe the image." --model policy/ --scorer mllm --labeler big/ --out sampled
+    python data_tools/sample_pairs.py questions.jsonl --image-root photos/ --model policy/ --scorer judge --llm judge/ --out sampled
+    python data_tools/sample_pairs.py world/eval --model policy/ --scorer truth --out sampled
+
+SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge); or a folder
+with chair.jsonl and synonyms.txt, which say what each image holds. Scorers: truth compares named objects with those there; mllm asks a
+multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by the reference. Don't align
+on images that you measure on: for the embedded world, build a second one with another seed.
+
+Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
+OUT/chunks.
+
+Cost: --samples responses a question, and with mllm a short answer to each of their sentences.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_tools.program import run_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions:
+    """Options of ``sample_pairs.py``."""
+
+    source: Path = field(metadata={"help": "folder of images, JSONL of questions, or folder with chair.jsonl", "positional": True})
+    model: str = field(metadata={"help": "multimodal LLM to sample from: folder or hub id"})
+    scorer: Literal["truth", "mllm", "judge"] = field(metadata={"help": "known objects, a model that looks, or a judge with a reference"})
+    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and the work in progress"})
+    prompts: list[str] = field(default_factory=list, metadata={"help": "what to ask about each image of a folder"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder of the images; SOURCE or SOURCE/images if that is a folder"})
+    labeler: str | None = field(default=None, metadata={"help": "the model that looks, for --scorer mllm: folder or hub id"})
+    llm: str | None = field(default=None, metadata={"help": "local judge, for --scorer judge: folder"})
+    url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of the judge instead"})
+    llm_name: str | None = field(default=None, metadata={"help": "the judge's name at the endpoint"})
+    api_key_env: str | None = field(default=None, metadata={"help": "environment variable that holds the endpoint's key"})
+    samples: int = field(default=4, metadata={"help": "responses a question"})
+    temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
+    top_p: float = field(default=0.95, metadata={"help": "sample from the likeliest tokens that have this probability together"})
+    max_new_tokens: int = field(default=256, metadata={"help": "longest response in tokens"})
+    batch_size: int = field(default=8, metadata={"help": "questions at once; part of what decides the bytes"})
+    seed: int = field(default=0, metadata={"help": "of sampling"})
+    embed_images: bool = field(default=True, metadata={"help": "put the images into the Parquet files as bytes"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+    max_reject_share: float = field(default=0.2, metadata={"help": "stop if more than this share of questions has a broken image"})
+
+
+def run(options: SampleOptions) -> None:
+    """Sample, score and pair."""
+    build(options, _load_judge(options))
+
+
+def build(options: SampleOptions, judge: Any = None) -> None:
+    """As ``run``; ``judge`` is any object with ``name`` and ``ask(prompts) -> list[str]``, for ``--scorer judge``.
+
+    Raises:
+        ValueError: If options don't fit together, or the source can't be read.
+    """
+    from data_tools.chunks import run_chunks
+    from data_tools.models import load_on_accelerator
+    from data_tools.negatives import write_pairs
+    from data_tools.sampling import load_source, sample_chunk
+
+    if options.samples < 2 or options.temperature <= 0:
+        raise ValueError(f"samples is {options.samples}, temperature {options.temperature}; expected at least 2, and more than 0")
+    if (options.scorer == "mllm") != (options.labeler is not None):
+        raise ValueError("--scorer mllm and --labeler MODEL go together; give both or neither")
+    items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
+    policy = load_on_accelerator(options.model, dtype=options.dtype)
+    scorer = _build_scorer(options, judge, policy, root, words)
+
+    def work(indices: range) -> list[dict[str, Any]]:
+        folder = options.out / "scoring" / f"{indices.start:09d}"
+        chunk = [items[index] for index in indices]
+        sampling = {name: getattr(options, name) for name in ("samples", "temperature", "top_p", "max_new_tokens")}
+        # By the chunk's place: what it draws depends on no other chunk.
+        seed = options.seed * 2**32 + indices.start
+        lines = sample_chunk(*policy, chunk, scorer, image_root=root, folder=folder, seed=seed, **sampling)
+        return [{"index": index, **line} for index, line in zip(indices, lines, strict=True)]
+
+    settings = _settings(options, judge, files)
+    chunks = run_chunks(len(items), work, out=options.out, fingerprint=settings, size=options.batch_size, label="sampling")
+
+    def pair(line: Mapping[str, Any]) -> Any:
+        return _pair(items[line["index"]].question, line, options.scorer)
+
+    write_pairs(chunks, pair, out=options.out, image_root=root, embed=options.embed_images, max_share=options.max_reject_share)
+
+
+def _pair(question: Any, line: Mapping[str, Any], scorer: str) -> Any:
+    """Pair a line's best and worst response; None where they are equally good."""
+    from data_tools.negatives import RejectedRow
+    from data_tools.pair_sets import Pair
+    from data_tools.response_scores import best_and_worst
+
+    if "reason" in line:
+        raise RejectedRow(question.id, line["reason"])
+    found = best_and_worst(line["responses"], line["scores"])
+    if found is None:
+        return question.id, None
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in found)
+    prompt = [{"role": "user", "content": question.prompt}]
+    return question.id, Pair(question.id, f"on-policy/{scorer}", [question.image], prompt, chosen, rejected)
+
+
+def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], root: Path, words: Mapping[str, str] | None) -> Any:
+    from data_tools.models import load_on_accelerator
+    from data_tools.response_scores import JudgeScorer, LookingScorer, TruthScorer
+
+    if options.scorer == "truth":
+        if words is None:
+            raise ValueError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
+        return TruthScorer(words)
+    if options.scorer == "judge":
+        return JudgeScorer(judge)
+    assert options.labeler is not None
+    looking = policy if options.labeler == options.model else load_on_accelerator(options.labeler, dtype=options.dtype)
+    return LookingScorer(*looking, image_root=root, batch_size=32)
+
+
+def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> dict[str, Any]:
+    """All that decides the result."""
+    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "max_new_tokens", "seed", "dtype")
+    return {"builder": "on-policy", "data": files, "judge": getattr(judge, "name", None), **{n: getattr(options, n) for n in names}}
+
+
+def _load_judge(options: SampleOptions) -> Any:
+    from data_tools.language_models import load_language_model
+
+    if options.scorer != "judge":
+        return None
+    return load_language_model(options, decoding={"temperature": 0, "max_tokens": 8}, max_new_tokens=8)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(run, SampleOptions, argv, file=__file__, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""Questions about images, and responses that a model samples to them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from data_tools.leaks import SUFFIXES
+from data_tools.response_scores import Sampled, Scorer
+from mmalign.data.encode import render
+from mmalign.data.hashing import hash_file
+from mmalign.data.images import load_image
+from mmalign.data.rows import Message
+from mmalign.evaluation.answers import Question, read_jsonl
+from mmalign.evaluation.chair import load_chair
+
+Source = tuple[list[Sampled], Path, Mapping[str, str] | None, dict[str, str]]
+
+
+def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None) -> Source:
+    """Read what to ask.
+
+    Returns:
+        Items without responses, the folder of their images, the word table where the truth is known, and the hashes of the files.
+
+    Raises:
+        ValueError: If there is nothing to ask, or the images' folder is not known.
+    """
+    if (source / "chair.jsonl").is_file():
+        images, words, files = load_chair(source)
+        items = [Sampled(image.as_question(), image.truth, None, []) for image in images]
+        return items, image_root or source / "images", words, {path.name: hash_file(path) for path in files}
+    if source.is_dir():
+        if not prompts:
+            raise ValueError(f"{source} is a folder of images; say what to ask about each with --prompts")
+        paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
+            raise ValueError(f"no images in {source}")
+        names = [path.relative_to(source).as_posix() for path in paths]
+        questions = [Question(f"{name}/{i}", name, prompt) for name in names for i, prompt in enumerate(prompts)]
+        hashes = {name: hash_file(path) for name, path in zip(names, paths, strict=True)}
+        return [Sampled(question, None, None, []) for question in questions], source, None, hashes
+    if image_root is None:
+        raise ValueError(f"name the folder that the images of {source} lie in with --image-root")
+    rows = read_jsonl(source)
+    if not rows:
+        raise ValueError(f"{source} has no questions")
+    return [_item(row, number, source) for number, row in enumerate(rows, start=1)], image_root, None, {source.name: hash_file(source)}
+
+
+def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
+    if not isinstance(row.get("image"), str) or not isinstance(row.get("prompt"), str):
+        raise ValueError(f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference")
+    return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [])
+
+
+def sample_chunk(
+    model: Any, processor: Any, items: Sequence[Sampled], scorer: Scorer, *, image_root: Path, folder: Path, seed: int, **sampling: Any
+) -> list[dict[str, Any]]:
+    """Sample and score the responses of a chunk.
+
+    Args:
+        model: A multimodal LLM in eval mode.
+        processor: Its processor.
+        items: The questions.
+        scorer: Scores the responses.
+        image_root: Folder of the images.
+        folder: The chunk's own, for the scorer's work in progress.
+        seed: Of sampling.
+        **sampling: As ``sample_responses`` takes them.
+
+    Returns:
+        For each item ``responses`` and ``scores``, or the ``reason`` why its image can't be used.
+    """
+    images: dict[int, Image.Image] = {}
+    lines: dict[int, dict[str, Any]] = {}
+    for i, item in enumerate(items):
+        try:
+            images[i] = load_image(item.question.image, root=image_root)
+        except ValueError as error:
+            lines[i] = {"reason": str(error)}
+    if images:
+        prompts = [items[i].question.prompt for i in images]
+        answers = sample_responses(model, processor, prompts, list(images.values()), seed=seed, **sampling)
+        good = [Sampled(items[i].question, items[i].truth, items[i].reference, a) for i, a in zip(images, answers, strict=True)]
+        for i, item, scores in zip(images, good, scorer(good, folder=folder), strict=True):
+            lines[i] = {"responses": item.responses, "scores": scores}
+    return [lines[i] for i in range(len(items))]
+
+
+@torch.no_grad()
+def sample_responses(
+    model: Any,
+    processor: Any,
+    prompts: Sequence[str],
+    images: Sequence[Image.Image],
+    *,
+    samples: int,
+    temperature: float,
+    top_p: float,
+    max_new_tokens: int,
+    seed: int,
+) -> list[list[str]]:
+    """Sample responses to each prompt about its image, with stock ``generate``; the caller's random state is left as it was."""
+    parts = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
+    texts = [render(processor, [Message(role="user", content=content)], add_generation_prompt=True) for content in parts]
+    encoded = processor(text=texts, images=[[image] for image in images], return_tensors="pt", padding=True, padding_side="left")
+    encoded = encoded.to(model.device)
+    encoded["pixel_values"] = encoded["pixel_values"].to(model.dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        out = model.generate(
+            **encoded,
+            do_sample=True,
+            num_return_sequences=samples,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=0,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+        )
+    decoded = [text.strip() for text in processor.batch_decode(out[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)]
+    return [decoded[start : start + samples] for start in range(0, len(decoded), samples)]

@@ -1,0 +1,87 @@
+"""Make rejected responses by weakening the image (BPO's image weakening, arXiv:2403.08730), with the model that is to be aligned.
+
+    python data_tools/weaken_images.py sft/train.parquet --model llava-hf/llava-1.5-7b-hf --out weakened
+
+The image is diffused with noise, and the response decoded from (1 + contrast) x logits given the noised image - contrast x logits given the
+image: what the model expects more the less it sees. Rows have messages (the last answer is the chosen one) or prompt and chosen. Work is
+done in chunks: give the same command again after a stop, and the result has the same bytes as if there had been none.
+
+Cost: twice the batch of plain generation, as both images are decoded side by side.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from data_tools.negative_options import NegativeOptions
+from data_tools.program import run_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeakenOptions(NegativeOptions):
+    """Options of ``weaken_images.py``."""
+
+    model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
+    step: int = field(default=900, metadata={"help": "step of the noise schedule, 0 (the image) to 999 (noise)"})
+    contrast: float = field(default=1.0, metadata={"help": "how strongly the noised image's logits are amplified"})
+    plausibility: float = field(default=0.2, metadata={"help": "rule out tokens below this share of the likeliest one's probability"})
+    temperature: float = field(default=0.2, metadata={"help": "sampling temperature; 0 is greedy"})
+    max_new_tokens: int = field(default=256, metadata={"help": "longest response in tokens"})
+    batch_size: int = field(default=16, metadata={"help": "rows at once; part of what decides the bytes"})
+    seed: int = field(default=0, metadata={"help": "of noise and sampling"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+
+
+def run(options: WeakenOptions) -> None:
+    """Decode a hallucinated response to each row's prompt.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    from data_tools.models import load_on_accelerator
+    from data_tools.negatives import Answers, build_negatives
+    from data_tools.weakening import NUM_STEPS, generate_hallucinated
+
+    if not 0 <= options.step < NUM_STEPS:
+        raise ValueError(f"step is {options.step}; expected 0 to {NUM_STEPS - 1}")
+    if not 0 < options.plausibility <= 1 or options.contrast < 0 or options.temperature < 0:
+        raise ValueError(
+            f"plausibility is {options.plausibility}, contrast {options.contrast}, temperature {options.temperature}; "
+            "expected a share in (0, 1] and two numbers of at least 0"
+        )
+    decoding = {name: getattr(options, name) for name in ("step", "contrast", "plausibility", "temperature", "max_new_tokens")}
+    model, processor = load_on_accelerator(options.model, dtype=options.dtype)
+
+    def rejected(rows: Sequence[Any], start: int) -> Answers:
+        shown = [row for row in rows if row.images]
+        texts = iter(
+            generate_hallucinated(
+                model,
+                processor,
+                [row.messages[:-1] for row in shown],
+                [row.images for row in shown],
+                # By the chunk's place: what it draws depends on no other chunk.
+                seed=options.seed * 2**32 + start,
+                **decoding,
+            )
+            if shown
+            else []
+        )
+        return [_response(next(texts)) if row.images else ValueError("the row has no image to weaken") for row in rows]
+
+    settings = {"builder": "image-weakening", "model": options.model, "seed": options.seed, "dtype": options.dtype, **decoding}
+    build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
+
+
+def _response(text: str) -> str | ValueError:
+    return text or ValueError("the model's response is empty")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit status."""
+    return run_program(run, WeakenOptions, argv, file=__file__, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

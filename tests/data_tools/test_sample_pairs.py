@@ -1,0 +1,161 @@
+"""Pairs from images alone: scores by hand, runs on a tiny world and on plain images, resume to the same bytes."""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_tools.response_scores import JudgeScorer, Sampled, TruthScorer, best_and_worst, parse_rating, split_sentences
+from data_tools.sample_pairs import SampleOptions, build, main
+from mmalign.cli import main as mmalign
+from mmalign.data.datasets import load_rows
+from mmalign.data.rows import read_pair
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.chair import find_mentions, load_chair, read_synonyms
+from tests.tiny_models import random_image
+
+QUESTION = Question("q", "a.png", "What is there?")
+
+
+def test_truth_scores_by_hand(tmp_path: Path) -> None:
+    scorer = TruthScorer(read_synonyms("dog, puppy\ncar\nbus\n"))
+    responses = ["A dog and a puppy beside a car.", "A dog.", "A dog, a car and two buses.", "A bus.", "Nothing."]
+    item = Sampled(QUESTION, frozenset({"dog", "car"}), None, responses)
+    # Both; one of two; both and one absent; none and one absent; none.
+    assert scorer([item], folder=tmp_path) == [[1.0, 0.5, 0.5, -0.5, 0.0]]
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [
+        ([0.5, 1.0, 0.0, 1.0], ("b", "c")),
+        ([None, 1.0, 0.5, None], ("b", "c")),
+        ([0.5, 0.5, 0.5, 0.5], None),
+        ([None, None, None, 1.0], None),
+        ([None] * 4, None),
+    ],
+)
+def test_best_and_worst(scores: list[float | None], expected: tuple[str, str] | None) -> None:
+    assert best_and_worst(["a", "b", "c", "d"], scores) == expected
+
+
+def test_an_empty_response_is_never_chosen() -> None:
+    assert best_and_worst(["", "b", "c"], [1.0, 0.5, 0.0]) == ("b", "c")
+
+
+def test_ratings_and_sentences() -> None:
+    assert [parse_rating(reply) for reply in ("7", "Rating: 10/10", "0", "11", "good")] == [7.0, 10.0, None, None, None]
+    assert split_sentences("A dog. Is it red?\nYes! ...") == ["A dog.", "Is it red?", "Yes!"]
+
+
+def rated(response: str) -> int:
+    """A rule that a test can follow."""
+    return len(response.split("\n")[0]) % 10 + 1
+
+
+class CountingJudge:
+    """Rates the response in the prompt by ``rated``."""
+
+    name = "counting"
+
+    def ask(self, prompts: Sequence[str]) -> list[str]:
+        return [f"Rating: {rated(prompt.split('Response: ')[1])}" for prompt in prompts]
+
+
+def test_judge_scores_keep_their_places(tmp_path: Path) -> None:
+    items = [Sampled(QUESTION, None, "A {cat}.", ["aa", "b"]), Sampled(QUESTION, None, "Hm.", ["aaa {reference}"])]
+    assert JudgeScorer(CountingJudge())(items, folder=tmp_path) == [[3.0, 2.0], [6.0]]
+    with pytest.raises(ValueError, match="question q has no reference"):
+        JudgeScorer(CountingJudge())([Sampled(QUESTION, None, None, ["a"])], folder=tmp_path)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "world"
+    words = f"world build --out {out} --num-scenes 4 --num-pairs 4 --num-eval-scenes 5 --num-workers 1"
+    assert mmalign(words.split()) == 0
+    # The tiny model's words, so that what it samples at random names objects.
+    (out / "eval" / "synonyms.txt").write_text("circle\nsquare\ntriangle\nstar\nheart\ncross\nmoon\nring\ndog\ncat\n")
+    return out
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_truth_on_a_world_and_resume_to_the_same_bytes(tmp_path: Path, world: Path, tiny_llava_dir: Path) -> None:
+    words = f"{world}/eval --model {tiny_llava_dir} --scorer truth --samples 8 --batch-size 2 --max-new-tokens 12 --temperature 3".split()
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    images, table, _ = load_chair(world / "eval")
+    truth = {image.id: image.truth for image in images}
+    pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "whole" / "pairs"))]
+    assert pairs
+    for pair in pairs:
+        named = [{mention.name for mention in find_mentions(text, table)} for text in (pair.chosen, pair.rejected)]
+        good, bad = (len(names & truth[pair.id]) - len(names - truth[pair.id]) for names in named)
+        assert good > bad
+    stopped = tmp_path / "stopped"
+    shutil.copytree(tmp_path / "whole", stopped)
+    shutil.rmtree(stopped / "pairs")
+    (stopped / "chunks" / "000000002.jsonl").unlink()
+    assert main([*words, "--out", str(stopped)]) == 0
+    assert files_of(stopped) == files_of(tmp_path / "whole")
+
+
+def save_photos(folder: Path, count: int) -> Path:
+    folder.mkdir()
+    for i in range(count):
+        random_image(i).save(folder / f"{i}.png")
+    return folder
+
+
+def test_images_alone_with_a_model_that_looks(tmp_path: Path, tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tiny model can't say yes or no; what its answers are read as is replaced, the asking is real."""
+    verdicts = iter([True, False, None, True, True, False, False] * 50)
+    monkeypatch.setattr("data_tools.response_scores.parse_strict", lambda answer: next(verdicts))
+    photos = save_photos(tmp_path / "photos", 3)
+    (photos / "broken.jpg").write_bytes(b"junk")
+    words = f"{photos} --model {tiny_llava_dir} --scorer mllm --labeler {tiny_llava_dir} --max-new-tokens 8 --max-reject-share 0.5"
+    assert main([*words.split(), "--prompts", "What do you see?", "--temperature", "2", "--out", str(tmp_path / "out")]) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "chunks" / "000000000.jsonl").read_text().splitlines()]
+    assert [len(line.get("scores", [])) for line in lines] == [4, 4, 4, 0]
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    assert reject["id"] == "broken.jpg/0"
+    asked = [json.loads(line) for line in next((tmp_path / "out" / "scoring").rglob("verdicts.jsonl")).read_text().splitlines()]
+    texts = {sentence for line in lines for response in line.get("responses", []) for sentence in split_sentences(response)}
+    assert {row["prompt"].split("\n")[0].removeprefix("Statement: ") for row in asked} == texts
+    assert len(load_rows(tmp_path / "out" / "pairs")) >= 1
+
+
+def options(source: Path, out: Path, model: Path, **changes: Any) -> SampleOptions:
+    return SampleOptions(**{"source": source, "out": out, "model": str(model), "max_new_tokens": 8, "temperature": 3.0, **changes})
+
+
+def test_questions_with_references_and_a_judge(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    photos = save_photos(tmp_path / "photos", 3)
+    rows = [{"id": f"q{i}", "image": f"{i}.png", "prompt": "Hm?", "reference": "A dog."} for i in range(3)]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    build(options(file, tmp_path / "out", tiny_llava_dir, scorer="judge", image_root=photos), CountingJudge())
+    pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "out" / "pairs"))]
+    assert pairs
+    assert all(rated(pair.chosen) > rated(pair.rejected) for pair in pairs)
+    assert {pair.source for pair in pairs} == {"on-policy/judge"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scorer": "truth"}, "--scorer truth needs to know what is in the images"),
+        ({"scorer": "mllm"}, "--scorer mllm and --labeler MODEL go together"),
+        ({"scorer": "truth", "samples": 1}, "samples is 1, temperature 3.0; expected at least 2"),
+        ({"scorer": "truth", "prompts": []}, "say what to ask about each with --prompts"),
+    ],
+)
+def test_what_does_not_fit_together(tmp_path: Path, tiny_llava_dir: Path, changes: dict[str, Any], message: str) -> None:
+    photos = save_photos(tmp_path / "photos", 1)
+    with pytest.raises(ValueError, match=message):
+        build(options(photos, tmp_path / "out", tiny_llava_dir, **{"prompts": ["Hm?"], **changes}))

@@ -1,0 +1,149 @@
+"""Image weakening: the schedule and the sign by hand, decoding against a plain loop, resume to the same bytes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from data_tools.weaken_images import main
+from data_tools.weakening import add_noise, alpha_bars, generate_hallucinated, hallucinating_logits
+from mmalign.data.datasets import load_rows
+from mmalign.data.rows import read_pair
+from tests.data_files import chat_rows, save_rows
+from tests.tiny_models import random_image, random_text
+
+DECODING = {"step": 900, "contrast": 1.0, "plausibility": 0.2, "max_new_tokens": 6}
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_llava_dir: Path) -> tuple[Any, Any]:
+    return AutoModelForImageTextToText.from_pretrained(tiny_llava_dir).eval(), AutoProcessor.from_pretrained(tiny_llava_dir)
+
+
+def test_schedule_by_hand() -> None:
+    bars = alpha_bars()
+    # beta_0 = sigmoid(-6) x 0.00499 + 0.00001 = 0.0024726 x 0.00499 + 0.00001 = 2.2338e-5.
+    assert bars[0].item() == pytest.approx(1 - 2.2338e-5, abs=1e-9)
+    # By symmetry of the sigmoid all betas sum to 1000 x (0.00499 / 2 + 0.00001) = 2.505; -log(1 - b) exceeds b by little.
+    assert -bars[-1].log().item() == pytest.approx(2.505, rel=3e-3)
+    assert bool((bars.diff() < 0).all())
+
+
+def test_noise_has_the_schedules_moments() -> None:
+    pixels = torch.full((3, 200, 200), 2.0)
+    noised = add_noise(pixels, step=900, generator=torch.Generator().manual_seed(0))
+    kept = alpha_bars()[900].item()
+    assert noised.mean().item() == pytest.approx(2 * kept**0.5, abs=0.01)
+    assert noised.std().item() == pytest.approx((1 - kept) ** 0.5, abs=0.01)
+    with pytest.raises(ValueError, match="step is 1000; expected 0 to 999"):
+        add_noise(pixels, step=1000, generator=torch.Generator())
+
+
+def test_the_sign_by_hand() -> None:
+    """The image shows a dog (token 0); without it the model expects a cat (1); token 2 is what neither would say."""
+    clean, noisy = torch.tensor([[3.0, 1.0, -9.0]]), torch.tensor([[2.0, 2.5, -9.5]])
+    got = hallucinating_logits(noisy, clean, contrast=1.0, plausibility=0.2)
+    assert got.tolist() == [[2 * 2.0 - 3.0, 2 * 2.5 - 1.0, -torch.inf]]
+    assert got.argmax().item() == 1, "the hallucination is amplified"
+    subtracted = hallucinating_logits(clean, noisy, contrast=1.0, plausibility=0.2)
+    assert subtracted.argmax().item() == 0, "with the branches exchanged the dog stays, as VCD wants it"
+
+
+def test_no_contrast_is_the_noised_image_alone() -> None:
+    noisy, clean = torch.randn(2, 5), torch.randn(2, 5)
+    got = hallucinating_logits(noisy, clean, contrast=0.0, plausibility=1e-9)
+    torch.testing.assert_close(got, noisy)
+
+
+def prompts_and_images(count: int) -> tuple[list[Any], list[Any]]:
+    prompts = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": random_text(i, 2 + i)}]}] for i in range(count)]
+    return prompts, [[random_image(i)] for i in range(count)]
+
+
+def plain_loop(model: Any, processor: Any, prompt: Any, image: Any, noised: torch.Tensor) -> str:
+    """Two whole forwards a token, without cache, batch or logits processor."""
+    text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=text, images=image, return_tensors="pt")
+    ids, start = inputs["input_ids"], inputs["input_ids"].shape[1]
+    for _ in range(DECODING["max_new_tokens"]):
+        with torch.no_grad():
+            noisy = model(input_ids=ids, pixel_values=noised).logits[0, -1]
+            clean = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1]
+        scores = 2 * noisy - clean
+        scores[torch.softmax(noisy, 0) < 0.2 * torch.softmax(noisy, 0).max()] = -torch.inf
+        token = int(scores.argmax())
+        if token == model.generation_config.eos_token_id:
+            break
+        ids = torch.cat([ids, torch.tensor([[token]])], dim=1)
+    return processor.decode(ids[0, start:], skip_special_tokens=True).strip()
+
+
+def test_equals_a_plain_loop_of_two_forwards(loaded: tuple[Any, Any]) -> None:
+    model, processor = loaded
+    prompts, images = prompts_and_images(3)
+    got = generate_hallucinated(model, processor, prompts, images, temperature=0.0, seed=5, **DECODING)
+    pixels = processor(text=["<image>"] * 3, images=images, return_tensors="pt")["pixel_values"]
+    noised = add_noise(pixels, step=900, generator=torch.Generator().manual_seed(5))
+    expected = [
+        plain_loop(model, processor, prompt, image[0], noise[None]) for prompt, image, noise in zip(prompts, images, noised, strict=True)
+    ]
+    assert got == expected
+    assert len(set(got)) > 1
+
+
+def test_sampling_is_seeded(loaded: tuple[Any, Any]) -> None:
+    prompts, images = prompts_and_images(2)
+    options = {"temperature": 3.0, **DECODING, "plausibility": 1e-6}
+    first, again, other = (generate_hallucinated(*loaded, prompts, images, seed=seed, **options) for seed in (1, 1, 2))
+    assert first == again != other
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_pairs_and_resume_to_the_same_bytes(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    rows = chat_rows(5)
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    words = [str(data), "--model", str(tiny_llava_dir), "--max-new-tokens", "5", "--batch-size", "2", "--max-reject-share", "1"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "whole" / "pairs"))]
+    # A random model's answer may be empty, which is no pair.
+    good = {row["id"]: row["messages"][-1]["content"] for row in rows}
+    assert len(pairs) >= 3
+    assert {pair.id: pair.chosen for pair in pairs}.items() <= good.items()
+    assert {pair.source for pair in pairs} == {"image-weakening"}
+    assert all(pair.rejected != pair.chosen for pair in pairs)
+    # What a kill leaves: the first chunk, and half of the second under another name.
+    chunks = tmp_path / "stopped" / "chunks"
+    chunks.mkdir(parents=True)
+    for name in ("build.json", "chunks/000000000.jsonl"):
+        (tmp_path / "stopped" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+    (chunks / "000000002.jsonl.partial").write_text('{"index": 2, "rej')
+    assert main([*words, "--out", str(tmp_path / "stopped")]) == 0
+    assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
+def test_another_run_and_bad_options_are_refused(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(2))
+    words = [str(data), "--model", str(tiny_llava_dir), "--max-new-tokens", "3", "--max-reject-share", "1", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    assert main([*words, "--step", "500"]) == 2
+    assert "was begun with step 900, not 500; choose another --out" in capsys.readouterr().err
+    assert main([*words, "--step", "1000"]) == 2
+    assert "step is 1000; expected 0 to 999" in capsys.readouterr().err
+    assert main([*words, "--plausibility", "0"]) == 2
+    assert "plausibility is 0.0" in capsys.readouterr().err
+
+
+def test_a_row_without_image_is_rejected(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    rows = chat_rows(3)
+    rows[1]["images"] = []
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    words = [str(data), "--model", str(tiny_llava_dir), "--max-new-tokens", "4", "--max-reject-share", "0.7"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert {"id": "pair-1", "reason": "the row has no image to weaken"} in rejects
