@@ -10,6 +10,8 @@ constants: on images it refuses to precompute. The table is printed, and put int
 """
 
 import argparse
+import ctypes
+import gc
 import json
 import os
 import platform
@@ -120,24 +122,41 @@ def build_pairs(num_rows: int, *, seed: int = 0) -> datasets.Dataset:
 
 
 class Clock(transformers.TrainerCallback):
-    """CPU seconds of each step after the warm-up, and the peak of memory."""
+    """CPU seconds of each step after the warm-up, and the peak of memory: in all, and what a step adds to what lies there anyway.
+
+    What lies there is the process with its libraries, weights, reference and optimiser states; a step adds activations, logits,
+    gradients.
+    """
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup
         self.marks: list[float] = []
+        self.resting = 0.0
+        self.peak = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # Linux: forget the peak so far.
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step != self.warmup - 1:
+            return
+        gc.collect()
+        # The allocator keeps freed memory: give it back, and forget the peak so far (Linux).
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
+        self.resting = resident("VmRSS")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.marks.append(time.process_time())
+        self.peak = resident("VmHWM")
 
     def result(self) -> dict[str, float]:
-        """Median step in CPU seconds, peak resident memory in MiB."""
-        marks = self.marks[self.warmup - 1 :]
-        peak = next(int(line.split()[1]) / 1024 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-        return {"seconds": statistics.median(b - a for a, b in pairwise(marks)), "peak": peak}
+        """Median step in CPU seconds; peak resident memory, and what a step adds, in MiB."""
+        seconds = statistics.median(b - a for a, b in pairwise(self.marks[self.warmup - 1 :]))
+        return {"seconds": seconds, "peak": self.peak, "added": self.peak - self.resting}
+
+
+def resident(name: str) -> float:
+    """Read VmRSS (now) or VmHWM (the most since the last reset) of this process, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
 def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]:
@@ -223,17 +242,21 @@ def compare(options: argparse.Namespace) -> dict[str, list[dict[str, float]]]:
     return results
 
 
+QUANTITIES = {"seconds": "time", "peak": "peak", "added": "added"}
+
+
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """Write the Markdown table: medians over rounds, the spread of seconds, and how many times ours the others need."""
-    medians = {arm: {key: statistics.median(run[key] for run in runs) for key in ("seconds", "peak")} for arm, runs in results.items()}
+    medians = {arm: {key: statistics.median(run[key] for run in runs) for key in QUANTITIES} for arm, runs in results.items()}
     ours = [arm for arm in results if arm.startswith("ours")]
-    heads = [f"{what} / {arm}" for what in ("time", "memory") for arm in ours]
-    lines = [f"| arm | CPU s a step | range | peak MiB | {' | '.join(heads)} |", f"|---|---:|---|---:|{'---:|' * len(heads)}"]
+    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
+    lines = [f"| arm | CPU s a step | range | peak MiB | added MiB | {' | '.join(heads)} |"]
+    lines.append(f"|---|---:|---|---:|---:|{'---:|' * len(heads)}")
     for arm, runs in results.items():
         own, seconds = medians[arm], sorted(run["seconds"] for run in runs)
-        ratios = [f"{own[key] / medians[base][key]:.2f}" for key in ("seconds", "peak") for base in ours]
+        ratios = [f"{own[key] / medians[base][key]:.2f}" for key in QUANTITIES for base in ours]
         spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
-        lines.append(f"| {arm} | {own['seconds']:.2f} | {spread} | {own['peak']:.0f} | {' | '.join(ratios)} |")
+        lines.append(f"| {arm} | {own['seconds']:.2f} | {spread} | {own['peak']:.0f} | {own['added']:.0f} | {' | '.join(ratios)} |")
     return "\n".join(lines)
 
 
