@@ -27,7 +27,7 @@ COMMANDS = {
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and DA-DPO on preference pairs"),
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
-    "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair"),
+    "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair, amber, mme, ..."),
 }
 
 
