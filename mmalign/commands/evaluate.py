@@ -65,11 +65,12 @@ def run(options: EvaluateOptions) -> None:
 
 def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Result:
     """Return the result; ``loaded`` is a model and processor that are in memory already."""
-    from mmalign.evaluation.answers import match_answers, read_answers
+    from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
     from mmalign.evaluation.results import hash_files
 
     benchmark = load_benchmark(options)
-    path, partial, decoding = options.answers, options.allow_partial, None
+    path, partial = options.answers, options.allow_partial
+    decoding = None if path is None else read_decoding(path, benchmark.form)
     if path is None:
         path, num_rejected = _generate(options, benchmark, loaded)
         decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens, "prompt_suffix": options.prompt_suffix}
@@ -140,12 +141,13 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     from mmalign.evaluation.results import Result, differing, hash_files
 
     judgements, judge, wording = _judge(options, benchmark, answers)
-    by_mode = {mode: benchmark.score(answers, mode=mode, judgements=judgements) for mode in ("official", "strict")}
-    other = "strict" if options.mode == "official" else "official"
+    metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
+    other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
+    others = benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else metrics
     return Result(
         benchmark=benchmark.name,
-        metrics=by_mode[options.mode],
-        other_mode=differing(by_mode[options.mode], by_mode[other]),
+        metrics=metrics,
+        other_mode=differing(metrics, others),
         mode=options.mode,
         variant=benchmark.variant(judged=judgements is not None),
         num_answers=len(answers),

@@ -6,7 +6,7 @@ from functools import cached_property
 from operator import eq
 from typing import NamedTuple
 
-from mmalign.evaluation.nltk_words import lemmatize, tag, tokenize
+from mmalign.evaluation.nltk_words import find_nouns
 from mmalign.evaluation.word_similarity import Similarity
 
 
@@ -56,7 +56,9 @@ def score_descriptions(scenes: Mapping[str, Scene], answers: Mapping[str, str], 
 
     The paper averages over descriptions; the released code, which this follows, divides sums over the corpus.
     """
-    counts = [count_nouns(find_nouns(answers[i], words), scene, words) for i, scene in scenes.items()]
+    # Repeats count, and case does: a sentence's first "Grass" is in no vocabulary.
+    nouns = {i: [noun for noun in find_nouns(answers[i]) if noun in words.vocabulary] for i in scenes}
+    counts = [count_nouns(nouns[i], scene, words) for i, scene in scenes.items()]
     start = 0.001
     num_truth = sum(len(scene.truth) for scene in scenes.values())
     num_hallu = sum(len(scene.hallu) for scene in scenes.values())
@@ -67,12 +69,6 @@ def score_descriptions(scenes: Mapping[str, Scene], answers: Mapping[str, str], 
         "amber/hal": round(100 - clean / (len(counts) + start) * 100, 1),
         "amber/cog": round(sum(count.imagined for count in counts) / (num_hallu + start) * 100, 1),
     }
-
-
-def find_nouns(text: str, words: Words) -> list[str]:
-    """Return the lemmas of a text's nouns that are in the vocabulary, repeats kept. Not lower-cased: "Grass" is none of them."""
-    nouns = [lemmatize(word) for word, label in tag(tokenize(text)) if label.startswith("NN")]
-    return [noun for noun in nouns if noun in words.vocabulary]
 
 
 def count_nouns(nouns: Sequence[str], scene: Scene, words: Words) -> Counts:

@@ -115,6 +115,14 @@ def read_answers(path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] 
     return [Answer(form.normalise(str(i)), response) for i, response in zip(ids, responses, strict=True)]
 
 
+def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | None:
+    """Return how answers were generated, where every row says the same in its field ``gen``."""
+    rows = form.read_rows(path)
+    settings = [row.get("gen") if isinstance(row, Mapping) else None for row in rows]
+    same = bool(settings) and all(setting == settings[0] for setting in settings)
+    return settings[0] if same and isinstance(settings[0], Mapping) else None
+
+
 def _row_id(row: Any, form: AnswerFormat) -> str | None:
     if not isinstance(row, Mapping):
         return None

@@ -19,6 +19,8 @@ class Benchmark(ABC):
     """
 
     name: ClassVar[str]
+    # Whether the strict mode reads anything differently.
+    has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
     judge_wording: ClassVar[str | None] = None
     files: Sequence[Path]

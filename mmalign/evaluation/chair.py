@@ -33,6 +33,7 @@ class Chair(Benchmark):
     """
 
     name: ClassVar[str] = "chair"
+    has_strict: ClassVar[bool] = False
     truths: Mapping[str, frozenset[str]]
     asked: Sequence[Question]
     words: Mapping[str, str]

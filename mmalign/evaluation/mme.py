@@ -164,7 +164,9 @@ def read_answer_rows(path: Path, *, items: Sequence[MmeQuestion]) -> list[Any]:
     by_pair: dict[str, list[MmeQuestion]] = {}
     for item in items:
         by_pair.setdefault(item.pair, []).append(item)
-        by_pair.setdefault(f"{item.category}/{Path(item.image).name}", []).append(item)
+        # The original's result files name the image alone.
+        if (alias := f"{item.category}/{Path(item.image).name}") != item.pair:
+            by_pair.setdefault(alias, []).append(item)
     seen: Counter[str] = Counter()
     return [_identify(row, known, by_pair, seen) if isinstance(row, Mapping) else row for row in rows]
 

@@ -27,6 +27,12 @@ def lemmatize(word: str, part_of_speech: str = "n") -> str:
     return str(_with_data(lambda: _lemmatizer().lemmatize(word, pos=part_of_speech)))
 
 
+@cache
+def find_nouns(text: str) -> tuple[str, ...]:
+    """Return the lemmas of a text's nouns, in its own case, repeats kept."""
+    return tuple(lemmatize(word) for word, label in tag(tokenize(text)) if label.startswith("NN"))
+
+
 def lemmatize_tagged(words: list[str]) -> list[str]:
     """Tag words and return the lemma of each as what it was tagged."""
     return [lemmatize(word, PARTS_OF_SPEECH.get(label[:1], "n")) for word, label in tag(words)]

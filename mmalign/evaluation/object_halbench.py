@@ -47,6 +47,7 @@ class ObjectHalBench(Benchmark):
     """
 
     name: ClassVar[str] = "object-halbench"
+    has_strict: ClassVar[bool] = False
     judge_wording: ClassVar[str] = PROMPT
     truths: Mapping[str, frozenset[str]]
     asked: Sequence[Question]
@@ -179,8 +180,11 @@ def _runs_of_nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def read_phrase_with_nltk(phrase: str) -> list[tuple[str, str]]:
-    """Lemmas (as nouns) and parts of speech by NLTK."""
-    return [(lemmatize(word), label) for word, label in tag(tokenize(phrase))]
+    """Lemmas (as nouns) and parts of speech by NLTK; its tagger finds no noun in "a puppy", and what is listed is one."""
+    tagged = [(lemmatize(word), label) for word, label in tag(tokenize(phrase))]
+    if not any(label.startswith("NN") for _, label in tagged):
+        tagged[-1] = (tagged[-1][0], "NN")
+    return tagged
 
 
 def read_phrase_with_spacy(nlp: Any, phrase: str) -> list[tuple[str, str]]:
