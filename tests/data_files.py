@@ -6,7 +6,11 @@ from typing import Any
 
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
+from transformers import AutoProcessor
 
+from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.rows import read_pair
+from mmalign.engine.reference_cache import FINGERPRINT, TEXT, digest_text, fingerprint_checkpoint
 from tests.tiny_models import pair_rows
 
 
@@ -22,11 +26,21 @@ def save_encoded(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
-def scored_rows(num_rows: int, *, seed: int = 0) -> list[dict[str, Any]]:
-    """Pairs with what scoring adds: difficulty and the reference's log-probabilities."""
+def scored_rows(num_rows: int, *, seed: int = 0, reference: Path | None = None) -> list[dict[str, Any]]:
+    """Pairs with a difficulty, and with log-probabilities of about the right size that say they come from ``reference``."""
     rows = pair_rows(num_rows, seed=seed)
-    extra = {"reference_logps_chosen": -20.0, "reference_logps_rejected": -21.0}
-    return [{**row, "difficulty": (i + 0.5) / num_rows, **extra} for i, row in enumerate(rows)]
+    rows = [{**row, "difficulty": (i + 0.5) / num_rows} for i, row in enumerate(rows)]
+    if reference is None:
+        return rows
+    processor = AutoProcessor.from_pretrained(reference)
+    cached = {"reference_logps_chosen": -20.0, "reference_logps_rejected": -21.0}
+    cached[FINGERPRINT] = fingerprint_checkpoint(str(reference), dtype="auto")
+    return [{**row, **cached, TEXT: digest_text(_encode(processor, row))} for row in rows]
+
+
+def _encode(processor: Any, raw: dict[str, Any]) -> EncodedPrompt:
+    row = read_pair(raw, index=0)
+    return encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
 
 
 def chat_rows(num_rows: int) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""``mmalign score-difficulty`` and ``mmalign fuse-difficulty``."""
+"""``mmalign score-difficulty``, ``mmalign fuse-difficulty`` and ``mmalign cache-logps``."""
 
 import json
 from dataclasses import dataclass, field
@@ -7,11 +7,17 @@ from typing import Any, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteOptions:
-    """How the proxies vote."""
+class PairsOptions:
+    """What is scored, and where the scores go."""
 
     pairs: Path = field(metadata={"help": "pairs: parquet, json or jsonl file, or a folder of them", "positional": True})
-    out: Path = field(metadata={"help": "folder of shards, scored.parquet and difficulty.json"})
+    out: Path = field(metadata={"help": "folder of shards and results"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteOptions(PairsOptions):
+    """How the proxies vote."""
+
     weighting: Literal["accuracy", "above-chance", "equal"] = field(
         default="accuracy", metadata={"help": "a proxy's vote: its preference accuracy, what of it is above chance, or equal"}
     )
@@ -19,16 +25,29 @@ class VoteOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreOptions(VoteOptions):
-    """Options of ``mmalign score-difficulty``."""
+class ReadOptions(PairsOptions):
+    """How pairs are read and run through a multimodal LLM."""
 
-    clip: str = field(metadata={"help": "contrastive model: folder or hub id"})
-    mllm: str = field(metadata={"help": "multimodal LLM before alignment: folder or hub id"})
     batch_size: int = field(default=16, metadata={"help": "pairs at once"})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
     max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
     image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheOptions(ReadOptions):
+    """Options of ``mmalign cache-logps``."""
+
+    model: str = field(metadata={"help": "the reference: a multimodal LLM, folder or hub id"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(VoteOptions, ReadOptions):
+    """Options of ``mmalign score-difficulty``."""
+
+    clip: str = field(metadata={"help": "contrastive model: folder or hub id"})
+    mllm: str = field(metadata={"help": "multimodal LLM before alignment: folder or hub id"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,23 +57,40 @@ class FuseOptions(VoteOptions):
 
 def run_score(options: ScoreOptions) -> None:
     """Score every pair, vote, and print the summary."""
-    from mmalign.data.datasets import find_data_files, load_rows
-    from mmalign.data.hashing import hash_file
+    from mmalign.data.datasets import load_rows
     from mmalign.difficulty.fuse import fuse_shards
-    from mmalign.difficulty.scoring import ScoreConfig, Scorers, score_pairs
-    from mmalign.models.load import load_clip, load_mllm
+    from mmalign.models.load import load_clip
 
     dataset = load_rows(options.pairs)
-    scorers = Scorers(*load_clip(options.clip, dtype=options.dtype), *load_mllm(options.mllm, dtype=options.dtype))
-    fingerprint = {
-        "data": {path.name: hash_file(path) for path in find_data_files(options.pairs)},
-        "clip": options.clip,
-        "mllm": options.mllm,
-        "dtype": options.dtype,
-    }
-    config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)
-    shards = score_pairs(dataset, scorers, out=options.out, fingerprint=fingerprint, config=config)
+    clip = load_clip(options.clip, dtype=options.dtype)
+    shards = _score(options, dataset, options.mllm, clip, {"clip": options.clip, "mllm": options.mllm})
     print_summary(fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source), options.out)
+
+
+def run_cache(options: CacheOptions) -> None:
+    """Compute the reference's log-probabilities of every pair, and write them beside the pairs."""
+    from mmalign.data.datasets import load_rows
+    from mmalign.difficulty.fuse import CACHED, write_cached
+
+    dataset = load_rows(options.pairs)
+    shards = _score(options, dataset, options.model, (None, None), {"mllm": options.model})
+    count = write_cached(dataset, shards, out=options.out)
+    print(f"{count:,} of {len(dataset):,} pairs with the log-probabilities of {options.model} saved in {options.out / CACHED}")
+
+
+def _score(options: ReadOptions, dataset: Any, mllm: str, clip: tuple[Any, Any], names: dict[str, str]) -> list[Path]:
+    from mmalign.data.datasets import find_data_files
+    from mmalign.data.hashing import hash_file
+    from mmalign.difficulty.scoring import ScoreConfig, Scorers, score_pairs
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
+    from mmalign.models.load import load_mllm
+
+    scorers = Scorers(*load_mllm(mllm, dtype=options.dtype), *clip)
+    data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
+    reference = fingerprint_checkpoint(mllm, dtype=options.dtype)
+    config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)
+    fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
+    return score_pairs(dataset, scorers, out=options.out, fingerprint=fingerprint, config=config)
 
 
 def run_fuse(options: FuseOptions) -> None:

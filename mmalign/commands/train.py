@@ -59,11 +59,14 @@ class PreferenceOptions(MllmOptions):
         default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
     )
     sft_weight: float = field(default=0.0, metadata={"help": "adds this times the chosen response's mean negative log-likelihood"})
+    row_tokens: int | None = field(default=None, metadata={"help": "pack several pairs into rows of about this many tokens"})
     reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
         default="auto",
         metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
     )
-    reference_model: str | None = field(default=None, metadata={"help": "another model as the reference: folder or hub id"})
+    reference_model: str | None = field(
+        default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
+    )
 
 
 def run_contrastive(options: ContrastiveOptions) -> None:
@@ -90,10 +93,16 @@ def run_sft(options: SftOptions) -> None:
 
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
-    from mmalign.commands.training_run import build_reference, load_policy, train_and_save
+    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
     model, processor = load_policy(options)
-    config = PreferenceConfig(options.beta, options.difficulty_mode, options.sft_weight, options.max_length)
-    method = PreferenceMethod(processor, config, reference=build_reference(options, model), image_root=options.image_root)
+    config = PreferenceConfig(options.beta, options.difficulty_mode, options.sft_weight, options.max_length, options.row_tokens)
+    method = PreferenceMethod(
+        processor,
+        config,
+        reference=build_reference(options, model),
+        reference_fingerprint=fingerprint_reference(options),
+        image_root=options.image_root,
+    )
     train_and_save(options, model, processor, method, prepare=method.prepare)

@@ -16,6 +16,7 @@ from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
+from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
@@ -55,13 +56,22 @@ def build_reference(options: PreferenceOptions, policy: nn.Module) -> Reference 
         ValueError: If a reference model is named for a kind that has no use for it.
     """
     kind = options.reference
+    if kind == "cached":
+        return None
     if options.reference_model is not None:
         if kind != "auto":
             raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
         return Reference(policy, kind="copy", model=load_mllm(options.reference_model, dtype=options.dtype)[0])
     if kind == "auto":
         kind = "adapter-off" if options.lora_rank else "copy"
-    return None if kind == "cached" else Reference(policy, kind=kind)
+    return Reference(policy, kind=kind)
+
+
+def fingerprint_reference(options: PreferenceOptions) -> str | None:
+    """Say what cached log-probabilities must come from; None where the reference is a model."""
+    if options.reference != "cached":
+        return None
+    return fingerprint_checkpoint(options.reference_model or options.model, dtype=options.dtype)
 
 
 def train_and_save(

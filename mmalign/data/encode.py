@@ -3,6 +3,7 @@
 Shape legend: P = prefix tokens (image tokens expanded), R = tokens of one response.
 """
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,11 @@ from torch import Tensor
 
 from mmalign.data.rows import ChatRow, Message
 
-TEXT_KEYS = frozenset({"input_ids", "attention_mask"})
+# "labels": PaliGemma's processor adds them; they are made here.
+TEXT_KEYS = frozenset({"input_ids", "attention_mask", "labels"})
+
+# Token type of a response where it isn't 0, that of text: PaliGemma marks by 1 what it attends to causally.
+RESPONSE_TOKEN_TYPES = {"PaliGemmaProcessor": 1}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,9 @@ class EncodedPrompt:
     """Per-token inputs of the prefix beside ids (``mm_token_type_ids``, ``token_type_ids``), each (P,)."""
     images: dict[str, Tensor]
     """What the image processor returned: ``pixel_values`` and its companions. Empty for text-only prompts."""
+    num_images: int = 0
+    response_token_type: int = 0
+    """What the responses' tokens are in ``token_types``."""
 
     @property
     def num_tokens(self) -> int:
@@ -91,6 +99,51 @@ def encode_chat(processor: Any, row: ChatRow, *, max_length: int | None = None) 
     return _checked(EncodedPrompt(responses=[ids], scored=[scored], **encoded), max_length)
 
 
+def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: Sequence[Sequence[Message]]) -> EncodedPrompt:
+    """Tokenise several prompts about the same images: what they share, up to the first word that differs, is the prefix.
+
+    Args:
+        processor: A transformers processor with a chat template.
+        images: The images, in the order of their placeholders.
+        prompts: The turns of each prompt.
+
+    Returns:
+        The encoded prompt; its ``responses`` are the rest of each question up to where the answer starts, at least one token each.
+        The processor sees the images once, unless it rewrites the text behind them.
+
+    Raises:
+        ValueError: If an image stands behind the first word that differs.
+    """
+    texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
+    encoded = _encode_prefix(processor, texts[0], images)
+    rows = _expand_all(processor, encoded["prefix_ids"], texts)
+    if rows is None:
+        rows = [_encode_prefix(processor, text, images)["prefix_ids"] for text in texts]
+    common = _shared_length(rows)
+    if any(encoded["token_types"].get("mm_token_type_ids", [])[common:]):
+        raise ValueError("an image stands behind the first word that differs: these questions can't share their beginning")
+    rests = [row[common:] for row in rows]
+    types = {key: value[:common] for key, value in encoded["token_types"].items()}
+    encoded |= {"prefix_ids": rows[0][:common], "token_types": types, "response_token_type": 0}
+    return EncodedPrompt(responses=rests, scored=[[False] * len(rest) for rest in rests], **encoded)
+
+
+def _expand_all(processor: Any, expanded: list[int], texts: Sequence[str]) -> list[list[int]] | None:
+    """Put the first text's expanded beginning before the others' own ends; None where the processor changes the ends too."""
+    rows = [_text_ids(processor, text) for text in texts]
+    common = _shared_length(rows)
+    first_rest = rows[0][common:]
+    if expanded[-len(first_rest) :] != first_rest:
+        return None
+    return [[*expanded[: -len(first_rest)], *row[common:]] for row in rows]
+
+
+def _shared_length(rows: Sequence[Sequence[int]]) -> int:
+    """Tokens that all rows begin with; each keeps one of its own."""
+    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
+    return min(sum(1 for _ in same), min(map(len, rows)) - 1)
+
+
 def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
     """Apply the processor's chat template.
 
@@ -119,7 +172,13 @@ def _encode_prefix(processor: Any, text: str, images: Sequence[Image.Image]) -> 
     rest = {key: value for key, value in out.items() if key not in TEXT_KEYS}
     token_types = {key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)}
     image_inputs = {key: torch.as_tensor(value) for key, value in rest.items() if key not in token_types}
-    return {"prefix_ids": out["input_ids"][0].tolist(), "token_types": token_types, "images": image_inputs}
+    return {
+        "prefix_ids": out["input_ids"][0].tolist(),
+        "token_types": token_types,
+        "images": image_inputs,
+        "num_images": len(images),
+        "response_token_type": RESPONSE_TOKEN_TYPES.get(type(processor).__name__, 0),
+    }
 
 
 def _response_ids(processor: Any, prompt_text: str, suffix: str) -> list[int]:

@@ -11,16 +11,11 @@ from datasets import Dataset
 
 from mmalign.difficulty.scoring import read_shard
 from mmalign.difficulty.voting import Weighting, fuse_gaps
+from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT
 
 PROXIES = ("contrastive", "generative")
-KEPT = (
-    "gap_contrastive",
-    "gap_generative",
-    "reference_logps_chosen",
-    "reference_logps_rejected",
-    "reference_token_logps_chosen",
-    "reference_token_logps_rejected",
-)
+GAPS = tuple(f"gap_{name}" for name in PROXIES)
+SCORED, CACHED = "scored.parquet", "cached.parquet"
 
 
 def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weighting: Weighting, by_source: bool) -> dict[str, Any]:
@@ -39,9 +34,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weightin
     Raises:
         ValueError: If no pair was scored, or a gap is not finite.
     """
-    scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
-    if not scores:
-        raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
+    scores = _read_scores(dataset, shards, out=out)
     groups = [row["source"] if by_source else "all" for row in scores]
     difficulty = np.empty(len(scores))
     easiness = {name: np.empty(len(scores)) for name in PROXIES}
@@ -53,17 +46,9 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weightin
         statistics[group] = {name: asdict(value) for name, value in found.items()}
         for name in PROXIES:
             easiness[name][members] = parts[name]
-    scored = dataset.select([row["index"] for row in scores])
-    columns: dict[str, list[Any]] = {name: [row[name] for row in scores] for name in KEPT}
+    columns = {name: [row[name] for row in scores] for name in (*GAPS, *COLUMNS)}
     columns |= {f"easiness_{name}": easiness[name].tolist() for name in PROXIES} | {"difficulty": difficulty.tolist()}
-    if "id" not in scored.column_names:
-        columns["id"] = [row["id"] for row in scores]
-    for name, values in columns.items():
-        scored = scored.remove_columns(name) if name in scored.column_names else scored
-        scored = scored.add_column(name, values)
-    partial = out / "scored.parquet.partial"
-    scored.to_parquet(partial)
-    partial.rename(out / "scored.parquet")
+    _write_columns(dataset, scores, columns, out / SCORED)
     signs = [np.array([row[f"gap_{name}"] > 0 for row in scores]) for name in PROXIES]
     summary = {
         "weighting": weighting,
@@ -75,3 +60,38 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weightin
     }
     (out / "difficulty.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
+    """Write ``cached.parquet``: the rows with the reference's log-probabilities and what they were made from.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ValueError: If no pair was scored.
+    """
+    scores = _read_scores(dataset, shards, out=out)
+    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in COLUMNS}, out / CACHED)
+    return len(scores)
+
+
+def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list[dict[str, Any]]:
+    scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
+    if not scores:
+        raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
+    # What all rows share stands once beside the shards.
+    fingerprint = json.loads((out / "scoring.json").read_text(encoding="utf-8"))["reference"]
+    return [{**row, FINGERPRINT: fingerprint} for row in scores]
+
+
+def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
+    scored = dataset.select([row["index"] for row in scores])
+    if "id" not in scored.column_names:
+        columns["id"] = [row["id"] for row in scores]
+    for name, values in columns.items():
+        scored = scored.remove_columns(name) if name in scored.column_names else scored
+        scored = scored.add_column(name, values)
+    partial = path.with_name(path.name + ".partial")
+    scored.to_parquet(partial)
+    partial.rename(path)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
@@ -29,12 +30,6 @@ def score_generative(
     Returns:
         For each pair two float32 tensors on the CPU, one value a response token.
     """
-    batch = _to(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), next(model.parameters()).device)
+    batch = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), next(model.parameters()).device)
     values = [value.cpu() for value in compute_response_logps(model, batch).per_response()]
     return list(zip(values[::2], values[1::2], strict=True))
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return value.to(device)

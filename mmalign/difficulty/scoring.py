@@ -16,18 +16,22 @@ from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, r
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.probe import probe_rows
+from mmalign.engine.reference_cache import LOGPS, cache_columns
 
 SHARD_SIZE = 512
+WINDOW_BATCHES = 8
+"""Batches whose pairs are sorted by length together."""
 
 
 @dataclass(frozen=True)
 class Scorers:
-    """The two frozen models with their processors."""
+    """The frozen models with their processors."""
 
-    clip: Any
-    clip_processor: Any
     mllm: Any
     processor: Any
+    clip: Any = None
+    """None where only log-probabilities are wanted."""
+    clip_processor: Any = None
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ class ScoreConfig:
 
 
 def score_pairs(dataset: Dataset, scorers: Scorers, *, out: Path, fingerprint: Mapping[str, Any], config: ScoreConfig) -> list[Path]:
-    """Compute both gaps of every pair and the log-probabilities behind the generative one.
+    """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
 
     Args:
         dataset: Rows with TRL's columns.
@@ -101,9 +105,37 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
     _write_text(path, json.dumps(fingerprint, indent=1, sort_keys=True))
 
 
-def _score_shard(dataset: Dataset, indices: Sequence[int], scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
-    lines: dict[int, dict[str, Any]] = {}
-    good: list[tuple[int, PairRow, EncodedPrompt]] = []
+def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
+    lines: list[dict[str, Any]] = []
+    shared: bool | None = None
+    # Decoded images are held for one window, not for the whole shard.
+    window = WINDOW_BATCHES * config.batch_size
+    for start in range(0, len(indices), window):
+        good, broken = _read_window(dataset, indices[start : start + window], scorers, config)
+        lines += broken
+        bar.update(len(broken))
+        if good and shared is None:
+            # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
+            choice = probe_rows(scorers.mllm, [good[0][2]], pad_token_id=scorers.processor.tokenizer.pad_token_id)
+            shared = choice.shared
+            if not shared:
+                bar.write(choice.reason)
+        for first in range(0, len(good), config.batch_size):
+            part = good[first : first + config.batch_size]
+            lines += _score_batch(part, scorers, shared=bool(shared))
+            bar.update(len(part))
+    return sorted(lines, key=lambda line: line["index"])
+
+
+_Item = tuple[int, PairRow, EncodedPrompt]
+
+
+def _read_window(
+    dataset: Dataset, indices: Sequence[int], scorers: Scorers, config: ScoreConfig
+) -> tuple[list[_Item], list[dict[str, Any]]]:
+    """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
+    good: list[_Item] = []
+    broken: list[dict[str, Any]] = []
     for index in indices:
         raw = dataset[index]
         try:
@@ -113,34 +145,24 @@ def _score_shard(dataset: Dataset, indices: Sequence[int], scorers: Scorers, con
             )
             good.append((index, row, encoded))
         except ValueError as error:
-            lines[index] = {"index": index, "id": row_id(raw, index=index), "reason": str(error)}
-            bar.update()
-    # Rows of about the same length together: little padding.
-    good.sort(key=lambda item: (item[2].num_tokens, item[0]))
-    pad = scorers.processor.tokenizer.pad_token_id
-    # Asked once a shard, on its shortest pair: a shard's bytes depend on nothing outside it.
-    rows = probe_rows(scorers.mllm, [good[0][2]], pad_token_id=pad) if good else None
-    if rows is not None and not rows.shared:
-        bar.write(rows.reason)
-    for start in range(0, len(good), config.batch_size):
-        part = good[start : start + config.batch_size]
-        contrastive = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in part])
-        shared = rows is not None and rows.shared
-        generative = score_generative(scorers.mllm, [encoded for _, _, encoded in part], pad_token_id=pad, shared=shared)
-        for (index, row, _), gap, (chosen, rejected) in zip(part, contrastive, generative, strict=True):
-            lines[index] = {
-                "index": index,
-                "id": row.id,
-                "source": row.source,
-                "gap_contrastive": gap,
-                "gap_generative": chosen.sum().item() - rejected.sum().item(),
-                "reference_logps_chosen": chosen.sum().item(),
-                "reference_logps_rejected": rejected.sum().item(),
-                "reference_token_logps_chosen": chosen.tolist(),
-                "reference_token_logps_rejected": rejected.tolist(),
-            }
-        bar.update(len(part))
-    return [lines[index] for index in sorted(lines)]
+            broken.append({"index": index, "id": row_id(raw, index=index), "reason": str(error)})
+    return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken
+
+
+def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> list[dict[str, Any]]:
+    gaps: list[dict[str, float]] = [{} for _ in part]
+    if scorers.clip is not None:
+        found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in part])
+        gaps = [{"gap_contrastive": gap} for gap in found]
+    encoded = [item for _, _, item in part]
+    generative = score_generative(scorers.mllm, encoded, pad_token_id=scorers.processor.tokenizer.pad_token_id, shared=shared)
+    lines = []
+    for (index, row, prompt), gap, (chosen, rejected) in zip(part, gaps, generative, strict=True):
+        cached = cache_columns(prompt, chosen, rejected)
+        if gap:
+            gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]
+        lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached})
+    return lines
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,8 +1,8 @@
 """Attention over shared rows, through transformers' own mask interface.
 
 The model builds its own rule (causal, sliding, chunked, bidirectional over images). The wrapper here evaluates that rule at
-the indices which a token would have in a plain row, and adds: a key is visible if it belongs to the prompt or to the same
-response. So one form is exact for every attention-only family, and the model code stays as it is.
+the indices which a token would have in a plain row, and adds: a key is visible if it belongs to the same prompt, or to the same
+response to it. So one form is exact for every attention-only family, and the model code stays as it is.
 
 Shape legend: B = rows, N = row length.
 """
@@ -14,17 +14,21 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import flex_attention_mask, sdpa_mask
 
-IMPLEMENTATION = "mmalign_shared_sdpa"
+SHARED = {"sdpa": "mmalign_shared_sdpa", "flex_attention": "mmalign_shared_flex"}
+"""What each of transformers' implementations becomes. FlexAttention skips the blocks that the mask leaves empty; it has no backward
+pass on the CPU (torch 2.15)."""
 
 
 class RowLayout(NamedTuple):
-    """Which tokens share a row, both (B, N)."""
+    """Which tokens share a row, each (B, N); see ``collate_prompts``."""
 
+    prompt: Tensor
     segment: Tensor
-    position: Tensor
+    plain_index: Tensor
 
 
 _layout: contextvars.ContextVar[RowLayout | None] = contextvars.ContextVar("row_layout", default=None)
@@ -47,12 +51,13 @@ def _shared_mask(base: Callable[..., Any]) -> Callable[..., Any]:
             own_rule = {} if mask_function is None else {"mask_function": mask_function}
             return base(*args, **own_rule, **kwargs)
         assert mask_function is not None, "transformers calls the mask interface with the model's rule"
-        segment, position = layout
+        prompt, segment, plain_index = layout
 
         def rule(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             key_segment = segment[batch, key]
             visible = (key_segment == 0) | (key_segment == segment[batch, query])
-            return visible & mask_function(batch, head, position[batch, query], position[batch, key])
+            visible = visible & (prompt[batch, key] == prompt[batch, query])
+            return visible & mask_function(batch, head, plain_index[batch, query], plain_index[batch, key])
 
         # Skipping the mask would fall back to plain causal attention.
         return base(*args, mask_function=rule, **{**kwargs, "allow_is_causal_skip": False, "use_vmap": False})
@@ -67,15 +72,18 @@ def use_shared_attention(model: PreTrainedModel) -> None:
         ValueError: If the model doesn't attend through the exchangeable interface.
     """
     text_config = model.config.get_text_config()
-    if text_config._attn_implementation == IMPLEMENTATION:
+    current = text_config._attn_implementation
+    if current in SHARED.values():
         return
-    if text_config._attn_implementation != "sdpa":
+    if current not in SHARED:
         raise ValueError(
-            f"{type(model).__name__} runs {text_config._attn_implementation!r} attention; shared rows need 'sdpa': "
+            f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "
             "load it with attn_implementation='sdpa'"
         )
-    model.set_attn_implementation({"text_config": IMPLEMENTATION})
+    model.set_attn_implementation({"text_config": SHARED[current]})
 
 
-AttentionMaskInterface.register(IMPLEMENTATION, _shared_mask(sdpa_mask))
-AttentionInterface.register(IMPLEMENTATION, sdpa_attention_forward)
+AttentionMaskInterface.register(SHARED["sdpa"], _shared_mask(sdpa_mask))
+AttentionInterface.register(SHARED["sdpa"], sdpa_attention_forward)
+AttentionMaskInterface.register(SHARED["flex_attention"], _shared_mask(flex_attention_mask))
+AttentionInterface.register(SHARED["flex_attention"], flex_attention_forward)

@@ -2,11 +2,13 @@
 
 A shared row is ``[images, prompt | response 0 | response 1 | ...]``. Each response sees the prompt and itself, and its positions
 continue from the prompt, so that the numbers are those of separate rows (see ``attention.py``). A plain row holds one response.
+Packed rows hold several prompts, each with its responses and blind to the others.
 
-Shape legend: B = rows, N = padded row length, K = scored tokens in the batch, R = responses in the batch.
+Shape legend: B = rows, N = padded row length, K = scored tokens in the batch, P = prompts, R = responses in the batch.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,87 +19,194 @@ from mmalign.data.encode import EncodedPrompt
 PADDING = -1
 """Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response."""
 
-# What a response's tokens are in the per-token inputs of the families that have them: text (Gemma-3, Qwen-VL), or the
-# suffix that PaliGemma attends to causally, which its processor marks by 1.
-RESPONSE_TOKEN_TYPE = 0
+_LAYOUT_KEYS = ("segment", "prompt", "position", "plain_index")
 
 
-def collate_prompts(encoded: Sequence[EncodedPrompt], *, pad_token_id: int, shared: bool = True) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Block:
+    """One prompt with some of its responses, as it lies in a row."""
+
+    prompt: int
+    responses: range
+
+    def length(self, encoded: Sequence[EncodedPrompt]) -> int:
+        prompt = encoded[self.prompt]
+        return len(prompt.prefix_ids) + sum(len(prompt.responses[i]) for i in self.responses)
+
+
+def collate_prompts(
+    encoded: Sequence[EncodedPrompt], *, pad_token_id: int, shared: bool = True, row_tokens: int | None = None
+) -> dict[str, Any]:
     """Lay encoded prompts out as rows.
 
     Args:
         encoded: Prompts with their responses.
         pad_token_id: Fills the rows up; padding is masked.
         shared: One row a prompt with all its responses behind it; False gives one plain row a response.
+        row_tokens: Pack shared rows: several prompts in a row of about this many tokens. None: one prompt a row.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``: the processor's tensors, concatenated;
-        ``layout``: ``segment`` and ``position`` (B, N), the scored tokens' ``index`` into B * N of the hidden state that
-        predicts them, their ``target`` id and ``response`` number, each (K,), and ``repeats`` (B,): responses a prompt.
+        ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``: the processor's tensors, concatenated in the
+        order of the rows; ``layout``: ``segment``, ``prompt`` (number in the batch), ``position`` (in the plain row) and
+        ``plain_index`` (the same, counted from where the prompt starts in its row), each (B, N); the scored tokens' ``index``
+        into B * N of the hidden state that predicts them, their ``target`` id and ``response`` number, each (K,); ``repeats``
+        (P,): responses of each prompt; ``shared``; ``image_blocks`` (4, P): see ``ImageFeatures``.
     """
-    rows = [_row(prompt, range(len(prompt.responses))) for prompt in encoded]
-    if not shared:
-        rows = [_row(prompt, [i]) for prompt in encoded for i in range(len(prompt.responses))]
-    length = max(len(row["input_ids"]) for row in rows)
+    if shared:
+        blocks = [_Block(number, range(len(prompt.responses))) for number, prompt in enumerate(encoded)]
+        rows = [[block] for block in blocks] if row_tokens is None else _pack(blocks, encoded, row_tokens)
+    else:
+        rows = [[_Block(number, range(i, i + 1))] for number, prompt in enumerate(encoded) for i in range(len(prompt.responses))]
+    laid = [_lay(row, encoded) for row in rows]
+    length = max(len(row["input_ids"]) for row in laid)
     # Masks of some back ends are faster, and never slower, on lengths divisible by 8.
     length = -(-length // 8) * 8
-    fill = {"input_ids": pad_token_id, "segment": PADDING}
-    padded = {key: _pad([row[key] for row in rows], length, fill.get(key, 0)) for key in rows[0] if key != "scored"}
-    segment, position = padded.pop("segment"), padded.pop("position")
-    layout = {"segment": segment, "position": position, **_scored_tokens(rows, length)}
+    fill = {"input_ids": pad_token_id, "segment": PADDING, "prompt": PADDING}
+    padded = {key: _pad([row[key] for row in laid], length, fill.get(key, 0)) for key in laid[0] if key != "sources"}
+    layout: dict[str, Any] = {key: padded.pop(key) for key in _LAYOUT_KEYS}
+    layout |= _scored_tokens(rows, laid, encoded, length)
     layout["repeats"] = torch.tensor([len(prompt.responses) for prompt in encoded])
+    layout["shared"] = torch.tensor(shared)
+    order = list(dict.fromkeys(block.prompt for row in rows for block in row))
+    layout["image_blocks"] = _image_blocks([encoded[number] for number in order])
     return {
         **padded,
-        "attention_mask": (segment != PADDING).long(),
-        "images": _concatenate_images(encoded),
+        "attention_mask": (layout["segment"] != PADDING).long(),
+        "images": _concatenate_images([encoded[number] for number in order]),
         "layout": layout,
     }
 
 
-def _row(prompt: EncodedPrompt, responses: Sequence[int]) -> dict[str, list[int]]:
-    """Concatenate one prompt with some of its responses, and note which tokens are scored."""
-    num_prefix = len(prompt.prefix_ids)
-    row = {
-        "input_ids": list(prompt.prefix_ids),
-        "segment": [0] * num_prefix,
-        "position": list(range(num_prefix)),
-        "scored": [0] * num_prefix,
-        **{key: list(value) for key, value in prompt.token_types.items()},
+def collate_prefixes(encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> dict[str, Any]:
+    """Lay prompts without their responses out as rows, padded on the left, as generation goes on from them.
+
+    Returns:
+        ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``; ``layout`` with ``image_blocks``.
+    """
+    length = max(len(prompt.prefix_ids) for prompt in encoded)
+
+    def pad(values: Sequence[int], fill: int) -> list[int]:
+        return [fill] * (length - len(values)) + list(values)
+
+    names = sorted(_type_names(encoded))
+    types = {key: [pad(p.token_types.get(key, [0] * len(p.prefix_ids)), 0) for p in encoded] for key in names}
+    return {
+        "input_ids": torch.tensor([pad(prompt.prefix_ids, pad_token_id) for prompt in encoded]),
+        "attention_mask": torch.tensor([pad([1] * len(prompt.prefix_ids), 0) for prompt in encoded]),
+        **{key: torch.tensor(value) for key, value in types.items()},
+        "images": _concatenate_images(encoded),
+        "layout": {"image_blocks": _image_blocks(encoded)},
     }
-    for number, i in enumerate(responses, start=1):
-        ids = prompt.responses[i]
-        row["input_ids"] += ids
-        row["segment"] += [number] * len(ids)
-        row["position"] += range(num_prefix, num_prefix + len(ids))
-        row["scored"] += [int(value) for value in prompt.scored[i]]
-        for key in prompt.token_types:
-            row[key] += [RESPONSE_TOKEN_TYPE] * len(ids)
-    return row
 
 
-def _scored_tokens(rows: Sequence[dict[str, list[int]]], length: int) -> dict[str, Tensor]:
-    """Find, for each scored token, the hidden state that predicts it: the token before it, or the prompt's last one."""
-    index, target, response = [], [], []
-    first_response = 0
-    for number, row in enumerate(rows):
-        segment, num_prefix = row["segment"], row["segment"].count(0)
-        for i, scored in enumerate(row["scored"]):
-            if scored:
-                source = i - 1 if segment[i - 1] == segment[i] else num_prefix - 1
-                index.append(number * length + source)
-                target.append(row["input_ids"][i])
-                response.append(first_response + segment[i] - 1)
-        first_response += max(segment)
-    return {"index": torch.tensor(index), "target": torch.tensor(target), "response": torch.tensor(response)}
+def padding_share(batch: dict[str, Any]) -> float:
+    """Return the share of a batch's tokens that is padding."""
+    return 1.0 - float(batch["attention_mask"].float().mean())
+
+
+def _pack(blocks: Sequence[_Block], encoded: Sequence[EncodedPrompt], row_tokens: int) -> list[list[_Block]]:
+    """Spread prompts over as few rows as the budget asks for, longest first, each to the row with the fewest tokens so far.
+
+    Rows come out about equally long, and the longest sets the padding of all.
+    """
+    lengths = {block.prompt: block.length(encoded) for block in blocks}
+    num_rows = max(1, -(-sum(lengths.values()) // max(row_tokens, *lengths.values())))
+    rows: list[list[_Block]] = [[] for _ in range(num_rows)]
+    totals = [0] * num_rows
+    for block in sorted(blocks, key=lambda block: (-lengths[block.prompt], block.prompt)):
+        smallest = totals.index(min(totals))
+        rows[smallest].append(block)
+        totals[smallest] += lengths[block.prompt]
+    return [row for row in rows if row]
+
+
+def _lay(row: Sequence[_Block], encoded: Sequence[EncodedPrompt]) -> dict[str, list[int]]:
+    """Concatenate a row's prompts and responses; ``sources`` is the place of the token before each, -1 in the prompts."""
+    laid: dict[str, list[int]] = {key: [] for key in ("input_ids", *_LAYOUT_KEYS, "sources")}
+    # A text-only prompt may lack the token types that its neighbours have.
+    type_names = sorted(_type_names(encoded))
+    laid |= {key: [] for key in type_names}
+    for block in row:
+        prompt, start = encoded[block.prompt], len(laid["input_ids"])
+        num_prefix = len(prompt.prefix_ids)
+        _extend(laid, prompt.prefix_ids, block.prompt, 0, range(num_prefix), start)
+        laid["sources"] += [-1] * num_prefix
+        for key in type_names:
+            laid[key] += prompt.token_types.get(key, [0] * num_prefix)
+        for number, i in enumerate(block.responses, start=1):
+            ids, begin = prompt.responses[i], len(laid["input_ids"])
+            _extend(laid, ids, block.prompt, number, range(num_prefix, num_prefix + len(ids)), start)
+            laid["sources"] += [start + num_prefix - 1, *range(begin, begin + len(ids) - 1)]
+            for key in type_names:
+                laid[key] += [prompt.response_token_type] * len(ids)
+    return laid
+
+
+def _type_names(encoded: Sequence[EncodedPrompt]) -> set[str]:
+    return {key for prompt in encoded for key in prompt.token_types}
+
+
+def _extend(laid: dict[str, list[int]], ids: Sequence[int], prompt: int, segment: int, position: range, start: int) -> None:
+    laid["input_ids"] += ids
+    laid["prompt"] += [prompt] * len(ids)
+    laid["segment"] += [segment] * len(ids)
+    laid["position"] += position
+    laid["plain_index"] += [start + value for value in position]
+
+
+def _scored_tokens(
+    rows: Sequence[Sequence[_Block]], laid: Sequence[dict[str, list[int]]], encoded: Sequence[EncodedPrompt], length: int
+) -> dict[str, Tensor]:
+    """Find, for each scored token, the hidden state that predicts it. Responses come out in the order of the prompts."""
+    first_response = [0]
+    for prompt in encoded:
+        first_response.append(first_response[-1] + len(prompt.responses))
+    found: list[tuple[int, int, int]] = []
+    for number, (row, tokens) in enumerate(zip(rows, laid, strict=True)):
+        at = 0
+        for block in row:
+            prompt = encoded[block.prompt]
+            at += len(prompt.prefix_ids)
+            for i in block.responses:
+                for scored in prompt.scored[i]:
+                    if scored:
+                        found.append((first_response[block.prompt] + i, number * length + tokens["sources"][at], tokens["input_ids"][at]))
+                    at += 1
+    found.sort(key=lambda item: item[0])
+    columns = torch.tensor(found, dtype=torch.long).view(-1, 3)
+    return {"response": columns[:, 0], "index": columns[:, 1], "target": columns[:, 2]}
 
 
 def _pad(values: Sequence[list[int]], length: int, fill: int) -> Tensor:
     return torch.tensor([value + [fill] * (length - len(value)) for value in values])
 
 
+def _image_blocks(encoded: Sequence[EncodedPrompt]) -> Tensor:
+    """Count for each prompt what a sequence of features may run over: prompts, images, tiles (rows of pixels), image tokens."""
+    tiles = [len(prompt.images["pixel_values"]) if prompt.images else 0 for prompt in encoded]
+    tokens = [sum(value == 1 for value in prompt.token_types.get("mm_token_type_ids", [])) for prompt in encoded]
+    return torch.tensor([[int(bool(prompt.images)) for prompt in encoded], [prompt.num_images for prompt in encoded], tiles, tokens])
+
+
 def _concatenate_images(encoded: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
-    """Concatenate image inputs in the order of the prompts, which is the order of the image tokens."""
+    """Concatenate image inputs in the order of the prompts, which is the order of the image tokens.
+
+    Images cut into different numbers of tiles, or of different size, are filled up with zeros: the families that have such
+    images read their true number and size from the companions of ``pixel_values``.
+    """
     with_images = [prompt.images for prompt in encoded if prompt.images]
     if not with_images:
         return {}
-    return {key: torch.cat([images[key] for images in with_images]) for key in with_images[0]}
+    return {key: _concatenate([images[key] for images in with_images]) for key in with_images[0]}
+
+
+def _concatenate(tensors: Sequence[Tensor]) -> Tensor:
+    if tensors[0].ndim < 2 or len({tensor.shape[1:] for tensor in tensors}) == 1:
+        return torch.cat(list(tensors))
+    sizes = [max(dims) for dims in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+    padded = tensors[0].new_zeros(sum(len(tensor) for tensor in tensors), *sizes)
+    at = 0
+    for tensor in tensors:
+        padded[(slice(at, at + len(tensor)), *(slice(0, size) for size in tensor.shape[1:]))] = tensor
+        at += len(tensor)
+    return padded

@@ -4,6 +4,8 @@ Shape legend: B = rows, N = row length, K = scored tokens, R = responses, D = hi
 """
 
 import inspect
+import operator
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,8 +18,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
-from mmalign.engine.head import linear_token_logps
-from mmalign.engine.vision import repeat_image_features
+from mmalign.engine.head import LogitTransform, linear_token_logps
+from mmalign.engine.positions import find_positions
+from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class ResponseLogps:
         return list(self.token_logps.split(self.lengths().tolist()))
 
 
-def compute_response_logps(model: nn.Module, batch: dict[str, Any]) -> ResponseLogps:
+def compute_response_logps(model: nn.Module, batch: dict[str, Any], *, features: ImageFeatures | None = None) -> ResponseLogps:
     """Compute log p of every scored response token in one forward pass.
 
     The output head is applied to the scored positions only, inside the model's own forward, so that wrappers
@@ -52,6 +55,7 @@ def compute_response_logps(model: nn.Module, batch: dict[str, Any]) -> ResponseL
     Args:
         model: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
         batch: From ``collate_prompts``.
+        features: The batch's images, encoded before; None encodes them here.
 
     Returns:
         The log-probabilities, with gradient where grad mode is on.
@@ -59,15 +63,21 @@ def compute_response_logps(model: nn.Module, batch: dict[str, Any]) -> ResponseL
     layout = batch["layout"]
     inner = unwrap(model)
     inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
-    shared = len(layout["repeats"]) == len(inputs["input_ids"])
+    one_response_a_row = len(inputs["input_ids"]) == int(layout["repeats"].sum())
     with ExitStack() as stack:
-        if shared and bool((layout["repeats"] > 1).any()):
+        if not one_response_a_row:
             use_shared_attention(inner)
-            stack.enter_context(row_layout(RowLayout(layout["segment"], layout["position"])))
-        stack.enter_context(_scoring_head(inner, layout["index"], layout["target"]))
-        images = batch["images"] if shared else repeat_image_features(inner, batch["images"], layout["repeats"])
-        logps = model(**inputs, **images, position_ids=layout["position"], use_cache=False).logits
-    return ResponseLogps(logps.float(), layout["response"], int(layout["repeats"].sum()))
+            stack.enter_context(row_layout(RowLayout(layout["prompt"], layout["segment"], layout["plain_index"])))
+        transform = stack.enter_context(_scoring_head(inner, layout["index"], layout["target"]))
+        positions = find_positions(inner, batch)
+        repeats = None if bool(layout["shared"]) else layout["repeats"]
+        if features is None and repeats is not None:
+            features = encode_images(inner, batch)
+        images = image_inputs(inner, batch) if features is None else feature_inputs(features, repeats)
+        logps = model(**inputs, **images, position_ids=positions, use_cache=False).logits
+    # A scale that the model's forward puts on what the head returns is taken off again; inside the head it did its work.
+    logps = logps.float() if transform.scale == 1.0 else logps.float() / transform.scale
+    return ResponseLogps(logps, layout["response"], int(layout["repeats"].sum()))
 
 
 def unwrap_parallel(model: nn.Module) -> nn.Module:
@@ -85,7 +95,7 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iterator[None]:
+def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iterator[LogitTransform]:
     """Make the output head return the log-probabilities of ``target`` instead of logits, for one forward pass."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
@@ -94,34 +104,33 @@ def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iter
             "leave lm_head out of the adapter's and the quantiser's modules"
         )
     text_config = model.config.get_text_config()
-    softcap = find_softcap(model)
+    transform = find_transform(model)
 
     def forward(hidden: Tensor) -> Tensor:
         scored = hidden.flatten(0, 1).index_select(0, index)
-        return linear_token_logps(scored, head.weight, head.bias, target, softcap=softcap)
+        return linear_token_logps(scored, head.weight, head.bias, target, scale=transform.scale, softcap=transform.softcap)
 
     head.forward = forward  # type: ignore[assignment,method-assign]
-    if softcap is not None:
+    if transform.softcap is not None:
         # The cap is applied to the logits, inside the head; the model must not apply it to log-probabilities as well.
         text_config.final_logit_softcapping = None
     try:
-        yield
+        yield transform
     finally:
         del head.forward
-        if softcap is not None:
-            text_config.final_logit_softcapping = softcap
+        if transform.softcap is not None:
+            text_config.final_logit_softcapping = transform.softcap
 
 
-def find_softcap(model: PreTrainedModel) -> float | None:
-    """Return the bound that the model's forward puts on its logits.
+def find_transform(model: PreTrainedModel) -> LogitTransform:
+    """Find what the model's forward does to its logits behind the head.
 
-    A text config's value alone says nothing: Gemma-3's multimodal class has one and doesn't apply it.
-
-    Raises:
-        ValueError: If the forward scales its logits, which the engine can't follow.
+    A text config's value alone says nothing: Gemma-3's multimodal class has a cap and doesn't apply it, Cohere-2-Vision's a scale.
     """
     source = inspect.getsource(type(model).forward)
-    scaled = [name for name in ("logits_scaling", "logit_scale") if name in source]
-    if scaled:
-        raise ValueError(f"{type(model).__name__} scales its logits ({scaled[0]}), which the engine does not support yet")
-    return model.config.get_text_config().final_logit_softcapping if "final_logit_softcapping" in source else None
+    softcap = getattr(model.config.get_text_config(), "final_logit_softcapping", None) if "final_logit_softcapping" in source else None
+    scaled = re.search(r"([*/]) self\.((?:config\.text_config\.)?logits?_scal(?:e|ing))\b", source)
+    if scaled is None:
+        return LogitTransform(1.0, softcap)
+    value = operator.attrgetter(scaled[2])(model)
+    return LogitTransform(float(value if scaled[1] == "*" else 1 / value), softcap)

@@ -4,16 +4,18 @@ Every model that a user brings is asked once, on rows of the user's own data. A 
 0.03 and more; rounding moves them by less than 1e-5 in float32.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import compute_response_logps
+from mmalign.engine.logps import compute_response_logps, unwrap
+from mmalign.engine.vision import image_inputs
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE_TOLERANCE = 0.25
@@ -73,22 +75,17 @@ def own_logps(model: nn.Module, prompt: EncodedPrompt) -> list[Tensor]:
     device = next(model.parameters()).device
     values = []
     for response, scored in zip(prompt.responses, prompt.scored, strict=True):
-        single = EncodedPrompt(prompt.prefix_ids, [response], [scored], prompt.token_types, prompt.images)
-        batch = _to(collate_prompts([single], pad_token_id=0, shared=False), device)
-        layout, images = batch.pop("layout"), batch.pop("images")
-        logits = model(**batch, **images, position_ids=layout["position"], use_cache=False).logits
+        single = dataclasses.replace(prompt, responses=[response], scored=[scored])
+        batch = send_to_device(collate_prompts([single], pad_token_id=0, shared=False), device)
+        layout, images = batch.pop("layout"), image_inputs(unwrap(model), {"images": batch.pop("images")})
+        # No positions are given: the model's own.
+        logits = model(**batch, **images, use_cache=False).logits
         chosen = logits.flatten(0, 1)[layout["index"]].float().log_softmax(-1)
         values.append(chosen.gather(-1, layout["target"][:, None]).squeeze(-1))
     return values
 
 
 def _difference(model: nn.Module, encoded: Sequence[EncodedPrompt], expected: list[Tensor], *, pad_token_id: int, shared: bool) -> float:
-    batch = _to(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), expected[0].device)
+    batch = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), expected[0].device)
     got = compute_response_logps(model, batch).per_response()
     return max(float((a - b).abs().max()) for a, b in zip(got, expected, strict=True))
-
-
-def _to(value: Any, device: torch.device) -> Any:
-    if isinstance(value, dict):
-        return {key: _to(item, device) for key, item in value.items()}
-    return value.to(device)

@@ -1,7 +1,4 @@
-"""Ask a model: each image is encoded once for all the questions about it, answers are saved as they come.
-
-Shape legend: B = questions in a batch, N = longest prompt.
-"""
+"""Ask a model: image and shared words run once for all the questions about an image, answers are saved as they come."""
 
 import itertools
 import json
@@ -9,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
-from mmalign.data.encode import render
+from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import Message
-from mmalign.engine.vision import repeat_image_features
+from mmalign.engine.generation import generate_greedy, probe_prefix
+from mmalign.engine.logps import unwrap
+from mmalign.engine.probe import RowChoice
 from mmalign.evaluation.answers import Question, read_jsonl
 
 
@@ -52,22 +50,30 @@ def generate_answers(
         ValueError: If too many images are broken.
     """
     partial = out.with_name(out.name + ".partial")
+    pad = processor.tokenizer.pad_token_id
+    rows: RowChoice | None = None
     answered = {row["id"]: row for row in _complete_rows(partial)}
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in _batches(questions, batch_size):
             todo = [question for question in batch if question.id not in answered]
             good, images = _load_images(todo, image_root, rejects)
             if good:
-                responses = _answer(model, processor, good, images, max_new_tokens)
-                for question, response in zip(good, responses, strict=True):
+                encoded, groups = _encode(processor, good, images)
+                if rows is None:
+                    rows = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
+                    if not rows.shared:
+                        bar.write(rows.reason)
+                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=max_new_tokens, pad_token_id=pad, shared=rows.shared)
+                for question, ids in zip(itertools.chain(*groups), itertools.chain(*answers), strict=True):
+                    response = processor.decode(ids, skip_special_tokens=True).strip()
                     answered[question.id] = {**question._asdict(), "response": response}
                     file.write(json.dumps(answered[question.id]) + "\n")
                 file.flush()
             bar.update(len(batch))
     rejects.check(len(questions), final=True)
-    rows = [answered[question.id] for question in questions if question.id in answered]
     ready = out.with_name(out.name + ".ready")
-    ready.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    lines = [json.dumps(answered[question.id]) + "\n" for question in questions if question.id in answered]
+    ready.write_text("".join(lines), encoding="utf-8")
     ready.rename(out)
     partial.unlink()
     return out
@@ -106,23 +112,14 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
     return good, images
 
 
-@torch.no_grad()
-def _answer(model: Any, processor: Any, questions: Sequence[Question], images: dict[str, Any], max_new_tokens: int) -> list[str]:
-    prompts = [_prompt(processor, question.prompt) for question in questions]
-    # The processor sees the image of every question, so that it expands the placeholders; pixels are kept once an image.
-    encoded = processor(
-        text=prompts, images=[[images[q.image]] for q in questions], return_tensors="pt", padding=True, padding_side="left"
-    ).to(model.device)
-    names = [question.image for question in questions]
-    first = [i for i, name in enumerate(names) if i == 0 or names[i - 1] != name]
-    repeats = torch.tensor([*first[1:], len(names)]) - torch.tensor(first)
-    pixels = {"pixel_values": encoded.pop("pixel_values")[first].to(model.dtype)}
-    features = repeat_image_features(model, pixels, repeats)
-    length = encoded["input_ids"].shape[1]
-    out = model.generate(**encoded, **features, max_new_tokens=max_new_tokens, do_sample=False)
-    return [text.strip() for text in processor.batch_decode(out[:, length:], skip_special_tokens=True)]
+def _encode(processor: Any, questions: Sequence[Question], images: dict[str, Any]) -> tuple[list[EncodedPrompt], list[list[Question]]]:
+    """One prompt an image, with the questions about it; they stand together in a batch."""
+    groups = [list(group) for _, group in itertools.groupby(questions, key=lambda question: question.image)]
+    encoded = [
+        encode_questions(processor, images=[images[group[0].image]], prompts=[_prompt(question) for question in group]) for group in groups
+    ]
+    return encoded, groups
 
 
-def _prompt(processor: Any, text: str) -> str:
-    message = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": text}])
-    return render(processor, [message], add_generation_prompt=True)
+def _prompt(question: Question) -> list[Message]:
+    return [Message(role="user", content=[{"type": "image"}, {"type": "text", "text": question.prompt}])]

@@ -29,11 +29,15 @@ class Reference:
         Raises:
             ValueError: If an adapter-off reference would not be frozen: the policy has no adapter, or weights outside it train.
         """
+        self.shares_frozen_vision = model is None
         if kind == "adapter-off":
             _check_only_adapters_train(policy)
             self._model = None
         else:
             self._model = (copy.deepcopy(policy) if model is None else model).eval().requires_grad_(False)
+
+    shares_frozen_vision: bool
+    """Whether its vision tower is the policy's own or a copy: where that is frozen, one encoding of an image serves both."""
 
     @property
     def model(self) -> nn.Module | None:

@@ -23,8 +23,8 @@ LORA = ["--lora-rank", "4", "--lora-dropout", "0.3"]
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(10))
+def pairs(tmp_path_factory: pytest.TempPathFactory, tiny_llava_dir: Path) -> Path:
+    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(10, reference=tiny_llava_dir))
 
 
 def command(model: Path, data: Path, out: Path, *more: str) -> list[str]:

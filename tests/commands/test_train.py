@@ -36,8 +36,8 @@ def read_rejects(out: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(8))
+def pairs(tmp_path_factory: pytest.TempPathFactory, tiny_llava_dir: Path) -> Path:
+    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", scored_rows(8, reference=tiny_llava_dir))
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_preference_logs_rewards_and_quartiles(tiny_llava_dir: Path, pairs: Path
 
 def test_equal_difficulties_train_like_plain_dpo(tiny_llava_dir: Path, tmp_path: Path) -> None:
     """To the last bit of every weight. The paper's mode raises every beta alike: it is plain DPO at beta 0.1 (1 + 0.5)."""
-    data = save_rows(tmp_path / "pairs.parquet", [{**row, "difficulty": 0.5} for row in scored_rows(8)])
+    data = save_rows(tmp_path / "pairs.parquet", [{**row, "difficulty": 0.5} for row in scored_rows(8, reference=tiny_llava_dir)])
     weights = {}
     for mode, beta in (("off", "0.1"), ("paper-norm", "0.1"), ("loss-weight", "0.1"), ("off", "0.15"), ("paper", "0.1")):
         out = tmp_path / f"{mode}-{beta}"
@@ -191,7 +191,7 @@ def test_a_folder_of_another_run_is_left_alone(
     assert train(tiny_llava_dir, pairs, out, "--reference", "cached", "--beta", "0.5") == 2
     assert "holds another run: its beta is 0.1, this one's 0.5" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == weights
-    other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1))
+    other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1, reference=tiny_llava_dir))
     assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2
     assert "holds another run: its data is" in capsys.readouterr().err
     assert train(tiny_llava_dir, pairs, out, kind="sft") == 2
@@ -203,7 +203,7 @@ def test_a_folder_of_another_run_is_left_alone(
 
 
 def test_broken_rows_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_path: Path) -> None:
-    rows = [encoded(row) for row in scored_rows(9)]
+    rows = [encoded(row) for row in scored_rows(9, reference=tiny_llava_dir)]
     png = rows[0]["images"][0]["bytes"]
     rows[0]["images"] = [{"bytes": png[: len(png) // 2], "path": None}]
     rows[1]["images"] = [{"bytes": None, "path": "nowhere/lost.png"}]
@@ -302,7 +302,7 @@ def test_models_that_cant_be_loaded(tiny_llava_dir: Path, pairs: Path, tmp_path:
 def test_columns_that_are_not_there(
     tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], drop: str, words: list[str], message: str
 ) -> None:
-    rows = [{key: value for key, value in row.items() if key != drop} for row in scored_rows(4)]
+    rows = [{key: value for key, value in row.items() if key != drop} for row in scored_rows(4, reference=tiny_llava_dir)]
     assert train(tiny_llava_dir, save_rows(tmp_path / "pairs.parquet", rows), tmp_path / "out", *words) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -327,7 +327,7 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
     ("words", "message"),
     [
         (["--reference", "adapter-off"], "needs a policy with a LoRA adapter"),
-        (["--reference", "cached", "--reference-model", "x/y"], "exclude each other"),
+        (["--reference", "copy", "--reference-model", "x/y"], "exclude each other"),
         (["--lora-rank", "4", "--freeze", "projector"], "--freeze is for full weights"),
         (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
         (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),

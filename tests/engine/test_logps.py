@@ -10,7 +10,8 @@ from transformers import PaliGemmaConfig, PaliGemmaForConditionalGeneration, Sig
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import compute_response_logps, find_softcap
+from mmalign.engine.head import LogitTransform
+from mmalign.engine.logps import compute_response_logps, find_transform
 from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
 
 # Noise measured between the two ways is 2e-6; a wrong mask or position moves log-probabilities by 0.1 and more.
@@ -116,13 +117,13 @@ def test_only_classes_that_cap_their_logits_are_capped() -> None:
     text = gemma2(final_logit_softcapping=2.0)
     config = PaliGemmaConfig(vision_config=vision, text_config=text, projection_dim=64, image_token_index=5, vocab_size=512)
     capped = PaliGemmaForConditionalGeneration(config).eval()
-    assert find_softcap(capped) == 2.0
+    assert find_transform(capped).softcap == 2.0
     ids = torch.tensor([[7, 8, 9, 10]])
     with torch.no_grad():
         logits = capped(input_ids=ids, token_type_ids=torch.ones_like(ids)).logits
     assert logits.abs().max() <= 2.0
     llava, processor = build_tiny_llava(llm=text)
-    assert find_softcap(llava) is None
+    assert find_transform(llava) == LogitTransform()
     encoded = encode(processor, 1)
     expected = plain_token_logps(llava, encoded[0])
     # Gemma-2 attends eagerly, which shared rows can't follow.
@@ -147,7 +148,7 @@ def test_a_capped_model_gives_capped_numbers() -> None:
         expected = torch.log_softmax(logits, -1)[1:4].gather(-1, ids[0, 2:, None]).squeeze(-1)
         layout = {
             "segment": torch.tensor([[0, 0, 1, 1, 1]]), "position": position, "index": torch.tensor([1, 2, 3]), "target": ids[0, 2:],
-            "response": torch.zeros(3, dtype=torch.long), "repeats": torch.tensor([1]),
+            "response": torch.zeros(3, dtype=torch.long), "repeats": torch.tensor([1]), "shared": torch.tensor(True),
         }  # fmt: skip
         got = compute_response_logps(model, {**inputs, "images": {}, "layout": layout}).token_logps
     torch.testing.assert_close(got, expected, **TOLERANCE)

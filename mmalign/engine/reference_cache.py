@@ -1,0 +1,121 @@
+"""Cached log-probabilities: columns of a data set, and what they were made from.
+
+They are good for one set of weights, one processor and one text. Every row keeps the fingerprint of the first two and a digest of its
+own tokens, so that stale ones are found before they train anything.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from peft import PeftConfig
+from torch import Tensor
+
+from mmalign.data.encode import EncodedPrompt
+from mmalign.data.hashing import hash_file
+from mmalign.models.load import Dtype, resolve_dtype
+
+LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
+TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
+TEXT = "reference_text"
+FINGERPRINT = "reference_fingerprint"
+COLUMNS = (*LOGPS, *TOKEN_LOGPS, TEXT, FINGERPRINT)
+
+WEIGHTS = ("*.safetensors",)
+PROCESSOR = (
+    "tokenizer*",
+    "*processor_config.json",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+)
+
+
+def cache_columns(encoded: EncodedPrompt, chosen: Tensor, rejected: Tensor) -> dict[str, Any]:
+    """Write one pair's cache, all but the fingerprint, which all rows share.
+
+    Args:
+        encoded: The pair.
+        chosen: (T,) token log-probabilities of the chosen response, float32.
+        rejected: The same of the rejected one.
+    """
+    tokens = (chosen, rejected)
+    sums = {name: value.sum().item() for name, value in zip(LOGPS, tokens, strict=True)}
+    return {**sums, **{name: value.tolist() for name, value in zip(TOKEN_LOGPS, tokens, strict=True)}, TEXT: digest_text(encoded)}
+
+
+def digest_text(encoded: EncodedPrompt) -> str:
+    """Hash a prompt's and its responses' token ids, image tokens included, to 16 hex digits."""
+    tokens = json.dumps([encoded.prefix_ids, encoded.responses])
+    return hashlib.sha256(tokens.encode()).hexdigest()[:16]
+
+
+def check_fingerprint(held: Sequence[str], expected: str) -> None:
+    """Check that a data set's log-probabilities are those of the reference.
+
+    Raises:
+        ValueError: With both fingerprints.
+    """
+    for found in sorted(set(held)):
+        if found != expected:
+            raise ValueError(
+                f"the cached log-probabilities are stale: they come from {found}, the reference is {expected}; "
+                "run mmalign cache-logps with the reference, or name the model they come from with --reference-model"
+            )
+
+
+def check_text(row: Mapping[str, Any], encoded: EncodedPrompt) -> None:
+    """Check that a row's log-probabilities are those of its text.
+
+    Raises:
+        ValueError: With both digests.
+    """
+    found = digest_text(encoded)
+    if row[TEXT] != found:
+        raise ValueError(
+            f"the cached log-probabilities of row {row.get('id')} are stale: they are of the text {row[TEXT]}, the row's text is {found}; "
+            "run mmalign cache-logps again on these rows"
+        )
+
+
+def fingerprint_checkpoint(source: str, *, dtype: Dtype) -> str:
+    """Hash a checkpoint's weights and processor files, an adapter's base included.
+
+    Args:
+        source: Folder, or hub id whose files are in the local cache.
+        dtype: Precision in which the model runs: log-probabilities depend on it.
+
+    Returns:
+        ``weights <12 hex digits>, processor <12 hex digits>, <dtype>``.
+
+    Raises:
+        ValueError: If the folder has no safetensors weights.
+    """
+    folder = _local_folder(source)
+    weights = _find(folder, WEIGHTS)
+    if (folder / "adapter_config.json").is_file():
+        weights += _find(_local_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path), WEIGHTS)
+    if not weights:
+        raise ValueError(f"{source} has no safetensors weights to take a fingerprint of")
+    processor = _hash(_find(folder, PROCESSOR))
+    return f"weights {_hash(weights)}, processor {processor}, {str(resolve_dtype(dtype)).removeprefix('torch.')}"
+
+
+def _local_folder(source: str) -> Path:
+    return Path(source) if Path(source).is_dir() else Path(snapshot_download(source, local_files_only=True))
+
+
+def _find(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
+
+
+def _hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,103 @@
+"""``mmalign cache-logps``: the reference's own numbers, and stale ones refused with both fingerprints."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+
+from mmalign.cli import main
+from mmalign.data.datasets import load_rows
+from mmalign.data.encode import encode_responses
+from mmalign.data.rows import read_pair
+from mmalign.engine.probe import own_logps
+from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.models.load import load_mllm
+from tests.data_files import save_rows
+from tests.tiny_models import pair_rows
+
+
+@pytest.fixture
+def cached(tiny_llava_dir: Path, tmp_path: Path) -> Path:
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(6))
+    assert main(["cache-logps", str(pairs), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "cache"), "--batch-size", "4"]) == 0
+    return tmp_path / "cache" / "cached.parquet"
+
+
+def train(model: Path, data: Path, out: Path, *more: str) -> int:
+    words = ["--model", str(model), "--data", str(data), "--out", str(out), "--batch-size", "3", "--max-steps", "6", "--logging-steps", "1"]
+    return main(["train", "preference", *words, "--learning-rate", "1e-3", *more])
+
+
+def test_the_numbers_are_the_plain_forwards(tiny_llava_dir: Path, cached: Path) -> None:
+    model, processor = load_mllm(str(tiny_llava_dir))
+    for raw in load_rows(cached):
+        row = read_pair(raw, index=0)
+        encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
+        with torch.no_grad():
+            chosen, rejected = own_logps(model, encoded)
+        torch.testing.assert_close(torch.tensor(raw["reference_token_logps_chosen"]), chosen, rtol=0, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(raw["reference_token_logps_rejected"]), rejected, rtol=0, atol=1e-5)
+        assert raw["reference_logps_chosen"] == pytest.approx(chosen.sum().item(), abs=1e-4)
+
+
+def test_a_cached_reference_trains_like_a_live_one(tiny_llava_dir: Path, cached: Path, tmp_path: Path) -> None:
+    assert train(tiny_llava_dir, cached, tmp_path / "cached", "--reference", "cached") == 0
+    assert train(tiny_llava_dir, cached, tmp_path / "live", "--reference", "copy") == 0
+    one, other = (json.loads((tmp_path / name / "train_log.json").read_text())[:-1] for name in ("cached", "live"))
+    assert len(one) == len(other) == 6
+    assert one[-1]["rewards/margin"] > 0.1
+    for mine, theirs in zip(one, other, strict=True):
+        # Adam's first steps are as long for a gradient that is rounding noise: weights may differ, what they compute hardly.
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
+        assert mine["rewards/margin"] == pytest.approx(theirs["rewards/margin"], abs=5e-3)
+
+
+def test_log_probabilities_of_another_model_are_refused(
+    tiny_llava_dir: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(tiny_llava_dir, changed)
+    weights = load_file(changed / "model.safetensors")
+    name = sorted(weights)[0]
+    weights[name].view(-1)[0] += 1e-3
+    save_file(weights, changed / "model.safetensors", metadata={"format": "pt"})
+    held, wanted = (fingerprint_checkpoint(str(folder), dtype="auto") for folder in (tiny_llava_dir, changed))
+    assert train(changed, cached, tmp_path / "out", "--reference", "cached") == 2
+    error = capsys.readouterr().err
+    assert f"they come from {held}, the reference is {wanted}" in error
+    # The reference may be another model than the policy: a teacher, named.
+    assert train(changed, cached, tmp_path / "taught", "--reference", "cached", "--reference-model", str(tiny_llava_dir)) == 0
+    assert train(tiny_llava_dir, cached, tmp_path / "half", "--reference", "cached", "--dtype", "bfloat16") == 2
+    assert held.replace("float32", "bfloat16") in capsys.readouterr().err
+
+
+def test_log_probabilities_of_another_text_are_refused(
+    tiny_llava_dir: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(row: dict[str, Any], index: int) -> dict[str, Any]:
+        return {"chosen": [{"role": "assistant", "content": "a star"}]} if index == 0 else {}
+
+    Dataset.from_parquet(str(cached)).map(edit, with_indices=True).to_parquet(tmp_path / "edited.parquet")
+    assert train(tiny_llava_dir, tmp_path / "edited.parquet", tmp_path / "out", "--reference", "cached") == 2
+    assert "of row pair-0 are stale: they are of the text" in capsys.readouterr().err
+
+
+def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llava_dir, folder)
+    first = fingerprint_checkpoint(str(folder), dtype="float32")
+    assert first == fingerprint_checkpoint(str(tiny_llava_dir), dtype="float32")
+    (folder / "README.md").write_text("a card is no part of the model")
+    assert fingerprint_checkpoint(str(folder), dtype="float32") == first
+    template = folder / "chat_template.jinja"
+    template.write_text(template.read_text() + " ")
+    second = fingerprint_checkpoint(str(folder), dtype="float32")
+    assert second.split(",")[0] == first.split(",")[0]
+    assert second.split(",")[1] != first.split(",")[1]
+    with pytest.raises(ValueError, match="has no safetensors weights"):
+        fingerprint_checkpoint(str(tmp_path), dtype="float32")

@@ -1,0 +1,326 @@
+"""Tiny random models of the supported families, each with a stock processor made in memory.
+
+Weights are scaled up (text by 3, the rest by 2), so that a wrong mask or position moves log-probabilities by tenths and not by 1e-6.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from mmalign.models.chat_templates import build_chat_template
+from tests.tiny_models import build_tiny_llava, build_tokenizer
+
+VOCAB = 512
+SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+TEXT = {**SIZES, "vocab_size": VOCAB, "max_position_embeddings": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+CLIP = {**TOWER, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, "projection_dim": 32}
+SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
+
+Built = tuple[PreTrainedModel, Any]
+
+
+def tokenizer_with(**tokens: str) -> PreTrainedTokenizerFast:
+    """The usual tokenizer with more special tokens, which processors find by name."""
+    tokenizer = build_tokenizer()
+    new = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": "<image>", **tokens},
+    )
+    new.add_special_tokens({"additional_special_tokens": list(tokens.values())})
+    assert len(new) <= VOCAB
+    return new
+
+
+def template(placeholder: str) -> str:
+    """The chat template with a family's own image placeholder."""
+    return build_chat_template("vicuna", image_token=placeholder, eos_token="</s>")
+
+
+def scaled(model: PreTrainedModel) -> PreTrainedModel:
+    """Scale random weights up, and fill what is initialised to zero."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and not parameter.any():
+                parameter.normal_(0, 0.2)
+            elif parameter.ndim > 1:
+                parameter.mul_(3.0 if "language_model" in name or "text" in name else 2.0)
+    return model.eval()
+
+
+def llava() -> Built:
+    """LLaVA-1.5: CLIP tower, Qwen3."""
+    return build_tiny_llava()
+
+
+def llava_next() -> Built:
+    """LLaVA-NeXT: tiles of one image."""
+    tokenizer = tokenizer_with()
+    images = hf.LlavaNextImageProcessor(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}, image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]]
+    )
+    processor = hf.LlavaNextProcessor(
+        images, tokenizer, patch_size=14, vision_feature_select_strategy="default", chat_template=template("<image>"),
+        image_token="<image>", num_additional_image_tokens=1,
+    )  # fmt: skip
+    config = hf.LlavaNextConfig(
+        vision_config=CLIP, text_config={**TEXT, "model_type": "llama"}, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_grid_pinpoints=[[28, 56], [56, 28], [56, 56]], vision_feature_layer=-1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.LlavaNextForConditionalGeneration(config)), processor
+
+
+def llava_onevision() -> Built:
+    """LLaVA-OneVision: SigLIP tower, any-resolution tiles, Qwen2."""
+    tokenizer = tokenizer_with(video_token="<video>")
+    pinpoints = [[28, 56], [56, 28], [56, 56]]
+    images = hf.LlavaOnevisionImageProcessor(size={"height": 28, "width": 28}, image_grid_pinpoints=pinpoints)
+    processor = hf.LlavaOnevisionProcessor(
+        images, tokenizer, video_processor=hf.LlavaOnevisionVideoProcessor(), num_image_tokens=4,
+        vision_feature_select_strategy="full", chat_template=template("<image>"), image_token="<image>", video_token="<video>",
+    )  # fmt: skip
+    config = hf.LlavaOnevisionConfig(
+        vision_config=SIGLIP, text_config={**TEXT, "model_type": "qwen2"}, image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"), image_grid_pinpoints=pinpoints, vision_feature_layer=-1,
+        vision_aspect_ratio="anyres_max_9",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.LlavaOnevisionForConditionalGeneration(config)), processor
+
+
+def fastvlm() -> Built:
+    """FastVLM: a convolutional timm tower with batch norms."""
+    tower = {
+        "model_type": "timm_wrapper", "architecture": "fastvit_mci0", "hidden_size": 64,
+        "model_args": {"inference_mode": True, "layers": [1, 1, 1, 1], "embed_dims": [16, 16, 32, 32]},
+    }  # fmt: skip
+    tokenizer = tokenizer_with()
+    images = hf.CLIPImageProcessor(size={"height": 128, "width": 128}, do_center_crop=False)
+    processor = hf.LlavaProcessor(
+        images, tokenizer, patch_size=32, vision_feature_select_strategy="full", chat_template=template("<image>"), image_token="<image>"
+    )
+    config = hf.FastVlmConfig(
+        vision_config=tower, text_config={**TEXT, "model_type": "qwen2"}, image_token_id=tokenizer.convert_tokens_to_ids("<image>")
+    )
+    torch.manual_seed(0)
+    model = scaled(hf.FastVlmForConditionalGeneration(config))
+    with torch.no_grad():
+        # Random initialisation gives the same features for every image.
+        for module in model.model.vision_tower.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight, nonlinearity="linear")
+    return model, processor
+
+
+QWEN_TOKENS = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
+QWEN_TOKENS |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
+
+
+def _qwen(processor_class: Any, image_options: dict[str, Any], video: Any) -> tuple[Any, dict[str, int]]:
+    tokenizer = tokenizer_with(**QWEN_TOKENS)
+    images = hf.Qwen2VLImageProcessor(min_pixels=8 * 8 * 4, max_pixels=8 * 8 * 36, **image_options)
+    processor = processor_class(images, tokenizer, video, chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"))
+    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    return processor, {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
+
+
+def qwen2_vl() -> Built:
+    """Qwen2-VL: native resolution, positions on three axes."""
+    processor, ids = _qwen(hf.Qwen2VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen2VLVideoProcessor())
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2}
+    text = {**TEXT, "model_type": "qwen2_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
+    torch.manual_seed(0)
+    return scaled(hf.Qwen2VLForConditionalGeneration(hf.Qwen2VLConfig(vision_config=vision, text_config=text, **ids))), processor
+
+
+def qwen2_5_vl() -> Built:
+    """Qwen2.5-VL: window attention in the tower, positions on three axes."""
+    processor, ids = _qwen(hf.Qwen2_5_VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen2VLVideoProcessor())
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64, "window_size": 16,
+        "fullatt_block_indexes": [1],
+    }  # fmt: skip
+    text = {**TEXT, "model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
+    torch.manual_seed(0)
+    return scaled(hf.Qwen2_5_VLForConditionalGeneration(hf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids))), processor
+
+
+def _qwen3_vl(model_class: Any, config_class: Any, text: dict[str, Any]) -> Built:
+    processor, ids = _qwen(hf.Qwen3VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen3VLVideoProcessor())
+    vision = {
+        "depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64,
+        "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64,
+    }  # fmt: skip
+    text = {
+        **TEXT,
+        "head_dim": 16,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True},
+        **text,
+    }
+    torch.manual_seed(0)
+    return scaled(model_class(config_class(vision_config=vision, text_config=text, **ids))), processor
+
+
+def qwen3_vl() -> Built:
+    """Qwen3-VL: image features enter several layers."""
+    return _qwen3_vl(hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, {})
+
+
+def qwen3_vl_moe() -> Built:
+    """Qwen3-VL with experts."""
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
+    return _qwen3_vl(hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, experts)
+
+
+def qwen3_5() -> Built:
+    """Qwen3.5: three linear-attention layers to one of full attention. Shared rows are not exact for it."""
+    processor, ids = _qwen(hf.Qwen3VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen3VLVideoProcessor())
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64,
+        "num_position_embeddings": 64,
+    }  # fmt: skip
+    text = {
+        **TEXT, "head_dim": 16, "layer_types": ["linear_attention", "full_attention"], "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "partial_rotary_factor": 0.5, "mrope_interleaved": True},
+    }  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.Qwen3_5ForConditionalGeneration(hf.Qwen3_5Config(vision_config=vision, text_config=text, **ids))), processor
+
+
+def idefics3() -> Built:
+    """Idefics3, the architecture of SmolVLM: images cut into tiles, tokens merged by pixel shuffle."""
+    tokenizer = tokenizer_with(
+        fake_image_token="<fake_token_around_image>", end_of_utterance_token="<end_of_utterance>", global_image_token="<global-img>"
+    )
+    images = hf.Idefics3ImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    processor = hf.Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=template("<image>"))
+    vision = {**TOWER, "image_size": 28, "patch_size": 7}
+    config = hf.Idefics3Config(
+        vision_config=vision, text_config={**TEXT, "model_type": "llama"}, scale_factor=2,
+        image_token_id=processor.tokenizer.convert_tokens_to_ids("<image>"), pad_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = hf.Idefics3ForConditionalGeneration(config)
+    model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
+    return scaled(model), processor
+
+
+def internvl() -> Built:
+    """InternVL: tiles and a thumbnail, Qwen3."""
+    tokenizer = tokenizer_with(
+        start_image_token="<img>", end_image_token="</img>", context_image_token="<IMG_CONTEXT>", video_token="<video>"
+    )
+    images = hf.GotOcr2ImageProcessor(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=2)
+    processor = hf.InternVLProcessor(
+        images, tokenizer, hf.InternVLVideoProcessor(), image_seq_length=4, chat_template=template("<IMG_CONTEXT>")
+    )
+    vision = {**TOWER, "image_size": [28, 28], "patch_size": [7, 7]}
+    config = hf.InternVLConfig(
+        vision_config=vision, text_config={**TEXT, "model_type": "qwen3", "head_dim": 16}, downsample_ratio=0.5,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"), image_seq_length=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.InternVLForConditionalGeneration(config)), processor
+
+
+def gemma3() -> Built:
+    """Gemma-3: sliding windows, image tokens that see each other."""
+    tokenizer = tokenizer_with(boi_token="<start_of_image>", eoi_token="<end_of_image>", image_token="<image_soft_token>")
+    images = hf.Gemma3ImageProcessor(size={"height": 28, "width": 28})
+    processor = hf.Gemma3Processor(images, tokenizer, image_seq_length=4, chat_template=template("<start_of_image>"))
+    text = {
+        **TEXT, "head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16
+    }  # fmt: skip
+    ids = {"image_token_index": "<image_soft_token>", "boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>"}
+    config = hf.Gemma3Config(
+        text_config=text, vision_config={**TOWER, "image_size": 28, "patch_size": 7}, mm_tokens_per_image=4,
+        **{key: tokenizer.convert_tokens_to_ids(token) for key, token in ids.items()},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.Gemma3ForConditionalGeneration(config)), processor
+
+
+def paligemma() -> Built:
+    """PaliGemma: the whole prefix sees itself."""
+    tokenizer = tokenizer_with()
+    images = hf.SiglipImageProcessor(size={"height": 28, "width": 28})
+    images.image_seq_length = 4
+    processor = hf.PaliGemmaProcessor(images, tokenizer, chat_template=template("<image>"))
+    text = {**TEXT, "model_type": "gemma", "head_dim": 16}
+    config = hf.PaliGemmaConfig(
+        vision_config={**SIGLIP}, text_config=text, projection_dim=64, image_token_index=processor.image_token_id, vocab_size=VOCAB
+    )
+    torch.manual_seed(0)
+    model = hf.PaliGemmaForConditionalGeneration(config)
+    model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
+    return scaled(model), processor
+
+
+def pixtral() -> Built:
+    """Pixtral tower of native resolution in LLaVA, Mistral."""
+    tokenizer = tokenizer_with(image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]")
+    images = hf.PixtralImageProcessor(size={"longest_edge": 56}, patch_size=14)
+    processor = hf.PixtralProcessor(images, tokenizer, patch_size=14, chat_template=template("[IMG]"))
+    vision = {
+        **TOWER, "model_type": "pixtral", "image_size": 56, "patch_size": 14, "head_dim": 16,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0},
+    }  # fmt: skip
+    config = hf.LlavaConfig(
+        vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "sliding_window": None},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), vision_feature_layer=-1, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.LlavaForConditionalGeneration(config)), processor
+
+
+def mistral3() -> Built:
+    """Mistral-3: Pixtral tower, merged patches."""
+    tokenizer = tokenizer_with(image_token="[IMG]", image_break_token="[IMG_BREAK]", image_end_token="[IMG_END]")
+    images = hf.PixtralImageProcessor(size={"longest_edge": 56}, patch_size=14)
+    processor = hf.PixtralProcessor(images, tokenizer, patch_size=14, spatial_merge_size=2, chat_template=template("[IMG]"))
+    vision = {
+        **TOWER, "model_type": "pixtral", "image_size": 56, "patch_size": 14, "head_dim": 16,
+        "rope_parameters": {"rope_type": "axial", "rope_theta": 10000.0},
+    }  # fmt: skip
+    config = hf.Mistral3Config(
+        vision_config=vision, text_config={**TEXT, "model_type": "mistral", "head_dim": 16, "sliding_window": None},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"), spatial_merge_size=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.Mistral3ForConditionalGeneration(config)), processor
+
+
+FAMILIES: dict[str, Callable[[], Built]] = {
+    "llava": llava,
+    "llava-next": llava_next,
+    "llava-onevision": llava_onevision,
+    "fastvlm": fastvlm,
+    "qwen2-vl": qwen2_vl,
+    "qwen2.5-vl": qwen2_5_vl,
+    "qwen3-vl": qwen3_vl,
+    "qwen3-vl-moe": qwen3_vl_moe,
+    "qwen3.5": qwen3_5,
+    "idefics3": idefics3,
+    "internvl": internvl,
+    "gemma3": gemma3,
+    "paligemma": paligemma,
+    "pixtral": pixtral,
+    "mistral3": mistral3,
+}
+"""By the name that the support table gives them."""
+
+PLAIN_ROWS = {"qwen3.5"}
+"""Families whose responses can't share a row."""
+
+PLAIN_PROMPTS = {"qwen3.5", "paligemma"}
+"""Families whose questions can't share their image's cache: the second's prompt attends to its own end."""
