@@ -123,17 +123,19 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
         raise ValueError("a judge behind an endpoint needs both --judge-url and --judge-model")
     if sum(choice is not None for choice in (options.judge_url, options.judge, options.judgements)) > 1:
         raise ValueError("give one of --judge-url, --judge and --judgements")
+    if options.judge_url is None and options.judge is None:
+        return None
     # Asking costs money or time: replies are kept even where no folder is named.
-    cache = (options.out or Path()) / f"{options.benchmark}_judge_cache.jsonl"
+    folder = options.out or Path.home() / ".cache" / "mmalign"
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = folder / f"{options.benchmark}_judge_cache.jsonl"
     if options.judge_url is not None:
         from mmalign.evaluation.judges.endpoint import OpenAIJudge
 
         return OpenAIJudge(url=options.judge_url, model=str(options.judge_model), cache=cache)
-    if options.judge is not None:
-        from mmalign.evaluation.judges.local import LocalJudge
+    from mmalign.evaluation.judges.local import LocalJudge
 
-        return LocalJudge(options.judge, cache=cache)
-    return None
+    return LocalJudge(str(options.judge), cache=cache)
 
 
 def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> Result:

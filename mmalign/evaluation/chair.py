@@ -159,8 +159,9 @@ def read_captions(path: Path) -> list[Any]:
     rows = read_records(path) if not _is_mapping(path) else [json.loads(path.read_text(encoding="utf-8"))]
     if len(rows) == 1 and isinstance(rows[0], Mapping) and "imgToEval" in rows[0]:
         entries: Iterable[Any] = rows[0]["imgToEval"].values()
-        return list(entries)
-    return rows
+        rows = list(entries)
+    # Where a row has both, as in COCO's caption files, its id is the caption's.
+    return [{**row, "id": row["image_id"]} if isinstance(row, Mapping) and "image_id" in row else row for row in rows]
 
 
 def _is_mapping(path: Path) -> bool:

@@ -112,6 +112,7 @@ def coco(tmp_path: Path) -> Path:
         json.dumps({"overall": {}, "imgToEval": {"7": {"image_id": 7, "caption": "A puppy", "CIDEr": 1.0}}}, indent=1),
         json.dumps({"imgToEval": {"7": {"image_id": 7, "caption": "A puppy"}}}),
         json.dumps([{"image_id": 7, "caption": "A puppy"}]),
+        json.dumps([{"image_id": 7, "id": 90, "caption": "A puppy"}]),
         json.dumps({"question_id": 0, "image_id": 7, "text": "A puppy"}),
         json.dumps({"id": "COCO_val2014_000000000007.jpg", "response": "A puppy"}),
     ],
