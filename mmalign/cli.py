@@ -28,6 +28,7 @@ COMMANDS = {
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair"),
+    "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
 }
 
 

@@ -17,8 +17,8 @@ Options = TypeVar("Options")
 def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: str, description: str) -> Options:
     """Fill ``options_class`` from command-line words.
 
-    A field becomes ``--its-name``; a field with ``metadata={"positional": True}`` may also stand first without a name. ``--config
-    FILE`` reads YAML with the same names. Field metadata ``help`` is the text of ``--help``.
+    A field becomes ``--its-name``; a field with ``metadata={"positional": True}`` may also stand first without a name, with several
+    values where it is a list. ``--config FILE`` reads YAML with the same names. Field metadata ``help`` is the text of ``--help``.
 
     Raises:
         SystemExit: On ``--help`` and on words that can't be used, with a message that names the nearest option.
@@ -30,7 +30,8 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     positional = [name for name, f in fields.items() if f.metadata.get("positional")]
     for name in positional:
         help_text = f"same as --{_dashed(name)}"
-        parser.add_argument(f"_{name}", metavar=name.upper(), nargs="?", default=argparse.SUPPRESS, help=help_text)
+        nargs = "*" if typing.get_origin(hints[name]) is list else "?"
+        parser.add_argument(f"_{name}", metavar=name.upper(), nargs=nargs, default=argparse.SUPPRESS, help=help_text)
     for name, f in fields.items():
         _add_argument(parser, name, hints[name], f)
     given = vars(parser.parse_args(list(argv)))
