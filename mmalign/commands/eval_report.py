@@ -14,11 +14,12 @@ from mmalign.evaluation.items import Item, items_path, read_items
 from mmalign.reports.comparison import EvalRun, Range
 from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
 from mmalign.reports.gallery import Caption
+from mmalign.reports.metric_names import describe_metric
 
 # Numbers of which one differs are not of the same measurement.
-_MUST_AGREE = ("data", "mode", "scorer_version", "judge")
-# Original scorers round some metrics to a tenth of a percent; items are not rounded.
-_ROUNDING = 1e-3
+_MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
+# Some original scorers round to a tenth of a percent; items are not rounded.
+_ROUNDING = {"share": 1e-3, "percent": 0.1, "number": 1e-2}
 _THUMBNAIL = (240, 240)
 
 
@@ -147,7 +148,7 @@ def _check_same_run(model: ModelResults, benchmark: str, computed: Mapping[str, 
     if result["num_answers"] != len(model.items[benchmark]):
         raise ValueError(f"{path} has {len(model.items[benchmark])} answers and {benchmark}.json {result['num_answers']}; evaluate again")
     for key, value in computed.items():
-        if key in result["metrics"] and abs(result["metrics"][key] - value) > _ROUNDING:
+        if key in result["metrics"] and abs(result["metrics"][key] - value) > _ROUNDING[describe_metric(key).unit]:
             raise ValueError(f"{path} gives {key} {value:.4f} and {benchmark}.json {result['metrics'][key]:.4f}; evaluate again")
 
 

@@ -117,8 +117,13 @@ def csv_table(groups: Sequence[Group], runs: Sequence[EvalRun]) -> str:
 
 
 def show_value(value: float, info: MetricInfo) -> str:
-    """A share in percent with one decimal, another number with up to four digits."""
-    return f"{100 * value + 0.0:.1f}" if info.unit == "share" else f"{value:.4g}"
+    """Percent with one decimal, another number with up to four digits."""
+    return f"{value:.4g}" if info.unit == "number" else f"{scale_value(value, info) + 0.0:.1f}"
+
+
+def scale_value(value: float, info: MetricInfo) -> float:
+    """A share in percent; all else as it is."""
+    return 100 * value if info.unit == "share" else value
 
 
 def _build_group(benchmark: str, keys: Sequence[str], runs: Sequence[EvalRun]) -> Group:

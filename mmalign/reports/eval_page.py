@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from mmalign.reports.comparison import Cell, EvalRun, Group, Row, build_comparison
+from mmalign.reports.comparison import Cell, EvalRun, Group, Row, build_comparison, scale_value
 from mmalign.reports.gallery import Caption, Piece, cut_caption, to_data_uri
 from mmalign.reports.plots import Bar, draw_bars, model_colour
 
@@ -102,18 +102,17 @@ def write_eval_page(
 
 
 def _draw_group(group: Group, runs: Sequence[EvalRun]) -> list[Markup]:
-    """Shares together on one scale, each other number on its own."""
+    """What is in percent together on one scale, each other number on its own."""
     drawn = [row for row in group.rows if row.info.drawn and row.key.count("/") == 1]
-    shares = [row for row in drawn if row.info.unit == "share"]
-    sets = ([shares] if shares else []) + [[row] for row in drawn if row.info.unit != "share"]
+    percents = [row for row in drawn if row.info.unit != "number"]
+    sets = ([percents] if percents else []) + [[row] for row in drawn if row.info.unit == "number"]
     return [_draw_rows(rows, group, runs, name=f"bars-{group.benchmark}-{number}") for number, rows in enumerate(sets)]
 
 
 def _draw_rows(rows: Sequence[Row], group: Group, runs: Sequence[EvalRun], *, name: str) -> Markup:
-    is_share = rows[0].info.unit == "share"
-    bars = {f"{row.info.label} {row.arrow}".strip(): [_bar(run, row.key, 100 if is_share else 1) for run in runs] for row in rows}
+    bars = {f"{row.info.label} {row.arrow}".strip(): [_bar(run, row) for run in runs] for row in rows}
     values = [f"{row.info.label}: {'; '.join(_words(run, cell) for run, cell in zip(runs, row.cells, strict=True))}" for row in rows]
-    unit = "percent" if is_share else "value"
+    unit = "value" if rows[0].info.unit == "number" else "percent"
     return draw_bars(
         bars, [run.name for run in runs], name=name, title=group.title, x_label=unit, alt=f"{group.title}, {unit}. {'. '.join(values)}."
     )
@@ -123,12 +122,12 @@ def _words(run: EvalRun, cell: Cell) -> str:
     return f"{run.name} {cell.text}" + (f" ({cell.interval})" if cell.interval else "")
 
 
-def _bar(run: EvalRun, key: str, scale: int) -> Bar | None:
-    if key not in run.metrics:
+def _bar(run: EvalRun, row: Row) -> Bar | None:
+    if row.key not in run.metrics:
         return None
-    interval = run.intervals.get(key)
-    value = scale * run.metrics[key]
-    return Bar(value) if interval is None else Bar(value, scale * interval.low, scale * interval.high)
+    interval = run.intervals.get(row.key)
+    value = scale_value(run.metrics[row.key], row.info)
+    return Bar(value) if interval is None else Bar(value, scale_value(interval.low, row.info), scale_value(interval.high, row.info))
 
 
 def _show_benchmark(group: Group, wrong: WrongAnswers, names: Sequence[str]) -> dict[str, Any]:

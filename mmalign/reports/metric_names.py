@@ -5,7 +5,7 @@ from typing import Literal
 
 from mmalign.reports.results_table import Better
 
-Unit = Literal["share", "number"]
+Unit = Literal["share", "percent", "number"]
 
 BENCHMARKS = {
     "pope": "POPE: is there a ...?",
@@ -25,7 +25,7 @@ class MetricInfo:
     Attributes:
         label: In words.
         better: Which way; None where neither is.
-        unit: A share is shown in percent, a number as it is.
+        unit: A share of one is shown in percent; what the original script gives in percent already, and a number, as they are.
         drawn: Whether it has a bar, where it stands for the whole benchmark.
     """
 
@@ -35,22 +35,72 @@ class MetricInfo:
     drawn: bool = False
 
 
-_BINARY = {
-    "accuracy": MetricInfo("Accuracy", "higher", "share", drawn=True),
-    "precision": MetricInfo("Precision", "higher", "share"),
-    "recall": MetricInfo("Recall", "higher", "share"),
-    "f1": MetricInfo("F1", "higher", "share", drawn=True),
-    "yes_ratio": MetricInfo("Share of yes", None, "share", drawn=True),
-    "unknown": MetricInfo("Answers neither yes nor no", "lower"),
-}
+def _share(label: str, better: Better | None, *, drawn: bool = False) -> MetricInfo:
+    return MetricInfo(label, better, "share", drawn)
+
+
+def _percent(label: str, better: Better | None, *, drawn: bool = False) -> MetricInfo:
+    return MetricInfo(label, better, "percent", drawn)
+
+
+_UNKNOWN = MetricInfo("Answers neither yes nor no", "lower")
+# By the last part of the key.
 METRICS: dict[str, dict[str, MetricInfo]] = {
-    # Half of POPE's questions are rightly answered yes.
-    "pope": _BINARY | {"yes_ratio": MetricInfo("Share of yes", "near_half", "share", drawn=True)},
+    "pope": {
+        "accuracy": _share("Accuracy", "higher", drawn=True),
+        "precision": _share("Precision", "higher"),
+        "recall": _share("Recall", "higher"),
+        "f1": _share("F1", "higher", drawn=True),
+        # Half of the questions are rightly answered yes.
+        "yes_ratio": _share("Share of yes", "near_half", drawn=True),
+        "unknown": _UNKNOWN,
+    },
     "chair": {
-        "sentence": MetricInfo("Captions with an absent object", "lower", "share", drawn=True),
-        "instance": MetricInfo("Absent among the named objects", "lower", "share", drawn=True),
-        "recall": MetricInfo("Coverage: present objects named", "higher", "share", drawn=True),
+        "sentence": _share("Captions with an absent object", "lower", drawn=True),
+        "instance": _share("Absent among the named objects", "lower", drawn=True),
+        "recall": _share("Coverage: present objects named", "higher", drawn=True),
         "mentions": MetricInfo("Objects named a caption"),
+    },
+    "amber": {
+        "chair": _percent("CHAIR: absent among the named objects", "lower", drawn=True),
+        "cover": _percent("Cover: present objects named", "higher", drawn=True),
+        "hal": _percent("Hal: descriptions with an absent object", "lower", drawn=True),
+        "cog": _percent("Cog: absent objects that people imagine too", "lower", drawn=True),
+        "accuracy": _percent("Accuracy", "higher", drawn=True),
+        "precision": _percent("Precision of no", "higher"),
+        "recall": _percent("Recall of no", "higher"),
+        "f1": _percent("F1 of no", "higher", drawn=True),
+        "yes_ratio": _percent("Share of yes", None),
+        "score": _percent("AMBER score", "higher", drawn=True),
+        "unknown": _UNKNOWN,
+    },
+    "mme": {
+        "total": MetricInfo("Total", "higher", "number", drawn=True),
+        **{name: MetricInfo(name.capitalize(), "higher", "number") for name in ("existence", "count", "position", "color")},
+        "accuracy": _percent("Accuracy", "higher"),
+        "accuracy_plus": _percent("Both questions of an image right", "higher"),
+        "unknown": _UNKNOWN,
+    },
+    "hallusionbench": {
+        "aacc": _percent("Questions right (aAcc)", "higher", drawn=True),
+        "qacc": _percent("Question pairs all right (qAcc)", "higher", drawn=True),
+        "facc": _percent("Figures all right (fAcc)", "higher", drawn=True),
+        "easy": _percent("Pairs on the image as it is, all right", "higher"),
+        "hard": _percent("Pairs on an edited image, all right", "higher"),
+        "unclear": MetricInfo("Answers that are unclear", "lower"),
+    },
+    "mmhal": {
+        "score": MetricInfo("Rating by the judge, 0 to 6", "higher", "number", drawn=True),
+        "hallucination_rate": _share("Hallucinating answers: rated below 3", "lower", drawn=True),
+        "informativeness": _percent("Informativeness", "higher"),
+        "unreadable": MetricInfo("Ratings that could not be read", "lower"),
+    },
+    "object_halbench": {
+        "response": _share("Descriptions with an absent object, of those that name any", "lower", drawn=True),
+        "mention": _share("Absent among the named objects", "lower", drawn=True),
+        "sentence": _share("Descriptions with an absent object, of all", "lower"),
+        "recall": _share("Coverage: present objects named", "higher", drawn=True),
+        "average_length": MetricInfo("Words a description"),
     },
 }
 

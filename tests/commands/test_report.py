@@ -13,7 +13,7 @@ from mmalign.cli import main
 from mmalign.evaluation.intervals import compute_intervals, compute_metrics
 from mmalign.evaluation.items import Item, items_path, make_pope_items, read_items, write_items
 from mmalign.evaluation.pope import PopeQuestion, parse_official
-from mmalign.evaluation.results import Result
+from mmalign.evaluation.results import SCORER_VERSION, Result
 from tests.reports.test_demo_page import HOSTILE, Page
 from tests.tiny_models import random_image
 
@@ -37,7 +37,13 @@ def write_results(folder: Path, *, share: float, seed: int = 0, suffix: str = ""
     folder.mkdir(parents=True)
     metrics = compute_metrics("pope", items) | {"pope/always_no/f1": 0.0}
     result = Result(
-        "pope", metrics, "official", len(items), {"pope_random.jsonl": "a" * 64}, model="runs/x", decoding={"max_new_tokens": 9}
+        benchmark="pope",
+        metrics=metrics,
+        mode="official",
+        num_answers=len(items),
+        data={"pope_random.jsonl": "a" * 64},
+        model="runs/x",
+        decoding={"max_new_tokens": 9},
     )
     dataclasses.replace(result, **changes).write(folder / "pope.json")
     write_items(items_path(folder, "pope"), items)
@@ -139,7 +145,7 @@ def test_what_differs_beside_the_model_is_said(folders: list[Path], tmp_path: Pa
     [
         ({"mode": "strict"}, "sft and other can't be compared, they differ in mode: official and strict"),
         ({"data": {"pope_random.jsonl": "b" * 64}}, "they differ in data: "),
-        ({"scorer_version": "0"}, "they differ in scorer_version: 1 and 0"),
+        ({"scorer_version": "0"}, f"they differ in scorer_version: {SCORER_VERSION} and 0"),
         ({"num_answers": 3}, "has 48 answers and pope.json 3; evaluate again"),
         ({"metrics": {"pope/f1": 0.123}}, "pope/f1 0.5251 and pope.json 0.1230; evaluate again"),
     ],

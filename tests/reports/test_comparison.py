@@ -40,6 +40,18 @@ def test_rows_by_hand() -> None:
     assert groups[0].baselines == ("Always no: F1 0.0",)
 
 
+def test_units() -> None:
+    metrics = {"amber/f1": 74.7, "mmhal/score": 2.36, "mmhal/hallucination_rate": 0.51, "mme/existence/accuracy_plus": 90.0}
+    rows = {row.key: row for group in build_comparison([EvalRun(name="A", metrics=metrics, num_answers={})]) for row in group.rows}
+    assert {key: row.cells[0].text for key, row in rows.items()} == {
+        "amber/f1": "74.7",
+        "mmhal/score": "2.36",
+        "mmhal/hallucination_rate": "51.0",
+        "mme/existence/accuracy_plus": "90.0",
+    }
+    assert rows["mme/existence/accuracy_plus"].info.label == "Existence: Both questions of an image right"
+
+
 def test_markdown() -> None:
     lines = markdown_table(build_comparison([A, B]), ["A", "B|b"]).splitlines()
     assert lines[0] == "|  | A | B\\|b |"
