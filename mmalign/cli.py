@@ -29,6 +29,7 @@ COMMANDS = {
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair"),
     "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
+    "lmms-tasks": Command("harness", "LmmsTasksOptions", "run", "write POPE as a task folder of lmms-eval"),
 }
 
 
