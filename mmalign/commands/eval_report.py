@@ -157,15 +157,15 @@ def _ask(
 ) -> AskedQuestion:
     having = {name: by_id[identifier] for name, by_id in items.items() if identifier in by_id}
     item = next(iter(having.values()))
-    if item.image not in thumbnails:
+    if item.image is not None and item.image not in thumbnails:
         thumbnails[item.image] = _thumbnail(item.image, images)
     return AskedQuestion(
         id=identifier,
         question=item.question,
         label=item.label,
         group=item.group,
-        image=thumbnails[item.image],
-        image_name=item.image,
+        image=None if item.image is None else thumbnails[item.image],
+        image_name=item.image or "no image",
         replies={name: Reply(Caption(other.response, hallucinated=other.wrong), other.correct) for name, other in having.items()},
     )
 

@@ -94,13 +94,18 @@ class _Sums:
             raise ValueError("there are no scored answers")
         self.names = sorted({(item.group, name) for item in items for name in item.values})
         columns = {name: column for column, name in enumerate(self.names)}
-        rows = {image: row for row, image in enumerate(sorted({item.image for item in items}))}
+        rows = {image: row for row, image in enumerate(sorted({_cluster(item) for item in items}))}
         self.parts: Array = np.zeros((len(rows), 2 * len(columns)))
         for item in items:
             for name, (top, bottom) in item.values.items():
                 column = columns[item.group, name]
-                self.parts[rows[item.image], column] += top
-                self.parts[rows[item.image], column + len(columns)] += bottom
+                self.parts[rows[_cluster(item)], column] += top
+                self.parts[rows[_cluster(item)], column + len(columns)] += bottom
+
+
+def _cluster(item: Item) -> tuple[str, str]:
+    """What is resampled as one: an image, or a question without one."""
+    return ("", item.id) if item.image is None else (item.image, "")
 
 
 def _replicate(benchmark: str, items: Sequence[Item], *, resamples: int, seed: int) -> dict[str, Array]:

@@ -18,7 +18,8 @@ class Item:
 
     Attributes:
         id: Of the question.
-        image: Name of the image; intervals resample images, since answers about one image go wrong together.
+        image: Name of the image; intervals resample images, since answers about one image go wrong together. None where a question has
+            no image: it is then resampled on its own.
         question: What the model was asked.
         response: What it said.
         label: What would have been right, in words.
@@ -30,7 +31,7 @@ class Item:
     """
 
     id: str
-    image: str
+    image: str | None
     question: str
     response: str
     label: str

@@ -23,7 +23,7 @@ def build_items(num_images: int, *, per_image: int, share: float, seed: int = 0,
     return items
 
 
-def build_item(identifier: str, image: str, values: dict[str, tuple[float, float]]) -> Item:
+def build_item(identifier: str, image: str | None, values: dict[str, tuple[float, float]]) -> Item:
     return Item(id=identifier, image=image, question="", response="", label="", correct=None, values=values)
 
 
@@ -64,6 +64,14 @@ def test_answers_about_one_image_are_not_independent() -> None:
     once = build_items(100, per_image=1, share=0.7)
     copies = [build_item(f"{item.id}-{n}", item.image, dict(item.values)) for item in once for n in range(9)]
     assert compute_intervals("x", copies)["x/accuracy"] == pytest.approx(compute_intervals("x", once)["x/accuracy"])
+
+
+def test_questions_without_an_image_stand_alone() -> None:
+    with_images = build_items(50, per_image=1, share=0.7)
+    without = [build_item(item.id, None, dict(item.values)) for item in with_images]
+    bounds = compute_intervals("x", without)["x/accuracy"]
+    assert bounds.low < bounds.value < bounds.high
+    assert bounds.high - bounds.low == pytest.approx(2 * 1.96 * (bounds.value * (1 - bounds.value) / 50) ** 0.5, rel=0.15)
 
 
 def test_interval_holds_the_truth_as_often_as_it_says() -> None:
