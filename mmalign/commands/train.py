@@ -42,6 +42,7 @@ class MllmOptions(RunOptions):
 
     model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+    attention: Literal["sdpa", "flex_attention"] = field(default="sdpa", metadata={"help": "language model only; flex trains on GPUs"})
     freeze: list[Literal["vision_tower", "projector", "language_model"]] = field(
         default_factory=list, metadata={"help": "parts that don't train: vision_tower, projector, language_model"}
     )

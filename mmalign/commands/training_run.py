@@ -37,7 +37,7 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
         ValueError: If the model is an adapter, or frozen parts and an adapter are both asked for.
     """
     set_seed(options.seed)
-    model, processor = load_mllm(options.model, dtype=options.dtype)
+    model, processor = load_mllm(options.model, dtype=options.dtype, attention=options.attention)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and train that")
     freeze_parts(model, options.freeze)
@@ -61,7 +61,7 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
     if options.reference_model is not None:
         if kind != "auto":
             raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
-        return Reference(policy, kind="copy", model=load_mllm(options.reference_model, dtype=options.dtype)[0])
+        return Reference(policy, kind="copy", model=load_mllm(options.reference_model, dtype=options.dtype, attention=options.attention)[0])
     if kind == "auto":
         kind = "adapter-off" if options.lora_rank else "copy"
     return Reference(policy, kind=kind)

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Attention = Literal["sdpa", "flex_attention"]
 
 
 def resolve_dtype(dtype: Dtype) -> torch.dtype:
@@ -27,12 +28,15 @@ def best_device() -> torch.device:
     return torch.device("cpu") if device is None else device
 
 
-def load_mllm(source: str, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
+def load_mllm(
+    source: str, *, dtype: Dtype = "auto", attention: Attention = "sdpa", trust_remote_code: bool = False
+) -> tuple[nn.Module, Any]:
     """Load a multimodal LLM and its processor; a folder with a LoRA adapter loads its base below it.
 
     Args:
         source: Checkpoint folder or hub id.
         dtype: Precision of the weights.
+        attention: Implementation of the language model's attention; the vision tower keeps its own.
         trust_remote_code: Run code that comes with the checkpoint. Off unless asked for.
 
     Returns:
@@ -47,8 +51,12 @@ def load_mllm(source: str, *, dtype: Dtype = "auto", trust_remote_code: bool = F
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         if (Path(source) / "adapter_config.json").is_file():
             base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
-            return PeftModel.from_pretrained(base, source).eval(), processor
-        return AutoModelForImageTextToText.from_pretrained(source, **options).eval(), processor
+            model = PeftModel.from_pretrained(base, source)
+        else:
+            model = base = AutoModelForImageTextToText.from_pretrained(source, **options)
+        if attention != "sdpa":
+            base.set_attn_implementation({"text_config": attention})
+        return model.eval(), processor
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:

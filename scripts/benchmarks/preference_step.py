@@ -31,7 +31,9 @@ from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, wr
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
+from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
+from mmalign.methods import forward
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.load import load_mllm
@@ -40,7 +42,9 @@ from mmalign.training.arguments import build_training_arguments
 from mmalign.training.config import TrainConfig
 from mmalign.training.trainer import MethodTrainer
 
-ARMS = ("ours live", "ours cached", "TRL compact live", "TRL compact cached", "TRL shipped live", "TRL shipped cached")
+ARMS = (
+    "ours live", "ours cached", "TRL compact live", "TRL compact cached", "TRL shipped live", "TRL shipped cached", "full logits live"
+)  # fmt: skip
 LORA = LoraOptions(rank=16, alpha=32)
 
 
@@ -84,12 +88,25 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
     return {**cache_columns(encoded, chosen, rejected), FINGERPRINT: "this model"}
 
 
-def run_ours(options: argparse.Namespace, *, cached: bool) -> dict[str, Any]:
-    """Train with mmalign's engine."""
+def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None) -> ResponseLogps:
+    """Score as trainers without a fused head do: a row a response, its image encoded again, logits of all positions in float32."""
+    layout = batch["layout"]
+    inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
+    pixels = batch["images"]["pixel_values"].repeat_interleave(layout["repeats"], 0)
+    logps = model(**inputs, pixel_values=pixels, use_cache=False).logits.float().log_softmax(-1)
+    chosen = logps.flatten(0, 1)[layout["index"]].gather(-1, layout["target"][:, None]).squeeze(-1)
+    return ResponseLogps(chosen, layout["response"], int(layout["repeats"].sum()))
+
+
+def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = False) -> dict[str, Any]:
+    """Train with mmalign's engine, or with its trainer and full logits."""
     model, processor = load_mllm(options.folder, dtype="float32")
     policy = add_lora(model, LORA) if options.lora else model
     reference = None if cached else Reference(policy, kind="adapter-off" if options.lora else "copy")
+    if full_logits:
+        forward.compute_response_logps = score_full_logits
     method = PreferenceMethod(processor, PreferenceConfig(), reference=reference, reference_fingerprint="this model")
+    method.shared = not full_logits
     pairs = build_pairs(8 * options.batch_size)
     if cached:
         pairs = pairs.map(lambda row: cache_row(row, model, processor))
@@ -98,8 +115,21 @@ def run_ours(options: argparse.Namespace, *, cached: bool) -> dict[str, Any]:
     arguments = build_training_arguments(config, output_dir=Path(options.folder) / "out")
     clock = Clock(options.warmup)
     trainer = MethodTrainer(model=policy, args=arguments, train_dataset=method.prepare(pairs), method=method, callbacks=[clock])
-    trainer.train()
-    return clock.result()
+    if not options.profile:
+        trainer.train()
+        return clock.result()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        trainer.train()
+    return {"profile": profile_table(profile)}
+
+
+def profile_table(profile: Any, *, rows: int = 14) -> str:
+    """Write the operations that take longest as a Markdown table."""
+    events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    total = sum(event.self_cpu_time_total for event in events)
+    lines = ["| operation | share of CPU time | calls |", "|---|---:|---:|"]
+    lines += [f"| `{event.key}` | {event.self_cpu_time_total / total:.1%} | {event.count} |" for event in events[:rows]]
+    return "\n".join(lines)
 
 
 def run_trl(options: argparse.Namespace, *, cached: bool, compact: bool) -> dict[str, Any]:
@@ -140,8 +170,8 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     kind, cached = options.arm.rsplit(" ", 1)[0], options.arm.endswith("cached")
-    if kind == "ours":
-        return run_ours(options, cached=cached)
+    if kind in ("ours", "full logits"):
+        return run_ours(options, cached=cached, full_logits=kind == "full logits")
     return run_trl(options, cached=cached, compact=kind == "TRL compact")
 
 
@@ -184,6 +214,7 @@ def section(options: argparse.Namespace, body: str) -> str:
     import trl
 
     name = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
+    name += f", profile of {options.arms[0]}" if options.profile else ""
     words = [word for word in sys.argv[1:] if word != "--write"]
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, TRL {trl.__version__}"
     about = f"One thread of {platform.machine()}, float32, {options.rounds} rounds of {options.steps} steps; {versions}."
@@ -201,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
+    parser.add_argument("--profile", action="store_true", help="profile the first arm instead of timing")
     parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -209,7 +241,8 @@ def main() -> None:
         print(json.dumps(run_arm(options)))
         return
     build_model(options.model, Path(options.folder))
-    text = section(options, table(compare(options)))
+    results = compare(options)
+    text = section(options, results[options.arms[0]][0]["profile"] if options.profile else table(results))
     print(text)
     if options.write:
         write_section(text)
