@@ -80,6 +80,10 @@ class ObjectHalBench(Benchmark):
         """The images asked for; where it is not said which, those whose objects are known."""
         return {question.id for question in self.asked} or self.truths
 
+    def texts(self) -> Mapping[str, str]:
+        """The questions, where they are given."""
+        return {question.id: question.prompt for question in self.asked}
+
     def variant(self, *, judged: bool) -> str:
         """Who lists the objects."""
         return f"judge, {self.reader}" if judged else "words"
