@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from mmalign.evaluation.benchmark import Benchmark
+    from mmalign.evaluation.items import Item
     from mmalign.evaluation.judging import Judge
     from mmalign.evaluation.results import Result
 
@@ -78,8 +80,28 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None)
     rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
     result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
-    _save(options, result)
+    _save(options, result, make_items(benchmark, answers, mode=options.mode))
     return result
+
+
+def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Literal["official", "strict"]) -> list[Item]:
+    """Return what a report shows of each answer; none where a benchmark has no such parts."""
+    from mmalign.evaluation.answers import Question
+    from mmalign.evaluation.chair import Chair
+    from mmalign.evaluation.items import make_chair_items, make_pope_items
+    from mmalign.evaluation.object_words import find_mentions
+    from mmalign.evaluation.pope import Pope, parse_official
+    from mmalign.evaluation.yes_no import parse_strict
+
+    if isinstance(benchmark, Pope):
+        return make_pope_items(benchmark.items, answers, parse=parse_official if mode == "official" else parse_strict)
+    if isinstance(benchmark, Chair):
+        # Places are known where words are looked up as they stand; singulars made by rule have none.
+        words = benchmark.words if benchmark.how == "words" else None
+        locate = None if words is None else lambda text: [(m.name, m.start, m.end) for m in find_mentions(text, words)]
+        asked = benchmark.asked or [Question(i, None, "") for i in answers]
+        return make_chair_items(asked, answers, truths=benchmark.truths, find=benchmark.find, locate=locate)
+    return []
 
 
 def load_benchmark(options: EvaluateOptions) -> Benchmark:
@@ -182,7 +204,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
     from mmalign.data.rejects import Rejects
     from mmalign.evaluation.runner import generate_answers
-    from mmalign.models.load import load_mllm
+    from mmalign.models.load import best_device, load_mllm
 
     if options.out is None or options.model is None:
         raise ValueError("--out is missing: the folder that answers and result are saved in")
@@ -193,7 +215,11 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         root = options.out / "images"
     if not root.is_dir():
         raise ValueError(f"no images at {root}; name their folder with --images")
-    model, processor = load_mllm(options.model, dtype=options.dtype) if loaded is None else loaded
+    if loaded is None:
+        model, processor = load_mllm(options.model, dtype=options.dtype)
+        model = model.to(best_device())
+    else:
+        model, processor = loaded
     rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
     path = generate_answers(
         model,
@@ -208,10 +234,14 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     return path, rejects.num_rejected
 
 
-def _save(options: EvaluateOptions, result: Result) -> None:
+def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
+    from mmalign.evaluation.items import items_path, write_items
+
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         result.write(options.out / f"{options.benchmark}.json")
+        if items:
+            write_items(items_path(options.out, options.benchmark), items)
     if options.model is not None:
         from mmalign.commands.cards import add_result
 

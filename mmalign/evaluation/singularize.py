@@ -1,6 +1,7 @@
 """English singulars by rules, with the mistakes that published CHAIR numbers contain: "bus" becomes "bu", "four" becomes "fmy".
 
-The lists and rules are Pattern's (University of Antwerp, BSD-3-Clause, after Bermi Ferrer's Inflector; see docs/third_party.md).
+The lists and rules are Pattern's (University of Antwerp, BSD-3-Clause, after Bermi Ferrer's Inflector): see
+pattern_license.txt.
 Better rules would be another metric.
 """
 
