@@ -77,7 +77,7 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None)
         path, num_rejected = _generate(options, benchmark, loaded)
         decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens, "prompt_suffix": options.prompt_suffix}
         partial = partial or num_rejected > 0
-    rows = read_answers(path, benchmark.form, order=benchmark.required())
+    rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
     result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
     _save(options, result, make_items(benchmark, answers, mode=options.mode))

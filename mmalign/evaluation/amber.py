@@ -59,7 +59,9 @@ class Amber(Benchmark):
     def questions(self) -> list[Question]:
         """The queries."""
         if not self.asked:
-            raise ValueError("AMBER's questions are missing: put query_all.json beside annotations.json")
+            raise ValueError(
+                "AMBER's questions are missing: put query_all.json, or the folder query that holds it, beside annotations.json"
+            )
         return list(self.asked)
 
     def required(self) -> list[str]:
@@ -144,9 +146,14 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
     Raises:
         ValueError: If a file is missing, or an object is not among the association words.
     """
+    # The released query files stand in a folder below the annotations.
+    asked_file = source if source.is_file() and source.name != "annotations.json" else None
     folder = source if source.is_dir() else source.parent
-    annotations_file = find_file(source, "annotations.json", what="AMBER's annotations")
-    queries_file = source if source.is_file() and source != annotations_file else folder / "query_all.json"
+    if asked_file is not None and folder.name == "query":
+        folder = folder.parent
+    annotations_file = find_file(folder, "annotations.json", what="AMBER's annotations")
+    queries = [folder / "query_all.json", folder / "query" / "query_all.json"]
+    queries_file = asked_file or next((path for path in queries if path.is_file()), queries[0])
     files = [annotations_file]
     asked = []
     if queries_file.is_file():
@@ -154,14 +161,14 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
         rows = json.loads(queries_file.read_text(encoding="utf-8"))
         asked = [Question(str(row["id"]), row["image"], row["query"]) for row in rows]
     annotations = json.loads(annotations_file.read_text(encoding="utf-8"))
-    if source == queries_file:
+    if asked_file is not None:
         ids = {question.id for question in asked}
         annotations = [row for row in annotations if str(row["id"]) in ids]
     scenes = {str(row["id"]): Scene(row["truth"], row["hallu"]) for row in annotations if row["type"] == GENERATIVE}
     items = [_read_item(row, annotations_file) for row in annotations if row["type"] != GENERATIVE]
     words = None
     if scenes:
-        words, word_files = _read_words(source, scenes, similarity=similarity)
+        words, word_files = _read_words(folder, scenes, similarity=similarity)
         files += word_files
     return Amber(files, scenes, items, asked, words)
 

@@ -89,16 +89,19 @@ class AnswerFormat:
 OURS = AnswerFormat()
 
 
-def read_answers(path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] = ()) -> list[Answer]:
+def read_answers(
+    path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] = (), texts: Mapping[str, str] | None = None
+) -> list[Answer]:
     """Read answers: of rows with ids by id, of rows without any in the questions' order.
 
     Args:
         path: File or folder.
         form: How the benchmark's own rows look.
         order: Ids of the questions in their order.
+        texts: What the questions ask, by id: rows without ids that repeat their question must repeat the one at their place.
 
     Raises:
-        ValueError: If a row lacks its response, some rows have an id and others none, or their number is not the questions'.
+        ValueError: If a row lacks its response, some rows have an id and others none, or those without are not the questions, one by one.
     """
     rows = form.read_rows(path)
     responses = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
@@ -108,6 +111,7 @@ def read_answers(path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] 
             raise ValueError(
                 f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
             )
+        _check_order(rows, order, texts or {}, path=path)
         return [Answer(identifier, response) for identifier, response in zip(order, responses, strict=True)]
     for number, (row, identifier) in enumerate(zip(rows, ids, strict=True), start=1):
         if identifier is None:
@@ -121,6 +125,18 @@ def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | 
     settings = [row.get("gen") if isinstance(row, Mapping) else None for row in rows]
     same = bool(settings) and all(setting == settings[0] for setting in settings)
     return settings[0] if same and isinstance(settings[0], Mapping) else None
+
+
+def _check_order(rows: Sequence[Any], order: Sequence[str], texts: Mapping[str, str], *, path: Path) -> None:
+    """Refuse rows in another order than the questions: an answer would count for a question that it does not answer."""
+    for number, (row, identifier) in enumerate(zip(rows, order, strict=True), start=1):
+        asked = row.get("question", row.get("prompt")) if isinstance(row, Mapping) else None
+        # The model may have been asked with something before or behind the question.
+        if isinstance(asked, str) and texts.get(identifier, "") not in asked:
+            raise ValueError(
+                f"{path}, row {number} answers {asked!r}, but question {identifier} is {texts[identifier]!r}; "
+                "put the rows in the questions' order, or give each its id"
+            )
 
 
 def _row_id(row: Any, form: AnswerFormat) -> str | None:
@@ -148,7 +164,8 @@ def match_answers(
     Args:
         answers: As read.
         required: Questions that must have an answer.
-        known: Questions that may have one; ``required`` if not given.
+        known: Questions that may have one; ``required`` if not given. What is known but not required is left out without complaint,
+            unless nothing is required.
         allow_partial: Score what is there: foreign answers are left out, the first of doubled ones counts, and a warning says so.
 
     Raises:
@@ -170,11 +187,11 @@ def match_answers(
         logger.warning("scored in part: %s", found)
     responses: dict[str, str] = {}
     for answer in answers:
-        if answer.id in known:
+        if answer.id in (wanted or known):
             responses.setdefault(answer.id, answer.response)
     if not responses:
         raise ValueError("there are no answers to score")
-    return {i: responses[i] for i in wanted if i in responses} | responses
+    return {i: responses[i] for i in wanted or responses if i in responses}
 
 
 def _listed(what: str, ids: Sequence[str]) -> str:

@@ -51,6 +51,10 @@ class Benchmark(ABC):
         """Ids that may be answered."""
         return set(self.required())
 
+    def texts(self) -> Mapping[str, str]:
+        """What the questions ask, by id, where answer files may have rows without ids; empty where they have none."""
+        return {}
+
     def variant(self, *, judged: bool) -> str | None:
         """What else a score depends on, so that two can be told apart."""
         return None

@@ -46,11 +46,17 @@ class HallusionQuestion:
 
 @dataclass(frozen=True)
 class HallusionBench(Benchmark):
-    """The questions, all 1,129 or the 951 with an image."""
+    """The questions, all 1,129 or the 951 with an image.
+
+    Attributes:
+        items: Those that are scored.
+        ids: Of all 1,129: answers to them serve for both forms.
+    """
 
     name: ClassVar[str] = "hallusionbench"
     judge_wording: ClassVar[str] = PROMPT
     items: Sequence[HallusionQuestion]
+    ids: frozenset[str]
     which: Form
 
     @property
@@ -70,6 +76,10 @@ class HallusionBench(Benchmark):
     def required(self) -> list[str]:
         """All of the form."""
         return [item.id for item in self.items]
+
+    def known(self) -> frozenset[str]:
+        """All, with an image or without."""
+        return self.ids
 
     def variant(self, *, judged: bool) -> str:
         """Judge or rule, and which questions."""
@@ -148,9 +158,10 @@ def load_hallusionbench(source: Path, *, which: Form = "all") -> HallusionBench:
     if len(files) != 1:
         raise ValueError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
     items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
-    if len({item.id for item in items}) != len(items):
-        raise ValueError(f"{files[0]} holds {len(items)} records of {len({item.id for item in items})} questions; expected each once")
-    return HallusionBench(files, [item for item in items if which == "all" or item.image is not None], which)
+    ids = frozenset(item.id for item in items)
+    if len(ids) != len(items):
+        raise ValueError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")
+    return HallusionBench(files, [item for item in items if which == "all" or item.image is not None], ids, which)
 
 
 def _read_question(row: Mapping[str, Any], number: int, path: Path) -> HallusionQuestion:

@@ -1,6 +1,6 @@
 """Tokens, part-of-speech tags and lemmas by NLTK: the only module that imports it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
@@ -57,7 +57,37 @@ def _tagger() -> Any:
     _nltk()
     from nltk.tag.perceptron import PerceptronTagger
 
-    return _with_data(PerceptronTagger)
+    tagger = _with_data(PerceptronTagger)
+    tagger.model.predict = _fast_predict(tagger.model)
+    return tagger
+
+
+def _fast_predict(model: Any) -> Callable[..., tuple[str, None]]:
+    """Return what predicts as NLTK's perceptron does, to the last bit: the same sums in the same order, over arrays.
+
+    Its loops over labels take most of the time of CHAIR's WordNet variant.
+    """
+    import numpy as np
+
+    # Of equal scores the last label by the alphabet wins; argmax takes the first.
+    labels = sorted(model.classes, reverse=True)
+    place = {label: i for i, label in enumerate(labels)}
+
+    @cache
+    def weights_of(feature: str) -> Any:
+        row = np.zeros(len(labels))
+        for label, weight in model.weights.get(feature, {}).items():
+            row[place[label]] = weight
+        return row
+
+    def predict(features: Mapping[str, int], return_conf: bool = False) -> tuple[str, None]:
+        scores = np.zeros(len(labels))
+        # The tagger counts each feature once.
+        for feature in features:
+            scores += weights_of(feature)
+        return labels[int(scores.argmax())], None
+
+    return predict
 
 
 @cache

@@ -80,6 +80,10 @@ class ObjectHalBench(Benchmark):
         """The images asked for; where it is not said which, those whose objects are known."""
         return {question.id for question in self.asked} or self.truths
 
+    def texts(self) -> Mapping[str, str]:
+        """The questions, where they are given."""
+        return {question.id: question.prompt for question in self.asked}
+
     def variant(self, *, judged: bool) -> str:
         """Who lists the objects."""
         return f"judge, {self.reader}" if judged else "words"
@@ -109,13 +113,13 @@ class ObjectHalBench(Benchmark):
             ValueError: If a judgement is no list of strings: the original asks again up to a hundred times and then stops.
         """
         answers = {identifier: clean(answer) for identifier, answer in answers.items()}
-        double_words = build_double_words([*(word for word in self.synonyms if " " in word), "home plate", "train track"])
+        double_words = build_own_double_words(self.synonyms)
         if judgements is None:
-            words = {i: join_double_words(lemmatize_nouns(tokenize(text.lower())), double_words) for i, text in answers.items()}
+            mentions = {i: find_noun_objects(text, synonyms=self.synonyms, double_words=double_words) for i, text in answers.items()}
         else:
             lists = parse_lists({i: judgements[i] for i in answers if i in judgements})
             words = {i: read_phrases(lists.get(i, []), double_words, self.phrase) for i in answers}
-        mentions = {i: name_objects(names, self.synonyms) for i, names in words.items()}
+            mentions = {i: name_objects(names, self.synonyms) for i, names in words.items()}
         counts = count_hallucinations(mentions, self.truths)
         naming = sum(map(bool, mentions.values()))
         return {
@@ -130,6 +134,16 @@ class ObjectHalBench(Benchmark):
 def clean(answer: str) -> str:
     """Drop the speaker's name that some models begin with."""
     return answer.replace("Assistant:", "").strip()
+
+
+def build_own_double_words(synonyms: Mapping[str, str]) -> dict[str, str]:
+    """Map two words to what they count as: here every synonym of several words is one, where CHAIR has a list."""
+    return build_double_words([*(word for word in synonyms if " " in word), "home plate", "train track"])
+
+
+def find_noun_objects(text: str, *, synonyms: Mapping[str, str], double_words: Mapping[str, str]) -> list[str]:
+    """Find COCO's objects among a text's words, each word taken for a noun."""
+    return name_objects(join_double_words(lemmatize_nouns(tokenize(text.lower())), double_words), synonyms)
 
 
 def parse_lists(replies: Mapping[str, str]) -> dict[str, list[str]]:

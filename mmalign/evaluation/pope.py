@@ -1,16 +1,18 @@
 """POPE: yes-or-no questions about the objects of an image (arXiv:2305.10355)."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl, read_records
+from mmalign.evaluation.answers import AnswerFormat, Question, read_records
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.yes_no import Mode, binary_metrics, parse_strict, score_baselines
 
 SPLITS = ("random", "popular", "adversarial")
+FIELDS = ("question_id", "image", "text", "label")
 MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
 
@@ -62,6 +64,10 @@ class Pope(Benchmark):
         """All."""
         return [item.id for item in self.items]
 
+    def texts(self) -> dict[str, str]:
+        """The original's answer files repeat the question and have no id."""
+        return {item.id: item.text for item in self.items}
+
     def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
         """Compute ``pope/<split>/<metric>`` and their plain mean over splits, ``pope/<metric>``.
 
@@ -90,11 +96,16 @@ def load_pope(source: Path) -> Pope:
     """Read POPE's files: one file, or a folder with one file a split. The split is the word in the file's name.
 
     Raises:
-        ValueError: If there is no file, a name has no split, or a label is neither yes nor no.
+        ValueError: If there is no file, a name has no split or one that another has, a row lacks a field, or a label is neither yes nor no.
     """
     files = [source] if source.is_file() else sorted(path for path in source.glob("*pope*") if path.suffix in (".json", ".jsonl"))
     if not files:
         raise ValueError(f"no POPE questions at {source}: expected files such as coco_pope_random.json")
+    doubled = [split for split, count in Counter(map(_split_of, files)).items() if split and count > 1]
+    if doubled:
+        raise ValueError(
+            f"{source} has more than one file of split {', '.join(doubled)}: {', '.join(f.name for f in files)}; give each set its folder"
+        )
     items = []
     for path in files:
         split = _split_of(path)
@@ -106,6 +117,9 @@ def load_pope(source: Path) -> Pope:
 
 
 def _read_question(row: Mapping[str, Any], split: str, path: Path) -> PopeQuestion:
+    missing = [name for name in FIELDS if name not in row]
+    if missing:
+        raise ValueError(f"{path}: a row has keys {', '.join(row)}; expected {', '.join(FIELDS)}")
     if row["label"] not in ("yes", "no"):
         raise ValueError(f"{path}: label of question {row['question_id']} is {row['label']!r}; expected yes or no")
     return PopeQuestion(f"{split}/{row['question_id']}", split, row["image"], row["text"], row["label"] == "yes")
@@ -120,7 +134,7 @@ def read_answer_rows(path: Path) -> list[Any]:
         split = _split_of(file)
         if split is None:
             raise ValueError(f"{file.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
-        for number, row in enumerate(read_jsonl(file), start=1):
+        for number, row in enumerate(read_records(file), start=1):
             rows.append(row if "id" in row else {**row, "split": split, "question_id": row.get("question_id", number)})
     return rows
 

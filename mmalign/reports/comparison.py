@@ -176,6 +176,7 @@ def _baselines(benchmark: str, runs: Sequence[EvalRun]) -> tuple[str, ...]:
 
 def _markdown_cell(cell: Cell) -> str:
     text = f"**{cell.text}**" if cell.best else cell.text
+    text += " †" if cell.differs else ""
     return f"{text} ({cell.interval})" if cell.interval else text
 
 

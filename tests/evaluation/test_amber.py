@@ -143,6 +143,18 @@ def test_one_query_file_scores_its_questions_alone(shared_data: Path) -> None:
     assert amber.questions()[0].prompt == "Describe this image."
 
 
+def test_query_files_in_their_released_folder(tmp_path: Path) -> None:
+    rows = [{"id": i, "type": "relation", "truth": "no"} for i in (1, 2)]
+    (tmp_path / "annotations.json").write_text(json.dumps(rows))
+    (tmp_path / "query").mkdir()
+    queries = [{"id": i, "image": "AMBER_1.jpg", "query": f"Is it {i}?"} for i in (1, 2)]
+    (tmp_path / "query" / "query_all.json").write_text(json.dumps(queries))
+    (tmp_path / "query" / "query_discriminative-relation.json").write_text(json.dumps(queries[1:]))
+    assert [question.prompt for question in load_amber(tmp_path).questions()] == ["Is it 1?", "Is it 2?"]
+    assert load_amber(tmp_path / "query" / "query_discriminative-relation.json").required() == ["2"]
+    assert load_amber(tmp_path / "annotations.json").required() == ["1", "2"]
+
+
 def test_folders_that_are_not_amber(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="AMBER's annotations is missing"):
         load_amber(tmp_path)

@@ -68,3 +68,10 @@ def test_decoding_is_read_where_all_rows_agree(tmp_path: Path) -> None:
     assert read_decoding(write(tmp_path / "a", row, row)) == {"max_new_tokens": 16}
     assert read_decoding(write(tmp_path / "a", row, {**row, "gen": {"max_new_tokens": 8}})) is None
     assert read_decoding(write(tmp_path / "a", {"id": "a", "response": "x"})) is None
+
+
+def test_known_answers_that_nothing_requires_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [Answer("a", "1"), Answer("b", "2")]
+    assert match_answers(answers, required=["a"], known={"a", "b"}) == {"a": "1"}
+    assert match_answers(answers, required=[], known={"a", "b"}) == {"a": "1", "b": "2"}
+    assert caplog.text == ""

@@ -106,3 +106,40 @@ def test_files_that_are_not_pope(tmp_path: Path) -> None:
     (tmp_path / "pope_odd.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"pope_odd.jsonl names no split"):
         load_pope(tmp_path / "pope_odd.jsonl")
+
+
+def test_rows_without_ids_must_be_in_order(tmp_path: Path) -> None:
+    """A file of all splits in another order than the questions' would mix up the splits, and its labels alternate all the same."""
+    pope = Pope([], [PopeQuestion(f"random/{i}", "random", "a.png", f"Is there a {name}?", True) for i, name in ((1, "dog"), (2, "cat"))])
+    rows = [{"question": f"Is there a {name}?\nAnswer shortly.", "answer": name} for name in ("dog", "cat")]
+
+    def read(*rows: dict[str, str]) -> dict[str, str]:
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return dict(read_answers(tmp_path / "a.jsonl", pope.form, order=pope.required(), texts=pope.texts()))
+
+    assert read(*rows) == {"random/1": "dog", "random/2": "cat"}
+    assert read({"answer": "x"}, {"answer": "y"}) == {"random/1": "x", "random/2": "y"}
+    with pytest.raises(ValueError, match=r"row 1 answers 'Is there a cat\?.*but question random/1 is 'Is there a dog\?'.*give each its id"):
+        read(*reversed(rows))
+
+
+def test_two_files_of_one_split_are_refused(tmp_path: Path) -> None:
+    row = {"question_id": 1, "image": "a.png", "text": "?", "label": "yes"}
+    for name in ("coco_pope_random.json", "aokvqa_pope_random.json"):
+        (tmp_path / name).write_text(json.dumps(row))
+    with pytest.raises(ValueError, match=r"more than one file of split random: aokvqa_pope_random.json, coco_pope_random.json"):
+        load_pope(tmp_path)
+    (tmp_path / "coco_pope_random.json").write_text(json.dumps({"question": "?", "answer": "Yes"}))
+    with pytest.raises(ValueError, match="a row has keys question, answer; expected question_id, image, text, label"):
+        load_pope(tmp_path / "coco_pope_random.json")
+
+
+def test_a_folder_may_hold_arrays(tmp_path: Path) -> None:
+    """The A-OKVQA and GQA sets are arrays."""
+    row = {"question_id": 1, "image": "a.png", "text": "?", "label": "yes"}
+    (tmp_path / "gqa_pope_popular.json").write_text(json.dumps([row]))
+    pope = load_pope(tmp_path)
+    answers = tmp_path / "answers"
+    answers.mkdir()
+    (answers / "popular.json").write_text(json.dumps([{"question": "?", "answer": "No"}]))
+    assert dict(read_answers(answers, pope.form)) == {"popular/1": "No"}

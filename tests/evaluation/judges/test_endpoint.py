@@ -215,3 +215,8 @@ def test_a_killed_run_goes_on(server: ChatServer, tmp_path: Path) -> None:
     assert build_judge(server, tmp_path).ask(prompts) == [f"echo: {prompt}" for prompt in prompts]
     assert server.asked() == dict.fromkeys(set(prompts) - held, 1)
     assert len(cache.read_bytes().splitlines()) == 30
+
+
+def test_a_word_in_place_of_a_key_may_stand_in_answers(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "t")
+    assert build_judge(server, tmp_path).ask(["text to judge"]) == ["echo: text to judge"]
