@@ -1,0 +1,216 @@
+"""A judge behind an OpenAI-compatible endpoint: a hosted model, or a server such as vLLM's."""
+
+import email.utils
+import json
+import logging
+import os
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmalign.evaluation.judges.cache import JudgementCache
+
+logger = logging.getLogger(__name__)
+
+DECODING: Mapping[str, Any] = {"temperature": 0, "max_tokens": 1024}
+# The endpoint refuses whoever asks: asking anything else is vain.
+_REFUSES_ALL = {401, 403, 404}
+# A time-out, a conflict, too many requests: the same request may pass later, as after any fault of the server (5xx).
+_PASSING = {408, 409, 425, 429}
+# So many prompts failed for good that the endpoint itself is at fault.
+_MAX_FAILED = 8
+_LONGEST_WAIT = 60.0
+
+
+class OpenAIJudge:
+    """Asks a model through the chat-completions protocol; each judgement is cached as it comes."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        model: str,
+        cache: Path,
+        api_key_env: str | None = "OPENAI_API_KEY",
+        decoding: Mapping[str, Any] = DECODING,
+        concurrency: int = 8,
+        max_retries: int = 6,
+        first_wait: float = 1.0,
+        timeout: float = 120.0,
+    ) -> None:
+        """Prepare; nothing is asked yet.
+
+        Args:
+            url: The endpoint's base, such as ``http://127.0.0.1:8000/v1``.
+            model: The model's name there. Name a dated version where there is one: a moving name makes results incomparable.
+            cache: JSONL file of judgements. The url is no part of their key: the same model on another port is the same judge.
+            api_key_env: Environment variable that holds the key; None for an endpoint that needs none.
+            decoding: Sent with every request as it is, and part of the key.
+            concurrency: Most requests at once.
+            max_retries: Times that a request which failed in passing is sent again.
+            first_wait: Seconds before the first of them; doubled each time, unless the server says ``Retry-After``.
+            timeout: Seconds that a request may take.
+
+        Raises:
+            ValueError: If the key's variable is not set, or ``concurrency`` or ``max_retries`` is out of range.
+            ImportError: If the client is not installed.
+        """
+        if concurrency < 1 or max_retries < 0:
+            raise ValueError(f"concurrency is {concurrency} and max_retries {max_retries}; expected at least 1 and 0")
+        self._model, self._decoding = model, dict(decoding)
+        self._concurrency, self._max_retries, self._first_wait = concurrency, max_retries, first_wait
+        self._key = _read_key(api_key_env)
+        self._client = _build_client(url, self._key, timeout)
+        self._cache = JudgementCache(cache, judge={"model": model, "decoding": self._decoding})
+
+    @property
+    def name(self) -> str:
+        """The model's name at the endpoint."""
+        return self._model
+
+    def ask(self, prompts: Sequence[str]) -> list[str]:
+        """Answer each prompt; the order is kept, and equal prompts are asked once.
+
+        Raises:
+            ValueError: If prompts are left without an answer after all retries. What was answered is in the cache.
+        """
+        missing = self._cache.missing(prompts)
+        failures = _Failures()
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            try:
+                list(pool.map(lambda prompt: self._settle(prompt, failures), missing))
+            except BaseException:
+                # An interrupt: requests on their way are waited for, as they are paid for; no others are sent.
+                failures.stop.set()
+                raise
+        left = self._cache.missing(prompts)
+        if left:
+            total = len(dict.fromkeys(prompts))
+            raise ValueError(
+                f"{self._model} left {len(left)} of {total} prompts unanswered; {total - len(left)} are answered and cached in "
+                f"{self._cache.path}, and running again goes on with the rest. First reason: {failures.reasons[0]}"
+            )
+        self._cache.warn_of_cut(prompts, advice="raise max_tokens in decoding")
+        return [self._cache[prompt] for prompt in prompts]
+
+    def _settle(self, prompt: str, failures: "_Failures") -> None:
+        """Ask until there is an answer, which goes to the cache, or a failure for good."""
+        for attempt in range(self._max_retries + 1):
+            if failures.stop.is_set():
+                return
+            outcome = self._request(prompt)
+            if isinstance(outcome, _Answer):
+                self._cache.add(prompt, outcome.text, cut=outcome.cut)
+                return
+            if not outcome.passing or attempt == self._max_retries:
+                failures.add(outcome, tries=attempt + 1)
+                return
+            wait = min(self._first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
+            wait = wait if outcome.retry_after is None else outcome.retry_after
+            logger.info("%s: %s; asked again in %.1f s", self._model, outcome.reason, wait)
+            failures.stop.wait(wait)
+
+    def _request(self, prompt: str) -> "_Answer | _Failure":
+        from openai import APIConnectionError, APIStatusError
+
+        try:
+            # The decoding settings pass untouched, since endpoints differ in the names that they know. The raw response, because
+            # the client's own reading lets a reply of another shape through.
+            reply = self._client.chat.completions.with_raw_response.create(
+                model=self._model, messages=[{"role": "user", "content": prompt}], extra_body=self._decoding
+            )
+            return _read_reply(self._redact(reply.http_response.text))
+        except APIStatusError as error:
+            status = error.status_code
+            return _Failure(
+                _shorten(self._redact(f"HTTP {status}: {error.message}")),
+                passing=status in _PASSING or status >= 500,
+                refuses_all=status in _REFUSES_ALL,
+                retry_after=_read_retry_after(error.response.headers.get("retry-after")),
+            )
+        except APIConnectionError as error:
+            # A time-out is one too. The cause says what the client's "Connection error." leaves out.
+            return _Failure(_shorten(self._redact(f"{error} {error.__cause__ or ''}")), passing=True)
+
+    def _redact(self, text: str) -> str:
+        """Some servers quote the key that they refuse; it must not reach a log or a file."""
+        return text if self._key is None else text.replace(self._key, "[key]")
+
+
+class _Answer(NamedTuple):
+    text: str
+    cut: bool
+
+
+class _Failure(NamedTuple):
+    reason: str
+    passing: bool
+    refuses_all: bool = False
+    retry_after: float | None = None
+
+
+@dataclass
+class _Failures:
+    """What failed for good, and whether to stop asking."""
+
+    stop: threading.Event = field(default_factory=threading.Event)
+    reasons: list[str] = field(default_factory=list)
+
+    def add(self, failure: _Failure, *, tries: int) -> None:
+        self.reasons.append(f"{failure.reason} (tries: {tries})")
+        if failure.refuses_all or len(self.reasons) >= _MAX_FAILED:
+            self.stop.set()
+
+
+def _read_key(variable: str | None) -> str | None:
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        raise ValueError(f"the environment variable {variable} is not set; set it to the endpoint's key, or name none if it needs none")
+    return key
+
+
+def _build_client(url: str, key: str | None, timeout: float) -> Any:
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise ImportError("a judge behind an endpoint needs the openai client: pip install 'mmalign[judge]'") from error
+    # The client refuses to be without a key. Retries are this module's: the client's know no malformed or empty reply.
+    return OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=0)
+
+
+def _read_reply(text: str) -> _Answer | _Failure:
+    """Read a chat completion; a reply without words is a failure in passing."""
+    try:
+        choice = json.loads(text)["choices"][0]
+        content, reason = choice["message"]["content"], choice.get("finish_reason")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        return _Failure(f"a reply that is no chat completion ({type(error).__name__}): {text[:200]!r}", passing=True)
+    if not isinstance(content, str) or not content.strip():
+        return _Failure(f"a reply without words (finish_reason {reason!r})", passing=True)
+    return _Answer(content, cut=reason == "length")
+
+
+def _shorten(text: str) -> str:
+    return " ".join(text.split())[:500]
+
+
+def _read_retry_after(value: str | None) -> float | None:
+    """Seconds to wait, from a header that holds seconds or a date."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    # In this order, not-a-number becomes no wait.
+    return min(max(0.0, seconds), 10 * _LONGEST_WAIT)

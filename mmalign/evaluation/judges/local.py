@@ -1,0 +1,113 @@
+"""A judge on this machine: a causal or multimodal LLM that stock transformers load.
+
+Shape legend: B = prompts in a batch, N = longest prompt in tokens.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from mmalign.data.encode import render
+from mmalign.data.hashing import hash_file
+from mmalign.data.rows import Message
+from mmalign.evaluation.judges.cache import JudgementCache
+from mmalign.models.load import Dtype, load_mllm, named_errors, resolve_dtype
+
+
+class LocalJudge:
+    """Answers greedily with a local model; each batch is cached as it comes."""
+
+    def __init__(
+        self, model_dir: Path | str, *, cache: Path, max_new_tokens: int = 1024, batch_size: int = 8, dtype: Dtype = "auto"
+    ) -> None:
+        """Prepare; the model is loaded at the first prompt that the cache doesn't answer.
+
+        Args:
+            model_dir: Folder of the checkpoint: a causal LLM with a chat template, or a multimodal LLM, which is asked without image.
+            cache: JSONL file of judgements. Their key holds the hash of the weights, so a changed model is asked anew.
+            max_new_tokens: Longest answer.
+            batch_size: Prompts at once.
+            dtype: Precision of the weights.
+
+        Raises:
+            ValueError: If the folder holds no checkpoint.
+        """
+        self._folder = Path(model_dir)
+        self._max_new_tokens, self._batch_size, self._dtype = max_new_tokens, batch_size, dtype
+        self._loaded: tuple[Any, Any] | None = None
+        decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
+        identity = {"model": self.name, "sha256": _hash_checkpoint(self._folder), "decoding": decoding}
+        self._cache = JudgementCache(cache, judge=identity)
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self._folder.resolve().name
+
+    def ask(self, prompts: Sequence[str]) -> list[str]:
+        """Answer each prompt; the order is kept, and equal prompts are asked once."""
+        # Prompts of about the same length pad each other little.
+        missing = sorted(self._cache.missing(prompts), key=len)
+        with tqdm(total=len(missing), desc="judging", unit="prompt", leave=False) as bar:
+            for start in range(0, len(missing), self._batch_size):
+                batch = missing[start : start + self._batch_size]
+                for prompt, (response, cut) in zip(batch, self._answer(batch), strict=True):
+                    self._cache.add(prompt, response, cut=cut)
+                bar.update(len(batch))
+        self._cache.warn_of_cut(prompts, advice="raise max_new_tokens")
+        return [self._cache[prompt] for prompt in prompts]
+
+    @torch.no_grad()
+    def _answer(self, prompts: Sequence[str]) -> list[tuple[str, bool]]:
+        """Return each response, and whether it ended at the longest length."""
+        if self._loaded is None:
+            self._loaded = _load(self._folder, self._dtype)
+        model, processor = self._loaded
+        encoded = _encode(processor, prompts).to(model.device)
+        length = encoded["input_ids"].shape[1]
+        out = model.generate(**encoded, max_new_tokens=self._max_new_tokens, do_sample=False)[:, length:]
+        ends = model.generation_config.eos_token_id
+        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=out.device)
+        cut = (out.shape[1] == self._max_new_tokens) & ~torch.isin(out, ends).any(dim=1)
+        texts = processor.batch_decode(out, skip_special_tokens=True)
+        return [(text.strip(), bool(c)) for text, c in zip(texts, cut, strict=True)]
+
+
+def _hash_checkpoint(folder: Path) -> str:
+    """Hash what decides the answers: configs, tokenizer, template and weights."""
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"no checkpoint at {folder}: expected a folder with config.json; merge an adapter into its base first")
+    files = [path for path in sorted(folder.iterdir()) if path.suffix in {".json", ".jinja", ".model", ".safetensors", ".txt"}]
+    return hashlib.sha256("".join(f"{path.name} {hash_file(path)}\n" for path in files if path.is_file()).encode()).hexdigest()
+
+
+def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
+    with named_errors(str(folder)):
+        config = AutoConfig.from_pretrained(folder)
+        # Some multimodal configs stand in the causal mapping too, which would load half of the model.
+        if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            model, processor = load_mllm(str(folder), dtype=dtype)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
+            processor = AutoTokenizer.from_pretrained(folder)
+    if torch.accelerator.is_available():
+        model.to(torch.accelerator.current_accelerator())
+    return model, processor
+
+
+def _encode(processor: Any, prompts: Sequence[str]) -> Any:
+    is_tokenizer = not hasattr(processor, "tokenizer")
+    texts = [render(processor, [_message(prompt, plain=is_tokenizer)], add_generation_prompt=True) for prompt in prompts]
+    # The template writes the special tokens that the model wants; tokenizers would put a second one before them.
+    options = {"add_special_tokens": False} if is_tokenizer else {}
+    return processor(text=texts, return_tensors="pt", padding=True, padding_side="left", **options)
+
+
+def _message(prompt: str, *, plain: bool) -> Message:
+    # Templates of multimodal models iterate over parts; those of text models expect a string.
+    return Message(role="user", content=prompt if plain else [{"type": "text", "text": prompt}])

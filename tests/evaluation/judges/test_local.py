@@ -1,0 +1,122 @@
+"""The local judge: the answers of plain generate, from a causal and a multimodal LLM, cached by weights."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3Config, Qwen3ForCausalLM
+
+from mmalign.evaluation.judges.local import LocalJudge
+from tests.tiny_models import QWEN3, build_tokenizer, random_text
+
+PROMPTS = [random_text(i, 2 + 3 * i) for i in range(5)]
+TEMPLATE = (
+    "{%- for message in messages -%}{{- '<s>USER: ' + message['content'] + ' ' -}}{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
+)
+
+
+@pytest.fixture(scope="module")
+def llm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("judge") / "tiny-llm"
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    values = {key: value for key, value in QWEN3.items() if key != "model_type"}
+    model = Qwen3ForCausalLM(Qwen3Config(**values, pad_token_id=0, bos_token_id=1, eos_token_id=2))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@torch.no_grad()
+def plain_answers(folder: Path, *, multimodal: bool) -> list[str]:
+    if multimodal:
+        model, processor = AutoModelForImageTextToText.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+        tokenizer, texts = processor.tokenizer, [f"USER: {prompt} ASSISTANT:" for prompt in PROMPTS]
+    else:
+        model, tokenizer = Qwen3ForCausalLM.from_pretrained(folder), build_tokenizer()
+        texts = [f"<s>USER: {prompt} ASSISTANT:" for prompt in PROMPTS]
+    answers = []
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        out = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+        answers.append(tokenizer.decode(out, skip_special_tokens=True).strip())
+    return answers
+
+
+@pytest.mark.parametrize("kind", ["causal", "multimodal"])
+def test_equals_plain_generate(kind: str, llm_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    folder = llm_dir if kind == "causal" else tiny_llava_dir
+    judge = LocalJudge(folder, cache=tmp_path / "c.jsonl", max_new_tokens=6, batch_size=2, dtype="float32")
+    assert judge.name == folder.name
+    expected = plain_answers(folder, multimodal=kind == "multimodal")
+    assert len(set(expected)) > 1
+    assert judge.ask(PROMPTS) == expected
+    rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert {row["prompt"] for row in rows} == set(PROMPTS)
+
+
+def test_cached_answers_need_no_model(llm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {"cache": tmp_path / "c.jsonl", "max_new_tokens": 4, "dtype": "float32"}
+    first = LocalJudge(llm_dir, **options).ask(PROMPTS[:3])
+    asked: list[str] = []
+    answer = LocalJudge._answer
+    monkeypatch.setattr(LocalJudge, "_answer", lambda self, prompts: asked.extend(prompts) or answer(self, prompts))
+    assert LocalJudge(llm_dir, **options).ask([*PROMPTS[:3], PROMPTS[1]]) == [*first, first[1]]
+    assert asked == []
+    LocalJudge(llm_dir, **options).ask(PROMPTS)
+    assert asked == PROMPTS[3:]
+
+
+def test_changed_weights_are_asked_anew(llm_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / llm_dir.name
+    shutil.copytree(llm_dir, folder)
+    options: dict[str, Any] = {"cache": tmp_path / "c.jsonl", "max_new_tokens": 4, "dtype": "float32"}
+    first = LocalJudge(llm_dir, **options).ask(PROMPTS)
+    assert LocalJudge(folder, **options).ask(PROMPTS) == first
+    assert len((tmp_path / "c.jsonl").read_text().splitlines()) == len(PROMPTS), "a copy is the same judge"
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {name: -tensor if "lm_head" in name or "embed" in name else tensor for name, tensor in weights.items()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert LocalJudge(folder, **options).ask(PROMPTS) != first
+
+
+def test_cut_answers_are_counted(llm_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    LocalJudge(llm_dir, cache=tmp_path / "c.jsonl", max_new_tokens=2, dtype="float32").ask(PROMPTS)
+    rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
+    assert all(row["cut"] for row in rows)
+    assert "5 of 5 judgements" in caplog.text
+    # The same model, told to end at the token that it says second.
+    folder = tmp_path / "ends"
+    shutil.copytree(llm_dir, folder)
+    model = Qwen3ForCausalLM.from_pretrained(folder)
+    ids = build_tokenizer()(f"<s>USER: {PROMPTS[0]} ASSISTANT:", add_special_tokens=False, return_tensors="pt")["input_ids"]
+    second = int(model.generate(ids, max_new_tokens=2, do_sample=False)[0, -1])
+    model.generation_config.eos_token_id = [2, second]
+    model.generation_config.save_pretrained(folder)
+    LocalJudge(folder, cache=tmp_path / "d.jsonl", max_new_tokens=2, dtype="float32").ask(PROMPTS[:1])
+    assert json.loads((tmp_path / "d.jsonl").read_text())["cut"] is False
+
+
+def test_folders_without_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no checkpoint at .*: expected a folder with config.json"):
+        LocalJudge(tmp_path, cache=tmp_path / "c.jsonl")
+
+
+def test_a_model_without_chat_template_is_refused(llm_dir: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "bare"
+    shutil.copytree(llm_dir, folder)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(ValueError, match="has no chat template"):
+        LocalJudge(folder, cache=tmp_path / "c.jsonl").ask(["p"])
