@@ -1,5 +1,6 @@
 """Pairs to Parquet shards that ``datasets`` reads with their images, written in small groups of rows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,20 @@ def text_form(value: Any) -> str:
     return "parts" if any(isinstance(message["content"], list) for message in value) else "messages"
 
 
+def check_unicode(*values: Any) -> None:
+    """Look for halves of surrogate pairs, which JSON can write and no file of text can hold.
+
+    Raises:
+        ValueError: With the place of the first.
+    """
+    text = json.dumps(values, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        before = text[max(0, error.start - 20) : error.start]
+        raise ValueError(f"half of a surrogate pair, {text[error.start]!a}, stands after {before!a}; expected Unicode text") from error
+
+
 class PairWriter:
     """Writes ``pairs-00000.parquet`` and so on. All rows have the form of the first, because a column has one type."""
 
@@ -72,8 +87,9 @@ class PairWriter:
         """Add a row with id, source, images (cells), prompt, chosen and rejected.
 
         Raises:
-            ValueError: If a text has another form than the first row's.
+            ValueError: If a text has another form than the first row's, or holds what is no text.
         """
+        check_unicode([row[name] for name in ("id", *TEXT_FIELDS, "source")], [cell["path"] for cell in row["images"]])
         forms = {name: text_form(row[name]) for name in TEXT_FIELDS}
         if not self.forms:
             self.forms = forms

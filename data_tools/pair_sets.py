@@ -5,7 +5,8 @@ The fields that each function reads, and where they were looked up, are listed i
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,7 @@ class Pair:
 
 def bpo(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """BPO (arXiv:2403.08730): every two completions of unequal score; the higher one is chosen."""
-    completions = [(_number(c, "score"), _field(c, "response", str), str(c.get("type") or "")) for c in _field(record, "completions", list)]
+    completions = [(_number(c, "score"), _field(c, "response", str), str(c.get("type") or "")) for c in _objects(record, "completions")]
     images = [record["image"]] if record.get("image") is not None else []
     pairs = []
     for (i, first), (j, second) in itertools.combinations(enumerate(completions), 2):
@@ -77,7 +78,8 @@ def vlfeedback(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """
     row_id = str(_field(record, "id", (str, int)))
     image = record["image"] if record.get("image") is not None else f"{row_id}.jpg"
-    rated = [(rating, _field(c, "response", str)) for c in _as_rows(record.get("completions")) if (rating := _mean_rating(c)) is not None]
+    completions = _objects({**record, "completions": _as_rows(record.get("completions"))}, "completions")
+    rated = [(rating, _field(c, "response", str)) for c in completions if (rating := _mean_rating(c)) is not None]
     if len(rated) < 2:
         raise ValueError(f"{len(rated)} responses with ratings of {', '.join(VLFEEDBACK_ASPECTS)}; expected at least two")
     images = [image]
@@ -155,31 +157,33 @@ def _plain_pair(record: Mapping[str, Any], default_id: str, *, set_name: str, id
     )
 
 
-def _as_rows(completions: Any) -> list[Mapping[str, Any]]:
+def _as_rows(completions: Any) -> Any:
     """A list of dicts, which older versions of ``datasets`` store as a dict of lists."""
-    if isinstance(completions, dict):
-        return [dict(zip(completions, values, strict=True)) for values in zip(*completions.values(), strict=True)]
-    if not isinstance(completions, list):
-        raise ValueError(f"completions is a {type(completions).__name__}; expected a list")
-    return completions
+    if not isinstance(completions, dict):
+        return completions
+    lengths = {name: len(values) if isinstance(values, list) else None for name, values in completions.items()}
+    if None in lengths.values() or len(set(lengths.values())) > 1:
+        raise ValueError(f"completions is a dict of columns of lengths {lengths}; expected lists of one length")
+    return [dict(zip(completions, values, strict=True)) for values in zip(*completions.values(), strict=True)]
 
 
 def _mean_rating(completion: Mapping[str, Any]) -> float | None:
-    annotations = completion.get("annotations") or {}
-    ratings = [str((annotations.get(aspect) or {}).get("Rating")) for aspect in VLFEEDBACK_ASPECTS]
+    annotations = _field(completion, "annotations", dict) if completion.get("annotations") else {}
+    notes = [_field(annotations, aspect, dict) if annotations.get(aspect) else {} for aspect in VLFEEDBACK_ASPECTS]
     try:
-        return sum(map(float, ratings)) / len(ratings)
+        mean = sum(float(str(note.get("Rating"))) for note in notes) / len(notes)
     except ValueError:
         # "N/A": the annotator gave none.
         return None
+    return mean if math.isfinite(mean) else None
 
 
-def _turns(conversation: Sequence[Any]) -> Messages:
+def _turns(conversation: list[Any]) -> Messages:
     """LLaVA's turns as messages. Some files nest the conversation in one more list."""
     if len(conversation) == 1 and isinstance(conversation[0], list):
         conversation = conversation[0]
     turns = []
-    for turn in conversation:
+    for turn in _objects({"conversation": conversation}, "conversation"):
         role = turn.get("from")
         if role not in ROLES:
             raise ValueError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
@@ -221,8 +225,20 @@ def _kind_name(kind: type | tuple[type, ...]) -> str:
     return " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
 
 
+def _objects(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    """Return a field that lists objects."""
+    values = _field(record, name, list)
+    odd = next((value for value in values if not isinstance(value, dict)), None)
+    if odd is not None:
+        raise ValueError(f"field {name} holds a {type(odd).__name__}; expected objects")
+    return values
+
+
 def _number(record: Mapping[str, Any], name: str) -> float:
-    return float(_field(record, name, (int, float)))
+    value = float(_field(record, name, (int, float)))
+    if not math.isfinite(value):
+        raise ValueError(f"field {name} is {value}; expected a finite number")
+    return value
 
 
 def _has(record: Mapping[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Records of a data file one by one, so that a file of any size takes the same memory."""
 
+import codecs
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,28 +53,36 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def _read_lines(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as file:
+    # As bytes, so that a line that is no UTF-8 costs itself; some programs put a byte-order mark before the first.
+    with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             where = f"{path.name}:{number}"
             if not line.strip():
                 continue
             try:
-                yield _checked(where, json.loads(line))
-            except json.JSONDecodeError as error:
+                yield _checked(where, json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8")))
+            except UnicodeDecodeError as error:
+                yield Record(where, {}, f"not UTF-8: {error}")
+            except (json.JSONDecodeError, RecursionError) as error:
                 yield Record(where, {}, f"not JSON: {error}")
 
 
 def _read_json(path: Path) -> Iterator[Record]:
-    with path.open(encoding="utf-8") as file:
-        first = file.read(1)
-        while first.isspace():
-            first = file.read(1)
-        if first != "[":
-            # Files named .json that hold one object a line are common.
-            yield from _read_lines(path)
-            return
-        for number, value in enumerate(_array_items(file, path)):
-            yield _checked(f"{path.name}[{number}]", value)
+    with path.open("rb") as raw:
+        # A byte-order mark may stand before the first bracket.
+        is_array = raw.read(256).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
+    if not is_array:
+        # Files named .json that hold one object a line are common.
+        yield from _read_lines(path)
+        return
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            while file.read(1) != "[":
+                pass
+            for number, value in enumerate(_array_items(file, path)):
+                yield _checked(f"{path.name}[{number}]", value)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not UTF-8: {error}") from error
 
 
 def _array_items(file: Any, path: Path) -> Iterator[Any]:
@@ -92,6 +101,8 @@ def _array_items(file: Any, path: Path) -> Iterator[Any]:
             # A number or word at the end of the window may go on in the next one.
             if end == len(text) and text[position] not in '{["':
                 raise json.JSONDecodeError("may go on", text, position)
+        except RecursionError as error:
+            raise ValueError(f"{path} is nested too deeply after {count} records") from error
         except json.JSONDecodeError as error:
             more = file.read(chunk)
             if not more:

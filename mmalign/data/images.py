@@ -37,7 +37,11 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
         return _open(io.BytesIO(value), name="image bytes")
     if isinstance(value, (str, Path)):
         path = resolve_image_path(value, root=root)
-        if not path.is_file():
+        try:
+            found = path.is_file()
+        except OSError as error:
+            raise ValueError(f"image path {str(value)[:200]!r} can't be looked up: {error.strerror}") from error
+        if not found:
             raise ValueError(f"image not found: {path}")
         return _open(path, name=str(path))
     raise ValueError(f"image is a {type(value).__name__}; expected a PIL image, bytes, a path or a dict with one of them")

@@ -33,7 +33,8 @@ class Rejects:
     def add(self, row_id: str, reason: str) -> None:
         """Write one rejected row. Flushed at once, so that a killed run keeps its reasons."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("a", encoding="utf-8") as file:
+        # A reason may quote the very text that no file can hold.
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"id": row_id, "reason": reason}, ensure_ascii=False) + "\n")
         self.num_rejected += 1
 

@@ -141,9 +141,9 @@ def response_text(value: Any, name: str) -> str:
         ValueError: If it is empty, has several turns, or is not text.
     """
     if isinstance(value, list):
-        if len(value) != 1 or value[0].get("role") != "assistant":
+        if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
             raise ValueError(f"{name} must be one assistant message; it has {len(value)} messages")
-        value = _text_of(value[0]["content"])
+        value = _text_of(value[0].get("content"))
     if not isinstance(value, str):
         raise ValueError(f"{name} is a {type(value).__name__}; expected text or one assistant message")
     if not value.strip():
@@ -173,8 +173,8 @@ def _parts(content: Any) -> list[dict[str, Any]]:
     return [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
 
 
-def _text_of(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part.get("text") or "" for part in content)
+def _text_of(content: Any) -> Any:
+    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content
 
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:

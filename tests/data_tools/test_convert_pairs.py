@@ -1,6 +1,8 @@
 """Converters: each set's own schema to the expected pairs, and what comes out is what training takes."""
 
+import codecs
 import json
+import math
 import re
 import tracemalloc
 from pathlib import Path
@@ -10,6 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from data_tools.convert_pairs import main
+from data_tools.pair_sets import VLFEEDBACK_ASPECTS
 from data_tools.records import JSON_CHUNK, read_records
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
@@ -179,6 +182,7 @@ def test_the_wrong_set_stops_with_the_reasons(tmp_path: Path, capsys: pytest.Cap
         ('[{"a": 1}, {"b": ', "bpo.json is cut off or damaged after 1 records"),
         ('[{"a": 1} {]', "bpo.json is cut off or damaged after 1 records"),
         ("[", "bpo.json is cut off or damaged after 0 records"),
+        ('[{"a": 1}, ' + "[" * 100_000, "bpo.json is nested too deeply after 1 records"),
     ],
 )
 def test_a_damaged_array_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str) -> None:
@@ -195,6 +199,82 @@ def test_a_broken_line_costs_itself(tmp_path: Path) -> None:
     reasons = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert [reject["id"] for reject in reasons] == ["povid.jsonl:2", "povid.jsonl:4"]
     assert reasons[1]["reason"] == "record is a list; expected an object"
+
+
+def _completions(*values: Any) -> dict[str, Any]:
+    return {"completions": list(values)}
+
+
+ODD = {
+    "turns are text": ("povid", {"conversations": ["a", "b"]}, "field conversation holds a str; expected objects"),
+    "half a surrogate in a response": (
+        "povid",
+        {"conversations": [*sets.POVID[0]["conversations"][:1], {"from": "gpt", "value": "a \ud800"}]},
+        "half of a surrogate pair, '\\\\ud800', stands after .*a '; expected Unicode text",
+    ),
+    "half a surrogate in an id": ("povid", {"id": "\udfff"}, "half of a surrogate pair, '\\\\udfff'"),
+    "a path longer than a file system takes": ("povid", {"image": "a" * 5000}, "image path 'a+' can't be looked up: File name too long"),
+    "completions are text": ("bpo", _completions("a", "b"), "field completions holds a str; expected objects"),
+    "a score that is no number": (
+        "bpo",
+        _completions({"score": math.nan, "response": "x"}, {"score": 1, "response": "y"}),
+        "field score is nan; expected a finite number",
+    ),
+    "annotations are text": (
+        "vlfeedback",
+        _completions({"annotations": "x", "response": "a"}),
+        "field annotations is a str; expected dict",
+    ),
+    "ratings are no numbers": (
+        "vlfeedback",
+        _completions(*[{"annotations": {aspect: {"Rating": "nan"} for aspect in VLFEEDBACK_ASPECTS}, "response": text} for text in "ab"]),
+        "0 responses with ratings of Helpfulness",
+    ),
+    "ragged columns": (
+        "vlfeedback",
+        {"completions": {"annotations": [{}], "response": []}},
+        "completions is a dict of columns of lengths .*'annotations': 1, 'response': 0.*; expected lists of one length",
+    ),
+}
+GOOD = {"povid": sets.POVID[0], "bpo": sets.BPO[1], "vlfeedback": sets.VLFEEDBACK[0]}
+
+
+@pytest.mark.parametrize("fault", ODD)
+def test_a_record_of_another_shape_costs_itself(tmp_path: Path, fault: str) -> None:
+    """Whatever a record holds, the ones before and after it are converted."""
+    set_name, change, reason = ODD[fault]
+    good = GOOD[set_name]
+    root = sets.save_images(tmp_path / "images", good.get("image") or f"{good['id']}.jpg")
+    file = save_json(tmp_path / "set.jsonl", [good, {**good, **change}, good])
+    got = [texts(row) for row in convert(tmp_path, set_name, file, "--max-reject-share", "0.5", root=root)]
+    assert got[: len(got) // 2] == got[len(got) // 2 :], "the same record twice"
+    assert got
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    assert re.search(reason, reject["reason"])
+
+
+def test_a_response_in_no_known_form_costs_itself(tmp_path: Path) -> None:
+    root = sets.save_images(tmp_path, "a.jpg")
+    row = {"image": "a.jpg", "prompt": "Hm?", "chosen": "a", "rejected": "b"}
+    file = save_json(tmp_path / "rows.jsonl", [{**row, "chosen": ["a"]}, row])
+    assert len(convert(tmp_path, "trl", file, "--max-words", "9", "--max-reject-share", "0.5", root=root)) == 1
+
+
+def test_a_line_that_is_no_utf8_or_nested_too_deeply_costs_itself(tmp_path: Path) -> None:
+    root = sets.save_images(tmp_path / "coco", "000000000077.jpg")
+    good = json.dumps(sets.POVID[0]).encode()
+    (tmp_path / "povid.jsonl").write_bytes(b"\n".join([good, b'{"a": "\xff"}', b"[" * 100_000, good]))
+    assert len(convert(tmp_path, "povid", tmp_path / "povid.jsonl", "--max-reject-share", "0.5", root=root)) == 2
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert [reason.split(":")[0] for reason in reasons] == ["not UTF-8", "not JSON"]
+
+
+@pytest.mark.parametrize("name", ["povid.json", "povid.jsonl"])
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path, name: str) -> None:
+    root = sets.save_images(tmp_path / "coco", "000000000077.jpg")
+    file = save_json(tmp_path / name, sets.POVID)
+    file.write_bytes(codecs.BOM_UTF8 + file.read_bytes())
+    assert len(convert(tmp_path, "povid", file, root=root)) == 1
 
 
 def test_long_responses_drop_their_record(tmp_path: Path) -> None:
