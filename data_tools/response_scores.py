@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from mmalign.data.rejects import Rejects
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.chair import find_mentions
+from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
 from mmalign.evaluation.runner import generate_answers
 

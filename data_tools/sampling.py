@@ -29,9 +29,9 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
         ValueError: If there is nothing to ask, or the images' folder is not known.
     """
     if (source / "chair.jsonl").is_file():
-        images, words, files = load_chair(source)
-        items = [Sampled(image.as_question(), image.truth, None, []) for image in images]
-        return items, image_root or source / "images", words, {path.name: hash_file(path) for path in files}
+        chair = load_chair(source)
+        items = [Sampled(question, chair.truths[question.id], None, []) for question in chair.questions()]
+        return items, image_root or source / "images", chair.words, {path.name: hash_file(path) for path in chair.files}
     if source.is_dir():
         if not prompts:
             raise ValueError(f"{source} is a folder of images; say what to ask about each with --prompts")

@@ -18,7 +18,8 @@ from transformers.utils import logging
 
 from mmalign.cli import main as mmalign
 from mmalign.evaluation.answers import read_answers
-from mmalign.evaluation.chair import find_mentions, load_chair
+from mmalign.evaluation.chair import load_chair
+from mmalign.evaluation.object_words import find_mentions
 from mmalign.reports.demo_page import write_demo_page
 from mmalign.reports.difficulty_summary import DifficultySummary, Grade, ProxySummary
 from mmalign.reports.gallery import Caption, GalleryItem
@@ -105,19 +106,20 @@ def read_difficulty(out: Path) -> DifficultySummary:
 def build_gallery(out: Path) -> list[GalleryItem]:
     """Show the first held-out scenes with each model's caption, right and wrong object words marked."""
     data = out / "world" / "eval"
-    images, words, _ = load_chair(data)
-    answers = {name: read_answers(out / folder / "eval" / "chair_answers.jsonl") for name, folder in MODELS.items()}
+    chair = load_chair(data)
+    answers = {name: dict(read_answers(out / folder / "eval" / "chair_answers.jsonl")) for name, folder in MODELS.items()}
     items = []
-    for image in images[:GALLERY_SIZE]:
+    for image in chair.questions()[:GALLERY_SIZE]:
+        truth = chair.truths[image.id]
         captions = {}
         for name in MODELS:
             text = answers[name][image.id]
-            mentions = find_mentions(text, words)
-            wrong = [(m.start, m.end) for m in mentions if m.name not in image.truth]
-            right = [(m.start, m.end) for m in mentions if m.name in image.truth]
+            mentions = find_mentions(text, chair.words)
+            wrong = [(m.start, m.end) for m in mentions if m.name not in truth]
+            right = [(m.start, m.end) for m in mentions if m.name in truth]
             captions[name] = Caption(text, hallucinated=wrong, correct=right)
-        png = (data / "images" / image.image).read_bytes()
-        items.append(GalleryItem(image=png, captions=captions, truth=sorted(image.truth), question=image.question))
+        png = (data / "images" / str(image.image)).read_bytes()
+        items.append(GalleryItem(image=png, captions=captions, truth=sorted(truth), question=image.prompt))
     return items
 
 

@@ -49,16 +49,19 @@ def write_card(folder: Path) -> Path:
 def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
     """Put a result of ``mmalign evaluate`` into the record and the card; None where the folder is no run of mmalign.
 
-    A result of the same benchmark and mode is replaced.
+    A result of the same benchmark, mode and variant is replaced.
     """
     if not (folder / RUN_FILE).is_file():
         return None
     record = read_record(folder)
-    key = (result["benchmark"], result["mode"])
-    kept = [other for other in record.get("evaluation", []) if (other["benchmark"], other["mode"]) != key]
-    record["evaluation"] = sorted([*kept, dict(result)], key=lambda entry: (entry["benchmark"], entry["mode"]))
+    kept = [other for other in record.get("evaluation", []) if _kind_of(other) != _kind_of(result)]
+    record["evaluation"] = sorted([*kept, dict(result)], key=_kind_of)
     write_record(folder, record)
     return write_card(folder)
+
+
+def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    return result["benchmark"], result["mode"], result.get("variant") or ""
 
 
 def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:

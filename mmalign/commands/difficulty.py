@@ -59,11 +59,11 @@ def run_score(options: ScoreOptions) -> None:
     """Score every pair, vote, and print the summary."""
     from mmalign.data.datasets import load_rows
     from mmalign.difficulty.fuse import fuse_shards
-    from mmalign.models.load import load_clip
+    from mmalign.models.load import best_device, load_clip
 
     dataset = load_rows(options.pairs)
-    clip = load_clip(options.clip, dtype=options.dtype)
-    shards = _score(options, dataset, options.mllm, clip, {"clip": options.clip, "mllm": options.mllm})
+    clip, clip_processor = load_clip(options.clip, dtype=options.dtype)
+    shards = _score(options, dataset, options.mllm, (clip.to(best_device()), clip_processor), {"clip": options.clip, "mllm": options.mllm})
     print_summary(fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source), options.out)
 
 
@@ -83,9 +83,10 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: tuple[Any, Any],
     from mmalign.data.hashing import hash_file
     from mmalign.difficulty.scoring import ScoreConfig, Scorers, score_pairs
     from mmalign.engine.reference_cache import fingerprint_checkpoint
-    from mmalign.models.load import load_mllm
+    from mmalign.models.load import best_device, load_mllm
 
-    scorers = Scorers(*load_mllm(mllm, dtype=options.dtype), *clip)
+    model, processor = load_mllm(mllm, dtype=options.dtype)
+    scorers = Scorers(model.to(best_device()), processor, *clip)
     data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype)
     config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)

@@ -1,23 +1,52 @@
-"""``mmalign evaluate pope | chair``."""
+"""``mmalign evaluate NAME``: answer a benchmark's questions where a model is given, and score the answers."""
+
+from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from mmalign.evaluation.benchmark import Benchmark
+    from mmalign.evaluation.items import Item
+    from mmalign.evaluation.judging import Judge
+    from mmalign.evaluation.results import Result
+
+Name = Literal["pope", "chair", "amber", "mme", "hallusionbench", "mmhal", "object-halbench"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """Options of ``mmalign evaluate``."""
 
-    benchmark: Literal["pope", "chair"] = field(metadata={"help": "pope or chair", "positional": True})
-    data: Path = field(metadata={"help": "POPE: question file or folder of them; CHAIR: folder with chair.jsonl and synonyms.txt"})
+    benchmark: Name = field(metadata={"help": "pope, chair, amber, mme, hallusionbench, mmhal or object-halbench", "positional": True})
+    data: Path = field(metadata={"help": "the benchmark's own files: their folder, or the question file"})
     model: str | None = field(default=None, metadata={"help": "answer with this model: folder or hub id"})
-    answers: Path | None = field(default=None, metadata={"help": "score these saved answers instead (JSONL: id, response)"})
+    answers: Path | None = field(
+        default=None, metadata={"help": "score these saved answers instead: JSONL of id and response, or the benchmark's own format"}
+    )
     images: Path | None = field(default=None, metadata={"help": "folder of the images; DATA/images if not given"})
     out: Path | None = field(default=None, metadata={"help": "folder for answers and result; needed with --model"})
-    mode: Literal["official", "strict"] = field(default="official", metadata={"help": "POPE's parser: the original's, or whole words"})
-    allow_partial: bool = field(default=False, metadata={"help": "score although some questions have no answer"})
+    json: bool = field(default=False, metadata={"help": "print one JSON object instead of a table"})
+    mode: Literal["official", "strict"] = field(
+        default="official", metadata={"help": "read answers as the original script does, or whole words only"}
+    )
+    allow_partial: bool = field(default=False, metadata={"help": "score what is there, although answers are missing, doubled or foreign"})
+    variant: Literal["original", "wordnet"] = field(default="original", metadata={"help": "CHAIR: how words become singular"})
+    similarity: str = field(
+        default="auto", metadata={"help": "AMBER: which words are near: spacy, exact, a table's path, or auto for the best there is"}
+    )
+    questions: Literal["all", "image"] = field(
+        default="all", metadata={"help": "HallusionBench: all 1,129 questions, or the 951 with an image"}
+    )
+    judge_url: str | None = field(default=None, metadata={"help": "judge behind this OpenAI-compatible endpoint"})
+    judge_model: str | None = field(default=None, metadata={"help": "its model; the key is read from the environment"})
+    judge: str | None = field(default=None, metadata={"help": "judge with this local model: folder or hub id"})
+    judge_prompt: Path | None = field(default=None, metadata={"help": "text file with another wording for the judge"})
+    judgements: Path | None = field(default=None, metadata={"help": "a judge's saved replies, instead of asking"})
+    prompt_suffix: str = field(default="", metadata={"help": "text behind every question, such as LLaVA's single-word request"})
     max_new_tokens: int = field(default=64, metadata={"help": "longest answer in tokens"})
     batch_size: int = field(default=64, metadata={"help": "questions at once"})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
@@ -32,62 +61,165 @@ def run(options: EvaluateOptions) -> None:
     """
     if (options.model is None) == (options.answers is None):
         raise ValueError("give either --model, to answer the questions, or --answers, to score saved ones")
-    print(evaluate(options).to_json(indent=1))
+    result = evaluate(options)
+    print(result.to_json() if options.json else result.to_text())
 
 
-def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Any:
+def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Result:
     """Return the result; ``loaded`` is a model and processor that are in memory already."""
-    from mmalign.commands.cards import add_result
-    from mmalign.evaluation.answers import read_answers
-    from mmalign.evaluation.chair import load_chair, score_chair
-    from mmalign.evaluation.pope import load_pope, score_pope
-    from mmalign.evaluation.results import Result, hash_files
+    from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
+    from mmalign.evaluation.results import hash_files
 
-    items: Any
-    if options.benchmark == "pope":
-        items, files = load_pope(options.data)
-    else:
-        items, words, files = load_chair(options.data)
-    path, decoding = options.answers, None
-    partial = options.allow_partial
+    benchmark = load_benchmark(options)
+    path, partial = options.answers, options.allow_partial
+    decoding = None if path is None else read_decoding(path, benchmark.form)
     if path is None:
-        path, num_rejected = _generate(options, [item.as_question() for item in items], loaded)
-        decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens}
+        path, num_rejected = _generate(options, benchmark, loaded)
+        decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens, "prompt_suffix": options.prompt_suffix}
         partial = partial or num_rejected > 0
-    answers = read_answers(path)
-    if options.benchmark == "pope":
-        metrics = score_pope(items, answers, mode=options.mode, allow_partial=partial)
-    else:
-        metrics = score_chair(items, answers, words, allow_partial=partial)
-    result = Result(
-        benchmark=options.benchmark,
-        metrics=metrics,
-        mode=options.mode if options.benchmark == "pope" else "words",
-        num_answers=len(answers),
-        data=hash_files(files),
-        model=options.model,
-        decoding=decoding,
-    )
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        result.write(options.out / f"{options.benchmark}.json")
-    if options.model is not None:
-        add_result(Path(options.model), dataclasses.asdict(result))
+    rows = read_answers(path, benchmark.form, order=benchmark.required())
+    answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
+    result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
+    _save(options, result, make_items(benchmark, answers, mode=options.mode))
     return result
 
 
-def _generate(options: EvaluateOptions, questions: Any, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
+def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Literal["official", "strict"]) -> list[Item]:
+    """Return what a report shows of each answer; none where a benchmark has no such parts."""
+    from mmalign.evaluation.answers import Question
+    from mmalign.evaluation.chair import Chair
+    from mmalign.evaluation.items import make_chair_items, make_pope_items
+    from mmalign.evaluation.object_words import find_mentions
+    from mmalign.evaluation.pope import Pope, parse_official
+    from mmalign.evaluation.yes_no import parse_strict
+
+    if isinstance(benchmark, Pope):
+        return make_pope_items(benchmark.items, answers, parse=parse_official if mode == "official" else parse_strict)
+    if isinstance(benchmark, Chair):
+        # Places are known where words are looked up as they stand; singulars made by rule have none.
+        words = benchmark.words if benchmark.how == "words" else None
+        locate = None if words is None else lambda text: [(m.name, m.start, m.end) for m in find_mentions(text, words)]
+        asked = benchmark.asked or [Question(i, None, "") for i in answers]
+        return make_chair_items(asked, answers, truths=benchmark.truths, find=benchmark.find, locate=locate)
+    return []
+
+
+def load_benchmark(options: EvaluateOptions) -> Benchmark:
+    """Read the benchmark's data."""
+    if options.benchmark == "pope":
+        from mmalign.evaluation.pope import load_pope
+
+        return load_pope(options.data)
+    if options.benchmark == "chair":
+        from mmalign.evaluation.chair import load_chair
+
+        return load_chair(options.data, variant=options.variant)
+    if options.benchmark == "amber":
+        from mmalign.evaluation.amber import load_amber
+
+        return load_amber(options.data, similarity=options.similarity)
+    if options.benchmark == "mme":
+        from mmalign.evaluation.mme import load_mme
+
+        return load_mme(options.data)
+    if options.benchmark == "hallusionbench":
+        from mmalign.evaluation.hallusionbench import load_hallusionbench
+
+        return load_hallusionbench(options.data, which=options.questions)
+    if options.benchmark == "mmhal":
+        from mmalign.evaluation.mmhal import load_mmhal
+
+        return load_mmhal(options.data)
+    from mmalign.evaluation.object_halbench import load_object_halbench
+
+    return load_object_halbench(options.data)
+
+
+def build_judge(options: EvaluateOptions) -> Judge | None:
+    """Return the judge that the options name, or None.
+
+    Raises:
+        ValueError: If an endpoint is named without a model, a model without an endpoint, or two judges.
+    """
+    if (options.judge_url is None) != (options.judge_model is None):
+        raise ValueError("a judge behind an endpoint needs both --judge-url and --judge-model")
+    if sum(choice is not None for choice in (options.judge_url, options.judge, options.judgements)) > 1:
+        raise ValueError("give one of --judge-url, --judge and --judgements")
+    if options.judge_url is None and options.judge is None:
+        return None
+    # Asking costs money or time: replies are kept even where no folder is named.
+    folder = options.out or Path.home() / ".cache" / "mmalign"
+    folder.mkdir(parents=True, exist_ok=True)
+    cache = folder / f"{options.benchmark}_judge_cache.jsonl"
+    if options.judge_url is not None:
+        from mmalign.evaluation.judges.endpoint import OpenAIJudge
+
+        return OpenAIJudge(url=options.judge_url, model=str(options.judge_model), cache=cache)
+    from mmalign.evaluation.judges.local import LocalJudge
+
+    return LocalJudge(str(options.judge), cache=cache)
+
+
+def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> Result:
+    from mmalign.evaluation.judging import hash_text
+    from mmalign.evaluation.results import Result, differing, hash_files
+
+    judgements, judge, wording = _judge(options, benchmark, answers)
+    metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
+    other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
+    others = benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else metrics
+    return Result(
+        benchmark=benchmark.name,
+        metrics=metrics,
+        other_mode=differing(metrics, others),
+        mode=options.mode,
+        variant=benchmark.variant(judged=judgements is not None),
+        num_answers=len(answers),
+        data=hash_files(benchmark.files),
+        judge=judge,
+        judge_prompt=hash_text(wording) if wording else None,
+    )
+
+
+def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[dict[str, str] | None, str | None, str | None]:
+    """Return the judge's replies by id, its name, and its wording; none where no judge was asked for."""
+    from mmalign.evaluation.judging import ask_judge, read_judgements, write_judgements
+
+    judge = build_judge(options)
+    if judge is None and options.judgements is None:
+        return None, None, None
+    template = None if options.judge_prompt is None else options.judge_prompt.read_text(encoding="utf-8")
+    prompts = benchmark.judge_prompts(answers, template=template)
+    if judge is None:
+        path = Path(str(options.judgements))
+        order = benchmark.required() or list(answers)
+        return read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order), f"saved in {path.name}", None
+    replies = ask_judge(judge, prompts)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", replies)
+    return replies, judge.name, template or benchmark.judge_wording
+
+
+def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
     from mmalign.data.rejects import Rejects
     from mmalign.evaluation.runner import generate_answers
-    from mmalign.models.load import load_mllm
+    from mmalign.models.load import best_device, load_mllm
 
     if options.out is None or options.model is None:
         raise ValueError("--out is missing: the folder that answers and result are saved in")
+    questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
+    options.out.mkdir(parents=True, exist_ok=True)
     root = options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+    if options.images is None and benchmark.write_images(options.out / "images"):
+        root = options.out / "images"
     if not root.is_dir():
         raise ValueError(f"no images at {root}; name their folder with --images")
-    model, processor = load_mllm(options.model, dtype=options.dtype) if loaded is None else loaded
-    options.out.mkdir(parents=True, exist_ok=True)
+    if loaded is None:
+        model, processor = load_mllm(options.model, dtype=options.dtype)
+        model = model.to(best_device())
+    else:
+        model, processor = loaded
     rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
     path = generate_answers(
         model,
@@ -100,3 +232,17 @@ def _generate(options: EvaluateOptions, questions: Any, loaded: tuple[Any, Any] 
         batch_size=options.batch_size,
     )
     return path, rejects.num_rejected
+
+
+def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
+    from mmalign.evaluation.items import items_path, write_items
+
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        result.write(options.out / f"{options.benchmark}.json")
+        if items:
+            write_items(items_path(options.out, options.benchmark), items)
+    if options.model is not None:
+        from mmalign.commands.cards import add_result
+
+        add_result(Path(options.model), dataclasses.asdict(result))

@@ -4,6 +4,7 @@ Shape legend: K = tokens, S and T = hidden widths of student and teacher, V = vo
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,11 +13,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmalign.engine.head import MAX_CHUNK_LOGITS
+from mmalign.engine.head import add_product_, chunks
 
 DivergenceKind = Literal["forward", "reverse", "jensen-shannon"]
-# Logits of both models, their log-probabilities and the gradient are held at once.
-BUFFERS = 6
 
 
 class Head(NamedTuple):
@@ -77,92 +76,142 @@ def linear_divergence(
     if len(student_hidden) != len(teacher_hidden):
         raise ValueError(f"{len(student_hidden)} tokens of the student and {len(teacher_hidden)} of the teacher; expected as many")
     size = min(len(student.weight), len(teacher.weight))
-    teacher = Head(teacher.weight[:size], None if teacher.bias is None else teacher.bias[:size])
+    teacher = _cut(teacher, size)
     # Cut by slicing outside the function: autograd then spreads the gradient over the whole weight.
-    bias = None if student.bias is None else student.bias[:size]
+    student = _cut(student, size)
     return _LinearDivergence.apply(
-        student_hidden, student.weight[:size], bias, teacher_hidden.detach(), teacher, divergence or Divergence()
+        student_hidden, student.weight, student.bias, teacher_hidden.detach(), teacher, divergence or Divergence(), torch.is_grad_enabled()
     )
 
 
+def _cut(head: Head, size: int) -> Head:
+    """The first rows; a head of that size as it is, since the gradient of a slice is a copy of the whole."""
+    return head if len(head.weight) == size else Head(head.weight[:size], None if head.bias is None else head.bias[:size])
+
+
 class _LinearDivergence(torch.autograd.Function):
+    """Gradients are made in the forward pass, as if every token counted once.
+
+    A token's hidden state only needs its own scale afterwards. The head's gradient is a sum over tokens: it can be scaled as a whole
+    where all count alike, as in a mean; else it is computed again.
+    """
+
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher_hidden: Tensor, teacher: Head, kind: Divergence
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher_hidden: Tensor, teacher: Head, kind: Divergence, keep: bool
     ) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
             teacher_hidden = teacher_hidden.to(dtype)
             teacher = Head(teacher.weight.to(dtype), None if teacher.bias is None else teacher.bias.to(dtype))
-        ctx.chunk = max(1, MAX_CHUNK_LOGITS // (BUFFERS * len(weight)))
-        ctx.kind = kind
-        ctx.save_for_backward(hidden, weight, bias, teacher_hidden, teacher.weight, teacher.bias)
-        values = []
+        values = hidden.new_empty(len(hidden), dtype=torch.float32)
+        needs = [keep and needed for needed in ctx.needs_input_grad[:3]]
+        grads = _Gradients(hidden, weight, bias, needs=needs)
         with torch.autocast(hidden.device.type, enabled=False):
-            for h, t in zip(hidden.split(ctx.chunk), teacher_hidden.split(ctx.chunk), strict=True):
-                log_q, log_p = _log_probs(h, weight, bias, kind), _log_probs(t, *teacher, kind)
-                values.append(_divergence(log_p, log_q, kind))
-        return torch.cat(values) if values else hidden.new_zeros(0, dtype=torch.float32)
+            for part in chunks(len(hidden), len(weight)):
+                values[part], logits = _chunk(part, hidden, Head(weight, bias), teacher_hidden, teacher, kind, with_grad=any(needs))
+                if logits is not None:
+                    grads.add(part, logits)
+                del logits
+        ctx.kind, ctx.grads = kind, grads
+        ctx.save_for_backward(hidden, weight, bias, teacher_hidden, teacher.weight, teacher.bias)
+        return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias = ctx.saved_tensors
-        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        grad_hidden = torch.empty_like(hidden) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if needs_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs_bias else None
-        for start in range(0, len(hidden), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            log_q = _log_probs(hidden[part], weight, bias, ctx.kind)
-            log_p = _log_probs(teacher_hidden[part], teacher_weight, teacher_bias, ctx.kind)
-            logits = _grad_logits(log_p, log_q, ctx.kind).mul_(grad[part, None])
-            typed = logits.to(hidden.dtype)
-            if grad_hidden is not None:
-                torch.mm(typed, weight, out=grad_hidden[part])
-            if grad_weight is not None:
-                grad_weight += typed.t() @ hidden[part]
-            if grad_bias is not None:
-                grad_bias += logits.sum(0)
-        like = [None if g is None else g.to(p.dtype) for g, p in ((grad_weight, weight), (grad_bias, bias))]
-        return grad_hidden, like[0], like[1], None, None, None
+        made: _Gradients = ctx.grads
+        uniform = len(grad) == 0 or bool((grad == grad[0]).all())
+        scale = grad[0] if len(grad) else grad.new_zeros(())
+        summed = made
+        if not uniform and (made.weight is not None or made.bias is not None):
+            summed = _Gradients(hidden, weight, bias, needs=[False, made.weight is not None, made.bias is not None])
+            scale = grad.new_ones(())
+            for part in chunks(len(hidden), len(weight)):
+                teacher = Head(teacher_weight, teacher_bias)
+                _, logits = _chunk(part, hidden, Head(weight, bias), teacher_hidden, teacher, ctx.kind, with_grad=True)
+                assert logits is not None, "a gradient was asked for"
+                summed.add(part, logits.mul_(grad[part, None]))
+                del logits
+        grad_hidden = None if made.hidden is None else (made.hidden * grad[:, None]).to(hidden.dtype)
+        # Not in place: a graph that is kept is gone through again.
+        grad_weight = None if summed.weight is None else (summed.weight * scale).to(weight.dtype)
+        grad_bias = None if bias is None or summed.bias is None else (summed.bias * scale).to(bias.dtype)
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+
+
+class _Gradients:
+    """Gradients of the student's inputs, summed chunk by chunk; None for those that nobody needs."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, bias: Tensor | None, *, needs: Sequence[bool]) -> None:
+        self._inputs = hidden, weight
+        self.hidden = torch.empty_like(hidden) if needs[0] else None
+        self.weight = torch.zeros_like(weight, dtype=torch.float32) if needs[1] else None
+        self.bias = torch.zeros_like(bias, dtype=torch.float32) if bias is not None and needs[2] else None
+
+    def add(self, part: slice, logits: Tensor) -> None:
+        """Add what a chunk's logits, (k, V), pass on."""
+        hidden, weight = self._inputs
+        typed = logits.to(hidden.dtype)
+        if self.hidden is not None:
+            torch.mm(typed, weight, out=self.hidden[part])
+        if self.weight is not None:
+            add_product_(self.weight, typed.t(), hidden[part])
+        if self.bias is not None:
+            self.bias += logits.sum(0)
+
+
+def _chunk(
+    part: slice, hidden: Tensor, student: Head, teacher_hidden: Tensor, teacher: Head, kind: Divergence, *, with_grad: bool
+) -> tuple[Tensor, Tensor | None]:
+    log_q = _log_probs(hidden[part], *student, kind)
+    log_p = _log_probs(teacher_hidden[part], *teacher, kind)
+    return _divergence(log_p, log_q, kind, with_grad=with_grad)
 
 
 def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: Divergence) -> Tensor:
-    return F.log_softmax(F.linear(hidden, weight, bias).float() / kind.temperature, dim=-1)
+    logits = F.linear(hidden, weight, bias).float()
+    if kind.temperature != 1.0:
+        logits.div_(kind.temperature)
+    return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
 def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
     return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
 
 
-def _kl(log_a: Tensor, log_b: Tensor) -> Tensor:
-    # Where a is 0 its term is 0, even if b is 0 as well.
-    a = log_a.exp()
-    return torch.where(a > 0, a * (log_a - log_b), 0.0).sum(-1)
-
-
-def _divergence(log_p: Tensor, log_q: Tensor, kind: Divergence) -> Tensor:
-    if kind.kind == "forward":
-        return _kl(log_p, log_q)
-    if kind.kind == "reverse":
-        return _kl(log_q, log_p)
-    log_m = _log_mixture(log_p, log_q, kind.teacher_share)
-    return kind.teacher_share * _kl(log_p, log_m) + (1 - kind.teacher_share) * _kl(log_q, log_m)
-
-
-def _grad_logits(log_p: Tensor, log_q: Tensor, kind: Divergence) -> Tensor:
-    """Gradient with respect to the student's logits before the temperature.
+def _divergence(log_p: Tensor, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    """Each token's divergence, and on request its gradient with respect to the student's logits before the temperature.
 
     With s the derivative by q (up to a constant), a softmax gives q (s - sum q s): s = log(q / p) for the reverse KL and
-    (1 - w) log(q / m) for Jensen-Shannon; the forward KL gives q - p at once.
+    (1 - w) log(q / m) for Jensen-Shannon; the forward KL gives q - p at once. Both arguments are used up.
     """
-    q = log_q.exp()
     if kind.kind == "forward":
-        return (q - log_p.exp()) / kind.temperature
-    slope = log_q - log_p
-    if kind.kind == "jensen-shannon":
-        slope = (1 - kind.teacher_share) * (log_q - _log_mixture(log_p, log_q, kind.teacher_share))
-    weighted = torch.where(q > 0, q * slope, 0.0)
-    return (weighted - q * weighted.sum(-1, keepdim=True)) / kind.temperature
+        p = log_p.exp()
+        value = _expect(p, log_p.sub_(log_q))
+        return value, log_q.exp_().sub_(p).div_(kind.temperature) if with_grad else None
+    if kind.kind == "reverse":
+        q = log_q.exp()
+        slope = log_q.sub_(log_p)
+        value = _expect(q, slope)
+        return value, _through_softmax(q, slope, value).div_(kind.temperature) if with_grad else None
+    share = kind.teacher_share
+    log_m = _log_mixture(log_p, log_q, share)
+    teacher_part = _expect(log_p.exp(), log_p.sub_(log_m))
+    q = log_q.exp()
+    slope = log_q.sub_(log_m)
+    student_part = _expect(q, slope)
+    value = share * teacher_part + (1 - share) * student_part
+    return value, _through_softmax(q, slope, student_part).mul_((1 - share) / kind.temperature) if with_grad else None
+
+
+def _expect(probs: Tensor, values: Tensor) -> Tensor:
+    """Sum of probs * values, where a probability of 0 makes 0 of any value, infinite ones too; those are cleared in place."""
+    values.masked_fill_(probs == 0, 0.0)
+    return torch.linalg.vecdot(probs, values)
+
+
+def _through_softmax(q: Tensor, slope: Tensor, mean: Tensor) -> Tensor:
+    return slope.sub_(mean[:, None]).mul_(q)

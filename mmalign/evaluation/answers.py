@@ -1,17 +1,30 @@
-"""Saved answers: one JSON object a line, keyed by id."""
+"""Questions and saved answers: ours (JSONL: id, response) and each benchmark's own files, matched by id."""
 
 import json
-from collections.abc import Iterable, Mapping
+import logging
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+logger = logging.getLogger(__name__)
+SHOWN = 20
+
 
 class Question(NamedTuple):
-    """One question about one image."""
+    """One question about one image, or about none (HallusionBench has some)."""
 
     id: str
-    image: str
+    image: str | None
     prompt: str
+
+
+class Answer(NamedTuple):
+    """One response; an id may still stand twice."""
+
+    id: str
+    response: str
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -23,7 +36,8 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"file not found: {path}")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -36,36 +50,133 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def read_answers(path: Path) -> dict[str, str]:
-    """Read answers by id.
+def read_records(path: Path) -> list[Any]:
+    """Read a JSON array or JSON lines; the benchmarks' ``.json`` files are either.
 
     Raises:
-        ValueError: If a row lacks ``id`` or ``response``, or an id stands twice.
+        ValueError: If the file is missing or is neither.
     """
-    answers: dict[str, str] = {}
-    for number, row in enumerate(read_jsonl(path), start=1):
-        if "id" not in row or not isinstance(row.get("response"), str):
+    if not path.is_file():
+        raise ValueError(f"file not found: {path}")
+    with path.open(encoding="utf-8") as file:
+        start = file.read(64).lstrip()
+    if not start.startswith("["):
+        return read_jsonl(path)
+    try:
+        records: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return records
+
+
+@dataclass(frozen=True)
+class AnswerFormat:
+    """How a benchmark's own answer files are read.
+
+    Attributes:
+        text: Fields that may hold the response, beside ours (``response``); the first one that a row has is taken.
+        row_id: The question that a row answers, where it has no ``id``; None where it doesn't say, and rows are in order.
+        normalise: Turns the ids that people write into the benchmark's.
+        read_rows: Reads the rows of a file, or of a folder.
+    """
+
+    text: tuple[str, ...] = ()
+    row_id: Callable[[Mapping[str, Any]], str | None] = field(default=lambda row: None)
+    normalise: Callable[[str], str] = field(default=lambda identifier: identifier)
+    read_rows: Callable[[Path], list[Any]] = read_records
+
+
+OURS = AnswerFormat()
+
+
+def read_answers(path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] = ()) -> list[Answer]:
+    """Read answers: of rows with ids by id, of rows without any in the questions' order.
+
+    Args:
+        path: File or folder.
+        form: How the benchmark's own rows look.
+        order: Ids of the questions in their order.
+
+    Raises:
+        ValueError: If a row lacks its response, some rows have an id and others none, or their number is not the questions'.
+    """
+    rows = form.read_rows(path)
+    responses = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    ids = [_row_id(row, form) for row in rows]
+    if all(identifier is None for identifier in ids) and order:
+        if len(rows) != len(order):
+            raise ValueError(
+                f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
+            )
+        return [Answer(identifier, response) for identifier, response in zip(order, responses, strict=True)]
+    for number, (row, identifier) in enumerate(zip(rows, ids, strict=True), start=1):
+        if identifier is None:
             raise ValueError(f"{path}, row {number} has keys {', '.join(row)}; expected id and response (text)")
-        if str(row["id"]) in answers:
-            raise ValueError(f"{path} answers {row['id']!r} twice; keep one line of them")
-        answers[str(row["id"])] = row["response"]
-    return answers
+    return [Answer(form.normalise(str(i)), response) for i, response in zip(ids, responses, strict=True)]
 
 
-def check_ids(ids: Iterable[str], answers: Mapping[str, str], *, allow_partial: bool) -> None:
-    """Check that the answers are those of the questions.
+def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | None:
+    """Return how answers were generated, where every row says the same in its field ``gen``."""
+    rows = form.read_rows(path)
+    settings = [row.get("gen") if isinstance(row, Mapping) else None for row in rows]
+    same = bool(settings) and all(setting == settings[0] for setting in settings)
+    return settings[0] if same and isinstance(settings[0], Mapping) else None
+
+
+def _row_id(row: Any, form: AnswerFormat) -> str | None:
+    if not isinstance(row, Mapping):
+        return None
+    return str(row["id"]) if "id" in row else form.row_id(row)
+
+
+def _response(row: Any, form: AnswerFormat, *, where: str) -> str:
+    if isinstance(row, str):
+        return row
+    names = ("response", *form.text)
+    name = next((name for name in names if isinstance(row, Mapping) and name in row), None)
+    if name is None or not isinstance(row[name], str):
+        keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
+        raise ValueError(f"{where} has keys {keys}; expected id and response (text), or as text: {', '.join(names)}")
+    return str(row[name])
+
+
+def match_answers(
+    answers: Iterable[Answer], *, required: Sequence[str], known: Container[str] | None = None, allow_partial: bool = False
+) -> dict[str, str]:
+    """Return the responses by id, in the questions' order.
+
+    Args:
+        answers: As read.
+        required: Questions that must have an answer.
+        known: Questions that may have one; ``required`` if not given.
+        allow_partial: Score what is there: foreign answers are left out, the first of doubled ones counts, and a warning says so.
 
     Raises:
-        ValueError: If an answer belongs to no question, or a question has none and ``allow_partial`` is off.
+        ValueError: With a list of the missing, doubled and foreign ids, unless ``allow_partial``; and if nothing is left.
     """
-    wanted = set(ids)
-    foreign, missing = sorted(answers.keys() - wanted), sorted(wanted - answers.keys())
-    if foreign:
-        raise ValueError(f"{len(foreign)} answers belong to no question: {', '.join(foreign[:10])}; are they of other data?")
-    if missing and not allow_partial:
-        raise ValueError(
-            f"{len(missing)} of {len(wanted)} questions have no answer: {', '.join(missing[:10])}; "
-            "generate them, or pass --allow-partial to score the rest"
-        )
-    if not answers:
+    answers = list(answers)
+    counts = Counter(answer.id for answer in answers)
+    wanted = dict.fromkeys(required)
+    known = wanted if known is None else known
+    problems = [
+        _listed("questions have no answer", [i for i in wanted if i not in counts]),
+        _listed("ids are answered more than once", [i for i, count in counts.items() if count > 1]),
+        _listed("answers belong to no question", [i for i in counts if i not in known]),
+    ]
+    found = "; ".join(problem for problem in problems if problem)
+    if found and not allow_partial:
+        raise ValueError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
+    if found:
+        logger.warning("scored in part: %s", found)
+    responses: dict[str, str] = {}
+    for answer in answers:
+        if answer.id in known:
+            responses.setdefault(answer.id, answer.response)
+    if not responses:
         raise ValueError("there are no answers to score")
+    return {i: responses[i] for i in wanted if i in responses} | responses
+
+
+def _listed(what: str, ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
+    return f"{len(ids)} {what}: {', '.join(ids[:SHOWN])}{more}" if ids else ""

@@ -1,101 +1,180 @@
-"""CHAIR: which objects of a caption are not in the image? (arXiv:1809.02156), on word lists that name every object."""
+"""CHAIR: which objects of a caption are not in the image? (arXiv:1809.02156)."""
 
+import gzip
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, ClassVar, Literal
 
-from mmalign.evaluation.answers import Question, check_ids, read_jsonl
+from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl, read_records
+from mmalign.evaluation.benchmark import Benchmark, find_file
+from mmalign.evaluation.nltk_words import lemmatize_tagged, tokenize
+from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
+from mmalign.evaluation.singularize import singularize
+from mmalign.evaluation.yes_no import Mode, ratio
+
+Variant = Literal["original", "wordnet"]
+OBJECT_SETS = ("*objects*.json", "*objects*.json.gz")
 
 
 @dataclass(frozen=True)
-class ChairImage:
-    """One image to describe, and the objects in it."""
+class Chair(Benchmark):
+    """Images, the objects in each, and how the objects of a caption are found.
 
-    id: str
-    image: str
-    question: str
-    truth: frozenset[str]
+    Attributes:
+        truths: Objects by image id.
+        asked: The images to describe; empty where only the objects are known, and any image among them may be described.
+        words: Word -> object.
+        find: Objects that a caption mentions, repeats kept.
+        how: "original", "wordnet", or "words" for a closed list.
+    """
 
-    def as_question(self) -> Question:
-        """What a model is asked."""
-        return Question(self.id, self.image, self.question)
+    name: ClassVar[str] = "chair"
+    has_strict: ClassVar[bool] = False
+    truths: Mapping[str, frozenset[str]]
+    asked: Sequence[Question]
+    words: Mapping[str, str]
+    find: Callable[[str], list[str]]
+    how: str
+
+    @property
+    def form(self) -> AnswerFormat:
+        """Captions with image_id: rows, or the original's file with imgToEval."""
+        return CAPTIONS if self.how != "words" else AnswerFormat(text=("caption",))
+
+    def questions(self) -> list[Question]:
+        """The images of ``chair.jsonl``."""
+        if not self.asked:
+            raise ValueError("which images to describe is not said: put chair.jsonl (id, image, question) beside synonyms.txt")
+        return list(self.asked)
+
+    def required(self) -> list[str]:
+        """The images asked for, or none in particular."""
+        return [question.id for question in self.asked]
+
+    def known(self) -> Container[str]:
+        """The images whose objects are known; those asked for, where it is said which."""
+        return {question.id for question in self.asked} or self.truths
+
+    def variant(self, *, judged: bool) -> str:
+        """How objects are found."""
+        return self.how
+
+    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Compute ``sentence``, ``instance`` and ``recall`` as fractions, and ``mentions`` a caption; both modes are one."""
+        mentions = {identifier: self.find(caption) for identifier, caption in answers.items()}
+        return {f"chair/{name}": value for name, value in count_hallucinations(mentions, self.truths).items()}
 
 
-class Mention(NamedTuple):
-    """An object word in a caption, and where it stands."""
+def count_hallucinations(mentions: Mapping[str, Sequence[str]], truths: Mapping[str, frozenset[str]]) -> dict[str, float]:
+    """Compute CHAIR with coverage, so that silence is not rewarded.
 
-    name: str
-    start: int
-    end: int
-
-
-def load_chair(source: Path) -> tuple[list[ChairImage], dict[str, str], list[Path]]:
-    """Read a folder with ``chair.jsonl`` (id, image, question, truth) and ``synonyms.txt`` (CHAIR's format).
+    Args:
+        mentions: Objects named in each caption, by image id.
+        truths: Objects in each image.
 
     Returns:
-        The images, the word table (word to canonical name), and the files.
+        ``sentence``: captions with an absent object / captions; ``instance``: absent mentions / mentions;
+        ``recall``: distinct present objects named / objects in the images; ``mentions``: mentions a caption. 0 / 0 is 0.
+    """
+    absent = {i: [name for name in names if name not in truths[i]] for i, names in mentions.items()}
+    num_mentions = sum(map(len, mentions.values()))
+    return {
+        "sentence": ratio(sum(map(bool, absent.values())), len(mentions)),
+        "instance": ratio(sum(map(len, absent.values())), num_mentions),
+        "recall": ratio(sum(len(truths[i] & set(names)) for i, names in mentions.items()), sum(len(truths[i]) for i in mentions)),
+        "mentions": ratio(num_mentions, len(mentions)),
+    }
+
+
+def find_objects(caption: str, *, synonyms: Mapping[str, str], double_words: Mapping[str, str], variant: Variant) -> list[str]:
+    """Find COCO's objects in a caption: words made singular by rule (original), or WordNet's lemmas by part of speech."""
+    words = tokenize(caption.lower())
+    words = [singularize(word) for word in words] if variant == "original" else lemmatize_tagged(words)
+    return name_objects(join_double_words(words, double_words), synonyms)
+
+
+def load_chair(source: Path, *, variant: Variant = "original") -> Chair:
+    """Read a folder with CHAIR's ``synonyms.txt`` and the object sets of COCO's images, or with a world's ``chair.jsonl``.
+
+    The object sets (``*objects*.json`` or ``.json.gz``) map image ids to objects. A ``chair.jsonl`` (id, image, question)
+    beside them says which images are to be described; where its rows hold ``truth``, the words are a closed list.
 
     Raises:
         ValueError: If a file is missing, or an image's truth is not in the word list.
     """
-    files = [source / "chair.jsonl", source / "synonyms.txt"]
-    rows = read_jsonl(files[0])
-    if not files[1].is_file():
-        raise ValueError(f"file not found: {files[1]}; one line an object: its name, then synonyms, split by ', '")
-    words = read_synonyms(files[1].read_text(encoding="utf-8"))
-    names = set(words.values())
-    for row in rows:
-        unknown = set(row["truth"]) - names
-        if unknown:
-            raise ValueError(f"{files[0]}: {row['id']} holds {', '.join(sorted(unknown))}, which synonyms.txt does not name")
-    images = [ChairImage(str(row["id"]), row["image"], row["question"], frozenset(row["truth"])) for row in rows]
-    return images, words, files
+    folder = source if source.is_dir() else source.parent
+    synonyms_file = find_file(source, "synonyms.txt", what="the word list (one line an object: its name, then synonyms, split by ', ')")
+    questions_file = folder / "chair.jsonl"
+    rows = read_jsonl(questions_file) if questions_file.is_file() else []
+    asked = [Question(str(row["id"]), row["image"], row["question"]) for row in rows]
+    text = synonyms_file.read_text(encoding="utf-8")
+    if rows and "truth" in rows[0]:
+        truths = {str(row["id"]): frozenset(row["truth"]) for row in rows}
+        words = read_synonyms(text, strip=True)
+        check_truths(truths, words, file=questions_file)
+        return Chair([questions_file, synonyms_file], truths, asked, words, partial(find_in_closed_list, words=words), "words")
+    objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images")
+    words = read_synonyms(text)
+    find = partial(find_objects, synonyms=words, double_words=build_double_words(), variant=variant)
+    files = [synonyms_file, objects_file, *([questions_file] if rows else [])]
+    asked = [question._replace(id=read_coco_id(question.id)) for question in asked]
+    return Chair(files, read_object_sets(objects_file), asked, words, find, variant)
 
 
-def read_synonyms(text: str) -> dict[str, str]:
-    """Map each word to the first one of its line."""
-    table: dict[str, str] = {}
-    for line in text.splitlines():
-        words = [word.strip() for word in line.split(",") if word.strip()]
-        table |= {word.lower(): words[0] for word in words}
-    return table
-
-
-def find_mentions(caption: str, words: Mapping[str, str]) -> list[Mention]:
-    """Find object words in a caption: whole words in any case, singular or plural, the longest where they overlap."""
-    forms = {form: name for word, name in words.items() for form in (word, word + "s", word + "es")}
-    pattern = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
-    return [Mention(forms[m.group().lower()], m.start(), m.end()) for m in re.finditer(rf"\b({pattern})\b", caption, re.IGNORECASE)]
-
-
-def score_chair(
-    images: Sequence[ChairImage], answers: Mapping[str, str], words: Mapping[str, str], *, allow_partial: bool = False
-) -> dict[str, float]:
-    """Compute CHAIR with coverage, so that silence is not rewarded.
-
-    Returns:
-        ``chair/sentence``: captions with a wrong object / captions; ``chair/instance``: wrong mentions / mentions;
-        ``chair/recall``: distinct right objects / objects in the images; ``chair/mentions``: mentions a caption.
+def check_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str], *, file: Path) -> None:
+    """Refuse objects that no word names: they could never be mentioned.
 
     Raises:
-        ValueError: If ids don't match.
+        ValueError: With the first such image.
     """
-    check_ids([image.id for image in images], answers, allow_partial=allow_partial)
-    answered = [image for image in images if image.id in answers]
-    mentions = wrong = captions_wrong = covered = 0
-    for image in answered:
-        names = [mention.name for mention in find_mentions(answers[image.id], words)]
-        hallucinated = [name for name in names if name not in image.truth]
-        mentions += len(names)
-        wrong += len(hallucinated)
-        captions_wrong += bool(hallucinated)
-        covered += len(image.truth & set(names))
-    objects = sum(len(image.truth) for image in answered)
-    return {
-        "chair/sentence": captions_wrong / len(answered),
-        "chair/instance": wrong / mentions if mentions else 0.0,
-        "chair/recall": covered / objects if objects else 0.0,
-        "chair/mentions": mentions / len(answered),
-    }
+    names = set(words.values())
+    for identifier, truth in truths.items():
+        if not truth <= names:
+            raise ValueError(f"{file}: {identifier} holds {', '.join(sorted(truth - names))}, which synonyms.txt does not name")
+
+
+def find_in_closed_list(caption: str, *, words: Mapping[str, str]) -> list[str]:
+    """Find objects whose every word is in the list."""
+    return [mention.name for mention in find_mentions(caption, words)]
+
+
+def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
+    """Read image id -> names of its objects, from JSON, gzipped or not."""
+    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    return {read_coco_id(identifier): frozenset(names) for identifier, names in json.loads(text).items()}
+
+
+def read_coco_id(text: str) -> str:
+    """Return COCO's number as text: of 40468, 000000040468 or COCO_val2014_000000040468.jpg."""
+    found = re.fullmatch(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?", text)
+    return text if found is None else found.group(1)
+
+
+def read_captions(path: Path) -> list[Any]:
+    """Read rows, or the original's caption file, which keeps them under imgToEval."""
+    rows = read_records(path) if not _is_mapping(path) else [json.loads(path.read_text(encoding="utf-8"))]
+    if len(rows) == 1 and isinstance(rows[0], Mapping) and "imgToEval" in rows[0]:
+        entries: Iterable[Any] = rows[0]["imgToEval"].values()
+        rows = list(entries)
+    # Where a row has both, as in COCO's caption files, its id is the caption's.
+    return [{**row, "id": row["image_id"]} if isinstance(row, Mapping) and "image_id" in row else row for row in rows]
+
+
+def _is_mapping(path: Path) -> bool:
+    """Whether a file is one JSON object over several lines, and so no JSON lines."""
+    if not path.is_file():
+        return False
+    with path.open(encoding="utf-8") as file:
+        first = file.readline().strip()
+    return first.startswith("{") and not first.endswith("}")
+
+
+def _image_id(row: Mapping[str, Any]) -> str | None:
+    return str(row["image_id"]) if "image_id" in row else None
+
+
+CAPTIONS = AnswerFormat(text=("caption", "text", "answer"), row_id=_image_id, normalise=read_coco_id, read_rows=read_captions)

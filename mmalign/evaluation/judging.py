@@ -1,17 +1,101 @@
-"""What a benchmark with a judge needs of it."""
+"""Asking a judge: a model that reads an answer beside the reference and says what it thinks of it."""
 
-from collections.abc import Sequence
-from typing import Protocol
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from mmalign.evaluation.answers import Answer, AnswerFormat, match_answers, read_answers, read_records
 
 
 class Judge(Protocol):
-    """A model that judges answers by reading a prompt about each."""
+    """Anything that answers prompts."""
 
     @property
     def name(self) -> str:
-        """The model, as results name it: scores of different judges can't be compared."""
+        """What a result says it was judged by."""
         ...
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each prompt; the order is kept."""
         ...
+
+
+def ask_judge(judge: Judge, prompts: Mapping[str, str]) -> dict[str, str]:
+    """Ask about each answer.
+
+    Raises:
+        ValueError: If the judge gives another number of replies than it was asked for.
+    """
+    replies = judge.ask(list(prompts.values()))
+    if len(replies) != len(prompts):
+        raise ValueError(f"judge {judge.name} gave {len(replies)} replies to {len(prompts)} prompts; expected one each, in order")
+    return dict(zip(prompts, replies, strict=True))
+
+
+def fill_prompt(template: str, fields: Mapping[str, str]) -> str:
+    """Fill a judge's prompt: ``{name}`` is replaced by its field, and bare ``{}`` by the fields in their order.
+
+    Texts are put in as they are, braces and all.
+
+    Raises:
+        ValueError: If the template holds no field.
+    """
+    parts = template.split("{}")
+    if len(parts) == len(fields) + 1:
+        return "".join(part + text for part, text in zip(parts, [*fields.values(), ""], strict=True))
+    # Split at the fields, so that a text that holds "{answer}" is left alone.
+    pieces = [template]
+    for name in fields:
+        pieces = [piece for text in pieces for piece in _split_at(text, name)]
+    if len(pieces) == 1:
+        raise ValueError(
+            f"the judge's prompt has no field; expected {', '.join('{' + name + '}' for name in fields)}, or {len(fields)} times {{}}"
+        )
+    return "".join(fields.get(piece[1:-1], piece) if piece.startswith("{") and piece.endswith("}") else piece for piece in pieces)
+
+
+def _split_at(text: str, name: str) -> list[str]:
+    field = "{" + name + "}"
+    parts = text.split(field)
+    return [piece for part in parts[:-1] for piece in (part, field)] + [parts[-1]]
+
+
+def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], order: Sequence[str]) -> dict[str, str]:
+    """Read a judge's saved replies: ours (id, judgement), or the responses of an OpenAI-compatible endpoint in the questions' order.
+
+    Args:
+        path: JSON or JSON lines.
+        form: How the benchmark's own files of judgements look.
+        asked: Ids that need one.
+        order: Ids of all questions in their order.
+
+    Raises:
+        ValueError: If a reply is missing or stands twice.
+    """
+    replies: list[Answer] = read_answers(path, form, order=order)
+    wanted = set(asked)
+    # A file may hold replies on more answers than are scored.
+    return match_answers([reply for reply in replies if reply.id in wanted], required=asked) if asked else {}
+
+
+def write_judgements(path: Path, judgements: Mapping[str, str]) -> None:
+    """Save a judge's replies by id, to be scored again without asking."""
+    lines = [json.dumps({"id": identifier, "judgement": reply}) + "\n" for identifier, reply in judgements.items()]
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def read_replies(path: Path) -> list[Any]:
+    """Read rows, and of an endpoint's responses their text."""
+    return [_reply_text(row) for row in read_records(path)]
+
+
+def _reply_text(row: Any) -> Any:
+    # The id of such a response is the endpoint's own: what it belongs to is told by its place.
+    return row["choices"][0]["message"]["content"] if isinstance(row, Mapping) and "choices" in row else row
+
+
+def hash_text(text: str) -> str:
+    """Return the sha256 of a prompt's wording."""
+    return hashlib.sha256(text.encode("utf-8")).hexdigest()

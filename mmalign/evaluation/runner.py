@@ -92,11 +92,16 @@ def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question
     """Questions on one image together, and about the same length of question in a batch."""
     by_image: dict[str, list[Question]] = {}
     for question in questions:
-        by_image.setdefault(question.image, []).append(question)
-    groups = sorted(by_image.values(), key=lambda group: (max(len(q.prompt) for q in group), group[0].image))
+        by_image.setdefault(_group(question), []).append(question)
+    groups = sorted(by_image.values(), key=lambda group: (max(len(q.prompt) for q in group), _group(group[0])))
     ordered = list(itertools.chain(*groups))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
+
+
+def _group(question: Question) -> str:
+    """Questions on one image are answered together; one without an image stands alone."""
+    return f"image {question.image}" if question.image is not None else f"question {question.id}"
 
 
 def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) -> tuple[list[Question], dict[str, Any]]:
@@ -104,7 +109,7 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
     good = []
     for question in questions:
         try:
-            if question.image not in images:
+            if question.image is not None and question.image not in images:
                 images[question.image] = load_image(question.image, root=root)
             good.append(question)
         except ValueError as error:
@@ -114,12 +119,14 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
 
 def _encode(processor: Any, questions: Sequence[Question], images: dict[str, Any]) -> tuple[list[EncodedPrompt], list[list[Question]]]:
     """One prompt an image, with the questions about it; they stand together in a batch."""
-    groups = [list(group) for _, group in itertools.groupby(questions, key=lambda question: question.image)]
-    encoded = [
-        encode_questions(processor, images=[images[group[0].image]], prompts=[_prompt(question) for question in group]) for group in groups
-    ]
+    groups = [list(group) for _, group in itertools.groupby(questions, key=_group)]
+    encoded = []
+    for group in groups:
+        shown = [] if group[0].image is None else [images[group[0].image]]
+        encoded.append(encode_questions(processor, images=shown, prompts=[_prompt(question) for question in group]))
     return encoded, groups
 
 
 def _prompt(question: Question) -> list[Message]:
-    return [Message(role="user", content=[{"type": "image"}, {"type": "text", "text": question.prompt}])]
+    image = [] if question.image is None else [{"type": "image"}]
+    return [Message(role="user", content=[*image, {"type": "text", "text": question.prompt}])]

@@ -21,6 +21,12 @@ def resolve_dtype(dtype: Dtype) -> torch.dtype:
     return getattr(torch, dtype)
 
 
+def best_device() -> torch.device:
+    """Return the accelerator, or the CPU where there is none."""
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return torch.device("cpu") if device is None else device
+
+
 def load_mllm(source: str, *, dtype: Dtype = "auto", trust_remote_code: bool = False) -> tuple[nn.Module, Any]:
     """Load a multimodal LLM and its processor; a folder with a LoRA adapter loads its base below it.
 

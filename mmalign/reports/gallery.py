@@ -78,6 +78,6 @@ def check_gallery(gallery: Sequence[GalleryItem], *, names: Sequence[str]) -> No
             raise ValueError(f"gallery item {index} has captions of {sorted(item.captions)}; expected one of each of {sorted(names)}")
 
 
-def to_data_uri(png: bytes) -> str:
+def to_data_uri(image: bytes, *, kind: Literal["png", "jpeg"] = "png") -> str:
     """Return the image as an address that holds it."""
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"

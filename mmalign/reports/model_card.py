@@ -33,7 +33,7 @@ class CardResult:
 
     Attributes:
         benchmark: "pope", "chair".
-        mode: How answers were parsed or matched: "official", "words".
+        mode: How answers were read, and what else the score depends on: "official", "official, wordnet".
         metric: Key, "pope/random/f1".
         value: Of the metric.
         num_answers: Behind the benchmark's metrics.
@@ -118,7 +118,13 @@ def card_results(result: Mapping[str, Any]) -> list[CardResult]:
     missing = [key for key in ("benchmark", "mode", "metrics", "num_answers", "data") if key not in result]
     if missing:
         raise ValueError(f"the result has no {', '.join(missing)}; expected a result file of mmalign evaluate")
-    common = {key: result[key] for key in ("benchmark", "mode", "num_answers")} | {"data_hash": _join_hashes(result["data"])}
+    mode = ", ".join(part for part in (result["mode"], result.get("variant")) if part)
+    common = {
+        "benchmark": result["benchmark"],
+        "mode": mode,
+        "num_answers": result["num_answers"],
+        "data_hash": _join_hashes(result["data"]),
+    }
     return [CardResult(**common, metric=key, value=value) for key, value in result["metrics"].items()]
 
 

@@ -93,10 +93,50 @@ def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: s
     return _draw(draw, name=name, alt=alt, width=5.2)
 
 
-def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2) -> Markup:
+@dataclass(frozen=True)
+class Bar:
+    """A value with the interval around it, where it has one."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def draw_bars(bars: Mapping[str, Sequence[Bar | None]], models: Sequence[str], *, name: str, title: str, x_label: str, alt: str) -> Markup:
+    """Draw horizontal bars with their intervals, by metric and in it by model, from the top.
+
+    Args:
+        bars: Metric -> a bar for each model, None where it has no value.
+        models: Names, in the order of their colours.
+        name: Of the drawing, unique on the page.
+        title: Above the drawing.
+        x_label: What is measured.
+        alt: What a reader who can't see it should know.
+    """
+
+    def draw(axes: Axes) -> None:
+        height = 0.8 / len(models)
+        for index, model in enumerate(models):
+            present = [(row, bar[index]) for row, bar in enumerate(bars.values())]
+            places = [row + height * (index - (len(models) - 1) / 2) for row, bar in present if bar is not None]
+            shown = [bar for _, bar in present if bar is not None]
+            axes.barh(places, [bar.value for bar in shown], height=0.88 * height, color=model_colour(index), label=model)
+            for place, bar in zip(places, shown, strict=True):
+                if bar.low is not None and bar.high is not None:
+                    axes.plot([bar.low, bar.high], [place, place], color=_INK, linewidth=1.3, marker="|", markersize=5)
+        axes.set_yticks(range(len(bars)), list(bars))
+        axes.set(title=title, xlabel=x_label, ylim=(len(bars) - 0.45, -0.55))
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+        axes.figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
+
+    return _draw(draw, name=name, alt=alt, width=6.4, height=1.35 + 0.2 * len(bars) * (len(models) + 0.6) + 0.18 * (len(models) // 4))
+
+
+def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2, height: float = 2.9) -> Markup:
     # The figure is made without pyplot: no global state, no display. A fixed salt makes equal input give equal bytes.
     with rc_context({**_STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=(width, 2.9))
+        figure = Figure(figsize=(width, height))
         draw(figure.add_subplot())
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))

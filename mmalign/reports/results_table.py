@@ -61,7 +61,7 @@ GROUPS: dict[str, tuple[MetricRow, ...]] = {
     ),
     "Other questions": (MetricRow("general/accuracy", "Accuracy", "higher", optional=True),),
 }
-_ARROWS = {"lower": "↓", "higher": "↑", "near_half": "→ 50"}
+ARROWS = {"lower": "↓", "higher": "↑", "near_half": "→ 50"}
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,13 @@ def to_percent(value: float) -> float:
     """Round a share to the tenth of a percent that is shown; comparisons use it too, so that words and table agree."""
     # Adding zero turns -0.0 into 0.0.
     return round(100 * value, 1) + 0.0
+
+
+def nearness(shown: float, better: Better) -> float:
+    """How far a value, in percent as shown, is from the best: the lowest of a row is the best one."""
+    if better == "near_half":
+        return round(abs(shown - 50), 1)
+    return shown if better == "lower" else -shown
 
 
 def build_table(models: Sequence[ModelRun]) -> list[TableGroup]:
@@ -146,12 +153,12 @@ def text_table(models: Sequence[ModelRun], *, markdown: bool = False) -> str:
     groups = build_table(models)
     body = [(group, _text_rows(group, markdown=markdown)) for group in groups]
     # A starred value ends one column later than its digits; the names end with the digits.
-    header = ["%", *(_escape_pipe(model.name) if markdown else f"{model.name} " for model in models)]
+    header = ["%", *(escape_pipe(model.name) if markdown else f"{model.name} " for model in models)]
     if markdown:
-        lines = [_markdown_line(header), _markdown_line(["---", *("---:" for _ in models)])]
+        lines = [markdown_line(header), markdown_line(["---", *("---:" for _ in models)])]
         for group, rows in body:
-            lines.append(_markdown_line([f"**{_group_title(group)}**", *("" for _ in models)]))
-            lines += map(_markdown_line, rows)
+            lines.append(markdown_line([f"**{_group_title(group)}**", *("" for _ in models)]))
+            lines += map(markdown_line, rows)
         return "\n".join(lines)
     widths = [max(len(row[column]) for row in [header, *(row for _, rows in body for row in rows)]) for column in range(len(header))]
     lines = [_aligned_line(header, widths), "-" * (sum(widths) + 2 * len(models))]
@@ -162,11 +169,10 @@ def text_table(models: Sequence[ModelRun], *, markdown: bool = False) -> str:
 
 def _build_row(row: MetricRow, models: Sequence[ModelRun]) -> TableRow:
     shown = [to_percent(read_metric(model, row.key)) for model in models]
-    cost = {"lower": lambda x: x, "higher": lambda x: -x, "near_half": lambda x: round(abs(x - 50), 1)}[row.better]
-    costs = [cost(value) for value in shown]
+    costs = [nearness(value, row.better) for value in shown]
     all_equal = len(set(costs)) == 1
     cells = tuple(TableCell(f"{value:.1f}", not all_equal and c == min(costs)) for value, c in zip(shown, costs, strict=True))
-    return TableRow(row.label, _ARROWS[row.better], cells)
+    return TableRow(row.label, ARROWS[row.better], cells)
 
 
 def _count(model: ModelRun, benchmark: str) -> int:
@@ -194,9 +200,11 @@ def _aligned_line(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]).rstrip()
 
 
-def _markdown_line(row: Sequence[str]) -> str:
+def markdown_line(row: Sequence[str]) -> str:
+    """A row of a Markdown table."""
     return f"| {' | '.join(row)} |"
 
 
-def _escape_pipe(text: str) -> str:
+def escape_pipe(text: str) -> str:
+    """Keep a text inside its cell."""
     return text.replace("|", "\\|")

@@ -45,6 +45,26 @@ def test_defaults_file_and_words_in_that_order(tmp_path: Path) -> None:
     assert parse("--data", "x").data == Path("x")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Several:
+    parts: list[Path] = field(metadata={"help": "the parts", "positional": True})
+    steps: int = 10
+
+
+def test_several_values_may_stand_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def parse_several(*words: str) -> Several:
+        return parse_options(Several, words, prog="sample", description="A sample.")
+
+    parts = [Path("a"), Path("b")]
+    assert parse_several("a", "b", "--steps", "3") == parse_several("--steps", "3", "a", "b") == Several(parts=parts, steps=3)
+    assert parse_several("--parts", "a", "b") == Several(parts=parts)
+    (tmp_path / "c.yaml").write_text("parts: [a, b]")
+    assert parse_several("--config", str(tmp_path / "c.yaml")) == Several(parts=parts)
+    with pytest.raises(SystemExit):
+        parse_several("--steps", "3")
+    assert "missing: --parts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -23,7 +23,8 @@ from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.chair import find_mentions, load_chair, read_synonyms
+from mmalign.evaluation.chair import load_chair
+from mmalign.evaluation.object_words import find_mentions, read_synonyms
 from mmalign.models.load import load_mllm
 from tests.evaluation.judges.chat_server import run_chat_server
 from tests.tiny_models import random_image
@@ -100,13 +101,12 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_truth_on_a_world_and_resume_to_the_same_bytes(tmp_path: Path, world: Path, tiny_llava_dir: Path) -> None:
     words = f"{world}/eval --model {tiny_llava_dir} --scorer truth --samples 8 --batch-size 2 --max-new-tokens 12 --temperature 3".split()
     assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    images, table, _ = load_chair(world / "eval")
-    truth = {image.id: image.truth for image in images}
+    chair = load_chair(world / "eval")
     pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "whole" / "pairs"))]
     assert pairs
     for pair in pairs:
-        named = [{mention.name for mention in find_mentions(text, table)} for text in (pair.chosen, pair.rejected)]
-        good, bad = (len(names & truth[pair.id]) - len(names - truth[pair.id]) for names in named)
+        named = [{mention.name for mention in find_mentions(text, chair.words)} for text in (pair.chosen, pair.rejected)]
+        good, bad = (len(names & chair.truths[pair.id]) - len(names - chair.truths[pair.id]) for names in named)
         assert good > bad
     stopped = tmp_path / "stopped"
     shutil.copytree(tmp_path / "whole", stopped)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmalign.engine import divergence as module
+from mmalign.engine import head
 from mmalign.engine.divergence import Divergence, Head, linear_divergence
 
 KINDS = [Divergence("forward"), Divergence("reverse", 2.0), Divergence("jensen-shannon", 0.7), Divergence("jensen-shannon", 1.5, 0.2)]
@@ -40,8 +40,9 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, He
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
-def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CHUNK_LOGITS", chunk * module.BUFFERS * 13)
+@pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
+def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", chunk * 13)
     hidden, student, teacher_hidden, teacher = inputs()
     assert student.bias is not None
     assert teacher.bias is not None
@@ -51,7 +52,7 @@ def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, monke
     expected = naive(log_p, log_q, kind)
     got = linear_divergence(hidden, student, teacher_hidden, teacher, kind)
     assert torch.allclose(got, expected, atol=1e-6)
-    weights = torch.linspace(-1, 2, 11)
+    weights = torch.linspace(first_weight, 2, 11)
     leaves = [hidden, student.weight, student.bias]
     wanted = torch.autograd.grad((weights * expected).sum(), leaves)
     found = torch.autograd.grad((weights * got).sum(), leaves)

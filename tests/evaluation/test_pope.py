@@ -1,12 +1,13 @@
-"""POPE: the original parser's quirks, hand-worked metrics, refusals, the released files."""
+"""POPE: the original parser's quirks, splits and their mean, answer formats, the released files."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.answers import read_answers
-from mmalign.evaluation.pope import PopeQuestion, binary_metrics, load_pope, parse_official, parse_strict, score_pope
+from mmalign.evaluation.answers import match_answers, read_answers
+from mmalign.evaluation.pope import Pope, PopeQuestion, load_pope, parse_official
 
 OFFICIAL_YES = [
     "",
@@ -37,80 +38,62 @@ def test_official_counts_as_no(answer: str) -> None:
     assert not parse_official(answer)
 
 
-@pytest.mark.parametrize(
-    ("answer", "expected"),
-    [
-        ("NO", False),
-        ("**No**", False),
-        ("yes, no doubt", True),
-        ("", None),
-        ("None", None),
-        ("1. No, it", False),
-        ("Nobody says yes", True),
-    ],
-)
-def test_strict(answer: str, expected: bool | None) -> None:
-    assert parse_strict(answer) is expected
-
-
-def test_metrics_by_hand() -> None:
-    # 3 true positives, 1 false positive, 1 miss, 1 right no, 1 unknown with label yes.
-    labels = [True, True, True, False, True, False, True]
-    replies = [True, True, True, True, False, False, None]
-    got = binary_metrics(labels, replies)
-    assert got == pytest.approx({"accuracy": 4 / 7, "precision": 3 / 4, "recall": 3 / 5, "f1": 2 / 3, "yes_ratio": 4 / 7, "unknown": 1.0})
-
-
-def test_constant_answers_are_defined() -> None:
-    labels = [True, False, True, False]
-    assert binary_metrics(labels, [False] * 4)["f1"] == 0
-    assert binary_metrics(labels, [True] * 4) == pytest.approx(
-        {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes_ratio": 1.0, "unknown": 0.0}
-    )
-
-
 def question(i: int, split: str = "random", is_yes: bool = True) -> PopeQuestion:
     return PopeQuestion(f"{split}/{i}", split, "a.png", "Is there a dog in the image?", is_yes)
 
 
 def test_splits_and_their_mean() -> None:
-    questions = [question(1), question(2, is_yes=False), question(1, "popular"), question(2, "popular", is_yes=False)]
+    pope = Pope([], [question(1), question(2, is_yes=False), question(1, "popular"), question(2, "popular", is_yes=False)])
     answers = {"random/1": "Yes", "random/2": "No", "popular/1": "Yes", "popular/2": "Yes"}
-    got = score_pope(questions, answers)
+    got = pope.score(answers, mode="official")
     assert (got["pope/random/accuracy"], got["pope/popular/accuracy"], got["pope/accuracy"]) == (1.0, 0.5, 0.75)
     assert got["pope/f1"] == pytest.approx((1 + 2 / 3) / 2)
     assert "pope/adversarial/f1" not in got
-    assert got["pope/random/always_yes_f1"] == pytest.approx(2 / 3)
+    assert got["pope/always_yes/random/f1"] == pytest.approx(2 / 3)
+    assert got["pope/always_no/f1"] == 0
 
 
-def test_missing_and_foreign_answers_are_refused() -> None:
-    with pytest.raises(ValueError, match="1 of 2 questions have no answer: random/2; generate them, or pass --allow-partial"):
-        score_pope([question(1), question(2)], {"random/1": "Yes"})
-    with pytest.raises(ValueError, match="1 answers belong to no question: random/9"):
-        score_pope([question(1)], {"random/1": "Yes", "random/9": "No"}, allow_partial=True)
-    assert score_pope([question(1), question(2)], {"random/1": "Yes"}, allow_partial=True)["pope/accuracy"] == 1.0
+def test_modes_differ_on_what_is_neither() -> None:
+    pope = Pope([], [question(1), question(2, is_yes=False)])
+    answers = {"random/1": "", "random/2": "NO!"}
+    official, strict = (pope.score(answers, mode=mode) for mode in ("official", "strict"))
+    assert (official["pope/accuracy"], official["pope/yes_ratio"], official["pope/unknown"]) == (0.5, 1.0, 0)
+    assert (strict["pope/accuracy"], strict["pope/yes_ratio"], strict["pope/unknown"]) == (0.5, 0.0, 1)
 
 
-def test_broken_answer_files(tmp_path: Path) -> None:
-    path = tmp_path / "answers.jsonl"
-    path.write_text('{"id": "a", "response": "x"}\n{"id": "a", "response": "y"}\n')
-    with pytest.raises(ValueError, match="answers 'a' twice"):
-        read_answers(path)
-    path.write_text('{"id": "a", "text": "x"}\n')
-    with pytest.raises(ValueError, match=r"row 1 has keys id, text; expected id and response"):
-        read_answers(path)
-    path.write_text('{"id": "a"\n')
-    with pytest.raises(ValueError, match="line 1"):
-        read_answers(path)
-
-
-def test_released_questions_read_whole(shared_data: Path) -> None:
-    questions, files = load_pope(shared_data / "benchmarks" / "pope")
-    assert len(files) == 3
-    assert len(questions) == 9000
-    assert sum(question.is_yes for question in questions) == 4500
-    got = score_pope(questions, {question.id: "Yes" if question.is_yes else "No" for question in questions})
+def test_released_questions_read_whole_and_score_fast(shared_data: Path) -> None:
+    start = time.perf_counter()
+    pope = load_pope(shared_data / "benchmarks" / "pope")
+    assert (len(pope.files), len(pope.items), sum(item.is_yes for item in pope.items)) == (3, 9000, 4500)
+    got = pope.score({item.id: "Yes" if item.is_yes else "No" for item in pope.items}, mode="official")
     assert got["pope/f1"] == 1.0
+    assert (got["pope/always_yes/f1"], got["pope/always_no/accuracy"]) == (pytest.approx(2 / 3), 0.5)
+    assert time.perf_counter() - start < 2
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"id": "random/{}", "response": "Yes"},
+        {"id": "{}", "response": "Yes"},
+        {"question_id": "{}", "prompt": "?", "text": "Yes", "model_id": "llava"},
+        {"question_id": "{}", "category": "random", "text": "Yes"},
+        {"question": "Is there a dog in the image?", "answer": "Yes"},
+    ],
+)
+def test_answer_formats(tmp_path: Path, row: dict[str, str]) -> None:
+    pope = Pope([], [question(1), question(2)])
+    lines = [json.dumps({key: value.format(i) for key, value in row.items()}) for i in (1, 2)]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    got = match_answers(read_answers(tmp_path / "a.jsonl", pope.form, order=pope.required()), required=pope.required())
+    assert got == {"random/1": "Yes", "random/2": "Yes"}
+
+
+def test_a_folder_of_answers_by_split(tmp_path: Path) -> None:
+    pope = Pope([], [question(1), question(1, "popular")])
+    for split, answer in (("random", "Yes"), ("popular", "No")):
+        (tmp_path / f"coco_pope_{split}.json").write_text(json.dumps({"question": "?", "answer": answer}))
+    assert dict(read_answers(tmp_path, pope.form)) == {"random/1": "Yes", "popular/1": "No"}
 
 
 def test_files_that_are_not_pope(tmp_path: Path) -> None:

@@ -51,6 +51,19 @@ def test_equals_plain_generate(model_and_processor: Any, questions: list[Questio
     assert [row["response"] for row in rows] == [plain_answer(*model_and_processor, question, tmp_path) for question in questions]
 
 
+def test_questions_without_an_image_stand_alone(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    model, processor = model_and_processor
+    mixed = [questions[0], Question("text-1", None, "is there a dog"), Question("text-2", None, "yes or no"), questions[3]]
+    rows = {row["id"]: row["response"] for row in ask(model_and_processor, mixed, tmp_path)}
+    for question in (questions[0], questions[3]):
+        assert rows[question.id] == plain_answer(model, processor, question, tmp_path)
+    for question in mixed[1:3]:
+        message = {"role": "user", "content": [{"type": "text", "text": question.prompt}]}
+        inputs = processor(text=processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False), return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+        assert rows[question.id] == processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+
+
 def test_each_image_is_encoded_once_a_batch(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
     model, processor = model_and_processor
     encoded: list[int] = []

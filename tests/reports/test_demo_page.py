@@ -13,7 +13,7 @@ from mmalign.reports.results_table import ModelRun
 from mmalign.reports.training_plots import draw_training
 from tests.reports.example_runs import build_difficulty, build_item, build_run, preference_log
 
-VOID = {"meta", "img"}
+VOID = {"meta", "img", "input"}
 HOSTILE = '<script>alert(1)</script> "dog" & <img src=x onerror=alert(2)> {{ 7 * 7 }}'
 
 

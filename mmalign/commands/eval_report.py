@@ -1,0 +1,182 @@
+"""What ``mmalign report eval`` shows, gathered from the folders that ``mmalign evaluate`` wrote."""
+
+import io
+import json
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmalign.data.images import load_image
+from mmalign.evaluation.intervals import compute_differences, compute_intervals
+from mmalign.evaluation.items import Item, items_path, read_items
+from mmalign.reports.comparison import EvalRun, Range
+from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
+from mmalign.reports.gallery import Caption
+from mmalign.reports.metric_names import describe_metric
+
+# Numbers of which one differs are not of the same measurement.
+_MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
+# Some original scorers round to a tenth of a percent; items are not rounded.
+_ROUNDING = {"share": 1e-3, "percent": 0.1, "number": 1e-2}
+_THUMBNAIL = (240, 240)
+
+
+@dataclass(frozen=True)
+class ModelResults:
+    """One model's results by benchmark, and its scored answers where they are saved."""
+
+    name: str
+    folder: Path
+    results: Mapping[str, Mapping[str, Any]]
+    items: Mapping[str, Sequence[Item]]
+
+
+def collect_results(folders: Sequence[Path], *, names: Sequence[str]) -> list[ModelResults]:
+    """Read results, and refuse those that can't stand side by side.
+
+    Raises:
+        ValueError: If a folder has no result, names don't fit, or two results are of other data, mode, scorer or judge.
+    """
+    names = list(names) or [folder.resolve().name for folder in folders]
+    if len(names) != len(folders) or len(set(names)) != len(names):
+        raise ValueError(f"{len(folders)} folders of results and the names {', '.join(names)}; give each its own name with --names")
+    models = [_read_model(name, folder) for name, folder in zip(names, folders, strict=True)]
+    for model in models[1:]:
+        for benchmark, result in model.results.items():
+            first = next(other for other in models if benchmark in other.results)
+            _check_comparable(benchmark, first.results[benchmark], result, names=(first.name, model.name))
+    return models
+
+
+def collect_runs(models: Sequence[ModelResults], *, resamples: int, seed: int) -> list[EvalRun]:
+    """Return each model's metrics, with intervals where its scored answers are saved."""
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+    runs = []
+    for model in models:
+        metrics: dict[str, float] = {key: value for result in model.results.values() for key, value in result["metrics"].items()}
+        intervals: dict[str, Range] = {}
+        differences: dict[str, Range] = {}
+        for benchmark, items in model.items.items():
+            found = compute_intervals(benchmark, items, **options)
+            _check_same_run(model, benchmark, {key: interval.value for key, interval in found.items()})
+            intervals |= {key: Range(i.low, i.high) for key, i in found.items() if key in metrics}
+            first = models[0].items.get(benchmark)
+            if model is not models[0] and first is not None and {item.id for item in first} == {item.id for item in items}:
+                differing = compute_differences(benchmark, items, first, **options)
+                differences |= {key: Range(i.low, i.high) for key, i in differing.items() if key in metrics}
+        num_answers = {benchmark: int(result["num_answers"]) for benchmark, result in model.results.items()}
+        runs.append(EvalRun(name=model.name, metrics=metrics, num_answers=num_answers, intervals=intervals, differences=differences))
+    return runs
+
+
+def collect_wrong(models: Sequence[ModelResults], *, images: Sequence[Path], max_wrong: int, seed: int) -> dict[str, WrongAnswers]:
+    """Draw wrong answers of each model and benchmark, with what the other models said to the same questions."""
+    for folder in images:
+        if not folder.is_dir():
+            raise ValueError(f"no folder of images at {folder}")
+    thumbnails: dict[str, bytes | None] = {}
+    found = {}
+    for benchmark in dict.fromkeys(benchmark for model in models for benchmark in model.items):
+        items = {model.name: {item.id: item for item in model.items.get(benchmark, ())} for model in models}
+        wrong = {name: [i for i, item in by_id.items() if item.correct is False] for name, by_id in items.items()}
+        rng = random.Random(seed)
+        drawn = {i for ids in wrong.values() for i in rng.sample(ids, min(max_wrong, len(ids)))}
+        order = dict.fromkeys(i for by_id in items.values() for i in by_id if i in drawn)
+        shown = [_ask(i, items, images, thumbnails) for i in order]
+        found[benchmark] = WrongAnswers(shown, {name: len(ids) for name, ids in wrong.items()})
+    return found
+
+
+def describe(models: Sequence[ModelResults], *, resamples: int, seed: int) -> dict[str, str]:
+    """Name what the numbers come from."""
+    facts = {}
+    for model in models:
+        sources = dict.fromkeys(result["model"] for result in model.results.values() if result.get("model"))
+        facts[model.name] = f"{', '.join(sources) or 'saved answers'}; results in {model.folder}"
+    for benchmark, result in {b: r for model in models for b, r in model.results.items()}.items():
+        hashes = ", ".join(f"{name} {sha256[:12]}" for name, sha256 in result["data"].items())
+        judge = f", judge {result['judge']}" if result.get("judge") else ""
+        facts[benchmark] = f"mode {result['mode']}{judge}, scorer {result['scorer_version']}; {hashes}"
+    facts["Intervals"] = f"95% percentile bootstrap over images, {resamples:,} resamples, seed {seed}"
+    return facts
+
+
+def find_notes(models: Sequence[ModelResults]) -> list[str]:
+    """Say what differs between the models beside the models, and what is missing."""
+    notes = []
+    for benchmark in dict.fromkeys(benchmark for model in models for benchmark in model.results):
+        having = [model for model in models if benchmark in model.results]
+        for name, words in (("decoding", "decoding settings"), ("num_answers", "number of answers")):
+            values = {model.name: json.dumps(model.results[benchmark].get(name)) for model in having}
+            if len(set(values.values())) > 1:
+                notes.append(f"{benchmark}: the {words} differ: {'; '.join(f'{model}: {value}' for model, value in values.items())}.")
+        bare = [model.name for model in having if benchmark not in model.items]
+        if bare:
+            notes.append(f"{benchmark}: no intervals and wrong answers of {', '.join(bare)}, whose scored answers are not saved.")
+    return notes
+
+
+def _read_model(name: str, folder: Path) -> ModelResults:
+    results: dict[str, Any] = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            row = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is damaged: {error}; evaluate again") from error
+        if isinstance(row, dict) and row.keys() >= {"benchmark", "metrics", "mode", "num_answers", "data"}:
+            results[row["benchmark"]] = {"scorer_version": "unknown", **row}
+    if not results:
+        raise ValueError(f"no results in {folder}; expected what mmalign evaluate --out writes, such as pope.json")
+    items = {benchmark: read_items(items_path(folder, benchmark)) for benchmark in results if items_path(folder, benchmark).is_file()}
+    return ModelResults(name, folder, results, items)
+
+
+def _check_comparable(benchmark: str, first: Mapping[str, Any], other: Mapping[str, Any], *, names: tuple[str, str]) -> None:
+    for key in _MUST_AGREE:
+        if first.get(key) != other.get(key):
+            raise ValueError(
+                f"{benchmark}: {names[0]} and {names[1]} can't be compared, they differ in {key}: {first.get(key)} and {other.get(key)}; "
+                "evaluate one of them again as the other"
+            )
+
+
+def _check_same_run(model: ModelResults, benchmark: str, computed: Mapping[str, float]) -> None:
+    """Refuse scored answers that another run left beside the result."""
+    result, path = model.results[benchmark], items_path(model.folder, benchmark)
+    if result["num_answers"] != len(model.items[benchmark]):
+        raise ValueError(f"{path} has {len(model.items[benchmark])} answers and {benchmark}.json {result['num_answers']}; evaluate again")
+    for key, value in computed.items():
+        if key in result["metrics"] and abs(result["metrics"][key] - value) > _ROUNDING[describe_metric(key).unit]:
+            raise ValueError(f"{path} gives {key} {value:.4f} and {benchmark}.json {result['metrics'][key]:.4f}; evaluate again")
+
+
+def _ask(
+    identifier: str, items: Mapping[str, Mapping[str, Item]], images: Sequence[Path], thumbnails: dict[str, bytes | None]
+) -> AskedQuestion:
+    having = {name: by_id[identifier] for name, by_id in items.items() if identifier in by_id}
+    item = next(iter(having.values()))
+    if item.image is not None and item.image not in thumbnails:
+        thumbnails[item.image] = _thumbnail(item.image, images)
+    return AskedQuestion(
+        id=identifier,
+        question=item.question,
+        label=item.label,
+        group=item.group,
+        image=None if item.image is None else thumbnails[item.image],
+        image_name=item.image or "no image",
+        replies={name: Reply(Caption(other.response, hallucinated=other.wrong), other.correct) for name, other in having.items()},
+    )
+
+
+def _thumbnail(name: str, folders: Sequence[Path]) -> bytes | None:
+    """The image made small; None where no folder has it."""
+    for folder in folders:
+        if (folder / name).is_file():
+            image = load_image(name, root=folder)
+            image.thumbnail(_THUMBNAIL)
+            buffer = io.BytesIO()
+            image.save(buffer, "JPEG", quality=85)
+            return buffer.getvalue()
+    return None

@@ -1,0 +1,99 @@
+"""What a benchmark is to the rest of the program: files, questions, how its answers are read, and a score."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from mmalign.evaluation.answers import OURS, AnswerFormat, Question
+from mmalign.evaluation.yes_no import Mode
+
+
+@dataclass(frozen=True)
+class Benchmark(ABC):
+    """A benchmark with its data read.
+
+    Attributes:
+        files: Where the data came from; their hashes stand in the result.
+    """
+
+    name: ClassVar[str]
+    # Whether the strict mode reads anything differently.
+    has_strict: ClassVar[bool] = True
+    # What a judge is asked unless the user words it otherwise; None where no judge is asked.
+    judge_wording: ClassVar[str | None] = None
+    files: Sequence[Path]
+
+    @property
+    def form(self) -> AnswerFormat:
+        """How its own answer files look."""
+        return OURS
+
+    @property
+    def judgement_form(self) -> AnswerFormat:
+        """How saved replies of a judge look."""
+        raise ValueError(f"{self.name} asks no judge")
+
+    @abstractmethod
+    def questions(self) -> list[Question]:
+        """What a model is asked.
+
+        Raises:
+            ValueError: If the data hold no questions, as where only annotations were given.
+        """
+
+    @abstractmethod
+    def required(self) -> Sequence[str]:
+        """Ids that must be answered."""
+
+    def known(self) -> Container[str]:
+        """Ids that may be answered."""
+        return set(self.required())
+
+    def variant(self, *, judged: bool) -> str | None:
+        """What else a score depends on, so that two can be told apart."""
+        return None
+
+    @abstractmethod
+    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Score the questions that are answered.
+
+        Args:
+            answers: Responses by id; ``match_answers`` sees to it that they are whole.
+            mode: ``official`` gives the original script's number, ``strict`` a careful reading.
+            judgements: A judge's replies by id, where one was asked.
+
+        Returns:
+            ``benchmark/metric`` -> value; parts that no answer covers are left out.
+        """
+
+    def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
+        """What the judge is asked, by id.
+
+        Args:
+            answers: Responses by id.
+            template: Wording to use instead of ours; ``fill_prompt`` says how fields stand in it.
+
+        Raises:
+            ValueError: If the benchmark asks no judge.
+        """
+        raise ValueError(f"{self.name} asks no judge")
+
+    def write_images(self, folder: Path) -> bool:
+        """Write the images that the question file itself holds; False where it holds none."""
+        return False
+
+
+def find_file(source: Path, *patterns: str, what: str) -> Path:
+    """Find a file of a benchmark: the one given, or in the folder (or beside the file) given.
+
+    Raises:
+        ValueError: If there is none, or more than one.
+    """
+    folder = source if source.is_dir() else source.parent
+    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    if len(found) != 1:
+        have = f"found {', '.join(path.name for path in found)}" if found else "found none"
+        raise ValueError(f"{what} is missing at {folder}: expected one file {' or '.join(patterns)}, {have}")
+    return found[0]

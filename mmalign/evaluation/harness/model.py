@@ -1,0 +1,151 @@
+"""Any multimodal LLM that stock transformers load, as a model of lmms-eval: ``--model mmalign --model_args pretrained=DIR``."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import torch
+from lmms_eval.api.instance import Instance
+from lmms_eval.api.model import lmms
+from PIL import Image
+from tqdm import tqdm
+
+from mmalign.data.encode import render
+from mmalign.data.rows import Message
+from mmalign.models.load import Dtype, load_mllm
+
+# What a task says beside the stop words and reaches generate; sampling settings do only where the task samples.
+_ALWAYS = ("max_new_tokens", "num_beams")
+_SAMPLING = ("temperature", "top_p", "top_k")
+_DEFAULT_LENGTH = 128
+
+
+class _Request(NamedTuple):
+    """A request of lmms-eval with its images at hand."""
+
+    place: int
+    prompt: str
+    images: list[Image.Image]
+    settings: dict[str, Any]
+
+
+class HarnessModel(lmms):
+    """Answers lmms-eval's generation tasks in one process, with the model's own processor and chat template."""
+
+    is_simple = True
+
+    def __init__(
+        self, pretrained: str, *, batch_size: int | str = 1, dtype: Dtype = "auto", device: str | None = None, **unknown: Any
+    ) -> None:
+        """Load the model.
+
+        Args:
+            pretrained: Checkpoint folder or hub id; a folder with a LoRA adapter loads its base below it.
+            batch_size: Prompts at once.
+            dtype: Precision of the weights.
+            device: As torch names it; the accelerator where there is one, if not given.
+            unknown: Refused: lmms-eval hands on every model argument that is typed.
+
+        Raises:
+            ValueError: If an argument is unknown, or there are several processes.
+        """
+        super().__init__()
+        # It passes max_batch_size on whether or not it was typed.
+        unknown.pop("max_batch_size", None)
+        if unknown:
+            raise ValueError(f"unknown model arguments {', '.join(unknown)}; known: pretrained, dtype, batch_size, device")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; expected one process: start lmms-eval without accelerate launch")
+        self.batch_size = int(batch_size)
+        model, self.processor = load_mllm(pretrained, dtype=dtype)
+        # The class of a loaded model is known at run time only.
+        self.model: Any = model
+        if device is None and torch.accelerator.is_available():
+            device = str(torch.accelerator.current_accelerator())
+        self.model.to(device or "cpu")
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """Answer each request as its task says; the order is kept."""
+        responses = [""] * len(requests)
+        with tqdm(total=len(requests), desc="answering", unit="question", leave=False) as bar:
+            for batch in self._batches(requests):
+                for request, response in zip(batch, self._answer(batch), strict=True):
+                    responses[request.place] = response
+                    self.cache_hook.add_partial("generate_until", requests[request.place].args[:2], response)
+                bar.update(len(batch))
+        return responses
+
+    def loglikelihood(self, requests: Sequence[Instance]) -> list[tuple[float, bool]]:
+        """Refuse.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("tasks that compare log-likelihoods are not supported; choose one of output_type generate_until")
+
+    def generate_until_multi_round(self, requests: Sequence[Instance]) -> list[str]:
+        """Refuse.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError("tasks of several rounds are not supported; choose one of output_type generate_until")
+
+    def _batches(self, requests: Sequence[Instance]) -> Iterator[list[_Request]]:
+        """Requests with the same settings together, those with images apart from those without, and about the same length in a batch."""
+
+        def sort_key(place: int) -> tuple[str, int]:
+            return str(sorted(requests[place].args[1].items())), len(requests[place].args[0])
+
+        order = sorted(range(len(requests)), key=sort_key)
+        for _, places in groupby(order, key=lambda place: sort_key(place)[0]):
+            todo = list(places)
+            for start in range(0, len(todo), self.batch_size):
+                read = [self._read(place, requests[place]) for place in todo[start : start + self.batch_size]]
+                for has_images in (True, False):
+                    batch = [request for request in read if bool(request.images) is has_images]
+                    if batch:
+                        yield batch
+
+    def _read(self, place: int, instance: Instance) -> _Request:
+        context, settings, doc_to_visual, doc_id, task, split = instance.args
+        visuals = doc_to_visual(self.task_dict[task][split][doc_id]) or []
+        odd = [type(visual).__name__ for visual in visuals if not isinstance(visual, Image.Image)]
+        if odd:
+            raise ValueError(f"task {task} shows {', '.join(sorted(set(odd)))}; expected images: video and audio are not supported")
+        # Images stand before the text, as in training; a placeholder that the task writes would be one too many.
+        text = context.replace(getattr(self.processor, "image_token", "<image>"), "").strip()
+        return _Request(place, text, [image.convert("RGB") for image in visuals], settings)
+
+    @torch.no_grad()
+    def _answer(self, batch: Sequence[_Request]) -> list[str]:
+        texts = [render(self.processor, [_message(request)], add_generation_prompt=True) for request in batch]
+        images = [request.images for request in batch] if batch[0].images else None
+        encoded = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left").to(self.model.device)
+        if "pixel_values" in encoded:
+            encoded["pixel_values"] = encoded["pixel_values"].to(self.model.dtype)
+        settings = batch[0].settings
+        out = self.model.generate(**encoded, **_generation_options(settings))[:, encoded["input_ids"].shape[1] :]
+        return [_stop(text, settings) for text in self.processor.batch_decode(out, skip_special_tokens=True)]
+
+
+def _message(request: _Request) -> Message:
+    return Message(role="user", content=[*({"type": "image"} for _ in request.images), {"type": "text", "text": request.prompt}])
+
+
+def _generation_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a task in the words of generate. A temperature of 0 means greedy there, and is refused here."""
+    samples = bool(settings.get("do_sample")) and settings.get("temperature") != 0
+    names = _ALWAYS + (_SAMPLING if samples else ())
+    options = {name: settings[name] for name in names if settings.get(name) is not None}
+    return {"max_new_tokens": _DEFAULT_LENGTH, "do_sample": samples, **options}
+
+
+def _stop(text: str, settings: Mapping[str, Any]) -> str:
+    """Cut a response at the first of the task's stop words. lmms-eval's default is a blank line, so captioning tasks set none."""
+    until = settings.get("until") or []
+    for word in [until] if isinstance(until, str) else until:
+        if word:
+            text = text.split(word)[0]
+    return text.strip()

@@ -1,0 +1,246 @@
+"""Object HalBench: CHAIR on 300 detailed descriptions, whose objects a language model lists (arXiv:2312.00849)."""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl
+from mmalign.evaluation.benchmark import Benchmark, find_file
+from mmalign.evaluation.chair import OBJECT_SETS, count_hallucinations, read_coco_id, read_object_sets
+from mmalign.evaluation.judging import fill_prompt, read_replies
+from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
+from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
+from mmalign.evaluation.yes_no import Mode, ratio
+
+# An answer of no more words than these names nothing, and the judge isn't asked.
+SHORT = 3
+PROMPT = """You list the objects in an image from what was said about it. Somebody was asked about an image and answered as below. \
+Take the answer for true, and list every object that it says can be seen.
+
+List only what the answer names, each by its noun alone, without colour, material, size or number. Leave out what is only guessed, \
+compared with or said to be absent. Reply with a JSON list of strings and nothing else, for example ["dog", "traffic light"]; \
+reply [] where there is none.
+
+Question: {question}
+
+Answer: {answer}
+"""
+TaggedLemmas = Callable[[str], list[tuple[str, str]]]
+
+
+@dataclass(frozen=True)
+class ObjectHalBench(Benchmark):
+    """Images with their objects, and the descriptions that were asked for.
+
+    Attributes:
+        truths: COCO's objects by image id.
+        asked: The questions; empty where only the objects are known, and any image among them may be described.
+        pictures: Images that the question file itself holds, base64, by file name.
+        synonyms: Word -> object.
+        phrase: Reads a listed phrase: lemmas with their part of speech.
+        reader: What ``phrase`` is, for the record.
+    """
+
+    name: ClassVar[str] = "object-halbench"
+    has_strict: ClassVar[bool] = False
+    judge_wording: ClassVar[str] = PROMPT
+    truths: Mapping[str, frozenset[str]]
+    asked: Sequence[Question]
+    pictures: Mapping[str, str]
+    synonyms: Mapping[str, str]
+    phrase: TaggedLemmas
+    reader: str
+
+    @property
+    def form(self) -> AnswerFormat:
+        """Rows of answer or text, by image_id or in the questions' order."""
+        return AnswerFormat(text=("answer", "text", "caption"), row_id=_image_id, normalise=read_coco_id)
+
+    @property
+    def judgement_form(self) -> AnswerFormat:
+        """The endpoint's responses in order, or ours; a list may stand as a list."""
+        return AnswerFormat(text=("judgement",), row_id=_image_id, normalise=read_coco_id, read_rows=read_lists)
+
+    def questions(self) -> list[Question]:
+        """Each as it stands."""
+        if not self.asked:
+            raise ValueError("Object HalBench's questions are missing: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt")
+        return list(self.asked)
+
+    def required(self) -> list[str]:
+        """The images asked for, or none in particular."""
+        return [question.id for question in self.asked]
+
+    def known(self) -> Container[str]:
+        """The images asked for; where it is not said which, those whose objects are known."""
+        return {question.id for question in self.asked} or self.truths
+
+    def variant(self, *, judged: bool) -> str:
+        """Who lists the objects."""
+        return f"judge, {self.reader}" if judged else "words"
+
+    def write_images(self, folder: Path) -> bool:
+        """Decode them to ``image_id.jpg``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, picture in self.pictures.items():
+            (folder / name).write_bytes(base64.b64decode(picture))
+        return bool(self.pictures)
+
+    def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
+        """Question and answer, of answers that are long enough to name something."""
+        questions = {question.id: question.prompt for question in self.asked}
+        return {
+            i: fill_prompt(template or PROMPT, {"question": questions.get(i, "Describe the image."), "answer": clean(answer)})
+            for i, answer in answers.items()
+            if len(clean(answer).split()) > SHORT
+        }
+
+    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Compute fractions: ``response``, of descriptions that name any object; ``mention``, of the objects named.
+
+        Without judgements objects are found among the answer's words, which gives other levels than published ones.
+
+        Raises:
+            ValueError: If a judgement is no list of strings: the original asks again up to a hundred times and then stops.
+        """
+        answers = {identifier: clean(answer) for identifier, answer in answers.items()}
+        double_words = build_double_words([*(word for word in self.synonyms if " " in word), "home plate", "train track"])
+        if judgements is None:
+            words = {i: join_double_words(lemmatize_nouns(tokenize(text.lower())), double_words) for i, text in answers.items()}
+        else:
+            lists = parse_lists({i: judgements[i] for i in answers if i in judgements})
+            words = {i: read_phrases(lists.get(i, []), double_words, self.phrase) for i in answers}
+        mentions = {i: name_objects(names, self.synonyms) for i, names in words.items()}
+        counts = count_hallucinations(mentions, self.truths)
+        naming = sum(map(bool, mentions.values()))
+        return {
+            "object_halbench/response": ratio(sum(bool(set(names) - self.truths[i]) for i, names in mentions.items()), naming),
+            "object_halbench/mention": counts["instance"],
+            "object_halbench/sentence": counts["sentence"],
+            "object_halbench/recall": counts["recall"],
+            "object_halbench/average_length": sum(len(text.strip().split(" ")) for text in answers.values()) / len(answers),
+        }
+
+
+def clean(answer: str) -> str:
+    """Drop the speaker's name that some models begin with."""
+    return answer.replace("Assistant:", "").strip()
+
+
+def parse_lists(replies: Mapping[str, str]) -> dict[str, list[str]]:
+    """Read the judge's lists.
+
+    Raises:
+        ValueError: With the ids of those that can't be read.
+    """
+    lists = {identifier: parse_list(reply) for identifier, reply in replies.items()}
+    broken = [identifier for identifier, names in lists.items() if names is None]
+    if broken:
+        shown = "; ".join(f"{identifier}: {replies[identifier][:60]!r}" for identifier in broken[:5])
+        raise ValueError(f"{len(broken)} judgements are no JSON list of strings: {shown}. Ask the judge again, or mend them by hand")
+    return {identifier: names for identifier, names in lists.items() if names is not None}
+
+
+def parse_list(reply: str) -> list[str] | None:
+    """Return a reply's list: fenced as JSON, the whole reply, or its last line; None where none is a list of strings."""
+    fenced = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
+    for text in (fenced.group(1) if fenced else "", reply, reply.strip().split("\n")[-1]):
+        try:
+            names = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(names, list) and all(isinstance(name, str) for name in names):
+            return names
+    return None
+
+
+def read_phrases(phrases: Sequence[str], double_words: Mapping[str, str], read: TaggedLemmas) -> list[str]:
+    """Return what listed phrases name, each once: double words where a phrase holds any, else its runs of nouns."""
+    names: list[str] = []
+    for phrase in phrases:
+        # The article makes the tagger take what follows for a noun.
+        tagged = read(f"a {phrase}")
+        names += join_double_words([lemma for lemma, _ in tagged], double_words, only=True) or _runs_of_nouns(tagged)
+    return list(dict.fromkeys(names))
+
+
+def _runs_of_nouns(tagged: Sequence[tuple[str, str]]) -> list[str]:
+    runs: list[list[str]] = [[]]
+    for lemma, label in tagged:
+        if label.startswith("NN"):
+            runs[-1].append(lemma)
+        elif runs[-1]:
+            runs.append([])
+    return [" ".join(run) for run in runs if run]
+
+
+def read_phrase_with_nltk(phrase: str) -> list[tuple[str, str]]:
+    """Lemmas (as nouns) and parts of speech by NLTK; its tagger finds no noun in "a puppy", and what is listed is one."""
+    tagged = [(lemmatize(word), label) for word, label in tag(tokenize(phrase))]
+    if not any(label.startswith("NN") for _, label in tagged):
+        tagged[-1] = (tagged[-1][0], "NN")
+    return tagged
+
+
+def read_phrase_with_spacy(nlp: Any, phrase: str) -> list[tuple[str, str]]:
+    """Lemmas and parts of speech by a spaCy pipeline."""
+    return [(token.lemma_, token.tag_) for token in nlp(phrase)]
+
+
+def choose_phrase_reader() -> tuple[TaggedLemmas, str]:
+    """Return the original's spaCy pipeline where it is installed, else NLTK, and its name."""
+    try:
+        import spacy
+
+        nlp = spacy.load("en_core_web_trf")
+    except (ImportError, OSError):
+        return read_phrase_with_nltk, "nltk"
+    return partial(read_phrase_with_spacy, nlp), f"spacy en_core_web_trf {nlp.meta['version']}"
+
+
+def load_object_halbench(source: Path) -> ObjectHalBench:
+    """Read a folder: ``synonyms_refine.txt`` (RLAIF-V's), the object sets of COCO's images, and the question file.
+
+    Raises:
+        ValueError: If the word list or the object sets are missing.
+    """
+    folder = source if source.is_dir() else source.parent
+    synonyms_file = find_file(source, "synonyms_refine.txt", what="Object HalBench's word list")
+    objects_file = find_file(source, *OBJECT_SETS, what="the objects of COCO's images")
+    files = [synonyms_file, objects_file]
+    questions_file = next(iter([source] if source.suffix == ".jsonl" else sorted(folder.glob("*halbench*.jsonl"))), None)
+    rows = []
+    if questions_file is not None:
+        files.append(questions_file)
+        rows = read_jsonl(questions_file)
+    asked = [_read_question(row) for row in rows]
+    pictures = {str(question.image): row["image"] for question, row in zip(asked, rows, strict=True) if row.get("image")}
+    synonyms = read_synonyms(synonyms_file.read_text(encoding="utf-8"), strip=True)
+    phrase, reader = choose_phrase_reader()
+    return ObjectHalBench(files, read_object_sets(objects_file), asked, pictures, synonyms, phrase, reader)
+
+
+def _read_question(row: Mapping[str, Any]) -> Question:
+    identifier = read_coco_id(str(row["image_id"]))
+    return Question(identifier, f"{identifier}.jpg", row["question"])
+
+
+def read_lists(path: Path) -> list[Any]:
+    """Read judgements; lists that were parsed already (``extract_objs``, or ``judgement``) are spelled as JSON again."""
+    return [_spell_list(row) for row in read_replies(path)]
+
+
+def _spell_list(row: Any) -> Any:
+    if isinstance(row, list):
+        return json.dumps(row)
+    field = next((key for key in ("judgement", "extract_objs") if isinstance(row, Mapping) and isinstance(row.get(key), list)), None)
+    return row if field is None else {**row, "judgement": json.dumps(row[field])}
+
+
+def _image_id(row: Mapping[str, Any]) -> str | None:
+    return str(row["image_id"]) if "image_id" in row else None

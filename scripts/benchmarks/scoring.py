@@ -1,0 +1,137 @@
+"""Pairs scored per CPU second, against the plain way: chosen and rejected as two full rows, all logits, log_softmax.
+
+    python scripts/benchmarks/scoring.py --model v32k --write
+
+Both score the same pairs with the same random LLaVA, in turn and in several rounds, each in a process of its own; the log-probabilities
+are compared. Tokenising is in both.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+import transformers
+from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, write_section
+
+from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.rows import read_pair
+from mmalign.difficulty.generative import score_generative
+from mmalign.models.load import load_mllm
+
+ARMS = ("ours", "plain")
+
+
+def encode(processor: Any, pairs: datasets.Dataset) -> list[EncodedPrompt]:
+    """Tokenise the pairs."""
+    rows = [read_pair(raw, index=i) for i, raw in enumerate(pairs)]
+    return [encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected]) for row in rows]
+
+
+@torch.no_grad()
+def score_plain(model: Any, encoded: list[EncodedPrompt], *, pad_token_id: int) -> list[list[float]]:
+    """Score a batch as most code does: a padded row a response, its image encoded again, logits at every position."""
+    rows = [prompt.prefix_ids + response for prompt in encoded for response in prompt.responses]
+    length = max(map(len, rows))
+    ids = torch.tensor([row + [pad_token_id] * (length - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
+    pixels = torch.cat([prompt.images["pixel_values"] for prompt in encoded for _ in prompt.responses])
+    logps = model(input_ids=ids, attention_mask=mask, pixel_values=pixels).logits.float().log_softmax(-1)
+    sums, number = [], 0
+    for prompt in encoded:
+        start = len(prompt.prefix_ids)
+        for response in prompt.responses:
+            at = logps[number, start - 1 : start + len(response) - 1]
+            sums.append(at.gather(-1, torch.tensor(response)[:, None]).sum().item())
+            number += 1
+    return [sums[i : i + 2] for i in range(0, len(sums), 2)]
+
+
+def run_arm(options: argparse.Namespace) -> dict[str, Any]:
+    """Score all pairs in this process."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    model, processor = load_mllm(options.folder, dtype="float32")
+    pairs = build_pairs(options.pairs + options.batch_size)
+    pad = processor.tokenizer.pad_token_id
+    sums: list[list[float]] = []
+    start = 0.0
+    for first in range(0, len(pairs), options.batch_size):
+        if first == options.batch_size:  # the first batch warms up
+            start = time.process_time()
+        encoded = encode(processor, pairs.select(range(first, min(first + options.batch_size, len(pairs)))))
+        if options.arm == "ours":
+            scores = score_generative(model, encoded, pad_token_id=pad)
+            sums += [[chosen.sum().item(), rejected.sum().item()] for chosen, rejected in scores]
+        else:
+            sums += score_plain(model, encoded, pad_token_id=pad)
+    return {"seconds": (time.process_time() - start) / options.pairs, "peak": resident("VmHWM"), "sums": sums}
+
+
+def compare(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Run both in turn, and check that they agree."""
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
+    for _ in range(options.rounds):
+        for arm in ARMS:
+            words, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
+            done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode != 0:
+                raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
+            results[arm].append(json.loads(done.stdout.splitlines()[-1]))
+    ours, plain = (torch.tensor(results[arm][0]["sums"]) for arm in ARMS)
+    # Sums over a hundred tokens and more, in float32.
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-3)
+    return results
+
+
+def section(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:
+    """Put the command and the machine above the table."""
+    medians = {arm: {key: statistics.median(run[key] for run in runs) for key in ("seconds", "peak")} for arm, runs in results.items()}
+    lines = [
+        "| arm | CPU s a pair | range | pairs a CPU second | peak MiB | time / ours | memory / ours |",
+        "|---|---:|---|---:|---:|---:|---:|",
+    ]
+    for arm, runs in results.items():
+        own, seconds = medians[arm], sorted(run["seconds"] for run in runs)
+        ratios = [f"{own[key] / medians['ours'][key]:.2f}" for key in ("seconds", "peak")]
+        spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
+        lines.append(f"| {arm} | {own['seconds']:.2f} | {spread} | {1 / own['seconds']:.2f} | {own['peak']:.0f} | {' | '.join(ratios)} |")
+    words = " ".join(word for word in sys.argv[1:] if word != "--write")
+    about = f"One thread of {platform.machine()}, float32, {options.pairs} pairs in {options.rounds} rounds; torch {torch.__version__}."
+    title = f"### Scoring, {options.model}, {options.batch_size} pair(s) a batch"
+    table = "\n".join(lines)
+    return f"{title}\n\n```\npython scripts/benchmarks/scoring.py {words}\n```\n\n{about}\n\n{table}\n"
+
+
+def main() -> None:
+    """Run one arm, or compare both."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(SHAPES), default="v32k")
+    parser.add_argument("--batch-size", type=int, default=2, help="pairs a batch")
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.folder = str(options.work / options.model)
+    if options.arm:
+        print(json.dumps(run_arm(options)))
+        return
+    build_model(options.model, Path(options.folder))
+    text = section(options, compare(options))
+    print(text)
+    if options.write:
+        write_section(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""``mmalign evaluate``: one JSON object, provenance, refusals, both modes, judges, the real files."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmalign.cli import main
+from mmalign.commands.evaluate import EvaluateOptions, build_judge, evaluate
+from tests.tiny_models import random_image
+
+
+@pytest.fixture
+def pope(tmp_path: Path) -> Path:
+    rows = [{"question_id": i, "image": "a.png", "text": "Is there a dog?", "label": label} for i, label in ((1, "yes"), (2, "no"))]
+    (tmp_path / "coco_pope_random.json").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "answers.jsonl").write_text('{"id": "1", "response": "Yes."}\n{"id": "2", "response": "NO"}\n')
+    return tmp_path
+
+
+def score(capsys: pytest.CaptureFixture[str], *words: str | Path) -> dict[str, Any]:
+    assert main(["evaluate", *map(str, words), "--json"]) == 0
+    result: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return result
+
+
+def test_one_json_object_with_its_provenance(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
+    got = score(capsys, "pope", "--answers", pope / "answers.jsonl", "--data", pope / "coco_pope_random.json")
+    # Upper-case NO is a yes to the original's parser.
+    assert (got["pope/accuracy"], got["pope/recall"], got["pope/yes_ratio"]) == (0.5, 1.0, 1.0)
+    assert (got["strict"]["pope/accuracy"], got["strict"]["pope/yes_ratio"]) == (1.0, 0.5)
+    assert "pope/recall" not in got["strict"]
+    assert got["pope/always_yes/f1"] == pytest.approx(2 / 3)
+    assert (got["benchmark"], got["mode"], got["scorer_version"], got["num_answers"]) == ("pope", "official", "2", 2)
+    assert {name: len(digest) for name, digest in got["data"].items()} == {"coco_pope_random.json": 64}
+    assert list(got["answers"]) == ["answers.jsonl"]
+    assert got["decoding"] is got["judge"] is got["model"] is None
+
+
+def test_strict_names_the_official_values(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
+    got = score(capsys, "pope", "--answers", pope / "answers.jsonl", "--data", pope, "--mode", "strict")
+    assert (got["mode"], got["pope/accuracy"], got["official"]["pope/accuracy"]) == ("strict", 1.0, 0.5)
+
+
+def test_a_table_without_json(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
+    assert main(["evaluate", "pope", "--answers", str(pope / "answers.jsonl"), "--data", str(pope)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("pope, official, 2 answers\n")
+    assert any(line.split() == ["pope/accuracy", "0.5", "(strict:", "1)"] for line in out.splitlines())
+
+
+def test_refusals_list_ids(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
+    words = ["evaluate", "pope", "--answers", str(pope / "answers.jsonl"), "--data", str(pope)]
+    (pope / "answers.jsonl").write_text('{"id": "1", "response": "Yes"}\n{"id": "9", "response": "No"}\n')
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "1 questions have no answer: random/2" in error
+    assert "1 answers belong to no question: random/9" in error
+    assert main([*words, "--allow-partial"]) == 0
+    assert main(["evaluate", "pope", "--data", str(pope)]) == 2
+    assert "give either --model, to answer the questions, or --answers" in capsys.readouterr().err
+
+
+def test_results_are_saved_as_reports_read_them(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
+    score(capsys, "pope", "--answers", pope / "answers.jsonl", "--data", pope, "--out", pope / "out")
+    saved = json.loads((pope / "out" / "pope.json").read_text())
+    assert (saved["metrics"]["pope/accuracy"], saved["other_mode"]["pope/accuracy"]) == (0.5, 1.0)
+
+
+MMHAL = [
+    {"question_type": kind, "image_id": kind, "image_src": "", "image_content": ["Dog"], "question": "?", "gt_answer": "A dog."}
+    for kind in ("attribute", "other")
+]
+
+
+def test_saved_judgements_are_scored(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "mmhal.json").write_text(json.dumps(MMHAL))
+    (tmp_path / "answers.json").write_text(json.dumps([row | {"model_answer": "A cat."} for row in MMHAL]))
+    replies = [{"id": row["image_id"], "judgement": text} for row, text in zip(MMHAL, ("Rating: 6", "Rating:1"), strict=True)]
+    (tmp_path / "judged.jsonl").write_text("\n".join(map(json.dumps, replies)))
+    words = ["mmhal", "--answers", tmp_path / "answers.json", "--data", tmp_path / "mmhal.json"]
+    got = score(capsys, *words, "--judgements", tmp_path / "judged.jsonl")
+    assert (got["mmhal/score"], got["mmhal/hallucination_rate"], got["judge"]) == (3.0, 0.5, "saved in judged.jsonl")
+    assert got["strict"]["mmhal/score"] == 3.5
+    assert main(["evaluate", *map(str, words)]) == 2
+    assert "needs a judge" in capsys.readouterr().err
+
+
+def test_a_judge_is_asked_and_its_replies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Judge:
+        name = "always 4"
+
+        def ask(self, prompts: list[str]) -> list[str]:
+            assert all("Response: A cat." in prompt for prompt in prompts)
+            return ["Rating: 4"] * len(prompts)
+
+    monkeypatch.setattr("mmalign.commands.evaluate.build_judge", lambda options: Judge())
+    (tmp_path / "mmhal.json").write_text(json.dumps(MMHAL))
+    (tmp_path / "answers.json").write_text(json.dumps([row | {"model_answer": "A cat."} for row in MMHAL]))
+    options = EvaluateOptions(benchmark="mmhal", data=tmp_path / "mmhal.json", answers=tmp_path / "answers.json", out=tmp_path / "out")
+    result = evaluate(options)
+    assert (result.metrics["mmhal/score"], result.judge, len(str(result.judge_prompt))) == (4.0, "always 4", 64)
+    saved = [json.loads(line) for line in (tmp_path / "out" / "mmhal_judgements.jsonl").read_text().splitlines()]
+    assert saved == [{"id": kind, "judgement": "Rating: 4"} for kind in ("attribute", "other")]
+
+
+def test_half_a_judge_is_refused(tmp_path: Path) -> None:
+    common = {"benchmark": "mmhal", "data": tmp_path}
+    with pytest.raises(ValueError, match="needs both --judge-url and --judge-model"):
+        build_judge(EvaluateOptions(**common, judge_url="http://127.0.0.1:1/v1"))
+    with pytest.raises(ValueError, match="give one of --judge-url, --judge and --judgements"):
+        build_judge(EvaluateOptions(**common, judge="dir", judgements=tmp_path))
+    assert build_judge(EvaluateOptions(**common)) is None
+
+
+def test_a_model_answers_first(capsys: pytest.CaptureFixture[str], pope: Path, tiny_llava_dir: Path) -> None:
+    random_image(0).save(pope / "a.png")
+    words = ["pope", "--model", tiny_llava_dir, "--data", pope, "--images", pope, "--out", pope / "out", "--max-new-tokens", "3"]
+    got = score(capsys, *words, "--prompt-suffix", "\nAnswer shortly.")
+    assert got["decoding"] == {"do_sample": False, "max_new_tokens": 3, "prompt_suffix": "\nAnswer shortly."}
+    assert got["num_answers"] == 2
+    asked = [json.loads(line)["prompt"] for line in (pope / "out" / "pope_answers.jsonl").read_text().splitlines()]
+    assert asked == ["Is there a dog?\nAnswer shortly."] * 2
+
+
+def test_real_captions_in_a_process_of_its_own(shared_data: Path) -> None:
+    """Only the JSON object is on stdout, and the published number comes out."""
+    pytest.importorskip("nltk")
+    folder = shared_data / "benchmarks" / "chair"
+    command = [sys.executable, "-m", "mmalign", "evaluate", "chair", "--json", "--data", str(folder)]
+    command += ["--answers", str(folder / "captions_llava13b_instruction2.jsonl")]
+    environment = os.environ | {"NLTK_DATA": str(shared_data / "nltk_data")}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    got = json.loads(done.stdout)
+    assert [f"{100 * got[f'chair/{name}']:.1f}" for name in ("sentence", "instance", "recall")] == ["32.7", "10.5", "68.0"]
+    assert (got["variant"], got["num_answers"], sorted(got["data"])) == ("original", 2000, ["coco2014_objects.json.gz", "synonyms.txt"])
+
+
+def test_amber_in_part(capsys: pytest.CaptureFixture[str], shared_data: Path, tmp_path: Path) -> None:
+    folder = shared_data / "benchmarks" / "amber"
+    rows = [{"id": row["id"], "response": "No"} for row in json.loads((folder / "annotations.json").read_text()) if row["id"] > 1004]
+    (tmp_path / "answers.json").write_text(json.dumps(rows))
+    words = ["amber", "--answers", tmp_path / "answers.json", "--data", folder, "--similarity", "exact"]
+    assert main(["evaluate", *map(str, words)]) == 2
+    assert "1004 questions have no answer: 1, 2, 3" in capsys.readouterr().err
+    got = score(capsys, *words, "--allow-partial")
+    assert (got["amber/accuracy"], got["amber/f1"], got["amber/existence/f1"]) == (66.3, 79.7, 100.0)
+    assert not {"amber/chair", "amber/score"} & set(got)

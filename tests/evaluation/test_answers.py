@@ -1,0 +1,70 @@
+"""Answers: ours and other people's formats, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmalign.evaluation.answers import Answer, AnswerFormat, match_answers, read_answers, read_decoding
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def test_lines_and_arrays_are_alike(tmp_path: Path) -> None:
+    rows = [{"id": 1, "response": "a\u2028b"}, {"id": "x", "response": ""}]
+    lines, array = write(tmp_path / "a.jsonl", *rows), tmp_path / "a.json"
+    array.write_text(json.dumps(rows, indent=2), encoding="utf-8")
+    assert read_answers(lines) == read_answers(array) == [Answer("1", "a\u2028b"), Answer("x", "")]
+
+
+def test_rows_without_ids_are_in_order(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"answer": "Yes"}, {"answer": "No"})
+    form = AnswerFormat(text=("answer",))
+    assert read_answers(path, form, order=["q1", "q2"]) == [Answer("q1", "Yes"), Answer("q2", "No")]
+    # The original POPE script pairs what is there and drops the rest without a word.
+    with pytest.raises(ValueError, match="2 answers without ids for 3 questions"):
+        read_answers(path, form, order=["q1", "q2", "q3"])
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"row 1 has keys id, text; expected id and response"):
+        read_answers(write(tmp_path / "a", {"id": "a", "text": "x"}))
+    with pytest.raises(ValueError, match=r"row 2 has keys response; expected id and response"):
+        read_answers(write(tmp_path / "a", {"id": "a", "response": "x"}, {"response": "x"}), order=["a", "b"])
+    (tmp_path / "a").write_text('{"id": "a"\n')
+    with pytest.raises(ValueError, match="line 1"):
+        read_answers(tmp_path / "a")
+    with pytest.raises(ValueError, match="file not found"):
+        read_answers(tmp_path / "b")
+
+
+def test_missing_doubled_and_foreign_ids_are_listed() -> None:
+    answers = [Answer("a", "first"), Answer("a", "second"), Answer("z", "of other data")]
+    with pytest.raises(ValueError, match="2 questions have no answer: b, c") as error:
+        match_answers(answers, required=["a", "b", "c"])
+    assert "1 ids are answered more than once: a" in str(error.value)
+    assert "1 answers belong to no question: z" in str(error.value)
+    assert "--allow-partial" in str(error.value)
+
+
+def test_partial_answers_are_scored_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    answers = [Answer("b", "2"), Answer("a", "first"), Answer("a", "second"), Answer("z", "foreign")]
+    assert match_answers(answers, required=["a", "b", "c"], allow_partial=True) == {"a": "first", "b": "2"}
+    assert "1 questions have no answer: c" in caplog.text
+    with pytest.raises(ValueError, match="no answers to score"):
+        match_answers([Answer("z", "foreign")], required=["a"], allow_partial=True)
+
+
+def test_long_lists_are_cut() -> None:
+    with pytest.raises(ValueError, match="30 questions have no answer: .* and 10 more"):
+        match_answers([Answer("a", "")], required=["a", *map(str, range(30))])
+
+
+def test_decoding_is_read_where_all_rows_agree(tmp_path: Path) -> None:
+    row = {"id": "a", "response": "x", "gen": {"max_new_tokens": 16}}
+    assert read_decoding(write(tmp_path / "a", row, row)) == {"max_new_tokens": 16}
+    assert read_decoding(write(tmp_path / "a", row, {**row, "gen": {"max_new_tokens": 8}})) is None
+    assert read_decoding(write(tmp_path / "a", {"id": "a", "response": "x"})) is None

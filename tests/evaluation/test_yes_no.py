@@ -1,0 +1,51 @@
+"""The strict reading, binary metrics and baselines."""
+
+import pytest
+
+from mmalign.evaluation.yes_no import binary_metrics, parse_strict, score_baselines
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("NO", False),
+        ("**No**", False),
+        ("yes, no doubt", True),
+        ("", None),
+        ("None", None),
+        ("1. No, it", False),
+        ("Nobody says yes", True),
+        ("\nYes.", True),
+    ],
+)
+def test_strict(answer: str, expected: bool | None) -> None:
+    assert parse_strict(answer) is expected
+
+
+def test_metrics_by_hand() -> None:
+    # 3 true positives, 1 false positive, 1 miss, 1 right no, 1 unknown with label yes.
+    labels = [True, True, True, False, True, False, True]
+    replies = [True, True, True, True, False, False, None]
+    got = binary_metrics(labels, replies)
+    assert got == pytest.approx({"accuracy": 4 / 7, "precision": 3 / 4, "recall": 3 / 5, "f1": 2 / 3, "yes_ratio": 4 / 7, "unknown": 1.0})
+
+
+def test_published_counts_of_llava() -> None:
+    """LLaVA-1.5-7B on POPE's older random file of 2,910 rows: TP 1183, FP 31, TN 1379, FN 317."""
+    labels = [True] * 1183 + [False] * 31 + [False] * 1379 + [True] * 317
+    replies = [True] * 1183 + [True] * 31 + [False] * 1379 + [False] * 317
+    got = binary_metrics(labels, replies)
+    assert [round(got[name], 4) for name in ("accuracy", "precision", "recall", "f1")] == [0.8804, 0.9745, 0.7887, 0.8718]
+
+
+def test_constant_answers_are_defined() -> None:
+    labels = [True, False, True, False]
+    assert binary_metrics(labels, [False] * 4)["f1"] == 0
+    assert binary_metrics(labels, [True] * 4) == pytest.approx(
+        {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes_ratio": 1.0, "unknown": 0.0}
+    )
+
+
+def test_baselines_stand_under_their_name() -> None:
+    got = score_baselines(lambda answers: {"x/part/f1": float(answers["q"] == "Yes"), "x/unknown": 0.0}, ["q"], leave_out=("unknown",))
+    assert got == {"x/always_yes/part/f1": 1.0, "x/always_no/part/f1": 0.0}
