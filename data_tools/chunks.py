@@ -47,6 +47,21 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
     return paths
 
 
+def chunk_seed(seed: int, start: int) -> int:
+    """Seed a chunk by its place, so that what it draws depends on no other chunk.
+
+    Args:
+        seed: The run's own.
+        start: First row of the chunk.
+
+    Raises:
+        ValueError: If the seed is out of range.
+    """
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"seed is {seed}; expected 0 to {2**31 - 1}")
+    return seed * 2**32 + start
+
+
 def read_chunks(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     """Yield the lines of all chunks."""
     for path in paths:

@@ -68,6 +68,7 @@ def run(options: InjectOptions) -> None:
 
 def build(options: InjectOptions, llm: Any) -> None:
     """As ``run``, with any object that has ``name`` and ``ask(prompts) -> list[str]``."""
+    from data_tools.language_models import describe_language_model
     from data_tools.negatives import Answers, build_negatives, text_of
 
     def rejected(rows: Sequence[Any], start: int) -> Answers:
@@ -75,7 +76,9 @@ def build(options: InjectOptions, llm: Any) -> None:
         replies = llm.ask([make_prompt(options.mode, question, response) for question, response in pairs])
         return [checked_reply(reply, response) for reply, (_, response) in zip(replies, pairs, strict=True)]
 
-    settings = {"builder": "error-injection", "mode": options.mode, "llm": llm.name, "max_new_tokens": options.max_new_tokens}
+    settings: dict[str, Any] = {"builder": "error-injection", "mode": options.mode, "max_new_tokens": options.max_new_tokens}
+    # A local model decodes greedily.
+    settings |= {"temperature": None if options.url is None else options.temperature, **describe_language_model(options, llm)}
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="error-injection")
 
 
@@ -104,6 +107,11 @@ def checked_reply(reply: str, response: str) -> str | ValueError:
         return ValueError("the language model's reply is empty")
     if text.casefold() == response.strip().casefold():
         return ValueError("the language model repeated the good response")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # JSON from an endpoint can hold it, and no file of text can.
+        return ValueError("the language model's reply holds half of a surrogate pair")
     return text
 
 

@@ -20,6 +20,13 @@ class NamesModel(Protocol):
     def out(self) -> Path: ...
 
 
+def describe_language_model(options: NamesModel, llm: Any) -> dict[str, Any]:
+    """Tell what a language model's replies come from, to know a run again: its name, and a local one's weights."""
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
+
+    return {"llm": llm.name, "llm_weights": None if options.llm is None else fingerprint_checkpoint(options.llm, dtype="auto")}
+
+
 def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max_new_tokens: int) -> Any:
     """Load the model, behind a cache of its replies in the folder of the result.
 

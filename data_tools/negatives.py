@@ -32,8 +32,15 @@ def build_negatives(
         source: Put behind each row's own source.
     """
     dataset = load_rows(options.data)
+    rejects: Rejects | None = None
+    seen = 0
 
     def work(indices: range) -> list[dict[str, Any]]:
+        nonlocal rejects, seen
+        # Not earlier: a folder that is refused keeps its own list.
+        rejects = rejects or Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share)
+        # Here as well as at the end: hours of a run that can only fail are not worth having.
+        rejects.check(seen)
         lines: dict[int, dict[str, Any]] = {}
         good: dict[int, ChatRow] = {}
         for index in indices:
@@ -45,9 +52,16 @@ def build_negatives(
         answers = rejected(list(good.values()), indices.start) if good else []
         for index, answer in zip(good, answers, strict=True):
             lines[index] = {"index": index, **({"reason": str(answer)} if isinstance(answer, ValueError) else {"rejected": answer})}
+        for index, line in lines.items():
+            if "reason" in line:
+                rejects.add(row_id(dataset[index], index=index), line["reason"])
+        seen += len(indices)
         return [lines[index] for index in sorted(lines)]
 
-    fingerprint = {"data": {path.name: hash_file(path) for path in find_data_files(options.data)}, **settings}
+    hashes = {path.name: hash_file(path) for path in find_data_files(options.data)}
+    # The root decides which images are found: rows rejected for a wrong one must not stay rejected under the right one.
+    root = None if options.image_root is None else str(options.image_root)
+    fingerprint = {"data": hashes, "image_root": root, **settings}
     chunks = run_chunks(len(dataset), work, out=options.out, fingerprint=fingerprint, size=size, label=source)
 
     def pair(line: Mapping[str, Any]) -> tuple[str, Pair | None]:
@@ -127,7 +141,8 @@ def answered_messages(raw: Mapping[str, Any]) -> Messages:
     """Return the conversation of a row up to its good response: ``messages``, or ``prompt`` and ``chosen``.
 
     Raises:
-        ValueError: If there are neither, or an image stands inside the text, which messages of plain text can't say.
+        ValueError: If there are neither, a message is in none of TRL's forms, or an image stands inside the text, which messages of
+            plain text can't say.
     """
     if raw.get("messages") is not None:
         messages = list(raw["messages"])
@@ -137,7 +152,10 @@ def answered_messages(raw: Mapping[str, Any]) -> Messages:
         messages += [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
     else:
         raise ValueError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
-    return [{"role": message["role"], "content": _plain(message["content"])} for message in messages]
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise ValueError(f"a message is {str(message)[:80]!r}; expected role and content")
+    return [{"role": message["role"], "content": _plain(message.get("content"))} for message in messages]
 
 
 def read_answered(raw: Mapping[str, Any], *, index: int, image_root: Path | None) -> ChatRow:
@@ -154,7 +172,9 @@ def text_of(message: Mapping[str, Any]) -> str:
 def _plain(content: Any) -> str:
     if isinstance(content, str):
         return content
+    if not isinstance(content, list) or not all(isinstance(part, dict) and part.get("type") for part in content):
+        raise ValueError(f"the content of a message is {str(content)[:80]!r}; expected text, or a list of parts that have a type")
     kinds = [part["type"] for part in content]
     if "image" in kinds[kinds.index("text") :] if "text" in kinds else False:
         raise ValueError("an image stands after text inside a message; only images before the text are supported here")
-    return "".join(part["text"] for part in content if part["type"] == "text")
+    return "".join(part.get("text") or "" for part in content if part["type"] == "text")

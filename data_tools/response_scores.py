@@ -1,5 +1,6 @@
 """How true is a response? Three scorers: known objects, a judge that reads a reference, a model that looks at the image."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -94,16 +95,17 @@ class LookingScorer:
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
         """Share of sentences that are told to be true; a sentence without a clear yes or no is left out."""
         questions = [
-            Question(f"{i}/{j}/{k}", item.question.image, _fill(CHECK, {"statement": sentence}))
+            Question(_statement_id(i, j, sentence), item.question.image, _fill(CHECK, {"statement": sentence}))
             for i, item in enumerate(items)
             for j, response in enumerate(item.responses)
-            for k, sentence in enumerate(split_sentences(response))
+            # A sentence said twice is asked about once.
+            for sentence in dict.fromkeys(split_sentences(response))
         ]
         verdicts = self._ask(questions, folder) if questions else {}
-        return [[self._score(verdicts, f"{i}/{j}", r) for j, r in enumerate(item.responses)] for i, item in enumerate(items)]
+        return [[self._score(verdicts, i, j, r) for j, r in enumerate(item.responses)] for i, item in enumerate(items)]
 
-    def _score(self, verdicts: Mapping[str, bool | None], prefix: str, response: str) -> float | None:
-        given = [verdicts.get(f"{prefix}/{k}") for k in range(len(split_sentences(response)))]
+    def _score(self, verdicts: Mapping[str, bool | None], i: int, j: int, response: str) -> float | None:
+        given = [verdicts.get(_statement_id(i, j, sentence)) for sentence in split_sentences(response)]
         clear = [verdict for verdict in given if verdict is not None]
         return sum(clear) / len(clear) if clear else None
 
@@ -121,6 +123,11 @@ class LookingScorer:
         )
         rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
         return {row["id"]: parse_strict(row["response"]) for row in rows}
+
+
+def _statement_id(item: int, response: int, sentence: str) -> str:
+    """Name a statement by its text too: verdicts that a stopped run left must not meet other responses, where sampling isn't exact."""
+    return f"{item}/{response}/{hashlib.sha256(sentence.encode()).hexdigest()[:16]}"
 
 
 def parse_rating(reply: str) -> float | None:

@@ -61,7 +61,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     Raises:
         ValueError: If options don't fit together, or the source can't be read.
     """
-    from data_tools.chunks import run_chunks
+    from data_tools.chunks import chunk_seed, run_chunks
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
     from data_tools.sampling import load_source, sample_chunk
@@ -78,8 +78,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
         folder = options.out / "scoring" / f"{indices.start:09d}"
         chunk = [items[index] for index in indices]
         sampling = {name: getattr(options, name) for name in ("samples", "temperature", "top_p", "max_new_tokens")}
-        # By the chunk's place: what it draws depends on no other chunk.
-        seed = options.seed * 2**32 + indices.start
+        seed = chunk_seed(options.seed, indices.start)
         lines = sample_chunk(*policy, chunk, scorer, image_root=root, folder=folder, seed=seed, **sampling)
         return [{"index": index, **line} for index, line in zip(indices, lines, strict=True)]
 
@@ -125,8 +124,16 @@ def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], r
 
 def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> dict[str, Any]:
     """All that decides the result."""
-    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "max_new_tokens", "seed", "dtype")
-    return {"builder": "on-policy", "data": files, "judge": getattr(judge, "name", None), **{n: getattr(options, n) for n in names}}
+    from data_tools.language_models import describe_language_model
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
+
+    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "max_new_tokens", "seed")
+    models = {"model": options.model, "labeler": options.labeler}
+    weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
+    # A wrong root makes rejects of all questions, which must not stay under the right one.
+    root = None if options.image_root is None else str(options.image_root)
+    described = {} if judge is None else describe_language_model(options, judge)
+    return {"builder": "on-policy", "data": files, "image_root": root, **{n: getattr(options, n) for n in names}, **weights, **described}
 
 
 def _load_judge(options: SampleOptions) -> Any:

@@ -39,9 +39,11 @@ def run(options: WeakenOptions) -> None:
     Raises:
         ValueError: If an option is out of range.
     """
+    from data_tools.chunks import chunk_seed
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import Answers, build_negatives
     from data_tools.weakening import NUM_STEPS, generate_hallucinated
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
 
     if not 0 <= options.step < NUM_STEPS:
         raise ValueError(f"step is {options.step}; expected 0 to {NUM_STEPS - 1}")
@@ -61,8 +63,7 @@ def run(options: WeakenOptions) -> None:
                 processor,
                 [row.messages[:-1] for row in shown],
                 [row.images for row in shown],
-                # By the chunk's place: what it draws depends on no other chunk.
-                seed=options.seed * 2**32 + start,
+                seed=chunk_seed(options.seed, start),
                 **decoding,
             )
             if shown
@@ -70,7 +71,8 @@ def run(options: WeakenOptions) -> None:
         )
         return [_response(next(texts)) if row.images else ValueError("the row has no image to weaken") for row in rows]
 
-    settings = {"builder": "image-weakening", "model": options.model, "seed": options.seed, "dtype": options.dtype, **decoding}
+    weights = fingerprint_checkpoint(options.model, dtype=options.dtype)
+    settings = {"builder": "image-weakening", "model": options.model, "model_weights": weights, "seed": options.seed, **decoding}
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
 
 

@@ -1,7 +1,9 @@
-"""Error injection: prompts, replies, and a run with a real tiny language model behind ``ask``."""
+"""Error injection: prompts, replies, runs with a tiny language model, in this process and behind a real HTTP endpoint."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from data_tools.inject_errors import InjectOptions, build, checked_reply, main, 
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
 from tests.data_files import chat_rows, save_rows
-from tests.tiny_models import QWEN3, build_tokenizer, pair_rows
+from tests.evaluation.judges.chat_server import ChatServer, completion, fault, run_chat_server
+from tests.tiny_models import QWEN3, build_tiny_llava, build_tokenizer, pair_rows, random_image
 
 
 class TinyLlm:
@@ -113,11 +116,120 @@ def test_one_language_model_must_be_named(tmp_path: Path, capsys: pytest.Capture
         assert "name one language model: --llm DIR, or --url URL with --llm-name NAME" in capsys.readouterr().err
 
 
-def test_a_local_model_from_the_command_line(tmp_path: Path, tiny_llava_dir: Path) -> None:
-    pytest.importorskip("mmalign.evaluation.judges.local", reason="there are no judges")
+def test_a_local_model_from_the_command_line(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = save_rows(tmp_path / "sft.parquet", chat_rows(3))
     words = f"{data} --mode description --llm {tiny_llava_dir} --max-new-tokens 8 --max-reject-share 0.7 --out {tmp_path}/out"
     assert main(words.split()) == 0
     replies = (tmp_path / "out" / "replies.jsonl").read_text().splitlines()
     assert len(replies) == 3
     assert len(load_rows(tmp_path / "out" / "pairs")) >= 1
+    # Nothing is asked again, and another model's replies don't join these.
+    assert main(words.split()) == 0
+    assert (tmp_path / "out" / "replies.jsonl").read_text().splitlines() == replies
+    other = tmp_path / "other" / tiny_llava_dir.name
+    model, processor = build_tiny_llava(seed=5)
+    model.save_pretrained(other)
+    processor.save_pretrained(other)
+    assert main(words.replace(str(tiny_llava_dir), str(other)).split()) == 2
+    assert "was begun with llm_weights 'weights" in capsys.readouterr().err
+
+
+def wrong_answer(prompt: str) -> str:
+    """What the server says: the right answer with a word more, as a base model that goes on with the next example."""
+    return f" Wrong answer: {prompt.split('Right answer: ')[-1].split(chr(10))[0]} twice\nQuestion: And?"
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    with run_chat_server() as server:
+        server.answer = wrong_answer
+        yield server
+
+
+def endpoint_words(data: Path, out: Path, server: ChatServer, *words: str) -> list[str]:
+    return [str(data), *f"--mode answer --url {server.url} --llm-name m --batch-size 2 --out {out}".split(), *words]
+
+
+def test_an_endpoint_is_asked_as_told(tmp_path: Path, server: ChatServer) -> None:
+    rows = chat_rows(3)
+    words = endpoint_words(save_rows(tmp_path / "sft.parquet", rows), tmp_path / "out", server, "--temperature", "0.5")
+    assert main([*words, "--max-new-tokens", "77"]) == 0
+    pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "out" / "pairs"))]
+    good = [row["messages"][-1]["content"] for row in rows]
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [(text, f"{text} twice") for text in good], "whole from the first character"
+    assert len(server.requests) == 3
+    assert {(request["model"], request["temperature"], request["top_p"], request["max_tokens"]) for request in server.requests} == {
+        ("m", 0.5, 0.95, 77)
+    }
+
+
+def test_a_run_whose_endpoint_fails_goes_on_and_ends_the_same(
+    tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = chat_rows(6)
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    assert main(endpoint_words(data, tmp_path / "whole", server)) == 0
+    server.requests.clear()
+    # The fourth question meets a key that has run out: the second chunk fails after the first was written.
+    refused = make_prompt("answer", rows[3]["messages"][0]["content"], rows[3]["messages"][-1]["content"])
+    server.scripts[refused] = [fault(401, "quota")]
+    assert main(endpoint_words(data, tmp_path / "stopped", server)) == 2
+    assert "quota" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "stopped" / "chunks").iterdir()] == ["000000000.jsonl"]
+    assert main(endpoint_words(data, tmp_path / "stopped", server)) == 0
+    assert server.asked() == Counter({prompt: 2 if prompt == refused else 1 for prompt in server.asked()})
+    assert len(server.asked()) == 6
+    for name in ("build.json", "pairs/pairs-00000.parquet"):
+        assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # Sampled at another temperature, the rest would not be of the same kind.
+    assert main(endpoint_words(data, tmp_path / "stopped", server, "--temperature", "0.1")) == 2
+    assert "was begun with temperature 0.8, not 0.1; choose another --out" in capsys.readouterr().err
+
+
+def test_half_a_surrogate_in_a_reply_costs_its_row(tmp_path: Path, server: ChatServer) -> None:
+    rows = chat_rows(3)
+    server.scripts[make_prompt("answer", rows[1]["messages"][0]["content"], rows[1]["messages"][-1]["content"])] = [completion("a \ud800")]
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    assert main(endpoint_words(data, tmp_path / "out", server, "--max-reject-share", "0.5")) == 0
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    assert reject == {"id": "pair-1", "reason": "the language model's reply holds half of a surrogate pair"}
+
+
+def test_a_run_that_can_only_fail_stops_early(tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """The model repeats every answer: after twenty rows that is plain."""
+    server.answer = lambda prompt: prompt.split("Right answer: ")[-1].split("\n")[0]
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(30))
+    assert main(endpoint_words(data, tmp_path / "out", server)) == 2
+    assert "20 of 20 rows are broken, more than the tolerated share of 20.0%" in capsys.readouterr().err
+    assert len(server.requests) == 20
+    reasons = {json.loads(line)["reason"] for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()}
+    assert reasons == {"the language model repeated the good response"}
+
+
+def test_another_image_root_is_another_run(tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows that were rejected for want of the root don't stay rejected under the right one."""
+    (tmp_path / "images").mkdir()
+    random_image(0).save(tmp_path / "images" / "a.png")
+    row = {"image": "a.png", "messages": chat_rows(1)[0]["messages"]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    words = endpoint_words(tmp_path / "rows.jsonl", tmp_path / "out", server)
+    assert main(words) == 2
+    assert main([*words, "--image-root", str(tmp_path / "images")]) == 2
+    assert f"was begun with image_root None, not '{tmp_path}/images'; choose another --out" in capsys.readouterr().err
+    assert (tmp_path / "out" / "rejects.jsonl").is_file(), "a folder that is refused keeps its list"
+
+
+@pytest.mark.parametrize(
+    ("messages", "reason"),
+    [
+        ([{"role": "user", "content": None}, {"role": "assistant", "content": "x"}], "the content of a message is 'None'; expected text"),
+        ([{"role": None, "content": "x"}], "a message is .*; expected role and content"),
+    ],
+)
+def test_odd_messages_cost_their_row(tmp_path: Path, server: ChatServer, messages: list[dict[str, Any]], reason: str) -> None:
+    rows = chat_rows(3)
+    rows[1]["messages"] = messages
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    assert main(endpoint_words(data, tmp_path / "out", server, "--max-reject-share", "0.5")) == 0
+    (reject,) = map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())
+    assert re.match(reason, reject["reason"])

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from data_tools.response_scores import JudgeScorer, Sampled, TruthScorer, best_and_worst, parse_rating, split_sentences
+from data_tools.response_scores import (
+    JudgeScorer,
+    LookingScorer,
+    Sampled,
+    TruthScorer,
+    _statement_id,
+    best_and_worst,
+    parse_rating,
+    split_sentences,
+)
 from data_tools.sample_pairs import SampleOptions, build, main
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
@@ -16,6 +25,8 @@ from mmalign.data.rows import read_pair
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions, read_synonyms
+from mmalign.models.load import load_mllm
+from tests.evaluation.judges.chat_server import run_chat_server
 from tests.tiny_models import random_image
 
 QUESTION = Question("q", "a.png", "What is there?")
@@ -144,6 +155,64 @@ def test_questions_with_references_and_a_judge(tmp_path: Path, tiny_llava_dir: P
     assert pairs
     assert all(rated(pair.chosen) > rated(pair.rejected) for pair in pairs)
     assert {pair.source for pair in pairs} == {"on-policy/judge"}
+
+
+def test_a_judge_behind_an_endpoint(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """From the command line, over HTTP; resumed to the same bytes."""
+    photos = save_photos(tmp_path / "photos", 3)
+    rows = [{"id": f"q{i}", "image": f"{i}.png", "prompt": "Hm?", "reference": "A dog."} for i in range(3)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with run_chat_server() as server:
+        server.answer = lambda prompt: f"Rating: {rated(prompt.split('Response: ')[1])}"
+        words = f"{tmp_path}/questions.jsonl --image-root {photos} --model {tiny_llava_dir} --scorer judge --url {server.url} --llm-name m"
+        words += " --max-new-tokens 8 --temperature 3 --batch-size 1"
+        assert main([*words.split(), "--out", str(tmp_path / "whole")]) == 0
+        assert {(request["temperature"], request["max_tokens"]) for request in server.requests} == {(0, 8)}
+        pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "whole" / "pairs"))]
+        assert pairs
+        assert all(rated(pair.chosen) > rated(pair.rejected) for pair in pairs)
+        stopped = tmp_path / "stopped"
+        shutil.copytree(tmp_path / "whole", stopped)
+        for name in ("000000001.jsonl", "000000002.jsonl"):
+            (stopped / "chunks" / name).unlink()
+        before = len(server.requests)
+        assert main([*words.split(), "--out", str(stopped)]) == 0
+        assert len(server.requests) == before, "the same responses were rated before"
+    assert files_of(stopped) == files_of(tmp_path / "whole")
+
+
+def test_a_local_judge(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A random model's ratings are no numbers, so that there is no pair; what was asked and said stays."""
+    photos = save_photos(tmp_path / "photos", 2)
+    rows = [{"image": f"{i}.png", "prompt": "Hm?", "reference": "A dog."} for i in range(2)]
+    (tmp_path / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = f"{tmp_path}/questions.jsonl --image-root {photos} --model {tiny_llava_dir} --scorer judge --llm {tiny_llava_dir}"
+    assert main([*words.split(), "--max-new-tokens", "8", "--temperature", "3", "--out", str(tmp_path / "out")]) == 2
+    assert "no pair from 2 rows (2 without two unequal responses)" in capsys.readouterr().err
+    lines = [json.loads(line) for line in (tmp_path / "out" / "chunks" / "000000000.jsonl").read_text().splitlines()]
+    replies = {row["prompt"]: row["response"] for row in map(json.loads, (tmp_path / "out" / "replies.jsonl").read_text().splitlines())}
+    assert {prompt.split("Response: ")[1].split("\n\nHow well")[0] for prompt in replies} == {
+        r for line in lines for r in line["responses"]
+    }
+    assert all(parse_rating(reply) is None for reply in replies.values())
+
+
+def test_a_left_over_verdict_meets_no_other_response(tmp_path: Path, tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stopped chunk left verdicts on responses; where sampling isn't exact, the next attempt has other ones."""
+    monkeypatch.setattr("data_tools.response_scores.parse_strict", {"yes": True, "no": False}.get)
+    photos = save_photos(tmp_path / "photos", 1)
+    scorer = LookingScorer(None, None, image_root=photos, batch_size=1)
+    question = Question("q", "0.png", "Hm?")
+    verdicts = {_statement_id(0, 0, "A dog."): True}
+    assert scorer._score(verdicts, 0, 0, "A dog.") == 1.0
+    assert scorer._score(verdicts, 0, 0, "A cat.") is None
+    model, processor = load_mllm(str(tiny_llava_dir), dtype="float32")
+    scorer = LookingScorer(model, processor, image_root=photos, batch_size=1)
+    stale = {"id": _statement_id(0, 0, "A dog."), "image": "0.png", "prompt": "x", "response": "yes"}
+    (tmp_path / "chunk").mkdir()
+    (tmp_path / "chunk" / "verdicts.jsonl.partial").write_text(json.dumps(stale) + "\n")
+    # The random model says neither yes nor no, so that only a verdict that is left over can give a score.
+    assert scorer([Sampled(question, None, None, ["A cat."])], folder=tmp_path / "chunk") == [[None]]
 
 
 @pytest.mark.parametrize(

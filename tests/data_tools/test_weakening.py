@@ -1,6 +1,10 @@
 """Image weakening: the schedule and the sign by hand, decoding against a plain loop, resume to the same bytes."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +12,16 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from data_tools.sampling import sample_responses
 from data_tools.weaken_images import main
 from data_tools.weakening import add_noise, alpha_bars, generate_hallucinated, hallucinating_logits
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
 from tests.data_files import chat_rows, save_rows
-from tests.tiny_models import random_image, random_text
+from tests.tiny_families import FAMILIES
+from tests.tiny_models import build_tiny_llava, random_image, random_text
+
+ROOT = Path(__file__).resolve().parents[2]
 
 DECODING = {"step": 900, "contrast": 1.0, "plausibility": 0.2, "max_new_tokens": 6}
 
@@ -66,12 +74,21 @@ def prompts_and_images(count: int) -> tuple[list[Any], list[Any]]:
 def plain_loop(model: Any, processor: Any, prompt: Any, image: Any, noised: torch.Tensor) -> str:
     """Two whole forwards a token, without cache, batch or logits processor."""
     text = processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False)
-    inputs = processor(text=text, images=image, return_tensors="pt")
-    ids, start = inputs["input_ids"], inputs["input_ids"].shape[1]
+    inputs = processor(text=[text], images=[[image]], return_tensors="pt")
+    pixels, ids = inputs.pop("pixel_values"), inputs.pop("input_ids")
+    start = ids.shape[1]
+    # PaliGemma's processor makes labels, which a forward would hold against the logits.
+    inputs.pop("labels", None)
     for _ in range(DECODING["max_new_tokens"]):
+        # What belongs to each token grows with the text: it is seen, and is text.
+        grown = {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}
+        rest = {
+            key: torch.nn.functional.pad(value, (0, ids.shape[1] - start), value=grown[key]) if key in grown else value
+            for key, value in inputs.items()
+        }
         with torch.no_grad():
-            noisy = model(input_ids=ids, pixel_values=noised).logits[0, -1]
-            clean = model(input_ids=ids, pixel_values=inputs["pixel_values"]).logits[0, -1]
+            noisy = model(input_ids=ids, pixel_values=noised, use_cache=False, **rest).logits[0, -1]
+            clean = model(input_ids=ids, pixel_values=pixels, use_cache=False, **rest).logits[0, -1]
         scores = 2 * noisy - clean
         scores[torch.softmax(noisy, 0) < 0.2 * torch.softmax(noisy, 0).max()] = -torch.inf
         token = int(scores.argmax())
@@ -92,6 +109,35 @@ def test_equals_a_plain_loop_of_two_forwards(loaded: tuple[Any, Any]) -> None:
     ]
     assert got == expected
     assert len(set(got)) > 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_equals_the_plain_loop(family: str) -> None:
+    """Tiles, native resolution, positions on three axes, experts: the two halves keep their own images."""
+    model, processor = FAMILIES[family]()
+    prompts, images = prompts_and_images(3)
+    got = generate_hallucinated(model, processor, prompts, images, temperature=0.0, seed=5, **DECODING)
+    # The noise is drawn over the batch's pixels: rows, or the patches of one image after another.
+    texts = [processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts]
+    batch = processor(text=texts, images=images, return_tensors="pt", padding=True)["pixel_values"]
+    alone = [processor(text=[text], images=[row], return_tensors="pt")["pixel_values"] for text, row in zip(texts, images, strict=True)]
+    assert batch.shape[0] == sum(map(len, alone))
+    noised = add_noise(batch, step=900, generator=torch.Generator().manual_seed(5)).split([len(pixels) for pixels in alone])
+    expected = [plain_loop(model, processor, p, i[0], n) for p, i, n in zip(prompts, images, noised, strict=True)]
+    assert got == expected
+
+
+@pytest.mark.parametrize("family", ["llava-next", "qwen2.5-vl", "idefics3", "gemma3", "paligemma"])
+def test_families_sample(family: str) -> None:
+    """Each of a question's samples sees the question's own image: greedy, in effect, it says what plain generation says of it alone."""
+    model, processor = FAMILIES[family]()
+    prompts, images = prompts_and_images(3)
+    texts = [prompt[0]["content"][1]["text"] for prompt in prompts]
+    options = {"samples": 2, "temperature": 1e-7, "top_p": 1.0, "max_new_tokens": 4, "seed": 0}
+    together = sample_responses(model, processor, texts, [row[0] for row in images], **options)
+    for text, row, got in zip(texts, images, together, strict=True):
+        assert [got] == sample_responses(model, processor, [text], row, **{**options, "seed": 9})
+        assert got[0] == got[1]
 
 
 def test_sampling_is_seeded(loaded: tuple[Any, Any]) -> None:
@@ -125,6 +171,48 @@ def test_pairs_and_resume_to_the_same_bytes(tmp_path: Path, tiny_llava_dir: Path
     (chunks / "000000002.jsonl.partial").write_text('{"index": 2, "rej')
     assert main([*words, "--out", str(tmp_path / "stopped")]) == 0
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_a_killed_process_goes_on_and_ends_the_same(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """SIGKILL, at whatever point it strikes."""
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(24))
+    words = [str(data), "--model", str(tiny_llava_dir), "--max-new-tokens", "20", "--batch-size", "1", "--max-reject-share", "1"]
+    words += ["--temperature", "2"]
+    code = "import sys\nfrom data_tools.weaken_images import main\nsys.exit(main(sys.argv[1:]))"
+    chunks = tmp_path / "killed" / "chunks"
+    process = subprocess.Popen([sys.executable, "-c", code, *words, "--out", str(tmp_path / "killed")], cwd=ROOT)
+    while process.poll() is None and len(list(chunks.glob("*.jsonl"))) < 5:
+        time.sleep(0.005)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it had not ended by itself"
+    done = {path.name: path.stat().st_mtime_ns for path in chunks.glob("*.jsonl")}
+    assert 5 <= len(done) < 24
+    assert main([*words, "--out", str(tmp_path / "killed")]) == 0
+    assert {name: (chunks / name).stat().st_mtime_ns for name in done} == done, "nothing is done twice"
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    for partial in chunks.glob("*.partial"):
+        partial.unlink()
+    assert files_of(tmp_path / "killed") == files_of(tmp_path / "whole")
+
+
+def test_other_weights_are_another_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A checkpoint that was trained on in place has the same path."""
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(2))
+    words = f"{data} --model {tmp_path}/model --max-new-tokens 3 --max-reject-share 1 --out {tmp_path}/out".split()
+    for seed, status in ((0, 0), (0, 0), (1, 2)):
+        model, processor = build_tiny_llava(seed=seed)
+        model.save_pretrained(tmp_path / "model")
+        processor.save_pretrained(tmp_path / "model")
+        assert main(words) == status
+    assert "was begun with model_weights 'weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**31)])
+def test_seeds_have_a_range(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+    data = save_rows(tmp_path / "sft.parquet", chat_rows(1))
+    assert main([str(data), "--model", str(tiny_llava_dir), "--seed", seed, "--out", str(tmp_path / "out")]) == 2
+    assert f"seed is {seed}; expected 0 to 2147483647" in capsys.readouterr().err
 
 
 def test_another_run_and_bad_options_are_refused(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,9 +46,10 @@ def cut_connection(handler: BaseHTTPRequestHandler) -> None:
 
 @dataclass
 class ChatServer:
-    """Answers ``echo: <prompt>``, after the replies that are scripted for a prompt."""
+    """Answers ``echo: <prompt>`` or by another rule, after the replies that are scripted for a prompt."""
 
     url: str = ""
+    answer: Callable[[str], str] = "echo: {}".format
     scripts: dict[str, list[Reply]] = field(default_factory=dict)
     delay: float = 0.0
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -73,7 +74,7 @@ class ChatServer:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             script = self.scripts.get(prompt, [])
-            reply = script.pop(0) if script else completion(f"echo: {prompt}")
+            reply = script.pop(0) if script else completion(self.answer(prompt))
         time.sleep(self.delay)
         with self.lock:
             self.at_once -= 1
