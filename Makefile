@@ -8,7 +8,7 @@ export OMP_WAIT_POLICY ?= passive
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-slow lint types setup clean
+.PHONY: help demo test test-slow lint types setup cards clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | sort
@@ -36,6 +36,11 @@ lint: $(STAMP) ## ruff: lint and format
 
 types: $(STAMP) ## mypy
 	$(VENV)/bin/mypy mmalign data_tools
+
+cards: ## keep the cards of the demo's models in model_cards/demo/
+	@test -f runs/demo/report.html || { echo "no finished demo in runs/demo: run make demo first"; exit 1; }
+	@mkdir -p model_cards/demo
+	@for model in clip sft dpo da_dpo; do cp runs/demo/$$model/README.md model_cards/demo/$$model.md; done
 
 clean: ## remove the environment and the demo's runs
 	rm -rf $(VENV) runs

