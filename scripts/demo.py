@@ -40,10 +40,10 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
     world = f"{run}/world"
     preference = (
         f"train preference --model {run}/sft --data {run}/difficulty/scored.parquet --reference cached --batch-size 16 --seed {seed}"
-        f" --max-steps {size(200, 3)} --learning-rate 1e-4 --warmup-ratio 0.1 --beta 0.3 --logging-steps {size(10, 1)}"
+        f" --max-steps {size(300, 3)} --learning-rate 1e-4 --warmup-ratio 0.1 --beta 0.3 --sft-weight 4 --logging-steps {size(10, 1)}"
     )
     steps = {
-        "world/world.json": f"world build --out {world} --seed {seed} --num-scenes {size(12_000, 64)} --num-pairs {size(2_400, 48)}"
+        "world/world.json": f"world build --out {world} --seed {seed} --num-scenes {size(12_000, 64)} --num-pairs {size(4_800, 48)}"
         f" --num-eval-scenes {size(200, 12)}",
         "clip/train_log.json": f"train contrastive --model {CONFIGS}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
         f" --out {run}/clip --license apache-2.0 --batch-size {size(96, 8)}"
@@ -51,7 +51,7 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
         "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
         f" --vision-feature-layer -2 --seed {seed} --out {run}/mllm",
         "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
-        f" --batch-size {size(16, 8)} --max-steps {size(1400, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
+        f" --batch-size {size(16, 8)} --max-steps {size(1700, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
         f" --warmup-ratio 0.1 --logging-steps {size(25, 1)} --num-workers 1 --seed {seed}",
         "difficulty/scored.parquet": f"score-difficulty {world}/pairs --clip {run}/clip --mllm {run}/sft --out {run}/difficulty"
         " --batch-size 64",
@@ -132,7 +132,7 @@ def write_page(out: Path, models: list[ModelRun], *, seed: int) -> Path:
         "World": f"{world['counts']['sft']:,} drawn scenes; {world['config']['caption_noise']:.0%} of the captions of scenes that lack"
         " a usual companion name it all the same",
         "Pairs": f"{world['counts']['pairs']:,}, {world['config']['easy_share']:.0%} of them easy",
-        "Preference training": "200 steps of 16 pairs, beta 0.3, full weights, from the SFT model; reference log-probabilities cached",
+        "Preference training": "300 steps of 16 pairs, beta 0.3, SFT term of weight 4, full weights, from the SFT model; reference log-probabilities cached",
         "Seed": str(seed),
         "mmalign": record["mmalign"],
     }
