@@ -65,12 +65,22 @@ def run(options: EvaluateOptions) -> None:
     print(result.to_json() if options.json else result.to_text())
 
 
-def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Result:
-    """Return the result; ``loaded`` is a model and processor that are in memory already."""
+def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None, benchmark: Benchmark | None = None) -> Result:
+    """Return the result.
+
+    Args:
+        options: What is scored and how.
+        loaded: A model and processor that are in memory already; ``options.model`` is then their name, and no card is changed.
+        benchmark: Its data, where they are in memory already.
+
+    Raises:
+        ValueError: If data, answers, images or a judge are missing or don't fit.
+    """
     from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
     from mmalign.evaluation.results import hash_files
 
-    benchmark = load_benchmark(options)
+    benchmark = benchmark or load_benchmark(options)
+    check_judge(options, benchmark)
     path, partial = options.answers, options.allow_partial
     decoding = None if path is None else read_decoding(path, benchmark.form)
     if path is None:
@@ -81,6 +91,10 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None)
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
     result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
     _save(options, result, make_items(benchmark, answers, mode=options.mode))
+    if options.model is not None and loaded is None:
+        from mmalign.commands.cards import add_result
+
+        add_result(Path(options.model), dataclasses.asdict(result))
     return result
 
 
@@ -160,6 +174,29 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     return LocalJudge(str(options.judge), cache=cache)
 
 
+def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
+    """Look, before a model is asked, for what can be missing then.
+
+    Raises:
+        ValueError: If questions, the folder of the images, or a judge are missing.
+    """
+    check_judge(options, benchmark)
+    benchmark.questions()
+    root = _image_folder(options)
+    if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
+        raise ValueError(f"no images at {root}; name their folder with --images")
+
+
+def check_judge(options: EvaluateOptions, benchmark: Benchmark) -> None:
+    """Refuse a benchmark that can't do without a judge where none is named."""
+    if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
+        raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+
+
+def _image_folder(options: EvaluateOptions) -> Path:
+    return options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+
+
 def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> Result:
     from mmalign.evaluation.judging import hash_text
     from mmalign.evaluation.results import Result, differing, hash_files
@@ -208,13 +245,12 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
 
     if options.out is None or options.model is None:
         raise ValueError("--out is missing: the folder that answers and result are saved in")
+    check_can_answer(options, benchmark)
     questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
     options.out.mkdir(parents=True, exist_ok=True)
-    root = options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+    root = _image_folder(options)
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
-    if not root.is_dir():
-        raise ValueError(f"no images at {root}; name their folder with --images")
     if loaded is None:
         model, processor = load_mllm(options.model, dtype=options.dtype)
         model = model.to(best_device())
@@ -242,7 +278,3 @@ def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
         result.write(options.out / f"{options.benchmark}.json")
         if items:
             write_items(items_path(options.out, options.benchmark), items)
-    if options.model is not None:
-        from mmalign.commands.cards import add_result
-
-        add_result(Path(options.model), dataclasses.asdict(result))

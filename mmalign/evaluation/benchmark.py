@@ -23,6 +23,8 @@ class Benchmark(ABC):
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
     judge_wording: ClassVar[str | None] = None
+    # Whether it can't be scored without one.
+    needs_judge: ClassVar[bool] = False
     files: Sequence[Path]
 
     @property
@@ -79,6 +81,11 @@ class Benchmark(ABC):
             ValueError: If the benchmark asks no judge.
         """
         raise ValueError(f"{self.name} asks no judge")
+
+    @property
+    def holds_images(self) -> bool:
+        """Whether the question file itself holds the images."""
+        return False
 
     def write_images(self, folder: Path) -> bool:
         """Write the images that the question file itself holds; False where it holds none."""
