@@ -13,8 +13,14 @@ from mmalign.training.scoring import ScoringCallback, left_as_found
 from tests.training.test_trainer import make_trainer
 
 
+def seed() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+
+
 def draw() -> tuple[float, float, float]:
-    return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+    return random.random(), float(np.random.rand()), float(torch.rand(()))
 
 
 def test_modes_and_generators_are_left_as_found() -> None:
@@ -23,14 +29,19 @@ def test_modes_and_generators_are_left_as_found() -> None:
     model[1][0].eval()
     before = [module.training for module in model.modules()]
     assert before == [True, True, True, False, True]
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
+
+    def fail() -> None:
+        with left_as_found(model):
+            assert not any(module.training for module in model.modules())
+            draw()
+            model.train()
+            raise KeyError
+
+    seed()
     expected = draw()
-    random.seed(1), np.random.seed(1), torch.manual_seed(1)  # noqa: NPY002
-    with pytest.raises(KeyError), left_as_found(model):
-        assert not any(module.training for module in model.modules())
-        draw()
-        model.train()
-        raise KeyError
+    seed()
+    with pytest.raises(KeyError):
+        fail()
     assert [module.training for module in model.modules()] == before
     assert draw() == expected
 
