@@ -80,7 +80,6 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     from mmalign.evaluation.results import hash_files
 
     benchmark = benchmark or load_benchmark(options)
-    check_judge(options, benchmark)
     path, partial = options.answers, options.allow_partial
     decoding = None if path is None else read_decoding(path, benchmark.form)
     if path is None:
@@ -180,17 +179,12 @@ def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
     Raises:
         ValueError: If questions, the folder of the images, or a judge are missing.
     """
-    check_judge(options, benchmark)
+    if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
+        raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
     benchmark.questions()
     root = _image_folder(options)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
         raise ValueError(f"no images at {root}; name their folder with --images")
-
-
-def check_judge(options: EvaluateOptions, benchmark: Benchmark) -> None:
-    """Refuse a benchmark that can't do without a judge where none is named."""
-    if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
-        raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
 
 
 def _image_folder(options: EvaluateOptions) -> Path:

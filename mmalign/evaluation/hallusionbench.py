@@ -46,17 +46,23 @@ class HallusionQuestion:
 
 @dataclass(frozen=True)
 class HallusionBench(Benchmark):
-    """The questions, all 1,129 or the 951 with an image."""
+    """The questions, all 1,129 or the 951 with an image.
+
+    Attributes:
+        passed_over: Ids of the others. Answers to all questions are then answers to these, and no foreign ones.
+    """
 
     name: ClassVar[str] = "hallusionbench"
     judge_wording: ClassVar[str] = PROMPT
     items: Sequence[HallusionQuestion]
     which: Form
+    passed_over: frozenset[str]
 
     @property
     def form(self) -> AnswerFormat:
         """The original's records with ``model_prediction``."""
-        return AnswerFormat(text=("model_prediction", "prediction", "answer"), row_id=_record_name, normalise=_normalise)
+        read = partial(_read_answers, passed_over=self.passed_over)
+        return AnswerFormat(text=("model_prediction", "prediction", "answer"), row_id=_record_name, normalise=_normalise, read_rows=read)
 
     @property
     def judgement_form(self) -> AnswerFormat:
@@ -150,7 +156,9 @@ def load_hallusionbench(source: Path, *, which: Form = "all") -> HallusionBench:
     items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
     if len({item.id for item in items}) != len(items):
         raise ValueError(f"{files[0]} holds {len(items)} records of {len({item.id for item in items})} questions; expected each once")
-    return HallusionBench(files, [item for item in items if which == "all" or item.image is not None], which)
+    chosen = [item for item in items if which == "all" or item.image is not None]
+    passed_over = frozenset(item.id for item in items) - {item.id for item in chosen}
+    return HallusionBench(files, chosen, which, passed_over)
 
 
 def _read_question(row: Mapping[str, Any], number: int, path: Path) -> HallusionQuestion:
@@ -187,6 +195,14 @@ def _spell_code(row: Any) -> Any:
     field = next((key for key in row if key.endswith(("_gpt_check", "correctness"))), None)
     words = {"0": "incorrect", "1": "correct", "2": "unclear"}
     return row if field is None else {**row, "judgement": words.get(str(row[field]), str(row[field]))}
+
+
+def _read_answers(path: Path, *, passed_over: frozenset[str]) -> list[Any]:
+    return [row for row in read_records(path) if not isinstance(row, Mapping) or _name_of(row) not in passed_over]
+
+
+def _name_of(row: Mapping[str, Any]) -> str | None:
+    return _normalise(str(row["id"])) if "id" in row else _record_name(row)
 
 
 def _record_name(row: Mapping[str, Any]) -> str | None:

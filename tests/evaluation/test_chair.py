@@ -148,3 +148,10 @@ def test_a_closed_list_needs_no_language_tools(tmp_path: Path) -> None:
     assert chair.variant(judged=False) == "words"
     got = chair.score({"1": "A puppy beside a car."}, mode="official")
     assert got == {"chair/sentence": 1.0, "chair/instance": 0.5, "chair/recall": 1.0, "chair/mentions": 2.0}
+
+
+def test_an_empty_word_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chair.jsonl").write_text('{"id": "a", "image": "a.png", "question": "?", "truth": []}\n')
+    (tmp_path / "synonyms.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"synonyms.txt names no object; expected one a line"):
+        load_chair(tmp_path)
