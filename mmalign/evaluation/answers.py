@@ -178,6 +178,10 @@ def match_answers(
         _listed("answers belong to no question", [i for i in counts if i not in known]),
     ]
     found = "; ".join(problem for problem in problems if problem)
+    if counts and not any(i in known for i in counts):
+        mine, theirs = next(iter(wanted), None), next(iter(counts))
+        expected = f", expected ids such as {mine}" if mine is not None else ""
+        raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {theirs}{expected}")
     if found and not allow_partial:
         raise ValueError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
     if found:

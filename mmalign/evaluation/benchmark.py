@@ -98,9 +98,11 @@ def find_file(source: Path, *patterns: str, what: str) -> Path:
     Raises:
         ValueError: If there is none, or more than one.
     """
+    if not source.exists():
+        raise ValueError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
     folder = source if source.is_dir() else source.parent
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if len(found) != 1:
         have = f"found {', '.join(path.name for path in found)}" if found else "found none"
-        raise ValueError(f"{what} is missing at {folder}: expected one file {' or '.join(patterns)}, {have}")
+        raise ValueError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")
     return found[0]

@@ -45,7 +45,7 @@ def test_broken_files(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "there are no answers in "),
-        (b'{"id": "a", "response": "caf\xe9"}', "is not UTF-8 text: byte 27 is 0xe9; save it as UTF-8"),
+        (b'{"id": "a", "response": "caf\xe9"}', "is not UTF-8 text: byte 28 is 0xe9; save it as UTF-8"),
         ('{"id": "a"}'.encode("utf-16"), "is not UTF-8 text: byte 0 is 0xff"),
         (b'{"id": "a", "response": "x"}\n{"id": "b", "resp', "line 2: .*; expected one JSON object a line"),
         (b'[{"id": "a", "response": "x"}, {"id"', "Expecting ':' delimiter"),
@@ -82,7 +82,13 @@ def test_partial_answers_are_scored_with_a_warning(caplog: pytest.LogCaptureFixt
     assert match_answers(answers, required=["a", "b", "c"], allow_partial=True) == {"a": "first", "b": "2"}
     assert "1 questions have no answer: c" in caplog.text
     with pytest.raises(ValueError, match="no answers to score"):
-        match_answers([Answer("z", "foreign")], required=["a"], allow_partial=True)
+        match_answers([], required=["a"], allow_partial=True)
+
+
+@pytest.mark.parametrize("allow_partial", [True, False])
+def test_answers_to_another_benchmark_are_told_as_such(allow_partial: bool) -> None:
+    with pytest.raises(ValueError, match=r"none of 2 answers belongs to this benchmark: their ids are such as 7, expected ids such as a"):
+        match_answers([Answer("7", "Yes"), Answer("8", "No")], required=["a", "b"], allow_partial=allow_partial)
 
 
 def test_long_lists_are_cut() -> None:

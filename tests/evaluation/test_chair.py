@@ -134,7 +134,7 @@ def test_which_images_are_described(coco: Path) -> None:
 
 def test_truth_outside_the_word_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chair.jsonl").write_text('{"id": "1", "image": "a.png", "question": "?", "truth": ["dog", "cow"]}')
-    with pytest.raises(ValueError, match=r"the word list .* is missing at .*: expected one file synonyms.txt"):
+    with pytest.raises(ValueError, match=r"lacks the word list .*: expected one file synonyms.txt"):
         load_chair(tmp_path)
     (tmp_path / "synonyms.txt").write_text("dog\n")
     with pytest.raises(ValueError, match=r"1 holds cow, which synonyms.txt does not name"):
