@@ -88,8 +88,9 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
         partial = partial or num_rejected > 0
     rows = read_answers(path, benchmark.form, order=benchmark.required())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
-    result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
-    _save(options, result, make_items(benchmark, answers, mode=options.mode))
+    result, items = _score(options, benchmark, answers)
+    result = dataclasses.replace(result, answers=hash_files([path]), decoding=decoding, model=options.model)
+    _save(options, result, items)
     if options.model is not None and loaded is None:
         from mmalign.commands.cards import add_result
 
@@ -97,11 +98,18 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     return result
 
 
-def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Literal["official", "strict"]) -> list[Item]:
+def make_items(
+    benchmark: Benchmark,
+    answers: Mapping[str, str],
+    *,
+    mode: Literal["official", "strict"],
+    judgements: Mapping[str, str] | None = None,
+) -> list[Item]:
     """Return what a report shows of each answer; none where a benchmark has no such parts."""
     from mmalign.evaluation.answers import Question
     from mmalign.evaluation.chair import Chair
-    from mmalign.evaluation.items import make_chair_items, make_pope_items
+    from mmalign.evaluation.hallusionbench import HallusionBench, find_codes, find_right
+    from mmalign.evaluation.items import make_chair_items, make_hallusion_items, make_pope_items
     from mmalign.evaluation.object_words import find_mentions
     from mmalign.evaluation.pope import Pope, parse_official
     from mmalign.evaluation.yes_no import parse_strict
@@ -114,6 +122,10 @@ def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Litera
         locate = None if words is None else lambda text: [(m.name, m.start, m.end) for m in find_mentions(text, words)]
         asked = benchmark.asked or [Question(i, None, "") for i in answers]
         return make_chair_items(asked, answers, truths=benchmark.truths, find=benchmark.find, locate=locate)
+    if isinstance(benchmark, HallusionBench):
+        answered = [item for item in benchmark.items if item.id in answers]
+        codes = find_codes(answered, answers, mode=mode, judgements=judgements)
+        return make_hallusion_items(answered, answers, right=find_right(answered, codes))
     return []
 
 
@@ -191,7 +203,7 @@ def _image_folder(options: EvaluateOptions) -> Path:
     return options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
 
 
-def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> Result:
+def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
     from mmalign.evaluation.judging import hash_text
     from mmalign.evaluation.results import Result, differing, hash_files
 
@@ -199,7 +211,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
     other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
     others = benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else metrics
-    return Result(
+    result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
         other_mode=differing(metrics, others),
@@ -210,6 +222,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
         judge=judge,
         judge_prompt=hash_text(wording) if wording else None,
     )
+    return result, make_items(benchmark, answers, mode=options.mode, judgements=judgements)
 
 
 def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[dict[str, str] | None, str | None, str | None]:
