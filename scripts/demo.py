@@ -132,7 +132,7 @@ def write_page(out: Path, models: list[ModelRun], *, seed: int) -> Path:
         "World": f"{world['counts']['sft']:,} drawn scenes; {world['config']['caption_noise']:.0%} of the captions of scenes that lack"
         " a usual companion name it all the same",
         "Pairs": f"{world['counts']['pairs']:,}, {world['config']['easy_share']:.0%} of them easy",
-        "Preference training": "300 steps of 16 pairs, beta 0.3, SFT term of weight 4, full weights, from the SFT model; reference log-probabilities cached",
+        "Preference training": "300 steps of 16 pairs, beta 0.3, SFT term of weight 4, full weights, from the SFT model; reference cached",
         "Seed": str(seed),
         "mmalign": record["mmalign"],
     }

@@ -65,12 +65,21 @@ def run(options: EvaluateOptions) -> None:
     print(result.to_json() if options.json else result.to_text())
 
 
-def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None) -> Result:
-    """Return the result; ``loaded`` is a model and processor that are in memory already."""
+def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None, benchmark: Benchmark | None = None) -> Result:
+    """Return the result.
+
+    Args:
+        options: What is scored and how.
+        loaded: A model and processor that are in memory already; ``options.model`` is then their name, and no card is changed.
+        benchmark: Its data, where they are in memory already.
+
+    Raises:
+        ValueError: If data, answers, images or a judge are missing or don't fit.
+    """
     from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
     from mmalign.evaluation.results import hash_files
 
-    benchmark = load_benchmark(options)
+    benchmark = benchmark or load_benchmark(options)
     path, partial = options.answers, options.allow_partial
     decoding = None if path is None else read_decoding(path, benchmark.form)
     if path is None:
@@ -79,16 +88,28 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None)
         partial = partial or num_rejected > 0
     rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
-    result = dataclasses.replace(_score(options, benchmark, answers), answers=hash_files([path]), decoding=decoding, model=options.model)
-    _save(options, result, make_items(benchmark, answers, mode=options.mode))
+    result, items = _score(options, benchmark, answers)
+    result = dataclasses.replace(result, answers=hash_files([path]), decoding=decoding, model=options.model)
+    _save(options, result, items)
+    if options.model is not None and loaded is None:
+        from mmalign.commands.cards import add_result
+
+        add_result(Path(options.model), dataclasses.asdict(result))
     return result
 
 
-def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Literal["official", "strict"]) -> list[Item]:
+def make_items(
+    benchmark: Benchmark,
+    answers: Mapping[str, str],
+    *,
+    mode: Literal["official", "strict"],
+    judgements: Mapping[str, str] | None = None,
+) -> list[Item]:
     """Return what a report shows of each answer; none where a benchmark has no such parts."""
     from mmalign.evaluation.answers import Question
     from mmalign.evaluation.chair import Chair
-    from mmalign.evaluation.items import make_chair_items, make_pope_items
+    from mmalign.evaluation.hallusionbench import HallusionBench, find_codes, find_right
+    from mmalign.evaluation.items import make_chair_items, make_hallusion_items, make_pope_items
     from mmalign.evaluation.object_words import find_mentions
     from mmalign.evaluation.pope import Pope, parse_official
     from mmalign.evaluation.yes_no import parse_strict
@@ -101,6 +122,10 @@ def make_items(benchmark: Benchmark, answers: Mapping[str, str], *, mode: Litera
         locate = None if words is None else lambda text: [(m.name, m.start, m.end) for m in find_mentions(text, words)]
         asked = benchmark.asked or [Question(i, None, "") for i in answers]
         return make_chair_items(asked, answers, truths=benchmark.truths, find=benchmark.find, locate=locate)
+    if isinstance(benchmark, HallusionBench):
+        answered = [item for item in benchmark.items if item.id in answers]
+        codes = find_codes(answered, answers, mode=mode, judgements=judgements)
+        return make_hallusion_items(answered, answers, right=find_right(answered, codes))
     return []
 
 
@@ -160,7 +185,25 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     return LocalJudge(str(options.judge), cache=cache)
 
 
-def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> Result:
+def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
+    """Look, before a model is asked, for what can be missing then.
+
+    Raises:
+        ValueError: If questions, the folder of the images, or a judge are missing.
+    """
+    if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
+        raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+    benchmark.questions()
+    root = _image_folder(options)
+    if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
+        raise ValueError(f"no images at {root}; name their folder with --images")
+
+
+def _image_folder(options: EvaluateOptions) -> Path:
+    return options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+
+
+def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
     from mmalign.evaluation.judging import hash_text
     from mmalign.evaluation.results import Result, differing, hash_files
 
@@ -168,7 +211,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
     other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
     others = benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else metrics
-    return Result(
+    result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
         other_mode=differing(metrics, others),
@@ -179,6 +222,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
         judge=judge,
         judge_prompt=hash_text(wording) if wording else None,
     )
+    return result, make_items(benchmark, answers, mode=options.mode, judgements=judgements)
 
 
 def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[dict[str, str] | None, str | None, str | None]:
@@ -208,13 +252,12 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
 
     if options.out is None or options.model is None:
         raise ValueError("--out is missing: the folder that answers and result are saved in")
+    check_can_answer(options, benchmark)
     questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
     options.out.mkdir(parents=True, exist_ok=True)
-    root = options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+    root = _image_folder(options)
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
-    if not root.is_dir():
-        raise ValueError(f"no images at {root}; name their folder with --images")
     if loaded is None:
         model, processor = load_mllm(options.model, dtype=options.dtype)
         model = model.to(best_device())
@@ -242,7 +285,3 @@ def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
         result.write(options.out / f"{options.benchmark}.json")
         if items:
             write_items(items_path(options.out, options.benchmark), items)
-    if options.model is not None:
-        from mmalign.commands.cards import add_result
-
-        add_result(Path(options.model), dataclasses.asdict(result))

@@ -17,7 +17,7 @@ RUN_FILE = "mmalign_run.json"
 
 def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
     """Record what a run is made of: method, options, data hashes, version and commit."""
-    values = {key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(options).items()}
+    values = {key: _as_json(value) for key, value in dataclasses.asdict(options).items()}
     root = options.data if options.data.is_dir() else options.data.parent
     files = {str(path.relative_to(root)): hash_file(path) for path in find_data_files(options.data)}
     return {"method": method, "options": values, "data": files, "mmalign": __version__, "commit": _commit()}
@@ -48,6 +48,12 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     partial = folder / f"{RUN_FILE}.partial"
     partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     os.replace(partial, folder / RUN_FILE)
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_as_json(one) for one in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _check_same(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from mmalign.commands.evaluate import Name
 from mmalign.training.config import TrainConfig
 
 OBJECTIVE_HELP = "NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"
@@ -49,6 +50,17 @@ class MllmOptions(RunOptions):
     lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
     lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
+    eval_benchmarks: list[Name] = field(
+        default_factory=list, metadata={"help": "benchmarks that the model in training is scored on, such as pope chair"}
+    )
+    eval_data: list[Path] = field(
+        default_factory=list, metadata={"help": "their files, as mmalign evaluate --data takes them: one folder for all, or one for each"}
+    )
+    eval_every: int = field(default=500, metadata={"help": "steps between scores; the last step is always scored"})
+    eval_options: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"},
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, set_seed
 from mmalign.commands.cards import write_card
 from mmalign.commands.run_record import claim_folder, describe_run, write_record
 from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, RunOptions
+from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns
@@ -24,6 +25,7 @@ from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
+from mmalign.training.scoring import ScoringCallback
 from mmalign.training.trainer import MethodTrainer
 
 # Rows on which a method looks at the model before training.
@@ -82,6 +84,7 @@ def train_and_save(
     Raises:
         ValueError: If the data can't be used, or ``out`` holds another run.
     """
+    score = build_score(options, processor) if isinstance(options, MllmOptions) else None
     record = describe_run(options, method=method.name)
     claim_folder(options.out, record)
     dataset = load_rows(options.data)
@@ -105,6 +108,10 @@ def train_and_save(
         callbacks=[ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
     )
+    if isinstance(options, MllmOptions) and score is not None:
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise ValueError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
+        trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
     found = method.start(trainer.model, [dataset[i] for i in range(min(PROBE_ROWS, len(dataset)))])
     if found is not None:
         print(found)

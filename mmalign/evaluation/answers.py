@@ -27,25 +27,37 @@ class Answer(NamedTuple):
     response: str
 
 
+def read_text(path: Path) -> str:
+    """Read UTF-8, with or without the mark that some editors put before it.
+
+    Raises:
+        ValueError: If the file is missing or of another encoding.
+    """
+    if not path.is_file():
+        raise ValueError(f"file not found: {path}")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines.
 
     Raises:
-        ValueError: If the file is missing, or a line is no JSON object; the message holds the line's number.
+        ValueError: If the file is missing or not UTF-8, or a line is no JSON object; the message holds the line's number.
     """
-    if not path.is_file():
-        raise ValueError(f"file not found: {path}")
     rows = []
     # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from error
+            raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is a {type(row).__name__}; expected a JSON object")
+            raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
         rows.append(row)
     return rows
 
@@ -56,14 +68,11 @@ def read_records(path: Path) -> list[Any]:
     Raises:
         ValueError: If the file is missing or is neither.
     """
-    if not path.is_file():
-        raise ValueError(f"file not found: {path}")
-    with path.open(encoding="utf-8") as file:
-        start = file.read(64).lstrip()
-    if not start.startswith("["):
+    text = read_text(path)
+    if not text[:64].lstrip().startswith("["):
         return read_jsonl(path)
     try:
-        records: list[Any] = json.loads(path.read_text(encoding="utf-8"))
+        records: list[Any] = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: {error}") from error
     return records
@@ -104,6 +113,8 @@ def read_answers(
         ValueError: If a row lacks its response, some rows have an id and others none, or those without are not the questions, one by one.
     """
     rows = form.read_rows(path)
+    if not rows:
+        raise ValueError(f"there are no answers in {path}")
     responses = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
     ids = [_row_id(row, form) for row in rows]
     if all(identifier is None for identifier in ids) and order:
@@ -149,10 +160,13 @@ def _response(row: Any, form: AnswerFormat, *, where: str) -> str:
     if isinstance(row, str):
         return row
     names = ("response", *form.text)
-    name = next((name for name in names if isinstance(row, Mapping) and name in row), None)
-    if name is None or not isinstance(row[name], str):
-        keys = ", ".join(row) if isinstance(row, Mapping) else type(row).__name__
-        raise ValueError(f"{where} has keys {keys}; expected id and response (text), or as text: {', '.join(names)}")
+    if not isinstance(row, Mapping):
+        raise ValueError(f"{where} is {json.dumps(row)[:40]}; expected an object with id and response")
+    name = next((name for name in names if name in row), None)
+    if name is None:
+        raise ValueError(f"{where} has keys {', '.join(row)}; expected id and {' or '.join(names)}")
+    if not isinstance(row[name], str):
+        raise ValueError(f'{where}: {name} is {json.dumps(row[name])[:40]}; expected text, and "" where nothing was said')
     return str(row[name])
 
 
@@ -181,6 +195,10 @@ def match_answers(
         _listed("answers belong to no question", [i for i in counts if i not in known]),
     ]
     found = "; ".join(problem for problem in problems if problem)
+    if counts and not any(i in known for i in counts):
+        mine, theirs = next(iter(wanted), None), next(iter(counts))
+        expected = f", expected ids such as {mine}" if mine is not None else ""
+        raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {theirs}{expected}")
     if found and not allow_partial:
         raise ValueError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
     if found:

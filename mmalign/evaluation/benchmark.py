@@ -23,6 +23,8 @@ class Benchmark(ABC):
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
     judge_wording: ClassVar[str | None] = None
+    # Whether it can't be scored without one.
+    needs_judge: ClassVar[bool] = False
     files: Sequence[Path]
 
     @property
@@ -84,6 +86,11 @@ class Benchmark(ABC):
         """
         raise ValueError(f"{self.name} asks no judge")
 
+    @property
+    def holds_images(self) -> bool:
+        """Whether the question file itself holds the images."""
+        return False
+
     def write_images(self, folder: Path) -> bool:
         """Write the images that the question file itself holds; False where it holds none."""
         return False
@@ -95,9 +102,11 @@ def find_file(source: Path, *patterns: str, what: str) -> Path:
     Raises:
         ValueError: If there is none, or more than one.
     """
+    if not source.exists():
+        raise ValueError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
     folder = source if source.is_dir() else source.parent
     found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
     if len(found) != 1:
         have = f"found {', '.join(path.name for path in found)}" if found else "found none"
-        raise ValueError(f"{what} is missing at {folder}: expected one file {' or '.join(patterns)}, {have}")
+        raise ValueError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")
     return found[0]

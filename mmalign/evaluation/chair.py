@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl, read_records
+from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl, read_records, read_text
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.nltk_words import lemmatize_tagged, tokenize
 from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
@@ -115,6 +115,8 @@ def load_chair(source: Path, *, variant: Variant = "original") -> Chair:
     if rows and "truth" in rows[0]:
         truths = {str(row["id"]): frozenset(row["truth"]) for row in rows}
         words = read_synonyms(text, strip=True)
+        if not words:
+            raise ValueError(f"{synonyms_file} names no object; expected one a line: its name, then synonyms, split by ', '")
         check_truths(truths, words, file=questions_file)
         return Chair([questions_file, synonyms_file], truths, asked, words, partial(find_in_closed_list, words=words), "words")
     objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images")
@@ -156,7 +158,7 @@ def read_coco_id(text: str) -> str:
 
 def read_captions(path: Path) -> list[Any]:
     """Read rows, or the original's caption file, which keeps them under imgToEval."""
-    rows = read_records(path) if not _is_mapping(path) else [json.loads(path.read_text(encoding="utf-8"))]
+    rows = read_records(path) if not _is_mapping(path) else [json.loads(read_text(path))]
     if len(rows) == 1 and isinstance(rows[0], Mapping) and "imgToEval" in rows[0]:
         entries: Iterable[Any] = rows[0]["imgToEval"].values()
         rows = list(entries)
@@ -168,8 +170,7 @@ def _is_mapping(path: Path) -> bool:
     """Whether a file is one JSON object over several lines, and so no JSON lines."""
     if not path.is_file():
         return False
-    with path.open(encoding="utf-8") as file:
-        first = file.readline().strip()
+    first = read_text(path).partition("\n")[0].strip()
     return first.startswith("{") and not first.endswith("}")
 
 

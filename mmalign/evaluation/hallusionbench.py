@@ -78,7 +78,7 @@ class HallusionBench(Benchmark):
         return [item.id for item in self.items]
 
     def known(self) -> frozenset[str]:
-        """All, with an image or without."""
+        """Those of both forms."""
         return self.ids
 
     def variant(self, *, judged: bool) -> str:
@@ -95,10 +95,7 @@ class HallusionBench(Benchmark):
         With judgements they are read as the original's script reads them; without, the answers are read by rule.
         """
         items = [item for item in self.items if item.id in answers]
-        if judgements is None:
-            codes = {item.id: code_by_rule(answers[item.id], is_yes=item.is_yes, mode=mode) for item in items}
-        else:
-            codes = {item.id: parse_judgement(judgements[item.id]) for item in items}
+        codes = find_codes(items, answers, mode=mode, judgements=judgements)
         by_rule = partial(_score_by_rule, items, mode=mode)
         return score_codes(items, codes) | score_baselines(by_rule, answers, leave_out=("unclear", "easy", "hard"))
 
@@ -115,9 +112,23 @@ def parse_judgement(reply: str) -> int:
     return WRONG if "incorrect" in text else RIGHT if "correct" in text else UNCLEAR
 
 
+def find_codes(
+    items: Sequence[HallusionQuestion], answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None
+) -> dict[str, int]:
+    """Return the code of each answer: by the judge's reply where there is a judge, else by rule."""
+    if judgements is None:
+        return {item.id: code_by_rule(answers[item.id], is_yes=item.is_yes, mode=mode) for item in items}
+    return {item.id: parse_judgement(judgements[item.id]) for item in items}
+
+
+def find_right(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> dict[str, bool]:
+    """Say which answers are right. Without a figure it is right not to know."""
+    return {item.id: codes[item.id] == RIGHT or (item.figure is None and codes[item.id] == UNCLEAR) for item in items}
+
+
 def score_codes(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> dict[str, float]:
-    """Score codes by question, pair and figure. Without a figure it is right not to know."""
-    right = {item.id: codes[item.id] == RIGHT or (item.figure is None and codes[item.id] == UNCLEAR) for item in items}
+    """Score codes by question, pair and figure."""
+    right = find_right(items, codes)
     figures = [item for item in items if item.figure is not None]
     shares = {
         "aacc": _share_of_groups(items, right, lambda item: item.id),

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from mmalign.evaluation.answers import Question, read_jsonl
+from mmalign.evaluation.hallusionbench import HallusionQuestion
 from mmalign.evaluation.pope import PopeQuestion
 
 
@@ -152,4 +153,39 @@ def make_chair_items(
                     wrong=() if locate is None else tuple((start, end) for name, start, end in locate(caption) if name not in truth),
                 )
             )
+    return items
+
+
+def make_hallusion_items(questions: Sequence[HallusionQuestion], answers: Mapping[str, str], *, right: Mapping[str, bool]) -> list[Item]:
+    """Return an item for each answered question.
+
+    ``aacc`` is a sum over answers and ``facc`` one over images, since all questions on a figure are about one image: the first of them
+    carries its figure. ``qacc`` joins answers about several images, which an interval over images can't resample, and is left out.
+
+    Args:
+        questions: All questions.
+        answers: Responses by id.
+        right: Whether each is right.
+    """
+    answered = [question for question in questions if question.id in answers]
+    whole: dict[str, bool] = {}
+    for question in answered:
+        if question.figure is not None:
+            whole[question.figure] = whole.get(question.figure, True) and right[question.id]
+    items = []
+    for question in answered:
+        values = {"aacc": (100.0 * right[question.id], 1.0)}
+        if question.figure in whole:
+            values["facc"] = (100.0 * whole.pop(question.figure), 1.0)
+        items.append(
+            Item(
+                id=question.id,
+                image=question.image,
+                question=question.question,
+                response=answers[question.id],
+                label=f"{'yes' if question.is_yes else 'no'}: {question.reference}",
+                correct=right[question.id],
+                values=values,
+            )
+        )
     return items

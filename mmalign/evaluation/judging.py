@@ -76,6 +76,9 @@ def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], ord
     """
     replies: list[Answer] = read_answers(path, form, order=order)
     wanted = set(asked)
+    if lacking := wanted - {reply.id for reply in replies}:
+        first = ", ".join([i for i in asked if i in lacking][:10])
+        raise ValueError(f"{path} has no judgement of {len(lacking)} of {len(wanted)} answers (first: {first}); judge them too")
     # A file may hold replies on more answers than are scored.
     return match_answers([reply for reply in replies if reply.id in wanted], required=asked) if asked else {}
 

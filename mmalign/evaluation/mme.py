@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_records
+from mmalign.evaluation.answers import AnswerFormat, Question, read_records, read_text
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
 
@@ -192,7 +192,7 @@ def _first_words(question: str) -> str:
 def _read_result_file(path: Path) -> list[dict[str, str]]:
     """Read ``existence.txt`` of the original's results: image, question, truth, response, between tabs."""
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         cells = line.split("\t")
         if line.strip() and len(cells) != 4:
             raise ValueError(f"{path}, line {number} has {len(cells)} cells; expected image, question, truth and response between tabs")

@@ -77,6 +77,7 @@ class Mmhal(Benchmark):
 
     name: ClassVar[str] = "mmhal"
     judge_wording: ClassVar[str] = PROMPT
+    needs_judge: ClassVar[bool] = True
     items: Sequence[MmhalQuestion]
 
     @property

@@ -88,6 +88,11 @@ class ObjectHalBench(Benchmark):
         """Who lists the objects."""
         return f"judge, {self.reader}" if judged else "words"
 
+    @property
+    def holds_images(self) -> bool:
+        """Where the question file is RLAIF-V's."""
+        return bool(self.pictures)
+
     def write_images(self, folder: Path) -> bool:
         """Decode them to ``image_id.jpg``."""
         folder.mkdir(parents=True, exist_ok=True)

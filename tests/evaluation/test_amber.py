@@ -156,7 +156,7 @@ def test_query_files_in_their_released_folder(tmp_path: Path) -> None:
 
 
 def test_folders_that_are_not_amber(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="AMBER's annotations is missing"):
+    with pytest.raises(ValueError, match="lacks AMBER's annotations: expected one file annotations.json"):
         load_amber(tmp_path)
     (tmp_path / "annotations.json").write_text(json.dumps([{"id": 1, "type": "generative", "truth": ["cow"], "hallu": []}]))
     (tmp_path / "relation.json").write_text("{}")

@@ -41,6 +41,33 @@ def test_broken_files(tmp_path: Path) -> None:
         read_answers(tmp_path / "b")
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "there are no answers in "),
+        (b'{"id": "a", "response": "caf\xe9"}', "is not UTF-8 text: byte 28 is 0xe9; save it as UTF-8"),
+        ('{"id": "a"}'.encode("utf-16"), "is not UTF-8 text: byte 0 is 0xff"),
+        (b'{"id": "a", "response": "x"}\n{"id": "b", "resp', "line 2: .*; expected one JSON object a line"),
+        (b'[{"id": "a", "response": "x"}, {"id"', "Expecting ':' delimiter"),
+        (b"3", "line 1 is 3; expected one JSON object a line"),
+        (b"[3]", "row 1 is 3; expected an object with id and response"),
+        (b'{"id": "a", "response": null}', 'row 1: response is null; expected text, and "" where nothing was said'),
+        (b'{"id": "a", "response": ["x"]}', 'response is .*"x".*; expected text'),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said_with_its_name(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "saved").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        read_answers(tmp_path / "saved", order=["a"])
+    assert str(tmp_path / "saved") in str(error.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    for name, text in (("lines", '{"id": "a", "response": "x"}'), ("array", '[{"id": "a", "response": "x"}]')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read_answers(tmp_path / name) == [Answer("a", "x")]
+
+
 def test_missing_doubled_and_foreign_ids_are_listed() -> None:
     answers = [Answer("a", "first"), Answer("a", "second"), Answer("z", "of other data")]
     with pytest.raises(ValueError, match="2 questions have no answer: b, c") as error:
@@ -55,7 +82,13 @@ def test_partial_answers_are_scored_with_a_warning(caplog: pytest.LogCaptureFixt
     assert match_answers(answers, required=["a", "b", "c"], allow_partial=True) == {"a": "first", "b": "2"}
     assert "1 questions have no answer: c" in caplog.text
     with pytest.raises(ValueError, match="no answers to score"):
-        match_answers([Answer("z", "foreign")], required=["a"], allow_partial=True)
+        match_answers([], required=["a"], allow_partial=True)
+
+
+@pytest.mark.parametrize("allow_partial", [True, False])
+def test_answers_to_another_benchmark_are_told_as_such(allow_partial: bool) -> None:
+    with pytest.raises(ValueError, match=r"none of 2 answers belongs to this benchmark: their ids are such as 7, expected ids such as a"):
+        match_answers([Answer("7", "Yes"), Answer("8", "No")], required=["a", "b"], allow_partial=allow_partial)
 
 
 def test_long_lists_are_cut() -> None:

@@ -134,7 +134,7 @@ def test_which_images_are_described(coco: Path) -> None:
 
 def test_truth_outside_the_word_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chair.jsonl").write_text('{"id": "1", "image": "a.png", "question": "?", "truth": ["dog", "cow"]}')
-    with pytest.raises(ValueError, match=r"the word list .* is missing at .*: expected one file synonyms.txt"):
+    with pytest.raises(ValueError, match=r"lacks the word list .*: expected one file synonyms.txt"):
         load_chair(tmp_path)
     (tmp_path / "synonyms.txt").write_text("dog\n")
     with pytest.raises(ValueError, match=r"1 holds cow, which synonyms.txt does not name"):
@@ -148,3 +148,10 @@ def test_a_closed_list_needs_no_language_tools(tmp_path: Path) -> None:
     assert chair.variant(judged=False) == "words"
     got = chair.score({"1": "A puppy beside a car."}, mode="official")
     assert got == {"chair/sentence": 1.0, "chair/instance": 0.5, "chair/recall": 1.0, "chair/mentions": 2.0}
+
+
+def test_an_empty_word_list_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "chair.jsonl").write_text('{"id": "a", "image": "a.png", "question": "?", "truth": []}\n')
+    (tmp_path / "synonyms.txt").write_text("\n")
+    with pytest.raises(ValueError, match=r"synonyms.txt names no object; expected one a line"):
+        load_chair(tmp_path)

@@ -114,3 +114,18 @@ def test_broken_files(tmp_path: Path) -> None:
     path.write_text(json.dumps([{**RECORDS[0], "gt_answer": "2"}]))
     with pytest.raises(ValueError, match="record 1: gt_answer is '2'; expected 0 or 1"):
         load_hallusionbench(path)
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_answers_to_all_questions_serve_the_951(shared_data: Path, tmp_path: Path, own: bool) -> None:
+    """The released file with model_prediction holds all 1,129; those without an image are passed over, and a foreign id is not."""
+    source = shared_data / "benchmarks" / "hallusionbench" / "HallusionBench.json"
+    rows = json.loads(source.read_text())
+    everything, images = load_hallusionbench(source), load_hallusionbench(source, which="image")
+    named = [{"id": item.id, "response": "No"} for item in everything.items]
+    (tmp_path / "answers.json").write_text(json.dumps([row | {"model_prediction": "No"} for row in rows] if own else named))
+    answers = match_answers(read_answers(tmp_path / "answers.json", images.form), required=images.required(), known=images.known())
+    assert len(answers) == 951
+    (tmp_path / "answers.json").write_text(json.dumps([*named, {"id": "VS_chart_99_0_0", "response": "No"}]))
+    with pytest.raises(ValueError, match="1 answers belong to no question: VS_chart_99_0_0"):
+        match_answers(read_answers(tmp_path / "answers.json", images.form), required=images.required(), known=images.known())

@@ -7,9 +7,20 @@ from typing import Any
 
 import pytest
 
+from mmalign.commands.evaluate import make_items
 from mmalign.evaluation.answers import Question
+from mmalign.evaluation.hallusionbench import HallusionQuestion, load_hallusionbench
 from mmalign.evaluation.intervals import compute_metrics
-from mmalign.evaluation.items import Item, binary_values, items_path, make_chair_items, make_pope_items, read_items, write_items
+from mmalign.evaluation.items import (
+    Item,
+    binary_values,
+    items_path,
+    make_chair_items,
+    make_hallusion_items,
+    make_pope_items,
+    read_items,
+    write_items,
+)
 from mmalign.evaluation.pope import PopeQuestion, parse_official, parse_strict
 
 CAPTIONS = {"a": "a dog and a dog and a cat", "b": "a car", "c": ""}
@@ -109,3 +120,40 @@ def test_rows_of_another_shape(tmp_path: Path, change: dict[str, Any]) -> None:
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | change) + "\n")
     with pytest.raises(ValueError, match="x_items.jsonl, row 2 is no scored answer"):
         read_items(path)
+
+
+@pytest.mark.parametrize("which", ["all", "image"])
+def test_hallusionbench_items_add_up_to_its_score(shared_data: Path, which: Any) -> None:
+    """On the real questions, with and without a judge; a figure has one image, so that images can be resampled."""
+    benchmark = load_hallusionbench(shared_data / "benchmarks" / "hallusionbench", which=which)
+    images: dict[str | None, set[str | None]] = {}
+    for question in benchmark.items:
+        images.setdefault(question.figure, set()).add(question.image)
+    assert all(len(those) == 1 for figure, those in images.items() if figure is not None)
+    rng = Random(0)
+    answers = {question.id: rng.choice(["Yes", "No", "Who knows?"]) for question in benchmark.items}
+    replies = {question.id: rng.choice(["Correct.", "Incorrect.", "Unclear."]) for question in benchmark.items}
+    for mode, judgements in (("official", None), ("strict", None), ("official", replies)):
+        expected = benchmark.score(answers, mode=mode, judgements=judgements)  # type: ignore[arg-type]
+        items = make_items(benchmark, answers, mode=mode, judgements=judgements)  # type: ignore[arg-type]
+        got = compute_metrics("hallusionbench", items)
+        assert got.keys() == {"hallusionbench/aacc", "hallusionbench/facc"}
+        for key, value in got.items():
+            assert value == pytest.approx(expected[key], abs=5.1e-5), (mode, key)
+        right = sum(item.correct is True for item in items)
+        assert right / len(items) * 100 == pytest.approx(expected["hallusionbench/aacc"], abs=5.1e-5)
+
+
+def test_a_hallusionbench_figure_counts_once() -> None:
+    """Two questions on a figure, one wrong; one without a figure, unclear and so right."""
+
+    def ask(number: int, figure: str | None) -> HallusionQuestion:
+        image = None if figure is None else f"{figure}.png"
+        return HallusionQuestion(str(number), "pair", figure, False, image, "?", "It is.", True)
+
+    questions = [ask(0, "f"), ask(1, "f"), ask(2, None), ask(3, "g")]
+    right = {"0": True, "1": False, "2": True, "3": True}
+    items = make_hallusion_items(questions, dict.fromkeys(right, "Yes"), right=right)
+    assert [item.values.get("facc") for item in items] == [(0.0, 1.0), None, None, (100.0, 1.0)]
+    assert compute_metrics("hallusionbench", items) == {"hallusionbench/aacc": 75.0, "hallusionbench/facc": 50.0}
+    assert [item.correct for item in items] == list(right.values())

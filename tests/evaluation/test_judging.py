@@ -47,7 +47,7 @@ def test_saved_judgements(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     write_judgements(path, {"a": "good", "b": "bad"})
     assert read_judgements(path, FORM, asked=["b"], order=["a", "b"]) == {"b": "bad"}
-    with pytest.raises(ValueError, match="1 questions have no answer: c"):
+    with pytest.raises(ValueError, match=r"j.jsonl has no judgement of 1 of 1 answers \(first: c\); judge them too"):
         read_judgements(path, FORM, asked=["c"], order=["a", "b", "c"])
 
 

@@ -1,0 +1,79 @@
+"""Benchmarks of the model in training: ``mmalign train ... --eval-benchmarks pope chair --eval-data DIR``."""
+
+import dataclasses
+import typing
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmalign.commands.evaluate import EvaluateOptions, check_can_answer, evaluate, load_benchmark
+from mmalign.commands.train import MllmOptions
+from mmalign.config import coerce
+from mmalign.evaluation.benchmark import Benchmark
+from mmalign.evaluation.yes_no import BASELINES
+from mmalign.training.scoring import Score
+
+# What the training run itself says.
+_NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype")
+
+
+def build_score(options: MllmOptions, processor: Any) -> Score | None:
+    """Read the benchmarks that are to be scored during training; None where there are none.
+
+    What is missing is found here, before the first step.
+
+    Raises:
+        ValueError: If options don't fit together, or a benchmark's data, images or judge are missing.
+    """
+    names = options.eval_benchmarks
+    unused = [name for name in options.eval_options if name not in names]
+    if unused or (options.eval_data and not names):
+        raise ValueError(f"--eval-benchmarks is {' '.join(names) or 'empty'}; name there what --eval-data and --eval-options are for")
+    if not names:
+        return None
+    if options.eval_every < 1:
+        raise ValueError(f"--eval-every is {options.eval_every}; expected 1 step or more")
+    if len(set(names)) != len(names) or len(options.eval_data) not in (1, len(names)):
+        raise ValueError(
+            f"--eval-benchmarks names {' '.join(names)} and --eval-data {len(options.eval_data)} folders; "
+            "expected each benchmark once, and one folder for all or one for each"
+        )
+    folders = options.eval_data * len(names) if len(options.eval_data) == 1 else options.eval_data
+    planned = []
+    for name, folder in zip(names, folders, strict=True):
+        chosen = _read_options(name, options.eval_options.get(name, {}))
+        wanted = EvaluateOptions(benchmark=name, data=folder, **chosen)
+        benchmark = load_benchmark(wanted)
+        check_can_answer(wanted, benchmark)
+        planned.append((wanted, benchmark))
+    return partial(_score, planned=planned, processor=processor, out=options.out)
+
+
+def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
+    """Check the options of ``mmalign evaluate`` that ``eval_options`` holds for a benchmark."""
+    hints = typing.get_type_hints(EvaluateOptions)
+    known = [field.name for field in dataclasses.fields(EvaluateOptions) if field.name not in _NOT_TO_CHOOSE]
+    where = f"eval_options.{benchmark}"
+    values = {str(key).replace("-", "_"): value for key, value in coerce(given, dict[str, Any], name=where).items()}
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{where} has no option {key!r}; known: {', '.join(known)}")
+    return {key: coerce(value, hints[key], name=f"{where}.{key}") for key, value in values.items()}
+
+
+def _score(
+    model: nn.Module, step: int, *, planned: Sequence[tuple[EvaluateOptions, Benchmark]], processor: Any, out: Path
+) -> Mapping[str, float]:
+    """Answer and score in OUT/eval/step-N; constant answers stay in the files, a log of them says nothing."""
+    folder = out / "eval" / f"step-{step}"
+    metrics: dict[str, float] = {}
+    for wanted, benchmark in planned:
+        # Half the answers of a run that was killed here: of the same weights if all went well, and nothing says so.
+        (folder / f"{wanted.benchmark}_answers.jsonl.partial").unlink(missing_ok=True)
+        wanted = dataclasses.replace(wanted, model=f"{out}, step {step}", out=folder)
+        result = evaluate(wanted, loaded=(model, processor), benchmark=benchmark)
+        metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if key.split("/")[1] not in BASELINES}
+    return metrics
