@@ -42,8 +42,9 @@ class MllmOptions(RunOptions):
 
     model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
-    freeze: list[Literal["vision_tower", "projector", "language_model"]] = field(
-        default_factory=list, metadata={"help": "parts that don't train: vision_tower, projector, language_model"}
+    freeze: list[Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]] = field(
+        default_factory=list,
+        metadata={"help": "parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"},
     )
     lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
     lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
