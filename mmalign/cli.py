@@ -22,6 +22,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "world build": Command("world", "WorldConfig", "run", "make a world: images of known content, chats, pairs, questions"),
     "compose": Command("compose", "ComposeOptions", "run", "join a vision encoder and a language model"),
+    "upcycle": Command("upcycle", "UpcycleOptions", "run", "turn a dense model into a mixture of experts that computes the same"),
     "train contrastive": Command("train", "ContrastiveOptions", "run_contrastive", "train an image-text scorer (CLIP)"),
     "train sft": Command("train", "SftOptions", "run_sft", "fine-tune on chats about images"),
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),

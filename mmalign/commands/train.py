@@ -44,8 +44,9 @@ class MllmOptions(RunOptions):
     model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
     attention: Literal["sdpa", "flex_attention"] = field(default="sdpa", metadata={"help": "language model only; flex trains on GPUs"})
-    freeze: list[Literal["vision_tower", "projector", "language_model"]] = field(
-        default_factory=list, metadata={"help": "parts that don't train: vision_tower, projector, language_model"}
+    freeze: list[Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]] = field(
+        default_factory=list,
+        metadata={"help": "parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"},
     )
     lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
     lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
@@ -61,6 +62,10 @@ class MllmOptions(RunOptions):
         default_factory=dict,
         metadata={"help": "other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"},
     )
+    balance_weight: float | None = field(
+        default=None, metadata={"help": "sparse models: load-balancing loss, summed over layers; 0.01 if not given"}
+    )
+    router_z_weight: float = field(default=0.0, metadata={"help": "sparse models: squared log-sum of router logits, summed over layers"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,17 +124,17 @@ def run_contrastive(options: ContrastiveOptions) -> None:
 
 def run_sft(options: SftOptions) -> None:
     """Fine-tune a multimodal LLM on chats."""
-    from mmalign.commands.training_run import load_policy, train_and_save
+    from mmalign.commands.training_run import load_policy, route, train_and_save
     from mmalign.methods.sft import SupervisedMethod
 
     model, processor = load_policy(options)
     method = SupervisedMethod(processor, max_length=options.max_length, image_root=options.image_root)
-    train_and_save(options, model, processor, method)
+    train_and_save(options, model, processor, route(options, model, method))
 
 
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
-    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, train_and_save
+    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
     config = PreferenceConfig(
@@ -149,12 +154,12 @@ def run_preference(options: PreferenceOptions) -> None:
     reference = build_reference(options, model) if uses_reference else None
     fingerprint = fingerprint_reference(options)
     method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
-    train_and_save(options, model, processor, method, prepare=method.prepare)
+    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
 
 
 def run_listwise(options: ListwiseOptions) -> None:
     """Train a multimodal LLM on several scored responses of each prompt."""
-    from mmalign.commands.training_run import build_reference, load_policy, train_and_save
+    from mmalign.commands.training_run import build_reference, load_policy, route, train_and_save
     from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
 
     config = ListwiseConfig(tuple(options.objective), options.beta, options.max_length, options.row_tokens)
@@ -162,4 +167,4 @@ def run_listwise(options: ListwiseOptions) -> None:
     reference = build_reference(options, model)
     assert reference is not None, options.reference
     method = ListwiseMethod(processor, config, reference=reference, image_root=options.image_root)
-    train_and_save(options, model, processor, method)
+    train_and_save(options, model, processor, route(options, model, method))

@@ -18,6 +18,8 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.engine.router import find_routers
+from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
@@ -74,6 +76,22 @@ def fingerprint_reference(options: PreferenceOptions) -> str | None:
     if options.reference != "cached":
         return None
     return fingerprint_checkpoint(options.reference_model or options.model, dtype=options.dtype)
+
+
+def route(options: MllmOptions, model: nn.Module, method: Method) -> Method:
+    """Add the router's losses and metrics to a method where the model is sparse.
+
+    Raises:
+        ValueError: If the model is dense and a weight of the router's losses is given.
+    """
+    if find_routers(model):
+        balance_weight = RouterConfig.balance_weight if options.balance_weight is None else options.balance_weight
+        return RoutedMethod(method, RouterConfig(balance_weight, options.router_z_weight))
+    if options.balance_weight is not None or options.router_z_weight:
+        raise ValueError(
+            f"{options.model} is dense and has no router; leave --balance-weight and --router-z-weight out, or run mmalign upcycle first"
+        )
+    return method
 
 
 def train_and_save(

@@ -1,15 +1,17 @@
 """Which weights train: LoRA on the language model, and parts of the model frozen."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import PreTrainedModel
 
 Part = Literal["vision_tower", "projector", "language_model"]
+Frozen = Part | Literal["attention_and_embeddings"]
+"""attention_and_embeddings: all of the language model but its feed-forward networks, that is, but experts and routers."""
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,37 @@ def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
     return found
 
 
-def freeze_parts(model: PreTrainedModel, parts: Sequence[Part]) -> None:
+def freeze_parts(model: PreTrainedModel, parts: Sequence[Frozen]) -> None:
     """Stop gradients to some parts.
 
     Raises:
         ValueError: If nothing is left to train, or the model has no such part.
     """
     for part in parts:
-        find_part(model, part).requires_grad_(False)
+        for parameter in find_parameters(model, part):
+            parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ValueError(f"nothing is left to train with {', '.join(parts)} frozen; leave one out of --freeze")
+
+
+def find_parameters(model: PreTrainedModel, part: Frozen) -> Iterator[nn.Parameter]:
+    """Return the weights of a part. The output head belongs to the language model.
+
+    Raises:
+        ValueError: If the model has no such part.
+    """
+    if part in ("vision_tower", "projector"):
+        yield from find_part(model, part).parameters()
+        return
+    decoder: Any = find_part(model, "language_model")
+    kept: set[int] = set()
+    if part == "attention_and_embeddings":
+        for layer in decoder.layers:
+            if not hasattr(layer, "mlp"):
+                raise ValueError(f"{type(layer).__name__} has no feed-forward network of the name mlp; use --freeze language_model")
+            kept |= {id(parameter) for parameter in layer.mlp.parameters()}
+    for module in (decoder, model.get_output_embeddings()):
+        yield from (parameter for parameter in module.parameters() if id(parameter) not in kept)
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:

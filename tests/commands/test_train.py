@@ -99,6 +99,35 @@ def test_objectives_train_and_stand_in_the_card(tiny_llava_dir: Path, pairs: Pat
     assert expected[words[1]] in card
 
 
+def test_a_sparse_student_trains_with_router_losses_and_saves_as_plain_transformers(
+    tiny_llava_dir: Path, chats: Path, tmp_path: Path
+) -> None:
+    assert main(["upcycle", str(tiny_llava_dir), "--out", str(tmp_path / "sparse"), "--layers", "all"]) == 0
+    freeze = ["--freeze", "vision_tower", "attention_and_embeddings"]
+    assert train(tmp_path / "sparse", chats, tmp_path / "out", *freeze, "--router-z-weight", "0.001", kind="sft") == 0
+    trained, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(loading[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
+    before = dict(load_mllm(str(tmp_path / "sparse"))[0].named_parameters())
+    moved = {name for name, value in trained.named_parameters() if not torch.equal(value, before[name])}
+    layers = [f"model.language_model.layers.{i}.mlp.{part}" for i in (0, 1) for part in ("experts.gate_up_proj", "gate.weight")]
+    assert moved > set(layers)
+    assert all(".mlp." in name or "multi_modal_projector" in name for name in moved)
+    log = read_log(tmp_path / "out")
+    for entry in log:
+        assert sum(entry[f"router_load/l0_e{expert}"] for expert in range(4)) == pytest.approx(1)
+        # A balance of two layers at 0.01 each, a z-loss at 0.001.
+        added = 2 * (0.01 * entry["router/balance"] + 0.001 * entry["router/z"])
+        assert entry["loss"] == pytest.approx(entry["loss/nll"] + added, abs=2e-4)
+    assert log[-1]["loss/nll"] < log[0]["loss/nll"]
+
+
+def test_router_losses_of_a_dense_model_are_refused(
+    tiny_llava_dir: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tiny_llava_dir, chats, tmp_path / "out", "--balance-weight", "0.01", kind="sft") == 2
+    assert "is dense and has no router; leave --balance-weight and --router-z-weight out" in capsys.readouterr().err
+
+
 def test_lists_train(tiny_llava_dir: Path, tmp_path: Path) -> None:
     rows = list_rows([3, 2, 4, 3, 2, 3, 4, 3])
     rows[2]["scores"][0] = 7.0

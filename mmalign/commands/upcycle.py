@@ -1,0 +1,106 @@
+"""``mmalign upcycle``: turn a dense model into a mixture of experts that computes the same."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpcycleOptions:
+    """Options of ``mmalign upcycle``."""
+
+    model: str = field(metadata={"help": "dense multimodal LLM: folder or hub id", "positional": True})
+    out: Path = field(metadata={"help": "folder of the sparse model"})
+    num_experts: int = field(default=4, metadata={"help": "copies of each feed-forward network"})
+    top_k: int = field(default=2, metadata={"help": "copies that a token passes through"})
+    layers: list[str] = field(
+        default_factory=lambda: ["alternate"], metadata={"help": "layers that get experts: alternate (0, 2, 4, ...), all, or numbers"}
+    )
+    granularity: int = field(default=1, metadata={"help": "cut each copy into this many narrower experts"})
+    router_init: Literal["normal", "uniform"] = field(default="normal", metadata={"help": "uniform is LLaVA-MoD's"})
+    router_std: float = field(default=0.02, metadata={"help": "standard deviation of a normal router"})
+    shared_expert: bool = field(default=False, metadata={"help": "half of a layer's output from a copy that every token passes"})
+    norm_topk_prob: bool = field(default=True, metadata={"help": "weights of the chosen experts sum to 1; off is refused"})
+    seed: int = field(default=0, metadata={"help": "of the router"})
+
+
+def run(options: UpcycleOptions) -> None:
+    """Upcycle, compare with the dense model, save in its precision, and print a card of parameters.
+
+    Raises:
+        ValueError: If ``out`` is not empty, the model can't be upcycled, or the sparse one computes something else.
+    """
+    from transformers import AutoConfig, PreTrainedModel
+
+    from mmalign.models.load import load_mllm
+    from mmalign.models.upcycle import IDENTITY_TOLERANCE, UpcycleConfig, compute_largest_difference, upcycle
+
+    if options.out.exists() and any(options.out.iterdir()):
+        raise ValueError(f"{options.out} is not empty; choose another --out")
+    config = UpcycleConfig(
+        num_experts=options.num_experts,
+        top_k=options.top_k,
+        layers=parse_layers(options.layers),
+        granularity=options.granularity,
+        router_init=options.router_init,
+        router_std=options.router_std,
+        shared_expert=options.shared_expert,
+        norm_topk_prob=options.norm_topk_prob,
+        seed=options.seed,
+    )
+    dense, processor = load_mllm(options.model, dtype="float32")
+    if not isinstance(dense, PreTrainedModel):
+        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and upcycle that")
+    sparse = upcycle(dense, config)
+    difference = compute_largest_difference(dense, sparse)
+    # Not "difference > tolerance", which a NaN would pass.
+    if not difference <= IDENTITY_TOLERANCE:
+        raise ValueError(
+            f"logits of the sparse model differ by {difference:.2g} of the largest one (tolerance {IDENTITY_TOLERANCE:g}): this "
+            f"{type(dense).__name__} can't be upcycled exactly; please report its class"
+        )
+    print(format_card(dense, sparse, config.sparse_layers(dense.config.get_text_config().num_hidden_layers)))
+    print(f"largest difference from the dense model's logits, relative to the largest: {difference:.1e} (float32)")
+    dtype = AutoConfig.from_pretrained(options.model).dtype
+    (sparse if dtype is None else sparse.to(dtype)).save_pretrained(options.out)
+    processor.save_pretrained(options.out)
+    print(f"saved in {options.out}")
+
+
+def parse_layers(words: list[str]) -> 'Literal["alternate", "all"] | tuple[int, ...]':
+    """Read ``alternate``, ``all`` or layer numbers, with or without commas.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    parts = [part for word in words for part in word.replace(",", " ").split()]
+    if parts == ["alternate"]:
+        return "alternate"
+    if parts == ["all"]:
+        return "all"
+    if not parts or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"layers are {' '.join(words)!r}; expected alternate, all, or numbers such as 0 2 4")
+    return tuple(map(int, parts))
+
+
+def format_card(dense: "PreTrainedModel", sparse: "PreTrainedModel", sparse_layers: tuple[int, ...]) -> str:
+    """Lay out total, activated and trainable parameters; the first two stages train the dense model."""
+    from mmalign.models.parameters import count_parameters
+    from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
+
+    text = sparse.config.get_text_config()
+    before, after = count_parameters(dense), count_parameters(sparse)
+    where = f"{len(sparse_layers)} of {text.num_hidden_layers} layers ({', '.join(map(str, sparse_layers))})"
+    rows = [("parameters", "dense", "sparse")]
+    rows += [("total", f"{before.total:,}", f"{after.total:,}"), ("activated", f"{before.activated:,}", f"{after.activated:,}")]
+    rows += [(f"trainable, {stage}", f"{count_trainable(dense, frozen):,}", "") for stage, frozen in DENSE_STAGES.items()]
+    rows += [(f"trainable, {stage}", "", f"{count_trainable(sparse, frozen):,}") for stage, frozen in SPARSE_STAGES.items()]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"{name:<{widths[0]}}  {left:>{widths[1]}}  {right:>{widths[2]}}".rstrip() for name, left, right in rows]
+    head = f"{type(sparse).__name__} with {text.model_type}: {text.num_experts_per_tok} of {text.num_experts} experts a token in {where}"
+    if text.num_experts_per_tok == 1:
+        lines.append("with top_k 1 the weight of the chosen expert is always 1: the router learns from the balance loss alone")
+    return "\n".join([head, *lines])

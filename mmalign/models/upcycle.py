@@ -1,0 +1,194 @@
+"""Upcycling: a dense multimodal LLM becomes a mixture of experts that computes the same (arXiv:2212.05055; LLaVA-MoD, arXiv:2408.15881).
+
+Every expert begins as a copy of its layer's feed-forward network and the weights of the chosen ones sum to 1, so the router changes
+nothing before the experts part. The result is a stock transformers model.
+
+Shape legend: E = experts of a layer, D = hidden width, I = width of an expert.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForImageTextToText, PreTrainedModel
+
+from mmalign.models.sparse_families import NEUTRAL_WIDTH, build_sparse_config, find_sparse_family
+
+IDENTITY_TOLERANCE = 1e-4
+"""Largest difference of logits, relative to the largest logit (or 1): rounding grows with depth, and a wrong layer is far above it."""
+
+
+@dataclass(frozen=True)
+class UpcycleConfig:
+    """What becomes of the feed-forward networks."""
+
+    num_experts: int = 4
+    """Copies of each feed-forward network."""
+    top_k: int = 2
+    """Copies that a token passes through."""
+    layers: Literal["alternate", "all"] | tuple[int, ...] = "alternate"
+    """Layers that get experts. alternate: 0, 2, 4, ..., as LLaVA-MoD has it."""
+    granularity: int = 1
+    """Cut each copy into this many experts of that fraction of its width; a token passes through top_k times as many. The router's rows
+    of one copy begin equal, so that a copy's parts are chosen together ("virtual groups", arXiv:2410.07524)."""
+    router_init: Literal["normal", "uniform"] = "normal"
+    """normal: N(0, router_std). uniform: a linear layer's default in PyTorch, U(-1/sqrt(D), 1/sqrt(D)), as LLaVA-MoD has it."""
+    router_std: float = 0.02
+    shared_expert: bool = False
+    """Half of each layer's output comes from one more copy that every token passes through."""
+    norm_topk_prob: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what can't compute the same as the dense model.
+
+        Raises:
+            ValueError: With the value, and what was expected.
+        """
+        if self.num_experts < 2:
+            raise ValueError(f"num_experts is {self.num_experts}; expected 2 or more")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise ValueError(f"top_k is {self.top_k}; expected 1 to num_experts ({self.num_experts})")
+        if self.granularity < 1:
+            raise ValueError(f"granularity is {self.granularity}; expected 1 (whole copies) or more parts")
+        if not self.router_std > 0:
+            raise ValueError(
+                f"router_std is {self.router_std}; expected a positive number: with equal router logits every token takes the same experts"
+            )
+        if not self.norm_topk_prob:
+            raise ValueError(
+                "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1, and the sparse model would not "
+                "compute what the dense one does; leave it on"
+            )
+
+    def sparse_layers(self, num_layers: int) -> tuple[int, ...]:
+        """Return the layers that get experts, ascending.
+
+        Raises:
+            ValueError: If a listed layer does not exist, or none is listed.
+        """
+        if not isinstance(self.layers, tuple):
+            return tuple(range(0, num_layers, 2 if self.layers == "alternate" else 1))
+        outside = [layer for layer in self.layers if not 0 <= layer < num_layers]
+        if outside or not self.layers:
+            raise ValueError(f"layers are {list(self.layers)}; expected numbers from 0 to {num_layers - 1}, alternate or all")
+        return tuple(sorted(set(self.layers)))
+
+
+@torch.no_grad()
+def upcycle(dense: PreTrainedModel, config: UpcycleConfig) -> PreTrainedModel:
+    """Build the sparse model of a dense one.
+
+    Args:
+        dense: A multimodal LLM in float32.
+        config: Experts, layers, router.
+
+    Returns:
+        A stock model with experts, in float32 and eval mode. It is not compared here: see ``compute_largest_difference``.
+
+    Raises:
+        ValueError: If the language model has no sparse class that computes the same, or is sparse already.
+    """
+    text = dense.config.get_text_config()
+    layers = config.sparse_layers(text.num_hidden_layers)
+    all_layers = len(layers) == text.num_hidden_layers
+    family = find_sparse_family(text, all_layers=all_layers, shared_expert=config.shared_expert)
+    if text.intermediate_size % config.granularity:
+        raise ValueError(
+            f"granularity is {config.granularity}, and the feed-forward width {text.intermediate_size} is no multiple of it: "
+            "choose a divisor"
+        )
+    joint = build_sparse_config(
+        dense.config,
+        family,
+        sparse_layers=layers,
+        num_experts=config.num_experts * config.granularity,
+        num_experts_per_tok=config.top_k * config.granularity,
+        moe_intermediate_size=text.intermediate_size // config.granularity,
+        shared_expert_intermediate_size=text.intermediate_size if config.shared_expert else NEUTRAL_WIDTH,
+    )
+    sparse = AutoModelForImageTextToText.from_config(joint, dtype=torch.float32).eval()
+    weights = _upcycle_weights(dense, layers, config, has_shared_expert=family.has_shared_expert)
+    _fill(sparse, weights)
+    sparse.generation_config = dense.generation_config
+    return sparse
+
+
+def _upcycle_weights(dense: PreTrainedModel, layers: Sequence[int], config: UpcycleConfig, *, has_shared_expert: bool) -> dict[str, Tensor]:
+    weights = dict(dense.state_dict())
+    decoder = dense.get_decoder()
+    prefix = next(name for name, module in dense.named_modules() if module is decoder)
+    generator = torch.Generator().manual_seed(config.seed)
+    for layer in layers:
+        at = f"{prefix}.layers.{layer}.mlp"
+        gate, up, down = (weights.pop(f"{at}.{name}_proj.weight") for name in ("gate", "up", "down"))
+        router = _new_router(config, gate.shape[1], generator)
+        weights |= {f"{at}.{name}": value for name, value in _experts(gate, up, down, router, config).items()}
+        if has_shared_expert:
+            weights |= {f"{at}.{name}": value for name, value in _shared_expert(gate, up, down, copied=config.shared_expert).items()}
+    return weights
+
+
+def _new_router(config: UpcycleConfig, width: int, generator: torch.Generator) -> Tensor:
+    """One row a copy, (num_experts, D)."""
+    if config.router_init == "normal":
+        return torch.randn(config.num_experts, width, generator=generator) * config.router_std
+    return (torch.rand(config.num_experts, width, generator=generator) * 2 - 1) / width**0.5
+
+
+def _experts(gate: Tensor, up: Tensor, down: Tensor, router: Tensor, config: UpcycleConfig) -> dict[str, Tensor]:
+    """Fused weights of a layer's experts: gate_up (E, 2 I, D), down (E, D, I), router (E, D). A copy's parts stand together.
+
+    The weights of the chosen experts sum to 1 over a copy's parts, whose outputs must be added up in full: hence the scale of ``down``.
+    """
+    parts = config.granularity
+    gates, ups, downs = gate.chunk(parts, 0), up.chunk(parts, 0), down.chunk(parts, 1)
+    scale = parts * (0.5 if config.shared_expert else 1.0)
+    gate_up = torch.stack([torch.cat(pair) for pair in zip(gates, ups, strict=True)])
+    return {
+        "experts.gate_up_proj": gate_up.repeat(config.num_experts, 1, 1),
+        "experts.down_proj": torch.stack(downs).mul(scale).repeat(config.num_experts, 1, 1),
+        "gate.weight": router.repeat_interleave(parts, 0),
+    }
+
+
+def _shared_expert(gate: Tensor, up: Tensor, down: Tensor, *, copied: bool) -> dict[str, Tensor]:
+    """A copy whose gate is sigmoid(0) = 1/2; or zeros throughout, which add nothing and get no gradient, ever."""
+    narrow = 0 if copied else NEUTRAL_WIDTH
+    return {
+        "shared_expert.gate_proj.weight": gate if copied else gate.new_zeros(narrow, gate.shape[1]),
+        "shared_expert.up_proj.weight": up if copied else up.new_zeros(narrow, up.shape[1]),
+        "shared_expert.down_proj.weight": down if copied else down.new_zeros(down.shape[0], narrow),
+        "shared_expert_gate.weight": gate.new_zeros(1, gate.shape[1]),
+    }
+
+
+def _fill(sparse: PreTrainedModel, weights: dict[str, Tensor]) -> None:
+    expected = sparse.state_dict()
+    without_place, missing = sorted(weights.keys() - expected.keys()), sorted(expected.keys() - weights.keys())
+    if without_place or missing:
+        name = (without_place or missing)[0]
+        raise ValueError(
+            f"{type(sparse).__name__} with a {sparse.config.get_text_config().model_type} can't compute what the dense model does: "
+            f"{name} {'has no place in it' if without_place else 'is not in the dense model'}, and {len(without_place + missing) - 1} "
+            "more weights differ"
+        )
+    sparse.load_state_dict(weights)
+    sparse.tie_weights()
+
+
+@torch.no_grad()
+def compute_largest_difference(dense: PreTrainedModel, sparse: PreTrainedModel, *, num_tokens: int = 64, seed: int = 0) -> float:
+    """Compare both models' logits on random text: largest difference, relative to the largest logit or 1."""
+    text = dense.config.get_text_config()
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(text.vocab_size, (1, num_tokens), generator=generator)
+    # Placeholders of images stand for features that are not given here.
+    special = [value for key, value in dense.config.to_dict().items() if key.endswith(("_token_id", "_token_index"))]
+    usable = next(number for number in range(text.vocab_size) if number not in special)
+    for value in special:
+        ids[ids == value] = usable
+    expected, got = (model(input_ids=ids.to(model.device), use_cache=False).logits.float() for model in (dense, sparse))
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1.0))
