@@ -15,6 +15,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import statistics
 import subprocess
 import sys
@@ -218,7 +219,7 @@ def section(options: argparse.Namespace, body: str) -> str:
     words = [word for word in sys.argv[1:] if word != "--write"]
     versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, TRL {trl.__version__}"
     about = f"One thread of {platform.machine()}, float32, {options.rounds} rounds of {options.steps} steps; {versions}."
-    return f"### {name}\n\n```\npython scripts/benchmarks/preference_step.py {' '.join(words)}\n```\n\n{about}\n\n{body}\n"
+    return f"### {name}\n\n```\npython scripts/benchmarks/preference_step.py {shlex.join(words)}\n```\n\n{about}\n\n{body}\n"
 
 
 def main() -> None:
