@@ -25,7 +25,7 @@ DIFFICULTY = {
     "swap-likely": 0.9,
     "add-likely": 0.95,
 }
-EASY = {"swap-implausible": 0.36, "add-implausible": 0.2, "omit": 0.44}
+EASY = {"swap-implausible": 0.48, "add-implausible": 0.18, "omit": 0.34}
 HARD = {"swap-likely": 0.3, "add-likely": 0.2, "swap-colour": 0.15, "swap-place": 0.1, "wrong-yes": 0.17, "wrong-no": 0.08}
 # Chosen and rejected about an object that is likely but absent, and about one that is there: else one word would always be right.
 ANSWERS = {"wrong-yes": ("No.", "Yes."), "wrong-no": ("Yes.", "No.")}
