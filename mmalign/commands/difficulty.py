@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +34,7 @@ class ReadOptions(PairsOptions):
     max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
     image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
+    shard: str = field(default="1/1", metadata={"help": "score part i/N alone, i from 1; the parts may run on different machines"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,16 @@ class FuseOptions(VoteOptions):
 def run_score(options: ScoreOptions) -> None:
     """Score every pair, vote, and print the summary."""
     from mmalign.data.datasets import load_rows
+    from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
     from mmalign.difficulty.fuse import fuse_shards
-    from mmalign.models.load import best_device, load_clip
+    from mmalign.models.load import load_config
 
     dataset = load_rows(options.pairs)
-    clip, clip_processor = load_clip(options.clip, dtype=options.dtype)
-    shards = _score(options, dataset, options.mllm, (clip.to(best_device()), clip_processor), {"clip": options.clip, "mllm": options.mllm})
-    print_summary(fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source), options.out)
+    text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
+    shards = _score(options, dataset, options.mllm, options.clip, {"clip": options.clip, "mllm": options.mllm, **text})
+    if shards is not None:
+        summary = fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source)
+        print_summary(summary, options.out)
 
 
 def run_cache(options: CacheOptions) -> None:
@@ -73,36 +78,64 @@ def run_cache(options: CacheOptions) -> None:
     from mmalign.difficulty.fuse import CACHED, write_cached
 
     dataset = load_rows(options.pairs)
-    shards = _score(options, dataset, options.model, (None, None), {"mllm": options.model})
-    count = write_cached(dataset, shards, out=options.out)
-    print(f"{count:,} of {len(dataset):,} pairs with the log-probabilities of {options.model} saved in {options.out / CACHED}")
+    shards = _score(options, dataset, options.model, None, {"mllm": options.model})
+    if shards is not None:
+        count = write_cached(dataset, shards, out=options.out)
+        print(f"{count:,} of {len(dataset):,} pairs with the log-probabilities of {options.model} saved in {options.out / CACHED}")
 
 
-def _score(options: ReadOptions, dataset: Any, mllm: str, clip: tuple[Any, Any], names: dict[str, str]) -> list[Path]:
+def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:
+    """Score this process's part.
+
+    Returns:
+        All shards, or None where merging them is left to another process or command.
+    """
     from mmalign.data.datasets import find_data_files
     from mmalign.data.hashing import hash_file
-    from mmalign.difficulty.scoring import ScoreConfig, Scorers, score_pairs
+    from mmalign.difficulty.scoring import ScoreConfig, merge_shards, score_pairs
+    from mmalign.difficulty.shares import parse_share, split_among_processes, wait_for_all
     from mmalign.engine.reference_cache import fingerprint_checkpoint
-    from mmalign.models.load import best_device, load_mllm
+    from mmalign.models.load import check_exists
 
-    model, processor = load_mllm(mllm, dtype=options.dtype)
-    scorers = Scorers(model.to(best_device()), processor, *clip)
+    check_exists(mllm, "config.json", "adapter_config.json")
+    part = parse_share(options.shard)
+    share = split_among_processes(part)
     data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype)
     config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
-    return score_pairs(dataset, scorers, out=options.out, fingerprint=fingerprint, config=config)
+    load = partial(_load_scorers, mllm, clip, options.dtype)
+    score_pairs(dataset, load, out=options.out, fingerprint=fingerprint, config=config, share=share)
+    if not wait_for_all():
+        return None
+    if part.count > 1:
+        print(f"part {options.shard} is scored; when all parts are, run the same command without --shard: it joins them")
+        return None
+    return merge_shards(options.out, len(dataset), max_reject_share=options.max_reject_share)
+
+
+def _load_scorers(mllm: str, clip: str | None, dtype: Any) -> Any:
+    from mmalign.difficulty.scoring import Scorers
+    from mmalign.models.load import best_device, load_clip, load_mllm
+
+    device = best_device()
+    model, processor = load_mllm(mllm, dtype=dtype)
+    if clip is None:
+        return Scorers(model.to(device), processor)
+    clip_model, clip_processor = load_clip(clip, dtype=dtype)
+    return Scorers(model.to(device), processor, clip_model.to(device), clip_processor)
 
 
 def run_fuse(options: FuseOptions) -> None:
     """Vote again on shards that are there.
 
     Raises:
-        ValueError: If the folder has no scores, or they are of other data.
+        ValueError: If the folder has no scores, some are missing, or they are of other data.
     """
     from mmalign.data.datasets import find_data_files, load_rows
     from mmalign.data.hashing import hash_file
     from mmalign.difficulty.fuse import fuse_shards
+    from mmalign.difficulty.scoring import merge_shards
 
     record = options.out / "scoring.json"
     if not record.is_file():
@@ -111,8 +144,8 @@ def run_fuse(options: FuseOptions) -> None:
     given = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     if held != given:
         raise ValueError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
-    shards = sorted((options.out / "shards").glob("*.jsonl"))
     dataset = load_rows(options.pairs)
+    shards = merge_shards(options.out, len(dataset))
     print_summary(fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source), options.out)
 
 

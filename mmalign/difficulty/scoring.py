@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, row_id
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative
+from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import probe_rows
 from mmalign.engine.reference_cache import LOGPS, cache_columns
 
@@ -44,18 +46,24 @@ class ScoreConfig:
     max_reject_share: float = 0.05
 
 
-def score_pairs(dataset: Dataset, scorers: Scorers, *, out: Path, fingerprint: Mapping[str, Any], config: ScoreConfig) -> list[Path]:
+def score_pairs(
+    dataset: Dataset,
+    load: Callable[[], Scorers],
+    *,
+    out: Path,
+    fingerprint: Mapping[str, Any],
+    config: ScoreConfig,
+    share: Share = Share(),  # noqa: B008
+) -> None:
     """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
 
     Args:
         dataset: Rows with TRL's columns.
-        scorers: Contrastive model and un-aligned multimodal LLM.
-        out: Folder of the shards.
+        load: Loads contrastive model and un-aligned multimodal LLM; called only where something is left to score.
+        out: Folder of the shards, JSON lines of scores in the rows' order. Other processes may write other shards into it.
         fingerprint: What the scores are made from; a folder with another one is refused.
         config: Reading and batching. Batches lie inside a shard, so that a shard's bytes don't depend on the others.
-
-    Returns:
-        The shards, JSON lines of scores in the rows' order.
+        share: The part of the shards that is this process's.
 
     Raises:
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else.
@@ -63,23 +71,67 @@ def score_pairs(dataset: Dataset, scorers: Scorers, *, out: Path, fingerprint: M
     check_columns(dataset.column_names, PAIR_COLUMNS, what="the data set")
     claim(out, {**fingerprint, "shard_size": SHARD_SIZE, "batch_size": config.batch_size, "max_length": config.max_length})
     (out / "shards").mkdir(exist_ok=True)
-    rejects = Rejects(out / "rejects.jsonl", max_share=config.max_reject_share)
-    shards = []
-    with tqdm(total=len(dataset), desc="scoring pairs", unit="pair", leave=False) as bar:
-        for start in range(0, len(dataset), SHARD_SIZE):
-            path = out / "shards" / f"{start:09d}.jsonl"
-            indices = range(start, min(start + SHARD_SIZE, len(dataset)))
+    mine = share.take(list_shards(out, len(dataset)))
+    part = "" if share.count == 1 else f"-{share.index + 1}-of-{share.count}"
+    rejects = Rejects(out / f"rejects{part}.jsonl", max_share=config.max_reject_share)
+    scorers, num_seen = None, 0
+    with tqdm(total=_num_rows(mine, dataset), desc="scoring pairs", unit="pair", leave=False, disable=share.index > 0) as bar:
+        for path in mine:
+            indices = _rows_of(path, dataset)
             if not path.is_file():
+                scorers = scorers or load()
                 _write_lines(path, _score_shard(dataset, indices, scorers, config, bar))
             else:
                 bar.update(len(indices))
-            for row in read_shard(path):
-                if "reason" in row:
-                    rejects.add(row["id"], row["reason"])
-            rejects.check(indices.stop)
-            shards.append(path)
-    rejects.check(len(dataset), final=True)
+            num_seen += len(indices)
+            _add_rejects(path, rejects)
+            rejects.check(num_seen)
+    rejects.check(num_seen, final=True)
+
+
+def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> list[Path]:
+    """Check that all shards are there, and write ``rejects.jsonl`` from them.
+
+    Returns:
+        The shards, in the rows' order.
+
+    Raises:
+        ValueError: If shards are missing, with their names; or if too many rows are broken.
+    """
+    shards = list_shards(out, num_rows)
+    missing = [path.name for path in shards if not path.is_file()]
+    if missing:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise ValueError(
+            f"{len(missing)} of {len(shards)} shards are missing in {out / 'shards'}: {named}; "
+            "run the parts that have not ended again, or the scoring command without --shard"
+        )
+    rejects = Rejects(out / "rejects.jsonl", max_share=max_reject_share)
+    for path in shards:
+        _add_rejects(path, rejects)
+    rejects.check(num_rows, final=True)
+    for part in out.glob("rejects-*-of-*.jsonl"):
+        part.unlink()
     return shards
+
+
+def list_shards(out: Path, num_rows: int) -> list[Path]:
+    """List the shard files of a data set, in the rows' order, whether they are there or not."""
+    return [out / "shards" / f"{start:09d}.jsonl" for start in range(0, num_rows, SHARD_SIZE)]
+
+
+def _rows_of(path: Path, dataset: Dataset) -> range:
+    return range(int(path.stem), min(int(path.stem) + SHARD_SIZE, len(dataset)))
+
+
+def _num_rows(shards: Sequence[Path], dataset: Dataset) -> int:
+    return sum(len(_rows_of(path, dataset)) for path in shards)
+
+
+def _add_rejects(path: Path, rejects: Rejects) -> None:
+    for row in read_shard(path):
+        if "reason" in row:
+            rejects.add(row["id"], row["reason"])
 
 
 def read_shard(path: Path) -> list[dict[str, Any]]:
@@ -170,7 +222,8 @@ def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_text(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
+    # Of its own name: several processes claim a folder at once, on one machine or on several.
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

@@ -9,7 +9,7 @@ import torch
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "flex_attention"]
@@ -45,7 +45,7 @@ def load_mllm(
     Raises:
         ValueError: If there is no checkpoint at ``source``, or it is damaged.
     """
-    _check_exists(source, "config.json", "adapter_config.json")
+    check_exists(source, "config.json", "adapter_config.json")
     options = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
     with named_errors(source):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
@@ -65,13 +65,24 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
     Raises:
         ValueError: If there is no checkpoint at ``source``, or it has no image and text features.
     """
-    _check_exists(source, "config.json")
+    check_exists(source, "config.json")
     with named_errors(source):
         model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
         processor = AutoProcessor.from_pretrained(source)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
     return model, processor
+
+
+def load_config(source: str) -> Any:
+    """Load a checkpoint's config alone, to look before the weights are loaded.
+
+    Raises:
+        ValueError: If there is no checkpoint at ``source``.
+    """
+    check_exists(source, "config.json")
+    with named_errors(source):
+        return AutoConfig.from_pretrained(source)
 
 
 @contextmanager
@@ -83,7 +94,12 @@ def named_errors(source: str) -> Iterator[None]:
         raise ValueError(f"{source} can't be loaded: {error}") from error
 
 
-def _check_exists(source: str, *names: str) -> None:
+def check_exists(source: str, *names: str) -> None:
+    """Check that a local folder has one of the files; a hub id is left to the hub.
+
+    Raises:
+        ValueError: If it has none.
+    """
     folder = Path(source)
     # A hub id looks like a relative path of one or two parts; anything that looks like a local path must exist.
     looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2

@@ -11,47 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, List
-from datasets import Image as ImageFeature
+from datasets import Dataset
 
 from mmalign.cli import main
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.contrastive import score_contrastive, split_text
-from mmalign.models.contrastive import build_clip
-from tests.tiny_models import build_tokenizer, pair_rows
-
-TEXT = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
-VISION = {**TEXT, "image_size": 28, "patch_size": 14}
-VISION.pop("max_position_embeddings")
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = tmp_path_factory.mktemp("tokenizer")
-    build_tokenizer().save_pretrained(folder)
-    config = {"projection_dim": 16, "text_config": TEXT, "vision_config": VISION}
-    # Its eos has id 2, which CLIP's text tower reads as a legacy mistake.
-    with pytest.raises(ValueError, match="eos token has id 2, at which CLIP's text tower would pool elsewhere"):
-        build_clip(config, tokenizer=str(folder), seed=0)
-    from mmalign.worlds.tokenizer import train_tokenizer
-
-    train_tokenizer(["a red dog. a blue cat."] * 3).save_pretrained(folder)
-    model, processor = build_clip(config, tokenizer=str(folder), seed=0)
-    return model.eval(), processor
-
-
-@pytest.fixture(scope="module")
-def clip_dir(clip: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    for part in clip:
-        part.save_pretrained(folder)
-    return folder
-
-
-def save_pairs(path: Path, rows: list[dict[str, Any]]) -> Path:
-    Dataset.from_list(rows).cast_column("images", List(ImageFeature())).to_parquet(path)
-    return path
+from tests.data_files import save_rows
+from tests.difficulty.scored import hashes, score
+from tests.tiny_models import pair_rows
 
 
 def test_contrastive_gap_by_its_definition(clip: Any) -> None:
@@ -79,19 +46,11 @@ def test_long_sentences_are_cut_at_words(clip: Any) -> None:
     assert pieces[-1] == "a dog."
 
 
-def score(pairs: Path, clip_dir: Path, mllm: Path, out: Path, *more: str) -> int:
-    return main(["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(mllm), "--out", str(out), *more])
-
-
-def hashes(folder: Path) -> dict[str, str]:
-    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-
-
 def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path) -> None:
     rows = pair_rows(30)
     rows[4]["rejected"] = rows[4]["chosen"]
     rows[9]["chosen"] = [{"role": "assistant", "content": " "}]
-    pairs = save_pairs(tmp_path / "pairs.parquet", rows)
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--max-reject-share", "0.2") == 0
     scored = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))
     assert scored["id"] == [row["id"] for i, row in enumerate(rows) if i not in (4, 9)]
@@ -109,7 +68,7 @@ def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: 
 
 
 def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pairs = save_pairs(tmp_path / "pairs.parquet", pair_rows(12))
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(12))
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
     before = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))["difficulty"]
     assert main(["fuse-difficulty", str(pairs), "--out", str(tmp_path / "out"), "--weighting", "equal"]) == 0
@@ -117,7 +76,7 @@ def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava
     assert statistics["contrastive"]["weight"] == statistics["generative"]["weight"] == 0.5
     after = Dataset.from_parquet(str(tmp_path / "out" / "scored.parquet"))["difficulty"]
     assert len(before) == len(after) == 12
-    other = save_pairs(tmp_path / "other.parquet", pair_rows(3, seed=5))
+    other = save_rows(tmp_path / "other.parquet", pair_rows(3, seed=5))
     assert main(["fuse-difficulty", str(other), "--out", str(tmp_path / "out")]) == 2
     assert "name the pairs that were scored" in capsys.readouterr().err
 
@@ -125,7 +84,7 @@ def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava
 def test_scores_of_other_models_are_refused(
     tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pairs = save_pairs(tmp_path / "pairs.parquet", pair_rows(3))
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(3))
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--batch-size", "5") == 2
     assert "holds scores with batch_size 16, not 5; choose another --out" in capsys.readouterr().err
@@ -144,7 +103,7 @@ def test_missing_columns_and_models_are_named(
 def test_killed_scoring_goes_on_and_ends_with_the_same_bytes(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path) -> None:
     rows = pair_rows(1300)
     rows[700]["rejected"] = rows[700]["chosen"]
-    pairs = save_pairs(tmp_path / "pairs.parquet", rows)
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
     command = [sys.executable, "-m", "mmalign", "score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     subprocess.run([*command, "--out", str(tmp_path / "whole")], check=True, env=environment, capture_output=True)

@@ -1,0 +1,109 @@
+"""Scoring in parts: whatever their number, and whatever is killed, the merged files hold the same bytes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmalign.cli import main
+from mmalign.difficulty.shares import Share, parse_share
+from tests.data_files import save_rows
+from tests.difficulty.scored import hashes, score
+from tests.tiny_models import pair_rows
+
+NUM_ROWS = 1100
+"""Three shards, the last one short."""
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rows = pair_rows(NUM_ROWS)
+    for broken in (3, 700, 1099):
+        rows[broken]["rejected"] = rows[broken]["chosen"]
+    return save_rows(tmp_path_factory.mktemp("pairs") / "pairs.parquet", rows)
+
+
+@pytest.fixture(scope="module")
+def whole(pairs: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    assert score(pairs, clip_dir, tiny_llava_dir, folder) == 0
+    return folder
+
+
+def test_every_item_is_in_one_part() -> None:
+    for count in (1, 2, 3, 7):
+        parts = [list(Share(index, count).take(range(10))) for index in range(count)]
+        assert sorted(item for part in parts for item in part) == list(range(10))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert parse_share("2/3") == Share(1, 3)
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "a/b", "-1/2", ""])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected i/N with i from 1 to N, such as 1/8"):
+        parse_share(text)
+
+
+def test_parts_are_joined_to_the_same_bytes(
+    pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("3/3", "1/3"):
+        assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--shard", part) == 0
+    assert not (tmp_path / "out" / "scored.parquet").exists()
+    assert main(["fuse-difficulty", str(pairs), "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert "1 of 3 shards are missing" in error
+    assert "000000512.jsonl; run the parts" in error
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--shard", "2/3") == 0
+    assert main(["fuse-difficulty", str(pairs), "--out", str(tmp_path / "out")]) == 0
+    assert hashes(tmp_path / "out") == hashes(whole)
+
+
+def test_killed_part_goes_on_and_ends_with_the_same_bytes(
+    pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path
+) -> None:
+    """Part 1/2 has shards 0 and 2: killed in the second while part 2/2 is whole."""
+    out = tmp_path / "out"
+    words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--out", str(out), "--shard", "1/2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-m", "mmalign", *words], env=environment, stderr=subprocess.DEVNULL)
+    while not list(out.glob("shards/*.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert [path.name for path in (out / "shards").glob("*.jsonl")] == ["000000000.jsonl"]
+    assert score(pairs, clip_dir, tiny_llava_dir, out, "--shard", "2/2") == 0
+    # The same command without --shard scores what is missing and joins all.
+    assert score(pairs, clip_dir, tiny_llava_dir, out) == 0
+    assert hashes(out) == hashes(whole)
+
+
+def test_what_is_whole_is_joined_without_loading_models(
+    pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr("mmalign.models.load.load_mllm", refuse)
+    before = hashes(whole)
+    (whole / "scored.parquet").unlink()
+    assert score(pairs, clip_dir, tiny_llava_dir, whole) == 0
+    assert hashes(whole) == before
+
+
+@pytest.mark.slow
+def test_launched_processes_end_with_the_same_bytes(pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--out", str(tmp_path / "out")]
+    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [sys.executable, "-m", *launcher, "-m", "mmalign", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("pairs scored") == 1
+    assert hashes(tmp_path / "out") == hashes(whole)
