@@ -55,7 +55,7 @@ def test_units() -> None:
 def test_markdown() -> None:
     lines = markdown_table(build_comparison([A, B]), ["A", "B|b"]).splitlines()
     assert lines[0] == "|  | A | B\\|b |"
-    assert "| F1 ↑ | 75.0 (70.0 to 80.0) | **78.0** (73.0 to 83.0) |" in lines
+    assert "| F1 ↑ | 75.0 (70.0 to 80.0) | **78.0** † (73.0 to 83.0) |" in lines
     assert "| **CHAIR: describing the image**, answers | - | 500 |" in lines
     assert all(line.replace("\\|", "").count("|") == 4 for line in lines)
 
