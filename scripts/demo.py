@@ -10,6 +10,7 @@ import json
 import os
 import shlex
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ MODELS = {"SFT": "sft", "DPO": "dpo", "DA-DPO": "da_dpo"}
 GALLERY_SIZE = 12
 
 
-def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
+def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8) -> dict[str, list[str]]:
     """List the demo's commands by the file that each leaves when it is done."""
 
     def size(full: int, small: int) -> str:
@@ -44,7 +45,7 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
     )
     steps = {
         "world/world.json": f"world build --out {world} --seed {seed} --num-scenes {size(12_000, 64)} --num-pairs {size(4_800, 48)}"
-        f" --num-eval-scenes {size(200, 12)}",
+        f" --num-eval-scenes {size(200, 12)} --caption-noise {caption_noise}",
         "clip/train_log.json": f"train contrastive --model {CONFIGS}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
         f" --out {run}/clip --license apache-2.0 --batch-size {size(96, 8)}"
         f" --max-steps {size(300, 3)} --learning-rate 1.5e-3 --warmup-ratio 0.1 --num-workers 1 --seed {seed}",
@@ -67,10 +68,10 @@ def commands(out: Path, *, seed: int, smoke: bool) -> dict[str, list[str]]:
     return {done: shlex.split(step) for done, step in steps.items()}
 
 
-def run_commands(out: Path, *, seed: int, smoke: bool) -> dict[str, float]:
+def run_commands(out: Path, steps: Mapping[str, list[str]]) -> dict[str, float]:
     """Run what is not done yet, and time each command in seconds."""
     seconds = {}
-    for done, words in commands(out, seed=seed, smoke=smoke).items():
+    for done, words in steps.items():
         if (out / done).is_file():
             continue
         print(f"\n$ mmalign {shlex.join(words)}", flush=True)
@@ -158,7 +159,7 @@ def main() -> None:
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     start = time.perf_counter()
-    run_commands(options.out, seed=options.seed, smoke=options.smoke)
+    run_commands(options.out, commands(options.out, seed=options.seed, smoke=options.smoke))
     models = [read_model(options.out, name) for name in MODELS]
     page = write_page(options.out, models, seed=options.seed)
     print(f"\n{text_table(models)}\n")

@@ -1,0 +1,160 @@
+"""What the studies on the embedded world share: the start that every arm trains from, and how a model is measured.
+
+The start is the demo's: a world, a CLIP scorer and a small LLaVA whose training captions name objects that are not there. With 65% of
+those captions false, the model names an absent object in 20 to 40% of its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+from mmalign.cli import main as mmalign
+from mmalign.data.rejects import Rejects
+from mmalign.evaluation.amber import AmberQuestion, score_questions
+from mmalign.evaluation.answers import Question, read_answers, read_jsonl
+from mmalign.evaluation.chair import load_chair
+from mmalign.evaluation.object_words import find_mentions
+from mmalign.evaluation.pope import load_pope
+from mmalign.evaluation.runner import generate_answers
+from mmalign.models.load import best_device, load_mllm
+from scripts.demo import commands, run_commands
+
+CAPTION_NOISE = 0.65
+# Held-out worlds: their seeds are those of no training data.
+TEST_SEED, VALIDATION_SEED = 9_000, 9_001
+LONGEST = {"pope": 4, "chair": 64, "general": 12}
+
+
+def quiet() -> None:
+    """Leave the terminal to the study's own lines."""
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def run(words: Sequence[object]) -> None:
+    """Run one mmalign command.
+
+    Raises:
+        SystemExit: If it fails.
+    """
+    text = [str(word) for word in words]
+    if mmalign(text) != 0:
+        raise SystemExit(f"the study stopped at: mmalign {' '.join(text)}")
+
+
+def make_start(out: Path, *, smoke: bool) -> Path:
+    """Make what is not there yet: world, scorer, model, held-out worlds. Returns the folder of the model."""
+    steps = commands(out, seed=0, smoke=smoke, caption_noise=CAPTION_NOISE)
+    run_commands(out, {done: steps[done] for done in ("world/world.json", "clip/train_log.json", "mllm/config.json", "sft/train_log.json")})
+    for name, seed, size in (("test", TEST_SEED, 300), ("validation", VALIDATION_SEED, 100)):
+        if not (out / name / "world.json").is_file():
+            # The scenes are only counted, for POPE's popular and adversarial objects.
+            run(["world", "build", "--out", out / name, "--seed", seed, "--num-scenes", 2000, "--num-pairs", 1,
+                 "--num-eval-scenes", 12 if smoke else size])  # fmt: skip
+    return out / "sft"
+
+
+def make_pairs(out: Path, *, start: Path, seed: int, num_pairs: int, easy_share: float, label_noise: float) -> Path:
+    """Make a set of pairs that the start has not seen, and score them. Returns the file with difficulty and reference."""
+    if not (out / "world" / "world.json").is_file():
+        run(["world", "build", "--out", out / "world", "--seed", seed, "--num-scenes", 1, "--num-eval-scenes", 1, "--num-workers", 1,
+             "--num-pairs", num_pairs, "--easy-share", easy_share, "--label-noise", label_noise])  # fmt: skip
+    scored = out / "difficulty" / "scored.parquet"
+    if not scored.is_file():
+        run(["score-difficulty", out / "world" / "pairs", "--clip", start / "clip", "--mllm", start / "sft", "--out", scored.parent,
+             "--batch-size", 64])  # fmt: skip
+    return scored
+
+
+def measure(model: Path, world: Path, *, parts: Sequence[str] = ("chair", "pope", "general")) -> dict[str, float]:
+    """Answer a held-out world's questions greedily and score them.
+
+    Args:
+        model: Folder of the model.
+        world: Folder of ``world build``.
+        parts: Which questions: captions, yes-or-no questions about objects, and questions about colour, number and place.
+
+    Returns:
+        Shares and F1 in percent by name.
+    """
+    folder, answers = world / "eval", {}
+    loaded, processor = load_mllm(str(model), dtype="auto")
+    loaded.to(best_device()).eval()
+    for part in parts:
+        out = model / f"{part}_answers.jsonl"
+        rejects = Rejects(model / "rejects.jsonl", max_share=0.0)
+        generate_answers(
+            loaded, processor, _questions(folder, part), image_root=folder / "images", out=out, rejects=rejects,
+            max_new_tokens=LONGEST[part], batch_size=100,
+        )  # fmt: skip
+        answers[part] = {row.id: row.response for row in read_answers(out)}
+    metrics: dict[str, float] = {}
+    if "chair" in answers:
+        metrics |= _score_captions(folder, answers["chair"])
+    if "pope" in answers:
+        metrics |= _score_objects(folder, answers["pope"])
+    if "general" in answers:
+        metrics |= _score_general(folder, answers["general"])
+    if {"chair", "pope"} <= set(answers):
+        metrics["AMBER"] = (100 - metrics["CHAIR_i"] + metrics["AMBER F1"]) / 2
+    return metrics
+
+
+def _questions(folder: Path, part: str) -> list[Question]:
+    if part == "chair":
+        return load_chair(folder).questions()
+    if part == "pope":
+        return load_pope(folder).questions()
+    return [Question(row["id"], row["image"], row["question"]) for row in read_jsonl(folder / "questions.jsonl")]
+
+
+def _score_captions(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
+    chair = load_chair(folder)
+    scores = chair.score(answers, mode="official")
+    rows = read_jsonl(folder / "chair.jsonl")
+    said = {row["id"]: {mention.name for mention in find_mentions(answers[row["id"]], chair.words)} for row in rows}
+    imagined = sum(len(said[row["id"]] & set(row["hallu"])) for row in rows)
+    lengths = [len(answer.split()) for answer in answers.values()]
+    return {
+        "hallucinated": 100 * scores["chair/sentence"],
+        "CHAIR_i": 100 * scores["chair/instance"],
+        "coverage": 100 * scores["chair/recall"],
+        "Cog": 100 * imagined / max(1, sum(len(row["hallu"]) for row in rows)),
+        "words": sum(lengths) / len(lengths),
+    }
+
+
+def _score_objects(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
+    pope = load_pope(folder)
+    scores = pope.score(answers, mode="official")
+    existence = [AmberQuestion(item.id, "discriminative-hallucination", item.is_yes) for item in pope.items]
+    metrics = {"POPE F1": 100 * scores["pope/f1"], "yes": 100 * scores["pope/yes_ratio"]}
+    metrics |= {f"POPE F1 {split}": 100 * scores[f"pope/{split}/f1"] for split in ("random", "popular", "adversarial")}
+    return metrics | {"AMBER F1": score_questions(existence, answers, mode="strict")["amber/f1"]}
+
+
+def _score_general(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
+    rows = read_jsonl(folder / "questions.jsonl")
+    right = {row["id"]: answers[row["id"]] == row["answer"] for row in rows}
+    metrics = {"general": 100 * sum(right.values()) / len(right)}
+    for kind in sorted({row["kind"] for row in rows}):
+        those = [right[row["id"]] for row in rows if row["kind"] == kind]
+        metrics[kind] = 100 * sum(those) / len(those)
+    return metrics
+
+
+def read_json(path: Path) -> dict[str, float]:
+    """Read one finished cell."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: Mapping[str, float]) -> None:
+    """Write one finished cell: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(dict(values), indent=1) + "\n", encoding="utf-8")
+    part.rename(path)
