@@ -74,7 +74,7 @@ CORE = (DPO, Arm("DA-DPO paper", "paper"), Arm("DA-DPO loss-weight", "loss-weigh
 FURTHER = (
     Arm("DPO, beta x 1.5", beta=1.5 * BETA),
     Arm("DA-DPO paper-norm", "paper-norm"),
-    # Arm("DA-DPO both", "both"),
+    Arm("DA-DPO both", "both"),
     Arm("DPO, early stop", early_stop=True),
     Arm("paper, true grade", "paper", "oracle"),
     Arm("loss-weight, true grade", "loss-weight", "oracle"),
@@ -85,6 +85,8 @@ FURTHER = (
     Arm("loss-weight, CLIP alone", "loss-weight", "contrastive"),
     Arm("loss-weight, MLLM alone", "loss-weight", "generative"),
 )
+# What keeps coverage elsewhere: the chosen answer's likelihood beside the preference.
+WITH_SFT = tuple(Arm(f"{arm.name}, SFT term", arm.mode, words=("--sft-weight", "1")) for arm in CORE)
 GRID = tuple(Arm(f"{arm.name}, beta {beta:g}", arm.mode, beta=beta) for beta in (0.03, 0.3) for arm in CORE)
 
 
@@ -105,7 +107,7 @@ def list_cells(*, quick: bool) -> Iterator[Cell]:
     """List the runs, the most important ones first; those of one data set stand together."""
     for seeds in ((1, 2),) if quick else ((1, 2), (3, 4, 5)):
         for seed in seeds:
-            yield from (Cell(MAIN, arm, seed) for arm in (*CORE, *FURTHER[:4 if quick else None]))
+            yield from (Cell(MAIN, arm, seed) for arm in (*CORE, *(FURTHER[:4] if quick else (*WITH_SFT, *FURTHER))))
         for condition in CONDITIONS[2:] if quick else CONDITIONS[1:]:
             for seed in seeds:
                 yield from (Cell(condition, arm, seed) for arm in CORE)
