@@ -43,6 +43,25 @@ def project_gaps(gaps: Gaps) -> Gaps:
     return np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in (gaps - gaps.mean()) / std])
 
 
+def fuse_signs(gaps: Mapping[str, Gaps], weights: Mapping[str, float]) -> Gaps:
+    """Fuse gaps as they are: sum of weight x gap / std, so that below zero the proxies together prefer the rejected answer.
+
+    Unlike the easiness it is not centred: where most gaps are positive, a pair may be hard and its label not in doubt. Ours.
+
+    Args:
+        gaps: (B,) for each proxy; one whose gaps are all equal has no say.
+        weights: Of the proxies, with sum 1.
+
+    Returns:
+        (B,) in standard deviations.
+    """
+    scales = {name: values.std() for name, values in gaps.items()}
+    return sum(
+        (weights[name] * values / scales[name] for name, values in gaps.items() if scales[name] > 0),
+        np.zeros_like(next(iter(gaps.values()))),
+    )
+
+
 def preference_accuracy(gaps: Gaps) -> float:
     """Return the share of pairs whose chosen answer the proxy prefers."""
     return float((gaps > 0).mean())
