@@ -255,7 +255,19 @@ def test_selection_is_printed_recorded_and_trained_on(tiny_llava_dir: Path, tmp_
     results = {}
     for noisy in ("keep", "drop", "flip", "smooth"):
         out = tmp_path / noisy
-        words = ["--reference", "cached", "--noisy-gap", noisy, "--difficulty-range", "0.1", "0.9", "--batch-size", "8", "--warmup-ratio", "0"]
+        words = [
+            "--reference",
+            "cached",
+            "--noisy-gap",
+            noisy,
+            "--difficulty-range",
+            "0.1",
+            "0.9",
+            "--batch-size",
+            "8",
+            "--warmup-ratio",
+            "0",
+        ]
         assert train(tiny_llava_dir, data, out, *words) == 0
         record = json.loads((out / "mmalign_run.json").read_text())
         results[noisy] = (record["selection"], load_file(out / "model.safetensors"), capsys.readouterr().out)
