@@ -124,21 +124,22 @@ def _all_agree(scores: DifficultyScores) -> str:
 
 def mark_differences(chosen: str, rejected: str) -> tuple[list[Piece], list[Piece]]:
     """Cut both answers at the words that only one of them has there: "right" in the chosen one, "wrong" in the rejected one."""
-    words = [list(re.finditer(r"\w+(?:[-'\u2019]\w+)*|[^\w\s]", text)) for text in (chosen, rejected)]
-    matcher = difflib.SequenceMatcher(None, *([match[0] for match in part] for part in words), autojunk=False)
+    words = [list(re.finditer(r"\w+(?:[-'\u2019]\w+)*", text)) for text in (chosen, rejected)]
+    first, second = ([match[0] for match in part] for part in words)
+    matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
     spans: tuple[list[Span], list[Span]] = ([], [])
     for tag, start, end, other_start, other_end in matcher.get_opcodes():
         if tag != "equal":
-            for side, first, last in ((0, start, end), (1, other_start, other_end)):
-                if last > first:
-                    spans[side].append((words[side][first].start(), words[side][last - 1].end()))
+            for side, begin, stop in ((0, start, end), (1, other_start, other_end)):
+                if stop > begin:
+                    spans[side].append((words[side][begin].start(), words[side][stop - 1].end()))
     return cut_caption(Caption(chosen, correct=spans[0])), cut_caption(Caption(rejected, hallucinated=spans[1]))
 
 
 def _draw_gaps(number: int, name: str, scores: DifficultyScores) -> Markup:
     gaps = scores.gaps[name]
     alt = f"Histogram of the {name} gap: positive in {(gaps > 0).mean():.1%} of the pairs, mean {gaps.mean():.3g}, std {gaps.std():.3g}."
-    title = f"{name.capitalize()} proxy: chosen preferred in {(gaps > 0).mean():.1%}"
+    title = f"{name.capitalize()}: right on {(gaps > 0).mean():.1%}"
     return draw_gaps(gaps, name=f"gaps-{number}", title=title, x_label="gap, chosen - rejected", alt=alt)
 
 

@@ -35,11 +35,10 @@ def draw_gaps(gaps: NDArray[np.float64], *, name: str, title: str, x_label: str,
     def draw(axes: Axes) -> None:
         sides = ((inside[gaps <= 0], COLOURS[2], "rejected or neither"), (inside[gaps > 0], COLOURS[1], "chosen"))
         for values, colour, words in sides:
-            axes.hist(values, bins=edges, color=colour, rwidth=0.92, label=f"prefers {words} ({len(values):,})")
+            axes.hist(values, bins=edges.tolist(), color=colour, rwidth=0.92, label=f"prefers {words} ({len(values):,})")
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.set(title=title, xlabel=x_label, ylabel="pairs")
-        axes.margins(y=0.28)
-        axes.legend(loc="upper left", fontsize=8)
+        axes.figure.legend(loc="outside lower center", ncols=2, fontsize=8, handlelength=1.2, columnspacing=1)
 
     return draw_svg(draw, name=name, alt=alt)
 
