@@ -32,6 +32,10 @@ COMMANDS = {
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
     "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair, amber, mme, ..."),
     "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
+    "report training": Command("report", "ReportTrainingOptions", "run_training", "reward margin and accuracy by difficulty, over time"),
+    "report difficulty": Command(
+        "report", "ReportDifficultyOptions", "run_difficulty", "a page of difficulty scores, pairs easiest to hardest"
+    ),
     "lmms-tasks": Command("harness", "LmmsTasksOptions", "run", "write POPE as a task folder of lmms-eval"),
 }
 

@@ -22,6 +22,12 @@ class VoteOptions(PairsOptions):
     weighting: Literal["accuracy", "above-chance", "equal"] = field(
         default="accuracy", metadata={"help": "a proxy's vote: its preference accuracy, what of it is above chance, or equal"}
     )
+    weights: list[str] = field(
+        default_factory=list, metadata={"help": "fixed weights instead, one for each proxy: contrastive=0.3,generative=0.7"}
+    )
+    extra_gaps: list[str] = field(
+        default_factory=list, metadata={"help": "other proxies that vote too: NAME for each column gap_NAME of the pairs"}
+    )
     by_source: bool = field(default=False, metadata={"help": "vote within each data source (column source)"})
 
 
@@ -61,15 +67,27 @@ def run_score(options: ScoreOptions) -> None:
     """Score every pair, vote, and print the summary."""
     from mmalign.data.datasets import load_rows
     from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
-    from mmalign.difficulty.fuse import fuse_shards
+    from mmalign.difficulty.fuse import check_votes, fuse_shards
     from mmalign.models.load import load_config
 
+    votes = _read_votes(options)
     dataset = load_rows(options.pairs)
+    check_votes(dataset, votes)
     text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
     shards = _score(options, dataset, options.mllm, options.clip, {"clip": options.clip, "mllm": options.mllm, **text})
     if shards is not None:
-        summary = fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source)
-        print_summary(summary, options.out)
+        print_summary(fuse_shards(dataset, shards, out=options.out, config=votes), options.out)
+
+
+def _read_votes(options: VoteOptions) -> Any:
+    """Turn the options into a VoteConfig, whose module imports more than ``--help`` may."""
+    from mmalign.difficulty.voting import VoteConfig, parse_weights
+
+    weights = parse_weights(options.weights)
+    if weights is not None and options.weighting != "accuracy":
+        raise ValueError(f"--weighting {options.weighting} and --weights exclude each other; leave one out")
+    names = tuple(name.strip() for text in options.extra_gaps for name in text.split(",") if name.strip())
+    return VoteConfig(weighting=options.weighting, weights=weights, by_source=options.by_source, extra_proxies=names)
 
 
 def run_cache(options: CacheOptions) -> None:
@@ -137,6 +155,7 @@ def run_fuse(options: FuseOptions) -> None:
     from mmalign.difficulty.fuse import fuse_shards
     from mmalign.difficulty.scoring import merge_shards
 
+    votes = _read_votes(options)
     record = options.out / "scoring.json"
     if not record.is_file():
         raise ValueError(f"no scores in {options.out}; run mmalign score-difficulty first")
@@ -146,7 +165,7 @@ def run_fuse(options: FuseOptions) -> None:
         raise ValueError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
     dataset = load_rows(options.pairs)
     shards = merge_shards(options.out, len(dataset))
-    print_summary(fuse_shards(dataset, shards, out=options.out, weighting=options.weighting, by_source=options.by_source), options.out)
+    print_summary(fuse_shards(dataset, shards, out=options.out, config=votes), options.out)
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -155,4 +174,16 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     for group, proxies in summary["statistics"].items():
         for name, s in proxies.items():
             print(f"  {group}/{name}: gap {s['mean']:+.3f} +- {s['std']:.3f}, accuracy {s['accuracy']:.1%}, weight {s['weight']:.3f}")
+    for found in summary["proxy_agreement"]:
+        print(f"  {_agreement_words(found)}")
+    for source, part in summary["sources"].items() if len(summary["sources"]) > 1 else ():
+        right = ", ".join(f"{name} {value:.1%}" for name, value in part["accuracy"].items())
+        print(f"  source {source}: {part['num_pairs']:,} pairs, mean difficulty {part['mean_difficulty']:.3f}, accuracy {right}")
+        for found in part["proxy_agreement"]:
+            print(f"    {_agreement_words(found)}")
     print(f"saved in {out / 'scored.parquet'}")
+
+
+def _agreement_words(found: dict[str, Any]) -> str:
+    kappa, correlation = ("undefined" if found[name] is None else f"{found[name]:+.3f}" for name in ("kappa", "rank_correlation"))
+    return f"{' and '.join(found['proxies'])} agree on {found['sign_agreement']:.1%}, kappa {kappa}, rank correlation {correlation}"

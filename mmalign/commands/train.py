@@ -1,6 +1,7 @@
 """``mmalign train contrastive | sft | preference | listwise``."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,9 +83,24 @@ class PreferenceOptions(MllmOptions):
     learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
     objective: list[str] = field(default_factory=lambda: ["dpo"], metadata={"help": f"{OBJECTIVE_HELP}: {PAIR_NAMES}"})
     beta: float | None = field(default=None, metadata={"help": "pull towards the reference; the objective's own if not given (dpo: 0.1)"})
-    difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight"] = field(
-        default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
+    difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight", "both"] = field(
+        default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, its loss weight, or both"}
     )
+    difficulty_range: list[float] = field(
+        default_factory=list, metadata={"help": "train on pairs with a difficulty from the first to the second number, such as 0.2 0.9"}
+    )
+    curriculum: Literal["none", "easy-to-hard", "hard-to-easy"] = field(
+        default="none", metadata={"help": "order of the pairs in an epoch, by difficulty; none: shuffled"}
+    )
+    curriculum_buckets: int = field(default=20, metadata={"help": "parts of an epoch that are shuffled within, one after the other"})
+    noisy_gap: Literal["keep", "drop", "flip", "smooth"] = field(
+        default="keep", metadata={"help": "pairs whose rejected answer the proxies clearly prefer: leave out, swap, or soften the label"}
+    )
+    noisy_gap_std: float = field(default=1.0, metadata={"help": "clearly: fused gap this many standard deviations below zero, or more"})
+    noisy_gap_quantile: float | None = field(
+        default=None, metadata={"help": "instead: this share of the pairs, with the lowest fused gaps, as far as they are negative"}
+    )
+    noisy_gap_label_flip: float = field(default=0.3, metadata={"help": "smooth: share of such a pair's loss that is the swapped pair's"})
     sft_weight: float = field(default=0.0, metadata={"help": "adds this times the chosen response's mean negative log-likelihood"})
     row_tokens: int | None = field(default=None, metadata={"help": "pack several pairs into rows of about this many tokens"})
     reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
@@ -135,8 +151,10 @@ def run_sft(options: SftOptions) -> None:
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
     from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
+    from mmalign.methods.pair_selection import select_pairs
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
+    selection = _read_selection(options)
     config = PreferenceConfig(
         objectives=tuple(options.objective),
         beta=options.beta,
@@ -154,7 +172,34 @@ def run_preference(options: PreferenceOptions) -> None:
     reference = build_reference(options, model) if uses_reference else None
     fingerprint = fingerprint_reference(options)
     method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
-    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
+    train_and_save(
+        options,
+        model,
+        processor,
+        route(options, model, method),
+        select=partial(select_pairs, config=selection),
+        prepare=method.prepare,
+        num_buckets=None if options.curriculum == "none" else options.curriculum_buckets,
+    )
+
+
+def _read_selection(options: PreferenceOptions) -> Any:
+    """Turn the options into a SelectionConfig, whose module imports more than ``--help`` may."""
+    from mmalign.methods.pair_selection import SelectionConfig
+
+    bounds = options.difficulty_range
+    if len(bounds) not in (0, 2):
+        raise ValueError(f"difficulty_range is {' '.join(map(str, bounds))}; expected two numbers in [0, 1], such as 0.2 0.9")
+    if options.curriculum_buckets < 1:
+        raise ValueError(f"curriculum_buckets is {options.curriculum_buckets}; expected 1 or more, such as 20")
+    return SelectionConfig(
+        noisy_gap=options.noisy_gap,
+        noisy_gap_std=options.noisy_gap_std,
+        noisy_gap_quantile=options.noisy_gap_quantile,
+        noisy_gap_label_flip=options.noisy_gap_label_flip,
+        difficulty_range=(bounds[0], bounds[1]) if bounds else None,
+        curriculum=options.curriculum,
+    )
 
 
 def run_listwise(options: ListwiseOptions) -> None:

@@ -19,6 +19,7 @@ from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
+from mmalign.methods.pair_selection import Selection
 from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
@@ -27,6 +28,7 @@ from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
+from mmalign.training.sampler import BucketSampler
 from mmalign.training.scoring import ScoringCallback
 from mmalign.training.trainer import MethodTrainer
 
@@ -95,9 +97,25 @@ def route(options: MllmOptions, model: nn.Module, method: Method) -> Method:
 
 
 def train_and_save(
-    options: RunOptions, model: nn.Module, processor: Any, method: Method, *, prepare: Callable[[Dataset], Dataset] | None = None
+    options: RunOptions,
+    model: nn.Module,
+    processor: Any,
+    method: Method,
+    *,
+    select: Callable[[Dataset], Selection] | None = None,
+    prepare: Callable[[Dataset], Dataset] | None = None,
+    num_buckets: int | None = None,
 ) -> None:
     """Check the data, train or go on training, and save the model with its card.
+
+    Args:
+        options: Of the run.
+        model: What trains.
+        processor: Saved beside it.
+        method: What is trained.
+        select: Chooses and orders the checked rows; what it says is printed and kept in the record.
+        prepare: Adds columns that depend on all rows.
+        num_buckets: Go through the rows in their order, shuffled within this many buckets an epoch; None: shuffled.
 
     Raises:
         ValueError: If the data can't be used, or ``out`` holds another run.
@@ -106,10 +124,15 @@ def train_and_save(
     record = describe_run(options, method=method.name)
     claim_folder(options.out, record)
     dataset = load_rows(options.data)
-    num_rows = len(dataset)
+    num_rows, selected = len(dataset), {}
     check_columns(dataset.column_names, method.columns, what=str(options.data))
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share)
     dataset = keep_good_rows(dataset, method.check, rejects=rejects)
+    if select is not None:
+        selection = select(dataset)
+        dataset, selected = selection.dataset, {"selection": selection.counts} if selection.counts else {}
+        for line in selection.notes:
+            print(line)
     if prepare is not None:
         dataset = prepare(dataset)
     checkpoints = options.out / "checkpoints"
@@ -125,6 +148,7 @@ def train_and_save(
         method=method,
         callbacks=[ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
+        sampler=None if num_buckets is None else BucketSampler(len(dataset), num_buckets=num_buckets, seed=options.seed),
     )
     if isinstance(options, MllmOptions) and score is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -139,7 +163,8 @@ def train_and_save(
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
-        save_run(options, trainer, processor, trainable, {**record, "num_rows": num_rows, "num_rejected": rejects.num_rejected})
+        record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected, **selected}
+        save_run(options, trainer, processor, trainable, record)
 
 
 def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ Shape legend: P = prefix tokens (image tokens expanded), R = tokens of one respo
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import torch
 from PIL import Image
@@ -43,6 +43,10 @@ class EncodedPrompt:
     def num_tokens(self) -> int:
         """Prefix and all responses."""
         return len(self.prefix_ids) + sum(map(len, self.responses))
+
+    def reverse_responses(self) -> Self:
+        """The same prompt with its responses in the opposite order."""
+        return replace(self, responses=self.responses[::-1], scored=self.scored[::-1])
 
 
 def encode_responses(

@@ -9,57 +9,87 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from mmalign.data.rows import check_columns
+from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import read_shard
-from mmalign.difficulty.voting import Weighting, fuse_gaps
+from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT
 
-PROXIES = ("contrastive", "generative")
-GAPS = tuple(f"gap_{name}" for name in PROXIES)
-SCORED, CACHED = "scored.parquet", "cached.parquet"
+SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
 
 
-def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weighting: Weighting, by_source: bool) -> dict[str, Any]:
+def check_votes(dataset: Dataset, config: VoteConfig) -> None:
+    """Check that the pairs have the gaps of all extra proxies.
+
+    Raises:
+        ValueError: With the missing columns.
+    """
+    check_columns(dataset.column_names, [_gap(name) for name in config.extra_proxies], what="the data set, for --extra-gaps,")
+
+
+def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: VoteConfig) -> dict[str, Any]:
     """Write ``scored.parquet`` and ``difficulty.json``.
 
     Args:
         dataset: The rows that were scored.
         shards: From ``score_pairs``.
         out: Folder of the two files.
-        weighting: What a proxy's vote weighs.
-        by_source: Whether each data source has its own statistics and weights.
+        config: Who votes, and with what weight.
 
     Returns:
-        The summary: statistics by group and proxy, agreement of the proxies, counts.
+        The summary: statistics by group and proxy, agreement of the proxies overall and by source, counts.
 
     Raises:
         ValueError: If no pair was scored, or a gap is not finite.
     """
+    check_votes(dataset, config)
     scores = _read_scores(dataset, shards, out=out)
-    groups = [row["source"] if by_source else "all" for row in scores]
-    difficulty = np.empty(len(scores))
-    easiness = {name: np.empty(len(scores)) for name in PROXIES}
+    gaps = _read_gaps(dataset, scores, config)
+    groups = np.array([row["source"] if config.by_source else "all" for row in scores])
+    difficulty, fused = np.empty(len(scores)), np.empty(len(scores))
+    easiness = {name: np.empty(len(scores)) for name in gaps}
     statistics = {}
-    for group in sorted(set(groups)):
-        members = np.array([i for i, value in enumerate(groups) if value == group])
-        gaps = {name: np.array([scores[i][f"gap_{name}"] for i in members]) for name in PROXIES}
-        parts, difficulty[members], found = fuse_gaps(gaps, [scores[i]["id"] for i in members], weighting=weighting)
+    for group in sorted(set(groups.tolist())):
+        members = np.flatnonzero(groups == group)
+        own = {name: values[members] for name, values in gaps.items()}
+        identifiers = [scores[i]["id"] for i in members]
+        parts, difficulty[members], found = fuse_gaps(own, identifiers, weighting=config.weighting, fixed=config.weights)
+        fused[members] = fuse_signs(own, {name: value.weight for name, value in found.items()})
         statistics[group] = {name: asdict(value) for name, value in found.items()}
-        for name in PROXIES:
+        for name in gaps:
             easiness[name][members] = parts[name]
-    columns = {name: [row[name] for row in scores] for name in (*GAPS, *COLUMNS)}
-    columns |= {f"easiness_{name}": easiness[name].tolist() for name in PROXIES} | {"difficulty": difficulty.tolist()}
+    columns: dict[str, list[Any]] = {_gap(name): values.tolist() for name, values in {**gaps, FUSED: fused}.items()}
+    columns |= {name: [row[name] for row in scores] for name in COLUMNS}
+    columns |= {f"easiness_{name}": easiness[name].tolist() for name in gaps} | {"difficulty": difficulty.tolist()}
     _write_columns(dataset, scores, columns, out / SCORED)
-    signs = [np.array([row[f"gap_{name}"] > 0 for row in scores]) for name in PROXIES]
     summary = {
-        "weighting": weighting,
+        "weighting": config.weighting if config.weights is None else "fixed",
         "statistics": statistics,
-        "agreement": float((signs[0] == signs[1]).mean()),
+        "agreement": sign_agreement(*(gaps[name] for name in PROXIES)),
+        "proxy_agreement": compare_proxies(gaps),
+        "sources": describe_sources(gaps, difficulty, [row["source"] for row in scores]),
         "num_scored": len(scores),
         "num_rejected": len(dataset) - len(scores),
         "mean_difficulty": float(difficulty.mean()),
     }
-    (out / "difficulty.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary
+
+
+def _read_gaps(dataset: Dataset, scores: Sequence[dict[str, Any]], config: VoteConfig) -> dict[str, Gaps]:
+    gaps: dict[str, Gaps] = {name: np.array([row[_gap(name)] for row in scores], dtype=np.float64) for name in PROXIES}
+    indices = [row["index"] for row in scores]
+    for name in config.extra_proxies:
+        values = dataset.select(indices)[_gap(name)]
+        try:
+            gaps[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the column {_gap(name)} holds no numbers: {error}") from error
+    return gaps
+
+
+def _gap(proxy: str) -> str:
+    return f"gap_{proxy}"
 
 
 def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:

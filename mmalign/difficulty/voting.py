@@ -16,6 +16,65 @@ from numpy.typing import NDArray
 
 Weighting = Literal["accuracy", "above-chance", "equal"]
 Gaps = NDArray[np.float64]
+PROXIES = ("contrastive", "generative")
+"""Those that mmalign scores."""
+FUSED = "fused"
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoteConfig:
+    """Who votes, and with what weight."""
+
+    weighting: Weighting = "accuracy"
+    weights: Mapping[str, float] | None = None
+    """Fixed weights of all proxies, instead of ``weighting``; their sum is made 1."""
+    by_source: bool = False
+    """Whether each data source has its own statistics and weights."""
+    extra_proxies: tuple[str, ...] = ()
+    """Others, whose gaps are the columns ``gap_NAME`` of the pairs."""
+
+    def __post_init__(self) -> None:
+        """Refuse proxies that have no name of their own, and weights that don't fit them.
+
+        Raises:
+            ValueError: With the names, and what was expected.
+        """
+        taken = [name for name in self.extra_proxies if name in (*PROXIES, FUSED) or self.extra_proxies.count(name) > 1]
+        if taken:
+            raise ValueError(
+                f"extra gap {taken[0]!r} is given twice or is one of {', '.join((*PROXIES, FUSED))}; rename its column gap_{taken[0]}"
+            )
+        if self.weights is None:
+            return
+        if set(self.weights) != set(self.proxies):
+            raise ValueError(f"weights are of {', '.join(self.weights)}; expected one for each proxy: {', '.join(self.proxies)}")
+        if not all(math.isfinite(value) and value >= 0 for value in self.weights.values()) or not sum(self.weights.values()) > 0:
+            given = ", ".join(f"{name}={value:g}" for name, value in self.weights.items())
+            raise ValueError(f"weights are {given}; expected numbers from 0 that are not all 0")
+
+    @property
+    def proxies(self) -> tuple[str, ...]:
+        """All that vote."""
+        return (*PROXIES, *self.extra_proxies)
+
+
+def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:
+    """Read ``NAME=WEIGHT`` items, several in one text separated by commas; None where there are none.
+
+    Raises:
+        ValueError: If an item is no name and number, or a name stands twice.
+    """
+    weights: dict[str, float] = {}
+    for item in (item.strip() for text in texts for item in text.split(",")):
+        name, _, value = (part.strip() for part in item.partition("="))
+        try:
+            number = float(value)
+        except ValueError as error:
+            raise ValueError(f"weights hold {item!r}; expected NAME=NUMBER, such as contrastive=0.3,generative=0.7") from error
+        if name in weights:
+            raise ValueError(f"weights name {name} twice; name it once")
+        weights[name] = number
+    return weights or None
 
 
 @dataclass(frozen=True)
@@ -43,13 +102,32 @@ def project_gaps(gaps: Gaps) -> Gaps:
     return np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in (gaps - gaps.mean()) / std])
 
 
+def fuse_signs(gaps: Mapping[str, Gaps], weights: Mapping[str, float]) -> Gaps:
+    """Fuse gaps as they are: sum of weight x gap / std, so that below zero the proxies together prefer the rejected answer.
+
+    Unlike the easiness it is not centred: where most gaps are positive, a pair may be hard and its label not in doubt. Ours.
+
+    Args:
+        gaps: (B,) for each proxy; one whose gaps are all equal has no say.
+        weights: Of the proxies, with sum 1.
+
+    Returns:
+        (B,) in standard deviations.
+    """
+    scales = {name: values.std() for name, values in gaps.items()}
+    return sum(
+        (weights[name] * values / scales[name] for name, values in gaps.items() if scales[name] > 0),
+        np.zeros_like(next(iter(gaps.values()))),
+    )
+
+
 def preference_accuracy(gaps: Gaps) -> float:
     """Return the share of pairs whose chosen answer the proxy prefers."""
     return float((gaps > 0).mean())
 
 
-def vote_weights(accuracies: Mapping[str, float], *, weighting: Weighting) -> dict[str, float]:
-    """Turn accuracies into weights that sum to 1.
+def vote_weights(accuracies: Mapping[str, float], *, weighting: Weighting, fixed: Mapping[str, float] | None = None) -> dict[str, float]:
+    """Turn accuracies into weights that sum to 1, or scale ``fixed`` ones so.
 
     ``accuracy``: a_k / sum a. ``above-chance``: the same of max(a_k - 0.5, 0), which gives a guessing proxy no vote.
     Where every weight would be 0, all are equal.
@@ -60,13 +138,15 @@ def vote_weights(accuracies: Mapping[str, float], *, weighting: Weighting) -> di
     if weighting not in get_args(Weighting):
         raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
     floor = 0.5 if weighting == "above-chance" else 0.0
+    if fixed is not None:
+        return {name: fixed[name] / sum(fixed.values()) for name in accuracies}
     raw = {name: 1.0 if weighting == "equal" else max(value - floor, 0.0) for name, value in accuracies.items()}
     total = sum(raw.values())
     return {name: value / total if total else 1 / len(raw) for name, value in raw.items()}
 
 
 def fuse_gaps(
-    gaps: Mapping[str, Gaps], ids: Sequence[str], *, weighting: Weighting = "accuracy"
+    gaps: Mapping[str, Gaps], ids: Sequence[str], *, weighting: Weighting = "accuracy", fixed: Mapping[str, float] | None = None
 ) -> tuple[dict[str, Gaps], Gaps, dict[str, ProxyStatistics]]:
     """Fuse the proxies of pairs that vote together.
 
@@ -74,6 +154,7 @@ def fuse_gaps(
         gaps: (B,) for each proxy.
         ids: (B,) pair ids, for messages.
         weighting: What a proxy's vote weighs.
+        fixed: Weights by proxy, instead.
 
     Returns:
         Easiness by proxy, (B,) each; difficulty, (B,) in [0, 1], 1 = hard; statistics by proxy.
@@ -86,7 +167,7 @@ def fuse_gaps(
         if len(broken):
             raise ValueError(f"the {name} gap of pair {ids[broken[0]]!r} is {values[broken[0]]}; score it again or drop the pair")
     accuracies = {name: preference_accuracy(values) for name, values in gaps.items()}
-    weights = vote_weights(accuracies, weighting=weighting)
+    weights = vote_weights(accuracies, weighting=weighting, fixed=fixed)
     easiness = {name: project_gaps(values) for name, values in gaps.items()}
     fused = sum((weights[name] * easiness[name] for name in gaps), np.zeros(len(ids)))
     statistics = {

@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from mmalign.losses.scores import at_least_float32
 
-DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight"]
+DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
+BETA_MODES: tuple[DifficultyMode, ...] = ("paper", "paper-norm", "both")
+"""Those that change beta."""
 
 
 class PairCoefficients(NamedTuple):
@@ -31,14 +33,16 @@ def difficulty_coefficients(difficulty: Tensor, *, beta: float, mode: Difficulty
     - ``paper``: beta (1 + e): what the released code computes; the mean beta rises.
     - ``paper-norm``: beta (1 + e) / mean(1 + e): the mean beta is kept. Ours.
     - ``loss-weight``: beta, weight (1 - e) / mean(1 - e): hard pairs count more. Ours.
+    - ``both``: the beta of ``paper`` and the weight of ``loss-weight``. Ours.
 
-    Where every pair has the same difficulty, the last two are plain DPO at beta and ``paper`` is plain DPO at beta (1 + e).
+    Where every pair has the same difficulty, ``paper-norm`` and ``loss-weight`` are plain DPO at beta, ``paper`` and ``both`` at
+    beta (1 + e).
 
     Args:
         difficulty: (B,) in [0, 1], 1 = hard, of the whole data set: normalising by a batch's mean would make a pair's beta
             depend on its neighbours.
         beta: DPO's beta.
-        mode: One of the four above.
+        mode: One of the five above.
 
     Returns:
         (B,) float32 each, without gradient. Computed in float64, so that equal difficulties give exactly 1.
@@ -53,15 +57,15 @@ def difficulty_coefficients(difficulty: Tensor, *, beta: float, mode: Difficulty
         raise ValueError(f"difficulty of row {row} is {difficulty[row].item()}; expected a number in [0, 1]: score the pairs again")
     betas, weights = torch.full_like(difficulty, beta), torch.ones_like(difficulty)
     easiness = 1 - difficulty
-    if mode == "paper":
+    if mode not in get_args(DifficultyMode):
+        raise ValueError(f"difficulty mode is {mode!r}; expected one of {', '.join(get_args(DifficultyMode))}")
+    if mode in ("paper", "both"):
         betas = beta * (1 + easiness)
     elif mode == "paper-norm":
         betas = beta * (1 + easiness) / (1 + easiness).mean()
-    elif mode == "loss-weight":
+    if mode in ("loss-weight", "both"):
         # All pairs as easy as can be: 0 / 0, and no pair counts more than another.
         weights = difficulty / difficulty.mean() if difficulty.any() else weights
-    elif mode != "off":
-        raise ValueError(f"difficulty mode is {mode!r}; expected one of {', '.join(get_args(DifficultyMode))}")
     return PairCoefficients(betas.float(), weights.float())
 
 

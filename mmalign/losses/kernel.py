@@ -150,6 +150,8 @@ class PairBatch:
     """(B,) from difficulty: a factor of every objective's beta."""
     weight: float | Tensor = 1.0
     """(B,) from difficulty: a factor of every objective's preference loss, not of its SFT term."""
+    label_flip: float | Tensor = 0.0
+    """(B,) of labels in doubt: the share of every objective's preference loss that goes to the swapped pair."""
 
 
 def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
@@ -171,7 +173,12 @@ def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
 
 
 def preference_loss(
-    objective: PairObjective, rewards: PairValues, *, columns: Columns | None = None, beta_scale: float | Tensor = 1.0
+    objective: PairObjective,
+    rewards: PairValues,
+    *,
+    columns: Columns | None = None,
+    beta_scale: float | Tensor = 1.0,
+    label_flip: float | Tensor = 0.0,
 ) -> Tensor:
     """Compute the preference loss of each pair, without the SFT term.
 
@@ -180,6 +187,7 @@ def preference_loss(
         rewards: From ``compute_rewards``, (B,) each.
         columns: What the objective's maps read, (B,) each.
         beta_scale: Factor of beta; a (B,) tensor sets it pair by pair, which is all that DA-DPO changes.
+        label_flip: Share of the pair's loss that is the swapped pair's by the same objective, beside any flips of its own.
 
     Returns:
         (B,) losses, unreduced.
@@ -194,8 +202,16 @@ def preference_loss(
     beta = objective.beta * scale
     beta_rejected = beta if objective.beta_rejected is None else objective.beta_rejected * scale
     outer = _with_flips(objective, beta, own["label_flip"])
-    scaled = PairValues(beta * rewards.chosen, beta_rejected * rewards.rejected)
-    return own["weight"] * objective.form(scaled, outer, own["offset"])
+
+    def compute(chosen: Tensor, rejected: Tensor) -> Tensor:
+        return objective.form(PairValues(beta * chosen, beta_rejected * rejected), outer, own["offset"])
+
+    loss = compute(*rewards)
+    doubt = read(label_flip, name="label_flip")
+    if isinstance(doubt, Tensor) or doubt != 0:
+        # The rewards change places, not the margin its sign: IPO's is the same on both sides of its offset.
+        loss = (1 - doubt) * loss + doubt * compute(rewards.rejected, rewards.chosen)
+    return own["weight"] * loss
 
 
 def chosen_nll(batch: PairBatch) -> Tensor:
@@ -207,7 +223,9 @@ def chosen_nll(batch: PairBatch) -> Tensor:
 def objective_loss(objective: PairObjective, batch: PairBatch) -> Tensor:
     """Compute an objective with its SFT term: (B,) losses, unreduced."""
     rewards = compute_rewards(objective, batch)
-    losses = batch.weight * preference_loss(objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale)
+    losses = batch.weight * preference_loss(
+        objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip
+    )
     return losses + objective.sft_weight * chosen_nll(batch) if objective.sft_weight else losses
 
 

@@ -18,14 +18,18 @@ from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
-from mmalign.losses.coefficients import DifficultyMode, difficulty_coefficients
+from mmalign.losses.coefficients import BETA_MODES, DifficultyMode, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, chosen_nll, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
 from mmalign.losses.registry import Named
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, swap_sides
 from mmalign.methods.preference_metrics import difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
+
+_COEFFICIENTS = ("pair_beta_scale", "pair_weight")
+_QUARTILE = "difficulty_quartile"
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class PreferenceConfig:
         """
         named = self.build_objectives()
         without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
-        if self.difficulty_mode in ("paper", "paper-norm") and without:
+        if self.difficulty_mode in BETA_MODES and without:
             raise ValueError(
                 f"difficulty_mode {self.difficulty_mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'"
             )
@@ -103,10 +107,10 @@ class PreferenceMethod:
         self.reference = reference
         self.image_root = image_root
         self.shared = True
-        self._has_quartiles = False
+        self._pair_columns = [*_COEFFICIENTS, *self.objective_columns]
 
     def prepare(self, dataset: Dataset) -> Dataset:
-        """Add each pair's beta, weight and difficulty quartile as columns, computed once over the whole data set.
+        """Add each pair's beta, weight and difficulty quartile as columns, computed once over all pairs that are trained on.
 
         Raises:
             ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
@@ -121,11 +125,12 @@ class PreferenceMethod:
             )
         difficulty = torch.tensor(dataset["difficulty"] if has_difficulty else [0.5] * len(dataset), dtype=torch.float64)
         coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=self.config.difficulty_mode)
-        dataset = dataset.add_column("pair_beta_scale", coefficients.beta.tolist())
-        dataset = dataset.add_column("pair_weight", coefficients.weight.tolist())
+        for name, values in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
+            dataset = dataset.add_column(name, values.tolist())
         if has_difficulty:
-            dataset = dataset.add_column("difficulty_quartile", difficulty_quartiles(difficulty).tolist())
-        self._has_quartiles = has_difficulty
+            dataset = dataset.add_column(_QUARTILE, difficulty_quartiles(difficulty).tolist())
+        present = [name for name in (_QUARTILE, LABEL_FLIP) if name in dataset.column_names]
+        self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
         return dataset
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
@@ -139,7 +144,8 @@ class PreferenceMethod:
         encoded = self._encode(raw)
         if self.cached is not None:
             self.cached.check_text(raw, encoded)
-        return encoded
+        # Only now: cached log-probabilities are of the responses in the order in which they stand in the data.
+        return encoded.reverse_responses() if raw.get(FLIPPED) else encoded
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Check the row's numbers, decode it, and tokenise it where its length is limited."""
@@ -170,10 +176,10 @@ class PreferenceMethod:
         encoded = [self._encode_checked(row) for row in rows]
         row_tokens = self.config.row_tokens if self.shared else None
         batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
-        columns = ["pair_beta_scale", "pair_weight", *(["difficulty_quartile"] if self._has_quartiles else []), *self.objective_columns]
+        rows = [swap_sides(row) if row.get(FLIPPED) else row for row in rows]
         if self.cached is not None:
             batch["reference"] = self.cached.collate(rows)
-        batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in columns}
+        batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in self._pair_columns}
         return batch
 
     def num_items(self, batch: dict[str, Any]) -> int:
@@ -190,7 +196,8 @@ class PreferenceMethod:
             reference = self.cached.logps(batch["reference"], tokens)
         columns = batch["pairs"]
         scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
-        pairs = PairBatch(tokens, as_logps(outcome), reference, columns, beta_scale=scale, weight=weight)
+        flip = columns.get(LABEL_FLIP, 0.0)
+        pairs = PairBatch(tokens, as_logps(outcome), reference, columns, beta_scale=scale, weight=weight, label_flip=flip)
         losses = {named.name: objective_loss(named.objective, pairs) for named in self.objectives}
         total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
         if self.config.sft_weight:

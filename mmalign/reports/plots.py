@@ -4,6 +4,8 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from markupsafe import Markup, escape
 from matplotlib import rc_context
@@ -16,7 +18,7 @@ Dash = str | tuple[int, tuple[float, ...]]
 COLOURS = ("#7d8590", "#3a86d4", "#d9730d", "#1a9e77", "#b5589f")
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), "-", (0, (1, 1)), (0, (5, 1, 1, 1)))
 # Replaced by currentColor after drawing; matplotlib itself knows no such colour.
-_INK = "#010203"
+INK = "#010203"
 _STYLE = {
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -30,10 +32,10 @@ _STYLE = {
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.alpha": 0.18,
-    "grid.color": _INK,
+    "grid.color": INK,
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
-    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
 }
 
 
@@ -67,17 +69,55 @@ def draw_curves(
     """
 
     def draw(axes: Axes) -> None:
-        for curve in curves:
-            x, y = zip(*curve.points, strict=True)
-            mark = "o" if len(x) == 1 else ""
-            axes.plot(x, y, color=curve.colour, linestyle=curve.dash, linewidth=1.8, marker=mark, label=curve.name)
+        _plot_curves(axes, curves, y_limits)
         axes.set(title=title, xlabel="step", ylabel=y_label)
-        if y_limits is not None:
-            axes.update_datalim([(curves[0].points[0][0], limit) for limit in y_limits])
-            axes.autoscale_view()
         axes.legend(loc="best", fontsize=8.5)
 
-    return _draw(draw, name=name, alt=alt)
+    return draw_svg(draw, name=name, alt=alt)
+
+
+@dataclass(frozen=True)
+class CurvePanel:
+    """One drawing of a figure; no curves leave it empty."""
+
+    title: str
+    y_label: str
+    curves: Sequence[Curve]
+
+
+def save_curves(out: Path, rows: Sequence[Sequence[CurvePanel]]) -> None:
+    """Save a figure of curves over training steps; the panels of a row share their scale, and all share one legend.
+
+    Args:
+        out: PNG or SVG file.
+        rows: Panels from the top and from the left, as many in each row.
+    """
+    with rc_context({**_STYLE, "svg.hashsalt": out.name}):
+        figure = Figure(figsize=(4.4 * len(rows[0]) + 0.4, 2.9 * len(rows) + 0.4))
+        grid = figure.subplots(len(rows), len(rows[0]), squeeze=False, sharex="col", sharey="row")
+        for panels, places in zip(rows, grid, strict=True):
+            for panel, axes in zip(panels, places, strict=True):
+                _plot_curves(axes, panel.curves, None)
+                axes.set_title(panel.title)
+            places[0].set_ylabel(panels[0].y_label)
+        for axes in grid[-1]:
+            axes.set_xlabel("step")
+        shown: dict[str, Any] = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=len(shown))
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if out.suffix == ".svg" else {"Software": None}
+        partial = out.with_name(f"{out.stem}.partial{out.suffix}")
+        figure.savefig(partial, dpi=150, facecolor="white", metadata=metadata)
+        partial.replace(out)
+
+
+def _plot_curves(axes: Axes, curves: Sequence[Curve], y_limits: tuple[float, float] | None) -> None:
+    for curve in curves:
+        x, y = zip(*curve.points, strict=True)
+        mark = "o" if len(x) == 1 else ""
+        axes.plot(x, y, color=curve.colour, linestyle=curve.dash, linewidth=1.8, marker=mark, label=curve.name)
+    if y_limits is not None:
+        axes.update_datalim([(curves[0].points[0][0], limit) for limit in y_limits])
+        axes.autoscale_view()
 
 
 def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: str, x_label: str, alt: str, bins: int = 20) -> Markup:
@@ -90,7 +130,7 @@ def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: s
         axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=(0, 1))
         axes.legend(loc="best", fontsize=8.5)
 
-    return _draw(draw, name=name, alt=alt, width=5.2)
+    return draw_svg(draw, name=name, alt=alt, width=5.2)
 
 
 @dataclass(frozen=True)
@@ -123,17 +163,18 @@ def draw_bars(bars: Mapping[str, Sequence[Bar | None]], models: Sequence[str], *
             axes.barh(places, [bar.value for bar in shown], height=0.88 * height, color=model_colour(index), label=model)
             for place, bar in zip(places, shown, strict=True):
                 if bar.low is not None and bar.high is not None:
-                    axes.plot([bar.low, bar.high], [place, place], color=_INK, linewidth=1.3, marker="|", markersize=5)
+                    axes.plot([bar.low, bar.high], [place, place], color=INK, linewidth=1.3, marker="|", markersize=5)
         axes.set_yticks(range(len(bars)), list(bars))
         axes.set(title=title, xlabel=x_label, ylim=(len(bars) - 0.45, -0.55))
         axes.grid(visible=False, axis="y")
         axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
         axes.figure.legend(loc="outside lower left", ncols=3, fontsize=8.5)
 
-    return _draw(draw, name=name, alt=alt, width=6.4, height=1.35 + 0.2 * len(bars) * (len(models) + 0.6) + 0.18 * (len(models) // 4))
+    return draw_svg(draw, name=name, alt=alt, width=6.4, height=1.35 + 0.2 * len(bars) * (len(models) + 0.6) + 0.18 * (len(models) // 4))
 
 
-def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2, height: float = 2.9) -> Markup:
+def draw_svg(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4.2, height: float = 2.9) -> Markup:
+    """Draw on one pair of axes, inline: ``name`` is unique on the page, ``alt`` is for those who can't see it."""
     # The figure is made without pyplot: no global state, no display. A fixed salt makes equal input give equal bytes.
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(width, height))
@@ -145,7 +186,7 @@ def _draw(draw: Callable[[Axes], None], *, name: str, alt: str, width: float = 4
 
 def _inline(svg: str, *, name: str, alt: str) -> Markup:
     """Make a stand-alone SVG fit to stand in a page: no prologue, no fixed size, ids of its own, a text for screen readers."""
-    body = svg[svg.index("<svg") :].replace(_INK, "currentColor")
+    body = svg[svg.index("<svg") :].replace(INK, "currentColor")
     body = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="@alt@">', body, count=1)
     # Its style sheet would reach every element of the page, and its list of fonts is longer than the words set in them.
     body = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", body, count=1, flags=re.DOTALL)

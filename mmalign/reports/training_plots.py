@@ -1,20 +1,38 @@
 """Which curves of the trainer's logs a page shows."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from mmalign.reports.plots import DASHES, Curve, draw_curves, model_colour
+from mmalign.reports.plots import DASHES, Curve, CurvePanel, draw_curves, model_colour, save_curves
 from mmalign.reports.results_table import ModelRun
 
 # Quartiles are ordered: cool to warm.
 QUARTILE_COLOURS = ("#1a9e77", "#3a86d4", "#8a63d2", "#d6447a")
+
+
+@dataclass(frozen=True)
+class QuartileMeasure:
+    """A metric that is logged by quartile of difficulty."""
+
+    name: str
+    key: str
+    title: str
+    y_label: str
+
+
+QUARTILE_MEASURES = (
+    QuartileMeasure("margin", "rewards/margin", "margin by difficulty", "reward margin"),
+    QuartileMeasure("accuracy", "rewards/accuracy", "accuracy by difficulty", "chosen above rejected"),
+)
 QUARTILE_NAMES = ("easiest quarter", "second", "third", "hardest quarter")
 
 
 def draw_training(models: Sequence[ModelRun]) -> list[Markup]:
-    """Draw what the logs hold: losses, reward margin and accuracy, and each model's margin by quartile of difficulty.
+    """Draw what the logs hold: losses, reward margin and accuracy, and each model's margin and accuracy by quartile of difficulty.
 
     The quartile drawings share the range of their values, so that the models can be compared by eye.
     """
@@ -49,20 +67,54 @@ def _draw_key(models: Mapping[int, ModelRun], key: str, *, name: str, title: str
 
 
 def _draw_quartiles(models: Mapping[int, ModelRun]) -> list[Markup]:
-    drawings = {}
-    for index, model in models.items():
-        points = [read_points(model.log_history, f"rewards/margin_q{number}") for number in range(1, len(QUARTILE_NAMES) + 1)]
-        curves = [Curve(*part) for part in zip(QUARTILE_NAMES, points, QUARTILE_COLOURS, strict=True) if part[1]]
-        if curves:
-            drawings[index] = curves
-    values = [value for curves in drawings.values() for curve in curves for _, value in curve.points]
     plots = []
-    for index, curves in drawings.items():
-        title = f"{models[index].name}: margin by difficulty"
-        limits = (min(values), max(values))
-        alt = _describe(title, curves)
-        plots.append(draw_curves(curves, name=f"quartiles-{index}", title=title, y_label="margin", alt=alt, y_limits=limits))
+    for measure in QUARTILE_MEASURES:
+        drawings = {index: quartile_curves(model, measure.key) for index, model in models.items()}
+        values = [value for curves in drawings.values() for curve in curves for _, value in curve.points]
+        for index, curves in drawings.items():
+            if not curves:
+                continue
+            title = f"{models[index].name}: {measure.title}"
+            name, limits = f"quartiles-{measure.name}-{index}", (min(values), max(values))
+            alt = _describe(title, curves)
+            plots.append(draw_curves(curves, name=name, title=title, y_label=measure.y_label, alt=alt, y_limits=limits))
     return plots
+
+
+def quartile_curves(model: ModelRun, key: str, *, smooth: int = 1) -> list[Curve]:
+    """Read a metric's four curves, easiest quarter first, each point the mean of the last ``smooth`` ones; empty where it isn't logged."""
+    points = [read_points(model.log_history, f"{key}_q{number}") for number in range(1, len(QUARTILE_NAMES) + 1)]
+    return [
+        Curve(name, smooth_points(p, smooth), colour) for name, p, colour in zip(QUARTILE_NAMES, points, QUARTILE_COLOURS, strict=True) if p
+    ]
+
+
+def smooth_points(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
+    """Replace each value by the mean of it and of those before it, ``window`` at most."""
+    values = [value for _, value in points]
+    means = [sum(part) / len(part) for part in (values[max(0, i + 1 - window) : i + 1] for i in range(len(values)))]
+    return [(step, mean) for (step, _), mean in zip(points, means, strict=True)]
+
+
+def save_quartile_figure(out: Path, models: Sequence[ModelRun], *, smooth: int) -> None:
+    """Save reward margin and accuracy by quartile of difficulty: a column a run, a row a measure, each row on one scale.
+
+    Raises:
+        ValueError: If a run has not logged them, or ``out`` is neither PNG nor SVG.
+    """
+    if out.suffix not in (".png", ".svg"):
+        raise ValueError(f"the figure is to be {out.name}; expected a name that ends in .png or .svg")
+    if smooth < 1:
+        raise ValueError(f"smooth is {smooth}; expected a number of logs from 1")
+    rows = []
+    for measure in QUARTILE_MEASURES:
+        curves = {model.name: quartile_curves(model, measure.key, smooth=smooth) for model in models}
+        missing = [name for name, found in curves.items() if not found]
+        if missing:
+            raise ValueError(f"{missing[0]} has logged no {measure.key}_q1; expected a run of train preference on scored.parquet")
+        rows.append([CurvePanel(f"{name}: {measure.title}", measure.y_label, found) for name, found in curves.items()])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_curves(out, rows)
 
 
 def _describe(title: str, curves: Sequence[Curve]) -> str:

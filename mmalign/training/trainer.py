@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from mmalign.engine.method import Method
+from mmalign.training.sampler import BucketSampler
 
 # What a weights file may lack without harm: tied copies of weights that it has.
 _TIED = "lm_head.weight"
@@ -21,10 +22,17 @@ class MethodTrainer(Trainer):
     number: the same value however a batch is split.
     """
 
-    def __init__(self, *args: Any, method: Method, **kwargs: Any) -> None:
-        """Take the arguments of ``transformers.Trainer``, and the method whose rows the data set holds."""
+    def __init__(self, *args: Any, method: Method, sampler: BucketSampler | None = None, **kwargs: Any) -> None:
+        """Take the arguments of ``transformers.Trainer``, the method whose rows the data set holds, and their order if not any.
+
+        Raises:
+            ValueError: If two orders are asked for.
+        """
         super().__init__(*args, data_collator=method.collate, **kwargs)
+        if sampler is not None and self.args.train_sampling_strategy != "random":
+            raise ValueError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
         self.method = method
+        self._sampler = sampler
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
         self._keep_in_eval = modules_that_stay_in_eval(self.model)
@@ -57,7 +65,13 @@ class MethodTrainer(Trainer):
         # DDP averages gradients over processes, and the items were counted over all of them.
         return loss * self.accelerator.num_processes
 
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
+
     def _run_epoch(self, **kwargs: Any) -> None:
+        # Not left to the loader: of several processes that go on inside an epoch, its wrappers hide the sampler.
+        if self._sampler is not None:
+            self._sampler.set_epoch(kwargs["epoch"])
         # A run that was stopped behind its last checkpoint has no step left, and Trainer would take one more before it looks.
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True

@@ -1,5 +1,6 @@
 """``mmalign train`` from files to a checkpoint that plain transformers loads; what it refuses, and what it leaves out."""
 
+import itertools
 import json
 import math
 import shutil
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
@@ -206,13 +208,13 @@ def test_gradient_checkpointing_computes_again_and_changes_nothing(
         assert torch.equal(value, checkpointed[name]), name
 
 
-@pytest.mark.parametrize("mode", ["off", "paper", "paper-norm", "loss-weight"])
+@pytest.mark.parametrize("mode", ["off", "paper", "paper-norm", "both"])
 def test_preference_logs_rewards_and_quartiles(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, mode: str) -> None:
     assert train(tiny_llava_dir, pairs, tmp_path / "out", "--difficulty-mode", mode, "--reference", "copy", "--batch-size", "8") == 0
     first, _, last = read_log(tmp_path / "out")
     # Before the first step the policy is the reference: every margin is 0 and the loss log 2.
     assert first["rewards/margin"] == pytest.approx(0, abs=1e-5)
-    if mode != "loss-weight":
+    if mode != "both":
         assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
     assert last["rewards/margin"] > 0
     assert {"rewards/chosen", "rewards/rejected", "rewards/accuracy"} <= set(last)
@@ -231,6 +233,53 @@ def test_equal_difficulties_train_like_plain_dpo(tiny_llava_dir: Path, tmp_path:
         for name, value in weights[one].items():
             assert torch.equal(value, weights[other][name]), (one, name)
     assert any(not torch.equal(value, weights["off-0.15"][name]) for name, value in weights["off-0.1"].items())
+
+
+@pytest.mark.parametrize(("curriculum", "order"), [("easy-to-hard", [1, 2, 3, 4]), ("hard-to-easy", [4, 3, 2, 1])])
+def test_curriculum_is_the_order_that_is_trained_in(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, curriculum: str, order: list[int]
+) -> None:
+    """Eight pairs, two a step: each step sees one quarter of difficulty, whatever the order in the file."""
+    words = ["--reference", "cached", "--batch-size", "2", "--max-steps", "4"]
+    shuffled = tmp_path / "shuffled.parquet"
+    Dataset.from_parquet(str(pairs)).select([5, 0, 7, 3, 1, 6, 2, 4]).to_parquet(shuffled)
+    assert train(tiny_llava_dir, shuffled, tmp_path / "out", *words, "--curriculum", curriculum) == 0
+    seen = [[key for key in entry if "margin_q" in key] for entry in read_log(tmp_path / "out")]
+    assert seen == [[f"rewards/margin_q{number}"] for number in order]
+
+
+def test_selection_is_printed_recorded_and_trained_on(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gaps = [-3.0, 1.0, 0.5, -1.5, 2.0, 0.1, -0.2, 1.0]
+    rows = [{**row, "gap_fused": gap} for row, gap in zip(scored_rows(8, reference=tiny_llava_dir), gaps, strict=True)]
+    data = save_rows(tmp_path / "pairs.parquet", rows)
+    results = {}
+    for noisy in ("keep", "drop", "flip", "smooth"):
+        out = tmp_path / noisy
+        words = [
+            "--reference",
+            "cached",
+            "--noisy-gap",
+            noisy,
+            "--difficulty-range",
+            "0.1",
+            "0.9",
+            "--batch-size",
+            "8",
+            "--warmup-ratio",
+            "0",
+        ]
+        assert train(tiny_llava_dir, data, out, *words) == 0
+        record = json.loads((out / "mmalign_run.json").read_text())
+        results[noisy] = (record["selection"], load_file(out / "model.safetensors"), capsys.readouterr().out)
+    assert results["keep"][0] == {"outside_difficulty_range": 2, "trained_on": 6}
+    found = {"noisy_gap_threshold": -1.0, "noisy_pairs": 2}
+    assert results["drop"][0] == {**found, "noisy_gap": "drop", "outside_difficulty_range": 1, "trained_on": 5}
+    assert results["flip"][0] == {**found, "noisy_gap": "flip", "outside_difficulty_range": 2, "trained_on": 6}
+    assert "noisy gaps: 2 of 8 pairs, fused gap at or below -1.000 standard deviations, dropped" in results["drop"][2]
+    assert "difficulty from 0.1 to 0.9: 5 of 6 pairs remain" in results["drop"][2]
+    assert "on 5 of 8 rows" in results["drop"][2]
+    for one, other in itertools.combinations(results, 2):
+        assert any(not torch.equal(value, results[other][1][name]) for name, value in results[one][1].items()), (one, other)
 
 
 def test_preference_with_an_adapter(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
@@ -402,6 +451,9 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
         (["--objective", "dop"], "unknown pair objective 'dop'; did you mean 'dpo'?"),
         (["--objective", "simpo", "--reference", "cached"], "objective simpo compares with no reference; leave --reference"),
         (["--objective", "orpo", "--reference-model", "x/y"], "objective orpo compares with no reference; leave --reference"),
+        (["--difficulty-range", "0.2"], "difficulty_range is 0.2; expected two numbers in [0, 1]"),
+        (["--curriculum", "easy-to-hard", "--curriculum-buckets", "0"], "curriculum_buckets is 0; expected 1 or more"),
+        (["--noisy-gap", "drop"], "--noisy-gap reads the column gap_fused, and the data set has none"),
         (["--objective", "dno"], "has no column score_chosen, score_rejected"),
         (["--objective", "ld_dpo", "--reference", "cached"], "has no column reference_token_logps_chosen"),
     ],

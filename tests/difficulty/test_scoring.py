@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -16,6 +17,7 @@ from datasets import Dataset
 from mmalign.cli import main
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.contrastive import score_contrastive, split_text
+from mmalign.difficulty.voting import project_gaps
 from tests.data_files import save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows
@@ -79,6 +81,48 @@ def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava
     other = save_rows(tmp_path / "other.parquet", pair_rows(3, seed=5))
     assert main(["fuse-difficulty", str(other), "--out", str(tmp_path / "out")]) == 2
     assert "name the pairs that were scored" in capsys.readouterr().err
+
+
+def test_other_proxies_vote_from_columns_of_the_pairs(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged = [{**row, "source": "ab"[i % 2], "gap_judge": float(i - 3)} for i, row in enumerate(pair_rows(12))]
+    judged[5]["rejected"] = judged[5]["chosen"]
+    pairs, out = save_rows(tmp_path / "pairs.parquet", judged), tmp_path / "out"
+    assert score(pairs, clip_dir, tiny_llava_dir, out, "--extra-gaps", "judge,human", "--max-reject-share", "0.2") == 2
+    assert "the data set, for --extra-gaps, has no column gap_human" in capsys.readouterr().err
+    assert score(pairs, clip_dir, tiny_llava_dir, out, "--extra-gaps", "judge", "--max-reject-share", "0.2") == 0
+    summary = json.loads((out / "difficulty.json").read_text())
+    # The gaps are -3 to 8 without that of pair 5, which is broken: seven are positive.
+    assert summary["statistics"]["all"]["judge"]["accuracy"] == pytest.approx(7 / 11)
+    assert [one["proxies"] for one in summary["proxy_agreement"]] == [
+        ["contrastive", "generative"],
+        ["contrastive", "judge"],
+        ["generative", "judge"],
+    ]
+    assert {name: part["num_pairs"] for name, part in summary["sources"].items()} == {"a": 6, "b": 5}
+    assert summary["agreement"] == summary["proxy_agreement"][0]["sign_agreement"]
+    printed = capsys.readouterr().out
+    assert "generative and judge agree on" in printed
+    assert "source b: 5 pairs, mean difficulty" in printed
+    weights = ["--weights", "contrastive=0,generative=0,judge=2"]
+    assert main(["fuse-difficulty", str(pairs), "--out", str(out), "--extra-gaps", "judge", *weights]) == 0
+    scored = Dataset.from_parquet(str(out / "scored.parquet"))
+    assert scored["gap_judge"] == [float(i - 3) for i in range(12) if i != 5]
+    judge = np.array(scored["gap_judge"])
+    np.testing.assert_allclose(scored["gap_fused"], judge / judge.std())
+    np.testing.assert_allclose(scored["difficulty"], 1 - project_gaps(judge))
+    assert main(["fuse-difficulty", str(pairs), "--out", str(out), "--weights", "contrastive=1"]) == 2
+    assert "weights are of contrastive; expected one for each proxy: contrastive, generative" in capsys.readouterr().err
+
+
+def test_an_extra_gap_that_is_missing_is_named(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "gap_judge": None if i == 2 else 1.0} for i, row in enumerate(pair_rows(4))]
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--extra-gaps", "judge") == 2
+    assert "the judge gap of pair 'pair-2' is nan; score it again or drop the pair" in capsys.readouterr().err
 
 
 def test_scores_of_other_models_are_refused(

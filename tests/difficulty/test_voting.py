@@ -1,9 +1,11 @@
 """Voting: projection, weights and fusion by hand."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from mmalign.difficulty.voting import fuse_gaps, preference_accuracy, project_gaps, vote_weights
+from mmalign.difficulty.voting import VoteConfig, fuse_gaps, fuse_signs, parse_weights, preference_accuracy, project_gaps, vote_weights
 
 
 def test_projection_by_hand() -> None:
@@ -66,3 +68,45 @@ def test_fusion_by_hand() -> None:
 def test_a_gap_that_is_not_finite_is_named(value: float) -> None:
     with pytest.raises(ValueError, match=f"the generative gap of pair 'y' is {value}; score it again or drop the pair"):
         fuse_gaps({"generative": np.array([0.0, value])}, ["x", "y"])
+
+
+def test_fixed_weights_are_scaled_to_a_sum_of_one() -> None:
+    fixed = parse_weights(["contrastive=0.6, generative=1.4"])
+    assert fixed == {"contrastive": 0.6, "generative": 1.4}
+    assert parse_weights(["contrastive=0.6", "generative=1.4"]) == fixed
+    assert parse_weights([]) is None
+    gaps = {"contrastive": np.array([1.0, 3.0]), "generative": np.array([2.0, -2.0])}
+    _, difficulty, statistics = fuse_gaps(gaps, ["x", "y"], fixed=fixed)
+    assert [statistics[name].weight for name in gaps] == pytest.approx([0.3, 0.7])
+    low, high = 0.158655, 0.841345
+    np.testing.assert_allclose(difficulty, [1 - (0.3 * low + 0.7 * high), 1 - (0.3 * high + 0.7 * low)], atol=1e-6)
+
+
+def test_signed_fusion_by_hand() -> None:
+    """Gaps 1, 3 have std 1, gaps 2, -2 have 2: 0.5 x 1 + 0.5 x 1 and 0.5 x 3 - 0.5 x 1. A constant proxy has no say."""
+    gaps = {"a": np.array([1.0, 3.0]), "b": np.array([2.0, -2.0]), "c": np.array([5.0, 5.0])}
+    np.testing.assert_allclose(fuse_signs(gaps, {"a": 0.5, "b": 0.5, "c": 0.0}), [1.0, 1.0])
+    np.testing.assert_allclose(fuse_signs(gaps, {"a": 0.2, "b": 0.4, "c": 0.4}), [0.6, 0.2])
+
+
+@pytest.mark.parametrize("text", ["contrastive", "contrastive=much", "=0.3", "contrastive=0.3,"])
+def test_weights_that_cant_be_read(text: str) -> None:
+    with pytest.raises(ValueError, match="weights (hold|are of)"):
+        VoteConfig(weights=parse_weights([text]))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"contrastive": 1.0}}, "weights are of contrastive; expected one for each proxy: contrastive, generative"),
+        ({"weights": {"contrastive": 0.0, "generative": 0.0}}, "weights are contrastive=0, generative=0; expected numbers from 0"),
+        ({"weights": {"contrastive": -1.0, "generative": 2.0}}, "weights are contrastive=-1, generative=2; expected numbers from 0"),
+        ({"extra_proxies": ("judge", "judge")}, "extra gap 'judge' is given twice"),
+        ({"extra_proxies": ("fused",)}, "extra gap 'fused' is given twice or is one of contrastive, generative, fused"),
+    ],
+)
+def test_votes_that_make_no_sense(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VoteConfig(**options)
+    with pytest.raises(ValueError, match="weights name a twice"):
+        parse_weights(["a=1,a=2"])

@@ -32,6 +32,7 @@ DIFFICULTY = torch.tensor([0.0, 0.5, 1.0, 0.7])
         ("paper-norm", [0.2 / 1.45, 0.15 / 1.45, 0.1 / 1.45, 0.13 / 1.45], [1, 1, 1, 1]),
         # mean difficulty 0.55
         ("loss-weight", [0.1, 0.1, 0.1, 0.1], [0, 0.5 / 0.55, 1 / 0.55, 0.7 / 0.55]),
+        ("both", [0.2, 0.15, 0.1, 0.13], [0, 0.5 / 0.55, 1 / 0.55, 0.7 / 0.55]),
     ],
 )
 def test_hand_worked_coefficients(mode: str, beta: list[float], weight: list[float]) -> None:
@@ -41,12 +42,12 @@ def test_hand_worked_coefficients(mode: str, beta: list[float], weight: list[flo
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1 / 3, 0.5, 0.9, 1.0])
-@pytest.mark.parametrize("mode", ["off", "paper-norm", "loss-weight", "paper"])
+@pytest.mark.parametrize("mode", ["off", "paper-norm", "loss-weight", "paper", "both"])
 def test_equal_difficulties_are_plain_dpo_exactly(mode: str, value: float) -> None:
     got = difficulty_coefficients(torch.full((7,), value), beta=0.1, mode=mode)  # type: ignore[arg-type]
-    # "paper" raises the mean beta by design: all pairs then share one beta, which is plain DPO at that beta.
+    # "paper" and "both" raise the mean beta by design: all pairs then share one beta, which is plain DPO at that beta.
     easiness = 1 - torch.tensor(value).double()
-    plain = (0.1 * (1 + easiness)).float() if mode == "paper" else torch.tensor(0.1)
+    plain = (0.1 * (1 + easiness)).float() if mode in ("paper", "both") else torch.tensor(0.1)
     assert torch.equal(got.beta, plain.expand(7))
     assert torch.equal(got.weight, torch.ones(7))
 
@@ -84,7 +85,7 @@ def test_difficulty_outside_its_range_is_refused(value: float) -> None:
 
 
 def test_unknown_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match="difficulty mode is 'papr'; expected one of off, paper, paper-norm, loss-weight"):
+    with pytest.raises(ValueError, match="difficulty mode is 'papr'; expected one of off, paper, paper-norm, loss-weight, both"):
         difficulty_coefficients(DIFFICULTY, beta=0.1, mode="papr")  # type: ignore[arg-type]
 
 

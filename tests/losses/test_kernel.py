@@ -10,7 +10,7 @@ from torch import Tensor
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, compute_rewards, objective_loss, preference_loss, squared
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps
-from tests.losses.pair_example import F64, random_pairs, worked_pair
+from tests.losses.pair_example import F64, random_pairs, swapped, worked_pair
 
 REWARDS = PairValues(torch.tensor([0.8, 2.0, -1.0], dtype=F64), torch.tensor([-1.2, 3.0, 0.5], dtype=F64))
 
@@ -106,3 +106,31 @@ def only_sums(pairs: PairBatch) -> PairBatch:
 def test_betas_that_turn_the_preference_round(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"{field} is {value}; expected a positive number"):
         PairObjective(**{field: value})
+
+
+def test_a_doubtful_label_by_hand() -> None:
+    """h_w - h_l = 2 and beta 0.1: 0.7 log(1 + e^-0.2) + 0.3 log(1 + e^0.2)."""
+    batch = dataclasses.replace(worked_pair(), label_flip=torch.tensor([0.3], dtype=F64))
+    expected = 0.7 * math.log1p(math.exp(-0.2)) + 0.3 * math.log1p(math.exp(0.2))
+    assert objective_loss(PairObjective(beta=0.1), batch).item() == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", PAIR_OBJECTIVES.names())
+def test_doubt_mixes_the_objectives_own_loss_with_that_of_the_swapped_pair(name: str) -> None:
+    """Beside whatever flips the objective has itself: (1 - q) L + q L(swapped), pair by pair."""
+    objective, pairs = PAIR_OBJECTIVES.build(name), random_pairs()
+    doubt = torch.tensor([0.0, 0.1, 0.3, 0.5, 1.0], dtype=F64)
+    sure, turned, mixed = (objective_loss(objective, dataclasses.replace(pairs, label_flip=flip)) for flip in (0.0, 1.0, doubt))
+    torch.testing.assert_close(mixed, (1 - doubt) * sure + doubt * turned)
+    assert not torch.allclose(sure, turned)
+
+
+@pytest.mark.parametrize("name", [name for name in PAIR_OBJECTIVES.names() if name not in ("asft", "orpo")])
+def test_doubt_of_one_is_the_swapped_pair(name: str) -> None:
+    """Of all objectives without an SFT term, which stays with the chosen answer."""
+    pairs = random_pairs()
+    # Scores and visits are equal on both sides here: they don't change places.
+    pairs = dataclasses.replace(pairs, columns={key: torch.ones(5, dtype=F64) for key in pairs.columns})
+    objective = PAIR_OBJECTIVES.build(name)
+    turned = objective_loss(objective, dataclasses.replace(pairs, label_flip=torch.ones(5, dtype=F64)))
+    torch.testing.assert_close(turned, objective_loss(objective, swapped(pairs)))

@@ -45,7 +45,7 @@ def test_sft_term_is_the_chosen_responses_mean_nll() -> None:
     assert nll > 1
 
 
-@pytest.mark.parametrize(("mode", "factor"), [("paper-norm", 1.0), ("loss-weight", 1.0), ("paper", 1.75)])
+@pytest.mark.parametrize(("mode", "factor"), [("paper-norm", 1.0), ("loss-weight", 1.0), ("paper", 1.75), ("both", 1.75)])
 def test_equal_difficulties_are_plain_dpo(mode: DifficultyMode, factor: float) -> None:
     """With every difficulty 1/4, easiness is 3/4: the paper's beta is beta (1 + 3/4) for every pair, the other modes change nothing."""
     plain = loss_of(beta=0.1 * factor)

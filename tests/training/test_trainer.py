@@ -19,6 +19,7 @@ from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
 from mmalign.training.config import TrainConfig
+from mmalign.training.sampler import BucketSampler
 from mmalign.training.trainer import MethodTrainer
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
 
@@ -45,7 +46,7 @@ def chat_dataset() -> Dataset:
     return Dataset.from_list(rows).cast_column("images", List(ImageFeature(decode=False)))
 
 
-def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, **options: Any) -> MethodTrainer:
+def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: BucketSampler | None = None, **options: Any) -> MethodTrainer:
     model, processor = build_tiny_llava(scale=1.0)
     policy = add_lora(model, LoraOptions(rank=4, alpha=8)) if lora else model
     if kind == "sft":
@@ -60,7 +61,8 @@ def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, **options: An
         dataset = method.prepare(pair_dataset())
     config = TrainConfig(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
     arguments = build_training_arguments(config, output_dir=tmp_path)
-    return MethodTrainer(model=policy, args=arguments, train_dataset=dataset, method=method, callbacks=[ManifestCallback()])
+    callbacks = [ManifestCallback()]
+    return MethodTrainer(model=policy, args=arguments, train_dataset=dataset, method=method, sampler=sampler, callbacks=callbacks)
 
 
 def losses(trainer: MethodTrainer) -> list[float]:
@@ -100,6 +102,37 @@ def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: boo
     assert expected.keys() == got.keys()
     for key in expected:
         assert torch.equal(expected[key], got[key]), key
+
+
+def test_resume_inside_a_curriculums_second_epoch(tmp_path: Path) -> None:
+    def make(folder: str) -> MethodTrainer:
+        sampler = BucketSampler(8, num_buckets=2, seed=0)
+        return make_trainer(tmp_path / folder, kind="preference", sampler=sampler, batch_size=1, max_steps=16, save_steps=10)
+
+    whole, first, second = make("whole"), make("stopped"), make("stopped")
+    whole.train()
+    first.add_callback(StopAfter(12))
+    first.train()
+    checkpoint, _ = find_checkpoint(tmp_path / "stopped")
+    assert checkpoint is not None
+    assert checkpoint.name == "checkpoint-10"
+    second.train(resume_from_checkpoint=str(checkpoint))
+    assert losses(second) == losses(whole)
+    expected = dict(whole.model.named_parameters())
+    for name, parameter in second.model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
+    # Of the first half of each epoch the easier pairs, in another order the second time.
+    seen = [[key for key in entry if "margin_q" in key] for entry in whole.state.log_history if "loss" in entry]
+    for start in (0, 8):
+        assert {key for step in seen[start : start + 4] for key in step} == {"rewards/margin_q1", "rewards/margin_q2"}
+        assert {key for step in seen[start + 4 : start + 8] for key in step} == {"rewards/margin_q3", "rewards/margin_q4"}
+    assert seen[:8] != seen[8:]
+
+
+def test_two_orders_exclude_each_other(tmp_path: Path) -> None:
+    sampler = BucketSampler(8, num_buckets=2, seed=0)
+    with pytest.raises(ValueError, match="train_sampling_strategy is 'sequential', and a curriculum is another order"):
+        make_trainer(tmp_path, kind="preference", sampler=sampler, trainer={"train_sampling_strategy": "sequential"})
 
 
 def test_reference_does_not_move(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""What ``mmalign report difficulty`` shows, gathered from the folder that ``mmalign score-difficulty`` wrote."""
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from PIL import Image
+
+from mmalign.data.datasets import load_rows
+from mmalign.data.rows import Message, check_columns, read_pair
+from mmalign.difficulty.fuse import SCORED, SUMMARY
+from mmalign.methods.preference_metrics import difficulty_quartiles
+from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
+
+_THUMBNAIL = (336, 336)
+# Images of at most this size are drawn, not photographed: they are kept as they are.
+_SMALL = 128
+
+
+def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
+    """Read scored pairs and their statistics.
+
+    Raises:
+        ValueError: If one of the files is missing, from another run than the other, or from an earlier version.
+    """
+    for name in (SCORED, SUMMARY):
+        if not (folder / name).is_file():
+            raise ValueError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
+    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    if "proxy_agreement" not in summary:
+        raise ValueError(
+            f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again"
+        )
+    dataset = load_rows(folder / SCORED)
+    if len(dataset) != summary["num_scored"]:
+        raise ValueError(f"{SCORED} has {len(dataset)} pairs and {SUMMARY} {summary['num_scored']}; run mmalign fuse-difficulty again")
+    proxies = list(next(iter(summary["statistics"].values())))
+    check_columns(dataset.column_names, ("difficulty", *(f"gap_{name}" for name in proxies)), what=str(folder / SCORED))
+    difficulty = np.array(dataset["difficulty"], dtype=np.float64)
+    scores = DifficultyScores(
+        gaps={name: np.array(dataset[f"gap_{name}"], dtype=np.float64) for name in proxies},
+        difficulty=difficulty,
+        quartiles=difficulty_quartiles(torch.from_numpy(difficulty)).tolist(),
+        sources=[str(source or "all") for source in dataset["source"]] if "source" in dataset.column_names else ["all"] * len(dataset),
+        summary=summary,
+    )
+    return dataset, scores
+
+
+def pick_pairs(dataset: Dataset, scores: DifficultyScores, *, number: int, image_root: Path | None) -> list[RankedPair]:
+    """Read pairs at evenly spaced ranks of difficulty, the easiest and the hardest among them.
+
+    Raises:
+        ValueError: If ``number`` is not positive, or ``image_root`` is no folder.
+    """
+    if number < 1:
+        raise ValueError(f"num_pairs is {number}; expected 1 or more")
+    if image_root is not None and not image_root.is_dir():
+        raise ValueError(f"no folder of images at {image_root}")
+    order = np.argsort(scores.difficulty, kind="stable")
+    ranks = np.unique(np.linspace(0, len(order) - 1, min(number, len(order))).round().astype(int))
+    return [_read_ranked(dataset, int(order[rank]), int(rank) + 1, scores, image_root) for rank in ranks.tolist()]
+
+
+def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
+    """Name what the scores come from."""
+    facts = {"Scores": str(folder)}
+    path = folder / "scoring.json"
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        named = {
+            "Contrastive model": "clip",
+            "Generative model": "mllm",
+            "Text of the contrastive model": "text_policy",
+            "Weights": "reference",
+        }
+        facts |= {words: str(held[key]) for words, key in named.items() if key in held}
+        facts["Data"] = ", ".join(f"{name} {sha256[:12]}" for name, sha256 in held["data"].items())
+    facts["Rejected rows"] = f"{scores.summary['num_rejected']:,}"
+    return facts
+
+
+def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScores, image_root: Path | None) -> RankedPair:
+    raw: dict[str, Any] = dataset[index]
+    images: list[bytes] | None = []
+    kind: Literal["png", "jpeg"] = "png"
+    try:
+        row = read_pair(raw, index=index, image_root=image_root)
+        images, kind = _encode(row.images)
+    except ValueError:
+        # An image that has gone since the scoring; what the pair says can still be shown.
+        row = read_pair({**raw, "images": None, "image": None, "prompt": _without_images(raw["prompt"])}, index=index)
+        images = None
+    return RankedPair(
+        id=row.id,
+        rank=rank,
+        difficulty=float(scores.difficulty[index]),
+        source=row.source,
+        gaps={name: float(values[index] / (values.std() or 1.0)) for name, values in scores.gaps.items()},
+        images=images,
+        image_kind=kind,
+        prompt=_read_prompt(row.prompt),
+        chosen=row.chosen,
+        rejected=row.rejected,
+    )
+
+
+def _encode(images: Sequence[Image.Image]) -> tuple[list[bytes], Literal["png", "jpeg"]]:
+    small = all(max(image.size) <= _SMALL for image in images)
+    encoded = []
+    for image in images:
+        shown, buffer = image.convert("RGB"), io.BytesIO()
+        shown.thumbnail(_THUMBNAIL)
+        shown.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
+        encoded.append(buffer.getvalue())
+    return encoded, "png" if small else "jpeg"
+
+
+def _without_images(prompt: Any) -> Any:
+    if isinstance(prompt, str):
+        return prompt.replace("<image>", "").strip()
+    return [
+        {**turn, "content": turn["content"].replace("<image>", "").strip()}
+        if isinstance(turn["content"], str)
+        else {**turn, "content": [part for part in turn["content"] if part["type"] == "text"]}
+        for turn in prompt
+    ]
+
+
+def _read_prompt(messages: Sequence[Message]) -> str:
+    turns = [(message["role"], "".join(part.get("text", "") for part in message["content"]).strip()) for message in messages]
+    return turns[0][1] if len(turns) == 1 else "\n".join(f"{role}: {text}" for role, text in turns)

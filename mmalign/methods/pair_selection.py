@@ -1,0 +1,164 @@
+"""Which pairs are trained on, in which order, and what is done with labels that the proxies speak against.
+
+Shape legend: N = pairs of the data set.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+
+Curriculum = Literal["none", "easy-to-hard", "hard-to-easy"]
+NoisyGap = Literal["keep", "drop", "flip", "smooth"]
+
+GAP = "gap_fused"
+FLIPPED = "pair_flipped"
+LABEL_FLIP = "pair_label_flip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionConfig:
+    """How pairs are chosen and ordered; the defaults change nothing."""
+
+    noisy_gap: NoisyGap = "keep"
+    noisy_gap_std: float = 1.0
+    """Noisy are pairs whose fused gap is at or below minus this many standard deviations."""
+    noisy_gap_quantile: float | None = None
+    """Instead: this share of the pairs, those with the lowest fused gaps, of which none may be above 0."""
+    noisy_gap_label_flip: float = 0.3
+    """``smooth``: the share of a noisy pair's loss that is the swapped pair's."""
+    difficulty_range: tuple[float, float] | None = None
+    curriculum: Curriculum = "none"
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside their ranges.
+
+        Raises:
+            ValueError: With the option, its value and what is expected.
+        """
+        if not self.noisy_gap_std >= 0:
+            raise ValueError(f"noisy_gap_std is {self.noisy_gap_std}; expected 0 or more standard deviations below zero, such as 1")
+        if self.noisy_gap_quantile is not None and not 0 < self.noisy_gap_quantile < 1:
+            raise ValueError(f"noisy_gap_quantile is {self.noisy_gap_quantile}; expected a share between 0 and 1, such as 0.02")
+        if self.noisy_gap_quantile is not None and self.noisy_gap == "keep":
+            raise ValueError(
+                f"noisy_gap_quantile is {self.noisy_gap_quantile}, and noisy_gap 'keep' changes no pair; take drop, flip or smooth"
+            )
+        if not 0 < self.noisy_gap_label_flip <= 0.5:
+            raise ValueError(
+                f"noisy_gap_label_flip is {self.noisy_gap_label_flip}; expected more than 0 and at most 0.5, where a label says nothing; "
+                "for more take --noisy-gap flip"
+            )
+        if self.difficulty_range is not None and not 0 <= self.difficulty_range[0] < self.difficulty_range[1] <= 1:
+            low, high = self.difficulty_range
+            raise ValueError(f"difficulty_range is {low} {high}; expected two numbers in [0, 1], the lower one first, such as 0.2 0.9")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs to train on, and what was done to get them."""
+
+    dataset: Dataset
+    counts: dict[str, Any] = field(default_factory=dict)
+    """For the run's record; empty where nothing was asked for."""
+    notes: tuple[str, ...] = ()
+    """The same in words."""
+
+
+def select_pairs(dataset: Dataset, config: SelectionConfig) -> Selection:
+    """Treat noisy labels, filter by difficulty, and sort, in this order.
+
+    Args:
+        dataset: Checked rows; what is asked for decides which columns of ``scored.parquet`` are needed.
+        config: What is asked for.
+
+    Returns:
+        The pairs. Flipped ones have True in column ``pair_flipped`` and keep their texts as they are; smoothed ones have their share of
+        the swapped pair's loss in ``pair_label_flip``. A curriculum's rows stand in its order, ties in the order of the data.
+
+    Raises:
+        ValueError: If a column is missing or nothing is left.
+    """
+    counts: dict[str, Any] = {}
+    notes = []
+    if config.noisy_gap != "keep":
+        dataset, found, note = _treat_noisy(dataset, config)
+        counts |= found
+        notes.append(note)
+    if config.difficulty_range is not None:
+        low, high = config.difficulty_range
+        difficulty = _read_column(dataset, "difficulty", option="difficulty-range")
+        inside = np.flatnonzero((difficulty >= low) & (difficulty <= high))
+        counts["outside_difficulty_range"] = len(dataset) - len(inside)
+        notes.append(f"difficulty from {low:g} to {high:g}: {len(inside):,} of {len(dataset):,} pairs remain")
+        if not len(inside):
+            raise ValueError(
+                f"no pair of {len(dataset):,} has a difficulty from {low:g} to {high:g}: they are from {difficulty.min():.3f} to "
+                f"{difficulty.max():.3f}; widen --difficulty-range"
+            )
+        dataset = dataset.select(inside)
+    if config.curriculum != "none":
+        difficulty = _read_column(dataset, "difficulty", option="curriculum")
+        dataset = dataset.select(np.argsort(difficulty if config.curriculum == "easy-to-hard" else -difficulty, kind="stable"))
+        notes.append(f"curriculum {config.curriculum}: difficulty from {difficulty.min():.3f} to {difficulty.max():.3f}")
+    return Selection(dataset, {**counts, "trained_on": len(dataset)} if notes else {}, tuple(notes))
+
+
+def noise_threshold(gaps: NDArray[np.float64], config: SelectionConfig) -> float:
+    """Return the fused gap at or below which a pair is noisy; never above 0, where the proxies agree with the label.
+
+    Args:
+        gaps: (N,) sum of weight x gap / std over the proxies: in standard deviations, and negative where they prefer the rejected one.
+        config: Standard deviations or a quantile.
+    """
+    if config.noisy_gap_quantile is None:
+        return 0.0 - config.noisy_gap_std
+    return min(0.0, float(np.quantile(gaps, config.noisy_gap_quantile, method="lower")))
+
+
+def _treat_noisy(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, dict[str, Any], str]:
+    gaps = _read_column(dataset, GAP, option="noisy-gap")
+    threshold = noise_threshold(gaps, config)
+    noisy = (gaps <= threshold) & (gaps < 0)
+    done = {"drop": "dropped", "flip": "flipped", "smooth": "smoothed"}[config.noisy_gap]
+    note = f"noisy gaps: {noisy.sum():,} of {len(dataset):,} pairs, fused gap at or below {threshold:.3f} standard deviations, {done}"
+    counts = {"noisy_gap": config.noisy_gap, "noisy_gap_threshold": threshold, "noisy_pairs": int(noisy.sum())}
+    if config.noisy_gap == "drop":
+        if noisy.all():
+            raise ValueError(
+                f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them"
+            )
+        dataset = dataset.select(np.flatnonzero(~noisy))
+    elif config.noisy_gap == "flip":
+        dataset = dataset.add_column(FLIPPED, noisy.tolist())
+    else:
+        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, config.noisy_gap_label_flip, 0.0).tolist())
+    return dataset, counts, note
+
+
+def _read_column(dataset: Dataset, name: str, *, option: str) -> NDArray[np.float64]:
+    if name not in dataset.column_names:
+        raise ValueError(
+            f"--{option} reads the column {name}, and the data set has none: run mmalign score-difficulty, or mmalign fuse-difficulty "
+            "again where it was scored by an earlier version, and train on scored.parquet"
+        )
+    values = np.array([np.nan if value is None else value for value in dataset[name]], dtype=np.float64)
+    broken = np.flatnonzero(~np.isfinite(values))
+    if len(broken):
+        raise ValueError(f"{name} of row {broken[0]} is {dataset[name][int(broken[0])]!r}; expected a finite number: score the pairs again")
+    return values
+
+
+def swap_sides(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row with all that is said of its chosen response said of the rejected one, and the other way round."""
+    return {_other_side(name): value for name, value in row.items()}
+
+
+def _other_side(name: str) -> str:
+    for one, other in (("chosen", "rejected"), ("rejected", "chosen")):
+        if name == one or name.endswith(f"_{one}"):
+            return name.removesuffix(one) + other
+    return name
