@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,16 +103,23 @@ class Cell:
         return out / "cells" / _slug(self.condition.name) / str(self.seed) / f"{_slug(self.arm.name)}.json"
 
 
-def list_cells(*, quick: bool) -> Iterator[Cell]:
-    """List the runs, the most important ones first; those of one data set stand together."""
-    for seeds in ((1, 2),) if quick else ((1, 2), (3, 4, 5)):
-        for seed in seeds:
-            yield from (Cell(MAIN, arm, seed) for arm in (*CORE, *(FURTHER[:4] if quick else (*WITH_SFT, *FURTHER))))
-        for condition in CONDITIONS[2:] if quick else CONDITIONS[1:]:
-            for seed in seeds:
-                yield from (Cell(condition, arm, seed) for arm in CORE)
-    if not quick:
-        yield from (Cell(MAIN, arm, seed) for seed in (1, 2, 3) for arm in GRID)
+def list_tiers(*, quick: bool) -> list[list[Cell]]:
+    """List the runs, the most important ones first; those of a tier may run side by side."""
+    if quick:
+        arms = (*CORE, *FURTHER[:4])
+        return [[Cell(MAIN, arm, seed) for seed in (1, 2) for arm in arms], _cells(CONDITIONS[2:], CORE, (1, 2))]
+    return [
+        _cells([MAIN], CORE, SEEDS),
+        _cells(CONDITIONS[1:], CORE, SEEDS[:3]),
+        *(_cells([MAIN], (*WITH_SFT, *FURTHER), seeds) for seeds in (SEEDS[:3], SEEDS[3:])),
+        _cells(CONDITIONS[1:], CORE, SEEDS[3:]),
+        _cells([MAIN], GRID, SEEDS[:3]),
+    ]
+
+
+def _cells(conditions: Sequence[Condition], arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
+    """Those of one data set stand together."""
+    return [Cell(condition, arm, seed) for condition in conditions for seed in seeds for arm in arms]
 
 
 def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
@@ -203,14 +210,14 @@ def main() -> None:
         if not sft.is_file():
             write_json(sft, measure(model, options.out / "start" / "test"))
         print(f"SFT: {read_json(sft)['hallucinated']:.1f}% hallucinated captions", flush=True)
-        cells = list(list_cells(quick=options.quick))
-        sets: dict[tuple[Condition, int], list[Cell]] = {}
-        for cell in cells:
-            sets.setdefault((cell.condition, cell.seed), []).append(cell)
-        # One process a data set, so that no two make the same one.
         with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for future in [pool.submit(_work, those, options.out, options.smoke) for those in sets.values()]:
-                future.result()
+            for tier in list_tiers(quick=options.quick):
+                # One process a data set, so that no two make the same one.
+                sets: dict[tuple[Condition, int], list[Cell]] = {}
+                for cell in tier:
+                    sets.setdefault((cell.condition, cell.seed), []).append(cell)
+                for future in [pool.submit(_work, those, options.out, options.smoke) for those in sets.values()]:
+                    future.result()
         print(f"done in {time.perf_counter() - start:.0f} s")
     print(write_report(options.out, options.report or options.out))
 

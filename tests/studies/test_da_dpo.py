@@ -2,22 +2,23 @@
 
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
 from datasets import Dataset
 
-from scripts.studies.da_dpo import CONDITIONS, CORE, DPO, MAIN, Cell, list_cells
+from scripts.studies.da_dpo import CONDITIONS, CORE, DPO, MAIN, Cell, list_tiers
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_cells_are_listed_once_and_have_files_of_their_own(tmp_path: Path) -> None:
     for quick in (True, False):
-        paths = [cell.path(tmp_path) for cell in list_cells(quick=quick)]
+        paths = [cell.path(tmp_path) for cell in chain(*list_tiers(quick=quick))]
         assert len(set(paths)) == len(paths)
-    assert {cell.seed for cell in list_cells(quick=True)} == {1, 2}
-    full = list(list_cells(quick=False))
+    assert {cell.seed for cell in chain(*list_tiers(quick=True))} == {1, 2}
+    full = list(chain(*list_tiers(quick=False)))
     assert {cell.seed for cell in full} == {1, 2, 3, 4, 5}
     assert {(condition, arm) for condition in CONDITIONS for arm in CORE} <= {(cell.condition, cell.arm) for cell in full}
     assert Cell(MAIN, DPO, 3).path(tmp_path) == tmp_path / "cells" / "80-easy" / "3" / "dpo.json"
