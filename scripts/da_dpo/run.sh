@@ -22,14 +22,21 @@ set -euo pipefail
 
 die() { echo "run.sh: $*" >&2; exit 2; }
 
-home=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-root=$(cd "$home/../.." && pwd)
-[[ $# -gt 0 ]] || die "name a recipe: $(cd "$home" && echo */train.yaml | sed 's|/train.yaml||g')"
-recipe=$1; shift
-[[ -f "$home/$recipe/train.yaml" ]] || die "no recipe $recipe; known: $(cd "$home" && echo */train.yaml | sed 's|/train.yaml||g')"
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+home=scripts/da_dpo
+known=$(cd "$root/$home" && echo */train.yaml | sed 's|/train.yaml||g')
+[[ $# -gt 0 ]] || die "name a recipe: $known"
+recipe=$1
+if [[ $recipe != -h && $recipe != --help ]]; then
+  [[ -f "$root/$home/$recipe/train.yaml" ]] || die "no recipe $recipe; known: $known"
+  shift
+fi
 
 set_name=bpo files=() image_root="" bench="" gpus=1 out="" smoke=false print=false
 while [[ $# -gt 0 ]]; do
+  case $1 in
+    --set | --files | --image-root | --bench | --gpus | --out) [[ $# -ge 2 && $2 != --* ]] || die "$1 needs a value" ;;
+  esac
   case $1 in
     --set) set_name=$2; shift 2 ;;
     --files) shift; while [[ $# -gt 0 && $1 != --* ]]; do files+=("$(realpath -m "$1")"); shift; done ;;
@@ -39,7 +46,7 @@ while [[ $# -gt 0 ]]; do
     --out) out=$(realpath -m "$2"); shift 2 ;;
     --smoke) smoke=true; shift ;;
     --print) print=true; shift ;;
-    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}"; exit 0 ;;
+    -h | --help) sed -n '2,/^set -/{/^set -/d;s/^# \{0,1\}//;p;}' "$root/$home/run.sh"; exit 0 ;;
     *) die "unknown option $1; see run.sh RECIPE --help" ;;
   esac
 done
