@@ -130,7 +130,7 @@ def check_outputs(recipe: str, out: Path) -> None:
     scored = Dataset.from_parquet(str(out / "difficulty" / "scored.parquet"))
     assert len(scored) == PAIRS
     difficulty = torch.tensor(scored["difficulty"])
-    assert (0 <= difficulty).all()
+    assert (difficulty >= 0).all()
     assert (difficulty <= 1).all()
     assert difficulty.std() > 0.05
     weights = json.loads((out / "difficulty" / "difficulty.json").read_text())["statistics"]["all"]
@@ -147,13 +147,15 @@ def check_outputs(recipe: str, out: Path) -> None:
     assert log[0]["rewards/margin"] == pytest.approx(0, abs=1e-3)
     # A batch's mean of 0.1 (1 + easiness), all of them in [0.1, 0.2].
     scales = sorted((0.1 * (2 - difficulty)).tolist())
-    assert 0.1 <= scales[0]
+    assert scales[0] >= 0.1
     assert scales[-1] <= 0.2
     for row in log:
         assert sum(scales[:BATCH]) / BATCH - 1e-6 <= row["difficulty/beta"] <= sum(scales[-BATCH:]) / BATCH + 1e-6
     assert len({row["difficulty/beta"] for row in log}) == 3
 
-    results = {name: {path.stem: json.loads(path.read_text()) for path in (out / "results" / name).glob("*.json")} for name in ("before", "after")}
+    results = {
+        name: {path.stem: json.loads(path.read_text()) for path in (out / "results" / name).glob("*.json")} for name in ("before", "after")
+    }
     for by_benchmark in results.values():
         assert set(by_benchmark) == {"pope", "chair", "amber"}
         questions = {name: sum(1 for _ in (out / "results" / "before" / f"{name}_answers.jsonl").open()) for name in by_benchmark}
