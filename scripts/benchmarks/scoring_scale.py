@@ -137,7 +137,8 @@ def main() -> None:
         each = f"{1000 * (cpu - processes * start[1]) / options.pairs:.1f}" if scored else ""
         lines.append(f"| {name if name != 'start' else 'start: imports, models, 8 pairs'} | {wall:.1f} | {cpu:.1f} | {rate} | {each} |")
     words = " ".join(word for word in sys.argv[1:] if word != "--write")
-    about = f"{os.cpu_count()} cores of {platform.machine()}, one thread a process, {options.pairs} pairs, models of width 32 to 64; torch {torch.__version__}."
+    about = f"{os.cpu_count()} cores of {platform.machine()}, one thread a process, {options.pairs} pairs, models of width 32 to 64"
+    about += f"; torch {torch.__version__}."
     text = f"{TITLE}\n\n```\npython scripts/benchmarks/scoring_scale.py {words}\n```\n\n{about}\n\n"
     text += "\n".join(lines) + "\n\n" + "\n".join(sizes(options.work, options.pairs)) + "\n"
     print(text)

@@ -3,10 +3,11 @@
     python scripts/da_dpo/cost.py                       # the table of README.md
     python scripts/da_dpo/cost.py --pairs 1000000 --gpus 1 8
 
-A forward pass is 2 x weights x tokens, and the attention's products beside. Scoring is one forward pass of the shared row (image, prompt, both
-responses), of the multimodal LLM's tower, and of CLIP. Training with LoRA, a cached reference and gradient checkpointing is a forward pass, the same
-again, and the gradients of activations, which cost as much: three forward passes of the language model, one of the tower. Time is that over the
-peak of dense bfloat16 products times the utilisation. Reading and decoding images is not in it: docs/difficulty.md says when it is the limit.
+A forward pass is 2 x weights x tokens, and the attention's products beside. Scoring is one forward pass of the shared row (image, prompt,
+both responses), of the multimodal LLM's tower, and of CLIP. Training with LoRA, a cached reference and gradient checkpointing is a forward
+pass, the same again, and the gradients of activations, which cost as much: three forward passes of the language model, one of the tower.
+Time is that over the peak of dense bfloat16 products times the utilisation. Reading and decoding images is not in it: docs/difficulty.md
+says when it is the limit.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python -m scripts.da_dpo.smoke qwen3-vl-2b --out runs/smoke/inputs
 
-Leaves ``mllm/`` and ``clip/`` (stock checkpoints with their processors), ``world/`` and ``bench/`` (``pope``, ``chair``, ``amber``, ``val2014``, as
-run.sh takes them). Of AMBER the smoke size has the existence questions alone, because descriptions need NLTK's data.
+Leaves ``mllm/`` and ``clip/`` (stock checkpoints with their processors), ``world/`` and ``bench/`` (``pope``, ``chair``, ``amber``,
+``val2014``, as run.sh takes them). Of AMBER it has questions after objects alone, because descriptions need NLTK's data.
 """
 
 import argparse
