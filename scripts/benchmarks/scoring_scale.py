@@ -10,17 +10,21 @@ same bytes.
 import argparse
 import os
 import platform
+import random
 import resource
 import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow.parquet
 import torch
-from workload import ENVIRONMENT, IMAGE_SIZE, PATCH, build_model, build_pairs, write_section
+from PIL import Image
+from workload import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, words, write_section
 
 from mmalign.data.hashing import hash_file
 from mmalign.models.contrastive import build_clip
@@ -32,27 +36,47 @@ CLIP = {
     "text_config": {**PART, "max_position_embeddings": 77},
     "vision_config": {**PART, "image_size": IMAGE_SIZE, "patch_size": PATCH},
 }
+NUM_PHOTOS = 64
 TITLE = "### Scoring in parts"
+
+
+def build_rows(num_pairs: int, names: list[str]) -> list[dict[str, Any]]:
+    """Make pairs of random words, no two alike, about the images in turn."""
+    rng, vocabulary = random.Random(0), words()
+
+    def say(role: str, count: int) -> list[dict[str, str]]:
+        return [{"role": role, "content": " ".join(rng.choices(vocabulary, k=count))}]
+
+    rows = []
+    for i in range(num_pairs):
+        chosen, rejected = (say("assistant", round(RESPONSE_WORDS * rng.uniform(0.75, 1.25))) for _ in range(2))
+        rows.append({"images": [names[i % len(names)]], "prompt": say("user", PROMPT_WORDS), "chosen": chosen, "rejected": rejected})
+    return rows
 
 
 def prepare(work: Path, num_pairs: int) -> None:
     """Save models, and pairs with paths of JPEG files."""
     build_model("tiny", work / "tiny")
-    pairs = build_pairs(num_pairs)
+    (work / "photos").mkdir(exist_ok=True)
+    names = [f"{i}.jpg" for i in range(NUM_PHOTOS)]
+    for i, name in enumerate(names):
+        coarse = Image.fromarray(np.random.default_rng(i).integers(0, 255, (48, 64, 3), dtype=np.uint8))
+        coarse.resize((640, 480)).save(work / "photos" / name, quality=90)
+    rows = build_rows(num_pairs, names)
+    datasets.Dataset.from_list(rows).to_parquet(str(work / "paths.parquet"))
+    datasets.Dataset.from_list(rows[:8]).to_parquet(str(work / "start.parquet"))
     if not (work / "clip").is_dir():
-        texts = [row[0]["content"] for row in pairs["chosen"]]
-        train_tokenizer(texts).save_pretrained(work / "words")
+        train_tokenizer([row["chosen"][0]["content"] for row in rows[:200]]).save_pretrained(work / "words")
         for part in build_clip(CLIP, tokenizer=str(work / "words"), seed=0):
             part.save_pretrained(work / "clip")
-    (work / "photos").mkdir(exist_ok=True)
-    names = []
-    for i, images in enumerate(pairs["images"]):
-        names.append(f"{i}.jpg")
-        images[0].save(work / "photos" / names[-1], quality=90)
-    plain = pairs.remove_columns("images")
-    plain.add_column("images", [[name] for name in names]).to_parquet(str(work / "paths.parquet"))
-    embedded = plain.add_column("images", [[{"bytes": (work / "photos" / name).read_bytes(), "path": None}] for name in names])
-    embedded.cast_column("images", datasets.List(datasets.Image())).to_parquet(str(work / "embedded.parquet"))
+
+
+def embed(work: Path, source: Path, target: Path) -> None:
+    """Put the images into a copy of the pairs."""
+    pairs = datasets.Dataset.from_parquet(str(source))
+    images = [[{"bytes": (work / "photos" / name).read_bytes(), "path": None} for name in row] for row in pairs["images"]]
+    pairs = pairs.remove_columns("images").add_column("images", images)
+    pairs.cast_column("images", datasets.List(datasets.Image())).to_parquet(str(target))
 
 
 def run(commands: list[list[str]]) -> tuple[float, float, float]:
@@ -67,26 +91,23 @@ def run(commands: list[list[str]]) -> tuple[float, float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, after.ru_maxrss / 1024
 
 
-def measure(work: Path, num_pairs: int) -> dict[str, tuple[float, float]]:
+def measure(work: Path) -> dict[str, tuple[float, float]]:
     """Score in each way; return wall clock and CPU seconds."""
     python = [sys.executable, "-m"]
     launcher = [*python, "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
 
     def command(out: str, data: str, launch: list[str] = python, *more: str) -> list[str]:
-        words = ["mmalign", "score-difficulty", str(work / data), "--mllm", str(work / "tiny"), "--clip", str(work / "clip")]
-        return [*launch, *words, "--image-root", str(work / "photos"), "--out", str(work / out), *more]
+        job = ["mmalign", "score-difficulty", str(work / data), "--mllm", str(work / "tiny"), "--clip", str(work / "clip")]
+        return [*launch, *job, "--image-root", str(work / "photos"), "--out", str(work / out), *more]
 
-    for name in ("one", "two", "shards", "embedded", "start"):
+    for name in ("one", "two", "shards", "start"):
         shutil.rmtree(work / name, ignore_errors=True)
-    first = datasets.Dataset.from_parquet(str(work / "paths.parquet")).select(range(8))
-    first.to_parquet(str(work / "start.parquet"))
     results = {
         "start": run([command("start", "start.parquet")]),
         "one process": run([command("one", "paths.parquet")]),
         "`torchrun`, 2 processes": run([command("two", "paths.parquet", launcher)]),
         "`--shard 1/2` and `2/2`": run([command("shards", "paths.parquet", python, "--shard", f"{i}/2") for i in (1, 2)]),
         "joining them": run([command("shards", "paths.parquet")]),
-        "embedded images": run([command("embedded", "embedded.parquet")]),
     }
     names = ("scored.parquet", "difficulty.json")
     for other in ("two", "shards"):
@@ -101,10 +122,10 @@ def sizes(work: Path, num_pairs: int) -> list[str]:
         return f"| {label} | {size / num_pairs:,.0f} |"
 
     lines = ["| bytes a pair | |", "|---|---:|"]
-    for name in ("paths", "embedded"):
-        lines.append(row(f"pairs, images {'as paths' if name == 'paths' else 'embedded'}", (work / f"{name}.parquet").stat().st_size))
-    for folder, label in (("one", "as paths"), ("embedded", "embedded")):
-        lines.append(row(f"scored.parquet, images {label}", (work / folder / "scored.parquet").stat().st_size))
+    for label, path in (("pairs", work / "paths.parquet"), ("scored.parquet", work / "one" / "scored.parquet")):
+        embed(work, path, work / "embedded.parquet")
+        lines.append(row(f"{label}, images as paths", path.stat().st_size))
+        lines.append(row(f"{label}, images embedded", (work / "embedded.parquet").stat().st_size))
     lines.append(row("shards/*.jsonl", sum(path.stat().st_size for path in (work / "one" / "shards").glob("*.jsonl"))))
     file = pyarrow.parquet.ParquetFile(work / "one" / "scored.parquet").metadata
     by_column: dict[str, int] = {}
@@ -127,7 +148,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     prepare(options.work, options.pairs)
-    results = measure(options.work, options.pairs)
+    results = measure(options.work)
     start = results["start"]
     lines = ["| way | wall s | CPU s | pairs a second | CPU ms a pair, start taken off |", "|---|---:|---:|---:|---:|"]
     for name, (wall, cpu) in results.items():
@@ -136,10 +157,11 @@ def main() -> None:
         rate = f"{options.pairs / (wall - start[0]):.1f}" if scored else ""
         each = f"{1000 * (cpu - processes * start[1]) / options.pairs:.1f}" if scored else ""
         lines.append(f"| {name if name != 'start' else 'start: imports, models, 8 pairs'} | {wall:.1f} | {cpu:.1f} | {rate} | {each} |")
-    words = " ".join(word for word in sys.argv[1:] if word != "--write")
+    typed = " ".join(word for word in sys.argv[1:] if word != "--write")
     about = f"{os.cpu_count()} cores of {platform.machine()}, one thread a process, {options.pairs} pairs, models of width 32 to 64"
     about += f"; torch {torch.__version__}."
-    text = f"{TITLE}\n\n```\npython scripts/benchmarks/scoring_scale.py {words}\n```\n\n{about}\n\n"
+    command = f"python scripts/benchmarks/scoring_scale.py {typed}".strip()
+    text = f"{TITLE}\n\n```\n{command}\n```\n\n{about}\n\n"
     text += "\n".join(lines) + "\n\n" + "\n".join(sizes(options.work, options.pairs)) + "\n"
     print(text)
     if options.write:

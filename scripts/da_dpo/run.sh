@@ -82,7 +82,7 @@ else
   [[ -n $bench ]] || die "--bench is missing: the folder of pope/, chair/, amber/ and val2014/"
   case $gpus in
     1) launch=(accelerate launch --config_file scripts/accelerate/one_gpu.yaml) ;;
-    2 | 4 | 8) launch=(accelerate launch --config_file scripts/accelerate/ddp_8_gpus.yaml --num_processes "$gpus") ;;
+    2 | 4 | 8) launch=(accelerate launch --config_file scripts/accelerate/ddp_8gpu.yaml --num_processes "$gpus") ;;
     *) die "--gpus is $gpus; expected 1, 2, 4 or 8, so that a step is 32 pairs" ;;
   esac
   training=(--gradient-accumulation-steps $(($(value gradient_accumulation_steps) / gpus)))
