@@ -215,6 +215,24 @@ def idefics3() -> Built:
     return scaled(model), processor
 
 
+def smolvlm() -> Built:
+    """SmolVLM2: Idefics3's design with its own classes and a video processor."""
+    tokenizer = tokenizer_with(
+        fake_image_token="<fake_token_around_image>", end_of_utterance_token="<end_of_utterance>", global_image_token="<global-img>"
+    )
+    images = hf.SmolVLMImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
+    videos = hf.SmolVLMVideoProcessor()
+    processor = hf.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4, chat_template=template("<image>"))
+    config = hf.SmolVLMConfig(
+        vision_config={**TOWER, "image_size": 28, "patch_size": 7}, text_config={**TEXT, "model_type": "llama"}, scale_factor=2,
+        image_token_id=processor.tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = hf.SmolVLMForConditionalGeneration(config)
+    model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
+    return scaled(model), processor
+
+
 def internvl() -> Built:
     """InternVL: tiles and a thumbnail, Qwen3."""
     tokenizer = tokenizer_with(
@@ -311,6 +329,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "qwen3-vl-moe": qwen3_vl_moe,
     "qwen3.5": qwen3_5,
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
     "internvl": internvl,
     "gemma3": gemma3,
     "paligemma": paligemma,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.hashing import hash_file
-from mmalign.models.load import Dtype, resolve_dtype
+from mmalign.models.load import Dtype, named_errors, resolve_dtype
 
 LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
@@ -87,14 +87,14 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype) -> str:
     """Hash a checkpoint's weights and processor files, an adapter's base included.
 
     Args:
-        source: Folder, or hub id whose files are in the local cache.
+        source: Folder or hub id.
         dtype: Precision in which the model runs: log-probabilities depend on it.
 
     Returns:
         ``weights <12 hex digits>, processor <12 hex digits>, <dtype>``.
 
     Raises:
-        ValueError: If the folder has no safetensors weights.
+        ValueError: If the folder has no safetensors weights, or the hub's files can't be had.
     """
     folder = _local_folder(source)
     weights = _find(folder, WEIGHTS)
@@ -107,11 +107,15 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype) -> str:
 
 
 def _local_folder(source: str) -> Path:
-    return Path(source) if Path(source).is_dir() else Path(snapshot_download(source, local_files_only=True))
+    if Path(source).is_dir():
+        return Path(source)
+    # Fetched where they are not in the cache yet: the fingerprint is taken before the model is loaded.
+    with named_errors(source):
+        return Path(snapshot_download(source, allow_patterns=[*WEIGHTS, *PROCESSOR, "*config.json"]))
 
 
 def _find(folder: Path, patterns: Iterable[str]) -> list[Path]:
-    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def _hash(files: Iterable[Path]) -> str:

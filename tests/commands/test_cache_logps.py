@@ -1,7 +1,13 @@
 """``mmalign cache-logps``: the reference's own numbers, and stale ones refused with both fingerprints."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +100,8 @@ def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Pat
     assert first == fingerprint_checkpoint(str(tiny_llava_dir), dtype="float32")
     (folder / "README.md").write_text("a card is no part of the model")
     assert fingerprint_checkpoint(str(folder), dtype="float32") == first
+    (folder / "tokenizer").mkdir()
+    assert fingerprint_checkpoint(str(folder), dtype="float32") == first
     template = folder / "chat_template.jinja"
     template.write_text(template.read_text() + " ")
     second = fingerprint_checkpoint(str(folder), dtype="float32")
@@ -101,3 +109,45 @@ def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Pat
     assert second.split(",")[1] != first.split(",")[1]
     with pytest.raises(ValueError, match="has no safetensors weights"):
         fingerprint_checkpoint(str(tmp_path), dtype="float32")
+
+
+@pytest.fixture
+def hub(tiny_llava_dir: Path) -> Iterator[str]:
+    """A hub with one model, which answers what downloading asks: the list of files, and each file with its ETag."""
+    files = {path.name: path.read_bytes() for path in tiny_llava_dir.iterdir() if path.is_file()}
+
+    class Hub(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.split("?")[0].rsplit("/", 1)[-1]
+            found = files.get(name)
+            if "/tree/" in self.path:
+                tree = [{"type": "file", "path": name, "size": len(content), "oid": name} for name, content in files.items()]
+                found = json.dumps(tree).encode()
+            elif "/api/models/" in self.path:
+                siblings = [{"rfilename": name} for name in files]
+                found = json.dumps({"id": "org/tiny", "sha": "0" * 40, "private": False, "tags": [], "siblings": siblings}).encode()
+            self.send_response(404 if found is None else 200)
+            for key, value in (("X-Repo-Commit", "0" * 40), ("ETag", f'"{name}"'), ("Content-Length", str(len(found or b"")))):
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(found or b"")
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_hub_id_that_was_never_downloaded(hub: str, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """The fingerprint is taken before the model is loaded, so it can't count on the cache."""
+    code = "from mmalign.engine.reference_cache import fingerprint_checkpoint as f; print(f('org/tiny', dtype='float32'))"
+    environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines()[-1] == fingerprint_checkpoint(str(tiny_llava_dir), dtype="float32")

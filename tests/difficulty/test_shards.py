@@ -1,6 +1,7 @@
 """Scoring in parts: whatever their number, and whatever is killed, the merged files hold the same bytes."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -82,6 +83,73 @@ def test_killed_part_goes_on_and_ends_with_the_same_bytes(
     # The same command without --shard scores what is missing and joins all.
     assert score(pairs, clip_dir, tiny_llava_dir, out) == 0
     assert hashes(out) == hashes(whole)
+
+
+def kept(folder: Path) -> dict[str, str]:
+    """Hashes of what is read again; a killed process leaves the file that it was writing under a name of its own."""
+    return {name: digest for name, digest in hashes(folder).items() if not name.endswith(".partial")}
+
+
+DIE_BEFORE_SECOND_RENAME = """
+import os, pathlib, signal, sys
+from mmalign.cli import main
+rename, done = pathlib.Path.rename, []
+def rename_once(self, target):
+    if done:
+        os.kill(os.getpid(), signal.SIGKILL)
+    done.append(target)
+    return rename(self, target)
+pathlib.Path.rename = rename_once
+sys.exit(main(sys.argv[1:]))
+"""
+"""Each run puts one file in its place, and is killed when the next one is written and not yet there."""
+
+
+@pytest.mark.slow
+def test_killed_between_writing_and_renaming(pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--out", str(out)]
+    command = [sys.executable, "-c", DIE_BEFORE_SECOND_RENAME, *words]
+    ends = []
+    for expected in ("scoring.json", "shards/000000000.jsonl", "shards/000000512.jsonl", "shards/000001024.jsonl", "scored.parquet"):
+        done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300, check=False)
+        ends.append(done.returncode)
+        assert (out / expected).is_file()
+    assert ends == [-signal.SIGKILL] * 4 + [0]
+    # The files that were not in place are left, and none of them was taken for a shard.
+    assert len(list(out.rglob("*.partial"))) == 3
+    assert kept(out) == hashes(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_parts_killed_at_random_moments(seed: int, pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """Two parts write into one folder at the same time; each is killed three times, whatever it is doing, and then let finish."""
+    rng, out = random.Random(seed), tmp_path / "out"
+    words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir)]
+
+    def start(part: str, folder: Path = out) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "mmalign", *words, "--out", str(folder), "--shard", part]
+        return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+    # How long a part takes from its start to its end, on this machine and now.
+    began = time.monotonic()
+    undisturbed = [start(part, tmp_path / "timed") for part in ("1/2", "2/2")]
+    assert [process.wait(timeout=300) for process in undisturbed] == [0, 0]
+    longest = time.monotonic() - began
+    killed = 0
+    for _ in range(3):
+        running = {part: start(part) for part in ("1/2", "2/2")}
+        moments = sorted((rng.uniform(0.3, 1.0) * longest, part) for part in running)
+        began = time.monotonic()
+        for moment, part in moments:
+            time.sleep(max(0.0, began + moment - time.monotonic()))
+            running[part].send_signal(signal.SIGKILL)
+        killed += sum(process.wait(timeout=60) == -signal.SIGKILL for process in running.values())
+    assert killed
+    assert [start(part).wait(timeout=300) for part in ("1/2", "2/2")] == [0, 0]
+    assert main(["fuse-difficulty", str(pairs), "--out", str(out)]) == 0
+    assert kept(out) == hashes(whole)
 
 
 def test_what_is_whole_is_joined_without_loading_models(
