@@ -27,6 +27,7 @@ COMMANDS = {
     "train sft": Command("train", "SftOptions", "run_sft", "fine-tune on chats about images"),
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),
     "train listwise": Command("train", "ListwiseOptions", "run_listwise", "the same on lists of scored responses"),
+    "merge": Command("merge", "MergeOptions", "run", "join a LoRA adapter and its base model to one checkpoint"),
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
