@@ -194,7 +194,7 @@ def run(words: list[Any]) -> None:
 
 def training_section(options: argparse.Namespace, found: dict[str, dict[str, float]]) -> str:
     """Lay out what training came to."""
-    columns = {"POPE F1": "pope/f1", "POPE yes": "pope/yes_ratio", "CHAIR_i": "chair/chair_i", "CHAIR_s": "chair/chair_s"}
+    columns = {"POPE F1": "pope/f1", "POPE yes": "pope/yes_ratio", "CHAIR_i": "chair/instance", "CHAIR_s": "chair/sentence"}
     columns |= {"last margin": "rewards/margin", "last accuracy": "rewards/accuracy"}
     lines = [f"| reference | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for quantization, values in found.items():

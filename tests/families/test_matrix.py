@@ -1,5 +1,7 @@
 """Every family does what the support table says, or says why not; and the table is what is tested."""
 
+import re
+
 import pytest
 
 from tests.families.matrix import BEGIN, CELLS, END, PAGE, REFUSED, Family, build, table
@@ -17,9 +19,8 @@ def test_family(family: Family, cell: str) -> None:
     if reason is None:
         CELLS[cell](family)
         return
-    with pytest.raises(ValueError) as refusal:
+    with pytest.raises(ValueError, match=re.escape(reason)):
         CELLS[cell](family)
-    assert str(refusal.value).startswith(reason)
 
 
 def test_the_page_has_the_table() -> None:
