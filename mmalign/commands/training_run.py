@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
@@ -167,13 +167,32 @@ def train_and_save(
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
-        save_run(options, trainer, processor, trainable, {**record, "num_rows": num_rows, "num_rejected": rejects.num_rejected})
+        record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
+        save_run(options, trainer, processor, trainable, record, weights=weights)
 
 
-def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:
-    """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from."""
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
+def save_run(
+    options: RunOptions,
+    trainer: MethodTrainer,
+    processor: Any,
+    parameters: ParameterCounts,
+    record: dict[str, Any],
+    *,
+    weights: dict[str, Tensor] | None,
+) -> None:
+    """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from.
+
+    Args:
+        options: The run's.
+        trainer: After training.
+        processor: The model's.
+        parameters: Counted before the model was wrapped.
+        record: What the card is made from.
+        weights: Those of all processes together, where they were sharded; None takes the model's own.
+    """
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
     processor.save_pretrained(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step

@@ -74,6 +74,12 @@ class MethodTrainer(Trainer):
             self._sums = {}
         super().log(logs, start_time)
 
+    def gather_weights(self) -> dict[str, Tensor] | None:
+        """Collect sharded weights on the main process, for saving; every process must call it. None where none are sharded."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return None
+        return self.accelerator.get_state_dict(self.model_wrapped)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the
         # legacy layout that save_pretrained writes for LLaVA not one name would match.
