@@ -56,7 +56,7 @@ def build(case: str, folder: Path, *, batch_size: int, filled: bool = False, sha
     """Make a case's trainer."""
     if case == "moe":
         model, processor = build_sparse()
-        # No balance loss: it is of a process's own tokens, and so not the same for other splits.
+        # No balance loss: see main.
         method: Any = RoutedMethod(SupervisedMethod(processor), RouterConfig(balance_weight=0.0, z_weight=0.0))
         dataset = chat_dataset()
     else:
@@ -106,7 +106,8 @@ def main(folder: Path) -> None:
             got = losses(trainer)
             assert all(abs(a - b) < 2e-5 * max(1, abs(b)) for a, b in zip(got, expected, strict=True)), (case, sharded, got, expected)
             for key, value in log.items():
-                if "/" in key or key == "grad_norm":
+                # Those two are of a process's own tokens, and so not the same for other splits.
+                if ("/" in key or key == "grad_norm") and key not in ("router/balance", "router/dead_experts"):
                     found = trainer.state.log_history[0][key]
                     assert abs(found - value) < 1e-3 * max(1, abs(value)), (case, sharded, key, found, value)
             weights = trainer.gather_weights()
