@@ -28,6 +28,12 @@ class MethodTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
         self._keep_in_eval = modules_that_stay_in_eval(self.model)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and not plugin.transformer_cls_names_to_wrap:
+            # A class's own list names layers of parts that this model may not have, such as CLIP's text tower, and FSDP stops at those.
+            present = {type(module).__name__ for module in self.model.modules()}
+            listed = getattr(self.model, "_no_split_modules", None) or ()
+            plugin.transformer_cls_names_to_wrap = sorted(present & set(listed)) or None
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         items = torch.tensor(sum(map(self.method.num_items, batch_samples)), device=device, dtype=torch.float32)

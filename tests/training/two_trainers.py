@@ -32,10 +32,10 @@ from tests.training.test_trainer import chat_dataset, losses, pair_dataset
 CASES = ("sft", "uneven", "preference", "moe")
 # Eight rows in two steps of four; "uneven" has seven, and its last batch is filled with the epoch's first row.
 GLOBAL_BATCH = 4
+# The layers to wrap are the model class's own list, as in scripts/accelerate/fsdp2_8gpu.yaml.
 FSDP = {
     "version": 2,
     "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
-    "transformer_layer_cls_to_wrap": ["Qwen3DecoderLayer", "Qwen3MoeDecoderLayer", "CLIPEncoderLayer"],
     "state_dict_type": "FULL_STATE_DICT",
 }
 
