@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 
-from mmalign.models.load import Dtype, load_mllm
+from mmalign.models.load import load_mllm
+from mmalign.models.precision import Dtype
 
 
 def load_on_accelerator(source: str, *, dtype: Dtype) -> tuple[Any, Any]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "train sft": Command("train", "SftOptions", "run_sft", "fine-tune on chats about images"),
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),
     "train listwise": Command("train", "ListwiseOptions", "run_listwise", "the same on lists of scored responses"),
+    "merge": Command("merge", "MergeOptions", "run", "join a LoRA adapter and its base model to one checkpoint"),
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
@@ -61,12 +62,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(
         getattr(module, command.options), words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary
     )
+    joined = _in_process_group()
+    finished = False
     try:
         getattr(module, command.run)(options)
+        finished = True
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"mmalign {name}: error: {error}", file=sys.stderr)
         return 2
+    finally:
+        if not joined:
+            _leave_process_group(wait=finished)
     return 0
+
+
+def _in_process_group() -> bool:
+    # Looked up, not imported: commands without a model run without torch.
+    distributed = sys.modules.get("torch.distributed")
+    return distributed is not None and distributed.is_available() and distributed.is_initialized()
+
+
+def _leave_process_group(*, wait: bool) -> None:
+    """Leave the group that a command joined under a launcher: a process that just ends can take its threads' locks with it and abort.
+
+    Args:
+        wait: For the others, as far as they have come; not where this process failed, and they may never come.
+    """
+    if not _in_process_group():
+        return
+    from accelerate.state import AcceleratorState
+
+    distributed = sys.modules["torch.distributed"]
+    if wait:
+        distributed.barrier()
+    distributed.destroy_process_group()
+    # What accelerate remembers of the group; the next command in this process joins anew.
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _help() -> str:

@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mmalign.models.precision import PrecisionOptions
+
 
 @dataclass(frozen=True, kw_only=True)
 class PairsOptions:
@@ -32,11 +34,10 @@ class VoteOptions(PairsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(PairsOptions):
+class ReadOptions(PairsOptions, PrecisionOptions):
     """How pairs are read and run through a multimodal LLM."""
 
     batch_size: int = field(default=16, metadata={"help": "pairs at once"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
     max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
     image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
@@ -119,10 +120,10 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     part = parse_share(options.shard)
     share = split_among_processes(part)
     data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
-    reference = fingerprint_checkpoint(mllm, dtype=options.dtype)
+    reference = fingerprint_checkpoint(mllm, dtype=options.dtype, quantization=options.quantization)
     config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
-    load = partial(_load_scorers, mllm, clip, options.dtype)
+    load = partial(_load_scorers, mllm, clip, options)
     score_pairs(dataset, load, out=options.out, fingerprint=fingerprint, config=config, share=share)
     if not wait_for_all():
         return None
@@ -132,15 +133,15 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     return merge_shards(options.out, len(dataset), max_reject_share=options.max_reject_share)
 
 
-def _load_scorers(mllm: str, clip: str | None, dtype: Any) -> Any:
+def _load_scorers(mllm: str, clip: str | None, options: PrecisionOptions) -> Any:
     from mmalign.difficulty.scoring import Scorers
     from mmalign.models.load import best_device, load_clip, load_mllm
 
     device = best_device()
-    model, processor = load_mllm(mllm, dtype=dtype)
+    model, processor = load_mllm(mllm, dtype=options.dtype, quantization=options.quantization)
     if clip is None:
         return Scorers(model.to(device), processor)
-    clip_model, clip_processor = load_clip(clip, dtype=dtype)
+    clip_model, clip_processor = load_clip(clip, dtype=options.dtype)
     return Scorers(model.to(device), processor, clip_model.to(device), clip_processor)
 
 

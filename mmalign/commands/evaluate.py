@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmalign.models.precision import PrecisionOptions
+
 if TYPE_CHECKING:
     from mmalign.evaluation.benchmark import Benchmark
     from mmalign.evaluation.items import Item
@@ -18,7 +20,7 @@ Name = Literal["pope", "chair", "amber", "mme", "hallusionbench", "mmhal", "obje
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(PrecisionOptions):
     """Options of ``mmalign evaluate``."""
 
     benchmark: Name = field(metadata={"help": "pope, chair, amber, mme, hallusionbench, mmhal or object-halbench", "positional": True})
@@ -49,7 +51,6 @@ class EvaluateOptions:
     prompt_suffix: str = field(default="", metadata={"help": "text behind every question, such as LLaVA's single-word request"})
     max_new_tokens: int = field(default=64, metadata={"help": "longest answer in tokens"})
     batch_size: int = field(default=64, metadata={"help": "questions at once"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of questions has a broken image"})
 
 
@@ -259,7 +260,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
     if loaded is None:
-        model, processor = load_mllm(options.model, dtype=options.dtype)
+        model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
         model = model.to(best_device())
     else:
         model, processor = loaded

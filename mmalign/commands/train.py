@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.commands.evaluate import Name
+from mmalign.models.precision import PrecisionOptions, Quantization
 from mmalign.training.config import TrainConfig
 
 OBJECTIVE_HELP = "NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"
@@ -39,11 +40,10 @@ class ContrastiveOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmOptions(RunOptions):
+class MllmOptions(RunOptions, PrecisionOptions):
     """What training a multimodal LLM needs beside."""
 
     model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
     attention: Literal["sdpa", "flex_attention"] = field(default="sdpa", metadata={"help": "language model only; flex trains on GPUs"})
     freeze: list[Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]] = field(
         default_factory=list,
@@ -70,6 +70,18 @@ class MllmOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReferencedOptions(MllmOptions):
+    """What methods need beside that hold the model to a frozen one."""
+
+    reference_model: str | None = field(
+        default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
+    )
+    reference_quantization: Quantization | None = field(
+        default=None, metadata={"help": "hold a reference of its own in 4 bits, or not; as --quantization if not given"}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SftOptions(MllmOptions):
     """Options of ``mmalign train sft``."""
 
@@ -77,7 +89,7 @@ class SftOptions(MllmOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(MllmOptions):
+class PreferenceOptions(ReferencedOptions):
     """Options of ``mmalign train preference``."""
 
     learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
@@ -107,13 +119,10 @@ class PreferenceOptions(MllmOptions):
         default="auto",
         metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
     )
-    reference_model: str | None = field(
-        default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseOptions(MllmOptions):
+class ListwiseOptions(ReferencedOptions):
     """Options of ``mmalign train listwise``."""
 
     learning_rate: float = field(default=2e-6, metadata={"help": "peak learning rate"})
@@ -123,7 +132,6 @@ class ListwiseOptions(MllmOptions):
     reference: Literal["auto", "adapter-off", "copy"] = field(
         default="auto", metadata={"help": "frozen model: the policy without its adapter, or a copy; auto: adapter-off with LoRA"}
     )
-    reference_model: str | None = field(default=None, metadata={"help": "another model as the reference: folder or hub id"})
 
 
 def run_contrastive(options: ContrastiveOptions) -> None:
@@ -164,9 +172,11 @@ def run_preference(options: PreferenceOptions) -> None:
         row_tokens=options.row_tokens,
     )
     uses_reference = any(named.objective.uses_reference for named in config.build_objectives())
-    if not uses_reference and (options.reference != "auto" or options.reference_model is not None):
+    chosen = (options.reference != "auto", options.reference_model is not None, options.reference_quantization is not None)
+    if not uses_reference and any(chosen):
         raise ValueError(
-            f"objective {', '.join(options.objective)} compares with no reference; leave --reference and --reference-model out"
+            f"objective {', '.join(options.objective)} compares with no reference; leave --reference, --reference-model and "
+            "--reference-quantization out"
         )
     model, processor = load_policy(options)
     reference = build_reference(options, model) if uses_reference else None

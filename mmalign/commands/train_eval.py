@@ -17,7 +17,7 @@ from mmalign.evaluation.yes_no import BASELINES
 from mmalign.training.scoring import Score
 
 # What the training run itself says.
-_NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype")
+_NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype", "quantization")
 
 
 def build_score(options: MllmOptions, processor: Any) -> Score | None:

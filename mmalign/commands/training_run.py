@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
 from mmalign.commands.run_record import claim_folder, describe_run, write_record
-from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, RunOptions
+from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, ReferencedOptions, RunOptions
 from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
@@ -24,6 +24,8 @@ from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
+from mmalign.models.precision import Quantization
+from mmalign.models.quantize import describe_quantization, is_quantized
 from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
@@ -40,12 +42,18 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """Load the model to train, with its adapter or frozen parts.
 
     Raises:
-        ValueError: If the model is an adapter, or frozen parts and an adapter are both asked for.
+        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, or weights in 4 bits are to train.
     """
     set_seed(options.seed)
-    model, processor = load_mllm(options.model, dtype=options.dtype, attention=options.attention)
+    if options.quantization != "none" and options.lora_rank == 0:
+        raise ValueError(f"--quantization {options.quantization} freezes the weights; set --lora-rank to train an adapter on them (QLoRA)")
+    model, processor = load_model(options, options.model, options.quantization)
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and train that")
+        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and train that")
+    if is_quantized(model):
+        if options.lora_rank == 0:
+            raise ValueError(f"{options.model} is quantised and can't train; set --lora-rank to train an adapter on it (QLoRA)")
+        print(describe_quantization(model))
     freeze_parts(model, options.freeze)
     if options.lora_rank == 0:
         return model, processor
@@ -55,29 +63,48 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     return add_lora(model, LoraOptions(rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)), processor
 
 
+def load_model(options: MllmOptions, source: str, quantization: Quantization) -> tuple[nn.Module, Any]:
+    """Load a model in the run's precision and with its attention."""
+    return load_mllm(source, dtype=options.dtype, quantization=quantization, attention=options.attention)
+
+
 def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Module) -> Reference | None:
     """Make the frozen reference; None where its log-probabilities are read from the data.
 
     Raises:
-        ValueError: If a reference model is named for a kind that has no use for it.
+        ValueError: If a reference model or its quantisation is named for a kind that has no use for it.
     """
     kind = options.reference
     if kind == "cached":
         return None
+    quantization = reference_quantization(options)
     if options.reference_model is not None:
         if kind != "auto":
             raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
-        return Reference(policy, kind="copy", model=load_mllm(options.reference_model, dtype=options.dtype, attention=options.attention)[0])
+        return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
     if kind == "auto":
-        kind = "adapter-off" if options.lora_rank else "copy"
-    return Reference(policy, kind=kind)
+        kind = "adapter-off" if options.lora_rank and quantization == options.quantization else "copy"
+    if quantization == options.quantization:
+        return Reference(policy, kind=kind)
+    if kind == "adapter-off":
+        raise ValueError(
+            f"--reference adapter-off is the policy's own weights, with --quantization {options.quantization}; "
+            f"for --reference-quantization {quantization} use --reference copy"
+        )
+    return Reference(policy, kind="copy", model=load_model(options, options.model, quantization)[0])
+
+
+def reference_quantization(options: ReferencedOptions) -> Quantization:
+    """How a reference with weights of its own is held: as the policy, unless said otherwise."""
+    return options.quantization if options.reference_quantization is None else options.reference_quantization
 
 
 def fingerprint_reference(options: PreferenceOptions) -> str | None:
     """Say what cached log-probabilities must come from; None where the reference is a model."""
     if options.reference != "cached":
         return None
-    return fingerprint_checkpoint(options.reference_model or options.model, dtype=options.dtype)
+    source = options.reference_model or options.model
+    return fingerprint_checkpoint(source, dtype=options.dtype, quantization=reference_quantization(options))
 
 
 def route(options: MllmOptions, model: nn.Module, method: Method) -> Method:
@@ -150,6 +177,8 @@ def train_and_save(
         optimizers=(build_optimizer(model, options), None),
         sampler=None if num_buckets is None else BucketSampler(len(dataset), num_buckets=num_buckets, seed=options.seed),
     )
+    if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise ValueError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
     if isinstance(options, MllmOptions) and score is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
@@ -162,14 +191,32 @@ def train_and_save(
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected, **selected}
-        save_run(options, trainer, processor, trainable, record)
+        save_run(options, trainer, processor, trainable, record, weights=weights)
 
 
-def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:
-    """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from."""
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
+def save_run(
+    options: RunOptions,
+    trainer: MethodTrainer,
+    processor: Any,
+    parameters: ParameterCounts,
+    record: dict[str, Any],
+    *,
+    weights: dict[str, Tensor] | None,
+) -> None:
+    """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from.
+
+    Args:
+        options: The run's.
+        trainer: After training.
+        processor: The model's.
+        parameters: Counted before the model was wrapped.
+        record: What the card is made from.
+        weights: Those of all processes together, where they were sharded; None takes the model's own.
+    """
+    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
     processor.save_pretrained(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step

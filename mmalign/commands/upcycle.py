@@ -36,6 +36,7 @@ def run(options: UpcycleOptions) -> None:
     from transformers import AutoConfig, PreTrainedModel
 
     from mmalign.models.load import load_mllm
+    from mmalign.models.quantize import is_quantized
     from mmalign.models.upcycle import IDENTITY_TOLERANCE, UpcycleConfig, compute_largest_difference, upcycle
 
     if options.out.exists() and any(options.out.iterdir()):
@@ -53,7 +54,9 @@ def run(options: UpcycleOptions) -> None:
     )
     dense, processor = load_mllm(options.model, dtype="float32")
     if not isinstance(dense, PreTrainedModel):
-        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and upcycle that")
+        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and upcycle that")
+    if is_quantized(dense):
+        raise ValueError(f"{options.model} is quantised; upcycle the checkpoint that it was made from")
     sparse = upcycle(dense, config)
     difference = compute_largest_difference(dense, sparse)
     # Not "difference > tolerance", which a NaN would pass.

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.hashing import hash_file
-from mmalign.models.load import Dtype, named_errors, resolve_dtype
+from mmalign.models.load import named_errors, resolve_dtype
+from mmalign.models.precision import Dtype, Quantization
 
 LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
@@ -83,15 +84,16 @@ def check_text(row: Mapping[str, Any], encoded: EncodedPrompt) -> None:
         )
 
 
-def fingerprint_checkpoint(source: str, *, dtype: Dtype) -> str:
+def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantization = "none") -> str:
     """Hash a checkpoint's weights and processor files, an adapter's base included.
 
     Args:
         source: Folder or hub id.
         dtype: Precision in which the model runs: log-probabilities depend on it.
+        quantization: So do they on this.
 
     Returns:
-        ``weights <12 hex digits>, processor <12 hex digits>, <dtype>``.
+        ``weights <12 hex digits>, processor <12 hex digits>, <dtype>``, and the quantisation where there is one.
 
     Raises:
         ValueError: If the folder has no safetensors weights, or the hub's files can't be had.
@@ -103,7 +105,8 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype) -> str:
     if not weights:
         raise ValueError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = _hash(_find(folder, PROCESSOR))
-    return f"weights {_hash(weights)}, processor {processor}, {str(resolve_dtype(dtype)).removeprefix('torch.')}"
+    precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
+    return f"weights {_hash(weights)}, processor {processor}, {', '.join(precision)}"
 
 
 def _local_folder(source: str) -> Path:

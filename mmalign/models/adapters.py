@@ -5,9 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
+
+from mmalign.models.load import check_exists, load_mllm, named_errors
+from mmalign.models.precision import Dtype, Quantization
+from mmalign.models.quantize import is_quantized
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Frozen = Part | Literal["attention_and_embeddings"]
@@ -83,3 +87,29 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     target = rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
     config = LoraConfig(r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=target)
     return get_peft_model(model, config)
+
+
+def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantization = "none") -> tuple[PreTrainedModel, Any]:
+    """Load an adapter's base model with the adapter added to its weights.
+
+    A 4-bit base is turned into what its 4 bits stand for first: merged into 4 bits, the sum is rounded again, and much of the adapter
+    with it; merged into the weights that the 4 bits were made from, the adapter corrects errors that are not there.
+
+    Args:
+        source: Folder of the adapter.
+        dtype: Precision of the merged weights.
+        quantization: How the base was held in training.
+
+    Returns:
+        The model, and the processor that lies beside the adapter.
+
+    Raises:
+        ValueError: If there is no adapter at ``source``, or its base can't be loaded.
+    """
+    check_exists(source, "adapter_config.json")
+    base, _ = load_mllm(PeftConfig.from_pretrained(source).base_model_name_or_path, dtype=dtype, quantization=quantization)
+    assert isinstance(base, PreTrainedModel), type(base)
+    if is_quantized(base):
+        base.dequantize(dtype=base.dtype)
+    with named_errors(source):
+        return PeftModel.from_pretrained(base, source).merge_and_unload().eval(), AutoProcessor.from_pretrained(source)

@@ -1,5 +1,6 @@
 """Load multimodal LLMs and CLIP models from disk or the hub, always through the stock auto classes."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+from mmalign.models.precision import Dtype, Quantization
+from mmalign.models.quantize import keep_gradients, quantization_options
+
 Attention = Literal["sdpa", "flex_attention"]
 
 
@@ -25,17 +28,27 @@ def resolve_dtype(dtype: Dtype) -> torch.dtype:
 def best_device() -> torch.device:
     """Return the accelerator, or the CPU where there is none."""
     device = torch.accelerator.current_accelerator(check_available=True)
-    return torch.device("cpu") if device is None else device
+    if device is None:
+        return torch.device("cpu")
+    # A launcher starts one process for each device of a machine; quantised weights must be on their own from the start.
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0")) % torch.accelerator.device_count())
 
 
 def load_mllm(
-    source: str, *, dtype: Dtype = "auto", attention: Attention = "sdpa", trust_remote_code: bool = False
+    source: str,
+    *,
+    dtype: Dtype = "auto",
+    quantization: Quantization = "none",
+    attention: Attention = "sdpa",
+    trust_remote_code: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Load a multimodal LLM and its processor; a folder with a LoRA adapter loads its base below it.
 
     Args:
         source: Checkpoint folder or hub id.
         dtype: Precision of the weights.
+        quantization: Hold the language model's linear layers in 4 bits; those of an adapter's base where it is an adapter. Such a model
+            is loaded to this process's accelerator.
         attention: Implementation of the language model's attention; the vision tower keeps its own.
         trust_remote_code: Run code that comes with the checkpoint. Off unless asked for.
 
@@ -43,17 +56,20 @@ def load_mllm(
         The model in eval mode, and its processor.
 
     Raises:
-        ValueError: If there is no checkpoint at ``source``, or it is damaged.
+        ValueError: If there is no checkpoint at ``source``, it is damaged, or quantised already.
     """
     check_exists(source, "config.json", "adapter_config.json")
-    options = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
     with named_errors(source):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-        if (Path(source) / "adapter_config.json").is_file():
-            base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
-            model = PeftModel.from_pretrained(base, source)
-        else:
-            model = base = AutoModelForImageTextToText.from_pretrained(source, **options)
+        is_adapter = (Path(source) / "adapter_config.json").is_file()
+        whole = PeftConfig.from_pretrained(source).base_model_name_or_path if is_adapter else source
+        options |= quantization_options(
+            whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
+        )
+        base = AutoModelForImageTextToText.from_pretrained(whole, **options)
+        keep_gradients(base)
+        model = PeftModel.from_pretrained(base, source) if is_adapter else base
         if attention != "sdpa":
             base.set_attn_implementation({"text_config": attention})
         return model.eval(), processor

@@ -26,7 +26,7 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         ValueError: If a model routes to experts and its expert weights are not the library's fused kind.
     """
     shares = _expert_shares(model)
-    sizes = [(parameter, _num_weights(parameter)) for parameter in model.parameters()]
+    sizes = [(parameter, num_weights(parameter)) for parameter in model.parameters()]
     return ParameterCounts(
         total=sum(size for _, size in sizes),
         trainable=sum(size for parameter, size in sizes if parameter.requires_grad),
@@ -64,7 +64,7 @@ def _is_fused_experts(module: nn.Module) -> bool:
     return bool(stacked) and all(parameter.shape[0] == number for parameter in stacked)
 
 
-def _num_weights(parameter: nn.Parameter) -> int:
-    # bitsandbytes packs two weights a byte and keeps the true shape beside them.
+def num_weights(parameter: nn.Parameter) -> int:
+    """Count a parameter's weights; bitsandbytes packs two a byte and keeps the true shape beside them."""
     state = getattr(parameter, "quant_state", None)
     return parameter.numel() if state is None else math.prod(state.shape)

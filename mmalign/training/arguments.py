@@ -1,6 +1,7 @@
 """What the options of a training run are to ``transformers.TrainingArguments``."""
 
 import dataclasses
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
         output_dir: Folder of the checkpoints.
 
     Raises:
-        ValueError: If ``trainer`` names a field that TrainingArguments doesn't have.
+        ValueError: If ``trainer`` names a field that TrainingArguments doesn't have, or launched processes did not find each other.
     """
     known = {f.name for f in dataclasses.fields(TrainingArguments)}
     for name in config.trainer:
@@ -52,6 +53,15 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "remove_unused_columns": False,
         "report_to": "none",
+        # Launched processes don't find each other on a machine without accelerator unless told that the CPU is meant.
+        "use_cpu": not torch.accelerator.is_available(),
         **config.trainer,
     }
-    return TrainingArguments(**values)
+    arguments = TrainingArguments(**values)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if arguments.world_size != launched:
+        raise ValueError(
+            f"{launched} processes were launched and this one knows of {arguments.world_size}: each would train alone; "
+            "see the launch configs in scripts/accelerate"
+        )
+    return arguments

@@ -36,6 +36,12 @@ class MethodTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
         self._keep_in_eval = modules_that_stay_in_eval(self.model)
+        plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
+        if plugin is not None and not plugin.transformer_cls_names_to_wrap:
+            # A class's own list names layers of parts that this model may not have, such as CLIP's text tower, and FSDP stops at those.
+            present = {type(module).__name__ for module in self.model.modules()}
+            listed = getattr(self.model, "_no_split_modules", None) or ()
+            plugin.transformer_cls_names_to_wrap = sorted(present & set(listed)) or None
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         items = torch.tensor(sum(map(self.method.num_items, batch_samples)), device=device, dtype=torch.float32)
@@ -87,6 +93,12 @@ class MethodTrainer(Trainer):
             logs |= {key: (total / count).item() for key, (total, count) in zip(keys, totals, strict=True) if count > 0}
             self._sums = {}
         super().log(logs, start_time)
+
+    def gather_weights(self) -> dict[str, Tensor] | None:
+        """Collect sharded weights on the main process, for saving; every process must call it. None where none are sharded."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
+            return None
+        return self.accelerator.get_state_dict(self.model_wrapped)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the

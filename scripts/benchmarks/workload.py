@@ -94,9 +94,9 @@ def resident(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def write_section(text: str) -> None:
-    """Replace the section of the same title in docs/performance.md, or add it."""
-    title, page = text.splitlines()[0], PAGE.read_text(encoding="utf-8")
+def write_section(text: str, *, page: Path = PAGE) -> None:
+    """Replace the section of the same title in a page, or add it."""
+    title, path, page = text.splitlines()[0], page, page.read_text(encoding="utf-8")
     if title in page:
         start = page.index(title)
         ends = [page.find(mark, start + len(title)) for mark in ("\n### ", "\n## ")]
@@ -104,4 +104,4 @@ def write_section(text: str) -> None:
         page = page[:start] + text + ("\n" if end < len(page) else "") + page[end:]
     else:
         page = page.rstrip() + "\n\n" + text
-    PAGE.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8")

@@ -6,18 +6,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import pytest
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
 from mmalign.engine.attention import SHARED
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps
 from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.load import load_mllm
 from tests.engine.test_logps import encode
 from tests.tiny_models import QWEN3, build_tiny_llava
 
@@ -66,18 +65,8 @@ def test_four_bit_weights_with_an_adapter(tmp_path: Path) -> None:
     """Real NF4 on the CPU: shared rows equal the quantised model's own plain forward, and every adapter weight gets a gradient."""
     model, processor = build_tiny_llava()
     model.save_pretrained(tmp_path)
-    config = BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )  # fmt: skip
-    quantised = AutoModelForImageTextToText.from_pretrained(
-        tmp_path, quantization_config=config, device_map={"": "cpu"}, dtype=torch.float32
-    )
-    layers = [module for module in quantised.modules() if isinstance(module, bnb.nn.Linear4bit)]
-    assert len(layers) == 14
-    for layer in layers:
-        # The packed kernel of CPUs with AVX512-BF16 has no gradient.
-        layer.support_avx512bf16_for_cpu = False
+    processor.save_pretrained(tmp_path)
+    quantised, _ = load_mllm(str(tmp_path), quantization="nf4")
     policy = add_lora(quantised, LoraOptions(rank=4, alpha=8))
     encoded = encode(processor, 2)
     with torch.no_grad():

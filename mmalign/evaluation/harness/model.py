@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from mmalign.data.encode import render
 from mmalign.data.rows import Message
-from mmalign.models.load import Dtype, load_mllm
+from mmalign.models.load import load_mllm
+from mmalign.models.precision import Dtype
 
 # What a task says beside the stop words and reaches generate; sampling settings do only where the task samples.
 _ALWAYS = ("max_new_tokens", "num_beams")

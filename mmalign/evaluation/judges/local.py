@@ -16,7 +16,8 @@ from mmalign.data.encode import render
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
 from mmalign.evaluation.judges.cache import JudgementCache
-from mmalign.models.load import Dtype, load_mllm, named_errors, resolve_dtype
+from mmalign.models.load import load_mllm, named_errors, resolve_dtype
+from mmalign.models.precision import Dtype
 
 
 class LocalJudge:
