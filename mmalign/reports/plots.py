@@ -53,9 +53,16 @@ def model_colour(index: int) -> str:
 
 
 def draw_curves(
-    curves: Sequence[Curve], *, name: str, title: str, y_label: str, alt: str, y_limits: tuple[float, float] | None = None
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    title: str,
+    y_label: str,
+    alt: str,
+    y_limits: tuple[float, float] | None = None,
+    x_label: str = "step",
 ) -> Markup:
-    """Draw lines over training steps.
+    """Draw lines over training steps, or over what else ``x_label`` says.
 
     Args:
         curves: The lines.
@@ -64,6 +71,7 @@ def draw_curves(
         y_label: What is measured.
         alt: What a reader who can't see it should know.
         y_limits: Lowest and highest value to make room for, where several drawings are to share a scale.
+        x_label: What the lines run over.
     """
 
     def draw(axes: Axes) -> None:
@@ -71,7 +79,7 @@ def draw_curves(
             x, y = zip(*curve.points, strict=True)
             mark = "o" if len(x) == 1 else ""
             axes.plot(x, y, color=curve.colour, linestyle=curve.dash, linewidth=1.8, marker=mark, label=curve.name)
-        axes.set(title=title, xlabel="step", ylabel=y_label)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
         if y_limits is not None:
             axes.update_datalim([(curves[0].points[0][0], limit) for limit in y_limits])
             axes.autoscale_view()
@@ -80,14 +88,25 @@ def draw_curves(
     return _draw(draw, name=name, alt=alt)
 
 
-def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: str, x_label: str, alt: str, bins: int = 20) -> Markup:
-    """Draw stacked counts of values in [0, 1], a colour a group."""
+def draw_histogram(
+    groups: Mapping[str, Sequence[float]],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    alt: str,
+    bins: int = 20,
+    limits: tuple[float, float] = (0, 1),
+    stacked: bool = True,
+) -> Markup:
+    """Draw counts of values within the limits, a colour a group: on top of each other, or behind each other as outlines."""
 
     def draw(axes: Axes) -> None:
         colours = COLOURS[1 : 1 + len(groups)]
         labels = [f"{group} ({len(values):,})" for group, values in groups.items()]
-        axes.hist(list(groups.values()), bins=bins, range=(0, 1), stacked=True, color=colours, label=labels, rwidth=0.92)
-        axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=(0, 1))
+        look = {"stacked": True, "rwidth": 0.92} if stacked else {"histtype": "step", "linewidth": 1.8}
+        axes.hist(list(groups.values()), bins=bins, range=limits, color=colours, label=labels, **look)
+        axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=limits)
         axes.legend(loc="best", fontsize=8.5)
 
     return _draw(draw, name=name, alt=alt, width=5.2)
