@@ -30,27 +30,25 @@ class DiagnoseOptions:
     title: str = field(default="Diagnosis", metadata={"help": "title of the page"})
     seed: int = field(default=0, metadata={"help": "of the sample of pairs and the probe's folds"})
 
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            ValueError: With the option, its value and what is expected.
-        """
-        for name in ("max_pairs", "max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
-        if self.credited < 0 or not self.beta > 0:
-            raise ValueError(f"credited is {self.credited} and beta {self.beta}; expected a number from 0 and a positive one")
-
 
 def run(options: DiagnoseOptions) -> None:
-    """Diagnose, write both files, and print the counters."""
+    """Diagnose, write both files, and print the counters.
+
+    Raises:
+        ValueError: If a number makes no sense, and as ``diagnose``.
+    """
     from mmalign.commands.diagnosis import diagnose
+
+    for name in ("max_pairs", "max_tokens", "batch_size"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name} is {getattr(options, name)}; expected at least 1")
+    if options.credited < 0 or not options.beta > 0:
+        raise ValueError(f"credited is {options.credited} and beta {options.beta}; expected a number from 0 and a positive one")
 
     diagnosis, page = diagnose(options)
     for name, moved in diagnosis["movement"].items():
         print(
-            f"{name.replace('_', '-')} ({moved['num_pairs']:,}): h of chosen {moved['chosen']:+.3f}, of rejected {moved['rejected']:+.3f} nats; "
+            f"{name.replace('_', '-')} ({moved['num_pairs']:,}): h of chosen {moved['chosen']:+.3f}, of rejected {moved['rejected']:+.3f}; "
             f"below the start: {moved['degraded']:.1%} of chosen, {moved['rejected_below']:.1%} of rejected; dropped {moved['dropped']:.1%}"
         )
     for name, probe in diagnosis["separability"].items():
