@@ -54,7 +54,7 @@ def run(options: CurryOptions) -> None:
         stages = cut_lists(dataset, options.stages)
     else:
         wanted = ("score_chosen", "score_rejected") if options.rank_by == "scores" else ("difficulty",)
-        check_columns(dataset.column_names, ("prompt", "chosen", "rejected", *wanted), what=str(options.data))
+        check_columns(dataset.column_names, ("images", "prompt", "chosen", "rejected", *wanted), what=str(options.data))
         stages = cut_pairs(list(dataset), options.stages, by=options.rank_by)
     empty = [number for number, rows in enumerate(stages, start=1) if not rows]
     if empty:

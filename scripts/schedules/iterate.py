@@ -1,8 +1,8 @@
-"""Rounds of on-policy preference training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
+r"""Rounds of on-policy preference training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
 
-    python -m scripts.schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \\
+    python -m scripts.schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \
         --sample "--scorer truth --samples 5 --temperature 0.7" --train "--learning-rate 1e-5 --batch-size 16 --epochs 1"
-    python -m scripts.schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \\
+    python -m scripts.schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \
         --sample "--scorer judge --url http://localhost:8000/v1 --llm-name judge" --min-score 8 --min-gap 2 --train "..."
 
 SOURCES are what ``data_tools/sample_pairs.py`` takes: one for all rounds, or one for each. A prompt's pairs are its responses of at

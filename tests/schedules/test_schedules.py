@@ -72,6 +72,7 @@ def test_each_stage_starts_from_and_is_held_to_the_one_before(tiny_llava_dir: Pa
     assert curry([*words[:-1], TRAIN + " --beta 0.2"]) == 2
 
 
+@pytest.mark.slow
 def test_a_schedule_of_pairs_that_was_stopped_ends_alike(tiny_llava_dir: Path, tmp_path: Path) -> None:
     rows = [{**row, "difficulty": i / 8} for i, row in enumerate(pair_rows(8))]
     data = save_rows(tmp_path / "pairs.parquet", rows)
@@ -146,7 +147,7 @@ def speaking_model(world: Path, out: Path) -> Path:
         (out / f"{name}.json").write_text(json.dumps(values))
     halves = ["--vision", str(out / "vision.json"), "--llm", str(out / "llm.json"), "--tokenizer", str(world / "tokenizer")]
     assert mmalign(["compose", *halves, "--out", str(out / "mllm")]) == 0
-    steps = "--batch-size 8 --max-steps 40 --learning-rate 1e-2 --optimizer muon --logging-steps 20"
+    steps = "--batch-size 8 --max-steps 15 --learning-rate 1e-2 --optimizer muon --logging-steps 20"
     assert (
         mmalign(["train", "sft", "--model", str(out / "mllm"), "--data", str(world / "sft"), "--out", str(out / "sft"), *steps.split()])
         == 0
