@@ -49,7 +49,7 @@ def cosine_columns(size: int, columns: Tensor, *, dtype: torch.dtype = torch.flo
     """
     place = 2 * torch.arange(size, device=columns.device, dtype=torch.float64) + 1
     cosines = torch.cos(math.pi / (2 * size) * place[:, None] * columns.double())
-    return (cosines * torch.where(columns == 0, math.sqrt(1 / size), math.sqrt(2 / size))).to(dtype)
+    return (cosines * torch.where(columns == 0, 1.0, 2.0).double().div(size).sqrt()).to(dtype)
 
 
 def largest_columns(transformed: Tensor, rank: int) -> Tensor:
