@@ -71,7 +71,7 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
     return Reference(policy, kind=kind)
 
 
-def fingerprint_reference(options: PreferenceOptions) -> str | None:
+def fingerprint_reference(options: PreferenceOptions | ListwiseOptions) -> str | None:
     """Say what cached log-probabilities must come from; None where the reference is a model."""
     if options.reference != "cached":
         return None

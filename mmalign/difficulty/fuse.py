@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from mmalign.difficulty.scoring import read_shard
 from mmalign.difficulty.voting import Weighting, fuse_gaps
-from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT
+from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS
 
 PROXIES = ("contrastive", "generative")
 GAPS = tuple(f"gap_{name}" for name in PROXIES)
@@ -72,7 +72,8 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
         ValueError: If no pair was scored.
     """
     scores = _read_scores(dataset, shards, out=out)
-    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in COLUMNS}, out / CACHED)
+    names = LIST_COLUMNS if LIST_LOGPS in scores[0] else COLUMNS
+    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
 
