@@ -105,7 +105,7 @@ def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Pat
 
 def train_lists(model: Path, data: Path, out: Path, *more: str) -> int:
     words = ["--model", str(model), "--data", str(data), "--out", str(out), "--batch-size", "3", "--max-steps", "3", "--logging-steps", "1"]
-    return main(["train", "listwise", *words, "--learning-rate", "1e-3", "--objective", "plackett_luce", "tpo", *more])
+    return main(["train", "listwise", *words, "--learning-rate", "1e-3", "--objective", "plackett_luce", "adpo", *more])
 
 
 def test_lists_are_cached_too(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
