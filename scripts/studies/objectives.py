@@ -1,12 +1,12 @@
 """Which preference objective? All pair objectives from one start on the embedded world, each with the same search, over seeds.
 
-    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2            # everything: a night
-    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --quick    # six objectives, about 20 minutes on two cores
+    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2           # everything
+    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --quick   # six, about 20 minutes on two cores
 
 First each objective searches its strength and its learning rate on pairs of a seed of their own, by the object F1 of captions of the
-validation scenes: the harmonic mean of precision (100 - CHAIR_i) and coverage, which silence does not raise. Then it trains with the best on
-clean and 20% flipped labels, on easy-skewed and balanced pairs. Each finished run is a file under ``search/`` or ``cells/``: a stopped
-study goes on where it stopped, and ``--report`` writes the page from what is there.
+validation scenes: the harmonic mean of precision (100 - CHAIR_i) and coverage, which silence does not raise. Then it trains with the
+best on clean and 20% flipped labels, on easy-skewed and balanced pairs. Each finished run is a file under ``search/`` or ``cells/``: a
+stopped study goes on where it stopped, and ``--report`` writes the page from what is there.
 
 Scores for the objectives that read them (madpo, dno, smpo, adpo_pair; visits of step_dpo) come from the CLIP scorer's gap, which doesn't
 know which labels were flipped.
@@ -146,7 +146,8 @@ def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> None:
     model = out / "models" / f"{os.getpid()}-{cell.objective.name}"
     shutil.rmtree(model, ignore_errors=True)
     uses_reference = cell.objective.name not in ("simpo", "orpo", "asft")
-    run(["train", "preference", "--model", out / "start" / "sft", "--data", data, "--out", model, "--objective", cell.objective.words(value),
+    words = cell.objective.words(value)
+    run(["train", "preference", "--model", out / "start" / "sft", "--data", data, "--out", model, "--objective", words,
          *(["--reference", "cached"] if uses_reference else []), "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", rate,
          "--warmup-ratio", 0.1, "--logging-steps", steps, "--seed", cell.seed])  # fmt: skip
     world = out / "start" / ("validation" if searching else "test")
@@ -186,7 +187,7 @@ def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Pat
 
 @torch.no_grad()
 def divergence_from_start(model: Path, start: Path, world: Path) -> float:
-    """KL(policy || start) of whole captions, in nats: the exact divergence of each next token, summed along captions that the policy samples."""
+    """KL(policy || start) of whole captions, in nats: each next token's exact divergence, summed along captions that the policy samples."""
     from accelerate.utils import send_to_device
 
     from data_tools.sampling import sample_responses
