@@ -63,12 +63,12 @@ def write_report(out: Path, folder: Path, *, conditions: Sequence[str], found: M
     parts = [
         "# Preference objectives on the embedded world",
         "```\npython -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --report docs/studies\n```",
-        f"All train the same SFT model for {steps} steps of {BATCH} pairs, each with the strength and the learning rate that a search of\n"
-        "its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables. Object F1 is the\n"
-        "harmonic mean of precision (100 - CHAIR_i) and coverage of captions. KL is KL(policy, start) of a sampled caption. Means over seeds\n"
-        "with 95% intervals (Student's t); differences from DPO are paired by seed, with the p-value of the t-test and no correction for\n"
-        "looking at many. A seed draws pairs and the order of batches; the start is one. Scores of `madpo`, `dno`, `smpo`, `adpo_pair` and\n"
-        "visits of `step_dpo` come from the CLIP scorer.",
+        f"All train the same SFT model for {steps} steps of {BATCH} pairs, each with the strength and the learning rate that a search\n"
+        "of its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables.\n"
+        "Object F1 is the harmonic mean of precision (100 - CHAIR_i) and coverage of captions. KL is KL(policy, start) of a sampled\n"
+        "caption. Means over seeds with 95% intervals (Student's t); differences from DPO are paired by seed, with the p-value of the\n"
+        "t-test and no correction for looking at many. A seed draws pairs and the order of batches; the start is one. Scores of\n"
+        "`madpo`, `dno`, `smpo`, `adpo_pair` and visits of `step_dpo` come from the CLIP scorer.",
     ]
     for condition in conditions:
         runs = read_cells(out, slug(condition))
