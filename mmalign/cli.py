@@ -32,6 +32,7 @@ COMMANDS = {
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
     "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair, amber, mme, ..."),
+    "diagnose": Command("diagnose", "DiagnoseOptions", "run", "what preference training moved, and what its pairs are like"),
     "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
     "report training": Command("report", "ReportTrainingOptions", "run_training", "reward margin and accuracy by difficulty, over time"),
     "report difficulty": Command(

@@ -11,7 +11,10 @@ import mmalign
 
 PACKAGE = Path(mmalign.__file__).parent
 BELOW = {"losses": set(), "data": {"losses"}, "models": {"losses"}, "engine": {"models", "data", "losses"}}
-BELOW |= {room: {"engine", "models", "data", "losses"} for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports")}
+BELOW |= {
+    room: {"engine", "models", "data", "losses"}
+    for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
+}
 ROOMS = set(BELOW)
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -92,7 +92,7 @@ def _read_votes(options: VoteOptions) -> Any:
 
 
 def run_cache(options: CacheOptions) -> None:
-    """Compute the reference's log-probabilities of every pair, and write them beside the pairs."""
+    """Compute the reference's log-probabilities of every pair, or of every response of a list, and write them beside the rows."""
     from mmalign.data.datasets import load_rows
     from mmalign.difficulty.fuse import CACHED, write_cached
 
@@ -100,7 +100,7 @@ def run_cache(options: CacheOptions) -> None:
     shards = _score(options, dataset, options.model, None, {"mllm": options.model})
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
-        print(f"{count:,} of {len(dataset):,} pairs with the log-probabilities of {options.model} saved in {options.out / CACHED}")
+        print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
 
 
 def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:
@@ -121,7 +121,13 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     share = split_among_processes(part)
     data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype, quantization=options.quantization)
-    config = ScoreConfig(options.batch_size, options.max_length, options.image_root, options.max_reject_share)
+    config = ScoreConfig(
+        options.batch_size,
+        options.max_length,
+        options.image_root,
+        options.max_reject_share,
+        clip is None and "responses" in dataset.column_names,
+    )
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
     load = partial(_load_scorers, mllm, clip, options)
     score_pairs(dataset, load, out=options.out, fingerprint=fingerprint, config=config, share=share)

@@ -129,8 +129,12 @@ class ListwiseOptions(ReferencedOptions):
     objective: list[str] = field(default_factory=lambda: ["adpo"], metadata={"help": f"{OBJECTIVE_HELP}: {LIST_NAMES}"})
     beta: float | None = field(default=None, metadata={"help": "pull towards the reference; the objective's own if not given"})
     row_tokens: int | None = field(default=None, metadata={"help": "pack several prompts into rows of about this many tokens"})
-    reference: Literal["auto", "adapter-off", "copy"] = field(
-        default="auto", metadata={"help": "frozen model: the policy without its adapter, or a copy; auto: adapter-off with LoRA"}
+    reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
+        default="auto",
+        metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
+    )
+    reference_model: str | None = field(
+        default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
     )
 
 
@@ -214,12 +218,11 @@ def _read_selection(options: PreferenceOptions) -> Any:
 
 def run_listwise(options: ListwiseOptions) -> None:
     """Train a multimodal LLM on several scored responses of each prompt."""
-    from mmalign.commands.training_run import build_reference, load_policy, route, train_and_save
+    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
     from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
 
     config = ListwiseConfig(tuple(options.objective), options.beta, options.max_length, options.row_tokens)
     model, processor = load_policy(options)
-    reference = build_reference(options, model)
-    assert reference is not None, options.reference
-    method = ListwiseMethod(processor, config, reference=reference, image_root=options.image_root)
-    train_and_save(options, model, processor, route(options, model, method))
+    reference, fingerprint = build_reference(options, model), fingerprint_reference(options)
+    method = ListwiseMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
+    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)

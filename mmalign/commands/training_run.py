@@ -99,7 +99,7 @@ def reference_quantization(options: ReferencedOptions) -> Quantization:
     return options.quantization if options.reference_quantization is None else options.reference_quantization
 
 
-def fingerprint_reference(options: PreferenceOptions) -> str | None:
+def fingerprint_reference(options: PreferenceOptions | ListwiseOptions) -> str | None:
     """Say what cached log-probabilities must come from; None where the reference is a model."""
     if options.reference != "cached":
         return None

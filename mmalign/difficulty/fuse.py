@@ -13,7 +13,7 @@ from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
-from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT
+from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS
 
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
 
@@ -102,7 +102,8 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
         ValueError: If no pair was scored.
     """
     scores = _read_scores(dataset, shards, out=out)
-    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in COLUMNS}, out / CACHED)
+    names = LIST_COLUMNS if LIST_LOGPS in scores[0] else COLUMNS
+    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
 

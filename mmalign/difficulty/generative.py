@@ -15,7 +15,6 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 
 
-@torch.no_grad()
 def score_generative(
     model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, shared: bool = True
 ) -> list[tuple[Tensor, Tensor]]:
@@ -30,6 +29,13 @@ def score_generative(
     Returns:
         For each pair two float32 tensors on the CPU, one value a response token.
     """
+    found = score_responses(model, encoded, pad_token_id=pad_token_id, shared=shared)
+    return [(chosen, rejected) for chosen, rejected in found]
+
+
+@torch.no_grad()
+def score_responses(model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, shared: bool = True) -> list[list[Tensor]]:
+    """Compute the token log-probabilities of every response of each prompt; arguments as in ``score_generative``."""
     batch = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), next(model.parameters()).device)
-    values = [value.cpu() for value in compute_response_logps(model, batch).per_response()]
-    return list(zip(values[::2], values[1::2], strict=True))
+    values = iter([value.cpu() for value in compute_response_logps(model, batch).per_response()])
+    return [[next(values) for _ in prompt.responses] for prompt in encoded]

@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rejects import Rejects
-from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, row_id
+from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
 from mmalign.difficulty.contrastive import score_contrastive
-from mmalign.difficulty.generative import score_generative
+from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import probe_rows
-from mmalign.engine.reference_cache import LOGPS, cache_columns
+from mmalign.engine.reference_cache import LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
 WINDOW_BATCHES = 8
@@ -44,6 +44,8 @@ class ScoreConfig:
     max_length: int | None = None
     image_root: Path | None = None
     max_reject_share: float = 0.05
+    lists: bool = False
+    """Rows have responses and scores for chosen and rejected; only log-probabilities are computed."""
 
 
 def score_pairs(
@@ -68,7 +70,7 @@ def score_pairs(
     Raises:
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else.
     """
-    check_columns(dataset.column_names, PAIR_COLUMNS, what="the data set")
+    check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
     claim(out, {**fingerprint, "shard_size": SHARD_SIZE, "batch_size": config.batch_size, "max_length": config.max_length})
     (out / "shards").mkdir(exist_ok=True)
     mine = share.take(list_shards(out, len(dataset)))
@@ -179,7 +181,7 @@ def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: Sco
     return sorted(lines, key=lambda line: line["index"])
 
 
-_Item = tuple[int, PairRow, EncodedPrompt]
+_Item = tuple[int, PairRow | ListRow, EncodedPrompt]
 
 
 def _read_window(
@@ -191,9 +193,11 @@ def _read_window(
     for index in indices:
         raw = dataset[index]
         try:
-            row = read_pair(raw, index=index, image_root=config.image_root)
+            read = read_list if config.lists else read_pair
+            row: PairRow | ListRow = read(raw, index=index, image_root=config.image_root)
+            responses = row.responses if isinstance(row, ListRow) else [row.chosen, row.rejected]
             encoded = encode_responses(
-                scorers.processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected], max_length=config.max_length
+                scorers.processor, images=row.images, prompt=row.prompt, responses=responses, max_length=config.max_length
             )
             good.append((index, row, encoded))
         except ValueError as error:
@@ -202,14 +206,22 @@ def _read_window(
 
 
 def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> list[dict[str, Any]]:
+    pad_token_id = scorers.processor.tokenizer.pad_token_id
+    if isinstance(part[0][1], ListRow):
+        found_lists = score_responses(scorers.mllm, [prompt for _, _, prompt in part], pad_token_id=pad_token_id, shared=shared)
+        return [
+            {"index": index, "id": row.id, **cache_list_columns(prompt, logps)}
+            for (index, row, prompt), logps in zip(part, found_lists, strict=True)
+        ]
+    pairs = [(index, row, prompt) for index, row, prompt in part if isinstance(row, PairRow)]
     gaps: list[dict[str, float]] = [{} for _ in part]
     if scorers.clip is not None:
-        found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in part])
+        found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in pairs])
         gaps = [{"gap_contrastive": gap} for gap in found]
     encoded = [item for _, _, item in part]
-    generative = score_generative(scorers.mllm, encoded, pad_token_id=scorers.processor.tokenizer.pad_token_id, shared=shared)
+    generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
     lines = []
-    for (index, row, prompt), gap, (chosen, rejected) in zip(part, gaps, generative, strict=True):
+    for (index, row, prompt), gap, (chosen, rejected) in zip(pairs, gaps, generative, strict=True):
         cached = cache_columns(prompt, chosen, rejected)
         if gap:
             gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]

@@ -21,9 +21,11 @@ from mmalign.models.precision import Dtype, Quantization
 
 LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
+LIST_LOGPS = "reference_logps_responses"
 TEXT = "reference_text"
 FINGERPRINT = "reference_fingerprint"
 COLUMNS = (*LOGPS, *TOKEN_LOGPS, TEXT, FINGERPRINT)
+LIST_COLUMNS = (LIST_LOGPS, TEXT, FINGERPRINT)
 
 WEIGHTS = ("*.safetensors",)
 PROCESSOR = (
@@ -48,6 +50,16 @@ def cache_columns(encoded: EncodedPrompt, chosen: Tensor, rejected: Tensor) -> d
     tokens = (chosen, rejected)
     sums = {name: value.sum().item() for name, value in zip(LOGPS, tokens, strict=True)}
     return {**sums, **{name: value.tolist() for name, value in zip(TOKEN_LOGPS, tokens, strict=True)}, TEXT: digest_text(encoded)}
+
+
+def cache_list_columns(encoded: EncodedPrompt, responses: Sequence[Tensor]) -> dict[str, Any]:
+    """Write the cache of a prompt with several responses, all but the fingerprint.
+
+    Args:
+        encoded: The prompt.
+        responses: (T,) token log-probabilities of each response, float32; their sums are kept.
+    """
+    return {LIST_LOGPS: [value.sum().item() for value in responses], TEXT: digest_text(encoded)}
 
 
 def digest_text(encoded: EncodedPrompt) -> str:

@@ -1,6 +1,6 @@
 """Cached log-probabilities as the reference: columns that ``score-difficulty`` and ``cache-logps`` write.
 
-Shape legend: K = scored tokens, R = responses, two a pair.
+Shape legend: K = scored tokens, R = responses, two a pair and any number a list.
 """
 
 import math
@@ -13,18 +13,20 @@ from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import check_columns
-from mmalign.engine.reference_cache import FINGERPRINT, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_text
+from mmalign.engine.reference_cache import FINGERPRINT, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_text
 from mmalign.losses.scores import Logps, ScoredTokens
 
 
 class CachedReference:
     """Reads the reference's log-probabilities from rows: sums of responses, or tokens where an objective weights them."""
 
-    def __init__(self, fingerprint: str | None, *, by_token: bool) -> None:
-        """Choose the columns; ``fingerprint`` is what they must come from."""
+    def __init__(self, fingerprint: str | None, *, by_token: bool, lists: bool = False) -> None:
+        """Choose the columns; ``fingerprint`` is what they must come from. Those of ``lists`` are sums."""
+        assert not (by_token and lists)
         self.fingerprint = fingerprint
         self.by_token = by_token
-        self.columns = TOKEN_LOGPS if by_token else LOGPS
+        self.lists = lists
+        self.columns: tuple[str, ...] = (LIST_LOGPS,) if lists else TOKEN_LOGPS if by_token else LOGPS
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Check that the columns are there and come from the reference.
@@ -55,8 +57,8 @@ class CachedReference:
             ValueError: If they are not.
         """
         check_text(raw, encoded)
-        for name, scored in zip(self.columns, encoded.scored, strict=True):
-            if self.by_token and len(raw[name]) != sum(scored):
+        for name, scored in zip(self.columns, encoded.scored, strict=True) if self.by_token else ():
+            if len(raw[name]) != sum(scored):
                 raise ValueError(
                     f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows"
                 )
@@ -64,7 +66,7 @@ class CachedReference:
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""
         values = [row[name] for row in rows for name in self.columns]
-        return torch.tensor([token for response in values for token in response] if self.by_token else values)
+        return torch.tensor([token for response in values for token in response] if self.by_token or self.lists else values)
 
     def logps(self, values: Tensor, tokens: ScoredTokens) -> Logps:
         """Read what ``collate`` made."""

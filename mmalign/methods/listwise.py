@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
@@ -18,6 +19,7 @@ from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
 from mmalign.losses.registry import Named
+from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
 from mmalign.models.references import Reference
 
@@ -55,14 +57,47 @@ class ListwiseMethod:
     name = "listwise"
     columns = LIST_COLUMNS
 
-    def __init__(self, processor: Any, config: ListwiseConfig, *, reference: Reference, image_root: Path | None = None) -> None:
-        """Keep the parts; ``image_root`` is the folder that relative image paths start from."""
+    def __init__(
+        self,
+        processor: Any,
+        config: ListwiseConfig,
+        *,
+        reference: Reference | None,
+        reference_fingerprint: str | None = None,
+        image_root: Path | None = None,
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            processor: The policy's processor.
+            config: The objectives.
+            reference: The frozen model; None reads cached log-probabilities from the rows.
+            reference_fingerprint: What the cached ones must come from; see ``fingerprint_checkpoint``.
+            image_root: Folder that relative image paths start from.
+
+        Raises:
+            ValueError: If log-probabilities are cached and an objective weights tokens.
+        """
         self.processor = processor
         self.config = config
         self.objectives = config.build_objectives()
+        by_token = [named.name for named in self.objectives if named.objective.score.needs_tokens]
+        if reference is None and by_token:
+            raise ValueError(f"objective {by_token[0]} weights tokens, and lists are cached as sums; use reference 'copy' or 'adapter-off'")
+        self.cached = CachedReference(reference_fingerprint, by_token=False, lists=True) if reference is None else None
         self.reference = reference
         self.image_root = image_root
         self.shared = True
+
+    def prepare(self, dataset: Dataset) -> Dataset:
+        """Check that cached log-probabilities are there and come from the reference.
+
+        Raises:
+            ValueError: If they are missing or stale.
+        """
+        if self.cached is not None:
+            self.cached.check_dataset(dataset)
+        return dataset
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
         row = read_list(raw, index=index, image_root=self.image_root)
@@ -70,8 +105,16 @@ class ListwiseMethod:
             self.processor, images=row.images, prompt=row.prompt, responses=row.responses, max_length=self.config.max_length
         )
 
+    def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
+        encoded = self._encode(raw)
+        if self.cached is not None:
+            self.cached.check_text(raw, encoded)
+        return encoded
+
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the row, look at its scores, and tokenise it where its length is limited."""
+        if self.cached is not None:
+            self.cached.check(raw)
         row = read_list(raw, index=index, image_root=self.image_root)
         for named in self.objectives:
             low, high = named.objective.score_range
@@ -83,15 +126,17 @@ class ListwiseMethod:
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how lists are laid out: see ``probe_rows``."""
-        choice = probe_rows(model, [self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        choice = probe_rows(model, [self._encode_checked(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
         self.shared = choice.shared
         return choice.reason
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One row a prompt with all its responses, or one a response where they can't share it; ``scores`` (R,) beside it."""
         row_tokens = self.config.row_tokens if self.shared else None
-        encoded, pad = [self._encode(row) for row in rows], self.processor.tokenizer.pad_token_id
+        encoded, pad = [self._encode_checked(row) for row in rows], self.processor.tokenizer.pad_token_id
         batch = collate_prompts(encoded, pad_token_id=pad, shared=self.shared, row_tokens=row_tokens)
+        if self.cached is not None:
+            batch["reference"] = self.cached.collate(rows)
         batch["scores"] = torch.tensor([float(score) for row in rows for score in row["scores"]])
         return batch
 
@@ -101,11 +146,15 @@ class ListwiseMethod:
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the prompts."""
-        inputs = {key: value for key, value in batch.items() if key != "scores"}
-        outcome, reference = compute_policy_and_reference(model, inputs, self.reference)
-        assert reference is not None
+        inputs = {key: value for key, value in batch.items() if key not in ("scores", "reference")}
+        outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
         tokens = scored_tokens(outcome, batch["layout"]["target"])
-        lists = ListBatch(tokens, as_logps(outcome), as_logps(reference), batch["layout"]["repeats"], batch["scores"])
+        if self.cached is not None:
+            reference = self.cached.logps(batch["reference"], tokens)
+        else:
+            assert expected is not None
+            reference = as_logps(expected)
+        lists = ListBatch(tokens, as_logps(outcome), reference, batch["layout"]["repeats"], batch["scores"])
         losses = {named.name: list_objective_loss(named.objective, lists) for named in self.objectives}
         total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
         metrics = list_metrics(compute_list_rewards(self.objectives[0].objective, lists), batch["scores"], lists.counts)

@@ -55,9 +55,16 @@ def model_colour(index: int) -> str:
 
 
 def draw_curves(
-    curves: Sequence[Curve], *, name: str, title: str, y_label: str, alt: str, y_limits: tuple[float, float] | None = None
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    title: str,
+    y_label: str,
+    alt: str,
+    y_limits: tuple[float, float] | None = None,
+    x_label: str = "step",
 ) -> Markup:
-    """Draw lines over training steps.
+    """Draw lines over training steps, or over what else ``x_label`` says.
 
     Args:
         curves: The lines.
@@ -66,11 +73,12 @@ def draw_curves(
         y_label: What is measured.
         alt: What a reader who can't see it should know.
         y_limits: Lowest and highest value to make room for, where several drawings are to share a scale.
+        x_label: What the lines run over.
     """
 
     def draw(axes: Axes) -> None:
         _plot_curves(axes, curves, y_limits)
-        axes.set(title=title, xlabel="step", ylabel=y_label)
+        axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.legend(loc="best", fontsize=8.5)
 
     return draw_svg(draw, name=name, alt=alt)
@@ -120,14 +128,25 @@ def _plot_curves(axes: Axes, curves: Sequence[Curve], y_limits: tuple[float, flo
         axes.autoscale_view()
 
 
-def draw_histogram(groups: Mapping[str, Sequence[float]], *, name: str, title: str, x_label: str, alt: str, bins: int = 20) -> Markup:
-    """Draw stacked counts of values in [0, 1], a colour a group."""
+def draw_histogram(
+    groups: Mapping[str, Sequence[float]],
+    *,
+    name: str,
+    title: str,
+    x_label: str,
+    alt: str,
+    bins: int = 20,
+    limits: tuple[float, float] = (0, 1),
+    stacked: bool = True,
+) -> Markup:
+    """Draw counts of values within the limits, a colour a group: on top of each other, or behind each other as outlines."""
 
     def draw(axes: Axes) -> None:
         colours = COLOURS[1 : 1 + len(groups)]
         labels = [f"{group} ({len(values):,})" for group, values in groups.items()]
-        axes.hist(list(groups.values()), bins=bins, range=(0, 1), stacked=True, color=colours, label=labels, rwidth=0.92)
-        axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=(0, 1))
+        look = {"stacked": True, "rwidth": 0.92} if stacked else {"histtype": "step", "linewidth": 1.8}
+        axes.hist(list(groups.values()), bins=bins, range=limits, color=colours, label=labels, **look)
+        axes.set(title=title, xlabel=x_label, ylabel="pairs", xlim=limits)
         axes.legend(loc="best", fontsize=8.5)
 
     return draw_svg(draw, name=name, alt=alt, width=5.2)

@@ -13,7 +13,15 @@ class TrainConfig:
     gradient_accumulation_steps: int = field(default=1, metadata={"help": "micro-batches a step"})
     epochs: float = field(default=1.0, metadata={"help": "passes over the data; max-steps wins where it is set"})
     max_steps: int = field(default=-1, metadata={"help": "optimiser steps; -1 trains by epochs"})
-    optimizer: Literal["adamw", "muon"] = field(default="adamw", metadata={"help": "muon learns faster from random weights"})
+    optimizer: Literal["adamw", "muon", "dct-adamw"] = field(
+        default="adamw", metadata={"help": "muon learns faster from random weights; dct-adamw holds smaller moments"}
+    )
+    dct_rank: int = field(
+        default=128, metadata={"help": "dct-adamw: columns of each matrix that have moments; smaller matrices take AdamW"}
+    )
+    dct_error_feedback: bool = field(
+        default=False, metadata={"help": "dct-adamw: carry over what the columns leave out; a whole matrix more"}
+    )
     schedule: Literal["cosine", "linear", "constant"] = field(default="cosine", metadata={"help": "learning rate after the warm-up"})
     warmup_ratio: float = field(default=0.03, metadata={"help": "share of the steps over which the learning rate rises"})
     weight_decay: float = field(default=0.0, metadata={"help": "AdamW's weight decay"})

@@ -5,6 +5,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from mmalign.training.config import TrainConfig
+from mmalign.training.dct_adamw import DctAdamW
 
 
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
@@ -12,9 +13,23 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
 
     ``muon`` (Jordan et al. 2024) orthogonalises the momentum of weight matrices; embeddings, the output head, biases and norms take
     AdamW. Its steps are scaled to AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
+
+    ``dct-adamw`` (arXiv:2505.17967) is AdamW with the moments of matrices in ``dct_rank`` columns of a cosine basis.
+
+    Raises:
+        ValueError: If the rank is below 1.
     """
     if config.optimizer == "adamw":
         return None
+    if config.optimizer == "dct-adamw":
+        training = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [p for p in training if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in training if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        betas, feedback = (0.9, config.adam_beta2), config.dct_error_feedback
+        groups = [group for group in groups if group["params"]]
+        return DctAdamW(groups, config.learning_rate, rank=config.dct_rank, betas=betas, error_feedback=feedback)
     tables = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     tables |= set() if head is None else {id(parameter) for parameter in head.parameters()}

@@ -19,12 +19,12 @@ from safetensors.torch import load_file, save_file
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import encode_responses
-from mmalign.data.rows import read_pair
+from mmalign.data.rows import read_list, read_pair
 from mmalign.engine.probe import own_logps
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from tests.data_files import save_rows
-from tests.tiny_models import pair_rows
+from tests.tiny_models import list_rows, pair_rows
 
 
 @pytest.fixture
@@ -151,3 +151,34 @@ def test_hub_id_that_was_never_downloaded(hub: str, tiny_llava_dir: Path, tmp_pa
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == fingerprint_checkpoint(str(tiny_llava_dir), dtype="float32")
+
+
+def train_lists(model: Path, data: Path, out: Path, *more: str) -> int:
+    words = ["--model", str(model), "--data", str(data), "--out", str(out), "--batch-size", "3", "--max-steps", "3", "--logging-steps", "1"]
+    return main(["train", "listwise", *words, "--learning-rate", "1e-3", "--objective", "plackett_luce", "adpo", *more])
+
+
+def test_lists_are_cached_too(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The numbers are the plain forward's; they train like a live reference; stale texts and missing columns are refused."""
+    lists = save_rows(tmp_path / "lists.parquet", list_rows([3, 2, 4, 3]))
+    assert main(["cache-logps", str(lists), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "cache"), "--batch-size", "3"]) == 0
+    cached = tmp_path / "cache" / "cached.parquet"
+    model, processor = load_mllm(str(tiny_llava_dir))
+    for raw in load_rows(cached):
+        row = read_list(raw, index=0)
+        encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=row.responses)
+        with torch.no_grad():
+            expected = [value.sum().item() for value in own_logps(model, encoded)]
+        assert raw["reference_logps_responses"] == pytest.approx(expected, abs=1e-4)
+    assert train_lists(tiny_llava_dir, cached, tmp_path / "cached", "--reference", "cached") == 0
+    assert train_lists(tiny_llava_dir, cached, tmp_path / "live", "--reference", "copy") == 0
+    one, other = (json.loads((tmp_path / name / "train_log.json").read_text())[:-1] for name in ("cached", "live"))
+    assert len(one) == 3
+    for mine, theirs in zip(one, other, strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
+    assert train_lists(tiny_llava_dir, lists, tmp_path / "none", "--reference", "cached") == 2
+    assert "no column reference_logps_responses" in capsys.readouterr().err
+    edited = tmp_path / "edited.parquet"
+    Dataset.from_parquet(str(cached)).map(lambda row: {"responses": row["responses"][::-1]}).to_parquet(edited)
+    assert train_lists(tiny_llava_dir, edited, tmp_path / "edited", "--reference", "cached") == 2
+    assert "are stale: they are of the text" in capsys.readouterr().err

@@ -80,7 +80,9 @@ def clip(h: float) -> float:
 
 
 def phi(name: str, h: float) -> float:
-    return {"forward_kl": -math.exp(-h), "js": math.log(2 * math.exp(h) / (1 + math.exp(h))), "alpha": (1 - math.exp(-0.3 * h)) / 0.3}[name]
+    half, third = ((1 - math.exp(-a * h)) / a for a in (0.5, 0.3))
+    js = math.log(2 * math.exp(h) / (1 + math.exp(h)))
+    return {"forward_kl": -math.exp(-h), "js": js, "alpha": half, "alpha_0.3": third}[name]
 
 
 def fdpo(pair: Sides, name: str) -> float:
@@ -113,7 +115,9 @@ CASES = [
     Case("hinge", {}, 0.8, lambda p: max(0, 1 - p.z())),
     Case("fdpo", FKL, 0.559874379611, lambda p: fdpo(p, "forward_kl")),
     Case("fdpo", JS, 0.640028426335, lambda p: fdpo(p, "js")),
-    Case("fdpo", {**ALPHA, "divergence_coefficient": 0.3}, 0.591161027599, lambda p: fdpo(p, "alpha")),
+    # margin 2.303597508710; log(1 + e^-0.2303597508710)
+    Case("fdpo", ALPHA, 0.584585892199, lambda p: fdpo(p, "alpha")),
+    Case("fdpo", {**ALPHA, "divergence_coefficient": 0.3}, 0.591161027599, lambda p: fdpo(p, "alpha_0.3")),
     Case("clipped_dpo", {"score": "sum"}, 0.683163980852, lambda p: softplus(-0.1 * (clip(p.h(0)) - clip(p.h(1))))),
     # Both means of the worked pair lie inside the clip: the value is that of mean DPO.
     Case("clipped_dpo", {}, 0.684895792412, lambda p: softplus(-0.1 * (clip(p.mean_h(0)) - clip(p.mean_h(1))))),
@@ -161,6 +165,7 @@ CASES = [
     ),
     Case("adpo_pair", {"labels": "hard"}, 0.598138869382, lambda p: softplus(-p.z())),
     Case("adpo_pair", {"labels": "hard", "temperature": 0.8}, 0.078889734293, lambda p: softplus(-p.z(1 / 0.8))),
+    Case("adpo_pair", {"labels": "hard", "temperature": 1.0}, 0.126928011043, lambda p: softplus(-p.z(1.0))),
     Case(
         "adpo_pair",
         {"temperature": 1.0},

@@ -1,0 +1,44 @@
+"""Which words of a response earned its reward: the implicit reward of each token (from r to Q*, arXiv:2404.12358).
+
+beta [log pi(token | before) - log ref(token | before)]; the credits of a response add up to its implicit reward. That they are
+the optimal advantage of each token is the paper's claim on a token-level decision process; the telescoping is arithmetic.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+
+def token_credits(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
+    """Compute each token's credit.
+
+    Args:
+        policy: (T,) token log-probabilities.
+        reference: (T,) the reference's.
+        beta: DPO's.
+
+    Returns:
+        (T,) float64; positive: the policy holds the token for better than the reference does.
+
+    Raises:
+        ValueError: If the lengths differ.
+    """
+    if policy.shape != reference.shape:
+        raise ValueError(f"{len(policy)} tokens under the policy and {len(reference)} under the reference; expected the same response")
+    return beta * (policy.double() - reference.double())
+
+
+def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Cut a response's text at its tokens: joined, the pieces are the decoded text.
+
+    A token that ends within a character adds nothing, and the one that completes it the whole character. Special tokens stay visible.
+    """
+    pieces, seen = [], ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        whole = text.rstrip("\ufffd") if end < len(ids) else text
+        piece = whole[len(seen) :] if whole.startswith(seen) else ""
+        pieces.append(piece)
+        seen += piece
+    return pieces

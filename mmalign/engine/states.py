@@ -1,0 +1,96 @@
+"""Hidden states behind the log-probabilities: what the output head reads, and what each layer hands on.
+
+Shape legend: K = scored tokens, D = hidden width, L = decoder layers, V = vocabulary.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmalign.engine.divergence import Head
+from mmalign.engine.head import LogitTransform
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, find_transform, unwrap
+
+
+@dataclass(frozen=True)
+class ResponseStates:
+    """States at the positions that predict the scored tokens of a batch."""
+
+    logps: ResponseLogps
+    final: Tensor
+    """(K, D) as the output head reads them."""
+    layers: Tensor | None
+    """(L, K, D) as each decoder layer hands them on, before the final norm; None where they were not asked for."""
+
+
+def compute_response_states(model: nn.Module, batch: dict[str, Any], *, layers: bool = False) -> ResponseStates:
+    """Compute log p of every scored response token, and keep the hidden states on the way.
+
+    Args:
+        model: As ``compute_response_logps`` takes it.
+        batch: From ``collate_prompts``.
+        layers: Keep every decoder layer's output too.
+
+    Returns:
+        Log-probabilities and states, with gradient where grad mode is on.
+
+    Raises:
+        ValueError: If layers are asked for and the language model has no list of them.
+    """
+    inner, index = unwrap(model), batch["layout"]["index"]
+    head = inner.get_output_embeddings()
+    assert head is not None, type(inner)
+    final: list[Tensor] = []
+    handed_on: dict[int, Tensor] = {}
+
+    def pick(hidden: Tensor) -> Tensor:
+        return hidden.flatten(0, 1).index_select(0, index)
+
+    def keep(number: int, output: Any) -> None:
+        handed_on[number] = pick(output[0] if isinstance(output, tuple) else output)
+
+    handles = [head.register_forward_pre_hook(lambda _, inputs: final.append(pick(inputs[0])))]
+    for number, layer in enumerate(_decoder(inner).layers if layers else []):
+        handles.append(layer.register_forward_hook(lambda _, __, output, number=number: keep(number, output)))
+    try:
+        logps = compute_response_logps(model, batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return ResponseStates(logps, final[-1], torch.stack([handed_on[i] for i in sorted(handed_on)]) if layers else None)
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """A model's way from a hidden state to logits."""
+
+    head: Head
+    transform: LogitTransform
+    norm: nn.Module | None
+    """The norm behind the last layer, for states before it."""
+
+    def logits(self, final: Tensor) -> Tensor:
+        """(K, D) states as the head reads them to (K, V) float32 logits."""
+        return self.transform.apply_(F.linear(final, self.head.weight, self.head.bias).float())
+
+    def lens(self, handed_on: Tensor) -> Tensor:
+        """(K, D) states of any layer to (K, V) float32 logits, as if it were the last layer (logit lens)."""
+        assert self.norm is not None
+        return self.logits(self.norm(handed_on))
+
+
+def read_output_head(model: nn.Module) -> OutputHead:
+    """Take a model's head; its weights are shared, not copied."""
+    inner = unwrap(model)
+    head: Any = inner.get_output_embeddings()
+    return OutputHead(Head(head.weight, head.bias), find_transform(inner), getattr(_decoder(inner), "norm", None))
+
+
+def _decoder(inner: Any) -> Any:
+    decoder = inner.get_decoder()
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not isinstance(getattr(decoder, "norm", None), nn.Module):
+        raise ValueError(f"the language model of {type(inner).__name__} is a {type(decoder).__name__} without layers and norm")
+    return decoder

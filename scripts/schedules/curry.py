@@ -1,0 +1,125 @@
+"""Curry-DPO (arXiv:2403.07230): train on the easiest pairs first, each stage held to the model that the one before it left.
+
+    python -m scripts.schedules.curry lists.parquet --model sft --out runs/curry --stages 3 --train "--learning-rate 1e-5 --epochs 1"
+
+DATA has rows of ``responses`` and ``scores`` (three and more, as ``train listwise`` reads them): stage 1 takes the best against the
+worst of each prompt, the last stage the best against the second best. Or it has pairs: they are cut into stages across prompts, by
+score_chosen - score_rejected, widest first, or by ``difficulty``, easiest first; that is a plain curriculum with staged references.
+
+Every stage is one ``mmalign train preference``; its reference is a copy of the model it starts from. A stopped schedule goes on where it
+stopped, finished stages are kept. The model is OUT/stage-N.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from data_tools.program import run_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurryOptions:
+    """Options of ``curry.py``."""
+
+    data: Path = field(
+        metadata={"help": "lists of scored responses, or pairs: parquet, json or jsonl file, or a folder", "positional": True}
+    )
+    model: str = field(metadata={"help": "multimodal LLM to start from: folder or hub id"})
+    out: Path = field(metadata={"help": "folder of the stages"})
+    stages: int = field(default=3, metadata={"help": "trainings, from easy to hard"})
+    rank_by: Literal["scores", "difficulty"] = field(default="scores", metadata={"help": "pairs only: what tells easy from hard"})
+    train: str = field(default="", metadata={"help": "options of mmalign train preference for every stage, in quotes"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
+
+
+def run(options: CurryOptions) -> None:
+    """Cut the data into stages and train them.
+
+    Raises:
+        ValueError: If the data can't be ranked, a training fails, or OUT holds another schedule.
+    """
+    from mmalign.data.datasets import find_data_files, load_rows
+    from mmalign.data.hashing import hash_file
+    from mmalign.data.rows import check_columns
+    from scripts.schedules.stages import claim, train, training_words, write_rows
+
+    if options.stages < 1:
+        raise ValueError(f"stages is {options.stages}; expected at least 1")
+    words, dataset = training_words(options.train), load_rows(options.data)
+    files = {path.name: hash_file(path) for path in find_data_files(options.data)}
+    settings = {"model": options.model, "stages": options.stages, "rank_by": options.rank_by, "train": options.train, "data": files}
+    if "responses" in dataset.column_names:
+        stages = cut_lists(dataset, options.stages)
+    else:
+        wanted = ("score_chosen", "score_rejected") if options.rank_by == "scores" else ("difficulty",)
+        check_columns(dataset.column_names, ("images", "prompt", "chosen", "rejected", *wanted), what=str(options.data))
+        stages = cut_pairs(list(dataset), options.stages, by=options.rank_by)
+    empty = [number for number, rows in enumerate(stages, start=1) if not rows]
+    if empty:
+        raise ValueError(f"stage {empty[0]} of {options.stages} has no pairs; give more responses with different scores, or fewer stages")
+    claim(options.out, settings)
+    model = options.model
+    for number, rows in enumerate(stages, start=1):
+        data, folder = options.out / "pairs" / f"stage-{number}.parquet", options.out / f"stage-{number}"
+        if not data.is_file():
+            write_rows(data, rows, image_root=options.image_root)
+        train(words, model=model, data=data, out=folder)
+        model = str(folder)
+    print(f"{options.stages} stages of {', '.join(str(len(rows)) for rows in stages)} pairs; the model is {model}")
+
+
+def rank_pairs(scores: Sequence[float], stages: int) -> list[tuple[int, int] | None]:
+    """Choose each stage's pair of one prompt.
+
+    Args:
+        scores: Of its responses.
+        stages: How many.
+
+    Returns:
+        For each stage the numbers of chosen and rejected: the best against the worst first, against the second best last, in even
+        steps of rank between; None where there are fewer responses below the best than stages, for the first stages.
+    """
+    order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+    below = [i for i in reversed(order) if scores[i] < scores[order[0]]]
+    if len(below) < stages:
+        return [None] * (stages - len(below)) + [(order[0], i) for i in below]
+    last = max(1, stages - 1)
+    return [(order[0], below[round(number * (len(below) - 1) / last)]) for number in range(stages)]
+
+
+def cut_lists(rows: Any, stages: int) -> list[list[dict[str, Any]]]:
+    """Make each stage's pairs from lists of scored responses. A list without two different scores gives none."""
+    from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
+    from scripts.schedules.stages import pair_row
+
+    check_columns(rows.column_names, (*LIST_COLUMNS, "images"), what="the data set")
+    found: list[list[dict[str, Any]]] = [[] for _ in range(stages)]
+    for index, row in enumerate(rows):
+        texts = [response_text(response, "response") for response in row["responses"]]
+        name = str(row.get("id", index))
+        for number, pair in enumerate(rank_pairs(row["scores"], stages)):
+            if pair is not None and texts[pair[0]] != texts[pair[1]]:
+                scores = (row["scores"][pair[0]], row["scores"][pair[1]])
+                found[number].append(pair_row(row, texts[pair[0]], texts[pair[1]], scores, name=f"{name}/{number + 1}"))
+    return found
+
+
+def cut_pairs(rows: Sequence[Mapping[str, Any]], stages: int, *, by: Literal["scores", "difficulty"]) -> list[list[Mapping[str, Any]]]:
+    """Cut pairs into stages of about equal size, the easiest first; ties stay in the order of the data."""
+
+    def hardness(row: Mapping[str, Any]) -> float:
+        return row["difficulty"] if by == "difficulty" else row["score_rejected"] - row["score_chosen"]
+
+    ordered = sorted(rows, key=hardness)
+    return [ordered[len(ordered) * i // stages : len(ordered) * (i + 1) // stages] for i in range(stages)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the schedule; returns its exit status."""
+    return run_program(run, CurryOptions, argv, file=__file__, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

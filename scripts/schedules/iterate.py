@@ -1,0 +1,204 @@
+r"""Rounds of on-policy preference training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
+
+    python -m scripts.schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \
+        --sample "--scorer truth --samples 5 --temperature 0.7" --train "--learning-rate 1e-5 --batch-size 16 --epochs 1"
+    python -m scripts.schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \
+        --sample "--scorer judge --url http://localhost:8000/v1 --llm-name judge" --min-score 8 --min-gap 2 --train "..."
+
+SOURCES are what ``data_tools/sample_pairs.py`` takes: one for all rounds, or one for each. A prompt's pairs are its responses of at
+least ``--min-score`` against those at least ``--min-gap`` lower, the widest margins first (DNO's selection: with scores from 0 to 6, 5
+and 2). ``--replay 0.3`` mixes in pairs of earlier rounds: 0.3 times as many as the round's own from the one before, half of that from
+the one before that. The reference of a round is the policy it starts from (DNO's). Not from the paper: there is no gold response of a
+teacher among the candidates, and repetitions are no negatives by rule.
+
+Each round leaves OUT/round-N: lists.parquet (all responses with their scores, as ``train listwise`` reads them), pairs.parquet, the
+model, and round.json. A stopped run goes on where it stopped; finished rounds are kept, and more ``--rounds`` add to them.
+"""
+
+import json
+import random
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from data_tools.program import run_program
+
+
+@dataclass(frozen=True, kw_only=True)
+class IterateOptions:
+    """Options of ``iterate.py``."""
+
+    sources: list[Path] = field(metadata={"help": "what to sample on: one source for all rounds, or one for each", "positional": True})
+    model: str = field(metadata={"help": "multimodal LLM to start from: folder or hub id"})
+    out: Path = field(metadata={"help": "folder of the rounds"})
+    sample: str = field(metadata={"help": "options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them"})
+    rounds: int = field(default=3, metadata={"help": "rounds in all"})
+    min_score: float | None = field(default=None, metadata={"help": "lowest score of a chosen response; any if not given"})
+    min_gap: float = field(default=1e-6, metadata={"help": "smallest score of chosen - score of rejected"})
+    pairs_per_prompt: int = field(default=1, metadata={"help": "most pairs of a prompt, the widest margins first"})
+    replay: float = field(
+        default=0.0, metadata={"help": "pairs of the round before, by the round's own; half of that of the one before it, ..."}
+    )
+    train: str = field(default="", metadata={"help": "options of mmalign train preference for every round, in quotes"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder of the images, where the source needs one"})
+    eval_data: Path | None = field(default=None, metadata={"help": "folder with CHAIR's and POPE's files: scores each round's model"})
+    seed: int = field(default=0, metadata={"help": "of sampling and of the replay; each round adds its number"})
+
+
+def run(options: IterateOptions) -> None:
+    """Run the rounds that are not done yet.
+
+    Raises:
+        ValueError: If options don't fit together, a step fails, or OUT holds another schedule.
+    """
+    from scripts.schedules.stages import claim, training_words
+
+    if options.rounds < 1 or options.pairs_per_prompt < 1:
+        raise ValueError(f"rounds is {options.rounds} and pairs_per_prompt {options.pairs_per_prompt}; expected at least 1 of each")
+    if not options.min_gap > 0 or not 0 <= options.replay <= 1:
+        raise ValueError(f"min_gap is {options.min_gap} and replay {options.replay}; expected more than 0, and a share in [0, 1]")
+    if len(options.sources) not in (1, options.rounds):
+        raise ValueError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
+    training_words(options.train)
+    named = ("model", "sample", "min_score", "min_gap", "pairs_per_prompt", "replay", "train", "eval_data", "seed")
+    claim(options.out, {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]})
+    for number in range(1, options.rounds + 1):
+        record = options.out / f"round-{number}" / "round.json"
+        if not record.is_file():
+            run_round(options, number)
+        held = json.loads(record.read_text(encoding="utf-8"))
+        print(f"round {number}: {held['num_pairs']:,} pairs, mean score {held['mean_score']:.3f}", *_lines(held["metrics"]), flush=True)
+
+
+def run_round(options: IterateOptions, number: int) -> None:
+    """Sample, pair, train and measure one round; its record is written last."""
+    from data_tools.chunks import write_whole
+    from scripts.schedules.stages import train, training_words, write_rows
+
+    folder = options.out / f"round-{number}"
+    policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
+    lists = list(sample(options, number, policy, folder / "sampled"))
+    if not (folder / "lists.parquet").is_file():
+        write_rows(folder / "lists.parquet", lists, image_root=None)
+    own = make_pairs(lists, options)
+    if not own:
+        raise ValueError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
+    if not (folder / "pairs.parquet").is_file():
+        write_rows(folder / "pairs.parquet", [*own, *replayed(options, number, len(own))], image_root=None)
+    train(training_words(options.train), model=policy, data=folder / "pairs.parquet", out=folder / "model")
+    scores = [score for row in lists for score in row["scores"]]
+    record = {
+        "policy": policy,
+        "num_prompts": len(lists),
+        "num_pairs": len(own),
+        "mean_score": sum(scores) / len(scores),
+        "metrics": measure(options, folder),
+    }
+    write_whole(folder / "round.json", json.dumps(record, indent=1))
+
+
+def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
+    """Sample and score by ``data_tools/sample_pairs.py``, and read every response with its score."""
+    from data_tools.chunks import read_chunks
+    from data_tools.pair_files import image_cell
+    from data_tools.sample_pairs import main as sample_pairs
+    from data_tools.sampling import load_source
+
+    source = options.sources[0 if len(options.sources) == 1 else number - 1]
+    words = [str(source), "--model", policy, "--out", str(out), "--seed", str(options.seed + number), *shlex.split(options.sample)]
+    words += [] if options.image_root is None else ["--image-root", str(options.image_root)]
+    if not (out / "finished").is_file():
+        if sample_pairs(words) != 0:
+            raise ValueError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}")
+        (out / "finished").touch()
+    prompts = _prompts(options.sample)
+    items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)
+    for line in read_chunks(sorted((out / "chunks").glob("*.jsonl"))):
+        if "reason" in line:
+            continue
+        kept = {
+            text: score
+            for text, score in zip(line["responses"], line["scores"], strict=True)
+            if score is not None and text.strip()
+        }  # fmt: skip
+        if len(kept) > 1:
+            question = items[line["index"]].question
+            yield {
+                "id": f"{question.id}/{number}",
+                "images": [image_cell(question.image, root=root, embed=True)],
+                "prompt": [{"role": "user", "content": question.prompt}],
+                "responses": list(kept),
+                "scores": list(kept.values()),
+            }
+
+
+def _prompts(text: str) -> list[str]:
+    """The values of --prompts among the sampling options."""
+    words = shlex.split(text)
+    if "--prompts" not in words:
+        return []
+    rest = words[words.index("--prompts") + 1 :]
+    return rest[: next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))]
+
+
+def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: float, most: int) -> list[tuple[int, int]]:
+    """Choose a prompt's pairs by margin: numbers of chosen and rejected, the widest margin first, ties in the order of the responses."""
+    good = [i for i, score in enumerate(scores) if min_score is None or score >= min_score]
+    pairs = [(i, j) for i in good for j, score in enumerate(scores) if scores[i] - score >= min_gap]
+    return sorted(pairs, key=lambda pair: scores[pair[1]] - scores[pair[0]])[:most]
+
+
+def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions) -> list[dict[str, Any]]:
+    """Make the round's own pairs."""
+    from scripts.schedules.stages import pair_row
+
+    rows = []
+    for row in lists:
+        chosen = select_pairs(row["scores"], min_score=options.min_score, min_gap=options.min_gap, most=options.pairs_per_prompt)
+        for number, (i, j) in enumerate(chosen):
+            texts, scores = row["responses"], row["scores"]
+            rows.append(pair_row(row, texts[i], texts[j], (scores[i], scores[j]), name=f"{row['id']}/{number}"))
+    return rows
+
+
+def replayed(options: IterateOptions, number: int, num_own: int) -> list[dict[str, Any]]:
+    """Draw pairs that earlier rounds made themselves."""
+    from mmalign.data.datasets import load_rows
+
+    rows: list[dict[str, Any]] = []
+    share, generator = options.replay, random.Random(f"{options.seed}/{number}")
+    for earlier in range(number - 1, 0, -1):
+        lists = list(load_rows(options.out / f"round-{earlier}" / "lists.parquet"))
+        pairs = make_pairs(lists, options)
+        rows += generator.sample(pairs, min(len(pairs), round(share * num_own)))
+        share /= 2
+    return rows
+
+
+def measure(options: IterateOptions, folder: Path) -> dict[str, float]:
+    """Score the round's model by CHAIR and POPE, where there is something to score it on."""
+    from scripts.schedules.stages import run as mmalign
+
+    metrics: dict[str, float] = {}
+    for benchmark in ("chair", "pope") if options.eval_data is not None else ():
+        path = folder / "eval" / f"{benchmark}.json"
+        if not path.is_file():
+            mmalign("evaluate", benchmark, "--model", folder / "model", "--data", options.eval_data, "--out", folder / "eval")
+        metrics |= json.loads(path.read_text(encoding="utf-8"))["metrics"]
+    return metrics
+
+
+def _lines(metrics: dict[str, float]) -> list[str]:
+    return [f"{key} {metrics[key]:.3f}" for key in ("chair/chair_i", "chair/chair_s", "chair/coverage", "pope/f1") if key in metrics]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the rounds; returns the exit status."""
+    return run_program(run, IterateOptions, argv, file=__file__, doc=__doc__)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""What schedules of several trainings share: commands that stop the schedule, a folder that belongs to one, pairs from scored lists."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Image, List
+
+from data_tools.chunks import write_whole
+from data_tools.pair_files import image_cell
+from mmalign.cli import main as mmalign
+
+OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
+"""Options of ``train preference`` that a schedule sets itself."""
+
+
+def claim(out: Path, settings: Mapping[str, Any]) -> None:
+    """Mark a folder as one schedule's, or check that it is this one's.
+
+    Raises:
+        ValueError: If it holds another; the message names both values.
+    """
+    path, wanted = out / "schedule.json", json.loads(json.dumps(settings, default=str))
+    if not path.is_file():
+        out.mkdir(parents=True, exist_ok=True)
+        write_whole(path, json.dumps(wanted, indent=1, sort_keys=True))
+        return
+    held = json.loads(path.read_text(encoding="utf-8"))
+    differing = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
+    if differing:
+        key = differing[0]
+        raise ValueError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted.get(key)!r}; choose another --out")
+
+
+def training_words(text: str) -> list[str]:
+    """Read the options that go to every training.
+
+    Raises:
+        ValueError: If one of them is the schedule's own, or makes an adapter, which the next stage can't train.
+    """
+    words = shlex.split(text)
+    for word in words:
+        name = word.split("=")[0]
+        if name in OWN_OPTIONS:
+            raise ValueError(f"--train holds {name}, which the schedule sets itself; leave it out")
+        if name in ("--lora-rank", "--config"):
+            raise ValueError(f"--train holds {name}: stages train full weights, because each starts from the whole model before it")
+    return words
+
+
+def train(words: Sequence[str], *, model: str, data: Path, out: Path) -> None:
+    """Train a stage, or go on; its reference is a copy of the model that it starts from. Nothing happens where it is done."""
+    if (out / "train_log.json").is_file():
+        return
+    run("train", "preference", "--model", model, "--data", data, "--out", out, *words)
+
+
+def run(*words: object) -> None:
+    """Run one mmalign command.
+
+    Raises:
+        ValueError: If it fails.
+    """
+    text = [str(word) for word in words]
+    print(f"$ mmalign {shlex.join(text)}", flush=True)
+    if mmalign(text) != 0:
+        raise ValueError(f"the schedule stopped at: mmalign {shlex.join(text)}; mend the cause and give the same command again")
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:
+    """Write rows whose images become bytes; the file is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = [{**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"]]} for row in rows]
+    partial = path.with_name(path.name + ".partial")
+    Dataset.from_list(held).cast_column("images", List(Image(decode=False))).cast_column("images", List(Image())).to_parquet(str(partial))
+    partial.rename(path)
+
+
+def pair_row(row: Mapping[str, Any], chosen: str, rejected: str, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
+    """Make a pair of two responses to a row's prompt, with their scores for the objectives that read them."""
+    return {
+        "id": name,
+        "images": row["images"],
+        "prompt": row["prompt"],
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+        "score_chosen": scores[0],
+        "score_rejected": scores[1],
+    }

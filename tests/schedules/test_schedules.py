@@ -1,0 +1,172 @@
+"""Curriculum and rounds: what is chosen, by hand; runs on a tiny world; staged references; resume."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmalign.cli import main as mmalign
+from mmalign.data.datasets import load_rows
+from mmalign.data.rows import read_list, read_pair
+from scripts.schedules.curry import cut_pairs, rank_pairs
+from scripts.schedules.curry import main as curry
+from scripts.schedules.iterate import main as iterate
+from scripts.schedules.iterate import select_pairs
+from tests.data_files import save_rows
+from tests.tiny_models import list_rows, pair_rows
+
+TRAIN = "--learning-rate 1e-3 --batch-size 4 --max-steps 2 --logging-steps 1"
+
+
+@pytest.mark.parametrize(
+    ("scores", "stages", "expected"),
+    [
+        ([4.0, 3.0, 2.0, 1.0], 3, [(0, 3), (0, 2), (0, 1)]),
+        ([1.0, 4.0, 3.0, 2.0], 3, [(1, 0), (1, 3), (1, 2)]),
+        ([4.0, 4.0, 1.0], 2, [None, (0, 2)]),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], 2, [(0, 4), (0, 1)]),
+        ([2.0, 2.0], 1, [None]),
+        ([1.0, 2.0, 0.0], 1, [(1, 2)]),
+    ],
+)
+def test_stages_of_a_list_by_hand(scores: list[float], stages: int, expected: list[tuple[int, int] | None]) -> None:
+    assert rank_pairs(scores, stages) == expected
+
+
+def test_stages_of_pairs_go_from_easy_to_hard() -> None:
+    rows = [{"id": i, "score_chosen": float(gap), "score_rejected": 0.0, "difficulty": gap / 10} for i, gap in enumerate([1, 3, 2, 3, 0])]
+    assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="scores")] == [[1, 3], [2, 0, 4]]
+    assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="difficulty")] == [[4, 0], [2, 1, 3]]
+
+
+def test_selection_by_margin_by_hand() -> None:
+    scores = [6.0, 3.0, 5.0, 1.0, 4.0]
+    assert select_pairs(scores, min_score=5, min_gap=2, most=9) == [(0, 3), (2, 3), (0, 1), (0, 4), (2, 1)]
+    assert select_pairs(scores, min_score=None, min_gap=5, most=9) == [(0, 3)]
+    assert select_pairs(scores, min_score=5, min_gap=2, most=2) == [(0, 3), (2, 3)]
+    assert select_pairs([1.0, 1.0], min_score=None, min_gap=1e-6, most=1) == []
+
+
+def test_each_stage_starts_from_and_is_held_to_the_one_before(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    data = save_rows(tmp_path / "lists.parquet", list_rows([4, 3, 4, 4]))
+    words = [str(data), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "out"), "--stages", "2", "--train", TRAIN]
+    assert curry(words) == 0
+    for number in (1, 2):
+        folder = tmp_path / "out" / f"stage-{number}"
+        first = json.loads((folder / "train_log.json").read_text())[0]
+        # The reference is the stage's own start: log 2 at the first step.
+        assert first["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    options = json.loads((tmp_path / "out" / "stage-2" / "mmalign_run.json").read_text())["options"]
+    assert options["model"] == str(tmp_path / "out" / "stage-1")
+    easy, hard = (load_rows(tmp_path / "out" / "pairs" / f"stage-{n}.parquet") for n in (1, 2))
+    gaps = [sum(a - b for a, b in zip(part["score_chosen"], part["score_rejected"], strict=True)) for part in (easy, hard)]
+    assert gaps[0] > gaps[1]
+    assert read_pair(easy[0], index=0).images
+    # Nothing is done twice, and another schedule is refused.
+    before = (tmp_path / "out" / "stage-2" / "model.safetensors").stat().st_mtime_ns
+    assert curry(words) == 0
+    assert (tmp_path / "out" / "stage-2" / "model.safetensors").stat().st_mtime_ns == before
+    assert curry([*words[:-1], TRAIN + " --beta 0.2"]) == 2
+
+
+@pytest.mark.slow
+def test_a_schedule_of_pairs_that_was_stopped_ends_alike(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    rows = [{**row, "difficulty": i / 8} for i, row in enumerate(pair_rows(8))]
+    data = save_rows(tmp_path / "pairs.parquet", rows)
+
+    def words(out: str) -> list[str]:
+        options = ["--stages", "2", "--rank-by", "difficulty", "--train", TRAIN]
+        return [str(data), "--model", str(tiny_llava_dir), "--out", str(tmp_path / out), *options]
+
+    assert curry(words("whole")) == 0
+    assert curry(words("stopped")) == 0
+    # As a kill between the second stage's last checkpoint and its end leaves it.
+    (tmp_path / "stopped" / "stage-2" / "train_log.json").unlink()
+    (tmp_path / "stopped" / "stage-2" / "model.safetensors").unlink()
+    assert curry(words("stopped")) == 0
+    whole, stopped = (load_file(tmp_path / name / "stage-2" / "model.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[key], stopped[key]) for key in whole)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--train", "--lora-rank 4"], "full weights"),
+        (["--train", "--reference copy"], "sets itself"),
+        (["--stages", "0"], "stages is 0"),
+        (["--stages", "4"], "stage 1 of 4 has no pairs"),
+    ],
+)
+def test_what_the_curriculum_refuses(tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    data = save_rows(tmp_path / "lists.parquet", list_rows([3, 3]))
+    assert curry([str(data), "--model", "none", "--out", str(tmp_path / "out"), *more]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("world") / "world"
+    sizes = "--num-scenes 24 --num-pairs 2 --num-eval-scenes 8 --num-workers 1"
+    assert mmalign(["world", "build", "--out", str(out), *sizes.split()]) == 0
+    return out
+
+
+def test_two_rounds_on_a_world(world: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """A random model names shapes by chance; its own words are sampled, scored by the world's truth, paired and trained on."""
+    model = speaking_model(world, tmp_path / "speaker")
+    sample = "--scorer truth --samples 4 --max-new-tokens 12 --batch-size 4"
+    words = [str(world / "eval"), "--model", str(model), "--out", str(tmp_path / "out"), "--sample", sample, "--train", TRAIN]
+    assert iterate([*words, "--replay", "0.5", "--rounds", "1"]) == 0
+    first = (tmp_path / "out" / "round-1" / "round.json").stat().st_mtime_ns
+    assert iterate([*words, "--replay", "0.5", "--rounds", "2"]) == 0
+    assert (tmp_path / "out" / "round-1" / "round.json").stat().st_mtime_ns == first
+    one, two = (json.loads((tmp_path / "out" / f"round-{n}" / "round.json").read_text()) for n in (1, 2))
+    assert two["policy"] == str(tmp_path / "out" / "round-1" / "model")
+    pairs = load_rows(tmp_path / "out" / "round-2" / "pairs.parquet")
+    own = [row for row in pairs if row["id"].split("/")[-2] == "2"]
+    assert len(own) == two["num_pairs"]
+    assert len(pairs) - len(own) == min(one["num_pairs"], round(0.5 * two["num_pairs"]))
+    assert all(row["score_chosen"] > row["score_rejected"] for row in pairs)
+    for index, row in enumerate(load_rows(tmp_path / "out" / "round-1" / "lists.parquet")):
+        if len(set(row["scores"])) > 1:
+            read_list(row, index=index)
+    log = json.loads((tmp_path / "out" / "round-2" / "model" / "train_log.json").read_text())
+    assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert iterate([*words, "--replay", "0.3"]) == 2
+
+
+def speaking_model(world: Path, out: Path) -> Path:
+    """A tiny model with the world's tokenizer that has seen a few steps of its captions, so that it says shapes."""
+    from tests.tiny_models import CLIP_TOWER, QWEN3
+
+    out.mkdir()
+    for name, values in (("vision", CLIP_TOWER), ("llm", QWEN3)):
+        (out / f"{name}.json").write_text(json.dumps(values))
+    halves = ["--vision", str(out / "vision.json"), "--llm", str(out / "llm.json"), "--tokenizer", str(world / "tokenizer")]
+    assert mmalign(["compose", *halves, "--out", str(out / "mllm")]) == 0
+    steps = "--batch-size 8 --max-steps 15 --learning-rate 1e-2 --optimizer muon --logging-steps 20"
+    assert (
+        mmalign(["train", "sft", "--model", str(out / "mllm"), "--data", str(world / "sft"), "--out", str(out / "sft"), *steps.split()])
+        == 0
+    )
+    return out / "sft"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--min-gap", "0"], "min_gap is 0"),
+        (["--rounds", "0"], "rounds is 0"),
+        (["b", "--rounds", "3"], "2 sources for 3 rounds"),
+        (["--train", "--out x"], "sets itself"),
+    ],
+)
+def test_what_rounds_refuse(tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    first = [word for word in more if not word.startswith("-")][:1] if more[0] == "b" else []
+    rest = more[1:] if first else more
+    words = ["a", *first, "--model", "m", "--out", str(tmp_path / "out"), "--sample", "--scorer truth", *rest]
+    assert iterate(words) == 2
+    assert message in capsys.readouterr().err
