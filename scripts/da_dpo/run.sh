@@ -98,7 +98,7 @@ stage "$out/difficulty/scored.parquet" "${launch[@]}" -m mmalign score-difficult
   --config "$home/$recipe/score.yaml" "${scoring[@]}" --out "$out/difficulty"
 
 # 3. DA-DPO.
-stage "$out/model/README.md" "${launch[@]}" -m mmalign train preference --config "$home/$recipe/train.yaml" "${training[@]}" \
+stage "$out/model/train_log.json" "${launch[@]}" -m mmalign train preference --config "$home/$recipe/train.yaml" "${training[@]}" \
   --data "$out/difficulty/scored.parquet" --out "$out/model"
 
 # 4. Before and after.
