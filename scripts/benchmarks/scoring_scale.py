@@ -24,9 +24,13 @@ import numpy as np
 import pyarrow.parquet
 import torch
 from PIL import Image
+from transformers import AutoProcessor
 from workload import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, words, write_section
 
+from mmalign.data.datasets import load_rows
+from mmalign.data.encode import encode_responses
 from mmalign.data.hashing import hash_file
+from mmalign.data.rows import read_pair
 from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
 
@@ -115,6 +119,21 @@ def measure(work: Path) -> dict[str, tuple[float, float]]:
     return {name: (wall, cpu) for name, (wall, cpu, _) in results.items()}
 
 
+def read_only(work: Path, num_pairs: int = 128) -> float:
+    """Return CPU seconds a pair of what no GPU does: reading and decoding, both image processors, tokenising."""
+    torch.set_num_threads(1)
+    processor, clip_processor = (AutoProcessor.from_pretrained(work / name) for name in ("tiny", "clip"))
+    rows = load_rows(work / "paths.parquet")
+    start = 0.0
+    for index in range(-8, num_pairs):
+        if index == 0:  # the first eight warm up
+            start = time.process_time()
+        row = read_pair(rows[abs(index)], index=index, image_root=work / "photos")
+        encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
+        clip_processor.image_processor(images=row.images, return_tensors="pt")
+    return (time.process_time() - start) / num_pairs
+
+
 def sizes(work: Path, num_pairs: int) -> list[str]:
     """List bytes a pair."""
 
@@ -157,6 +176,7 @@ def main() -> None:
         rate = f"{options.pairs / (wall - start[0]):.1f}" if scored else ""
         each = f"{1000 * (cpu - processes * start[1]) / options.pairs:.1f}" if scored else ""
         lines.append(f"| {name if name != 'start' else 'start: imports, models, 8 pairs'} | {wall:.1f} | {cpu:.1f} | {rate} | {each} |")
+    lines.append(f"| reading alone, no model | | | | {1000 * read_only(options.work):.1f} |")
     typed = " ".join(word for word in sys.argv[1:] if word != "--write")
     about = f"{os.cpu_count()} cores of {platform.machine()}, one thread a process, {options.pairs} pairs, models of width 32 to 64"
     about += f"; torch {torch.__version__}."

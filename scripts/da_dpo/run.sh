@@ -2,7 +2,7 @@
 # DA-DPO (arXiv:2601.00623), from a public preference set to a table of before and after.
 #
 #   scripts/da_dpo/run.sh llava-1.5-7b --set bpo --files bpo_instruct.json --image-root images --bench bench --gpus 8
-#   scripts/da_dpo/run.sh llava-1.5-7b --smoke      # every stage in about two minutes on a CPU, a tiny random model of that family
+#   scripts/da_dpo/run.sh llava-1.5-7b --smoke      # every stage in a minute or two on a CPU, a tiny random model of that family
 #   scripts/da_dpo/run.sh llava-1.5-7b ... --print  # the commands, without running them
 #
 # Recipes: llava-1.5-7b, llava-1.5-13b (the paper's values); qwen2.5-vl-3b, qwen3-vl-2b, smolvlm2-2.2b (ours). Each is a folder of YAML files.
@@ -57,11 +57,11 @@ if [[ -z $out ]]; then
   if $smoke; then out=runs/da_dpo/smoke/$recipe; fi
 fi
 
-# stage DONE COMMAND...: run the command unless it has left DONE.
+# stage DONE COMMAND...: run the command unless it has left DONE; '' always runs it.
 stage() {
   local done=$1; shift
   if $print; then printf '%q ' "$@"; echo; return; fi
-  if [[ -e $done ]]; then echo "== $done is there"; return; fi
+  if [[ -n $done && -e $done ]]; then echo "== $done is there"; return; fi
   echo "== $*"
   "$@"
 }
@@ -98,7 +98,7 @@ stage "$out/difficulty/scored.parquet" "${launch[@]}" -m mmalign score-difficult
   --config "$home/$recipe/score.yaml" "${scoring[@]}" --out "$out/difficulty"
 
 # 3. DA-DPO.
-stage "$out/model/README.md" "${launch[@]}" -m mmalign train preference --config "$home/$recipe/train.yaml" "${training[@]}" \
+stage "$out/model/train_log.json" "${launch[@]}" -m mmalign train preference --config "$home/$recipe/train.yaml" "${training[@]}" \
   --data "$out/difficulty/scored.parquet" --out "$out/model"
 
 # 4. Before and after.
@@ -114,5 +114,5 @@ for name in before after; do
 done
 
 # 5. Side by side.
-stage "$out/report/report.html" "$python" -m mmalign report eval "$out/results/before" "$out/results/after" --names before "$recipe" \
+stage "" "$python" -m mmalign report eval "$out/results/before" "$out/results/after" --names before "$recipe" \
   --out "$out/report"

@@ -148,7 +148,7 @@ def test_hub_id_that_was_never_downloaded(hub: str, tiny_llava_dir: Path, tmp_pa
     """The fingerprint is taken before the model is loaded, so it can't count on the cache."""
     code = "from mmalign.engine.reference_cache import fingerprint_checkpoint as f; print(f('org/tiny', dtype='float32'))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1] == fingerprint_checkpoint(str(tiny_llava_dir), dtype="float32")
 
