@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["sdpa", "flex_attention"]
@@ -29,7 +30,7 @@ def best_device() -> torch.device:
 
 
 def load_mllm(
-    source: str, *, dtype: Dtype = "auto", attention: Attention = "sdpa", trust_remote_code: bool = False
+    source: str, *, dtype: Dtype = "auto", attention: Attention = "sdpa", nf4: bool = False, trust_remote_code: bool = False
 ) -> tuple[nn.Module, Any]:
     """Load a multimodal LLM and its processor; a folder with a LoRA adapter loads its base below it.
 
@@ -37,6 +38,8 @@ def load_mllm(
         source: Checkpoint folder or hub id.
         dtype: Precision of the weights.
         attention: Implementation of the language model's attention; the vision tower keeps its own.
+        nf4: Hold the language model's linear layers in 4 bits, all but the output head. For frozen models; ``dtype`` is that of
+            everything else, and of the products.
         trust_remote_code: Run code that comes with the checkpoint. Off unless asked for.
 
     Returns:
@@ -47,16 +50,35 @@ def load_mllm(
     """
     check_exists(source, "config.json", "adapter_config.json")
     options = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    if nf4 and (Path(source) / "adapter_config.json").is_file():
+        raise ValueError(f"{source} is a LoRA adapter, and can't be loaded in 4 bits; merge it into its base model first")
     with named_errors(source):
+        if nf4:
+            options |= {"quantization_config": _nf4_config(source, resolve_dtype(dtype)), "device_map": {"": best_device()}}
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         if (Path(source) / "adapter_config.json").is_file():
             base = AutoModelForImageTextToText.from_pretrained(PeftConfig.from_pretrained(source).base_model_name_or_path, **options)
             model = PeftModel.from_pretrained(base, source)
         else:
             model = base = AutoModelForImageTextToText.from_pretrained(source, **options)
+        for module in base.modules() if nf4 else ():
+            # The packed kernel of CPUs with AVX512-BF16 gives other numbers in eval mode than the plain one.
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
         if attention != "sdpa":
             base.set_attn_implementation({"text_config": attention})
         return model.eval(), processor
+
+
+def _nf4_config(source: str, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Quantise the language model alone; bitsandbytes takes the names of what is left out, and they differ from family to family."""
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(AutoConfig.from_pretrained(source))
+    inside = {id(module) for module in empty.get_decoder().modules()}
+    outside = [name for name, module in empty.named_modules() if isinstance(module, nn.Linear) and id(module) not in inside]
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype, llm_int8_skip_modules=outside or ["lm_head"]
+    )
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:

@@ -1,7 +1,11 @@
 """The frozen reference: the same numbers as the untrained model, before and after the policy has moved."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
@@ -10,8 +14,10 @@ from mmalign.data.rows import read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.training.trainer import modules_that_stay_in_eval
+from tests.tiny_families import fastvlm, llava, qwen2_5_vl
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 
@@ -131,3 +137,15 @@ def test_a_teacher_as_the_reference() -> None:
     with reference.active(policy) as frozen:
         assert torch.equal(compute_response_logps(frozen, batch).token_logps, expected)
     assert not any(p.requires_grad for p in teacher.parameters())
+
+
+def test_four_bits_are_the_language_models_alone(tmp_path: Path) -> None:
+    """Whatever a family calls its parts, tower, projector and output head stay whole."""
+    for build in (llava, fastvlm, qwen2_5_vl):
+        for part in build():
+            part.save_pretrained(tmp_path / build.__name__)
+        model: Any = load_mllm(str(tmp_path / build.__name__), dtype="float32", nf4=True)[0]
+        inside = {id(module) for module in model.get_decoder().modules() if isinstance(module, torch.nn.Linear)}
+        packed = {id(module) for module in model.modules() if isinstance(module, Linear4bit)}
+        assert packed == inside
+        assert len(packed) == 14
