@@ -25,6 +25,7 @@ COMMANDS = {
     "upcycle": Command("upcycle", "UpcycleOptions", "run", "turn a dense model into a mixture of experts that computes the same"),
     "train contrastive": Command("train", "ContrastiveOptions", "run_contrastive", "train an image-text scorer (CLIP)"),
     "train sft": Command("train", "SftOptions", "run_sft", "fine-tune on chats about images"),
+    "train mimic": Command("train", "MimicOptions", "run_mimic", "distil a teacher into a student on chats"),
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),
     "train listwise": Command("train", "ListwiseOptions", "run_listwise", "the same on lists of scored responses"),
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),

@@ -1,4 +1,4 @@
-"""``mmalign train contrastive | sft | preference | listwise``."""
+"""``mmalign train contrastive | sft | mimic | preference | listwise``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,9 @@ class MllmOptions(RunOptions):
         default_factory=list,
         metadata={"help": "parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"},
     )
+    stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = field(
+        default=None, metadata={"help": "LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"}
+    )
     lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
     lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
@@ -73,6 +76,27 @@ class SftOptions(MllmOptions):
     """Options of ``mmalign train sft``."""
 
     learning_rate: float = field(default=2e-5, metadata={"help": "peak learning rate"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicOptions(MllmOptions):
+    """Options of ``mmalign train mimic``."""
+
+    teacher: str = field(metadata={"help": "whom to mimic: folder or hub id of a multimodal LLM with the student's tokens"})
+    teacher_dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = field(
+        default="auto", metadata={"help": "precision of the teacher's weights; nf4 holds its language model in 4 bits"}
+    )
+    learning_rate: float = field(default=2e-5, metadata={"help": "peak learning rate"})
+    divergence: Literal["forward-kl", "reverse-kl", "js"] = field(
+        default="forward-kl",
+        metadata={"help": "of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"},
+    )
+    temperature: float = field(default=1.0, metadata={"help": "softens both distributions; the divergence is multiplied by its square"})
+    kl_weight: float = field(default=1.0, metadata={"help": "weight of the divergence"})
+    ce_weight: float = field(default=0.0, metadata={"help": "weight of the cross-entropy on the chats' own tokens; 1 in dense-to-sparse"})
+    legacy_mask: bool = field(
+        default=False, metadata={"help": "compare one place late, as LLaVA-MoD's released code does; to replicate it only"}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +154,31 @@ def run_sft(options: SftOptions) -> None:
     model, processor = load_policy(options)
     method = SupervisedMethod(processor, max_length=options.max_length, image_root=options.image_root)
     train_and_save(options, model, processor, route(options, model, method))
+
+
+DIVERGENCES: dict[str, Literal["forward", "reverse", "jensen-shannon"]] = {
+    "forward-kl": "forward",
+    "reverse-kl": "reverse",
+    "js": "jensen-shannon",
+}
+
+
+def run_mimic(options: MimicOptions) -> None:
+    """Distil a teacher into a student on chats."""
+    from mmalign.commands.training_run import build_teacher, load_policy, route, train_and_save
+    from mmalign.engine.divergence import Divergence
+    from mmalign.methods.mimic import MimicConfig, MimicMethod
+
+    config = MimicConfig(
+        divergence=Divergence(DIVERGENCES[options.divergence], options.temperature),
+        kl_weight=options.kl_weight,
+        ce_weight=options.ce_weight,
+        legacy_mask=options.legacy_mask,
+        max_length=options.max_length,
+    )
+    model, processor = load_policy(options)
+    method = MimicMethod(processor, config, teacher=build_teacher(options, model, processor), image_root=options.image_root)
+    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
 
 
 def run_preference(options: PreferenceOptions) -> None:

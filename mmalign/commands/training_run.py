@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
 from mmalign.commands.run_record import claim_folder, describe_run, write_record
-from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, RunOptions
+from mmalign.commands.train import ListwiseOptions, MimicOptions, MllmOptions, PreferenceOptions, RunOptions
 from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
@@ -20,10 +20,12 @@ from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
 from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.teachers import LiveTeacher, Teacher
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
-from mmalign.models.load import load_mllm
+from mmalign.models.load import Dtype, load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.references import Reference
+from mmalign.models.stages import find_frozen
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
@@ -38,17 +40,20 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """Load the model to train, with its adapter or frozen parts.
 
     Raises:
-        ValueError: If the model is an adapter, or frozen parts and an adapter are both asked for.
+        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, or the stage is not the model's.
     """
     set_seed(options.seed)
     model, processor = load_mllm(options.model, dtype=options.dtype, attention=options.attention)
     if not isinstance(model, PreTrainedModel):
         raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model (peft's merge_and_unload) and train that")
-    freeze_parts(model, options.freeze)
+    if options.lora_rank and (options.freeze or options.stage):
+        raise ValueError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
+    if options.freeze and options.stage:
+        raise ValueError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
+    frozen = options.freeze if options.stage is None else find_frozen(options.stage, sparse=bool(find_routers(model)))
+    freeze_parts(model, frozen)
     if options.lora_rank == 0:
         return model, processor
-    if options.freeze:
-        raise ValueError("--freeze is for full weights; with --lora-rank everything but the adapter is frozen")
     alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
     return add_lora(model, LoraOptions(rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)), processor
 
@@ -69,6 +74,19 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
     if kind == "auto":
         kind = "adapter-off" if options.lora_rank else "copy"
     return Reference(policy, kind=kind)
+
+
+def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> Teacher:
+    """Load whom the student mimics.
+
+    Raises:
+        ValueError: If the teacher doesn't share the student's tokens.
+    """
+    nf4 = options.teacher_dtype == "nf4"
+    dtype: Dtype = "auto" if options.teacher_dtype == "nf4" else options.teacher_dtype
+    model, teacher_processor = load_mllm(options.teacher, dtype=dtype, attention=options.attention, nf4=nf4)
+    reference = Reference(student, kind="copy", model=model)
+    return LiveTeacher(reference, teacher_processor, student=student, student_processor=processor)
 
 
 def fingerprint_reference(options: PreferenceOptions) -> str | None:
