@@ -109,11 +109,17 @@ class PreferenceOptions(MllmOptions):
     difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight"] = field(
         default="off", metadata={"help": "what a pair's difficulty changes: nothing (DPO), its beta, or its loss weight"}
     )
+    center_rewards: bool = field(
+        default=False, metadata={"help": "subtract the rewards' means before training: for a teacher as the reference"}
+    )
     sft_weight: float = field(default=0.0, metadata={"help": "adds this times the chosen response's mean negative log-likelihood"})
     row_tokens: int | None = field(default=None, metadata={"help": "pack several pairs into rows of about this many tokens"})
-    reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
+    reference: Literal["auto", "adapter-off", "copy", "model", "cached"] = field(
         default="auto",
-        metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
+        metadata={
+            "help": "frozen model: the policy without its adapter, a copy, reference-model, or log-probs in the data; auto: "
+            "reference-model where one is named, else adapter-off with LoRA, else a copy"
+        },
     )
     reference_model: str | None = field(
         default=None, metadata={"help": "another model as the reference, or the one that cached log-probs are of: folder or hub id"}
@@ -181,15 +187,20 @@ def run_mimic(options: MimicOptions) -> None:
     train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
 
 
+START_ROWS = 64
+"""Pairs on which rewards before training are measured."""
+
+
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
-    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
+    from mmalign.commands.training_run import PROBE_ROWS, build_reference, fingerprint_reference, load_policy, route, train_and_save
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
     config = PreferenceConfig(
         objectives=tuple(options.objective),
         beta=options.beta,
         difficulty_mode=options.difficulty_mode,
+        center_rewards=options.center_rewards,
         sft_weight=options.sft_weight,
         max_length=options.max_length,
         row_tokens=options.row_tokens,
@@ -202,8 +213,10 @@ def run_preference(options: PreferenceOptions) -> None:
     model, processor = load_policy(options)
     reference = build_reference(options, model) if uses_reference else None
     fingerprint = fingerprint_reference(options)
+    # Against itself the policy's rewards are 0.
+    rows = START_ROWS if options.reference_model is not None or options.center_rewards else PROBE_ROWS
     method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
-    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
+    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare, start_rows=rows)
 
 
 def run_listwise(options: ListwiseOptions) -> None:

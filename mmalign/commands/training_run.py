@@ -67,11 +67,13 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
     kind = options.reference
     if kind == "cached":
         return None
+    if kind == "model" and options.reference_model is None:
+        raise ValueError("--reference model needs the model: name it with --reference-model")
     if options.reference_model is not None:
-        if kind != "auto":
+        if kind not in ("auto", "model"):
             raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
         return Reference(policy, kind="copy", model=load_mllm(options.reference_model, dtype=options.dtype, attention=options.attention)[0])
-    if kind == "auto":
+    if kind not in ("adapter-off", "copy"):
         kind = "adapter-off" if options.lora_rank else "copy"
     return Reference(policy, kind=kind)
 
@@ -113,9 +115,17 @@ def route(options: MllmOptions, model: nn.Module, method: Method) -> Method:
 
 
 def train_and_save(
-    options: RunOptions, model: nn.Module, processor: Any, method: Method, *, prepare: Callable[[Dataset], Dataset] | None = None
+    options: RunOptions,
+    model: nn.Module,
+    processor: Any,
+    method: Method,
+    *,
+    prepare: Callable[[Dataset], Dataset] | None = None,
+    start_rows: int = PROBE_ROWS,
 ) -> None:
     """Check the data, train or go on training, and save the model with its card.
+
+    ``start_rows`` rows are shown to the method before the first step.
 
     Raises:
         ValueError: If the data can't be used, or ``out`` holds another run.
@@ -148,7 +158,7 @@ def train_and_save(
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
         trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
-    found = method.start(trainer.model, [dataset[i] for i in range(min(PROBE_ROWS, len(dataset)))])
+    found = method.start(trainer.model, [dataset[i] for i in range(min(start_rows, len(dataset)))])
     if found is not None:
         print(found)
     trainable = count_parameters(model)

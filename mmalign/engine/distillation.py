@@ -2,8 +2,8 @@
 
 No tensor of the size of a vocabulary is held beyond one chunk, of either model (see ``divergence.py``).
 
-
-
+Shape legend: K = scored tokens, T and D = hidden widths of teacher and student, B = rows, L = row length, N = tokens that a cached
+teacher names.
 """
 
 from typing import Any, NamedTuple

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
@@ -473,3 +473,20 @@ def test_a_teacher_in_four_bits_and_one_in_half_precision_teach_about_the_same(t
     assert divergences["float32"] == pytest.approx(0, abs=1e-6)
     assert 1e-6 < divergences["bfloat16"] < 1e-2
     assert divergences["bfloat16"] < divergences["nf4"] < 0.5
+
+
+def test_a_teacher_as_the_reference_tells_where_rewards_begin(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(tiny_llava_dir, pairs, tmp_path / "out", "--reference", "model") == 2
+    assert "--reference model needs the model: name it with --reference-model" in capsys.readouterr().err
+    twin = ["--reference", "model", "--reference-model", str(tiny_llava_dir), "--objective", "kto_pair"]
+    assert train(tiny_llava_dir, pairs, tmp_path / "twin", *twin) == 0
+    assert "rewards before the first step" not in capsys.readouterr().out
+    shutil.copytree(tiny_llava_dir, tmp_path / "teacher")
+    weights = load_file(tmp_path / "teacher" / "model.safetensors")
+    scaled = {name: value * (1.2 if "mlp" in name else 1) for name, value in weights.items()}
+    save_file(scaled, tmp_path / "teacher" / "model.safetensors", metadata={"format": "pt"})
+    words = ["--reference-model", str(tmp_path / "teacher"), "--objective", "kto_pair", "--center-rewards"]
+    assert train(tiny_llava_dir, pairs, tmp_path / "taught", *words) == 0
+    assert "rewards before the first step, on 8 pairs: chosen " in capsys.readouterr().out
