@@ -31,6 +31,7 @@ COMMANDS = {
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
+    "cache-teacher": Command("difficulty", "CacheTeacherOptions", "run_cache_teacher", "store a teacher's likeliest tokens beside chats"),
     "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair, amber, mme, ..."),
     "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
     "lmms-tasks": Command("harness", "LmmsTasksOptions", "run", "write POPE as a task folder of lmms-eval"),

@@ -82,7 +82,12 @@ class SftOptions(MllmOptions):
 class MimicOptions(MllmOptions):
     """Options of ``mmalign train mimic``."""
 
-    teacher: str = field(metadata={"help": "whom to mimic: folder or hub id of a multimodal LLM with the student's tokens"})
+    teacher: str = field(
+        metadata={"help": "whom to mimic: folder or hub id of a multimodal LLM with the student's tokens, or cached: columns of the data"}
+    )
+    teacher_model: str | None = field(
+        default=None, metadata={"help": "the model that a cached teacher's columns must come from: folder or hub id"}
+    )
     teacher_dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = field(
         default="auto", metadata={"help": "precision of the teacher's weights; nf4 holds its language model in 4 bits"}
     )
@@ -182,6 +187,11 @@ def run_mimic(options: MimicOptions) -> None:
         legacy_mask=options.legacy_mask,
         max_length=options.max_length,
     )
+    cached = options.teacher == "cached"
+    if cached and (options.legacy_mask or options.temperature != 1.0):
+        raise ValueError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+    if options.teacher_model is not None and not cached:
+        raise ValueError(f"--teacher-model is for --teacher cached; the teacher is {options.teacher}")
     model, processor = load_policy(options)
     method = MimicMethod(processor, config, teacher=build_teacher(options, model, processor), image_root=options.image_root)
     train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)

@@ -19,6 +19,7 @@ from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
+from mmalign.methods.cached_teacher import CachedTeacher
 from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.methods.teachers import LiveTeacher, Teacher
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
@@ -84,6 +85,11 @@ def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> 
     Raises:
         ValueError: If the teacher doesn't share the student's tokens.
     """
+    if options.teacher == "cached":
+        if options.teacher_dtype == "nf4":
+            raise ValueError("--teacher-dtype is nf4; a cached teacher's is that of mmalign cache-teacher --dtype")
+        named = options.teacher_model
+        return CachedTeacher(student, fingerprint=None if named is None else fingerprint_checkpoint(named, dtype=options.teacher_dtype))
     nf4 = options.teacher_dtype == "nf4"
     dtype: Dtype = "auto" if options.teacher_dtype == "nf4" else options.teacher_dtype
     model, teacher_processor = load_mllm(options.teacher, dtype=dtype, attention=options.attention, nf4=nf4)
