@@ -397,7 +397,7 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
     [
         (["--reference", "adapter-off"], "needs a policy with a LoRA adapter"),
         (["--reference", "copy", "--reference-model", "x/y"], "exclude each other"),
-        (["--lora-rank", "4", "--freeze", "projector"], "--freeze is for full weights"),
+        (["--lora-rank", "4", "--freeze", "projector"], "--freeze and --stage are for full weights"),
         (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
         (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),
         (["--objective", "dop"], "unknown pair objective 'dop'; did you mean 'dpo'?"),
