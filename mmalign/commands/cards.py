@@ -18,12 +18,14 @@ from mmalign.reports.model_card import CardFacts, Kind, card_results, write_mode
 METHODS = {
     "contrastive": "a contrastive image-text model, trained on image and text pairs",
     "sft": "a multimodal LLM, fine-tuned on chats about images",
+    "mimic": "a multimodal LLM, distilled from a teacher on chats about images",
     "preference": "a multimodal LLM, trained on preference pairs",
     "listwise": "a multimodal LLM, trained on lists of scored responses",
 }
 INTENDED_USE = {
     "contrastive": "To score how well a text fits an image, as one of the two proxies of a preference pair's difficulty.",
     "sft": "As the start and the reference of preference training, and as the baseline that its results are compared with.",
+    "mimic": "As a small model that answers like its teacher, and as the start of preference training.",
     "preference": "For research on hallucination: to be compared with the model that it started from.",
     "listwise": "For research on hallucination: to be compared with the model that it started from.",
 }

@@ -52,6 +52,23 @@ class CacheOptions(ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CacheTeacherOptions:
+    """Options of ``mmalign cache-teacher``."""
+
+    chats: Path = field(metadata={"help": "chats: parquet, json or jsonl file, or a folder of them", "positional": True})
+    out: Path = field(metadata={"help": "folder; its data/ is what train mimic reads"})
+    model: str = field(metadata={"help": "the teacher: a multimodal LLM, folder or hub id"})
+    top_k: int = field(default=64, metadata={"help": "likeliest tokens kept of each response token"})
+    storage: Literal["float16", "float32"] = field(default="float16", metadata={"help": "precision of the stored log-probabilities"})
+    batch_size: int = field(default=16, metadata={"help": "chats at once"})
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+    max_length: int | None = field(default=None, metadata={"help": "longest row in tokens, images included; longer ones are rejected"})
+    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
+    max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
+    shard: str = field(default="1/1", metadata={"help": "part i/N alone, i from 1; the parts may run on different machines"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoreOptions(VoteOptions, ReadOptions):
     """Options of ``mmalign score-difficulty``."""
 
@@ -101,6 +118,34 @@ def run_cache(options: CacheOptions) -> None:
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
         print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
+
+
+def run_cache_teacher(options: CacheTeacherOptions) -> None:
+    """Keep the teacher's likeliest tokens of every response token beside the chats."""
+    from mmalign.data.datasets import find_data_files, load_rows
+    from mmalign.data.hashing import hash_file
+    from mmalign.difficulty.shares import parse_share, split_among_processes, wait_for_all
+    from mmalign.difficulty.teacher import TeacherCacheConfig, write_teacher_cache
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
+    from mmalign.models.load import best_device, check_exists, load_mllm
+
+    check_exists(options.model, "config.json", "adapter_config.json")
+    share = split_among_processes(parse_share(options.shard))
+    config = TeacherCacheConfig(
+        options.top_k, options.storage, options.batch_size, options.max_length, options.image_root, options.max_reject_share
+    )
+
+    def load() -> tuple[Any, Any]:
+        model, processor = load_mllm(options.model, dtype=options.dtype)
+        return model.to(best_device()), processor
+
+    reference = fingerprint_checkpoint(options.model, dtype=options.dtype)
+    data = {path.name: hash_file(path) for path in find_data_files(options.chats)}
+    fingerprint = {"data": data, "teacher": reference}
+    dataset = load_rows(options.chats)
+    write_teacher_cache(dataset, load, out=options.out, reference=reference, fingerprint=fingerprint, config=config, share=share)
+    if wait_for_all():
+        print(f"the {options.top_k} likeliest tokens of {options.model} saved in {options.out / 'data'}")
 
 
 def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:

@@ -1,4 +1,4 @@
-"""``mmalign train contrastive | sft | preference | listwise``."""
+"""``mmalign train contrastive | sft | mimic | preference | listwise``."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.commands.evaluate import Name
-from mmalign.models.precision import PrecisionOptions, Quantization
+from mmalign.models.precision import Dtype, PrecisionOptions, Quantization
 from mmalign.training.config import TrainConfig
 
 OBJECTIVE_HELP = "NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"
@@ -49,6 +49,9 @@ class MllmOptions(RunOptions, PrecisionOptions):
         default_factory=list,
         metadata={"help": "parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"},
     )
+    stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = field(
+        default=None, metadata={"help": "LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"}
+    )
     lora_rank: int = field(default=0, metadata={"help": "LoRA on the language model; 0 trains full weights"})
     lora_alpha: int | None = field(default=None, metadata={"help": "LoRA scale is alpha / rank; twice the rank if not given"})
     lora_dropout: float = field(default=0.0, metadata={"help": "dropout before the adapter"})
@@ -89,6 +92,31 @@ class SftOptions(MllmOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MimicOptions(MllmOptions):
+    """Options of ``mmalign train mimic``."""
+
+    teacher: str = field(
+        metadata={"help": "whom to mimic: folder or hub id of a multimodal LLM with the student's tokens, or cached: columns of the data"}
+    )
+    teacher_model: str | None = field(
+        default=None, metadata={"help": "the model that a cached teacher's columns must come from: folder or hub id"}
+    )
+    teacher_dtype: Dtype = field(default="auto", metadata={"help": "precision of the teacher's weights"})
+    teacher_quantization: Quantization = field(default="none", metadata={"help": "hold the teacher's language model in 4 bits"})
+    learning_rate: float = field(default=2e-5, metadata={"help": "peak learning rate"})
+    divergence: Literal["forward-kl", "reverse-kl", "js"] = field(
+        default="forward-kl",
+        metadata={"help": "of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"},
+    )
+    temperature: float = field(default=1.0, metadata={"help": "softens both distributions; the divergence is multiplied by its square"})
+    kl_weight: float = field(default=1.0, metadata={"help": "weight of the divergence"})
+    ce_weight: float = field(default=0.0, metadata={"help": "weight of the cross-entropy on the chats' own tokens; 1 in dense-to-sparse"})
+    legacy_mask: bool = field(
+        default=False, metadata={"help": "compare one place late, as LLaVA-MoD's released code does; to replicate it only"}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(ReferencedOptions):
     """Options of ``mmalign train preference``."""
 
@@ -113,11 +141,17 @@ class PreferenceOptions(ReferencedOptions):
         default=None, metadata={"help": "instead: this share of the pairs, with the lowest fused gaps, as far as they are negative"}
     )
     noisy_gap_label_flip: float = field(default=0.3, metadata={"help": "smooth: share of such a pair's loss that is the swapped pair's"})
+    center_rewards: bool = field(
+        default=False, metadata={"help": "subtract the rewards' means before training: for a teacher as the reference"}
+    )
     sft_weight: float = field(default=0.0, metadata={"help": "adds this times the chosen response's mean negative log-likelihood"})
     row_tokens: int | None = field(default=None, metadata={"help": "pack several pairs into rows of about this many tokens"})
-    reference: Literal["auto", "adapter-off", "copy", "cached"] = field(
+    reference: Literal["auto", "adapter-off", "copy", "model", "cached"] = field(
         default="auto",
-        metadata={"help": "frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"},
+        metadata={
+            "help": "frozen model: the policy without its adapter, a copy, reference-model, or log-probs in the data; auto: "
+            "reference-model where one is named, else adapter-off with LoRA, else a copy"
+        },
     )
 
 
@@ -160,9 +194,43 @@ def run_sft(options: SftOptions) -> None:
     train_and_save(options, model, processor, route(options, model, method))
 
 
+DIVERGENCES: dict[str, Literal["forward", "reverse", "jensen-shannon"]] = {
+    "forward-kl": "forward",
+    "reverse-kl": "reverse",
+    "js": "jensen-shannon",
+}
+
+
+def run_mimic(options: MimicOptions) -> None:
+    """Distil a teacher into a student on chats."""
+    from mmalign.commands.training_run import build_teacher, load_policy, route, train_and_save
+    from mmalign.engine.divergence import Divergence
+    from mmalign.methods.mimic import MimicConfig, MimicMethod
+
+    config = MimicConfig(
+        divergence=Divergence(DIVERGENCES[options.divergence], options.temperature),
+        kl_weight=options.kl_weight,
+        ce_weight=options.ce_weight,
+        legacy_mask=options.legacy_mask,
+        max_length=options.max_length,
+    )
+    cached = options.teacher == "cached"
+    if cached and (options.legacy_mask or options.temperature != 1.0):
+        raise ValueError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+    if options.teacher_model is not None and not cached:
+        raise ValueError(f"--teacher-model is for --teacher cached; the teacher is {options.teacher}")
+    model, processor = load_policy(options)
+    method = MimicMethod(processor, config, teacher=build_teacher(options, model, processor), image_root=options.image_root)
+    train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
+
+
+START_ROWS = 64
+"""Pairs on which rewards before training are measured."""
+
+
 def run_preference(options: PreferenceOptions) -> None:
     """Train a multimodal LLM on preference pairs."""
-    from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
+    from mmalign.commands.training_run import PROBE_ROWS, build_reference, fingerprint_reference, load_policy, route, train_and_save
     from mmalign.methods.pair_selection import select_pairs
     from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 
@@ -171,6 +239,7 @@ def run_preference(options: PreferenceOptions) -> None:
         objectives=tuple(options.objective),
         beta=options.beta,
         difficulty_mode=options.difficulty_mode,
+        center_rewards=options.center_rewards,
         sft_weight=options.sft_weight,
         max_length=options.max_length,
         row_tokens=options.row_tokens,
@@ -185,6 +254,8 @@ def run_preference(options: PreferenceOptions) -> None:
     model, processor = load_policy(options)
     reference = build_reference(options, model) if uses_reference else None
     fingerprint = fingerprint_reference(options)
+    # Against itself the policy's rewards are 0.
+    rows = START_ROWS if options.reference_model is not None or options.center_rewards else PROBE_ROWS
     method = PreferenceMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)
     train_and_save(
         options,
@@ -193,6 +264,7 @@ def run_preference(options: PreferenceOptions) -> None:
         route(options, model, method),
         select=partial(select_pairs, config=selection),
         prepare=method.prepare,
+        start_rows=rows,
         num_buckets=None if options.curriculum == "none" else options.curriculum_buckets,
     )
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
 from mmalign.commands.run_record import claim_folder, describe_run, write_record
-from mmalign.commands.train import ListwiseOptions, MllmOptions, PreferenceOptions, ReferencedOptions, RunOptions
+from mmalign.commands.train import ListwiseOptions, MimicOptions, MllmOptions, PreferenceOptions, ReferencedOptions, RunOptions
 from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
@@ -19,14 +19,17 @@ from mmalign.data.rows import check_columns
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
+from mmalign.methods.cached_teacher import CachedTeacher
 from mmalign.methods.pair_selection import Selection
 from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.teachers import LiveTeacher, Teacher
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.precision import Quantization
 from mmalign.models.quantize import describe_quantization, is_quantized
 from mmalign.models.references import Reference
+from mmalign.models.stages import find_frozen
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
@@ -42,7 +45,8 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """Load the model to train, with its adapter or frozen parts.
 
     Raises:
-        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, or weights in 4 bits are to train.
+        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, weights in 4 bits are to train, or the
+            stage is not the model's.
     """
     set_seed(options.seed)
     if options.quantization != "none" and options.lora_rank == 0:
@@ -54,11 +58,14 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
         if options.lora_rank == 0:
             raise ValueError(f"{options.model} is quantised and can't train; set --lora-rank to train an adapter on it (QLoRA)")
         print(describe_quantization(model))
-    freeze_parts(model, options.freeze)
+    if options.lora_rank and (options.freeze or options.stage):
+        raise ValueError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
+    if options.freeze and options.stage:
+        raise ValueError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
+    frozen = options.freeze if options.stage is None else find_frozen(options.stage, sparse=bool(find_routers(model)))
+    freeze_parts(model, frozen)
     if options.lora_rank == 0:
         return model, processor
-    if options.freeze:
-        raise ValueError("--freeze is for full weights; with --lora-rank everything but the adapter is frozen")
     alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
     return add_lora(model, LoraOptions(rank=options.lora_rank, alpha=alpha, dropout=options.lora_dropout)), processor
 
@@ -78,11 +85,13 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
     if kind == "cached":
         return None
     quantization = reference_quantization(options)
+    if kind == "model" and options.reference_model is None:
+        raise ValueError("--reference model needs the model: name it with --reference-model")
     if options.reference_model is not None:
-        if kind != "auto":
+        if kind not in ("auto", "model"):
             raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
         return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
-    if kind == "auto":
+    if kind not in ("adapter-off", "copy"):
         kind = "adapter-off" if options.lora_rank and quantization == options.quantization else "copy"
     if quantization == options.quantization:
         return Reference(policy, kind=kind)
@@ -97,6 +106,24 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
 def reference_quantization(options: ReferencedOptions) -> Quantization:
     """How a reference with weights of its own is held: as the policy, unless said otherwise."""
     return options.quantization if options.reference_quantization is None else options.reference_quantization
+
+
+def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> Teacher:
+    """Load whom the student mimics.
+
+    Raises:
+        ValueError: If the teacher doesn't share the student's tokens.
+    """
+    if options.teacher == "cached":
+        named, quantization = options.teacher_model, options.teacher_quantization
+        if named is None:
+            return CachedTeacher(student, fingerprint=None)
+        return CachedTeacher(student, fingerprint=fingerprint_checkpoint(named, dtype=options.teacher_dtype, quantization=quantization))
+    model, teacher_processor = load_mllm(
+        options.teacher, dtype=options.teacher_dtype, quantization=options.teacher_quantization, attention=options.attention
+    )
+    reference = Reference(student, kind="copy", model=model)
+    return LiveTeacher(reference, teacher_processor, student=student, student_processor=processor)
 
 
 def fingerprint_reference(options: PreferenceOptions | ListwiseOptions) -> str | None:
@@ -132,6 +159,7 @@ def train_and_save(
     select: Callable[[Dataset], Selection] | None = None,
     prepare: Callable[[Dataset], Dataset] | None = None,
     num_buckets: int | None = None,
+    start_rows: int = PROBE_ROWS,
 ) -> None:
     """Check the data, train or go on training, and save the model with its card.
 
@@ -143,6 +171,7 @@ def train_and_save(
         select: Chooses and orders the checked rows; what it says is printed and kept in the record.
         prepare: Adds columns that depend on all rows.
         num_buckets: Go through the rows in their order, shuffled within this many buckets an epoch; None: shuffled.
+        start_rows: Rows that are shown to the method before the first step.
 
     Raises:
         ValueError: If the data can't be used, or ``out`` holds another run.
@@ -183,7 +212,7 @@ def train_and_save(
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
         trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
-    found = method.start(trainer.model, [dataset[i] for i in range(min(PROBE_ROWS, len(dataset)))])
+    found = method.start(trainer.model, [dataset[i] for i in range(min(start_rows, len(dataset)))])
     if found is not None:
         print(found)
     trainable = count_parameters(model)

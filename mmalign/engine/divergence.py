@@ -1,12 +1,13 @@
 """Divergence between a teacher's and a student's next-token distributions, from hidden states, chunk by chunk.
 
-Shape legend: K = tokens, S and T = hidden widths of student and teacher, V = vocabulary that both share.
+Shape legend: K = tokens, S and T = hidden widths of student and teacher, V = vocabulary that both share, N = tokens of the vocabulary
+that a cached teacher names.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -73,20 +74,104 @@ def linear_divergence(
     Raises:
         ValueError: If student and teacher have different numbers of tokens.
     """
-    if len(student_hidden) != len(teacher_hidden):
-        raise ValueError(f"{len(student_hidden)} tokens of the student and {len(teacher_hidden)} of the teacher; expected as many")
+    _check_as_many(student_hidden, teacher_hidden)
     size = min(len(student.weight), len(teacher.weight))
-    teacher = _cut(teacher, size)
     # Cut by slicing outside the function: autograd then spreads the gradient over the whole weight.
     student = _cut(student, size)
-    return _LinearDivergence.apply(
-        student_hidden, student.weight, student.bias, teacher_hidden.detach(), teacher, divergence or Divergence(), torch.is_grad_enabled()
-    )
+    return _apply(student_hidden, student, _LiveTeacher(teacher_hidden.detach(), _cut(teacher, size)), divergence or Divergence())
+
+
+def linear_top_divergence(
+    student_hidden: Tensor, student: Head, top_ids: Tensor, top_logps: Tensor, divergence: Divergence | None = None
+) -> Tensor:
+    """Compute each token's divergence from a teacher of whom only the likeliest tokens are known.
+
+    The vocabulary falls into N + 1 buckets: the tokens that the teacher names, and all others in one. Merging outcomes never raises a
+    divergence (data processing; for the KL, the log-sum inequality), so this is at most that of the whole distributions.
+
+    Args:
+        student_hidden: (K, S), with gradient.
+        student: Its head, with gradient.
+        top_ids: (K, N) tokens, different in each row.
+        top_logps: (K, N + 1) the teacher's log-probabilities of these, and of all others together.
+        divergence: Kind; forward KL if not given.
+
+    Returns:
+        (K,) float32, in nats.
+
+    Raises:
+        ValueError: If student and teacher have different numbers of tokens, or the temperature is not 1: what a bucket weighs at
+            another one is not known.
+    """
+    _check_as_many(student_hidden, top_ids)
+    kind = divergence or Divergence()
+    if kind.temperature != 1.0:
+        raise ValueError(f"temperature is {kind.temperature}; log-probabilities of a cached teacher are those at 1: run it live")
+    return _apply(student_hidden, student, _TopTeacher(top_ids, top_logps), kind)
+
+
+def _check_as_many(student: Tensor, teacher: Tensor) -> None:
+    if len(student) != len(teacher):
+        raise ValueError(f"{len(student)} tokens of the student and {len(teacher)} of the teacher; expected as many")
 
 
 def _cut(head: Head, size: int) -> Head:
     """The first rows; a head of that size as it is, since the gradient of a slice is a copy of the whole."""
     return head if len(head.weight) == size else Head(head.weight[:size], None if head.bias is None else head.bias[:size])
+
+
+class _Teacher(Protocol):
+    """What the student is compared with, chunk by chunk."""
+
+    def cast(self, dtype: torch.dtype) -> "_Teacher":
+        """Change the precision of matrix products, as autocast would."""
+
+    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """Each token's divergence and, on request, its gradient by the student's logits; uses ``log_q``, (k, V), up."""
+
+
+class _LiveTeacher(NamedTuple):
+    """Hidden states and head."""
+
+    hidden: Tensor
+    head: Head
+
+    def cast(self, dtype: torch.dtype) -> "_LiveTeacher":
+        head = Head(self.head.weight.to(dtype), None if self.head.bias is None else self.head.bias.to(dtype))
+        return _LiveTeacher(self.hidden.to(dtype), head)
+
+    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        return _divergence(_log_probs(self.hidden[part], *self.head, kind), log_q, kind, with_grad=with_grad)
+
+
+class _TopTeacher(NamedTuple):
+    """Log-probabilities of the likeliest tokens and of the rest."""
+
+    ids: Tensor
+    logps: Tensor
+
+    def cast(self, dtype: torch.dtype) -> "_TopTeacher":
+        return self
+
+    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        ids, log_p = self.ids[part], self.logps[part].float().log_softmax(-1)
+        named = log_q.gather(-1, ids)
+        rest = log_q.scatter_(-1, ids, -torch.inf)
+        # Not log(1 - named mass), which cancels where the student is sure. A rest of probability 0 would make the KL infinite.
+        tail = rest.logsumexp(-1, keepdim=True)
+        within = rest.sub_(tail).exp_() if with_grad else rest
+        floor = torch.finfo(torch.float32).min / 2
+        buckets = torch.cat([named, tail], -1).clamp_(min=floor)
+        value, grad = _divergence(log_p, buckets, kind, with_grad=with_grad)
+        if grad is None:
+            return value, None
+        # The buckets' log-probabilities are a softmax over the named logits and the log-sum of the others.
+        logits = within.nan_to_num_(0.0).mul_(grad[:, -1:])
+        return value, logits.scatter_(-1, ids, grad[:, :-1])
+
+
+def _apply(hidden: Tensor, head: Head, teacher: _Teacher, kind: Divergence) -> Tensor:
+    return _LinearDivergence.apply(hidden, head.weight, head.bias, teacher, kind, torch.is_grad_enabled())
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -97,31 +182,29 @@ class _LinearDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher_hidden: Tensor, teacher: Head, kind: Divergence, keep: bool
-    ) -> Tensor:
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: _Teacher, kind: Divergence, keep: bool) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-            teacher_hidden = teacher_hidden.to(dtype)
-            teacher = Head(teacher.weight.to(dtype), None if teacher.bias is None else teacher.bias.to(dtype))
+            teacher = teacher.cast(dtype)
         values = hidden.new_empty(len(hidden), dtype=torch.float32)
         needs = [keep and needed for needed in ctx.needs_input_grad[:3]]
         grads = _Gradients(hidden, weight, bias, needs=needs)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in chunks(len(hidden), len(weight)):
-                values[part], logits = _chunk(part, hidden, Head(weight, bias), teacher_hidden, teacher, kind, with_grad=any(needs))
+                values[part], logits = _chunk(part, hidden, Head(weight, bias), teacher, kind, with_grad=any(needs))
                 if logits is not None:
                     grads.add(part, logits)
                 del logits
-        ctx.kind, ctx.grads = kind, grads
-        ctx.save_for_backward(hidden, weight, bias, teacher_hidden, teacher.weight, teacher.bias)
+        # The teacher is no part of the graph: it may be kept as it is.
+        ctx.kind, ctx.grads, ctx.teacher = kind, grads, teacher
+        ctx.save_for_backward(hidden, weight, bias)
         return values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, teacher_hidden, teacher_weight, teacher_bias = ctx.saved_tensors
+        hidden, weight, bias = ctx.saved_tensors
         made: _Gradients = ctx.grads
         uniform = len(grad) == 0 or bool((grad == grad[0]).all())
         scale = grad[0] if len(grad) else grad.new_zeros(())
@@ -130,8 +213,7 @@ class _LinearDivergence(torch.autograd.Function):
             summed = _Gradients(hidden, weight, bias, needs=[False, made.weight is not None, made.bias is not None])
             scale = grad.new_ones(())
             for part in chunks(len(hidden), len(weight)):
-                teacher = Head(teacher_weight, teacher_bias)
-                _, logits = _chunk(part, hidden, Head(weight, bias), teacher_hidden, teacher, ctx.kind, with_grad=True)
+                _, logits = _chunk(part, hidden, Head(weight, bias), ctx.teacher, ctx.kind, with_grad=True)
                 assert logits is not None, "a gradient was asked for"
                 summed.add(part, logits.mul_(grad[part, None]))
                 del logits
@@ -139,7 +221,7 @@ class _LinearDivergence(torch.autograd.Function):
         # Not in place: a graph that is kept is gone through again.
         grad_weight = None if summed.weight is None else (summed.weight * scale).to(weight.dtype)
         grad_bias = None if bias is None or summed.bias is None else (summed.bias * scale).to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
 
 
 class _Gradients:
@@ -164,11 +246,9 @@ class _Gradients:
 
 
 def _chunk(
-    part: slice, hidden: Tensor, student: Head, teacher_hidden: Tensor, teacher: Head, kind: Divergence, *, with_grad: bool
+    part: slice, hidden: Tensor, student: Head, teacher: _Teacher, kind: Divergence, *, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    log_q = _log_probs(hidden[part], *student, kind)
-    log_p = _log_probs(teacher_hidden[part], *teacher, kind)
-    return _divergence(log_p, log_q, kind, with_grad=with_grad)
+    return teacher.compare(part, _log_probs(hidden[part], *student, kind), kind, with_grad=with_grad)
 
 
 def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: Divergence) -> Tensor:

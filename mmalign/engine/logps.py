@@ -6,7 +6,7 @@ Shape legend: B = rows, N = row length, K = scored tokens, R = responses, D = hi
 import inspect
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +61,34 @@ def compute_response_logps(model: nn.Module, batch: dict[str, Any], *, features:
         The log-probabilities, with gradient where grad mode is on.
     """
     layout = batch["layout"]
+
+    def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+        scored = hidden.index_select(0, layout["index"])
+        return linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
+
+    return ResponseLogps(run_with_head(model, batch, score, features=features), layout["response"], int(layout["repeats"].sum()))
+
+
+HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]
+"""From the last hidden states (B * N, D), the output head, and what the model does to logits behind it, to any tensor."""
+
+
+def run_with_head(model: nn.Module, batch: dict[str, Any], compute: HeadFunction, *, features: ImageFeatures | None = None) -> Tensor:
+    """Run the model on a batch with ``compute`` in place of its output head.
+
+    Args:
+        model: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
+        batch: From ``collate_prompts``.
+        compute: Called once, inside the model's own forward.
+        features: The batch's images, encoded before; None encodes them here.
+
+    Returns:
+        What ``compute`` returned, in float32.
+
+    Raises:
+        ValueError: If the output head is no plain linear layer.
+    """
+    layout = batch["layout"]
     inner = unwrap(model)
     inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
     one_response_a_row = len(inputs["input_ids"]) == int(layout["repeats"].sum())
@@ -68,16 +96,15 @@ def compute_response_logps(model: nn.Module, batch: dict[str, Any], *, features:
         if not one_response_a_row:
             use_shared_attention(inner)
             stack.enter_context(row_layout(RowLayout(layout["prompt"], layout["segment"], layout["plain_index"])))
-        transform = stack.enter_context(_scoring_head(inner, layout["index"], layout["target"]))
+        transform = stack.enter_context(_replaced_head(inner, compute))
         positions = find_positions(inner, batch)
         repeats = None if bool(layout["shared"]) else layout["repeats"]
         if features is None and repeats is not None:
             features = encode_images(inner, batch)
         images = image_inputs(inner, batch) if features is None else feature_inputs(features, repeats)
-        logps = model(**inputs, **images, position_ids=positions, use_cache=False).logits
+        output = model(**inputs, **images, position_ids=positions, use_cache=False).logits
     # A scale that the model's forward puts on what the head returns is taken off again; inside the head it did its work.
-    logps = logps.float() if transform.scale == 1.0 else logps.float() / transform.scale
-    return ResponseLogps(logps, layout["response"], int(layout["repeats"].sum()))
+    return output.float() if transform.scale == 1.0 else output.float() / transform.scale
 
 
 def unwrap_parallel(model: nn.Module) -> nn.Module:
@@ -95,8 +122,8 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iterator[LogitTransform]:
-    """Make the output head return the log-probabilities of ``target`` instead of logits, for one forward pass."""
+def _replaced_head(model: PreTrainedModel, compute: HeadFunction) -> Iterator[LogitTransform]:
+    """Make the output head return what ``compute`` does instead of logits, for one forward pass."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
         raise ValueError(
@@ -107,8 +134,7 @@ def _scoring_head(model: PreTrainedModel, index: Tensor, target: Tensor) -> Iter
     transform = find_transform(model)
 
     def forward(hidden: Tensor) -> Tensor:
-        scored = hidden.flatten(0, 1).index_select(0, index)
-        return linear_token_logps(scored, head.weight, head.bias, target, scale=transform.scale, softcap=transform.softcap)
+        return compute(hidden.flatten(0, 1), head, transform)
 
     head.forward = forward  # type: ignore[assignment,method-assign]
     if transform.softcap is not None:

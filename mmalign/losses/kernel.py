@@ -37,8 +37,10 @@ class PairValues(NamedTuple):
     """(B,)"""
 
 
-Form = Callable[[PairValues, Callable[[Tensor], Tensor], float | Tensor], Tensor]
-"""(rewards, outer loss, offset) to (B,) losses."""
+Mean = Callable[[Tensor], Tensor]
+"""(B,) to a scalar: the mean over the micro-batch, or over those of all processes."""
+Form = Callable[[PairValues, Callable[[Tensor], Tensor], float | Tensor, Mean], Tensor]
+"""(rewards, outer loss, offset, mean over the batch) to (B,) losses."""
 
 
 def logistic(margin: Tensor, beta: float | Tensor) -> Tensor:
@@ -61,7 +63,7 @@ def bounded(margin: Tensor, beta: float | Tensor) -> Tensor:
     return torch.sigmoid(-margin)
 
 
-def pairwise(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
+def pairwise(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor, mean: Mean) -> Tensor:
     """outer(chosen - rejected - offset)."""
     return outer(rewards.chosen - rewards.rejected - offset)
 
@@ -69,7 +71,7 @@ def pairwise(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: flo
 def pointwise(*, rejected_weight: float = 1.0) -> Form:
     """outer(chosen - offset) + rejected_weight * outer(offset - rejected)."""
 
-    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
+    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor, mean: Mean) -> Tensor:
         return outer(rewards.chosen - offset) + rejected_weight * outer(offset - rewards.rejected)
 
     return form
@@ -78,14 +80,15 @@ def pointwise(*, rejected_weight: float = 1.0) -> Form:
 def against_batch_mean(*, detach: bool) -> Form:
     """Each response against the batch's mean reward of the other side, at least 0: KTO's baseline over pairs.
 
-    Half of outer(chosen - K(rejected)) + outer(K(chosen) - rejected). A pair's loss depends on its neighbours in the micro-batch.
+    Half of outer(chosen - K(rejected)) + outer(K(chosen) - rejected). A pair's loss depends on its neighbours in the micro-batch,
+    on all processes.
 
     Args:
         detach: Send no gradient through the baseline, as KTO's paper does; LLaVA-MoD's code lets it through.
     """
 
-    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor) -> Tensor:
-        chosen, rejected = (value.mean().clamp(min=0) for value in rewards)
+    def form(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor, mean: Mean) -> Tensor:
+        chosen, rejected = (mean(value).clamp(min=0) for value in rewards)
         if detach:
             chosen, rejected = chosen.detach(), rejected.detach()
         return (outer(rewards.chosen - rejected - offset) + outer(chosen - rewards.rejected - offset)) / 2
@@ -152,6 +155,8 @@ class PairBatch:
     """(B,) from difficulty: a factor of every objective's preference loss, not of its SFT term."""
     label_flip: float | Tensor = 0.0
     """(B,) of labels in doubt: the share of every objective's preference loss that goes to the swapped pair."""
+    mean: Mean = torch.mean
+    """For objectives that compare a response with its batch."""
 
 
 def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
@@ -179,6 +184,7 @@ def preference_loss(
     columns: Columns | None = None,
     beta_scale: float | Tensor = 1.0,
     label_flip: float | Tensor = 0.0,
+    mean: Mean = torch.mean,
 ) -> Tensor:
     """Compute the preference loss of each pair, without the SFT term.
 
@@ -188,6 +194,7 @@ def preference_loss(
         columns: What the objective's maps read, (B,) each.
         beta_scale: Factor of beta; a (B,) tensor sets it pair by pair, which is all that DA-DPO changes.
         label_flip: Share of the pair's loss that is the swapped pair's by the same objective, beside any flips of its own.
+        mean: Over the batch, for objectives that compare a response with it.
 
     Returns:
         (B,) losses, unreduced.
@@ -204,7 +211,7 @@ def preference_loss(
     outer = _with_flips(objective, beta, own["label_flip"])
 
     def compute(chosen: Tensor, rejected: Tensor) -> Tensor:
-        return objective.form(PairValues(beta * chosen, beta_rejected * rejected), outer, own["offset"])
+        return objective.form(PairValues(beta * chosen, beta_rejected * rejected), outer, own["offset"], mean)
 
     loss = compute(*rewards)
     doubt = read(label_flip, name="label_flip")
@@ -220,11 +227,19 @@ def chosen_nll(batch: PairBatch) -> Tensor:
     return -at_least_float32(batch.policy.sums)[0::2] / lengths
 
 
-def objective_loss(objective: PairObjective, batch: PairBatch) -> Tensor:
-    """Compute an objective with its SFT term: (B,) losses, unreduced."""
+def objective_loss(objective: PairObjective, batch: PairBatch, *, center: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+    """Compute an objective with its SFT term: (B,) losses, unreduced.
+
+    Args:
+        objective: What is computed.
+        batch: The pairs.
+        center: Subtracted from the rewards of chosen and rejected responses, before beta: what is usual, such as the mean of the
+            first step. A pairwise objective's margin moves by the difference.
+    """
     rewards = compute_rewards(objective, batch)
+    rewards = PairValues(rewards.chosen - center[0], rewards.rejected - center[1])
     losses = batch.weight * preference_loss(
-        objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip
+        objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip, mean=batch.mean
     )
     return losses + objective.sft_weight * chosen_nll(batch) if objective.sft_weight else losses
 

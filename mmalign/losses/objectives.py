@@ -123,12 +123,12 @@ def simpo(*, beta: float = 2.0, target_margin: float = 1.0) -> PairObjective:
 
 
 @PAIR_OBJECTIVES.register("kto_pair")
-def kto_pair(*, beta: float = 0.1, detach_baseline: bool = True) -> PairObjective:
+def kto_pair(*, beta: float = 0.1, detach_baseline: bool = True, score: SequenceScore = "sum") -> PairObjective:
     """KTO's value function on both halves of a pair (arXiv:2402.01306, LLaVA-MoD's arXiv:2408.15881).
 
-    The baseline is the mean over the micro-batch, so batch size and accumulation change the loss.
+    The baseline is the mean over the micro-batches of all processes, so batch size and accumulation change the loss.
     """
-    return PairObjective(beta=beta, outer=bounded, form=against_batch_mean(detach=detach_baseline))
+    return PairObjective(beta=beta, score=sequence_score(score), outer=bounded, form=against_batch_mean(detach=detach_baseline))
 
 
 @PAIR_OBJECTIVES.register("dno")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 
@@ -18,18 +19,21 @@ from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
+from mmalign.engine.processes import mean_over_processes
 from mmalign.losses.coefficients import BETA_MODES, DifficultyMode, difficulty_coefficients
-from mmalign.losses.kernel import PairBatch, PairObjective, chosen_nll, objective_loss
+from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
 from mmalign.losses.registry import Named
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, swap_sides
-from mmalign.methods.preference_metrics import difficulty_quartiles, reward_metrics
+from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
 
 _COEFFICIENTS = ("pair_beta_scale", "pair_weight")
 _QUARTILE = "difficulty_quartile"
+PROBED_ROWS = 2
+"""Rows on which row layouts are compared; where more are shown, rewards before training are measured on all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class PreferenceConfig:
     beta: float | None = None
     """Beta of every objective that has one and is not given its own; None: each one's default."""
     difficulty_mode: DifficultyMode = "off"
+    center_rewards: bool = False
+    """Subtract from the rewards their means on the first rows before training, those of chosen and rejected responses apart."""
     sft_weight: float = 0.0
     """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
     max_length: int | None = None
@@ -108,6 +114,7 @@ class PreferenceMethod:
         self.image_root = image_root
         self.shared = True
         self._pair_columns = [*_COEFFICIENTS, *self.objective_columns]
+        self._centers: dict[str, tuple[float, float]] = {}
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Add each pair's beta, weight and difficulty quartile as columns, computed once over all pairs that are trained on.
@@ -167,9 +174,34 @@ class PreferenceMethod:
         Raises:
             ValueError: If the model's own numbers can't be had, or the first rows' cached log-probabilities are of other texts.
         """
-        choice = probe_rows(model, [self._encode_checked(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        choice = probe_rows(
+            model, [self._encode_checked(row) for row in rows[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id
+        )
         self.shared = choice.shared
-        return choice.reason
+        if len(rows) <= PROBED_ROWS and not self.config.center_rewards:
+            return choice.reason
+        first = self._measure_start(model, rows)
+        if self.config.center_rewards:
+            # A run that goes on asks the same model, the one before its first step.
+            self._centers = {name: (values.chosen.mean().item(), values.rejected.mean().item()) for name, values in first.items()}
+        objective = self.objectives[0]
+        return "\n".join([choice.reason, *describe_start(objective.objective, first[objective.name])])
+
+    def _measure_start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> dict[str, PairValues]:
+        """Compute each objective's rewards before the first step, without beta, one row at a time."""
+        was_training = model.training
+        model.eval()
+        found: dict[str, list[PairValues]] = {named.name: [] for named in self.objectives}
+        try:
+            for row in rows:
+                batch = send_to_device(self.collate([row]), next(model.parameters()).device)
+                with torch.no_grad():
+                    pairs = self._pairs(model, batch)
+                    for named in self.objectives:
+                        found[named.name].append(compute_rewards(named.objective, pairs))
+        finally:
+            model.train(was_training)
+        return {name: PairValues(*(torch.cat(side) for side in zip(*values, strict=True))) for name, values in found.items()}
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One row a pair, or one a response where they can't share it, with the pair's columns beside it under ``pairs``, each (B,)."""
@@ -188,6 +220,21 @@ class PreferenceMethod:
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the pairs; rewards are logged with the plain beta, so that difficulty modes can be compared."""
+        pairs = self._pairs(model, batch)
+        losses = {
+            named.name: objective_loss(named.objective, pairs, center=self._centers.get(named.name, (0.0, 0.0)))
+            for named in self.objectives
+        }
+        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
+        if self.config.sft_weight:
+            total = total + self.config.sft_weight * chosen_nll(pairs)
+        metrics = reward_metrics(self.objectives[0].objective, pairs)
+        if len(losses) > 1:
+            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
+        return MethodOutput(total.sum(), metrics)
+
+    def _pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
+        """Run policy and reference."""
         inputs = {key: value for key, value in batch.items() if key not in ("pairs", "reference")}
         outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
         tokens = scored_tokens(outcome, batch["layout"]["target"])
@@ -197,15 +244,16 @@ class PreferenceMethod:
         columns = batch["pairs"]
         scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
         flip = columns.get(LABEL_FLIP, 0.0)
-        pairs = PairBatch(tokens, as_logps(outcome), reference, columns, beta_scale=scale, weight=weight, label_flip=flip)
-        losses = {named.name: objective_loss(named.objective, pairs) for named in self.objectives}
-        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
-        if self.config.sft_weight:
-            total = total + self.config.sft_weight * chosen_nll(pairs)
-        metrics = reward_metrics(self.objectives[0].objective, pairs)
-        if len(losses) > 1:
-            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
-        return MethodOutput(total.sum(), metrics)
+        return PairBatch(
+            tokens,
+            as_logps(outcome),
+            reference,
+            columns,
+            beta_scale=scale,
+            weight=weight,
+            label_flip=flip,
+            mean=mean_over_processes,
+        )
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mmalign.engine.method import Sum
-from mmalign.losses.kernel import PairBatch, PairObjective, compute_rewards
+from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, compute_rewards
 
 NUM_QUARTILES = 4
 
@@ -40,6 +40,32 @@ def reward_metrics(objective: PairObjective, pairs: PairBatch) -> dict[str, Sum]
             metrics[f"rewards/margin_q{number}"] = Sum((margin * inside).sum(), inside.sum())
             metrics[f"rewards/accuracy_q{number}"] = Sum((right * inside).sum(), inside.sum())
     return metrics
+
+
+SATURATED = 4.0
+"""Where |margin| is above this, the logistic's slope is within 2% of 0 or of its largest, and bounded losses teach nothing."""
+
+
+@torch.no_grad()
+def describe_start(objective: PairObjective, rewards: PairValues) -> list[str]:
+    """Say what the rewards are before the first step: zero against oneself, anything against another model (a teacher).
+
+    Args:
+        objective: Its plain beta scales them.
+        rewards: (B,) each, without beta, from ``compute_rewards``.
+
+    Returns:
+        A line; none where all is zero.
+    """
+    chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
+    if not chosen.any() and not rejected.any():
+        return []
+    margin = chosen - rejected
+    saturated = (margin.abs() > SATURATED).float().mean()
+    return [
+        f"rewards before the first step, on {len(margin)} pairs: chosen {chosen.mean():.2f}, rejected {rejected.mean():.2f}, margin "
+        f"{margin.mean():.2f}; in {saturated:.0%} of them |margin| is above {SATURATED:g}, where the loss saturates"
+    ]
 
 
 def difficulty_quartiles(difficulty: Tensor) -> Tensor:

@@ -58,7 +58,8 @@ class MethodTrainer(Trainer):
         for module in self._keep_in_eval:
             module.eval()
         output = self.method.compute(model, inputs)
-        loss = output.loss_sum / num_items_in_batch
+        # A step without items (no response token in any of its rows) has loss 0, not 0 / 0.
+        loss = output.loss_sum / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if not torch.isfinite(loss):
             path = self._save_batch(inputs)
             raise FloatingPointError(

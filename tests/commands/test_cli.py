@@ -117,7 +117,7 @@ def test_each_commands_help(capsys: pytest.CaptureFixture[str], name: str) -> No
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], "mmalign train: choose one of: contrastive, sft, preference"),
+        (["train"], "mmalign train: choose one of: contrastive, sft, mimic, preference"),
         (["evalute", "pope"], "unknown command 'evalute'; did you mean 'evaluate'?"),
         (["score-dificulty"], "did you mean 'score-difficulty'?"),
     ],

@@ -1,6 +1,7 @@
 """The chunked divergence: worked by hand, against torch's own KL, gradients by autograd, memory by chunk."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.engine import head
-from mmalign.engine.divergence import Divergence, Head, linear_divergence
+from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
 
 KINDS = [Divergence("forward"), Divergence("reverse", 2.0), Divergence("jensen-shannon", 0.7), Divergence("jensen-shannon", 1.5, 0.2)]
 
@@ -112,3 +113,52 @@ def test_bad_input() -> None:
 def test_no_tokens() -> None:
     hidden, student, teacher_hidden, teacher = inputs()
     assert linear_divergence(hidden[:0], student, teacher_hidden[:0], teacher).shape == (0,)
+
+
+def top_of(log_p: Tensor, number: int) -> tuple[Tensor, Tensor]:
+    """A teacher's likeliest tokens, with their log-probabilities and that of all others together."""
+    values, ids = log_p.topk(number)
+    rest = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
+    return ids, torch.cat([values, rest], -1)
+
+
+TOP_KINDS = [Divergence("forward"), Divergence("reverse"), Divergence("jensen-shannon", 1.0, 0.3)]
+
+
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("chunk", [2, 1000])
+def test_likeliest_tokens_equal_autograd_on_buckets(kind: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", chunk * 13)
+    hidden, student, teacher_hidden, teacher = inputs()
+    assert teacher.bias is not None
+    ids, log_p = top_of(F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]).log_softmax(-1), 4)
+    q = F.linear(hidden, student.weight, student.bias).softmax(-1)
+    named = q.gather(-1, ids)
+    expected = naive(log_p, torch.cat([named, 1 - named.sum(-1, keepdim=True)], -1).log(), kind)
+    got = linear_top_divergence(hidden, student, ids, log_p, kind)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    leaves = [hidden, student.weight, student.bias]
+    wanted = torch.autograd.grad(expected.sum(), leaves)
+    for a, b in zip(wanted, torch.autograd.grad(got.sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.kind)
+def test_likeliest_tokens_bound_the_divergence_from_below_and_all_tokens_are_it(kind: Divergence) -> None:
+    hidden, student, teacher_hidden, teacher = inputs()
+    assert teacher.bias is not None
+    log_p = F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]).log_softmax(-1)
+    with torch.no_grad():
+        whole = linear_divergence(hidden, student, teacher_hidden, teacher, kind)
+        values = [linear_top_divergence(hidden, student, *top_of(log_p, number), kind) for number in (1, 3, 6, 12)]
+    for fewer, more in pairwise([*values, whole]):
+        assert (fewer <= more + 1e-5).all()
+    # Twelve of thirteen: the rest is one token.
+    torch.testing.assert_close(values[-1], whole, rtol=1e-4, atol=1e-5)
+    assert (values[0] < whole - 1e-3).any()
+
+
+def test_likeliest_tokens_at_another_temperature_are_refused() -> None:
+    hidden, student, *_ = inputs()
+    with pytest.raises(ValueError, match="temperature is 2.0; log-probabilities of a cached teacher are those at 1"):
+        linear_top_divergence(hidden, student, torch.zeros(11, 1, dtype=torch.long), torch.zeros(11, 2), Divergence(temperature=2.0))

@@ -12,8 +12,10 @@ from transformers import TrainerCallback
 
 from mmalign.methods.forward import compute_policy_and_reference
 from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
+from mmalign.methods.mimic import MimicConfig, MimicMethod
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
+from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.references import Reference
 from mmalign.training.arguments import build_training_arguments
@@ -52,6 +54,11 @@ def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: Buck
     if kind == "sft":
         method: Any = SupervisedMethod(processor)
         dataset = chat_dataset()
+    elif kind == "mimic":
+        other, _ = build_tiny_llava(scale=2.0, seed=1)
+        teacher = LiveTeacher(Reference(policy, kind="copy", model=other), processor, student=policy, student_processor=processor)
+        method = MimicMethod(processor, MimicConfig(ce_weight=0.5), teacher=teacher)
+        dataset = chat_dataset()
     elif kind == "listwise":
         method = ListwiseMethod(processor, ListwiseConfig(), reference=Reference(policy, kind="copy"))
         dataset = Dataset.from_list(list_rows([3, 2, 4, 3, 2, 3, 4, 3])).cast_column("images", List(ImageFeature(decode=False)))
@@ -69,7 +76,7 @@ def losses(trainer: MethodTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("kind", ["sft", "preference", "listwise"])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "preference", "listwise"])
 def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
     results = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -85,7 +92,8 @@ def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
         assert results[0].state.log_history[1][key] == pytest.approx(results[1].state.log_history[1][key], abs=1e-4), key
 
 
-@pytest.mark.parametrize(("kind", "lora"), [("sft", False), ("preference", False), ("preference", True), ("listwise", False)])
+@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "preference", "listwise"])
 def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: bool) -> None:
     whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
     whole.train()
@@ -148,6 +156,15 @@ def test_reference_does_not_move(tmp_path: Path) -> None:
         assert before is not None
         assert after is not None
         assert torch.equal(before.token_logps, after.token_logps)
+
+
+def test_a_step_without_items_has_loss_zero(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, kind="mimic", batch_size=2)
+    batch = trainer.method.collate([trainer.train_dataset[i] for i in range(2)])
+    batch["layout"] |= {key: batch["layout"][key][:0] for key in ("index", "target", "response")}
+    items = trainer._get_num_items_in_batch([batch], torch.device("cpu"))
+    assert items == 0
+    assert trainer.compute_loss(trainer.model, batch, num_items_in_batch=items).item() == 0
 
 
 def test_first_step_of_dpo_is_log_two(tmp_path: Path) -> None:

@@ -1,0 +1,74 @@
+"""Which token ids mean the same to two models: the part of the vocabulary that a divergence may compare."""
+
+from typing import Any
+
+
+def count_shared_tokens(student: Any, teacher: Any, *, student_size: int, teacher_size: int) -> int:
+    """Count the ids, from 0 on, that stand for the same token in both tokenizers.
+
+    Behind them either model may have what no response holds: padding rows of its head, and special tokens such as image
+    placeholders.
+
+    Args:
+        student: The student's tokenizer.
+        teacher: The teacher's.
+        student_size: Rows of the student's output head.
+        teacher_size: Rows of the teacher's.
+
+    Returns:
+        The size to which both heads can be cut.
+
+    Raises:
+        ValueError: If an ordinary token stands behind the shared part, with both sizes and the first id that differs.
+    """
+    names = [_names(tokenizer, size) for tokenizer, size in ((student, student_size), (teacher, teacher_size))]
+    size = min(student_size, teacher_size)
+    # An id that neither tokenizer knows is a padding row of both.
+    shared = next((i for i in range(size) if names[0].get(i) != names[1].get(i)), size)
+    for mine, tokenizer in zip(names, (student, teacher), strict=True):
+        special = set(tokenizer.added_tokens_decoder)
+        ordinary = [i for i in mine if i >= shared and i not in special]
+        if ordinary:
+            first = shared if shared < size else min(ordinary)
+            raise ValueError(
+                f"student and teacher don't share their tokens: of {student_size:,} and {teacher_size:,} rows of their output heads the "
+                f"first {shared:,} agree, and id {first} is {names[0].get(first)!r} to the student, {names[1].get(first)!r} to the "
+                "teacher. Distil from a model with the same tokenizer"
+            )
+    return shared
+
+
+def _names(tokenizer: Any, size: int) -> dict[int, str]:
+    """Tokens by id, those beyond the head left out: no response can be made of them."""
+    return {i: name for name, i in tokenizer.get_vocab().items() if i < size}
+
+
+def check_same_responses(student: list[list[int]], teacher: list[list[int]], *, vocabulary: int) -> None:
+    """Check that a conversation's answers are the same tokens to both, and shared ones.
+
+    Raises:
+        ValueError: With the first place that differs, or the first token that is not shared.
+    """
+    for mine, theirs in zip(student, teacher, strict=True):
+        if mine != theirs:
+            at = next((i for i, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), min(len(mine), len(theirs)))
+            ids = [tokens[at] if at < len(tokens) else "none" for tokens in (mine, theirs)]
+            raise ValueError(
+                f"token {at} of the answer is {ids[0]} to the student and {ids[1]} to the teacher: their chat templates differ; give both "
+                "the same one (mmalign compose --chat-template, or the file chat_template.jinja beside the weights)"
+            )
+        if max(mine, default=0) >= vocabulary:
+            raise ValueError(f"the answer holds token {max(mine)}, and student and teacher share only the first {vocabulary:,}")
+
+
+def same_text(student: Any, teacher: Any) -> bool:
+    """Tell whether two processors turn every conversation into the same tokens, but for those of images."""
+    mine, theirs = (getattr(processor.tokenizer, "backend_tokenizer", None) for processor in (student, teacher))
+    if mine is None or theirs is None:
+        return False
+    return bool(student.chat_template == teacher.chat_template and mine.to_str() == theirs.to_str())
+
+
+def same_inputs(student: Any, teacher: Any) -> bool:
+    """Tell whether two processors make the very same inputs, pixels and image tokens included."""
+    return type(student) is type(teacher) and same_text(student, teacher) and student.to_dict() == teacher.to_dict()

@@ -1,0 +1,128 @@
+"""Student and teacher on the same tokens: the teacher's hidden states first, then the student's loss inside its own forward pass.
+
+No tensor of the size of a vocabulary is held beyond one chunk, of either model (see ``divergence.py``).
+
+Shape legend: K = scored tokens, T and D = hidden widths of teacher and student, B = rows, L = row length, N = tokens that a cached
+teacher names.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
+from mmalign.engine.head import LogitTransform, linear_token_logps
+from mmalign.engine.logps import find_transform, run_with_head, unwrap
+
+
+class TeacherStates(NamedTuple):
+    """What a live teacher says of each token: its head turns the hidden states into logits."""
+
+    hidden: Tensor
+    """(K, T)"""
+    head: Head
+
+
+class TopTokens(NamedTuple):
+    """What a cached teacher said of each token."""
+
+    ids: Tensor
+    """(K, N)"""
+    logps: Tensor
+    """(K, N + 1): the last one is that of all other tokens together."""
+
+
+class StudentOutput(NamedTuple):
+    """The student's part, by token."""
+
+    divergence: Tensor
+    """(K,) in nats, with gradient."""
+    logps: Tensor | None
+    """(K,) log p of the token itself, with gradient; None where nobody asked."""
+
+
+def check_head(model: nn.Module, *, what: str) -> None:
+    """Check that a model's logits can be compared.
+
+    Raises:
+        ValueError: If it bounds them; ``what`` is the model's role in the message.
+    """
+    softcap = find_transform(unwrap(model)).softcap
+    if softcap is not None:
+        raise ValueError(f"the {what} bounds its logits to +-{softcap:g}; distillation needs linear heads: choose another")
+
+
+def head_size(model: nn.Module) -> int:
+    """Rows of a model's output head."""
+    head: Any = unwrap(model).get_output_embeddings()
+    return head.out_features
+
+
+@torch.no_grad()
+def compute_teacher_states(teacher: nn.Module, batch: dict[str, Any], *, index: Tensor | None = None) -> TeacherStates:
+    """Run the teacher up to its output head.
+
+    Args:
+        teacher: A multimodal LLM.
+        batch: From ``collate_prompts``, of the teacher's own processor.
+        index: (K,) places in B * L of the hidden states; those that predict the scored tokens if not given.
+    """
+    found: list[Head] = []
+    chosen = batch["layout"]["index"] if index is None else index
+
+    def keep(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+        found.append(_scaled(head, transform))
+        return hidden.index_select(0, chosen) * transform.scale
+
+    hidden = run_with_head(teacher, batch, keep)
+    return TeacherStates(hidden.to(found[0].weight.dtype), found[0])
+
+
+def compute_student_output(
+    student: nn.Module,
+    batch: dict[str, Any],
+    teacher: TeacherStates | TopTokens,
+    divergence: Divergence,
+    *,
+    vocabulary: int,
+    index: Tensor | None = None,
+    with_logps: bool = False,
+) -> StudentOutput:
+    """Run the student, and compare it with the teacher token by token.
+
+    Args:
+        student: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
+        batch: From ``collate_prompts``, of the student's processor.
+        teacher: For the same scored tokens.
+        divergence: Kind and temperature.
+        vocabulary: Tokens, from id 0 on, that both share; both distributions are cut to them and sum to 1 again.
+        index: (K,) places of the hidden states that are compared; those that predict the scored tokens if not given.
+        with_logps: Whether log p of the tokens is wanted too, under the student's whole vocabulary.
+    """
+    layout = batch["layout"]
+    compared = layout["index"] if index is None else index
+
+    def compare(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+        own = _cut(_scaled(head, transform), vocabulary)
+        taught = hidden.index_select(0, compared) * transform.scale
+        if isinstance(teacher, TopTokens):
+            value = linear_top_divergence(taught, own, *teacher, divergence)
+        else:
+            value = linear_divergence(taught, own, teacher.hidden, _cut(teacher.head, vocabulary), divergence)
+        if not with_logps:
+            return value[None]
+        scored = hidden.index_select(0, layout["index"])
+        return torch.stack([value, linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale)])
+
+    values = run_with_head(student, batch, compare)
+    return StudentOutput(values[0], values[1] if with_logps else None)
+
+
+def _scaled(head: nn.Linear, transform: LogitTransform) -> Head:
+    """The head for hidden states that are multiplied by the model's logit scale."""
+    return Head(head.weight, None if head.bias is None else head.bias * transform.scale)
+
+
+def _cut(head: Head, size: int) -> Head:
+    return head if len(head.weight) == size else Head(head.weight[:size], None if head.bias is None else head.bias[:size])

@@ -1,0 +1,125 @@
+"""``mmalign cache-teacher``: what is kept, going on after a stop, and a student that mimics it as it mimics the live teacher."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mmalign.cli import main
+from mmalign.data.datasets import load_rows
+from mmalign.difficulty import teacher as cache
+from mmalign.models.load import load_mllm
+from tests.data_files import chat_rows, encoded, save_encoded, save_rows
+from tests.methods.test_mimic import plain_logits
+from tests.tiny_models import build_tiny_llava
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("teacher") / "model"
+    for part in build_tiny_llava(seed=1):
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_rows(tmp_path_factory.mktemp("chats") / "chats.parquet", chat_rows(8))
+
+
+def cached(teacher: Path, chats: Path, out: Path, *more: str) -> int:
+    return main(["cache-teacher", str(chats), "--model", str(teacher), "--out", str(out), *more])
+
+
+def mimic(student: Path, data: Path, out: Path, *more: str) -> int:
+    words = ["--model", str(student), "--data", str(data), "--out", str(out), "--max-steps", "3", "--logging-steps", "1"]
+    return main(["train", "mimic", *words, "--learning-rate", "1e-3", "--max-grad-norm", "1e9", *more])
+
+
+def first_step(out: Path) -> dict[str, float]:
+    return json.loads((out / "train_log.json").read_text())[0]
+
+
+@pytest.mark.parametrize("storage", ["float16", "float32"])
+def test_it_keeps_the_plain_forwards_likeliest_tokens(teacher_dir: Path, chats: Path, tmp_path: Path, storage: str) -> None:
+    assert cached(teacher_dir, chats, tmp_path / "out", "--top-k", "5", "--storage", storage) == 0
+    model, processor = load_mllm(str(teacher_dir))
+    size = len(processor.tokenizer)
+    for row in load_rows(tmp_path / "out" / "data"):
+        with torch.no_grad():
+            logps = plain_logits(model, processor, row)[0][:, :size].log_softmax(-1)
+        values, ids = logps.topk(5)
+        got = torch.tensor(row["teacher_top_logps"]).view(-1, 6)
+        assert torch.tensor(row["teacher_top_ids"]).view(-1, 5).tolist() == ids.tolist()
+        tolerance = {"rtol": 2e-3, "atol": 2e-5} if storage == "float16" else {"rtol": 0, "atol": 1e-5}
+        torch.testing.assert_close(got[:, :5], values, **tolerance)
+        torch.testing.assert_close(got.exp().sum(-1), torch.ones(len(got)), rtol=0, atol=1e-2 if storage == "float16" else 1e-5)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cache, "SHARD_SIZE", 3)
+    rows = [encoded(row) for row in chat_rows(8)]
+    rows[4]["images"][0]["bytes"] = b"no image"
+    chats = save_encoded(tmp_path / "chats.parquet", rows)
+    for out in ("whole", "stopped"):
+        assert cached(teacher_dir, chats, tmp_path / out, "--max-reject-share", "0.5") == 0
+    shards = sorted((tmp_path / "whole" / "data").glob("*.parquet"))
+    assert [path.name for path in shards] == ["000000000.parquet", "000000003.parquet", "000000006.parquet"]
+    again = tmp_path / "stopped" / "data"
+    kept = os.stat(again / shards[0].name).st_mtime_ns
+    (again / shards[1].name).rename(again / "000000003.partial")
+    assert cached(teacher_dir, chats, tmp_path / "stopped", "--max-reject-share", "0.5") == 0
+    assert os.stat(again / shards[0].name).st_mtime_ns == kept
+    for path in shards:
+        assert path.read_bytes() == (again / path.name).read_bytes()
+    assert len(load_rows(again)) == 7
+    assert json.loads((tmp_path / "stopped" / "rejects.jsonl").read_text())["id"] == rows[4]["id"]
+    assert cached(teacher_dir, chats, tmp_path / "stopped", "--top-k", "3") == 2
+    assert "holds scores with top_k 64, not 3" in capsys.readouterr().err
+
+
+def test_with_nearly_all_tokens_it_teaches_like_the_live_teacher_and_with_few_less(
+    tiny_llava_dir: Path, teacher_dir: Path, chats: Path, tmp_path: Path
+) -> None:
+    # The cache leaves out padding rows of the teacher's head; here it has none but 156, whose mass is that of random rows.
+    assert mimic(tiny_llava_dir, chats, tmp_path / "live", "--teacher", str(teacher_dir), "--batch-size", "8") == 0
+    values, norms = {}, {}
+    for k in (4, 64, 355):
+        assert cached(teacher_dir, chats, tmp_path / f"cache{k}", "--top-k", str(k), "--storage", "float32") == 0
+        words = ["--teacher", "cached", "--teacher-model", str(teacher_dir), "--batch-size", "8", "--ce-weight", "0"]
+        assert mimic(tiny_llava_dir, tmp_path / f"cache{k}" / "data", tmp_path / f"out{k}", *words) == 0
+        step = first_step(tmp_path / f"out{k}")
+        values[k], norms[k] = step["loss/kl"], step["grad_norm"]
+    assert values[4] < values[64] < values[355]
+    model, processor = load_mllm(str(tiny_llava_dir))
+    teacher, _ = load_mllm(str(teacher_dir))
+    total, count = 0.0, 0
+    for row in load_rows(chats):
+        with torch.no_grad():
+            log_p, log_q = (plain_logits(one, processor, row)[0][:, :356].log_softmax(-1) for one in (teacher, model))
+        total, count = total + float((log_p.exp() * (log_p - log_q)).sum()), count + len(log_p)
+    # 355 of 356: the rest is one token.
+    assert values[355] == pytest.approx(total / count, rel=1e-3)
+    assert np.isfinite(list(norms.values())).all()
+
+
+def test_stale_and_foreign_columns_are_refused(
+    tiny_llava_dir: Path, teacher_dir: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cached(teacher_dir, chats, tmp_path / "cache", "--top-k", "4") == 0
+    data = tmp_path / "cache" / "data"
+    assert mimic(tiny_llava_dir, data, tmp_path / "a", "--teacher", "cached", "--teacher-model", str(tiny_llava_dir)) == 2
+    assert "the cached teacher is weights " in capsys.readouterr().err
+    assert mimic(tiny_llava_dir, chats, tmp_path / "b", "--teacher", "cached") == 2
+    assert "has no column teacher_top_ids" in capsys.readouterr().err
+    assert mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2") == 2
+    assert "at temperature 1 alone" in capsys.readouterr().err
+    edited = load_rows(data).map(lambda row: {"messages": [row["messages"][0], {**row["messages"][1], "content": "a star"}]})
+    edited.to_parquet(tmp_path / "edited.parquet")
+    assert mimic(tiny_llava_dir, tmp_path / "edited.parquet", tmp_path / "d", "--teacher", "cached") == 2
+    assert "the cached teacher is stale, or reads other tokens" in (tmp_path / "d" / "rejects.jsonl").read_text()

@@ -1,0 +1,42 @@
+"""The recipe's smoke size runs all stages by its own shell file, and does what each stage says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmalign.models.load import load_mllm
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_smoke_size(tmp_path: Path) -> None:
+    environment = {**os.environ, "SMOKE": "1", "OUT": str(tmp_path / "run"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["bash", "scripts/llava_mod/run.sh"]
+    for attempt in (1, 2):
+        done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=1200)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert ("preference is done" in done.stdout) == (attempt == 2)
+        if attempt == 1:
+            assert "rewards before the first step, on 24 pairs" in done.stdout
+    run = tmp_path / "run"
+    weights = {
+        name: dict(load_mllm(str(run / name))[0].named_parameters()) for name in ("student", "init", "d2d", "sparse", "d2s", "preference")
+    }
+    for start, end in (("student", "init"), ("init", "d2d"), ("sparse", "d2s"), ("d2s", "preference")):
+        moved = {name for name, value in weights[end].items() if not torch.equal(value, weights[start][name])}
+        assert moved, end
+        assert not any("vision_tower" in name for name in moved), end
+        if end == "init":
+            assert all("projector" in name for name in moved)
+        elif end != "d2d":
+            assert any("experts" in name for name in moved)
+            assert all(".mlp." in name or "projector" in name for name in moved)
+    log = json.loads((run / "d2s" / "train_log.json").read_text())[0]
+    assert {"loss/kl", "loss/nll", "router/balance"} <= set(log)
+    assert "loss/nll" not in json.loads((run / "d2d" / "train_log.json").read_text())[0]
