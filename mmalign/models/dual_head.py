@@ -205,7 +205,9 @@ def load_pretrained_backbone(model: DualHead, source: str) -> None:
         if model.config.library == "timm":
             start: Any = timm.create_model(source, pretrained=True, num_classes=0, **model.config.backbone)
         else:
-            start = _Tower(_TOWERS[model.config.architecture].from_pretrained(source, dtype=torch.float32))
+            start = _Tower(
+                _TOWERS[model.config.architecture].from_pretrained(source, config=_tower_config(model.config), dtype=torch.float32)
+            )
     model.backbone.load_state_dict(start.state_dict())
 
 
@@ -276,8 +278,8 @@ def _build_backbone(config: DualHeadConfig) -> nn.Module:
         raise ValueError(f"timm has no backbone {config.architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
 
 
-def _without_type(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if key != "model_type"}
+def _tower_config(config: DualHeadConfig) -> Any:
+    return AutoConfig.for_model(config.architecture, **{key: value for key, value in config.backbone.items() if key != "model_type"})
 
 
 @torch.no_grad()
