@@ -51,7 +51,7 @@ def draw_split(
     validation = [pool[:number] for pool, number in zip(pools, held, strict=True)]
     pools = [pool[number:] for pool, number in zip(pools, held, strict=True)]
     sizes = np.array([len(pool) for pool in pools])
-    wanted = np.minimum(shots, sizes) if shots is not None else _balance(round(share * sizes.sum()), sizes, rng)  # type: ignore[operator]
+    wanted = np.minimum(shots, sizes) if shots is not None else _balance(round((share or 0) * sizes.sum()), sizes, rng)
     labeled = [pool[:number] for pool, number in zip(pools, wanted, strict=True)]
     rest = [pool[number:] for pool, number in zip(pools, wanted, strict=True)]
     return LabelSplit(*(np.sort(np.concatenate(parts)).astype(np.int64) for parts in (labeled, rest, validation)))

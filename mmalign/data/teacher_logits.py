@@ -62,8 +62,8 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
     if known != list(classes):
         differing = next((i for i, (a, b) in enumerate(zip(known, classes, strict=False)) if a != b), min(len(known), len(classes)))
         raise ValueError(
-            f"{path} has {len(known)} classes and the data {len(classes)}; class {differing} is {known[differing : differing + 1]} there and "
-            f"{list(classes)[differing : differing + 1]} here: the order must be the same"
+            f"{path} has {len(known)} classes and the data {len(classes)}; class {differing} is {known[differing : differing + 1]} "
+            f"there and {list(classes)[differing : differing + 1]} here: the order must be the same"
         )
     place = {image_id: index for index, image_id in enumerate(json.loads(about["ids"]))}
     absent = [image_id for image_id in ids if image_id not in place]

@@ -43,7 +43,9 @@ def score_probabilities(probabilities: Tensor, labels: Tensor, *, bins: int = 15
 
 
 def search_mixing(ce_logits: Tensor, kd_logits: Tensor, labels: Tensor) -> MixingSearch:
-    """Try the paper's grid (21 weights, here 10 temperatures) by accuracy; of equals the first wins, weights from 0 and temperatures from low.
+    """Try the paper's grid (21 weights, here 10 temperatures) by accuracy.
+
+    Of equals the first wins: weights from 0, and for each the temperatures from low.
 
     Args:
         ce_logits: (N, C), of validation images, never of test images.

@@ -268,8 +268,7 @@ def _build_backbone(config: DualHeadConfig) -> nn.Module:
     if config.library == "transformers":
         if config.architecture not in _TOWERS:
             raise ValueError(f"architecture is {config.architecture!r}; expected one of {', '.join(_TOWERS)}")
-        return _Tower(
-            _TOWERS[config.architecture]._from_config(AutoConfig.for_model(config.architecture, **_without_type(config.backbone)))
+        return _Tower(_TOWERS[config.architecture]._from_config(_tower_config(config)))
         )
     try:
         return timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.backbone)
