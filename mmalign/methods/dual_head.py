@@ -180,7 +180,8 @@ class DualHeadMethod:
             each = teacher_kl(output.kd_logits, logits, temperature=objective.temperature)
             metrics["dual_head/teacher_agreement"] = _sum((output.kd_logits.argmax(-1) == logits.argmax(-1)).float())
         else:
-            assert output.teacher_features is not None and features is not None
+            assert output.teacher_features is not None
+            assert features is not None
             each = feature_distance(output.teacher_features, features)
         labeled, unlabeled = each[:rows], each[rows:]
         metrics |= {"loss/kd_labeled": _sum(labeled), "loss/kd_unlabeled": _sum(unlabeled)}

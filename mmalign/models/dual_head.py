@@ -269,7 +269,6 @@ def _build_backbone(config: DualHeadConfig) -> nn.Module:
         if config.architecture not in _TOWERS:
             raise ValueError(f"architecture is {config.architecture!r}; expected one of {', '.join(_TOWERS)}")
         return _Tower(_TOWERS[config.architecture]._from_config(_tower_config(config)))
-        )
     try:
         return timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.backbone)
     except RuntimeError as error:
