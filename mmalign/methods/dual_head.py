@@ -214,7 +214,8 @@ class DualHeadMethod:
         if self.objective.forward == "concatenated" or len(pixels) == rows:
             return model(pixels)
         parts = zip(model(pixels[:rows]), model(pixels[rows:]), strict=True)
-        return DualHeadOutput(*(None if one is None else torch.cat([one, other]) for one, other in parts))
+        joined: list[Any] = [None if one is None else torch.cat([one, other]) for one, other in parts]
+        return DualHeadOutput(*joined)
 
     def _compute_fixmatch(self, model: nn.Module, batch: dict[str, Any], numbers: Tensor) -> MethodOutput:
         """arXiv:2001.07685: labelled weak views, and strong views of unlabelled images whose weak views the model is sure of."""
@@ -234,7 +235,7 @@ class DualHeadMethod:
         if not model.training or (self._batches - 1) % self.objective.gradient_cosine_every:
             return Sum(torch.zeros(()), 0.0)
         inner = model.module if isinstance(getattr(model, "module", None), nn.Module) else model
-        return Sum(compute_gradient_cosine(ce, kd, list(inner.backbone.parameters())), 1.0)  # type: ignore[union-attr,arg-type]
+        return Sum(compute_gradient_cosine(ce, kd, list(inner.backbone.parameters())), 1.0)  # type: ignore[union-attr]
 
 
 def compute_gradient_cosine(ce: Tensor, kd: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

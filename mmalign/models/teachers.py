@@ -105,7 +105,7 @@ class ZeroShotTeacher:
     def __init__(self, source: str, *, classes: Sequence[str], prompts: Sequence[str], device: torch.device) -> None:
         """Embed the classes once."""
         model, self.processor = load_clip(source)
-        self.model = model.requires_grad_(False).to(device)
+        self.model: Any = model.requires_grad_(False).to(device)
         image = self.processor.image_processor
         size = getattr(image, "crop_size", None) or image.size
         self.side = size["height"] if "height" in size else size["shortest_edge"]
