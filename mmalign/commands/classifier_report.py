@@ -29,7 +29,7 @@ def compute_logits(
     model: DualHead, images: CachedImages, index: NDArray[np.int64] | None = None, *, batch_size: int = 256
 ) -> tuple[Tensor, Tensor]:
     """Run the classifier on the centres of images, on its device: CE and KD logits (N, C) on the CPU, float32."""
-    device, preprocessing = next(model.parameters()).device, model.config.preprocessing
+    device, preprocessing = next(model.parameters()).device, model.settings.preprocessing
     index = np.arange(len(images.ids)) if index is None else index
     parts = []
     for start in range(0, len(index), batch_size):
@@ -84,9 +84,9 @@ def read_for(model: DualHead, data: LabeledImages, cache: Path, *, rejects: Path
     Raises:
         ValueError: If they have other classes, or the same in another order.
     """
-    if data.classes != model.config.classes:
-        raise ValueError(f"the data have classes {_few(data.classes)} and the model {_few(model.config.classes)}; they must be the same")
-    side = model.config.preprocessing.resize_size
+    if data.classes != model.settings.classes:
+        raise ValueError(f"the data have classes {_few(data.classes)} and the model {_few(model.settings.classes)}; they must be the same")
+    side = model.settings.preprocessing.resize_size
     return cache_images(data, cache, side=side, rejects=Rejects(rejects, max_share=0.05))
 
 
@@ -101,7 +101,7 @@ def evaluate_folder(options: EvaluateClassifierOptions) -> None:
     scores = score_classifier(
         model, compute_logits(model, images, batch_size=options.batch_size), torch.from_numpy(images.labels), teacher=teacher
     )
-    mixing = model.config.mixing
+    mixing = model.settings.mixing
     print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
     print(format_scores(scores))
     if options.out is not None:
@@ -134,8 +134,8 @@ def tune_folder(options: TuneMixingOptions) -> None:
         torch.from_numpy(images.labels),
         source=f"{options.data.name} ({options.split})",
     )
-    write_config(options.model, model.config)
-    mixing = model.config.mixing
+    write_config(options.model, model.settings)
+    mixing = model.settings.mixing
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
 
 

@@ -78,7 +78,7 @@ def train_classifier(options: DualHeadOptions) -> None:
     method = DualHeadMethod(
         images,
         _objective(options),
-        preprocessing=model.config.preprocessing,
+        preprocessing=model.settings.preprocessing,
         cached=cached,
         teacher=teacher if options.teacher_mode == "live" else None,
         fixed_views=options.teacher_views if cached is not None else 0,
@@ -198,7 +198,7 @@ def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, 
         mixing=_default_mixing(options),
     )
     model = DualHead(config)
-    model.config = dataclasses.replace(config, preprocessing=_preprocessing(options, model, side))
+    model.settings = dataclasses.replace(config, preprocessing=_preprocessing(options, model, side))
     if options.pretrained:
         load_pretrained_backbone(model, options.backbone)
     if options.text_init:
@@ -249,7 +249,7 @@ def finish(
     """Tune the mixing, save the classifier, and report every head on validation and test images."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
     report: dict[str, Any] = {"form": options.form, "num_labeled": len(split.labeled), "num_unlabeled": len(split.unlabeled)}
-    parts = _read_parts(options, images, split, cache, model.config.preprocessing.resize_size)
+    parts = _read_parts(options, images, split, cache, model.settings.preprocessing.resize_size)
     for name, (found, index) in parts.items():
         logits = compute_logits(model, found, index, batch_size=_SCORING_BATCH)
         labels = torch.from_numpy(found.labels[index])
@@ -258,7 +258,7 @@ def finish(
         beside = _teacher_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
         report[name] = score_classifier(model, logits, labels, teacher=beside)
         print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
-    report["mixing"] = dataclasses.asdict(model.config.mixing)
+    report["mixing"] = dataclasses.asdict(model.settings.mixing)
     if cached is not None:
         pool = split.unlabeled
         right = cached.logits[pool, 0].argmax(-1) == torch.from_numpy(images.labels[pool])
@@ -350,7 +350,7 @@ def _preprocessing(options: DualHeadOptions, model: DualHead, side: int) -> Prep
         settings = resolve_model_data_config(model.backbone)
         mean, std = settings["mean"], settings["std"]
     else:
-        siglip = model.config.architecture == "siglip_vision_model"
+        siglip = model.settings.architecture == "siglip_vision_model"
         mean = (0.5, 0.5, 0.5) if siglip else (0.48145466, 0.4578275, 0.40821073)
         std = (0.5, 0.5, 0.5) if siglip else (0.26862954, 0.26130258, 0.27577711)
     return Preprocessing(image_size=options.image_size, resize_size=side, mean=tuple(mean), std=tuple(std))

@@ -104,7 +104,8 @@ class DualHead(nn.Module):
             ValueError: If the backbone is unknown, or gives no feature vector.
         """
         super().__init__()
-        self.config = config
+        # Not self.config, which transformers.Trainer takes for a transformers config and writes into.
+        self.settings = config
         self.backbone = _build_backbone(config)
         width = _feature_width(self.backbone, config.preprocessing.image_size)
         self.ce_head = _build_head(config.ce_head, width, len(config.classes))
@@ -123,7 +124,7 @@ class DualHead(nn.Module):
         """Mix the heads as the checkpoint says, (B, C) probabilities."""
         if self.kd_head is None:
             return output.ce_logits.float().softmax(-1)
-        mixing = self.config.mixing
+        mixing = self.settings.mixing
         return mix_probabilities(
             output.ce_logits,
             output.kd_logits,
@@ -133,7 +134,7 @@ class DualHead(nn.Module):
 
     def set_mixing(self, mixing: Mixing) -> None:
         """Change how the heads are mixed; saved with the model."""
-        self.config = dataclasses.replace(self.config, mixing=mixing)
+        self.settings = dataclasses.replace(self.settings, mixing=mixing)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config and weights, each in one step."""
@@ -141,7 +142,7 @@ class DualHead(nn.Module):
         partial = folder / f"{WEIGHTS_FILE}.partial"
         save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
         os.replace(partial, folder / WEIGHTS_FILE)
-        write_config(folder, self.config)
+        write_config(folder, self.settings)
 
 
 class CosineHead(nn.Module):
@@ -202,11 +203,11 @@ def load_pretrained_backbone(model: DualHead, source: str) -> None:
         ValueError: If there are no such weights, or they don't fit.
     """
     with named_errors(source):
-        if model.config.library == "timm":
-            start: Any = timm.create_model(source, pretrained=True, num_classes=0, **model.config.backbone)
+        if model.settings.library == "timm":
+            start: Any = timm.create_model(source, pretrained=True, num_classes=0, **model.settings.backbone)
         else:
             start = _Tower(
-                _TOWERS[model.config.architecture].from_pretrained(source, config=_tower_config(model.config), dtype=torch.float32)
+                _TOWERS[model.settings.architecture].from_pretrained(source, config=_tower_config(model.settings), dtype=torch.float32)
             )
     model.backbone.load_state_dict(start.state_dict())
 

@@ -30,7 +30,7 @@ class MixedClassifier(nn.Module):
     def __init__(self, model: DualHead) -> None:
         """Take the trained parts."""
         super().__init__()
-        preprocessing, mixing = model.config.preprocessing, model.config.mixing
+        preprocessing, mixing = model.settings.preprocessing, model.settings.mixing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, 3, 1, 1))
         self.backbone = model.backbone
@@ -67,7 +67,7 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
     """
     model = model.cpu().eval()
     plain = MixedClassifier(model).eval()
-    size = model.config.preprocessing.image_size
+    size = model.settings.preprocessing.image_size
     images = torch.rand(3, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         expected = model.mix(model((images - plain.mean) / plain.std))
@@ -77,9 +77,9 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
     if not difference <= TOLERANCE:
         raise ValueError(f"{path} gives probabilities that differ by {difference:.2g} from the model's (tolerance {TOLERANCE:g})")
     about: dict[str, Any] = {
-        "classes": model.config.classes,
+        "classes": model.settings.classes,
         "image_size": size,
-        "resize_size": model.config.preprocessing.resize_size,
+        "resize_size": model.settings.preprocessing.resize_size,
         "input": "RGB in [0, 1], (batch, 3, height, width); normalisation is inside",
         "output": "probabilities, (batch, classes)",
     }

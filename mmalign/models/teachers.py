@@ -60,12 +60,12 @@ class ClassifierTeacher:
     def __init__(self, model: DualHead, *, device: torch.device) -> None:
         """Freeze the model."""
         self.model = model.requires_grad_(False).eval().to(device)
-        self.side = model.config.preprocessing.image_size
+        self.side = model.settings.preprocessing.image_size
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """Log of the mixture; with one head its logits."""
-        output = self.model(_normalize(views, self.model.config.preprocessing))
+        output = self.model(_normalize(views, self.model.settings.preprocessing))
         if self.model.kd_head is None:
             return TeacherOutput(output.ce_logits.float(), output.features.float())
         return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log(), output.features.float())
@@ -152,9 +152,9 @@ def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: tor
         ValueError: If it knows other classes, or the same in another order.
     """
     model = load_dual_head(source)
-    if model.config.classes != tuple(classes):
+    if model.settings.classes != tuple(classes):
         raise ValueError(
-            f"teacher {source} knows classes {', '.join(model.config.classes[:4])}, ... ({len(model.config.classes)}) and the data "
+            f"teacher {source} knows classes {', '.join(model.settings.classes[:4])}, ... ({len(model.settings.classes)}) and the data "
             f"{', '.join(classes[:4])}, ... ({len(classes)}); expected the same in the same order"
         )
     return ClassifierTeacher(model, device=device)

@@ -66,10 +66,10 @@ def test_checkpoint_gives_the_same_numbers(tmp_path: Path, options: dict[str, An
     model.set_mixing(MIXING)
     model.save_pretrained(tmp_path)
     loaded = load_dual_head(tmp_path)
-    assert loaded.config.mixing == MIXING
-    assert loaded.config.classes == CLASSES
-    assert loaded.config.preprocessing == model.config.preprocessing
-    pixels = draw_images(model.config.preprocessing.image_size)
+    assert loaded.settings.mixing == MIXING
+    assert loaded.settings.classes == CLASSES
+    assert loaded.settings.preprocessing == model.settings.preprocessing
+    pixels = draw_images(model.settings.preprocessing.image_size)
     for expected, got in zip(model(pixels)[:3], loaded(pixels)[:3], strict=True):
         assert torch.equal(expected, got)
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["dual_head.json", "model.safetensors"]
@@ -100,7 +100,7 @@ def test_exported_file_gives_the_mixed_probabilities(tmp_path: Path, options: di
     model.set_mixing(MIXING)
     path = tmp_path / f"model.{file_format}"
     assert export_classifier(model, path, file_format=file_format) <= 1e-4
-    preprocessing = model.config.preprocessing
+    preprocessing = model.settings.preprocessing
     images = draw_images(preprocessing.image_size, number=5)
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     with torch.no_grad():
@@ -161,13 +161,13 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"text embeddings are \(3, 7\) and the head's weight \(3, 16\)"):
         init_heads_from_text(model, torch.randn(3, 7))
     with pytest.raises(ValueError, match=r"timm has no backbone 'resnet10x'.*near it: .*resnet"):
-        DualHead(dataclasses.replace(model.config, architecture="resnet10x"))
+        DualHead(dataclasses.replace(model.settings, architecture="resnet10x"))
     with pytest.raises(ValueError, match=r"classes are cat, cat; expected at least two, all different"):
-        dataclasses.replace(model.config, classes=("cat", "cat"))
+        dataclasses.replace(model.settings, classes=("cat", "cat"))
     with pytest.raises(ValueError, match=r"no classifier at .*: expected a folder with dual_head.json"):
         load_dual_head(tmp_path)
     model.save_pretrained(tmp_path)
-    dataclasses.replace(model.config, classes=(*CLASSES, "horse"))
+    dataclasses.replace(model.settings, classes=(*CLASSES, "horse"))
     values = json.loads((tmp_path / "dual_head.json").read_text())
     (tmp_path / "dual_head.json").write_text(json.dumps({**values, "classes": [*CLASSES, "horse"]}))
     with pytest.raises(ValueError, match=r"model.safetensors does not fit dual_head.json"):
