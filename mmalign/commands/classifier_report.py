@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.teacher_logits import load_teacher_logits
 from mmalign.data.views import make_views, normalize
 from mmalign.evaluation.classification import score_probabilities, search_mixing
+from mmalign.losses.dual_head import mix_probabilities
 from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_config
 from mmalign.models.load import best_device
 
@@ -41,27 +41,25 @@ def compute_logits(
     return ce_logits, kd_logits
 
 
-def score_classifier(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None) -> Scores:
-    """Score CE head, KD head, their mixture and the teacher's logits (N, C), those that there are."""
+def score_classifier(
+    model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
+) -> Scores:
+    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), where there are such."""
     ce_logits, kd_logits = logits
     found = {"ce_head": ce_logits.softmax(-1)}
     if model.kd_head is not None:
-        mixed = model.mix(model_output(ce_logits, kd_logits))
+        mixing = mixing or model.settings.mixing
+        mixed = mix_probabilities(
+            ce_logits, kd_logits, ce_head_weight=mixing.ce_head_weight, kd_head_temperature=mixing.kd_head_temperature
+        )
         found |= {"kd_head": kd_logits.softmax(-1), "mixed": mixed}
     if teacher is not None:
         found["teacher"] = teacher.softmax(-1)
     return {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}
 
 
-def model_output(ce_logits: Tensor, kd_logits: Tensor) -> Any:
-    """Logits as the model gives them, for its ``mix``."""
-    from mmalign.models.dual_head import DualHeadOutput
-
-    return DualHeadOutput(ce_logits, kd_logits, ce_logits.new_zeros(0))
-
-
-def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, source: str) -> None:
-    """Search the grid and put the best pair into the model's config."""
+def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, source: str) -> list[list[float]]:
+    """Search the grid and put the best pair into the model's settings; return the grid's accuracies, (weights, temperatures)."""
     found = search_mixing(*logits, labels)
     model.set_mixing(
         Mixing(
@@ -70,6 +68,7 @@ def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, 
             source=f"tuned on {len(labels)} images of {source}: accuracy {found.accuracy:.4f}",
         )
     )
+    return found.grid.tolist()
 
 
 def format_scores(scores: Mapping[str, Mapping[str, float]]) -> str:

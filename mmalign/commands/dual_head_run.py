@@ -253,10 +253,13 @@ def finish(
     for name, (found, index) in parts.items():
         logits = compute_logits(model, found, index, batch_size=_SCORING_BATCH)
         labels = torch.from_numpy(found.labels[index])
-        if name == "validation" and model.kd_head is not None:
-            tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
         beside = _teacher_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
+        published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=_default_mixing(options))["mixed"]
+        if name == "validation" and model.kd_head is not None:
+            report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
         report[name] = score_classifier(model, logits, labels, teacher=beside)
+        if published is not None:
+            report[name]["published"] = published
         print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
     report["mixing"] = dataclasses.asdict(model.settings.mixing)
     if cached is not None:
