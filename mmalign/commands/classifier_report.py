@@ -44,7 +44,7 @@ def compute_logits(
 def score_classifier(
     model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
 ) -> Scores:
-    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), where there are such."""
+    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), if any."""
     ce_logits, kd_logits = logits
     found = {"ce_head": ce_logits.softmax(-1)}
     if model.kd_head is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
@@ -53,7 +54,7 @@ def save_heat_map(
         for row, line in enumerate(values):
             for column, value in enumerate(line):
                 if value is not None:
-                    red, green, blue, _ = image.to_rgba([value])[0]
+                    red, green, blue, _ = image.to_rgba(np.array([value]))[0]
                     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
                     axes.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink, fontsize=7.5)
         path.parent.mkdir(parents=True, exist_ok=True)
