@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from timm.data import resolve_model_data_config
 from torch import Tensor
 from transformers import set_seed
 
+from mmalign.commands.classifier_card import write_classifier_card
 from mmalign.commands.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
 from mmalign.commands.classify import DualHeadOptions
 from mmalign.commands.run_record import build_record, claim_folder, write_record
@@ -34,7 +36,7 @@ from mmalign.models.dual_head import (
     load_pretrained_backbone,
     read_tower_config,
 )
-from mmalign.models.load import best_device, load_clip
+from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
 from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, ZeroShotTeacher, embed_classes, load_classifier_teacher
 from mmalign.training.arguments import build_training_arguments
@@ -64,13 +66,17 @@ def train_classifier(options: DualHeadOptions) -> None:
     record = build_record(options, method="dual-head", data=hashes)
     claim_folder(options.out, record)
     side = options.resize_size or _default_side(options)
-    images = cache_images(data, cache, side=side, rejects=Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share))
-    split = make_split(options, images)
-    device = best_device()
+    # One process decodes and scores, the others find it done.
+    processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
+    device = processes.device
+    with processes.main_process_first():
+        images = cache_images(data, cache, side=side, rejects=Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share))
+        split = make_split(options, images)
     teacher = None if options.form not in FORMS_WITH_TEACHER else load_teacher(options, images, device=device)
     cached = None
     if options.form in FORMS_WITH_TEACHER and options.teacher_mode == "cached":
-        cached = cache_teacher(options, teacher, images, cache, device=device)
+        with processes.main_process_first():
+            cached = cache_teacher(options, teacher, images, cache, device=device)
     width = None
     if options.form == "feature-kd":
         width = _feature_width(cached, teacher, device)
@@ -169,7 +175,7 @@ def score_teacher(
     numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
     logits, features = [], []
     for start in range(0, len(images.ids), _SCORING_BATCH):
-        stored = torch.from_numpy(images.pixels[start : start + _SCORING_BATCH]).to(device)
+        stored = torch.from_numpy(np.array(images.pixels[start : start + _SCORING_BATCH])).to(device)
         found = []
         for view in range(max(1, views)):
             drawn = None if numbers is None else numbers[start : start + _SCORING_BATCH, view]
@@ -258,6 +264,8 @@ def finish(
         if name == "validation" and model.kd_head is not None:
             report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
         report[name] = score_classifier(model, logits, labels, teacher=beside)
+        report[f"num_{name}"] = len(labels)
+        record[f"{name}_images"] = found.fingerprint
         if published is not None:
             report[name]["published"] = published
         print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
@@ -271,9 +279,8 @@ def finish(
     _write_json(options.out / REPORT_FILE, report)
     _write_json(options.out / "train_log.json", trainer.state.log_history)
     record |= {"steps": trainer.state.global_step, "num_rows": len(images.ids), "parameters": dataclasses.asdict(count_parameters(model))}
-    if "test" in parts:
-        record["test_images"] = parts["test"][0].fingerprint
     write_record(options.out, record)
+    write_classifier_card(options.out, model, record, report)
     print(f"saved in {options.out}" + (f"; last loss {log[-1]['loss']:.3f}" if log else ""))
 
 

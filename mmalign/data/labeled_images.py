@@ -169,6 +169,11 @@ def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
 
 def _from_folders(source: Path, split: str) -> LabeledImages:
     folder = next((source / name for name in SPLIT_NAMES[split] if (source / name).is_dir()), source)
+    others = [name for names in SPLIT_NAMES.values() for name in names if (source / name).is_dir()]
+    if folder == source and others:
+        raise ValueError(
+            f"{source} has {', '.join(others)} and nothing for split {split!r}; name the folder itself, such as {source / others[-1]}"
+        )
     classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
     ids, labels = [], []
     for label, name in enumerate(classes):

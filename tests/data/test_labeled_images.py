@@ -45,6 +45,8 @@ def test_class_folders_parquet_and_saved_sets_say_the_same(tmp_path: Path) -> No
     assert folders.classes == NAMES
     assert folders.ids[:2] == ("cat/0.png", "cat/1.png")
     assert folders.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(ValueError, match=r"has train and nothing for split 'test'; name the folder itself"):
+        load_labeled_images(tmp_path / "folders", split="test")
     (tmp_path / "hub").mkdir()
     build_dataset().to_parquet(tmp_path / "hub" / "train-00000-of-00001.parquet")
     build_dataset(2).to_parquet(tmp_path / "hub" / "test-00000-of-00001.parquet")
