@@ -1,4 +1,4 @@
-"""A DHO training step: the student alone, with cached teacher logits, with a live teacher, and the official way (teacher live, PIL per image).
+"""A DHO training step: the student alone, with cached teacher logits, with a live teacher, and the official way (live, PIL per image).
 
     python scripts/benchmarks/dual_head_step.py --write
 
@@ -142,8 +142,8 @@ def section(options: argparse.Namespace, seconds: dict[str, list[float]]) -> str
         low, _, high = statistics.quantiles(values, n=4)
         lines.append(f"| {name} | {middle:.3f} | {low:.3f} to {high:.3f} | {middle / base:.2f} |")
     about = (
-        f"{options.student} from {options.teacher} (random weights), {options.batch_size} + {options.batch_size} images of {options.side} pixels, "
-        f"JPEGs of 500 x 375; one thread of {platform.machine()}, float32, {options.rounds} rounds; torch {torch.__version__}."
+        f"{options.student} from {options.teacher} (random weights), {options.batch_size} + {options.batch_size} images of {options.side} "
+        f"pixels, JPEGs of 500 x 375; one thread of {platform.machine()}, float32, {options.rounds} rounds; torch {torch.__version__}."
     )
     words = " ".join(["python scripts/benchmarks/dual_head_step.py", f"--side {options.side}", f"--rounds {options.rounds}"])
     table = "\n".join(lines)

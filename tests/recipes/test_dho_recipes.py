@@ -18,6 +18,7 @@ from tests.tiny_models import random_image
 
 RECIPES = sorted((REPOSITORY / "scripts" / "dho").glob("*.yaml"))
 SMOKE = ["--batch-size", "2", "--gradient-accumulation-steps", "1", "--max-steps", "2", "--logging-steps", "1", "--num-workers", "0"]
+SMOKE += ["--precision", "float32"]
 
 
 @pytest.fixture(scope="module")
