@@ -75,17 +75,16 @@ def list_cells(*, quick: bool) -> list[Cell]:
     """List the cells from the most important: a coarse map, all forms, more seeds, the rest of the map, the larger student."""
     teachers = [*REAL_TEACHERS, *(f"corrected {accuracy:.0%}" for accuracy in CORRECTED)]
     competitors = [("dual-head", 0.5), ("kd-only", 0.5), ("single-head", 0.5)]
+    corners = [("1%", "real"), ("1%", "weak"), ("20%", "weak"), ("20%", "real"), ("1%", "corrected 90%"), ("20%", "corrected 90%")]
+    coarse = [("dual-head", 0.5), ("single-head", 0.5), ("ce-only", 0.5), ("kd-only", 0.5)]
     cells = [
-        Cell(labels, teacher, form, 0, label_weight=weight)
-        for labels in ("1%", "20%")
-        for teacher in ("real", "weak", "corrected 90%")
-        for form, weight in competitors
+        Cell(labels, t, form, 0, label_weight=w) for labels, t in corners for form, w in coarse + [("single-head", 0.8)] * (labels == "20%")
     ]
     table = [("ce-only", 0.5), *competitors, ("feature-kd", 0.5), ("fixmatch", 0.5), ("single-head", 0.2), ("single-head", 0.8)]
     table_cells = [[Cell(labels, "real", form, seed, label_weight=w) for labels in ("10%", "1%") for form, w in table] for seed in range(5)]
     cells += table_cells[0]
     if quick:
-        return list(dict.fromkeys(cells))
+        return _without_teachers(cells)
     cells += table_cells[1] + table_cells[2]
     cells += [Cell(labels, t, form, 0, label_weight=w) for labels in MAP_LABELS for t in teachers for form, w in competitors]
     cells += [Cell(labels, "real", form, seed, label_weight=w) for seed in range(3) for labels in TABLE_LABELS for form, w in table]
@@ -95,9 +94,13 @@ def list_cells(*, quick: bool) -> list[Cell]:
     cells += [Cell(labels, "real", form, seed, student="medium") for seed in range(5) for labels in TABLE_LABELS for form, _ in table[:6]]
     every = [*competitors, *(("single-head", w) for w in SWEEP)]
     cells += [Cell(labels, t, form, s, label_weight=w) for s in range(1, 5) for labels in MAP_LABELS for t in teachers for form, w in every]
-    # FixMatch and CE only know no teacher.
-    cells = [Cell(c.labels, "none", c.form, c.seed, c.student) if c.form in ("ce-only", "fixmatch") else c for c in cells]
-    return list(dict.fromkeys(cells))
+    return _without_teachers(cells)
+
+
+def _without_teachers(cells: Sequence[Cell]) -> list[Cell]:
+    """FixMatch and CE only know no teacher: one cell serves all of them."""
+    known = [Cell(c.labels, "none", c.form, c.seed, c.student) if c.form in ("ce-only", "fixmatch") else c for c in cells]
+    return list(dict.fromkeys(known))
 
 
 def run_mmalign(words: Sequence[str], log: Path) -> None:
@@ -281,7 +284,7 @@ def table(cells: dict[Cell, dict[str, Any]], student: str) -> list[str]:
 
 
 def gains(cells: dict[Cell, dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    """DHO minus the best single head that ran (KD only, or any weight), by labels and teacher, a value a seed."""
+    """DHO minus the best single head that ran (CE only, KD only, both with any weight), by labels and teacher, a value a seed."""
     found: dict[tuple[str, str], list[float]] = {}
     for cell, result in cells.items():
         if cell.form != "dual-head" or cell.student != "small":
