@@ -46,9 +46,12 @@ class DualHeadOptions(TrainConfig):
     temperature: float = field(default=2.0, metadata={"help": "of KD's softmax"})
     threshold: float = field(default=0.95, metadata={"help": "fixmatch: how sure a pseudo-label must be"})
     teacher: str | None = field(default=None, metadata={"help": "CLIP or SigLIP, classifier folder, timm architecture, or file of logits"})
-    teacher_kind: Literal["zero-shot", "classifier", "timm", "logits"] = field(default="zero-shot", metadata={"help": "what --teacher is"})
+    teacher_kind: Literal["zero-shot", "few-shot", "classifier", "timm", "logits"] = field(
+        default="zero-shot", metadata={"help": "what --teacher is; few-shot: CLIP with a cache of the labelled images (Tip-Adapter-F)"}
+    )
     prompts: list[str] = field(
-        default_factory=list, metadata={"help": "zero-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"}
+        default_factory=list,
+        metadata={"help": "zero-shot, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"},
     )
     teacher_mode: Literal["cached", "live"] = field(default="cached", metadata={"help": "score fixed views once, or each student view"})
     teacher_views: int = field(

@@ -38,7 +38,15 @@ from mmalign.models.dual_head import (
 )
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
-from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, ZeroShotTeacher, embed_classes, load_classifier_teacher
+from mmalign.models.teachers import (
+    PROMPTS,
+    Teacher,
+    TimmTeacher,
+    TipAdapterTeacher,
+    ZeroShotTeacher,
+    embed_classes,
+    load_classifier_teacher,
+)
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.ema import EmaCallback
@@ -47,6 +55,8 @@ from mmalign.training.trainer import MethodTrainer
 
 SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
 _SCORING_BATCH = 256
+# Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
+_FIT_VIEWS = 10
 
 
 def train_classifier(options: DualHeadOptions) -> None:
@@ -72,11 +82,11 @@ def train_classifier(options: DualHeadOptions) -> None:
     with processes.main_process_first():
         images = cache_images(data, cache, side=side, rejects=Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share))
         split = make_split(options, images)
-    teacher = None if options.form not in FORMS_WITH_TEACHER else load_teacher(options, images, device=device)
+    teacher = None if options.form not in FORMS_WITH_TEACHER else load_teacher(options, images, split, device=device)
     cached = None
     if options.form in FORMS_WITH_TEACHER and options.teacher_mode == "cached":
         with processes.main_process_first():
-            cached = cache_teacher(options, teacher, images, cache, device=device)
+            cached = cache_teacher(options, teacher, images, split, cache, device=device)
     width = None
     if options.form == "feature-kd":
         width = _feature_width(cached, teacher, device)
@@ -131,8 +141,8 @@ def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
     return split
 
 
-def load_teacher(options: DualHeadOptions, images: CachedImages, *, device: torch.device) -> Teacher | None:
-    """Load the teacher; None where it is a file of logits."""
+def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
+    """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
     assert options.teacher is not None, "checked before"
     if options.teacher_kind == "logits":
         return None
@@ -140,7 +150,15 @@ def load_teacher(options: DualHeadOptions, images: CachedImages, *, device: torc
         return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
     if options.teacher_kind == "timm":
         return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
-    return ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+    zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+    if options.teacher_kind == "zero-shot":
+        return zero_shot
+    few_shot = TipAdapterTeacher(zero_shot)
+    stored, labels = torch.from_numpy(images.pixels[split.labeled]).to(device), torch.from_numpy(images.labels[split.labeled])
+    numbers = fixed_numbers(len(labels), _FIT_VIEWS, seed=options.split_seed)
+    views = [make_views(stored, numbers[:, i], augmentation=options.augmentation, side=few_shot.side) for i in range(_FIT_VIEWS)]
+    print(f"few-shot teacher: {few_shot.fit(views, labels):.1%} on its {len(labels)} labelled images")
+    return few_shot
 
 
 def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
@@ -151,7 +169,7 @@ def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
 
 
 def cache_teacher(
-    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, cache: Path, *, device: torch.device
+    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
 ) -> TeacherLogits:
     """Read the teacher's logits of every image; score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
@@ -159,7 +177,8 @@ def cache_teacher(
         return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
     what = [images.fingerprint, options.teacher_kind, options.teacher, _hash_teacher(options), options.teacher_views]
     what += [options.augmentation, options.split_seed] if options.teacher_views else []
-    what += [list(choose_prompts(options))] if options.teacher_kind == "zero-shot" else []
+    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "few-shot") else []
+    what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
     path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
@@ -347,6 +366,8 @@ def _objective(options: DualHeadOptions) -> DualHeadObjective:
 
 
 def _default_mixing(options: DualHeadOptions) -> Mixing:
+    if options.teacher_kind == "few-shot":
+        return PUBLISHED_MIXING["few-shot"]
     return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]
 
 

@@ -38,6 +38,10 @@ PROMPTS: dict[str, tuple[str, ...]] = {
 }
 
 
+# Images of one forward pass while a few-shot teacher is fitted.
+_FIT_BATCH = 64
+
+
 class TeacherOutput(NamedTuple):
     """Logits (B, C) and features (B, D)."""
 
@@ -120,6 +124,62 @@ class ZeroShotTeacher:
         pixels = _normalize(views, self.preprocessing).to(self.model.dtype)
         features = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
         return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
+
+
+class TipAdapterTeacher:
+    """A few-shot teacher: CLIP with a trained cache of the labelled images (Tip-Adapter-F, arXiv:2111.03930).
+
+    t = scale f W^T + a exp(-b (1 - f A^T)) V with unit features f, class embeddings W, the shots' features A (the one thing that is
+    trained) and their one-hot labels V. It must be fitted on the student's own labelled images: others would leak labels.
+    """
+
+    def __init__(self, zero_shot: ZeroShotTeacher, *, cache_weight: float = 1.0, sharpness: float = 5.5) -> None:
+        """Take the zero-shot model; a and b are the paper's first values, without its search over them."""
+        self.zero_shot, self.side = zero_shot, zero_shot.side
+        self.cache_weight, self.sharpness = cache_weight, sharpness
+        self.keys = nn.Parameter(zero_shot.text_features.new_zeros(0, zero_shot.text_features.shape[1]))
+        self.values = self.keys.new_zeros(0, len(zero_shot.text_features))
+
+    def fit(self, views: Sequence[Tensor], labels: Tensor, *, epochs: int = 20, learning_rate: float = 1e-3) -> float:
+        """Start A at the mean features of the shots' views and train it by cross-entropy on them.
+
+        Args:
+            views: One or more (B, 3, S, S) of the same labelled images.
+            labels: (B,).
+            epochs: Passes over all views.
+            learning_rate: Of AdamW, falling to 0 (cosine).
+
+        Returns:
+            Accuracy on the shots at the end.
+        """
+        seen = [[self.zero_shot(part) for part in one.split(_FIT_BATCH)] for one in views]
+        features = torch.stack([torch.cat([part.features for part in one]) for one in seen])
+        base = torch.stack([torch.cat([part.logits for part in one]) for one in seen])
+        labels = labels.to(features.device)
+        self.keys = nn.Parameter(F.normalize(features.mean(0), dim=-1))
+        self.values = F.one_hot(labels, len(self.zero_shot.text_features)).float()
+        optimizer = torch.optim.AdamW([self.keys], lr=learning_rate, eps=1e-4)
+        steps = epochs * len(features)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            view = step % len(features)
+            loss = F.cross_entropy(base[view] + self._from_cache(features[view]), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        self.keys.requires_grad_(False)
+        return ((base[0] + self._from_cache(features[0])).argmax(-1) == labels).float().mean().item()
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """Zero-shot logits plus those of the cache."""
+        found = self.zero_shot(views)
+        return TeacherOutput(found.logits + self._from_cache(found.features), found.features)
+
+    def _from_cache(self, features: Tensor) -> Tensor:
+        affinity = torch.exp(-self.sharpness * (1 - features @ self.keys.t()))
+        return self.cache_weight * affinity @ self.values
 
 
 @torch.no_grad()

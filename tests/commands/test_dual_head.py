@@ -50,6 +50,15 @@ def logits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def save_clip(clip: Path) -> None:
+    train_tokenizer(["a photo of a cat.", "a photo of a dog.", "a photo of a frog."]).save_pretrained(clip)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
+    vision = {**{key: value for key, value in text.items() if key != "max_position_embeddings"}, "image_size": 28, "patch_size": 14}
+    values = {"projection_dim": 16, "text_config": text, "vision_config": vision, "logit_scale_init_value": 4.6051702}
+    for part in build_clip(values, tokenizer=str(clip), seed=0):
+        part.save_pretrained(clip)
+
+
 def train(photos: Path, out: Path, *words: str) -> int:
     return main(["train", "dual-head", "--data", str(photos), "--out", str(out), *STUDENT, *STEPS, *words])
 
@@ -145,12 +154,7 @@ def test_classifier_of_other_classes_is_no_teacher(photos: Path, trained: Path, 
 def test_zero_shot_clip_teaches_its_own_tower(photos: Path, tmp_path: Path, mode: str) -> None:
     """A CLIP tower with both heads at the class names, under the same CLIP: the KD loss starts near 0, in its cosine head exactly there."""
     clip = tmp_path / "clip"
-    train_tokenizer(["a photo of a cat.", "a photo of a dog.", "a photo of a frog."]).save_pretrained(clip)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
-    vision = {**{key: value for key, value in text.items() if key != "max_position_embeddings"}, "image_size": 28, "patch_size": 14}
-    values = {"projection_dim": 16, "text_config": text, "vision_config": vision, "logit_scale_init_value": 4.6051702}
-    for part in build_clip(values, tokenizer=str(clip), seed=0):
-        part.save_pretrained(clip)
+    save_clip(clip)
     words = ["--library", "transformers", "--backbone", str(clip), "--text-init", "--kd-head", "cosine", "--image-size", "28"]
     words += ["--teacher", str(clip), "--teacher-mode", mode, "--shots", "2", "--augmentation", "none", "--resize-size", "28"]
     steps = ["--max-steps", "2", "--batch-size", "4", "--logging-steps", "1", "--learning-rate", "1e-6"]
@@ -158,6 +162,17 @@ def test_zero_shot_clip_teaches_its_own_tower(photos: Path, tmp_path: Path, mode
     log = [entry for entry in json.loads((tmp_path / "out" / "train_log.json").read_text()) if "loss" in entry]
     assert log[0]["loss/kd_labeled"] == pytest.approx(0, abs=1e-4)
     assert log[0]["dual_head/teacher_agreement"] == 1.0
+
+
+def test_few_shot_teacher_is_fitted_on_the_labelled_images(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip"
+    save_clip(clip)
+    words = ["--teacher", str(clip), "--teacher-kind", "few-shot", "--shots", "2", "--test-data", str(photos)]
+    assert train(photos, tmp_path / "out", *words) == 0
+    assert "on its 6 labelled images" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "classifier.json").read_text())
+    assert report["mixing"]["ce_head_weight"] == 0.2
+    assert "teacher" in report["test"]
 
 
 @pytest.mark.slow
