@@ -47,7 +47,7 @@ class DualHeadOptions(TrainConfig):
     threshold: float = field(default=0.95, metadata={"help": "fixmatch: how sure a pseudo-label must be"})
     teacher: str | None = field(default=None, metadata={"help": "CLIP or SigLIP, classifier folder, timm architecture, or file of logits"})
     teacher_kind: Literal["zero-shot", "few-shot", "classifier", "timm", "logits"] = field(
-        default="zero-shot", metadata={"help": "what --teacher is; few-shot: CLIP with a cache of the labelled images (Tip-Adapter-F)"}
+        default="zero-shot", metadata={"help": "what --teacher is; few-shot: a CLIP fitted on the labelled images"}
     )
     prompts: list[str] = field(
         default_factory=list,
