@@ -29,6 +29,14 @@ COMMANDS = {
     "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),
     "train listwise": Command("train", "ListwiseOptions", "run_listwise", "the same on lists of scored responses"),
     "merge": Command("merge", "MergeOptions", "run", "join a LoRA adapter and its base model to one checkpoint"),
+    "train dual-head": Command(
+        "classify", "DualHeadOptions", "run_train", "distil a vision-language teacher into a classifier, few labels"
+    ),
+    "evaluate-classifier": Command(
+        "classify", "EvaluateClassifierOptions", "run_evaluate", "accuracy and calibration of both heads and mixed"
+    ),
+    "tune-mixing": Command("classify", "TuneMixingOptions", "run_tune", "choose how both heads are mixed, on validation images"),
+    "export": Command("classify", "ExportOptions", "run_export", "write a classifier as one plain module: torch.export or ONNX"),
     "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
     "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
     "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,22 @@ from mmalign import __version__
 from mmalign.commands.train import RunOptions
 from mmalign.data.datasets import find_data_files
 from mmalign.data.hashing import hash_file
+from mmalign.training.config import TrainConfig
 
 RUN_FILE = "mmalign_run.json"
 
 
 def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
     """Record what a run is made of: method, options, data hashes, version and commit."""
-    values = {key: _as_json(value) for key, value in dataclasses.asdict(options).items()}
     root = options.data if options.data.is_dir() else options.data.parent
     files = {str(path.relative_to(root)): hash_file(path) for path in find_data_files(options.data)}
-    return {"method": method, "options": values, "data": files, "mmalign": __version__, "commit": _commit()}
+    return build_record(options, method=method, data=files)
+
+
+def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
+    """The same where the hashes of the data are known: by name."""
+    values = {key: _as_json(value) for key, value in dataclasses.asdict(options).items()}
+    return {"method": method, "options": values, "data": dict(data), "mmalign": __version__, "commit": _commit()}
 
 
 def claim_folder(out: Path, record: dict[str, Any]) -> None:

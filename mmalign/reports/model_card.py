@@ -18,12 +18,14 @@ from jinja2 import Environment, StrictUndefined
 
 from mmalign.models.parameters import ParameterCounts
 
-Kind = Literal["full", "adapter", "contrastive"]
+Kind = Literal["full", "adapter", "contrastive", "classifier"]
 _PIPELINES: dict[Kind, str] = {
     "full": "image-text-to-text",
     "adapter": "image-text-to-text",
     "contrastive": "zero-shot-image-classification",
+    "classifier": "image-classification",
 }
+_LIBRARIES: dict[Kind, str] = {"full": "transformers", "adapter": "peft", "contrastive": "transformers", "classifier": "mmalign"}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -55,7 +57,7 @@ class CardFacts:
     Attributes:
         model_name: Name of the checkpoint; with ``evaluation`` it heads the Hub's result index.
         summary: What the model is, in a sentence or two.
-        kind: Full weights or a LoRA adapter of a multimodal LLM, or a contrastive image-text model: decides how it is loaded.
+        kind: Full weights or a LoRA adapter of a multimodal LLM, a contrastive image-text model or a classifier: decides how it is loaded.
         license: The Hub's identifier, "apache-2.0".
         language: ISO 639 code.
         started_from: What training began with: random weights, a folder, a hub id.
@@ -162,7 +164,7 @@ def _build_metadata(facts: CardFacts) -> ModelCardData:
         model_name=facts.model_name,
         license=facts.license,
         language=facts.language,
-        library_name="peft" if facts.kind == "adapter" else "transformers",
+        library_name=_LIBRARIES[facts.kind],
         pipeline_tag=_PIPELINES[facts.kind],
         base_model=facts.base_model,
         tags=["mmalign", *facts.tags],

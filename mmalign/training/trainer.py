@@ -122,7 +122,8 @@ class MethodTrainer(Trainer):
                 f"the checkpoint does not fit the model: {len(missing)} weights are missing (first: {missing[:1]}) and "
                 f"{len(load_result.unexpected_keys)} are unknown (first: {load_result.unexpected_keys[:1]})"
             )
-        self.model.tie_weights()
+        if isinstance(self.model, PreTrainedModel):
+            self.model.tie_weights()
 
     def _save_batch(self, inputs: dict[str, Any]) -> Path:
         path = Path(self.args.output_dir) / f"bad_batch_step{self.state.global_step}_rank{self.args.process_index}.safetensors"

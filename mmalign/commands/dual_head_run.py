@@ -1,0 +1,411 @@
+"""What ``mmalign train dual-head`` does: images, split, student, teacher, training, mixing, report."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from timm.data import resolve_model_data_config
+from torch import Tensor
+from transformers import set_seed
+
+from mmalign.commands.classifier_card import write_classifier_card
+from mmalign.commands.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
+from mmalign.commands.classify import DualHeadOptions
+from mmalign.commands.run_record import build_record, claim_folder, write_record
+from mmalign.data.hashing import hash_file
+from mmalign.data.image_cache import CachedImages, cache_images
+from mmalign.data.labeled_images import COOP_SETS, load_labeled_images
+from mmalign.data.rejects import Rejects
+from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
+from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
+from mmalign.data.views import fixed_numbers, make_views
+from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
+from mmalign.models.dual_head import (
+    PUBLISHED_MIXING,
+    DualHead,
+    DualHeadConfig,
+    Mixing,
+    Preprocessing,
+    init_heads_from_text,
+    load_pretrained_backbone,
+    read_tower_config,
+)
+from mmalign.models.load import load_clip
+from mmalign.models.parameters import count_parameters
+from mmalign.models.teachers import (
+    PROMPTS,
+    Teacher,
+    TimmTeacher,
+    TipAdapterTeacher,
+    ZeroShotTeacher,
+    embed_classes,
+    load_classifier_teacher,
+)
+from mmalign.training.arguments import build_training_arguments
+from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
+from mmalign.training.ema import EmaCallback
+from mmalign.training.optimizers import build_optimizer
+from mmalign.training.trainer import MethodTrainer
+
+SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
+_SCORING_BATCH = 256
+# Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
+_FIT_VIEWS = 10
+
+
+def train_classifier(options: DualHeadOptions) -> None:
+    """Train, or go on training; tune the mixing on validation images; save with a report.
+
+    Raises:
+        ValueError: If options don't fit together, the data can't be used, or ``out`` holds another run.
+    """
+    _check(options)
+    set_seed(options.seed)
+    cache = options.cache or options.out / "cache"
+    data = load_labeled_images(options.data, split="train", name=options.set)
+    hashes = {"train": data.fingerprint()}
+    hashes |= {str(path): hash_file(path) for path in (options.split_file,) if path is not None}
+    if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
+        hashes["teacher"] = _hash_teacher(options)
+    record = build_record(options, method="dual-head", data=hashes)
+    claim_folder(options.out, record)
+    side = options.resize_size or _default_side(options)
+    # One process decodes and scores, the others find it done.
+    processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
+    device = processes.device
+    with processes.main_process_first():
+        images = cache_images(data, cache, side=side, rejects=Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share))
+        split = make_split(options, images)
+    teacher = None if options.form not in FORMS_WITH_TEACHER else load_teacher(options, images, split, device=device)
+    cached = None
+    if options.form in FORMS_WITH_TEACHER and options.teacher_mode == "cached":
+        with processes.main_process_first():
+            cached = cache_teacher(options, teacher, images, split, cache, device=device)
+    width = None
+    if options.form == "feature-kd":
+        width = _feature_width(cached, teacher, device)
+    model = build_student(options, images, side=side, teacher_feature_size=width)
+    method = DualHeadMethod(
+        images,
+        _objective(options),
+        preprocessing=model.settings.preprocessing,
+        cached=cached,
+        teacher=teacher if options.teacher_mode == "live" else None,
+        fixed_views=options.teacher_views if cached is not None else 0,
+        seed=options.split_seed,
+    )
+    trainer, ema = make_trainer(options, model, method, split)
+    checkpoint, passed_over = find_checkpoint(options.out / "checkpoints")
+    for line in passed_over:
+        print(f"passing over {line}")
+    if options.ema_decay is not None and ema is not None:
+        ema.checkpoint = checkpoint
+    counts = count_parameters(model)
+    print(
+        f"training {counts.trainable:,} parameters on {len(split.labeled):,} labelled and {len(split.unlabeled):,} unlabelled images "
+        f"of {len(images.classes)} classes"
+    )
+    if checkpoint is not None:
+        print(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if not trainer.is_world_process_zero():
+        return
+    if ema is not None:
+        ema.apply(model)
+    finish(options, trainer, images, split, cached, teacher, cache, record)
+
+
+def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
+    """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is gone on with."""
+    path = options.out / SPLIT_FILE
+    if path.is_file():
+        return load_split(path, images.ids)
+    if options.split_file is not None:
+        split = load_split(options.split_file, images.ids)
+    else:
+        split = draw_split(
+            images.labels,
+            num_classes=len(images.classes),
+            seed=options.split_seed,
+            shots=options.shots,
+            share=options.label_share,
+            validation_share=options.validation_share,
+        )
+    save_split(path, split, images.ids, seed=options.split_seed, shots=options.shots, share=options.label_share)
+    return split
+
+
+def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
+    """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
+    assert options.teacher is not None, "checked before"
+    if options.teacher_kind == "logits":
+        return None
+    if options.teacher_kind == "classifier":
+        return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
+    if options.teacher_kind == "timm":
+        return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
+    zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+    if options.teacher_kind == "zero-shot":
+        return zero_shot
+    few_shot = TipAdapterTeacher(zero_shot)
+    stored, labels = torch.from_numpy(images.pixels[split.labeled]).to(device), torch.from_numpy(images.labels[split.labeled])
+    numbers = fixed_numbers(len(labels), _FIT_VIEWS, seed=options.split_seed)
+    views = [make_views(stored, numbers[:, i], augmentation=options.augmentation, side=few_shot.side) for i in range(_FIT_VIEWS)]
+    print(f"few-shot teacher: {few_shot.fit(views, labels):.1%} on its {len(labels)} labelled images")
+    return few_shot
+
+
+def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
+    """Find the prompts: named ones, texts, a set's own, or "a photo of a {}."."""
+    if not options.prompts:
+        return PROMPTS[COOP_SETS[options.set].prompts if options.set is not None else "photo"]
+    return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
+
+
+def cache_teacher(
+    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
+) -> TeacherLogits:
+    """Read the teacher's logits of every image; score them first where they are not yet on disk."""
+    assert options.teacher is not None, "checked before"
+    if teacher is None:
+        return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
+    what = [images.fingerprint, options.teacher_kind, options.teacher, _hash_teacher(options), options.teacher_views]
+    what += [options.augmentation, options.split_seed] if options.teacher_views else []
+    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "few-shot") else []
+    what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
+    path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
+    if not path.is_file():
+        logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
+        source = f"{options.teacher_kind} {options.teacher}"
+        save_teacher_logits(path, ids=images.ids, classes=images.classes, logits=logits, features=features, source=source)
+    return load_teacher_logits(path, ids=images.ids, classes=images.classes)
+
+
+def score_teacher(
+    teacher: Teacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
+    numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
+    logits, features = [], []
+    for start in range(0, len(images.ids), _SCORING_BATCH):
+        stored = torch.from_numpy(np.array(images.pixels[start : start + _SCORING_BATCH])).to(device)
+        found = []
+        for view in range(max(1, views)):
+            drawn = None if numbers is None else numbers[start : start + _SCORING_BATCH, view]
+            kind = "none" if augmentation is None else augmentation.augmentation
+            found.append(teacher(make_views(stored, drawn, augmentation=kind, side=teacher.side)))
+        logits.append(torch.stack([one.logits.cpu() for one in found], 1))
+        features.append(torch.stack([one.features.cpu() for one in found], 1))
+    return torch.cat(logits), torch.cat(features)
+
+
+def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, teacher_feature_size: int | None) -> DualHead:
+    """Build the student: backbone, heads, preprocessing of its weights."""
+    architecture, values = options.backbone, dict(options.backbone_options)
+    if options.library == "transformers":
+        architecture, values = read_tower_config(options.backbone)
+    config = DualHeadConfig(
+        library=options.library,
+        architecture=architecture,
+        backbone=values,
+        classes=images.classes,
+        preprocessing=Preprocessing(image_size=options.image_size, resize_size=side),
+        heads="dual" if options.form == "dual-head" else "single",
+        ce_head=options.ce_head,
+        kd_head=options.kd_head,
+        teacher_feature_size=teacher_feature_size,
+        mixing=_default_mixing(options),
+    )
+    model = DualHead(config)
+    model.settings = dataclasses.replace(config, preprocessing=_preprocessing(options, model, side))
+    if options.pretrained:
+        load_pretrained_backbone(model, options.backbone)
+    if options.text_init:
+        clip, processor = load_clip(options.backbone, dtype="float32")
+        init_heads_from_text(model, embed_classes(clip, processor, classes=images.classes, prompts=choose_prompts(options)))
+    return model
+
+
+def make_trainer(
+    options: DualHeadOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit
+) -> tuple[MethodTrainer, EmaCallback | None]:
+    """Set up the one trainer with both streams, in their own order."""
+    plain = dataclasses.replace(options, trainer={"train_sampling_strategy": "sequential", "num_train_epochs": 1, **options.trainer})
+    arguments = build_training_arguments(plain, output_dir=options.out / "checkpoints")
+    world = max(1, arguments.world_size)
+    if world > 1 and options.forward == "separate":
+        raise ValueError("forward is separate; with several processes only concatenated works: batch norms change between the two passes")
+    rows = StreamRows(
+        split,
+        num_rows=options.max_steps * options.batch_size * options.gradient_accumulation_steps * world,
+        unlabeled_per_label=0 if options.form == "ce-only" else options.unlabeled_per_label,
+        include_labeled=options.include_labeled,
+        seed=options.seed,
+    )
+    ema = None if options.ema_decay is None else EmaCallback(options.ema_decay, checkpoint=None)
+    callbacks = [*([] if ema is None else [ema]), ManifestCallback()]
+    trainer = MethodTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        method=method,
+        callbacks=callbacks,
+        optimizers=(build_optimizer(model, options), None),
+    )
+    return trainer, ema
+
+
+def finish(
+    options: DualHeadOptions,
+    trainer: MethodTrainer,
+    images: CachedImages,
+    split: LabelSplit,
+    cached: TeacherLogits | None,
+    teacher: Teacher | None,
+    cache: Path,
+    record: dict[str, Any],
+) -> None:
+    """Tune the mixing, save the classifier, and report every head on validation and test images."""
+    model: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
+    report: dict[str, Any] = {"form": options.form, "num_labeled": len(split.labeled), "num_unlabeled": len(split.unlabeled)}
+    parts = _read_parts(options, images, split, cache, model.settings.preprocessing.resize_size)
+    for name, (found, index) in parts.items():
+        logits = compute_logits(model, found, index, batch_size=_SCORING_BATCH)
+        labels = torch.from_numpy(found.labels[index])
+        beside = _teacher_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
+        published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=_default_mixing(options))["mixed"]
+        if name == "validation" and model.kd_head is not None:
+            report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
+        report[name] = score_classifier(model, logits, labels, teacher=beside)
+        report[f"num_{name}"] = len(labels)
+        record[f"{name}_images"] = found.fingerprint
+        if published is not None:
+            report[name]["published"] = published
+        print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
+    report["mixing"] = dataclasses.asdict(model.settings.mixing)
+    if cached is not None:
+        pool = split.unlabeled
+        right = cached.logits[pool, 0].argmax(-1) == torch.from_numpy(images.labels[pool])
+        report["teacher_accuracy_unlabeled"] = right.double().mean().item() if len(pool) else None
+    model.save_pretrained(options.out)
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    _write_json(options.out / REPORT_FILE, report)
+    _write_json(options.out / "train_log.json", trainer.state.log_history)
+    record |= {"steps": trainer.state.global_step, "num_rows": len(images.ids), "parameters": dataclasses.asdict(count_parameters(model))}
+    write_record(options.out, record)
+    write_classifier_card(options.out, model, record, report)
+    print(f"saved in {options.out}" + (f"; last loss {log[-1]['loss']:.3f}" if log else ""))
+
+
+def _read_parts(
+    options: DualHeadOptions, images: CachedImages, split: LabelSplit, cache: Path, side: int
+) -> dict[str, tuple[CachedImages, Any]]:
+    """Validation images first, for what is tuned on them counts in the test report."""
+    parts: dict[str, tuple[CachedImages, Any]] = {}
+    for name, path in (("validation", options.validation_data), ("test", options.test_data)):
+        source = options.data if options.set is not None and path is None else path
+        if source is None:
+            if name == "validation" and len(split.validation):
+                parts[name] = (images, split.validation)
+            continue
+        data = load_labeled_images(source, split=name, name=options.set if path is None else None)
+        if data.classes != images.classes:
+            raise ValueError(f"{source} ({name}) has {len(data.classes)} classes in another order or number than the training images")
+        rejects = Rejects(options.out / f"{name}_rejects.jsonl", max_share=options.max_reject_share)
+        found = cache_images(data, cache, side=side, rejects=rejects)
+        parts[name] = (found, np.arange(len(found.ids)))
+    if "validation" in parts and "test" in parts and parts["validation"][0].fingerprint == parts["test"][0].fingerprint:
+        raise ValueError("validation and test images are the same; the mixing may be tuned on validation images only")
+    return parts
+
+
+def _teacher_beside(
+    teacher: Teacher | None, cached: TeacherLogits | None, found: CachedImages, index: Any, device: torch.device
+) -> Tensor | None:
+    if cached is not None:
+        return cached.logits[index, 0]
+    return None if teacher is None else score_teacher(teacher, found, views=0, augmentation=None, device=device)[0][:, 0][index]
+
+
+def _check(options: DualHeadOptions) -> None:
+    given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+    if options.max_steps < 1:
+        raise ValueError(f"max_steps is {options.max_steps}; both streams are endless, so that steps must be given")
+    needs = options.form in FORMS_WITH_TEACHER
+    if needs != (options.teacher is not None):
+        raise ValueError(f"form {options.form} {'needs --teacher' if needs else 'has no use for --teacher; leave it out'}")
+    if options.teacher_kind == "logits" and options.teacher_mode == "live":
+        raise ValueError("a file of logits can't look at live views; use --teacher-mode cached")
+    if options.text_init and options.library != "transformers":
+        raise ValueError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
+    if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
+        raise ValueError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
+
+
+def _objective(options: DualHeadOptions) -> DualHeadObjective:
+    return DualHeadObjective(
+        form=options.form,
+        label_weight=options.label_weight,
+        labeled_kd_weight=options.labeled_kd_weight,
+        unlabeled_kd_weight=options.unlabeled_kd_weight,
+        temperature=options.temperature,
+        threshold=options.threshold,
+        forward=options.forward,
+        augmentation=options.augmentation,
+        strong=options.strong_augmentation,
+        gradient_cosine_every=options.gradient_cosine_every,
+    )
+
+
+def _default_mixing(options: DualHeadOptions) -> Mixing:
+    if options.teacher_kind == "few-shot":
+        return PUBLISHED_MIXING["few-shot"]
+    return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]
+
+
+def _default_side(options: DualHeadOptions) -> int:
+    return options.image_size if options.augmentation == "pad-crop" else round(options.image_size * 8 / 7)
+
+
+def _preprocessing(options: DualHeadOptions, model: DualHead, side: int) -> Preprocessing:
+    """Mean and deviation that the weights were trained with."""
+    if options.library == "timm":
+        settings = resolve_model_data_config(model.backbone)
+        mean, std = settings["mean"], settings["std"]
+    else:
+        siglip = model.settings.architecture == "siglip_vision_model"
+        mean = (0.5, 0.5, 0.5) if siglip else (0.48145466, 0.4578275, 0.40821073)
+        std = (0.5, 0.5, 0.5) if siglip else (0.26862954, 0.26130258, 0.27577711)
+    return Preprocessing(image_size=options.image_size, resize_size=side, mean=tuple(mean), std=tuple(std))
+
+
+def _feature_width(cached: TeacherLogits | None, teacher: Teacher | None, device: torch.device) -> int:
+    if cached is not None:
+        if cached.features is None:
+            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
+        return cached.features.shape[-1]
+    assert teacher is not None
+    return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]
+
+
+def _hash_teacher(options: DualHeadOptions) -> str:
+    """Hash the teacher's weights where they are files."""
+    path = Path(options.teacher or "")
+    if path.is_file():
+        return hash_file(path)
+    weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("dual_head.json")) if path.is_dir() else []
+    return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()
+
+
+def _write_json(path: Path, values: Any) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
+    os.replace(partial, path)

@@ -1,0 +1,97 @@
+"""Images decoded once: a uint8 memory map of squares that every run on them shares.
+
+Shape legend: N = images, S = side.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from mmalign.data.images import load_image
+from mmalign.data.labeled_images import LabeledImages
+from mmalign.data.rejects import Rejects
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """Decoded images that are good, in the order of the data."""
+
+    ids: tuple[str, ...]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    """(N, 3, S, S), on disk."""
+    fingerprint: str
+    """Of the data and the side."""
+
+
+def cache_images(data: LabeledImages, folder: Path, *, side: int, rejects: Rejects) -> CachedImages:
+    """Decode every image to a square (shorter side to ``side``, bicubic, centre crop), or find them decoded.
+
+    A broken image goes to the rejects with its path and is left out; the run stops if too many are.
+
+    Raises:
+        ValueError: If too many images are broken.
+    """
+    fingerprint = hashlib.sha256(f"{data.fingerprint()} {side}".encode()).hexdigest()
+    path = folder / f"images-{fingerprint[:16]}.npy"
+    broken_path = path.with_suffix(".json")
+    if not (path.is_file() and broken_path.is_file()):
+        folder.mkdir(parents=True, exist_ok=True)
+        _decode(data, path, broken_path, side=side, rejects=rejects)
+    broken = json.loads(broken_path.read_text(encoding="utf-8"))
+    if rejects.num_rejected == 0:
+        for index, reason in broken.items():
+            rejects.add(data.ids[int(index)], reason)
+        rejects.check(len(data), final=True)
+    good = np.array([i for i in range(len(data)) if str(i) not in broken], dtype=np.int64)
+    ids = tuple(data.ids[i] for i in good)
+    return CachedImages(ids, data.labels[good], data.classes, np.load(path, mmap_mode="r"), fingerprint)
+
+
+def _decode(data: LabeledImages, path: Path, broken_path: Path, *, side: int, rejects: Rejects) -> None:
+    # Another process may be doing the same: each writes its own file, and the last rename wins with equal bytes.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(data), 3, side, side))
+    broken: dict[int, str] = {}
+    written = 0
+    for index, image in enumerate(tqdm(data.images, desc="decoding images", unit="image", leave=False)):
+        try:
+            pixels[written] = to_square(load_image(image, root=data.root), side)
+            written += 1
+        except ValueError as error:
+            broken[index] = str(error)
+            rejects.add(data.ids[index], str(error))
+            rejects.check(index + 1)
+    try:
+        rejects.check(len(data), final=True)
+        if not written:
+            raise ValueError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
+        pixels.flush()
+        del pixels
+        if broken:
+            np.save(f"{partial}.npy", np.load(partial, mmap_mode="r")[:written])
+            os.replace(f"{partial}.npy", partial)
+        broken_partial = broken_path.with_name(f"{broken_path.name}.{os.getpid()}.partial")
+        broken_partial.write_text(json.dumps(broken), encoding="utf-8")
+        os.replace(partial, path)
+        os.replace(broken_partial, broken_path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def to_square(image: Image.Image, side: int) -> NDArray[np.uint8]:
+    """Resize the shorter side to ``side`` and crop the centre: (3, S, S)."""
+    if image.size != (side, side):
+        scale = side / min(image.size)
+        width, height = max(side, round(image.width * scale)), max(side, round(image.height * scale))
+        left, top = (width - side) // 2, (height - side) // 2
+        image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + side, top + side))
+    return np.asarray(image, dtype=np.uint8).transpose(2, 0, 1)

@@ -1,0 +1,200 @@
+"""Labelled images from the layouts that people have: class folders, Hugging Face image data sets, CoOp's split files.
+
+Shape legend: N = images.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
+from numpy.typing import NDArray
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+# What a split is called in the wild, by the name that mmalign says.
+SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class CoopSet:
+    """Where a fine-grained set lies under the data root, as CoOp (arXiv:2109.01134) lays it out."""
+
+    split_file: str
+    images: str
+    prompts: str
+
+
+COOP_SETS = {
+    "caltech101": CoopSet("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories", "photo"),
+    "oxford_pets": CoopSet("oxford_pets/split_zhou_OxfordPets.json", "oxford_pets/images", "pets"),
+    "stanford_cars": CoopSet("stanford_cars/split_zhou_StanfordCars.json", "stanford_cars", "photo"),
+    "flowers102": CoopSet("oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg", "flowers"),
+    "food101": CoopSet("food-101/split_zhou_Food101.json", "food-101/images", "food"),
+    "fgvc_aircraft": CoopSet("fgvc_aircraft", "fgvc_aircraft/images", "aircraft"),
+    "sun397": CoopSet("sun397/split_zhou_SUN397.json", "sun397/SUN397", "photo"),
+    "dtd": CoopSet("dtd/split_zhou_DescribableTextures.json", "dtd/images", "texture"),
+    "eurosat": CoopSet("eurosat/split_zhou_EuroSAT.json", "eurosat/2750", "satellite"),
+    "ucf101": CoopSet("ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes", "action"),
+}
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Encoded images with their classes; nothing is decoded yet."""
+
+    ids: tuple[str, ...]
+    images: Sequence[Any]
+    """What ``load_image`` takes."""
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    root: Path | None = None
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.ids)
+
+    def fingerprint(self) -> str:
+        """Hash ids, labels, classes and images (files on disk by size and time, bytes by content)."""
+        digest = hashlib.sha256(json.dumps([self.ids, self.labels.tolist(), self.classes], ensure_ascii=False).encode())
+        for image in self.images:
+            digest.update(_identify(image, self.root))
+        return digest.hexdigest()
+
+
+def load_labeled_images(source: Path, *, split: str = "train", name: str | None = None) -> LabeledImages:
+    """Load a split of a data set.
+
+    Args:
+        source: A parquet file or a folder of them, a folder of ``Dataset.save_to_disk``, class folders (with or without a folder for
+            each split above them), or a CoOp split file. With ``name`` the root folder of CoOp's sets.
+        split: train, validation or test.
+        name: One of the ten sets.
+
+    Raises:
+        ValueError: If nothing is there that can be read, or a label has no class.
+    """
+    if split not in SPLIT_NAMES:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLIT_NAMES)}")
+    if name is not None:
+        return _load_coop_set(name, source, split)
+    if not source.exists():
+        raise ValueError(f"no images at {source}: expected a folder or a file")
+    if source.suffix == ".json":
+        return read_coop_split(source, source.parent, split)
+    if source.suffix == ".parquet":
+        return _from_dataset(Dataset.from_parquet(str(source)), what=str(source))
+    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+        return _from_dataset(_choose(load_from_disk(str(source)), split, what=str(source)), what=str(source))
+    tables = [path for path in sorted(source.glob("*.parquet")) if path.stem.split("-")[0] in SPLIT_NAMES[split]]
+    if tables:
+        return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in tables]), what=f"{source} ({split})")
+    return _from_folders(source, split)
+
+
+def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
+    """Read a split file of CoOp: ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
+
+    Raises:
+        ValueError: If the file has another form, or its class names and numbers don't agree.
+    """
+    if not path.is_file():
+        raise ValueError(f"split file not found: {path}; CoOp's data instructions say where to get it")
+    values = json.loads(path.read_text(encoding="utf-8"))
+    key = next((key for key in SPLIT_NAMES[split] if key in values), None) if isinstance(values, dict) else None
+    if key is None:
+        raise ValueError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
+    names: dict[int, str] = {}
+    for rows in values.values():
+        for _, label, name in rows:
+            if names.setdefault(int(label), name) != name:
+                raise ValueError(f"{path}: label {label} is both {names[int(label)]!r} and {name!r}")
+    if sorted(names) != list(range(len(names))):
+        raise ValueError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
+    rows = values[key]
+    ids, labels = tuple(row[0] for row in rows), np.array([int(row[1]) for row in rows], dtype=np.int64)
+    return LabeledImages(ids, ids, labels, tuple(names[label] for label in range(len(names))), images)
+
+
+def _load_coop_set(name: str, root: Path, split: str) -> LabeledImages:
+    if name not in COOP_SETS:
+        raise ValueError(f"set is {name!r}; expected one of {', '.join(COOP_SETS)}")
+    place = COOP_SETS[name]
+    if name == "fgvc_aircraft":
+        return _read_aircraft(root / place.split_file, root / place.images, split)
+    return read_coop_split(root / place.split_file, root / place.images, split)
+
+
+def _read_aircraft(folder: Path, images: Path, split: str) -> LabeledImages:
+    """Read FGVC Aircraft's own lists: ``images_variant_{train,val,test}.txt`` with lines "id variant"."""
+    variants, listed = folder / "variants.txt", folder / f"images_variant_{'val' if split == 'validation' else split}.txt"
+    for path in (variants, listed):
+        if not path.is_file():
+            raise ValueError(f"list not found: {path}; it comes with FGVC Aircraft's archive (data/ there)")
+    classes = tuple(line.strip() for line in variants.read_text(encoding="utf-8").splitlines() if line.strip())
+    number = {name: index for index, name in enumerate(classes)}
+    rows = [line.strip().split(" ", 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    unknown = [name for _, name in rows if name not in number]
+    if unknown:
+        raise ValueError(f"{listed}: variant {unknown[0]!r} is not in {variants}")
+    ids = tuple(f"{row[0]}.jpg" for row in rows)
+    return LabeledImages(ids, ids, np.array([number[row[1]] for row in rows], dtype=np.int64), classes, images)
+
+
+def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    key = next((key for key in SPLIT_NAMES[split] if key in loaded), None)
+    if key is None:
+        raise ValueError(f"{what} has no split {split!r}; it has {', '.join(loaded)}")
+    return loaded[key]
+
+
+def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
+    image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
+    label = next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
+    if image is None or label is None:
+        raise ValueError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and a ClassLabel")
+    table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
+    labels = np.array(table[label].to_pylist(), dtype=np.int64)
+    names = dataset.features[label].names
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
+        raise ValueError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
+    ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
+    return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
+
+
+def _from_folders(source: Path, split: str) -> LabeledImages:
+    folder = next((source / name for name in SPLIT_NAMES[split] if (source / name).is_dir()), source)
+    others = [name for names in SPLIT_NAMES.values() for name in names if (source / name).is_dir()]
+    if folder == source and others:
+        raise ValueError(
+            f"{source} has {', '.join(others)} and nothing for split {split!r}; name the folder itself, such as {source / others[-1]}"
+        )
+    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+    ids, labels = [], []
+    for label, name in enumerate(classes):
+        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+        ids += [str(path.relative_to(folder)) for path in files]
+        labels += [label] * len(files)
+    if not ids:
+        raise ValueError(f"no images at {folder} for split {split!r}: expected parquet files, or a folder of images for each class")
+    return LabeledImages(tuple(ids), tuple(ids), np.array(labels, dtype=np.int64), classes, folder)
+
+
+def _unique(found: LabeledImages, *, what: str) -> LabeledImages:
+    if len(set(found.ids)) != len(found.ids):
+        raise ValueError(f"{what} has {len(found.ids)} images and {len(set(found.ids))} different ids; expected each id once")
+    return found
+
+
+def _identify(image: Any, root: Path | None) -> bytes:
+    if isinstance(image, dict) and image.get("bytes") is not None:
+        return hashlib.sha256(image["bytes"]).digest()
+    path = Path(image["path"] if isinstance(image, dict) else image)
+    path = path if root is None else root / path
+    status = path.stat() if path.is_file() else None
+    return f"{path.name} {status and (status.st_size, status.st_mtime_ns)}".encode()

@@ -1,0 +1,77 @@
+"""A file of a teacher's logits, keyed by image id: written once, or brought from elsewhere.
+
+Shape legend: N = images, V = fixed views of each, C = classes, D = feature width.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TeacherLogits:
+    """In the order of the images that they were read for."""
+
+    logits: Tensor
+    """(N, V, C) float32."""
+    features: Tensor | None
+    """(N, V, D) float32, where the file has them."""
+    source: str
+
+
+def save_teacher_logits(
+    path: Path, *, ids: Sequence[str], classes: Sequence[str], logits: Tensor, source: str, features: Tensor | None = None
+) -> None:
+    """Write logits (N, C) or (N, V, C), with ids and class names in the file's metadata, in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"logits": logits.float().contiguous()}
+    if features is not None:
+        tensors["features"] = features.float().contiguous()
+    about = {"ids": json.dumps(list(ids)), "classes": json.dumps(list(classes)), "source": source}
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    save_file(tensors, partial, metadata=about)
+    os.replace(partial, path)
+
+
+def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> TeacherLogits:
+    """Read the logits of these images.
+
+    Raises:
+        ValueError: If the file is damaged, knows other classes or the same in another order, or lacks an image.
+    """
+    if not path.is_file():
+        raise ValueError(f"teacher logits not found: {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            logits = file.get_tensor("logits").float()
+            features = file.get_tensor("features").float() if "features" in file.keys() else None  # noqa: SIM118 not a mapping
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} can't be read as teacher logits: {error}") from error
+    missing = [key for key in ("ids", "classes") if key not in about]
+    if missing:
+        raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.data.teacher_logits")
+    known = json.loads(about["classes"])
+    if known != list(classes):
+        differing = next((i for i, (a, b) in enumerate(zip(known, classes, strict=False)) if a != b), min(len(known), len(classes)))
+        raise ValueError(
+            f"{path} has {len(known)} classes and the data {len(classes)}; class {differing} is {known[differing : differing + 1]} "
+            f"there and {list(classes)[differing : differing + 1]} here: the order must be the same"
+        )
+    place = {image_id: index for index, image_id in enumerate(json.loads(about["ids"]))}
+    absent = [image_id for image_id in ids if image_id not in place]
+    if absent:
+        raise ValueError(f"{path} has no logits of image {absent[0]!r} ({len(absent)} such images)")
+    if logits.shape[0] != len(place) or logits.shape[-1] != len(known):
+        raise ValueError(f"{path} holds logits {tuple(logits.shape)} of {len(place)} images and {len(known)} classes")
+    order = torch.tensor([place[image_id] for image_id in ids])
+    logits, features = (None if t is None else (t[:, None] if t.ndim == 2 else t)[order] for t in (logits, features))
+    assert logits is not None
+    return TeacherLogits(logits, features, about.get("source", path.name))

@@ -1,0 +1,111 @@
+"""Losses of a classifier with two heads (DHO, arXiv:2505.07675): one head learns from labels, the other from a teacher.
+
+Shape legend: B = images, C = classes, D = feature width.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED_LABEL = -100
+
+
+def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Compute -log softmax(logits)[label] of each image (arXiv:2505.07675, Eq. 1).
+
+    Args:
+        logits: (B, C).
+        labels: (B,) class indices; -100 where an image has none.
+
+    Returns:
+        (B,) float32 losses; 0 where there is no label.
+
+    Raises:
+        ValueError: If the shapes don't fit, or a label is no class.
+    """
+    if logits.ndim != 2 or labels.shape != logits.shape[:1]:
+        raise ValueError(f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; expected (images, classes) and (images,)")
+    wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= logits.shape[1]))
+    if wrong.any():
+        raise ValueError(f"label {labels[wrong][0].item()} is no class; expected 0 to {logits.shape[1] - 1}, or {IGNORED_LABEL} for none")
+    return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED_LABEL, reduction="none")
+
+
+def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Compute T^2 KL(softmax(teacher / T) || softmax(student / T)) of each image (arXiv:2505.07675, Eq. 2).
+
+    Algorithm 1 of the paper prints the arguments the other way round; its equations and code have this direction. The factor T^2 keeps
+    the gradient's size over temperatures (arXiv:1503.02531); it is in the code and not in the paper's equations.
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C), no gradient flows into them; a row that is not finite has no teacher and gives 0.
+        temperature: T.
+
+    Returns:
+        (B,) float32 losses.
+
+    Raises:
+        ValueError: If the shapes differ or ``temperature`` is not positive.
+    """
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise ValueError(
+            f"student logits are {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}; expected equal "
+            "(images, classes): do both know the same classes?"
+        )
+    _check_temperature(temperature)
+    teacher = _wide(teacher_logits.detach())
+    known = torch.isfinite(teacher).all(-1)
+    target = (teacher.masked_fill(~known[:, None], 0.0) / temperature).log_softmax(-1)
+    student = (_wide(student_logits) / temperature).log_softmax(-1)
+    divergence = (target.exp() * (target - student)).sum(-1)
+    return temperature**2 * divergence.masked_fill(~known, 0.0)
+
+
+def feature_distance(student_features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Compute 1 - cosine of student and teacher features, the feature-distillation baseline, (B,) float32."""
+    if student_features.shape != teacher_features.shape:
+        raise ValueError(f"student features are {tuple(student_features.shape)}, the teacher's {tuple(teacher_features.shape)}")
+    return 1 - F.cosine_similarity(_wide(student_features), _wide(teacher_features.detach()), dim=-1)
+
+
+def pseudo_label_loss(strong_logits: Tensor, weak_logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
+    """Compute FixMatch's loss (arXiv:2001.07685, Eq. 4): cross-entropy of a strong view with the weak view's sure guess.
+
+    Returns:
+        (B,) losses, 0 where the guess is below ``threshold``; and (B,) bool, where it counted.
+    """
+    confidence, guess = _wide(weak_logits.detach()).softmax(-1).max(-1)
+    sure = confidence >= threshold
+    return label_cross_entropy(strong_logits, guess.masked_fill(~sure, IGNORED_LABEL)), sure
+
+
+def mix_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, ce_head_weight: float, kd_head_temperature: float) -> Tensor:
+    """Mix both heads at inference: a softmax(ce) + (1 - a) softmax(kd / b) (arXiv:2505.07675, Sec. 3.3; probabilities, not logits).
+
+    Args:
+        ce_logits: (B, C).
+        kd_logits: (B, C).
+        ce_head_weight: a, in [0, 1].
+        kd_head_temperature: b; acts on the KD head alone.
+
+    Returns:
+        (B, C) float32 probabilities.
+
+    Raises:
+        ValueError: If a or b is out of range.
+    """
+    if not 0.0 <= ce_head_weight <= 1.0:
+        raise ValueError(f"ce_head_weight is {ce_head_weight}; expected a share in [0, 1]")
+    _check_temperature(kd_head_temperature)
+    from_labels, from_teacher = _wide(ce_logits).softmax(-1), (_wide(kd_logits) / kd_head_temperature).softmax(-1)
+    return ce_head_weight * from_labels + (1 - ce_head_weight) * from_teacher
+
+
+def _check_temperature(temperature: float) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature is {temperature}; expected a number above 0")
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -1,0 +1,253 @@
+"""Semi-supervised distillation into a classifier: two heads (DHO, arXiv:2505.07675), and the baselines under the same budget.
+
+Shape legend: B = rows, M = unlabelled images of a row, C = classes, S = side of the stored squares, H = side of a view.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from mmalign.data.image_cache import CachedImages
+from mmalign.data.splits import LabelSplit
+from mmalign.data.teacher_logits import TeacherLogits
+from mmalign.data.views import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, normalize, strengthen
+from mmalign.engine.method import MethodOutput, Sum
+from mmalign.losses.dual_head import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
+from mmalign.models.dual_head import DualHeadOutput, Preprocessing
+from mmalign.models.teachers import Teacher
+
+Form = Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+FORMS_WITH_TEACHER = ("dual-head", "single-head", "kd-only", "feature-kd")
+KD_FORMS = ("dual-head", "single-head", "kd-only")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DualHeadObjective:
+    """L = w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones); means over images, so that few labels weigh much."""
+
+    form: Form = "dual-head"
+    label_weight: float = 0.5
+    """w; the paper's lambda."""
+    labeled_kd_weight: float = 1.0
+    unlabeled_kd_weight: float = 1.0
+    temperature: float = 2.0
+    threshold: float = 0.95
+    """FixMatch: how sure a pseudo-label must be."""
+    forward: Literal["concatenated", "separate"] = "concatenated"
+    """Whether batch norms see labelled and unlabelled images together."""
+    augmentation: Augmentation = "random-resized-crop"
+    strong: bool = False
+    gradient_cosine_every: int = 0
+    """Batches between two looks at the angle of both losses' gradients; 0 never looks."""
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        if not 0.0 <= self.label_weight <= 1.0:
+            raise ValueError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
+        if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
+            raise ValueError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected numbers from 0 on")
+        if self.strong and self.form == "fixmatch":
+            raise ValueError("fixmatch has a strong view of its own; leave strong_augmentation out")
+
+
+class StreamRows(Dataset):
+    """Row i of an endless pair of streams: one labelled image and M unlabelled ones. Each stream is one permutation after another."""
+
+    def __init__(self, split: LabelSplit, *, num_rows: int, unlabeled_per_label: int, include_labeled: bool, seed: int) -> None:
+        """Set up both streams.
+
+        Raises:
+            ValueError: If a stream that is asked for has no images.
+        """
+        self.labeled = split.labeled
+        self.unlabeled = np.union1d(split.labeled, split.unlabeled) if include_labeled else split.unlabeled
+        self.num_rows, self.per_label, self.seed = num_rows, unlabeled_per_label, seed
+        self._held: dict[tuple[int, int], NDArray[np.int64]] = {}
+        if len(self.labeled) == 0 or (unlabeled_per_label and len(self.unlabeled) == 0):
+            raise ValueError(f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both")
+
+    def __len__(self) -> int:
+        """Rows of the whole run: steps by batch."""
+        return self.num_rows
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Positions of the row's images, and how often each stream has been through (which fixed view to take)."""
+        first = index * self.per_label
+        unlabeled = [self._at(1, self.unlabeled, first + i) for i in range(self.per_label)]
+        return {"labeled": [self._at(0, self.labeled, index)], "unlabeled": unlabeled}
+
+    def _at(self, stream: int, pool: NDArray[np.int64], position: int) -> tuple[int, int]:
+        turn, place = divmod(position, len(pool))
+        if (stream, turn) not in self._held:
+            # The two permutations of a stream that a batch can touch, and no more.
+            self._held = {key: value for key, value in self._held.items() if key[0] != stream or abs(key[1] - turn) <= 1}
+            self._held[stream, turn] = np.random.default_rng((self.seed, stream, turn)).permutation(len(pool))
+        return int(pool[self._held[stream, turn][place]]), turn
+
+
+class DualHeadMethod:
+    """The losses of a form on both streams."""
+
+    name = "dual-head"
+    columns = ()
+
+    def __init__(
+        self,
+        images: CachedImages,
+        objective: DualHeadObjective,
+        *,
+        preprocessing: Preprocessing,
+        cached: TeacherLogits | None = None,
+        teacher: Teacher | None = None,
+        fixed_views: int = 0,
+        seed: int = 0,
+    ) -> None:
+        """Take images, objective and teacher.
+
+        Args:
+            images: All images that the streams name.
+            objective: What is computed.
+            preprocessing: The student's.
+            cached: The teacher's logits of every image, of its centre or of fixed views.
+            teacher: A live teacher that sees the student's views; exclusive with ``cached``.
+            fixed_views: With ``cached``: how many views of each image there are; 0 = the centre was scored, and views are free.
+            seed: Of the fixed views.
+
+        Raises:
+            ValueError: If the form needs a teacher and there is none, or two, or the cache has no features or other views.
+        """
+        needs = objective.form in FORMS_WITH_TEACHER
+        if needs == (cached is None and teacher is None) or (cached is not None and teacher is not None):
+            given = "none" if cached is None and teacher is None else "one"
+            raise ValueError(f"form {objective.form} {'needs a teacher' if needs else 'has no use for a teacher'}, and {given} is given")
+        if objective.form == "feature-kd" and cached is not None and cached.features is None:
+            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
+        if cached is not None and cached.logits.shape[1] != max(1, fixed_views):
+            raise ValueError(f"the teacher's logits are of {cached.logits.shape[1]} views and {max(1, fixed_views)} are asked for")
+        self.images, self.objective, self.preprocessing = images, objective, preprocessing
+        self.cached, self.teacher, self.fixed_views = cached, teacher, fixed_views
+        self.labels = torch.from_numpy(images.labels)
+        self.numbers = fixed_numbers(len(images.ids), fixed_views, seed=seed) if fixed_views else None
+        self._batches = 0
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Images were checked when they were decoded."""
+
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Nothing to choose."""
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """uint8 images (B + B M, 3, S, S), labelled ones first, and the teacher's numbers where they are cached."""
+        places = [place for stream in ("labeled", "unlabeled") for row in rows for place in row[stream]]
+        index = np.array([place for place, _ in places])
+        batch = {"images": torch.from_numpy(self.images.pixels[index]), "labels": self.labels[index[: len(rows)]]}
+        view = torch.tensor([turn % max(1, self.fixed_views) for _, turn in places])
+        if self.numbers is not None:
+            batch["numbers"] = self.numbers[index, view]
+        if self.cached is not None:
+            batch["teacher_logits"] = self.cached.logits[index, view]
+            if self.objective.form == "feature-kd":
+                assert self.cached.features is not None
+                batch["teacher_features"] = self.cached.features[index, view]
+        return batch
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Rows: labelled images."""
+        return len(batch["labels"])
+
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Sum over rows of w CE + (1 - w) (w_l KD + w_u mean KD of the row's unlabelled images), or the form's own."""
+        objective, labels = self.objective, batch["labels"]
+        rows = len(labels)
+        numbers = batch.get("numbers")
+        if numbers is None:
+            numbers = draw_numbers(len(batch["images"]))
+        if objective.form == "fixmatch":
+            return self._compute_fixmatch(model, batch, numbers)
+        output = self._run(model, self._student_views(batch["images"], numbers), rows)
+        ce = label_cross_entropy(output.ce_logits[:rows], labels)
+        metrics = {"loss/ce": _sum(ce), "dual_head/label_accuracy": _sum((output.ce_logits[:rows].argmax(-1) == labels).float())}
+        if objective.form == "ce-only":
+            return MethodOutput(ce.sum(), metrics)
+        logits, features = self._teach(batch, numbers)
+        if objective.form in KD_FORMS:
+            each = teacher_kl(output.kd_logits, logits, temperature=objective.temperature)
+            metrics["dual_head/teacher_agreement"] = _sum((output.kd_logits.argmax(-1) == logits.argmax(-1)).float())
+        else:
+            assert output.teacher_features is not None
+            assert features is not None
+            each = feature_distance(output.teacher_features, features)
+        labeled, unlabeled = each[:rows], each[rows:]
+        metrics |= {"loss/kd_labeled": _sum(labeled), "loss/kd_unlabeled": _sum(unlabeled)}
+        # A row's M unlabelled images count as their mean.
+        kd = objective.labeled_kd_weight * labeled.sum() + objective.unlabeled_kd_weight * unlabeled.sum() * (rows / max(1, len(unlabeled)))
+        if objective.form == "kd-only":
+            return MethodOutput(kd, metrics)
+        if objective.gradient_cosine_every:
+            metrics["dual_head/gradient_cosine"] = self._look_at_gradients(model, ce.sum(), kd)
+        return MethodOutput(objective.label_weight * ce.sum() + (1 - objective.label_weight) * kd, metrics)
+
+    def _student_views(self, images: Tensor, numbers: Tensor) -> Tensor:
+        views = self._views(images, numbers, self.preprocessing.image_size)
+        if self.objective.strong:
+            views = strengthen(views, draw_numbers(len(views), width=NUM_STRONG_NUMBERS))
+        return normalize(views, mean=self.preprocessing.mean, std=self.preprocessing.std)
+
+    def _views(self, images: Tensor, numbers: Tensor, side: int) -> Tensor:
+        return make_views(images, numbers, augmentation=self.objective.augmentation, side=side)
+
+    def _teach(self, batch: dict[str, Any], numbers: Tensor) -> tuple[Tensor, Tensor | None]:
+        if self.teacher is None:
+            return batch["teacher_logits"], batch.get("teacher_features")
+        found = self.teacher(self._views(batch["images"], numbers, self.teacher.side))
+        return found.logits, found.features
+
+    def _run(self, model: nn.Module, pixels: Tensor, rows: int) -> DualHeadOutput:
+        if self.objective.form == "ce-only":
+            return model(pixels[:rows])
+        if self.objective.forward == "concatenated" or len(pixels) == rows:
+            return model(pixels)
+        parts = zip(model(pixels[:rows]), model(pixels[rows:]), strict=True)
+        joined: list[Any] = [None if one is None else torch.cat([one, other]) for one, other in parts]
+        return DualHeadOutput(*joined)
+
+    def _compute_fixmatch(self, model: nn.Module, batch: dict[str, Any], numbers: Tensor) -> MethodOutput:
+        """arXiv:2001.07685: labelled weak views, and strong views of unlabelled images whose weak views the model is sure of."""
+        labels, side = batch["labels"], self.preprocessing.image_size
+        rows = len(labels)
+        weak = self._views(batch["images"], numbers, side)
+        strong = strengthen(weak[rows:], draw_numbers(len(weak) - rows, width=NUM_STRONG_NUMBERS))
+        pixels = normalize(torch.cat([weak, strong]), mean=self.preprocessing.mean, std=self.preprocessing.std)
+        logits = self._run(model, pixels, rows).ce_logits
+        ce = label_cross_entropy(logits[:rows], labels)
+        guessed, sure = pseudo_label_loss(logits[len(weak) :], logits[rows : len(weak)], threshold=self.objective.threshold)
+        metrics = {"loss/ce": _sum(ce), "loss/pseudo": _sum(guessed), "dual_head/sure": _sum(sure.float())}
+        return MethodOutput(ce.sum() + self.objective.unlabeled_kd_weight * guessed.sum() * (rows / max(1, len(guessed))), metrics)
+
+    def _look_at_gradients(self, model: nn.Module, ce: Tensor, kd: Tensor) -> Sum:
+        self._batches += 1
+        if not model.training or (self._batches - 1) % self.objective.gradient_cosine_every:
+            return Sum(torch.zeros(()), 0.0)
+        inner = model.module if isinstance(getattr(model, "module", None), nn.Module) else model
+        return Sum(compute_gradient_cosine(ce, kd, list(inner.backbone.parameters())), 1.0)  # type: ignore[union-attr]
+
+
+def compute_gradient_cosine(ce: Tensor, kd: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Compute the cosine of both losses' gradients in shared weights; below 0 they pull apart, the paper's reason for two heads."""
+    first, second = (
+        torch.cat(
+            [torch.zeros(p.numel(), device=p.device) if g is None else g.flatten().float() for g, p in zip(grads, parameters, strict=True)]
+        )
+        for grads in (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ce, kd))
+    )
+    return torch.nn.functional.cosine_similarity(first, second, dim=0)
+
+
+def _sum(values: Tensor) -> Sum:
+    return Sum(values.detach().float().sum(), float(len(values)))

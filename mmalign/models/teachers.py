@@ -1,0 +1,233 @@
+"""Teachers of a classifier: a zero-shot CLIP or SigLIP, a trained classifier, a timm model with its own head.
+
+Shape legend: B = images, C = classes, D = feature width, P = prompts, S = side.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import timm
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmalign.models.dual_head import DualHead, Preprocessing, load_dual_head
+from mmalign.models.load import load_clip, named_errors
+
+# CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
+PROMPTS: dict[str, tuple[str, ...]] = {
+    "imagenet": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+    ),
+    "photo": ("a photo of a {}.",),
+    "texture": ("{} texture.",),
+    "satellite": ("a centered satellite photo of {}.",),
+    "aircraft": ("a photo of a {}, a type of aircraft.",),
+    "food": ("a photo of {}, a type of food.",),
+    "flowers": ("a photo of a {}, a type of flower.",),
+    "pets": ("a photo of a {}, a type of pet.",),
+    "action": ("a photo of a person doing {}.",),
+}
+
+
+# Images of one forward pass while a few-shot teacher is fitted.
+_FIT_BATCH = 64
+
+
+class TeacherOutput(NamedTuple):
+    """Logits (B, C) and features (B, D)."""
+
+    logits: Tensor
+    features: Tensor
+
+
+class Teacher(Protocol):
+    """Frozen; sees RGB views in [0, 1] of its own side."""
+
+    side: int
+
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """Classify (B, 3, S, S), without gradient."""
+
+
+class ClassifierTeacher:
+    """A classifier that ``train dual-head`` saved; its mixed probabilities are the teacher's, as logits."""
+
+    def __init__(self, model: DualHead, *, device: torch.device) -> None:
+        """Freeze the model."""
+        self.model = model.requires_grad_(False).eval().to(device)
+        self.side = model.settings.preprocessing.image_size
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """Log of the mixture; with one head its logits."""
+        output = self.model(_normalize(views, self.model.settings.preprocessing))
+        if self.model.kd_head is None:
+            return TeacherOutput(output.ce_logits.float(), output.features.float())
+        return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log(), output.features.float())
+
+
+class TimmTeacher:
+    """Any timm classifier with its published weights."""
+
+    def __init__(self, architecture: str, *, num_classes: int, device: torch.device) -> None:
+        """Load the weights.
+
+        Raises:
+            ValueError: If there are none, or its head has another number of classes.
+        """
+        with named_errors(architecture):
+            self.model = timm.create_model(architecture, pretrained=True).requires_grad_(False).eval().to(device)
+        if self.model.num_classes != num_classes:
+            raise ValueError(
+                f"{architecture} knows {self.model.num_classes} classes and the data have {num_classes}; they must be the same"
+            )
+        settings = resolve_model_data_config(self.model)
+        self.side = settings["input_size"][-1]
+        self.preprocessing = Preprocessing(
+            image_size=self.side, resize_size=self.side, mean=tuple(settings["mean"]), std=tuple(settings["std"])
+        )
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """The model's own logits."""
+        features = self.model.forward_features(_normalize(views, self.preprocessing))
+        return TeacherOutput(self.model.forward_head(features).float(), self.model.forward_head(features, pre_logits=True).float())
+
+
+class ZeroShotTeacher:
+    """CLIP or SigLIP with the class names as text: t = scale * cos(image, class)."""
+
+    def __init__(self, source: str, *, classes: Sequence[str], prompts: Sequence[str], device: torch.device) -> None:
+        """Embed the classes once."""
+        model, self.processor = load_clip(source)
+        self.model: Any = model.requires_grad_(False).to(device)
+        image = self.processor.image_processor
+        size = getattr(image, "crop_size", None) or image.size
+        self.side = size["height"] if "height" in size else size["shortest_edge"]
+        self.preprocessing = Preprocessing(
+            image_size=self.side, resize_size=self.side, mean=tuple(image.image_mean), std=tuple(image.image_std)
+        )
+        self.text_features = embed_classes(self.model, self.processor, classes=classes, prompts=prompts)
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """SigLIP's bias is the same for every class and left out."""
+        pixels = _normalize(views, self.preprocessing).to(self.model.dtype)
+        features = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+        return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
+
+
+class TipAdapterTeacher:
+    """A few-shot teacher: CLIP with a trained cache of the labelled images (Tip-Adapter-F, arXiv:2111.03930).
+
+    t = scale f W^T + a exp(-b (1 - f A^T)) V with unit features f, class embeddings W, the shots' features A (the one thing that is
+    trained) and their one-hot labels V. It must be fitted on the student's own labelled images: others would leak labels.
+    """
+
+    def __init__(self, zero_shot: ZeroShotTeacher, *, cache_weight: float = 1.0, sharpness: float = 5.5) -> None:
+        """Take the zero-shot model; a and b are the paper's first values, without its search over them."""
+        self.zero_shot, self.side = zero_shot, zero_shot.side
+        self.cache_weight, self.sharpness = cache_weight, sharpness
+        self.keys = nn.Parameter(zero_shot.text_features.new_zeros(0, zero_shot.text_features.shape[1]))
+        self.values = self.keys.new_zeros(0, len(zero_shot.text_features))
+
+    def fit(self, views: Sequence[Tensor], labels: Tensor, *, epochs: int = 20, learning_rate: float = 1e-3) -> float:
+        """Start A at the mean features of the shots' views and train it by cross-entropy on them.
+
+        Args:
+            views: One or more (B, 3, S, S) of the same labelled images.
+            labels: (B,).
+            epochs: Passes over all views.
+            learning_rate: Of AdamW, falling to 0 (cosine).
+
+        Returns:
+            Accuracy on the shots at the end.
+        """
+        seen = [[self.zero_shot(part) for part in one.split(_FIT_BATCH)] for one in views]
+        features = torch.stack([torch.cat([part.features for part in one]) for one in seen])
+        base = torch.stack([torch.cat([part.logits for part in one]) for one in seen])
+        labels = labels.to(features.device)
+        self.keys = nn.Parameter(F.normalize(features.mean(0), dim=-1))
+        self.values = F.one_hot(labels, len(self.zero_shot.text_features)).float()
+        optimizer = torch.optim.AdamW([self.keys], lr=learning_rate, eps=1e-4)
+        steps = epochs * len(features)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        for step in range(steps):
+            view = step % len(features)
+            loss = F.cross_entropy(base[view] + self._from_cache(features[view]), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        self.keys.requires_grad_(False)
+        return ((base[0] + self._from_cache(features[0])).argmax(-1) == labels).float().mean().item()
+
+    @torch.no_grad()
+    def __call__(self, views: Tensor) -> TeacherOutput:
+        """Zero-shot logits plus those of the cache."""
+        found = self.zero_shot(views)
+        return TeacherOutput(found.logits + self._from_cache(found.features), found.features)
+
+    def _from_cache(self, features: Tensor) -> Tensor:
+        affinity = torch.exp(-self.sharpness * (1 - features @ self.keys.t()))
+        return self.cache_weight * affinity @ self.values
+
+
+@torch.no_grad()
+def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Embed each class: every prompt at unit length, their mean, at unit length again (C, D).
+
+    Raises:
+        ValueError: If a prompt has no place for the class name.
+    """
+    for prompt in prompts:
+        if "{}" not in prompt:
+            raise ValueError(f"prompt {prompt!r} has no {{}}, the place of the class name")
+    rows = []
+    device = next(model.parameters()).device
+    for name in classes:
+        texts = [prompt.format(name.replace("_", " ")) for prompt in prompts]
+        # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
+        padding = "max_length" if "siglip" in type(model).__module__ else True
+        encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
+        known = {key: value.to(device) for key, value in encoded.items() if key in ("input_ids", "attention_mask")}
+        each = F.normalize(_pooled(model.get_text_features(**known)).float(), dim=-1)  # type: ignore[operator]
+        rows.append(F.normalize(each.mean(0), dim=-1))
+    return torch.stack(rows)
+
+
+def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: torch.device) -> ClassifierTeacher:
+    """Load a checkpoint of ``train dual-head`` as a teacher.
+
+    Raises:
+        ValueError: If it knows other classes, or the same in another order.
+    """
+    model = load_dual_head(source)
+    if model.settings.classes != tuple(classes):
+        raise ValueError(
+            f"teacher {source} knows classes {', '.join(model.settings.classes[:4])}, ... ({len(model.settings.classes)}) and the data "
+            f"{', '.join(classes[:4])}, ... ({len(classes)}); expected the same in the same order"
+        )
+    return ClassifierTeacher(model, device=device)
+
+
+def _pooled(output: Any) -> Tensor:
+    return output.pooler_output if hasattr(output, "pooler_output") else output
+
+
+def _text_length(model: Any) -> int:
+    return model.config.text_config.max_position_embeddings
+
+
+def _normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+    mean, std = (views.new_tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    return (views - mean) / std

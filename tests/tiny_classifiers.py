@@ -1,0 +1,30 @@
+"""Tiny random classifiers with two heads, on real backbones."""
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmalign.models.dual_head import DualHead, DualHeadConfig, Preprocessing
+from tests.tiny_models import CLIP_TOWER
+
+CLASSES = ("cat", "dog", "frog")
+RESNET = {"channels": [4, 8, 8, 16], "stem_width": 4}
+
+
+def build_tiny_classifier(*, seed: int = 0, tower: bool = False, **options: Any) -> DualHead:
+    """A timm ResNet or a CLIP tower; heads are scaled up, so that a wrong mixture moves numbers by tenths."""
+    torch.manual_seed(seed)
+    if tower:
+        values = {key: value for key, value in CLIP_TOWER.items() if key != "model_type"}
+        options = {"library": "transformers", "architecture": "clip_vision_model", "backbone": values, **options}
+    else:
+        options = {"library": "timm", "architecture": "resnet10t", "backbone": RESNET, **options}
+    size = 28 if tower else 32
+    config = DualHeadConfig(**{"classes": CLASSES, "preprocessing": Preprocessing(image_size=size, resize_size=size), **options})
+    model = DualHead(config).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.Linear) and module.out_features == len(CLASSES):
+                module.weight.mul_(20)
+    return model
