@@ -12,5 +12,5 @@ def run(options: WorldConfig) -> None:
     from mmalign.worlds.build import build_world
 
     folder = build_world(options)
-    counts = json.loads((folder / "world.json").read_text(encoding="utf-8"))["counts"]
+    counts = read_json_object(folder / "world.json")["counts"]
     print(f"world in {folder}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from PIL import Image
 
 from mmalign.data.images import load_image
+from mmalign.data.json_files import expected_form
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
@@ -163,18 +164,26 @@ def _as_messages(prompt: Any) -> list[Message]:
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
         raise ValueError(f"prompt is a {type(prompt).__name__}; expected text or a list of messages")
-    return [Message(role=message["role"], content=_parts(message["content"])) for message in prompt]
+    with expected_form("a message"):
+        return [Message(role=str(message["role"]), content=_parts(message["content"])) for message in prompt]
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     # datasets fills absent keys with None: keep only what belongs to each part.
-    return [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
+    parts = [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
+    for part in parts:
+        if not isinstance(part.get("text", ""), str):
+            raise ValueError(f"a text part holds a {type(part['text']).__name__}; expected text")
+    return parts
 
 
 def _text_of(content: Any) -> Any:
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content
+    if not isinstance(content, list):
+        return content
+    with expected_form("a message"):
+        return "".join(part.get("text") or "" for part in content)
 
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:

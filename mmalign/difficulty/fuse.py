@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from mmalign.data.json_files import read_json_object
 from mmalign.difficulty.scoring import read_shard
 from mmalign.difficulty.voting import Weighting, fuse_gaps
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT
@@ -81,7 +82,7 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     if not scores:
         raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.
-    fingerprint = json.loads((out / "scoring.json").read_text(encoding="utf-8"))["reference"]
+    fingerprint = read_json_object(out / "scoring.json").get("reference")
     return [{**row, FINGERPRINT: fingerprint} for row in scores]
 
 

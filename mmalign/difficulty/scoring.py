@@ -12,6 +12,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, PairRow, check_columns, read_pair, row_id
 from mmalign.difficulty.contrastive import score_contrastive
@@ -136,7 +137,14 @@ def _add_rejects(path: Path, rejects: Rejects) -> None:
 
 def read_shard(path: Path) -> list[dict[str, Any]]:
     """Read one shard's lines: scores, or ``id`` and ``reason`` of a broken row."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with expected_form(path):
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; remove it and run again to have its pairs scored anew") from error
+        for row in rows:
+            _ = row["id"], row["reason"] if "reason" in row else row["index"]
+    return rows
 
 
 def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -147,7 +155,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
     """
     path = out / "scoring.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json_object(path)
         differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
         if differing:
             key = differing[0]

@@ -27,6 +27,18 @@ class Answer(NamedTuple):
     response: str
 
 
+def check_questions(questions: Iterable[Question], *, what: str | Path) -> None:
+    """Check what a benchmark's files name as id, image and text.
+
+    Raises:
+        ValueError: If one of them is no text.
+    """
+    for question in questions:
+        for name, value in question._asdict().items():
+            if not (isinstance(value, str) or (name == "image" and value is None)):
+                raise ValueError(f"{what}: {name} of question {question.id!r} is {value!r:.40}; expected text")
+
+
 def read_text(path: Path) -> str:
     """Read UTF-8, with or without the mark that some editors put before it.
 
@@ -54,7 +66,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
@@ -73,7 +85,7 @@ def read_records(path: Path) -> list[Any]:
         return read_jsonl(path)
     try:
         records: list[Any] = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     return records
 

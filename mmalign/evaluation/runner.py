@@ -52,7 +52,7 @@ def generate_answers(
     partial = out.with_name(out.name + ".partial")
     pad = processor.tokenizer.pad_token_id
     rows: RowChoice | None = None
-    answered = {row["id"]: row for row in _complete_rows(partial)}
+    answered = {row["id"]: row for row in read_unfinished(partial)}
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in _batches(questions, batch_size):
             todo = [question for question in batch if question.id not in answered]
@@ -79,7 +79,7 @@ def generate_answers(
     return out
 
 
-def _complete_rows(partial: Path) -> list[dict[str, Any]]:
+def read_unfinished(partial: Path) -> list[dict[str, Any]]:
     """Rows of a stopped run. Its last line may have been cut off: it is dropped from the file too."""
     if not partial.is_file():
         return []

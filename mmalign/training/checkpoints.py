@@ -36,7 +36,11 @@ def verify_checkpoint(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return "it was not saved to its end"
-    for name, expected in json.loads(manifest.read_text(encoding="utf-8")).items():
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8")).items()
+    except (ValueError, AttributeError):
+        return "its manifest is damaged"
+    for name, expected in entries:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

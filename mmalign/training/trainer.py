@@ -75,6 +75,11 @@ class MethodTrainer(Trainer):
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        self._save_in_memory_layout(output_dir, state_dict)
+        # A pickle of arbitrary classes, never read on resume, that also holds the hub's token where one was given.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_in_memory_layout(self, output_dir: str | None, state_dict: dict[str, Tensor] | None) -> None:
         # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the
         # legacy layout that save_pretrained writes for LLaVA not one name would match.
         model = self.model
