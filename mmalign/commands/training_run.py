@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -137,7 +138,11 @@ def train_and_save(
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except pickle.UnpicklingError as error:
+        # They are read with weights_only, which refuses what could run code.
+        raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
     if trainer.is_world_process_zero():
         save_run(options, trainer, processor, trainable, {**record, "num_rows": num_rows, "num_rejected": rejects.num_rejected})
 

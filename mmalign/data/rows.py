@@ -108,6 +108,9 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
     """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
     images = _read_images(raw, image_root)
+    for name in ("responses", "scores"):
+        if not isinstance(raw[name], list):
+            raise ValueError(f"{name} is a {type(raw[name]).__name__}; expected a list")
     responses = [response_text(value, f"response {number}") for number, value in enumerate(raw["responses"])]
     scores = list(raw["scores"])
     if len(responses) < 2 or len(scores) != len(responses):

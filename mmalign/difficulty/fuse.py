@@ -36,6 +36,8 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, weightin
         ValueError: If no pair was scored, or a gap is not finite.
     """
     scores = _read_scores(dataset, shards, out=out)
+    if any(name not in row for row in scores for name in GAPS):
+        raise ValueError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
     groups = [row["source"] if by_source else "all" for row in scores]
     difficulty = np.empty(len(scores))
     easiness = {name: np.empty(len(scores)) for name in PROXIES}
@@ -79,6 +81,8 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
 
 def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list[dict[str, Any]]:
     scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
+    if any(not 0 <= row["index"] < len(dataset) for row in scores):
+        raise ValueError(f"the shards of {out} hold scores of rows that the data set of {len(dataset):,} rows has not; score it anew")
     if not scores:
         raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.

@@ -42,10 +42,13 @@ def verify_checkpoint(folder: Path) -> str | None:
         return "its manifest is damaged"
     for name, expected in entries:
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _entry(path) != expected:
-            return f"{name} is damaged"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if _entry(path) != expected:
+                return f"{name} is damaged"
+        except (OSError, ValueError) as error:
+            return f"{name[:80]} can't be read ({error})"
     return None
 
 

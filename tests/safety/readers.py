@@ -1,5 +1,6 @@
 """Every reader of files from elsewhere, as a table: a sound sample, and what reads it as its command does."""
 
+import dataclasses
 import io
 import json
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from mmalign.commands.difficulty import FuseOptions, run_fuse
 from mmalign.commands.evaluate import EvaluateOptions, evaluate, load_benchmark
 from mmalign.commands.report import ReportEvalOptions, run_eval
 from mmalign.commands.train import PreferenceOptions
+from mmalign.commands.world import run as run_world
 from mmalign.config import parse_options
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.hashing import hash_file
@@ -26,10 +28,8 @@ from mmalign.data.rows import CHAT_COLUMNS, LIST_COLUMNS, PAIR_COLUMNS, check_co
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.runner import read_unfinished
 from mmalign.evaluation.word_similarity import read_table
-from mmalign.models.compose import ComposeConfig, compose_mllm
 from mmalign.models.load import load_config
 from mmalign.training.checkpoints import find_checkpoint, write_manifest
-from mmalign.worlds.build import build_world
 from mmalign.worlds.config import WorldConfig
 from mmalign.worlds.photos import load_photos
 from tests.commands.test_report import write_results
@@ -112,7 +112,13 @@ def write_chair(folder: Path) -> list[Path]:
 
 def write_mme(folder: Path) -> list[Path]:
     rows = [
-        {"question_id": f"existence/{i}.png", "category": "existence", "question": f"Is it {k}?", "answer": ("Yes", "No")[k], "image": f"{i}.png"}
+        {
+            "question_id": f"existence/{i}.png",
+            "category": "existence",
+            "question": f"Is it {k}?",
+            "answer": ("Yes", "No")[k],
+            "image": f"{i}.png",
+        }
         for i in range(2)
         for k in range(2)
     ]
@@ -182,7 +188,9 @@ def write_report(folder: Path) -> list[Path]:
 
 
 def read_report(folder: Path) -> Any:
-    return run_eval(ReportEvalOptions(results=[folder / "a", folder / "b"], out=folder / "out", images=[folder], resamples=10, max_wrong=3))
+    return run_eval(
+        ReportEvalOptions(results=[folder / "a", folder / "b"], out=folder / "out", images=[folder], resamples=100, max_wrong=3)
+    )
 
 
 def write_judge_cache(folder: Path) -> list[Path]:
@@ -199,7 +207,9 @@ def read_judge_cache(folder: Path) -> Any:
 
 def write_config(folder: Path) -> list[Path]:
     values = {"model": "m", "data": "d", "out": "o", "objective": ["dpo"], "learning-rate": 1e-4, "trainer": {"seed": 1}, "freeze": []}
-    (folder / "config.yaml").write_text(yaml.safe_dump(values) + "lora_rank: 4\ndtype: auto\neval_data: [a, b]\ngradient_checkpointing: true\n")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump(values) + "lora_rank: 4\ndtype: auto\neval_data: [a, b]\ngradient_checkpointing: true\n"
+    )
     return [folder / "config.yaml"]
 
 
@@ -230,7 +240,7 @@ def write_run(folder: Path) -> list[Path]:
         "data": {"a.parquet": "0" * 64},
         "mmalign": "0",
         "commit": None,
-        "parameters": {"total": 10, "trainable": 5},
+        "parameters": {"total": 10, "trainable": 5, "activated": 10},
         "steps": 3,
         "batch": 2,
         "num_rows": 5,
@@ -242,7 +252,9 @@ def write_run(folder: Path) -> list[Path]:
 
 def write_world(folder: Path) -> list[Path]:
     (folder / "world").mkdir()
-    return [whole(folder / "world" / "world.json", {"config": {"seed": 0, "num_scenes": 4}, "counts": {}})]
+    values = dataclasses.asdict(WorldConfig(out=folder, num_scenes=4))
+    kept = {key: value for key, value in values.items() if key not in ("out", "num_workers")}
+    return [whole(folder / "world" / "world.json", {"config": kept, "counts": {"sft": 4}})]
 
 
 def write_checkpoint(folder: Path) -> list[Path]:
@@ -292,12 +304,16 @@ def write_photos(folder: Path) -> list[Path]:
     names = ["dog", "cat", "car", "bus"]
     pictures = [Image.new("RGB", (4, 4), (i, i, i)) for i in range(24)]
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
-    Dataset.from_dict({"image": pictures, "label": [i % 4 for i in range(24)]}, features=features).to_parquet(str(folder / "photos.parquet"))
+    Dataset.from_dict({"image": pictures, "label": [i % 4 for i in range(24)]}, features=features).to_parquet(
+        str(folder / "photos.parquet")
+    )
     return [folder / "photos.parquet"]
 
 
 def write_unfinished(folder: Path) -> list[Path]:
-    return [lines(folder / "pope_answers.jsonl.partial", [{"id": f"q{i}", "image": "a.png", "prompt": "?", "response": "y"} for i in range(3)])]
+    return [
+        lines(folder / "pope_answers.jsonl.partial", [{"id": f"q{i}", "image": "a.png", "prompt": "?", "response": "y"} for i in range(3)])
+    ]
 
 
 READERS = {
@@ -306,16 +322,18 @@ READERS = {
     "chats jsonl": Reader(write_rows("rows.jsonl", CHATS), read_rows("rows.jsonl", read_chat, CHAT_COLUMNS)),
     "pairs parquet": Reader(write_parquet, read_rows("pairs.parquet", read_pair, PAIR_COLUMNS)),
     "converter jsonl": Reader(write_rows("rows.jsonl", PAIRS), lambda folder: list(records.read_records(folder / "rows.jsonl"))),
-    "converter json": Reader(lambda folder: [whole(folder / "rows.json", PAIRS)], lambda folder: list(records.read_records(folder / "rows.json"))),
+    "converter json": Reader(
+        lambda folder: [whole(folder / "rows.json", PAIRS)], lambda folder: list(records.read_records(folder / "rows.json"))
+    ),
     "converter parquet": Reader(write_parquet, lambda folder: list(records.read_records(folder / "pairs.parquet"))),
     "photos": Reader(write_photos, lambda folder: load_photos(folder / "photos.parquet")),
-    "world": Reader(write_world, lambda folder: build_world(WorldConfig(out=folder / "world", num_scenes=4))),
+    "world": Reader(write_world, lambda folder: run_world(WorldConfig(out=folder / "world", num_scenes=4))),
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
     "hallusionbench judged": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
-    "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json")),
+    "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json", allow_partial="yes")),
     "mmhal": Reader(write_mmhal, read_evaluation("mmhal", "answers.json", judgements="judged.json")),
     "object-halbench": Reader(write_halbench, read_halbench),
     "word table": Reader(lambda folder: [whole(folder / "t.json", [["a", "b", 0.9]])], lambda folder: read_table(folder / "t.json")),
@@ -327,5 +345,7 @@ READERS = {
     "run record": Reader(write_run, write_card),
     "manifest": Reader(write_checkpoint, read_checkpoint),
     "model config": Reader(write_model_configs, read_model_configs),
-    **{f"image {kind}": Reader(write_images(kind), read_image) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")},
+    **{
+        f"image {kind}": Reader(write_images(kind), read_image) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+    },
 }
