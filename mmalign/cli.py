@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 2 where the user's input can't be used; the reason is printed.
+        0; 1 where the machine failed (a full disk, a folder that can't be written), 2 where the user's input can't be used; the reason is
+        printed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -62,6 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"mmalign {name}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"mmalign {name}: failed: {error}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -140,16 +140,14 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
         ValueError: If files are missing, damaged, or not of the benchmark's form.
     """
     from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.answers import check_questions
+    from mmalign.evaluation.answers import check_texts
 
     with expected_form(options.data):
         benchmark = _load_benchmark(options)
-        try:
-            questions = benchmark.questions()
-        except ValueError:
-            # Not every benchmark's files say what to ask; saved answers can be scored without.
-            return benchmark
-        check_questions(questions, what=options.data)
+        check_texts(getattr(benchmark, "items", ()), what=options.data)
+        for question in getattr(benchmark, "asked", ()):
+            if not (isinstance(question.prompt, str) and isinstance(question.image, str | None)):
+                raise ValueError(f"{options.data}: question {question.id!r} or its image is no text")
     return benchmark
 
 
@@ -272,6 +270,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
     from mmalign.data.rejects import Rejects
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
     from mmalign.evaluation.runner import generate_answers
     from mmalign.models.load import best_device, load_mllm
 
@@ -298,6 +297,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         rejects=rejects,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
+        source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype),
     )
     return path, rejects.num_rejected
 

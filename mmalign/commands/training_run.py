@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
@@ -29,6 +30,7 @@ from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.scoring import ScoringCallback
+from mmalign.training.termination import EXIT_CODE, TerminationCallback
 from mmalign.training.trainer import MethodTrainer
 
 # Rows on which a method looks at the model before training.
@@ -138,18 +140,27 @@ def train_and_save(
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
+    termination = TerminationCallback()
+    trainer.add_callback(termination)
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with termination.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
         raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+    if termination.stopped:
+        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
+        raise SystemExit(EXIT_CODE)
     if trainer.is_world_process_zero():
         save_run(options, trainer, processor, trainable, {**record, "num_rows": num_rows, "num_rejected": rejects.num_rejected})
 
 
 def save_run(options: RunOptions, trainer: MethodTrainer, processor: Any, parameters: ParameterCounts, record: dict[str, Any]) -> None:
     """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from."""
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
+    try:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out)
+    except SafetensorError as error:
+        raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
     processor.save_pretrained(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,16 +27,21 @@ class Answer(NamedTuple):
     response: str
 
 
-def check_questions(questions: Iterable[Question], *, what: str | Path) -> None:
-    """Check what a benchmark's files name as id, image and text.
+def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
+    """Check that what a benchmark's files name as texts (ids, images, questions) are texts.
+
+    Args:
+        items: Dataclass instances with an ``id``; their fields of type ``str``, or ``str | None``, are looked at.
+        what: Where they come from.
 
     Raises:
-        ValueError: If one of them is no text.
+        ValueError: With the first that is none.
     """
-    for question in questions:
-        for name, value in question._asdict().items():
-            if not (isinstance(value, str) or (name == "image" and value is None)):
-                raise ValueError(f"{what}: {name} of question {question.id!r} is {value!r:.40}; expected text")
+    for item in items:
+        for one in fields(item):
+            value = getattr(item, one.name)
+            if one.type in (str, str | None) and not (isinstance(value, str) or (value is None and one.type is not str)):
+                raise ValueError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
 
 
 def read_text(path: Path) -> str:

@@ -249,7 +249,7 @@ def load_object_halbench(source: Path) -> ObjectHalBench:
 
 def _read_question(row: Mapping[str, Any]) -> Question:
     identifier = read_coco_id(str(row["image_id"]))
-    if "/" in identifier or "\\" in identifier or identifier.startswith("."):
+    if "/" in identifier or "\\" in identifier or identifier.startswith(".") or len(identifier) > 200:
         # The pictures of the file are written under this name.
         raise ValueError(f"image_id is {identifier[:80]!r}; expected an id that can name a file")
     return Question(identifier, f"{identifier}.jpg", row["question"])

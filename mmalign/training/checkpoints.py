@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 MANIFEST = "manifest.json"
 
 
 class ManifestCallback(TrainerCallback):
-    """After each save, writes the size and hash of every file of the checkpoint: a killed save has no manifest."""
+    """After each save, writes the size and hash of every file of the checkpoint: a killed save has no manifest.
+
+    Then it deletes the oldest checkpoints, so that one that is whole is there at every moment.
+    """
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest on the process that writes files, once all have written theirs."""
         if state.is_world_process_zero:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            rotate_checkpoints(output_dir=args.output_dir, save_total_limit=args.save_total_limit, use_mtime=True)
 
 
 def write_manifest(folder: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
@@ -73,6 +74,23 @@ class MethodTrainer(Trainer):
             logs |= {key: (total / count).item() for key, (total, count) in zip(keys, totals, strict=True) if count > 0}
             self._sums = {}
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Old checkpoints are deleted by the ManifestCallback, once this one's manifest says that it is whole.
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # A full disk has a face of its own in each library.
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            raise OSError(
+                f"{folder} can't be saved: {error}. Free space or mend the folder, and run the same command again: it goes on from "
+                "the checkpoint before"
+            ) from error
+        finally:
+            self.args.save_total_limit = keep
+        # The manifest covers what every process wrote.
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         self._save_in_memory_layout(output_dir, state_dict)

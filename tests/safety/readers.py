@@ -26,7 +26,7 @@ from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, LIST_COLUMNS, PAIR_COLUMNS, check_columns, read_chat, read_list, read_pair
 from mmalign.evaluation.judges.cache import JudgementCache
-from mmalign.evaluation.runner import read_unfinished
+from mmalign.evaluation.runner import resume_answers
 from mmalign.evaluation.word_similarity import read_table
 from mmalign.models.load import load_config
 from mmalign.training.checkpoints import find_checkpoint, write_manifest
@@ -311,9 +311,8 @@ def write_photos(folder: Path) -> list[Path]:
 
 
 def write_unfinished(folder: Path) -> list[Path]:
-    return [
-        lines(folder / "pope_answers.jsonl.partial", [{"id": f"q{i}", "image": "a.png", "prompt": "?", "response": "y"} for i in range(3)])
-    ]
+    rows = [{"id": f"q{i}", "image": "a.png", "prompt": "?", "response": "y"} for i in range(3)]
+    return [lines(folder / "pope_answers.jsonl.partial", [{"source": "m"}, *rows])]
 
 
 READERS = {
@@ -337,7 +336,7 @@ READERS = {
     "mmhal": Reader(write_mmhal, read_evaluation("mmhal", "answers.json", judgements="judged.json")),
     "object-halbench": Reader(write_halbench, read_halbench),
     "word table": Reader(lambda folder: [whole(folder / "t.json", [["a", "b", 0.9]])], lambda folder: read_table(folder / "t.json")),
-    "unfinished answers": Reader(write_unfinished, lambda folder: read_unfinished(folder / "pope_answers.jsonl.partial")),
+    "unfinished answers": Reader(write_unfinished, lambda folder: resume_answers(folder / "pope_answers.jsonl.partial", {"source": "m"})),
     "report": Reader(write_report, read_report),
     "judge cache": Reader(write_judge_cache, read_judge_cache),
     "yaml": Reader(write_config, read_config_file),
