@@ -148,6 +148,14 @@ def train_and_save(
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
         raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+    except RuntimeError as error:
+        # torch has no class of its own for it.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: it goes "
+            "on from the last checkpoint"
+        ) from error
     if termination.stopped:
         print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
         raise SystemExit(EXIT_CODE)

@@ -28,6 +28,8 @@ def fork_command(words: Sequence[str], *, log: Path, prepare: Callable[[], None]
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
+        # Under pytest they are its own files and not these.
+        sys.stdout, sys.stderr = (open(number, "w", buffering=1, closefd=False) for number in (1, 2))  # noqa: SIM115
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         if prepare is not None:
             prepare()
