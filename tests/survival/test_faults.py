@@ -2,19 +2,20 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-import torch
 
-from tests.survival.child import fork_command, kill, run_command, wait
+from tests.survival.child import kill, run_command, start_command, wait
 from tests.survival.commands import CASES, Inputs, make_inputs, read_run
+from tests.survival.faults import die_before_the_manifest_of_step_6, kill_worker, limit_files, put_nan_in_a_batch, slow_steps
 
 TRAIN = CASES["train sft"]
 OTHERS = ("model.safetensors", "rng_state.pth", "trainer_state.json", "manifest.json")
@@ -33,11 +34,11 @@ def whole(inputs: Inputs, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
-def wait_for(found: Callable[[], object], process: int, *, seconds: float = 90.0) -> None:
+def wait_for(found: Callable[[], object], process: BaseProcess, *, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not found():
         assert time.monotonic() < end, "what was waited for did not come"
-        assert os.waitpid(process, os.WNOHANG)[0] == 0, "the run ended before"
+        assert process.exitcode is None, "the run ended before"
         time.sleep(0.002)
 
 
@@ -46,9 +47,9 @@ def test_sigterm_saves_and_leaves_with_143(inputs: Inputs, whole: Path, tmp_path
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
     # More steps than it will take, and no checkpoint of its own: what is there was saved because of the signal.
     long = [*words, "--max-steps", "2000", "--save-steps", "2000"]
-    process = fork_command(long, log=log)
+    process = start_command(long, log=log)
     wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
-    os.kill(process, signal.SIGTERM)
+    process.terminate()
     assert wait(process) == 143, log.read_text()
     (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*/manifest.json")
     step = int(checkpoint.parent.name.split("-")[1])
@@ -56,7 +57,7 @@ def test_sigterm_saves_and_leaves_with_143(inputs: Inputs, whole: Path, tmp_path
     assert f"stopped by SIGTERM at step {step}, which is saved; the same command goes on from there" in log.read_text()
     assert not list((tmp_path / "out").glob("*.safetensors"))
     # It goes on from that step, and the signal's own checkpoint is as good as any.
-    process = fork_command(long, log=log)
+    process = start_command(long, log=log)
     wait_for(lambda: f"going on from {checkpoint.parent}" in log.read_text(), process)
     kill(process)
     wait(process)
@@ -65,33 +66,12 @@ def test_sigterm_saves_and_leaves_with_143(inputs: Inputs, whole: Path, tmp_path
 def test_a_run_stopped_by_sigterm_ends_like_an_undisturbed_one(inputs: Inputs, whole: Path, tmp_path: Path) -> None:
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
 
-    def slow_steps() -> None:
-        from mmalign.training.trainer import MethodTrainer
-
-        original = MethodTrainer.training_step
-
-        def training_step(self: MethodTrainer, *args: object, **kwargs: object) -> torch.Tensor:
-            time.sleep(0.3)
-            return original(self, *args, **kwargs)
-
-        MethodTrainer.training_step = training_step
-
-    process = fork_command(words, log=log, prepare=slow_steps)
+    process = start_command(words, log=log, prepare=slow_steps)
     wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
-    os.kill(process, signal.SIGTERM)
+    process.terminate()
     assert wait(process) == 143, log.read_text()
     assert run_command(words, log=log) == 0, log.read_text()
     assert read_run(tmp_path / "out") == read_run(whole)
-
-
-def limit_files(size: int) -> Callable[[], None]:
-    """No file may grow above this size, as on a disk that is full: writing on fails in the middle."""
-
-    def prepare() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-
-    return prepare
 
 
 @pytest.mark.parametrize("size", [30_000, pytest.param(400_000, marks=pytest.mark.slow)])
@@ -100,7 +80,7 @@ def test_a_full_disk_stops_with_a_reason_and_the_run_goes_on(inputs: Inputs, who
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
     largest = max(path.stat().st_size for path in (whole / "checkpoints").rglob("*") if path.is_file())
     assert size < largest
-    assert run_command(words, log=log, prepare=limit_files(size)) == 1, log.read_text()
+    assert run_command(words, log=log, prepare=partial(limit_files, size)) == 1, log.read_text()
     assert "checkpoint-3 can't be saved: " in log.read_text()
     assert "Traceback" not in log.read_text()
     assert run_command(words, log=log) == 0, log.read_text()
@@ -163,21 +143,8 @@ def test_a_checkpoint_cut_short_is_passed_over(name: str, inputs: Inputs, whole:
 @pytest.mark.slow
 def test_a_whole_checkpoint_is_there_even_where_only_one_is_kept(inputs: Inputs, tmp_path: Path) -> None:
     """Killed between the save of a checkpoint and its manifest: the one before must still be there."""
-
-    def die_before_the_second_manifest() -> None:
-        from mmalign.training import checkpoints
-
-        original = checkpoints.write_manifest
-
-        def write_manifest(folder: Path) -> None:
-            if folder.name == "checkpoint-6":
-                os.kill(os.getpid(), signal.SIGKILL)
-            original(folder)
-
-        checkpoints.write_manifest = write_manifest
-
     words, log = [*TRAIN.words(inputs, tmp_path / "out"), "--save-total-limit", "1"], tmp_path / "log"
-    assert run_command(words, log=log, prepare=die_before_the_second_manifest) == -signal.SIGKILL
+    assert run_command(words, log=log, prepare=die_before_the_manifest_of_step_6) == -signal.SIGKILL
     assert run_command(words, log=log) == 0, log.read_text()
     assert "checkpoint-6: it was not saved to its end" in log.read_text()
     assert "checkpoints/checkpoint-3\n" in log.read_text()
@@ -186,22 +153,8 @@ def test_a_whole_checkpoint_is_there_even_where_only_one_is_kept(inputs: Inputs,
 
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_and_it_goes_on(inputs: Inputs, whole: Path, tmp_path: Path) -> None:
-    def die_in_the_fourth_batch() -> None:
-        from mmalign.methods.sft import SupervisedMethod
-
-        original = SupervisedMethod.collate
-        calls = []
-
-        def collate(self: SupervisedMethod, rows: list[dict[str, object]]) -> dict[str, object]:
-            calls.append(len(rows))
-            if len(calls) > 3 and torch.utils.data.get_worker_info() is not None:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(self, rows)
-
-        SupervisedMethod.collate = collate
-
     words, log = [*TRAIN.words(inputs, tmp_path / "out"), "--num-workers", "1"], tmp_path / "log"
-    assert run_command(words, log=log, prepare=die_in_the_fourth_batch) == 1, log.read_text()
+    assert run_command(words, log=log, prepare=kill_worker) == 1, log.read_text()
     assert "a process that loads data died" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert run_command(words, log=log) == 0, log.read_text()
@@ -210,23 +163,8 @@ def test_a_worker_that_dies_ends_the_run_and_it_goes_on(inputs: Inputs, whole: P
 
 
 def test_nan_in_a_batch_stops_before_it_reaches_the_weights(inputs: Inputs, whole: Path, tmp_path: Path) -> None:
-    def put_nan_into_step_5() -> None:
-        from mmalign.methods.sft import SupervisedMethod
-
-        original = SupervisedMethod.collate
-        calls = []
-
-        def collate(self: SupervisedMethod, rows: list[dict[str, object]]) -> dict[str, object]:
-            batch = original(self, rows)
-            calls.append(len(rows))
-            if len(calls) == 6:
-                batch["images"]["pixel_values"][0, 0, 0, 0] = float("nan")
-            return batch
-
-        SupervisedMethod.collate = collate
-
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
-    assert run_command(words, log=log, prepare=put_nan_into_step_5) == 2, log.read_text()
+    assert run_command(words, log=log, prepare=put_nan_in_a_batch) == 2, log.read_text()
     assert "the loss is nan at step" in log.read_text()
     assert list((tmp_path / "out" / "checkpoints").glob("bad_batch_step*_rank0.safetensors"))
     # The same command without the fault goes on from the checkpoint before.

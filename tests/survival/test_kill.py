@@ -2,14 +2,12 @@
 
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmalign.difficulty import scoring
-from tests.survival.child import fork_command, kill, run_command, wait
+from tests.survival.child import kill, run_command, start_command, wait
 from tests.survival.commands import CASES, Inputs, make_inputs
 
 TRIALS = 60
@@ -18,14 +16,6 @@ TRIALS = 60
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     return make_inputs(tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_shards() -> Iterator[None]:
-    """Eight pairs a shard: five shards to be killed in and between."""
-    before, scoring.SHARD_SIZE = scoring.SHARD_SIZE, 8
-    yield
-    scoring.SHARD_SIZE = before
 
 
 class Undisturbed:
@@ -61,7 +51,7 @@ def check_trial(name: str, seed: int, *, inputs: Inputs, undisturbed: Undisturbe
     rng, out, log = random.Random(f"{name} {seed}"), folder / "out", folder / "log"
     words, hits = CASES[name].words(inputs, out), 0
     for _ in range(rng.choice((1, 1, 2, 3))):
-        process = fork_command(words, log=log)
+        process = start_command(words, log=log)
         time.sleep(rng.uniform(0.0, seconds))
         kill(process)
         hits += wait(process) < 0
