@@ -65,7 +65,7 @@ def speed_table(results: dict[str, dict[str, Any]], name: str) -> str:
         if "failed" in one:
             lines.append(f"| {arm} | failed: {one['failed'].replace('|', '/')} | | | | |")
             continue
-        seconds, mfu = one["seconds"], "–" if peak is None else f"{one['flops'] / one['seconds'] / peak:.1%}"
+        seconds, mfu = one["seconds"], "unknown" if peak is None else f"{one['flops'] / one['seconds'] / peak:.1%}"
         rates = f"{one['pairs'] / seconds:.2f} | {one['tokens'] / seconds:,.0f} | {one['peak']:,.0f} | {mfu}"
         lines.append(f"| {arm} | {seconds:.3f} | {rates} |")
     return "\n".join(lines)
@@ -89,9 +89,10 @@ def check_photos(options: argparse.Namespace) -> tuple[bool, str]:
     data = f"--batch-size {4 if small else 64} --num-workers {0 if small else 4}"
     steps = [
         f"{worlds} --num-pairs 40 --num-eval-scenes {size['eval']}",
-        f"train contrastive --model {configs}/clip.json --tokenizer {out}/world/tokenizer --data {out}/world/captions --out {out}/clip {data}"
-        f" --max-steps {size['clip']} --learning-rate 1.5e-3 --warmup-ratio 0.1",
-        f"compose --vision {out}/clip --llm {configs}/llm.json --tokenizer {out}/world/tokenizer --vision-feature-layer -2 --out {out}/mllm",
+        f"train contrastive --model {configs}/clip.json --tokenizer {out}/world/tokenizer --data {out}/world/captions --out {out}/clip"
+        f" {data} --max-steps {size['clip']} --learning-rate 1.5e-3 --warmup-ratio 0.1",
+        f"compose --vision {out}/clip --llm {configs}/llm.json --tokenizer {out}/world/tokenizer --vision-feature-layer -2"
+        f" --out {out}/mllm",
         f"train sft --model {out}/mllm --data {out}/world/sft --out {out}/sft {data} --max-steps {size['sft']} --optimizer muon"
         " --learning-rate 2e-3 --adam-beta2 0.95 --warmup-ratio 0.1",
         f"evaluate pope --model {out}/sft --data {out}/world/eval --out {out}/eval --max-new-tokens 4 --batch-size 100",
@@ -143,10 +144,10 @@ def main() -> None:
         "# Performance on a GPU",
         f"Hardware: {name}; {versions}; {time.perf_counter() - begin:.0f} s in all.",
         f"```\nscripts/gpu_check.sh {words}\n```",
-        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs a step; LoRA of rank 16 with the adapter off as the "
-        "reference. Tokens are those that go through the language model, a pair's image and prompt once. MFU (ours): 2 FLOPs a weight of the "
-        "language model and token in each pass, 3 passes a preference step and 1 in scoring, over the data sheet's dense bf16 peak; attention "
-        "and the vision tower are not counted.",
+        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs a step; LoRA of rank 16 with the adapter off "
+        "as the reference. Tokens are those that go through the language model, a pair's image and prompt once. MFU (ours): 2 FLOPs a weight "
+        "of the language model and token in each pass, 3 passes a preference step and 1 in scoring, over the data sheet's dense bf16 peak; "
+        "attention and the vision tower are not counted.",
         speed_table(results, name),
         "| check | result | |\n|---|---|---|\n" + "\n".join(rows),
     ]

@@ -153,8 +153,8 @@ def train_and_save(
         if "DataLoader worker" not in str(error):
             raise
         raise ChildProcessError(
-            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: it goes "
-            "on from the last checkpoint"
+            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
+            "it goes on from the last checkpoint"
         ) from error
     if termination.stopped:
         print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)

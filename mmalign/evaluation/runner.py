@@ -69,7 +69,7 @@ def generate_answers(
                     rows = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
                     if not rows.shared:
                         bar.write(rows.reason)
-            if not done:
+            if not done and rows is not None:
                 answers = generate_greedy(unwrap(model), encoded, max_new_tokens=max_new_tokens, pad_token_id=pad, shared=rows.shared)
                 for question, ids in zip(itertools.chain(*groups), itertools.chain(*answers), strict=True):
                     response = processor.decode(ids, skip_special_tokens=True).strip()

@@ -218,7 +218,8 @@ def read_config_file(folder: Path) -> Any:
         return parse_options(PreferenceOptions, ["--config", str(folder / "config.yaml")], prog="mmalign", description="")
     except SystemExit as error:
         # How the command line refuses; what it printed is its message.
-        assert error.code == 2
+        if error.code != 2:
+            raise
         return None
 
 
@@ -315,6 +316,7 @@ def write_unfinished(folder: Path) -> list[Path]:
     return [lines(folder / "pope_answers.jsonl.partial", [{"source": "m"}, *rows])]
 
 
+PICTURES = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 READERS = {
     "pairs jsonl": Reader(write_rows("rows.jsonl", PAIRS), read_rows("rows.jsonl", read_pair, PAIR_COLUMNS)),
     "lists jsonl": Reader(write_rows("rows.jsonl", LISTS), read_rows("rows.jsonl", read_list, LIST_COLUMNS)),

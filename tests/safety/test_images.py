@@ -20,7 +20,9 @@ from mmalign.evaluation.chair import read_object_sets
 from tests.data_files import encoded, save_encoded
 from tests.tiny_models import pair_rows, random_image
 
-PARTS = st.sampled_from(["..", ".", "a", "link", "away", "", "/", "~", "\\", "etc", "passwd", "a.png", "\0", "C:", "％2e％2e", "é"])
+PARTS = st.sampled_from(["..", ".", "a", "link", "away", "", "/", "~", "\\", "etc", "passwd", "a.png", "\0", "C:", "%2e%2e", "é"])
+
+STARTS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"BM", b"II*\0", b"RIFF"]
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +173,6 @@ def test_pictures_of_a_question_file_stay_in_their_folder(tmp_path: Path) -> Non
 def test_any_bytes_are_a_picture_or_refused(data: bytes, start: bytes) -> None:
     try:
         image = load_image(start + data)
-    except ValueError as error:
-        assert str(error)
+    except ValueError:
         return
     assert isinstance(image, Image.Image)
