@@ -111,6 +111,8 @@ class LookingScorer:
 
     def _ask(self, questions: Sequence[Question], folder: Path) -> dict[str, bool | None]:
         folder.mkdir(parents=True, exist_ok=True)
+        # Verdicts that a stopped run left are on other statements, where sampling isn't exact.
+        (folder / "verdicts.jsonl.partial").unlink(missing_ok=True)
         out = generate_answers(
             self.model,
             self.processor,

@@ -56,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0, or 2 where the user's input can't be used; the reason is printed.
+        0; 1 where the machine failed (a full disk, a folder that can't be written), 2 where the user's input can't be used; the reason is
+        printed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
@@ -70,17 +71,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _unknown(words)
     command = COMMANDS[name]
     module = importlib.import_module(f"mmalign.commands.{command.module}")
-    options = parse_options(
-        getattr(module, command.options), words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary
-    )
     joined = _in_process_group()
     finished = False
     try:
+        options = parse_options(
+            getattr(module, command.options), words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary
+        )
         getattr(module, command.run)(options)
         finished = True
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"mmalign {name}: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"mmalign {name}: failed: {error}", file=sys.stderr)
+        return 1
     finally:
         if not joined:
             _leave_process_group(wait=finished)

@@ -58,7 +58,7 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise ValueError(f"config file not found: {path}")
-    values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    values = _read_yaml(path.read_bytes(), what=str(path)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
@@ -85,7 +85,7 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
     if origin is list:
         return [coerce(item, arguments[0], name=name) for item in (value if isinstance(value, list) else [value])]
     if origin is dict:
-        value = yaml.safe_load(value) if isinstance(value, str) else value
+        value = _read_yaml(value, what=name) if isinstance(value, str) else value
         if not isinstance(value, dict):
             raise ValueError(f"{name} is {value!r}; expected a mapping")
         return value
@@ -97,8 +97,16 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
         if hint is int and isinstance(value, float) and value != int(value):
             raise ValueError
         return hint(value)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise ValueError(f"{name} is {value!r}; expected {hint.__name__}") from error
+
+
+def _read_yaml(text: str | bytes, *, what: str) -> Any:
+    # Times and numbers that look right but can't be are ValueErrors of the reader's own parts.
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise ValueError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
 
 
 class _Parser(argparse.ArgumentParser):

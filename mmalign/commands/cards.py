@@ -1,17 +1,18 @@
 """The card of a trained checkpoint: its run's record, told as the folder's README.md."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from mmalign.commands.run_record import RUN_FILE, read_record, write_record
+from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Registry
+from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
 
@@ -45,7 +46,13 @@ def write_card(folder: Path) -> Path:
     record = read_record(folder)
     if "parameters" not in record:
         raise ValueError(f"{folder} holds no finished run: its {RUN_FILE} has no parameter counts")
-    return write_model_card(folder, collect_facts(folder, record))
+    counts = {key: record.get(key) for key in ("steps", "batch", "num_rows", "num_rejected")}
+    counts |= record["parameters"] if isinstance(record["parameters"], dict) else {"parameters": record["parameters"]}
+    if odd := {key: value for key, value in counts.items() if not isinstance(value, int)}:
+        raise ValueError(f"{folder / RUN_FILE} holds {odd}; expected whole numbers, as mmalign train writes them")
+    with expected_form(folder / RUN_FILE):
+        facts = collect_facts(folder, record)
+    return write_model_card(folder, facts)
 
 
 def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
@@ -118,7 +125,7 @@ def _license_of(start: str) -> str:
 
 
 def _describe_architecture(source: str) -> str:
-    config = AutoConfig.from_pretrained(source)
+    config = load_config(source)
     name = (config.architectures or [type(config).__name__])[0]
     parts = [_describe_part(getattr(config, part)) for part in ("vision_config", "text_config") if hasattr(config, part)]
     return f"{name} ({'; '.join(parts)})" if parts else name
@@ -137,7 +144,7 @@ def _describe_data(record: Mapping[str, Any]) -> str:
     worlds = [folder / "world.json" for folder in (data, data.parent) if (folder / "world.json").is_file()]
     if not worlds:
         return counts
-    world = json.loads(worlds[0].read_text(encoding="utf-8"))["config"]
+    world = read_json_object(worlds[0])["config"]
     return (
         f"{counts} They are of mmalign's embedded world of {world['source']} (seed {world['seed']}): made images with known content, "
         f"in which {world['caption_noise']:.0%} of the training descriptions name an absent object where one is likely."

@@ -1,6 +1,5 @@
 """``mmalign score-difficulty``, ``mmalign fuse-difficulty`` and ``mmalign cache-logps``."""
 
-import json
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -204,6 +203,7 @@ def run_fuse(options: FuseOptions) -> None:
     """
     from mmalign.data.datasets import find_data_files, load_rows
     from mmalign.data.hashing import hash_file
+    from mmalign.data.json_files import read_json_object
     from mmalign.difficulty.fuse import fuse_shards
     from mmalign.difficulty.scoring import merge_shards
 
@@ -211,7 +211,7 @@ def run_fuse(options: FuseOptions) -> None:
     record = options.out / "scoring.json"
     if not record.is_file():
         raise ValueError(f"no scores in {options.out}; run mmalign score-difficulty first")
-    held = json.loads(record.read_text(encoding="utf-8"))["data"]
+    held = read_json_object(record).get("data")
     given = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     if held != given:
         raise ValueError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")

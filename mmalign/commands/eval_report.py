@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.images import load_image
+from mmalign.data.json_files import read_json
 from mmalign.evaluation.intervals import compute_differences, compute_intervals
 from mmalign.evaluation.items import Item, items_path, read_items
 from mmalign.reports.comparison import EvalRun, Range
@@ -122,15 +123,27 @@ def _read_model(name: str, folder: Path) -> ModelResults:
     results: dict[str, Any] = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged: {error}; evaluate again") from error
+            row = read_json(path)
+        except ValueError as error:
+            raise ValueError(f"{error}; evaluate again") from error
         if isinstance(row, dict) and row.keys() >= {"benchmark", "metrics", "mode", "num_answers", "data"}:
+            _check_types(row, path)
             results[row["benchmark"]] = {"scorer_version": "unknown", **row}
     if not results:
         raise ValueError(f"no results in {folder}; expected what mmalign evaluate --out writes, such as pope.json")
     items = {benchmark: read_items(items_path(folder, benchmark)) for benchmark in results if items_path(folder, benchmark).is_file()}
     return ModelResults(name, folder, results, items)
+
+
+def _check_types(row: Mapping[str, Any], path: Path) -> None:
+    expected: dict[str, type] = dict.fromkeys(("benchmark", "mode", "variant", "model", "judge", "scorer_version"), str)
+    expected |= dict.fromkeys(("metrics", "data", "other_mode", "answers", "decoding"), dict) | {"num_answers": int}
+    wrong = [key for key, kind in expected.items() if row.get(key) is not None and not isinstance(row[key], kind)]
+    wrong += [key for key in ("benchmark", "metrics", "mode", "num_answers", "data") if row[key] is None]
+    wrong += [] if wrong else [f"metrics/{name}" for name, value in row["metrics"].items() if not isinstance(value, (int, float))]
+    wrong += [] if wrong else [f"data/{name}" for name, value in row["data"].items() if not isinstance(value, str)]
+    if wrong:
+        raise ValueError(f"{path} is no result: {', '.join(wrong[:5])} is of another type than mmalign evaluate writes; evaluate again")
 
 
 def _check_comparable(benchmark: str, first: Mapping[str, Any], other: Mapping[str, Any], *, names: tuple[str, str]) -> None:
@@ -173,10 +186,18 @@ def _ask(
 def _thumbnail(name: str, folders: Sequence[Path]) -> bytes | None:
     """The image made small; None where no folder has it."""
     for folder in folders:
-        if (folder / name).is_file():
+        if _is_file(folder, name):
             image = load_image(name, root=folder)
             image.thumbnail(_THUMBNAIL)
             buffer = io.BytesIO()
             image.save(buffer, "JPEG", quality=85)
             return buffer.getvalue()
     return None
+
+
+def _is_file(folder: Path, name: str) -> bool:
+    try:
+        return (folder / name).is_file()
+    except (OSError, ValueError):
+        # A name that no file can have.
+        return False

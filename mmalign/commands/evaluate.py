@@ -77,17 +77,21 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     Raises:
         ValueError: If data, answers, images or a judge are missing or don't fit.
     """
+    from mmalign.data.json_files import expected_form
     from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
     from mmalign.evaluation.results import hash_files
 
     benchmark = benchmark or load_benchmark(options)
     path, partial = options.answers, options.allow_partial
-    decoding = None if path is None else read_decoding(path, benchmark.form)
+    if path is not None:
+        with expected_form(path):
+            decoding = read_decoding(path, benchmark.form)
     if path is None:
         path, num_rejected = _generate(options, benchmark, loaded)
         decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens, "prompt_suffix": options.prompt_suffix}
         partial = partial or num_rejected > 0
-    rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
+    with expected_form(path):
+        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
     result, items = _score(options, benchmark, answers)
     result = dataclasses.replace(result, answers=hash_files([path]), decoding=decoding, model=options.model)
@@ -131,7 +135,24 @@ def make_items(
 
 
 def load_benchmark(options: EvaluateOptions) -> Benchmark:
-    """Read the benchmark's data."""
+    """Read the benchmark's data.
+
+    Raises:
+        ValueError: If files are missing, damaged, or not of the benchmark's form.
+    """
+    from mmalign.data.json_files import expected_form
+    from mmalign.evaluation.answers import check_texts
+
+    with expected_form(options.data):
+        benchmark = _load_benchmark(options)
+        check_texts(getattr(benchmark, "items", ()), what=options.data)
+        for question in getattr(benchmark, "asked", ()):
+            if not (isinstance(question.prompt, str) and isinstance(question.image, str | None)):
+                raise ValueError(f"{options.data}: question {question.id!r} or its image is no text")
+    return benchmark
+
+
+def _load_benchmark(options: EvaluateOptions) -> Benchmark:
     if options.benchmark == "pope":
         from mmalign.evaluation.pope import load_pope
 
@@ -228,6 +249,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[dict[str, str] | None, str | None, str | None]:
     """Return the judge's replies by id, its name, and its wording; none where no judge was asked for."""
+    from mmalign.data.json_files import expected_form
     from mmalign.evaluation.judging import ask_judge, read_judgements, write_judgements
 
     judge = build_judge(options)
@@ -238,7 +260,8 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     if judge is None:
         path = Path(str(options.judgements))
         order = benchmark.required() or list(answers)
-        return read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order), f"saved in {path.name}", None
+        with expected_form(path):
+            return read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order), f"saved in {path.name}", None
     replies = ask_judge(judge, prompts)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -248,6 +271,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
     from mmalign.data.rejects import Rejects
+    from mmalign.engine.reference_cache import fingerprint_checkpoint
     from mmalign.evaluation.runner import generate_answers
     from mmalign.models.load import best_device, load_mllm
 
@@ -274,6 +298,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         rejects=rejects,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
+        source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype),
     )
     return path, rejects.num_rejected
 

@@ -12,9 +12,11 @@ from mmalign import __version__
 from mmalign.commands.train import RunOptions
 from mmalign.data.datasets import find_data_files
 from mmalign.data.hashing import hash_file
+from mmalign.data.json_files import read_json_object
 from mmalign.training.config import TrainConfig
 
 RUN_FILE = "mmalign_run.json"
+_SECRET = ("token", "api_key", "password", "secret")
 
 
 def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
@@ -26,7 +28,7 @@ def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
 
 def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The same where the hashes of the data are known: by name."""
-    values = {key: _as_json(value) for key, value in dataclasses.asdict(options).items()}
+    values = _without_secrets({key: _as_json(value) for key, value in dataclasses.asdict(options).items()})
     return {"method": method, "options": values, "data": dict(data), "mmalign": __version__, "commit": _commit()}
 
 
@@ -39,7 +41,8 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     if (out / RUN_FILE).is_file():
         _check_same(out, read_record(out), record)
         return
-    if out.exists() and any(out.iterdir()):
+    # A kill may have left the record half written, and nothing else.
+    if out.exists() and any(path.name != f"{RUN_FILE}.partial" for path in out.iterdir()):
         raise ValueError(f"{out} is not empty and holds no run of mmalign; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_record(out, record)
@@ -47,7 +50,10 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """Read the record of a run's folder."""
-    return json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    record = read_json_object(folder / RUN_FILE)
+    if not (isinstance(record.get("method"), str) and isinstance(record.get("options"), dict) and isinstance(record.get("data"), dict)):
+        raise ValueError(f"{folder / RUN_FILE} is no record of a run: expected method, options and data; remove the folder and run again")
+    return record
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -55,6 +61,14 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     partial = folder / f"{RUN_FILE}.partial"
     partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
     os.replace(partial, folder / RUN_FILE)
+
+
+def _without_secrets(value: Any) -> Any:
+    """Tokens and keys, such as ``trainer: {hub_token: ...}``, belong in no record: it becomes the card, which is published."""
+    if not isinstance(value, dict):
+        return value
+    secret = {key for key, one in value.items() if str(key).lower().endswith(_SECRET) and isinstance(one, str)}
+    return {key: "[secret]" if key in secret else _without_secrets(one) for key, one in value.items()}
 
 
 def _as_json(value: Any) -> Any:

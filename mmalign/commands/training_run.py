@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
@@ -35,6 +37,7 @@ from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.scoring import ScoringCallback
+from mmalign.training.termination import EXIT_CODE, TerminationCallback
 from mmalign.training.trainer import MethodTrainer
 
 # Rows on which a method looks at the model before training.
@@ -219,7 +222,25 @@ def train_and_save(
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
     if checkpoint is not None:
         print(f"going on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    termination = TerminationCallback()
+    trainer.add_callback(termination)
+    try:
+        with termination.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except pickle.UnpicklingError as error:
+        # They are read with weights_only, which refuses what could run code.
+        raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+    except RuntimeError as error:
+        # torch has no class of its own for it.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
+            "it goes on from the last checkpoint"
+        ) from error
+    if termination.stopped:
+        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
+        raise SystemExit(EXIT_CODE)
     weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected, **selected}
@@ -245,7 +266,10 @@ def save_run(
         record: What the card is made from.
         weights: Those of all processes together, where they were sharded; None takes the model's own.
     """
-    trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
+    try:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
+    except SafetensorError as error:
+        raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
     processor.save_pretrained(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step

@@ -67,7 +67,7 @@ def run(options: UpcycleOptions) -> None:
         )
     print(format_card(dense, sparse, config.sparse_layers(dense.config.get_text_config().num_hidden_layers)))
     print(f"largest difference from the dense model's logits, relative to the largest: {difference:.1e} (float32)")
-    dtype = AutoConfig.from_pretrained(options.model).dtype
+    dtype = AutoConfig.from_pretrained(options.model, trust_remote_code=False).dtype
     (sparse if dtype is None else sparse.to(dtype)).save_pretrained(options.out)
     processor.save_pretrained(options.out)
     print(f"saved in {options.out}")

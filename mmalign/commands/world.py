@@ -1,7 +1,5 @@
 """``mmalign world build``."""
 
-import json
-
 from mmalign.worlds.config import WorldConfig
 
 __all__ = ["WorldConfig", "run"]
@@ -9,8 +7,11 @@ __all__ = ["WorldConfig", "run"]
 
 def run(options: WorldConfig) -> None:
     """Build the world and print what is in it."""
+    from mmalign.data.json_files import expected_form, read_json_object
     from mmalign.worlds.build import build_world
 
     folder = build_world(options)
-    counts = json.loads((folder / "world.json").read_text(encoding="utf-8"))["counts"]
-    print(f"world in {folder}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))
+    record = folder / "world.json"
+    with expected_form(record):
+        counts = read_json_object(record)["counts"]
+        print(f"world in {folder}: " + ", ".join(f"{value:,} {key}" for key, value in counts.items()))

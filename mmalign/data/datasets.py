@@ -1,11 +1,14 @@
 """Data sets from files: columns as they are, images left encoded until a row is read."""
 
+import codecs
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, List, concatenate_datasets
+from datasets import Dataset, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
+from pyarrow import ArrowException
 from tqdm import tqdm
 
 from mmalign.data.rejects import Rejects
@@ -15,6 +18,12 @@ _READERS: dict[str, Callable[..., Dataset]] = {
     ".json": Dataset.from_json,
     ".jsonl": Dataset.from_json,
 }
+
+# What damaged files make datasets and Arrow raise; a file's own schema can name anything for a type.
+_UNREADABLE = (
+    *(ArrowException, DatasetGenerationError, OSError, ValueError),
+    *(AttributeError, KeyError, NotImplementedError, RecursionError, TypeError),
+)
 
 
 def find_data_files(source: Path) -> list[Path]:
@@ -40,23 +49,44 @@ def load_rows(source: Path) -> Dataset:
     if len(dataset) == 0:
         raise ValueError(f"{source} has no rows")
     for name, feature in dataset.features.items():
-        if isinstance(feature, Image):
-            dataset = dataset.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image):
-            dataset = dataset.cast_column(name, List(Image(decode=False)))
+        encoded = _leave_encoded(feature)
+        if encoded != feature:
+            dataset = dataset.cast_column(name, encoded)
     return dataset
+
+
+def _leave_encoded(feature: Any) -> Any:
+    """The feature without decoding at any depth: a file's own schema decides where images lie, and decoding opens any path they name."""
+    if hasattr(feature, "decode"):
+        return dataclasses.replace(feature, decode=False)
+    if isinstance(feature, (List, LargeList)):
+        return dataclasses.replace(feature, feature=_leave_encoded(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _leave_encoded(part) for name, part in feature.items()}
+    return feature
 
 
 def _read(path: Path) -> Dataset | None:
     if path.stat().st_size == 0:
         return None
+    _check_begin(path)
     try:
         return _READERS[path.suffix](str(path))
-    except (ValueError, DatasetGenerationError) as error:
+    except _UNREADABLE as error:
         if "corresponds to no data" in str(error):
             # How datasets says that a file has columns and no rows.
             return None
         raise ValueError(f"{path} can't be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
+
+
+def _check_begin(path: Path) -> None:
+    """Refuse what is not of its name's kind before ``datasets`` reads it, which unpacks an archive whatever it is called."""
+    with path.open("rb") as file:
+        head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
+    starts = (b"PAR1",) if path.suffix == ".parquet" else (b"{", b"[")
+    if not head.startswith(starts):
+        named = " or ".join(start.decode() for start in starts)
+        raise ValueError(f"{path} is no {path.suffix[1:]} file: it begins with {head[:8]!r}, expected {named}")
 
 
 def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:

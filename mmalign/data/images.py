@@ -1,7 +1,9 @@
 """Images from rows of data: decoded to RGB, held inside the image root, refused when they are bombs."""
 
 import io
+import struct
 import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ from PIL import Image, UnidentifiedImageError
 
 # Pillow's own limit warns at this size and errors at twice it; training data has no use for either.
 MAX_PIXELS = 89_478_485
+# Pictures alone: Pillow also hands PostScript to Ghostscript, and opens containers that no data set holds pictures in.
+Image.init()
+FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN)
+# What damaged files make Pillow's decoders raise, beside what they say of themselves. Its memory is bounded by MAX_PIXELS.
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error)
 
 
 def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
@@ -64,11 +71,13 @@ def _open(source: Path | io.BytesIO, *, name: str) -> Image.Image:
         with warnings.catch_warnings():
             # Only the size warning: Pillow also warns of harmless metadata, which is no reason to drop an image.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source)
+            image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that Pillow can read") from error
+        raise ValueError(f"{name} is not an image that Pillow can read{_looks_like(source)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
+    except _DAMAGE as error:
+        raise ValueError(f"{name} is damaged: {error}") from error
     with image:
         return _decode(image, name=name)
 
@@ -78,5 +87,22 @@ def _decode(image: Image.Image, *, name: str) -> Image.Image:
         raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb")
     try:
         return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DAMAGE as error:
         raise ValueError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _looks_like(source: Path | io.BytesIO) -> str:
+    """Say what a file that is no picture begins with, where that tells: a page saved under a picture's name is common."""
+    try:
+        head = source.getvalue()[:256] if isinstance(source, io.BytesIO) else _read_head(source)
+    except OSError:
+        return ""
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    kinds = {b"<svg": "SVG", b"<?xml": "XML or SVG", b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"%pdf": "PDF"}
+    kinds |= {b"%!ps": "PostScript", b"pk\x03\x04": "a zip archive", b"\x1f\x8b": "gzip"}
+    return next((f"; it looks like {kind}" for start, kind in kinds.items() if text.startswith(start)), "")
+
+
+def _read_head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(256)

@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from PIL import Image
 
 from mmalign.data.images import load_image
+from mmalign.data.json_files import expected_form
 
 PAIR_COLUMNS = ("prompt", "chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
@@ -107,6 +108,9 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
     """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
     images = _read_images(raw, image_root)
+    for name in ("responses", "scores"):
+        if not isinstance(raw[name], list):
+            raise ValueError(f"{name} is a {type(raw[name]).__name__}; expected a list")
     responses = [response_text(value, f"response {number}") for number, value in enumerate(raw["responses"])]
     scores = list(raw["scores"])
     if len(responses) < 2 or len(scores) != len(responses):
@@ -163,18 +167,26 @@ def _as_messages(prompt: Any) -> list[Message]:
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(prompt, list) or not prompt:
         raise ValueError(f"prompt is a {type(prompt).__name__}; expected text or a list of messages")
-    return [Message(role=message["role"], content=_parts(message["content"])) for message in prompt]
+    with expected_form("a message"):
+        return [Message(role=str(message["role"]), content=_parts(message["content"])) for message in prompt]
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     # datasets fills absent keys with None: keep only what belongs to each part.
-    return [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
+    parts = [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
+    for part in parts:
+        if not isinstance(part.get("text", ""), str):
+            raise ValueError(f"a text part holds a {type(part['text']).__name__}; expected text")
+    return parts
 
 
 def _text_of(content: Any) -> Any:
-    return "".join(part.get("text") or "" for part in content) if isinstance(content, list) else content
+    if not isinstance(content, list):
+        return content
+    with expected_form("a message"):
+        return "".join(part.get("text") or "" for part in content)
 
 
 def _place_images(messages: list[Message], num_images: int) -> list[Message]:

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, List, Value
 
+from mmalign.data.json_files import read_json_object
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
-from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS
+from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
 
+LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
 
 
@@ -44,6 +46,8 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
     """
     check_votes(dataset, config)
     scores = _read_scores(dataset, shards, out=out)
+    if any(_gap(name) not in row for row in scores for name in PROXIES):
+        raise ValueError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
     gaps = _read_gaps(dataset, scores, config)
     groups = np.array([row["source"] if config.by_source else "all" for row in scores])
     difficulty, fused = np.empty(len(scores)), np.empty(len(scores))
@@ -109,10 +113,12 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
 
 def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list[dict[str, Any]]:
     scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
+    if any(not 0 <= row["index"] < len(dataset) for row in scores):
+        raise ValueError(f"the shards of {out} hold scores of rows that the data set of {len(dataset):,} rows has not; score it anew")
     if not scores:
         raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.
-    fingerprint = json.loads((out / "scoring.json").read_text(encoding="utf-8"))["reference"]
+    fingerprint = read_json_object(out / "scoring.json").get("reference")
     return [{**row, FINGERPRINT: fingerprint} for row in scores]
 
 
@@ -122,7 +128,8 @@ def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: 
         columns["id"] = [row["id"] for row in scores]
     for name, values in columns.items():
         scored = scored.remove_columns(name) if name in scored.column_names else scored
-        scored = scored.add_column(name, values)
+        # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
+        scored = scored.add_column(name, values, feature=LOGP_FEATURES.get(name))
     partial = path.with_name(path.name + ".partial")
     scored.to_parquet(partial)
     partial.rename(path)

@@ -12,13 +12,14 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import probe_rows
-from mmalign.engine.reference_cache import LOGPS, cache_columns, cache_list_columns
+from mmalign.engine.reference_cache import LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
 WINDOW_BATCHES = 8
@@ -137,8 +138,32 @@ def _add_rejects(path: Path, rejects: Rejects) -> None:
 
 
 def read_shard(path: Path) -> list[dict[str, Any]]:
-    """Read one shard's lines: scores, or ``id`` and ``reason`` of a broken row."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """Read one shard's lines: scores, or ``id`` and ``reason`` of a broken row.
+
+    Raises:
+        ValueError: If the shard is damaged; removed, it is scored anew.
+    """
+    with expected_form(path):
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}; remove it and run again to have its pairs scored anew") from error
+        for number, row in enumerate(rows, start=1):
+            if odd := [key for key, value in row.items() if not _is_kind(key, value)] or [key for key in _needed(row) if key not in row]:
+                raise ValueError(f"{path}, line {number}: {', '.join(odd)} is missing or of another kind; remove the shard and run again")
+    return rows
+
+
+def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return ("index", "id", "reason") if "reason" in row else ("index", "id", "source", *LOGPS, *TOKEN_LOGPS, TEXT)
+
+
+def _is_kind(key: str, value: Any) -> bool:
+    if key in TOKEN_LOGPS:
+        return isinstance(value, list) and all(isinstance(one, float) for one in value)
+    if key in LOGPS or key.startswith("gap_"):
+        return isinstance(value, (int, float))
+    return isinstance(value, int if key == "index" else str)
 
 
 def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -149,7 +174,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
     """
     path = out / "scoring.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json_object(path)
         differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
         if differing:
             key = differing[0]

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,23 @@ class Answer(NamedTuple):
 
     id: str
     response: str
+
+
+def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
+    """Check that what a benchmark's files name as texts (ids, images, questions) are texts.
+
+    Args:
+        items: Dataclass instances with an ``id``; their fields of type ``str``, or ``str | None``, are looked at.
+        what: Where they come from.
+
+    Raises:
+        ValueError: With the first that is none.
+    """
+    for item in items:
+        for one in fields(item):
+            value = getattr(item, one.name)
+            if one.type in (str, str | None) and not (isinstance(value, str) or (value is None and one.type is not str)):
+                raise ValueError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
 
 
 def read_text(path: Path) -> str:
@@ -54,7 +71,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
             raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
@@ -73,7 +90,7 @@ def read_records(path: Path) -> list[Any]:
         return read_jsonl(path)
     try:
         records: list[Any] = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: {error}") from error
     return records
 

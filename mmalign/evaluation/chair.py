@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,8 @@ from mmalign.evaluation.singularize import singularize
 from mmalign.evaluation.yes_no import Mode, ratio
 
 Variant = Literal["original", "wordnet"]
+# COCO has a million annotated objects, in some ten megabytes; a gzip of a few kilobytes can unpack to all memory there is.
+_LARGEST = 1 << 30
 OBJECT_SETS = ("*objects*.json", "*objects*.json.gz")
 
 
@@ -146,8 +149,17 @@ def find_in_closed_list(caption: str, *, words: Mapping[str, str]) -> list[str]:
 
 def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
     """Read image id -> names of its objects, from JSON, gzipped or not."""
-    text = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    return {read_coco_id(identifier): frozenset(names) for identifier, names in json.loads(text).items()}
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise ValueError(f"more than {_LARGEST:,} bytes")
+        sets = {read_coco_id(identifier): frozenset(names) for identifier, names in json.loads(text).items()}
+    except (AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"{path} holds no object sets ({error}); expected a JSON object of image id -> names of objects") from error
+    if odd := next((i for i, names in sets.items() if not all(isinstance(name, str) for name in names)), None):
+        raise ValueError(f"{path}: the objects of image {odd} are not all text")
+    return sets
 
 
 def read_coco_id(text: str) -> str:

@@ -65,7 +65,11 @@ def read_items(path: Path) -> list[Item]:
         try:
             values = {str(name): (float(top), float(bottom)) for name, (top, bottom) in row.pop("values").items()}
             wrong = tuple((int(start), int(end)) for start, end in row.pop("wrong", ()))
-            items.append(Item(**row, values=values, wrong=wrong))
+            item = Item(**row, values=values, wrong=wrong)
+            texts = (item.id, item.question, item.response, item.label, item.group, item.image or "")
+            if not all(isinstance(text, str) for text in texts) or item.correct not in (None, False, True):
+                raise TypeError("a field is of another type")
+            items.append(item)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}, row {number} is no scored answer ({error}); evaluate again") from error
     return items

@@ -147,7 +147,10 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     import pyarrow.parquet
 
     columns = ["question_id", "category", "question", "answer"]
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read as Parquet with columns {', '.join(columns)}: {error}") from error
     return rows
 
 

@@ -97,7 +97,10 @@ class ObjectHalBench(Benchmark):
         """Decode them to ``image_id.jpg``."""
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in self.pictures.items():
-            (folder / name).write_bytes(base64.b64decode(picture))
+            try:
+                (folder / name).write_bytes(base64.b64decode(picture))
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"the picture of {name} in {self.files[-1]} is no base64 text: {error}") from error
         return bool(self.pictures)
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
@@ -246,6 +249,9 @@ def load_object_halbench(source: Path) -> ObjectHalBench:
 
 def _read_question(row: Mapping[str, Any]) -> Question:
     identifier = read_coco_id(str(row["image_id"]))
+    if "/" in identifier or "\\" in identifier or identifier.startswith(".") or len(identifier) > 200:
+        # The pictures of the file are written under this name.
+        raise ValueError(f"image_id is {identifier[:80]!r}; expected an id that can name a file")
     return Question(identifier, f"{identifier}.jpg", row["question"])
 
 

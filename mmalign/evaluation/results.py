@@ -50,8 +50,10 @@ class Result:
         return "strict" if self.mode == "official" else "official"
 
     def write(self, path: Path) -> None:
-        """Save as one JSON object."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Save as one JSON object; the file is there whole or not at all."""
+        ready = path.with_name(path.name + ".ready")
+        ready.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        ready.rename(path)
 
     def to_json(self) -> str:
         """One JSON object with the metrics at its top, beside what they were made from; the other mode's stand under its name."""

@@ -1,8 +1,9 @@
 """Ask a model: image and shared words run once for all the questions about an image, answers are saved as they come."""
 
+import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ def generate_answers(
     rejects: Rejects,
     max_new_tokens: int = 64,
     batch_size: int = 64,
+    source: str = "",
 ) -> Path:
     """Answer questions greedily and save them as JSON lines in the questions' order.
 
-    Answers are appended to ``out`` with ``.partial`` behind its name as they come; a stopped run goes on from there.
+    Answers are appended to ``out`` with ``.partial`` behind its name as they come; a stopped run goes on from there, batch by batch, so
+    that it ends with the same bytes. Its first line says what the answers come from.
 
     Args:
         model: A multimodal LLM in eval mode.
@@ -42,32 +45,36 @@ def generate_answers(
         rejects: Where questions about broken images go.
         max_new_tokens: Longest answer.
         batch_size: Questions at once.
+        source: What the model is, such as the fingerprint of its weights: unfinished answers of another one are refused.
 
     Returns:
         ``out``.
 
     Raises:
-        ValueError: If too many images are broken.
+        ValueError: If too many images are broken, or unfinished answers come from something else.
     """
     partial = out.with_name(out.name + ".partial")
     pad = processor.tokenizer.pad_token_id
     rows: RowChoice | None = None
-    answered = {row["id"]: row for row in _complete_rows(partial)}
+    origin = {"source": source, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "questions": _digest(questions)}
+    answered = resume_answers(partial, origin)
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in _batches(questions, batch_size):
-            todo = [question for question in batch if question.id not in answered]
-            good, images = _load_images(todo, image_root, rejects)
-            if good:
+            good, images = _load_images(batch, image_root, rejects)
+            # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
+            done = all(question.id in answered for question in good)
+            if good and not (done and rows is not None):
                 encoded, groups = _encode(processor, good, images)
                 if rows is None:
                     rows = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
                     if not rows.shared:
                         bar.write(rows.reason)
+            if not done and rows is not None:
                 answers = generate_greedy(unwrap(model), encoded, max_new_tokens=max_new_tokens, pad_token_id=pad, shared=rows.shared)
                 for question, ids in zip(itertools.chain(*groups), itertools.chain(*answers), strict=True):
                     response = processor.decode(ids, skip_special_tokens=True).strip()
                     answered[question.id] = {**question._asdict(), "response": response}
-                    file.write(json.dumps(answered[question.id]) + "\n")
+                file.write("".join(json.dumps(answered[question.id]) + "\n" for question in good))
                 file.flush()
             bar.update(len(batch))
     rejects.check(len(questions), final=True)
@@ -79,13 +86,39 @@ def generate_answers(
     return out
 
 
-def _complete_rows(partial: Path) -> list[dict[str, Any]]:
+def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return a stopped run's answers by id; begin the file where there is none."""
+    rows = read_unfinished(partial)
+    if not rows:
+        partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
+        return {}
+    held, *answers = rows
+    differing = [key for key in origin if held.get(key) != origin[key]]
+    if differing:
+        key = differing[0]
+        raise ValueError(
+            f"{partial} holds unfinished answers of another run: its {key} is {held.get(key)!r}, this one's {origin[key]!r}; "
+            "finish that run, remove the file, or choose another --out"
+        )
+    if any(not isinstance(row.get("id"), str) or not isinstance(row.get("response"), str) for row in answers):
+        raise ValueError(f"{partial} is damaged: a line has no id and response; remove the file and run again")
+    return {row["id"]: row for row in answers}
+
+
+def read_unfinished(partial: Path) -> list[dict[str, Any]]:
     """Rows of a stopped run. Its last line may have been cut off: it is dropped from the file too."""
     if not partial.is_file():
         return []
-    text = partial.read_text(encoding="utf-8")
-    partial.write_text(text[: text.rfind("\n") + 1], encoding="utf-8")
+    data = partial.read_bytes()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        with partial.open("r+b") as file:
+            file.truncate(end)
     return read_jsonl(partial)
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    return hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16]
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:

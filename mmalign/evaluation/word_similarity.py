@@ -96,7 +96,7 @@ def read_table(path: Path) -> Similarity:
         raise ValueError(f"no table of near words at {path}")
     try:
         near = {frozenset(pair) for *pair, value in _entries(json.loads(path.read_text(encoding="utf-8"))) if value > THRESHOLD}
-    except (ValueError, TypeError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of near words; expected JSON: [[first, second, similarity], ...]") from error
     return Similarity(f"table {path.name}", lambda first, second: first == second or frozenset((first, second)) in near, (path,))
 

@@ -4,8 +4,8 @@ CLIP and SigLIP towers give ``LlavaForConditionalGeneration``, timm towers ``Fas
 loads with ``AutoModelForImageTextToText`` and ``AutoProcessor`` and nothing else.
 """
 
-import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from mmalign.models.chat_templates import build_chat_template
-from mmalign.models.load import named_errors
+from mmalign.models.load import check_safetensors, named_errors, read_config_values
 
 _TOWERS: dict[str, Any] = {
     "clip_vision_model": CLIPVisionModel,
@@ -87,7 +87,7 @@ def _is_config_file(source: str) -> bool:
 
 
 def _config_from_file(source: str) -> PreTrainedConfig:
-    values = json.loads(Path(source).read_text(encoding="utf-8"))
+    values = read_config_values(Path(source))
     if "model_type" not in values:
         raise ValueError(f"{source} has no model_type; a transformers config names one, such as clip_vision_model or qwen3")
     return AutoConfig.for_model(**values)
@@ -96,13 +96,14 @@ def _config_from_file(source: str) -> PreTrainedConfig:
 def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     """Return the tower, and the checkpoint its image processor can come from."""
     from_file = _is_config_file(source)
-    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source)
+    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
     config = getattr(config, "vision_config", config)
     if config.model_type not in _TOWERS:
         raise ValueError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
     tower_class = _TOWERS[config.model_type]
     if not from_file:
-        return tower_class.from_pretrained(source, dtype=torch.float32), source
+        check_safetensors(source)
+        return tower_class.from_pretrained(source, dtype=torch.float32, use_safetensors=True), source
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
     return tower_class._from_config(config), None
@@ -110,20 +111,22 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
 
 def _load_llm(source: str) -> PreTrainedModel:
     from_file = _is_config_file(source)
-    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source)
+    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ValueError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
     if from_file:
         return AutoModelForCausalLM.from_config(config)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    check_safetensors(source)
+    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
 
 
 def _load_tokenizer(config: ComposeConfig) -> Any:
     if config.tokenizer is None and _is_config_file(config.llm):
         raise ValueError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
-    tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.llm)
+    load = partial(AutoTokenizer.from_pretrained, config.tokenizer or config.llm, trust_remote_code=False)
+    tokenizer = load()
     if getattr(tokenizer, "image_token", None) is None:
-        tokenizer = AutoTokenizer.from_pretrained(config.tokenizer or config.llm, extra_special_tokens={"image_token": "<image>"})
+        tokenizer = load(extra_special_tokens={"image_token": "<image>"})
     if tokenizer.eos_token is None:
         raise ValueError(f"the tokenizer of {config.tokenizer or config.llm} has no eos_token, which ends every answer")
     if tokenizer.pad_token is None:
@@ -195,7 +198,7 @@ def _build_processor(config: ComposeConfig, model: PreTrainedModel, tokenizer: A
 
 def _tower_image_processor(vision: Any, source: str | None) -> Any:
     if source is not None:
-        return AutoImageProcessor.from_pretrained(source)
+        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
     side = vision.image_size
     if vision.model_type == "siglip_vision_model":
         return SiglipImageProcessor(size={"height": side, "width": side})

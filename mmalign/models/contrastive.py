@@ -1,6 +1,5 @@
 """CLIP models from checkpoints, or from a config and a tokenizer."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from mmalign.models.load import load_clip
+from mmalign.models.load import load_clip, read_config_values
 
 
 def build_or_load_clip(source: str, *, tokenizer: str | None, seed: int) -> tuple[Any, Any]:
@@ -33,7 +32,7 @@ def build_or_load_clip(source: str, *, tokenizer: str | None, seed: int) -> tupl
         raise ValueError(f"{source} is a config without a tokenizer; name one with --tokenizer")
     if not Path(source).is_file():
         raise ValueError(f"config file not found: {source}")
-    return build_clip(json.loads(Path(source).read_text(encoding="utf-8")), tokenizer=tokenizer, seed=seed)
+    return build_clip(read_config_values(Path(source)), tokenizer=tokenizer, seed=seed)
 
 
 def build_clip(values: dict[str, Any], *, tokenizer: str, seed: int) -> tuple[CLIPModel, CLIPProcessor]:
@@ -41,7 +40,7 @@ def build_clip(values: dict[str, Any], *, tokenizer: str, seed: int) -> tuple[CL
 
     The text tower pools at the end-of-sequence token, so the tokenizer is made to put its begin and end tokens around each text.
     """
-    text_tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+    text_tokenizer = AutoTokenizer.from_pretrained(tokenizer, trust_remote_code=False)
     bos, eos = text_tokenizer.bos_token, text_tokenizer.eos_token
     text_tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
         single=f"{bos} $A {eos}", special_tokens=[(bos, text_tokenizer.bos_token_id), (eos, text_tokenizer.eos_token_id)]

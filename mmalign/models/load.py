@@ -1,5 +1,6 @@
 """Load multimodal LLMs and CLIP models from disk or the hub, always through the stock auto classes."""
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel
 from safetensors import SafetensorError
 from torch import nn
@@ -16,6 +18,7 @@ from mmalign.models.precision import Dtype, Quantization
 from mmalign.models.quantize import keep_gradients, quantization_options
 
 Attention = Literal["sdpa", "flex_attention"]
+_PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
 
 
 def resolve_dtype(dtype: Dtype) -> torch.dtype:
@@ -59,11 +62,13 @@ def load_mllm(
         ValueError: If there is no checkpoint at ``source``, it is damaged, or quantised already.
     """
     check_exists(source, "config.json", "adapter_config.json")
+    check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
     with named_errors(source):
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
         is_adapter = (Path(source) / "adapter_config.json").is_file()
         whole = PeftConfig.from_pretrained(source).base_model_name_or_path if is_adapter else source
+        check_safetensors(whole)
         options |= quantization_options(
             whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
         )
@@ -82,9 +87,10 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
         ValueError: If there is no checkpoint at ``source``, or it has no image and text features.
     """
     check_exists(source, "config.json")
+    check_safetensors(source)
     with named_errors(source):
-        model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
-        processor = AutoProcessor.from_pretrained(source)
+        model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
+        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
     return model, processor
@@ -97,8 +103,12 @@ def load_config(source: str) -> Any:
         ValueError: If there is no checkpoint at ``source``.
     """
     check_exists(source, "config.json")
-    with named_errors(source):
-        return AutoConfig.from_pretrained(source)
+    try:
+        with named_errors(source):
+            return AutoConfig.from_pretrained(source, trust_remote_code=False)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
+        # A config is plain values: whatever its class makes of them, they are what is wrong.
+        raise ValueError(f"the config of {source} can't be used: {error!r}") from error
 
 
 @contextmanager
@@ -106,8 +116,25 @@ def named_errors(source: str) -> Iterator[None]:
     """Name the checkpoint where files are missing, on disk or on the hub, or weights are cut off."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, StrictDataclassError) as error:
         raise ValueError(f"{source} can't be loaded: {error}") from error
+
+
+def check_safetensors(source: str) -> None:
+    """Refuse a folder whose weights are pickles alone: reading one can run any code. A hub id is left to ``use_safetensors``.
+
+    Raises:
+        ValueError: With the files' names and how to convert them.
+    """
+    folder = Path(source)
+    if any(folder.glob("*.safetensors")):
+        return
+    pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES and path.name != "training_args.bin")
+    if pickles:
+        raise ValueError(
+            f"{source} holds its weights as {', '.join(pickles[:3])}, and a pickle can run any code when it is read; mmalign reads "
+            "safetensors only. Where you trust the file, convert it once: load it with transformers or peft, and save_pretrained it"
+        )
 
 
 def check_exists(source: str, *names: str) -> None:
@@ -121,3 +148,20 @@ def check_exists(source: str, *names: str) -> None:
     looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2
     if looks_local and not any((folder / name).is_file() for name in names):
         raise ValueError(f"no checkpoint at {source}: expected a folder with {' or '.join(names)}, or a hub id such as org/name")
+    for path in folder.glob("*config.json"):
+        read_config_values(path)
+
+
+def read_config_values(path: Path) -> dict[str, Any]:
+    """Read a config file of a model or of its processor.
+
+    Raises:
+        ValueError: If it is damaged, or no JSON object.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object of config values")
+    return values

@@ -205,6 +205,8 @@ def draw_svg(draw: Callable[[Axes], None], *, name: str, alt: str, width: float 
 
 def _inline(svg: str, *, name: str, alt: str) -> Markup:
     """Make a stand-alone SVG fit to stand in a page: no prologue, no fixed size, ids of its own, a text for screen readers."""
+    # A name may come from a file of results, and stands in attributes.
+    name = re.sub(r"[^A-Za-z0-9-]", "-", name)
     body = svg[svg.index("<svg") :].replace(INK, "currentColor")
     body = re.sub(r'<svg[^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" role="img" aria-label="@alt@">', body, count=1)
     # Its style sheet would reach every element of the page, and its list of fonts is longer than the words set in them.

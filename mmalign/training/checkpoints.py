@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
+from transformers.trainer_utils import rotate_checkpoints
 
 MANIFEST = "manifest.json"
 
 
 class ManifestCallback(TrainerCallback):
-    """After each save, writes the size and hash of every file of the checkpoint: a killed save has no manifest."""
+    """After each save, writes the size and hash of every file of the checkpoint: a killed save has no manifest.
+
+    Then it deletes the oldest checkpoints, so that one that is whole is there at every moment.
+    """
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the manifest on the process that writes files, once all have written theirs."""
         if state.is_world_process_zero:
             write_manifest(Path(args.output_dir) / f"checkpoint-{state.global_step}")
+            rotate_checkpoints(output_dir=args.output_dir, save_total_limit=args.save_total_limit, use_mtime=True)
 
 
 def write_manifest(folder: Path) -> None:
@@ -36,12 +41,19 @@ def verify_checkpoint(folder: Path) -> str | None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         return "it was not saved to its end"
-    for name, expected in json.loads(manifest.read_text(encoding="utf-8")).items():
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8")).items()
+    except (ValueError, AttributeError):
+        return "its manifest is damaged"
+    for name, expected in entries:
         path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if _entry(path) != expected:
-            return f"{name} is damaged"
+        try:
+            if not path.is_file():
+                return f"{name} is missing"
+            if _entry(path) != expected:
+                return f"{name} is damaged"
+        except (OSError, ValueError) as error:
+            return f"{name[:80]} can't be read ({error})"
     return None
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
@@ -101,7 +102,29 @@ class MethodTrainer(Trainer):
             return None
         return self.accelerator.get_state_dict(self.model_wrapped)
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        # Old checkpoints are deleted by the ManifestCallback, once this one's manifest says that it is whole.
+        keep, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # A full disk has a face of its own in each library.
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            raise OSError(
+                f"{folder} can't be saved: {error}. Free space or mend the folder, and run the same command again: it goes on from "
+                "the checkpoint before"
+            ) from error
+        finally:
+            self.args.save_total_limit = keep
+        # The manifest covers what every process wrote.
+        self.accelerator.wait_for_everyone()
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        self._save_in_memory_layout(output_dir, state_dict)
+        # A pickle of arbitrary classes, never read on resume, that also holds the hub's token where one was given.
+        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+
+    def _save_in_memory_layout(self, output_dir: str | None, state_dict: dict[str, Tensor] | None) -> None:
         # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the
         # legacy layout that save_pretrained writes for LLaVA not one name would match.
         model = self.model

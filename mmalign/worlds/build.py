@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from mmalign import __version__
 from mmalign.data.hashing import hash_file
+from mmalign.data.json_files import read_json_object
 from mmalign.worlds.config import WorldConfig
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
@@ -57,7 +58,9 @@ def build_world(config: WorldConfig) -> Path:
     out, resolved = config.out, _resolved(config)
     record = out / "world.json"
     if record.is_file():
-        held = json.loads(record.read_text(encoding="utf-8"))["config"]
+        held = read_json_object(record).get("config")
+        if not isinstance(held, dict):
+            raise ValueError(f"{record} is no record of a world: expected its options under config; remove {out} and build it again")
         differing = [key for key in resolved if held.get(key) != resolved[key]]
         if differing:
             key = differing[0]

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
-from datasets import Dataset
+from pyarrow import ArrowException
 
+from mmalign.data.datasets import load_rows
+from mmalign.data.json_files import expected_form
 from mmalign.worlds.scenes import SPLITS
 
 
@@ -26,10 +28,13 @@ def load_photos(source: Path) -> PhotoPool:
     """
     if not source.is_file():
         raise ValueError(f"photos not found: {source}; expected a parquet file with columns image and label")
-    columns = pq.read_schema(source).names
+    try:
+        columns = pq.read_schema(source).names
+    except (ArrowException, OSError) as error:
+        raise ValueError(f"{source} can't be read as Parquet: {error}") from error
     if not {"image", "label"} <= set(columns):
         raise ValueError(f"{source} has columns {', '.join(columns)}; expected image and label")
-    dataset = Dataset.from_parquet(str(source)).with_format("arrow")
+    dataset = load_rows(source).with_format("arrow")
     label = dataset.features["label"]
     if not hasattr(label, "names"):
         raise ValueError(f"label of {source} is {label}; expected a datasets.ClassLabel, whose names become words")
@@ -40,9 +45,10 @@ def load_photos(source: Path) -> PhotoPool:
     dealing = ["sft", "captions", "sft", "pairs", "sft", "eval"]
     seen = [0] * len(label.names)
     table = dataset[:]
-    for image, kind in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
-        by_split[dealing[seen[kind] % len(dealing)]][kind].append(image["bytes"])
-        seen[kind] += 1
+    with expected_form(source):
+        for image, kind in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+            by_split[dealing[seen[kind] % len(dealing)]][kind].append(image["bytes"])
+            seen[kind] += 1
     if min(seen) < len(dealing):
         raise ValueError(f"class {label.names[seen.index(min(seen))]!r} has {min(seen)} photos; expected at least {len(dealing)}")
     return PhotoPool(tuple(name.replace("_", " ") for name in label.names), by_split)

@@ -7,16 +7,19 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 import transformers
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mmalign.models.compose import ComposeConfig, compose_mllm
 
-# About 60 million weights each: one as most models are shaped, one whose vocabulary outweighs its layers, as small Qwen models'.
+# About 60 million weights each: one as most models are shaped, one whose vocabulary outweighs its layers, as small Qwen models'. For
+# accelerators 1.5 billion, of Qwen2.5-1.5B's width and depth with the tower of CLIP ViT-L/14.
 SHAPES: dict[str, dict[str, Any]] = {
     "v32k": {"vocab": 32_000, "hidden": 512, "ffn": 1408, "layers": 12, "heads": 8, "vision": (256, 1024, 6, 4)},
     "v150k": {"vocab": 151_936, "hidden": 320, "ffn": 864, "layers": 8, "heads": 5, "vision": (192, 768, 6, 3)},
+    "1.5b": {"vocab": 151_936, "hidden": 1536, "ffn": 8960, "layers": 28, "heads": 12, "vision": (1024, 4096, 24, 16)},
     "tiny": {"vocab": 2_048, "hidden": 64, "ffn": 160, "layers": 2, "heads": 4, "vision": (32, 64, 2, 2)},
 }
 IMAGE_SIZE, PATCH = 336, 14
@@ -50,7 +53,7 @@ def build_tokenizer(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=image, **names).save_pretrained(folder)
 
 
-def build_model(shape: str, folder: Path) -> Path:
+def build_model(shape: str, folder: Path, *, dtype: str = "float32") -> Path:
     """Compose and save a random LLaVA with 576 image tokens; kept if it is there."""
     if (folder / "config.json").is_file():
         return folder
@@ -66,8 +69,9 @@ def build_model(shape: str, folder: Path) -> Path:
     (folder / "llm.json").write_text(json.dumps(llm))
     build_tokenizer(folder / "tokenizer")
     model, processor = compose_mllm(ComposeConfig(f"{folder}/vision.json", f"{folder}/llm.json", f"{folder}/tokenizer"))
-    model.save_pretrained(folder)
+    # The config is what says that it is whole: the processor goes first.
     processor.save_pretrained(folder)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 
 

@@ -9,7 +9,7 @@ import torch
 
 from mmalign.data.rejects import Rejects
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.runner import generate_answers
+from mmalign.evaluation.runner import _digest, generate_answers
 from tests.tiny_models import build_tiny_llava, random_image, random_text
 
 
@@ -80,12 +80,27 @@ def test_each_image_is_encoded_once_a_batch(model_and_processor: Any, questions:
 
 def test_a_stopped_run_goes_on_and_ends_the_same(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
     expected = ask(model_and_processor, questions, tmp_path, batch_size=2)
-    lines = [json.dumps(row) for row in (expected[3], {**expected[5], "response": "kept as it was"})]
-    # The last line was cut off by the kill.
-    (tmp_path / "answers.jsonl.partial").write_text("\n".join(lines) + '\n{"id": "q6", "resp')
-    rows = ask(model_and_processor, questions, tmp_path, batch_size=2)
-    assert rows[5]["response"] == "kept as it was"
-    assert [row for row in rows if row["id"] != "q5"] == [row for row in expected if row["id"] != "q5"]
+    # What a kill in the second write leaves: the first line, a batch (its questions are on one image), half of the next one.
+    kept = [{**expected[i], "response": f"kept {i}"} for i in (1, 4)]
+    cut = {**expected[2], "response": "half a batch"}
+    origin = {"source": "m", "max_new_tokens": 8, "batch_size": 2, "questions": _digest(questions)}
+    lines = [json.dumps(row) for row in (origin, *kept, cut)]
+    partial = tmp_path / "answers.jsonl.partial"
+    partial.write_text("\n".join(lines) + '\n{"id": "q5", "resp')
+    rows = ask(model_and_processor, questions, tmp_path, batch_size=2, source="m")
+    assert [rows[i]["response"] for i in (1, 4)] == ["kept 1", "kept 4"]
+    assert [row for row in rows if row["id"] not in ("q1", "q4")] == [row for row in expected if row["id"] not in ("q1", "q4")]
+
+
+@pytest.mark.parametrize("other", [{"source": "other"}, {"batch_size": 3}])
+def test_unfinished_answers_of_another_run_are_refused(
+    model_and_processor: Any, questions: list[Question], tmp_path: Path, other: dict[str, Any]
+) -> None:
+    origin = {"source": "m", "max_new_tokens": 8, "batch_size": 2, "questions": _digest(questions)}
+    (tmp_path / "answers.jsonl.partial").write_text(json.dumps(origin) + "\n")
+    (key,) = other
+    with pytest.raises(ValueError, match=f"unfinished answers of another run: its {key} is {origin[key]!r}, this one's {other[key]!r}"):
+        ask(model_and_processor, questions, tmp_path, **{"batch_size": 2, "source": "m", **other})
 
 
 def test_broken_images_cost_their_questions(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:

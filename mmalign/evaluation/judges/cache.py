@@ -91,7 +91,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
         row = json.loads(line)
         if isinstance(row["key"], str) and isinstance(row["response"], str) and isinstance(row["cut"], bool):
             return row
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         pass
     raise ValueError(f"{place} is no judgement: {line[:80]!r}; remove the line to have its prompt asked again")
 

@@ -16,7 +16,7 @@ from mmalign.data.encode import render
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
 from mmalign.evaluation.judges.cache import JudgementCache
-from mmalign.models.load import load_mllm, named_errors, resolve_dtype
+from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
 from mmalign.models.precision import Dtype
 
 
@@ -89,13 +89,15 @@ def _hash_checkpoint(folder: Path) -> str:
 
 def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
     with named_errors(str(folder)):
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         # Some multimodal configs stand in the causal mapping too, which would load half of the model.
         if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
             model, processor = load_mllm(str(folder), dtype=dtype)
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=resolve_dtype(dtype), use_safetensors=True).eval()
-            processor = AutoTokenizer.from_pretrained(folder)
+            check_safetensors(str(folder))
+            options = {"dtype": resolve_dtype(dtype), "use_safetensors": True, "trust_remote_code": False}
+            model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
+            processor = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
     return model, processor

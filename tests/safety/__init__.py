@@ -1,0 +1,1 @@
+"""What files from elsewhere can do, and what they must not."""

@@ -1,0 +1,132 @@
+"""Every command that works for long, as a table: how it is run on tiny models, and what it ends with."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safetensors import safe_open
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+from tests.data_files import chat_rows, save_rows, scored_rows
+from tests.tiny_models import build_tiny_llava, pair_rows, random_image
+
+
+class Inputs(NamedTuple):
+    """Models and data that the commands share."""
+
+    model: Path
+    clip: Path
+    chats: Path
+    pairs: Path
+    many_pairs: Path
+    pope: Path
+
+
+class Case(NamedTuple):
+    """One command.
+
+    Attributes:
+        words: Its command line, from the inputs and the output folder.
+        read: What it ends with: equal values are the same result, bit for bit.
+    """
+
+    words: Callable[[Inputs, Path], list[str]]
+    read: Callable[[Path], Any]
+
+
+def make_inputs(folder: Path) -> Inputs:
+    """Build and save the models and data."""
+    model, processor = build_tiny_llava()
+    model.save_pretrained(folder / "llava")
+    processor.save_pretrained(folder / "llava")
+    build_clip(processor.tokenizer, folder / "clip")
+    chats = save_rows(folder / "chats.parquet", chat_rows(8))
+    pairs = save_rows(folder / "pairs.parquet", scored_rows(8))
+    many_pairs = save_rows(folder / "many.parquet", pair_rows(40))
+    pope = folder / "pope"
+    (pope / "images").mkdir(parents=True)
+    for i in range(6):
+        random_image(i).save(pope / "images" / f"{i}.png")
+    rows = [{"question_id": i, "image": f"{i % 6}.png", "text": f"Is there a dog {i}?", "label": "yes"} for i in range(24)]
+    (pope / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope)
+
+
+def build_clip(tokenizer: Any, folder: Path) -> None:
+    """Save a tiny random CLIP."""
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 512}
+    text |= {"max_position_embeddings": 32, "eos_token_id": 3, "bos_token_id": 1, "pad_token_id": 0}
+    CLIPModel(CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)).save_pretrained(folder)
+    images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    CLIPProcessor(images, tokenizer).save_pretrained(folder)
+
+
+def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
+    """A training run of ten steps that saves every third; the learning rate never falls to 0, so that every step counts."""
+
+    def words(inputs: Inputs, out: Path) -> list[str]:
+        data = inputs.chats if method == "sft" else inputs.pairs
+        run = [
+            "train",
+            method,
+            "--model",
+            str(inputs.model),
+            "--data",
+            str(data),
+            "--out",
+            str(out),
+            "--max-steps",
+            "10",
+            "--batch-size",
+            "2",
+        ]
+        run += ["--save-steps", "3", "--learning-rate", "1e-3", "--schedule", "constant", "--logging-steps", "1"]
+        return [*run, *more]
+
+    return words
+
+
+def read_run(out: Path) -> Any:
+    """The weights and what was logged at each step."""
+    (path,) = out.glob("*model.safetensors")
+    with safe_open(path, "pt") as file:
+        weights = {name: file.get_tensor(name).numpy().tobytes() for name in file.keys()}  # noqa: SIM118
+    log = json.loads((out / "train_log.json").read_text())
+    record = json.loads((out / "mmalign_run.json").read_text())
+    return weights, [entry for entry in log if "loss" in entry], record["parameters"], record["steps"], record["num_rejected"]
+
+
+def score(inputs: Inputs, out: Path) -> list[str]:
+    """Scoring of forty pairs in shards of SHARD_SIZE."""
+    return ["score-difficulty", str(inputs.many_pairs), "--clip", str(inputs.clip), "--mllm", str(inputs.model), "--out", str(out)]
+
+
+def read_scores(out: Path) -> Any:
+    """Every file's bytes."""
+    return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file() and "partial" not in path.name}
+
+
+def evaluate(inputs: Inputs, out: Path) -> list[str]:
+    """POPE, two questions at once, so that there are many moments to be killed at."""
+    return ["evaluate", "pope", "--data", str(inputs.pope), "--model", str(inputs.model), "--out", str(out), "--batch-size", "2"]
+
+
+CASES = {
+    "train sft": Case(train("sft"), read_run),
+    "train sft, dropout and accumulation": Case(
+        train("sft", "--lora-rank", "4", "--lora-dropout", "0.3", "--gradient-accumulation-steps", "2"), read_run
+    ),
+    "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
+    "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
+    "score-difficulty": Case(score, read_scores),
+    "evaluate": Case(evaluate, read_scores),
+}

@@ -1,0 +1,22 @@
+"""What the server of processes imports before it forks: all that the commands will."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import torch
+
+import mmalign.commands.evaluate
+import mmalign.commands.training_run
+import mmalign.difficulty.fuse
+import mmalign.evaluation.runner
+import mmalign.methods.preference
+import mmalign.methods.sft  # noqa: F401
+from mmalign.difficulty import scoring
+
+torch.set_num_threads(1)
+# Eight pairs a shard: five shards of the forty pairs, to be killed in and between.
+scoring.SHARD_SIZE = 8
