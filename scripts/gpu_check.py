@@ -85,9 +85,7 @@ def check_photos(options: argparse.Namespace) -> tuple[bool, str]:
     out, small = options.work.resolve() / "photos", options.device == "cpu"
     configs = ROOT / "scripts" / "demo"
     size = {"scenes": 40, "eval": 4, "clip": 2, "sft": 2} if small else {"scenes": 6000, "eval": 100, "clip": 150, "sft": 500}
-    worlds = (
-        f"world build --out {out}/world --source photos --photos {shlex.quote(str(options.photos.resolve()))} --num-scenes {size['scenes']}"
-    )
+    worlds = f"world build --out {out}/world --source photos --photos {shlex.quote(str(options.photos.resolve()))} --num-scenes {size['scenes']}"
     data = f"--batch-size {4 if small else 64} --num-workers {0 if small else 4}"
     steps = [
         f"{worlds} --num-pairs 40 --num-eval-scenes {size['eval']}",
@@ -146,8 +144,8 @@ def main() -> None:
         "# Performance on a GPU",
         f"Hardware: {name}; {versions}; {time.perf_counter() - begin:.0f} s in all.",
         f"```\nscripts/gpu_check.sh {words}\n```",
-        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs a step; LoRA of rank 16, the adapter off as "
-        "the reference. Tokens are those that go through the language model, a pair's image and prompt once. MFU (ours): 2 FLOPs a "
+        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs a step; LoRA of rank 16 with the adapter off "
+        "as the reference. Tokens are those that go through the language model, a pair's image and prompt once. MFU (ours): 2 FLOPs a "
         "weight of the language model and token in each pass, 3 passes a preference step and 1 in scoring, over the data sheet's dense "
         "bf16 peak; attention and the vision tower are not counted.",
         speed_table(results, name),

@@ -16,9 +16,11 @@ from tests.commands.test_report import report, write_results
 from tests.reports.example_runs import build_item, build_run
 from tests.reports.test_demo_page import HOSTILE, Page, build_page
 
-HOSTILE_PIECES = ["<script>alert(1)</script>", "</style>", "</title>", "<!--", "-->", "]]>", "&lt;", "&amp;lt;", '"', "'", "`", "<", ">"]
-HOSTILE_PIECES += ["&", "$x^$", "{{ 7 * 7 }}", "{% raw %}", "javascript:alert(1)", "\\g<0>", "@alt@", "<svg onload=alert(1)>", "\u202e"]
-PIECES = st.sampled_from([*HOSTILE_PIECES, "é", "dog", " ", "\x0b", "\t"])
+PIECES = st.sampled_from(
+    [*("<script>alert(1)</script>", "</style>", "</title>", "<!--", "-->", "]]>", "&lt;", "&amp;lt;", '"', "'", "`", "<", ">", "&", "$x^$"),
+     *("{{ 7 * 7 }}", "{% raw %}", "javascript:alert(1)", "\\g<0>", "@alt@", "<svg onload=alert(1)>"),
+     *("\u202e", "é", "dog", " ", "\x0b", "\t")]
+)  # fmt: skip
 # A parser takes a carriage return for a line end, and no page can hold half of a surrogate pair.
 TEXTS = st.lists(PIECES | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"), max_size=4), min_size=1, max_size=6)
 SETTINGS = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
