@@ -47,7 +47,11 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
-    return options_class(**values)
+    try:
+        return options_class(**values)
+    except ValueError as error:
+        # Options that don't go together.
+        parser.error(str(error))
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,7 +85,8 @@ def check_photos(options: argparse.Namespace) -> tuple[bool, str]:
     out, small = options.work.resolve() / "photos", options.device == "cpu"
     configs = ROOT / "scripts" / "demo"
     size = {"scenes": 40, "eval": 4, "clip": 2, "sft": 2} if small else {"scenes": 6000, "eval": 100, "clip": 150, "sft": 500}
-    worlds = f"world build --out {out}/world --photos {shlex.quote(str(options.photos.resolve()))} --num-scenes {size['scenes']}"
+    photos = shlex.quote(str(options.photos.resolve()))
+    worlds = f"world build --out {out}/world --source photos --photos {photos} --num-scenes {size['scenes']}"
     data = f"--batch-size {4 if small else 64} --num-workers {0 if small else 4}"
     steps = [
         f"{worlds} --num-pairs 40 --num-eval-scenes {size['eval']}",

@@ -140,6 +140,10 @@ def _check_types(row: Mapping[str, Any], path: Path) -> None:
     expected |= dict.fromkeys(("metrics", "data", "other_mode", "answers", "decoding"), dict) | {"num_answers": int}
     wrong = [key for key, kind in expected.items() if row.get(key) is not None and not isinstance(row[key], kind)]
     wrong += [key for key in ("benchmark", "metrics", "mode", "num_answers", "data") if row[key] is None]
+    # It names the file of its items.
+    wrong += (
+        [] if wrong or (len(row["benchmark"]) < 100 and "/" not in row["benchmark"] and "\0" not in row["benchmark"]) else ["benchmark"]
+    )
     wrong += [] if wrong else [f"metrics/{name}" for name, value in row["metrics"].items() if not isinstance(value, (int, float))]
     wrong += [] if wrong else [f"data/{name}" for name, value in row["data"].items() if not isinstance(value, str)]
     if wrong:

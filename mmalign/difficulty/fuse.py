@@ -119,6 +119,8 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
         raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.
     fingerprint = read_json_object(out / "scoring.json").get("reference")
+    if not isinstance(fingerprint, str):
+        raise ValueError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
     return [{**row, FINGERPRINT: fingerprint} for row in scores]
 
 

@@ -162,8 +162,8 @@ def _is_kind(key: str, value: Any) -> bool:
     if key in TOKEN_LOGPS:
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
     if key in LOGPS or key.startswith("gap_"):
-        return isinstance(value, (int, float))
-    return isinstance(value, int if key == "index" else str)
+        return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
+    return type(value) is int if key == "index" else isinstance(value, str)
 
 
 def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:

@@ -66,7 +66,7 @@ def read_items(path: Path) -> list[Item]:
             values = {str(name): (float(top), float(bottom)) for name, (top, bottom) in row.pop("values").items()}
             wrong = tuple((int(start), int(end)) for start, end in row.pop("wrong", ()))
             item = Item(**row, values=values, wrong=wrong)
-            texts = (item.id, item.question, item.response, item.label, item.group, item.image or "")
+            texts = (item.id, item.question, item.response, item.label, item.group, "" if item.image is None else item.image)
             if not all(isinstance(text, str) for text in texts) or item.correct not in (None, False, True):
                 raise TypeError("a field is of another type")
             items.append(item)

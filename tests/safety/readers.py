@@ -217,10 +217,9 @@ def read_config_file(folder: Path) -> Any:
     try:
         return parse_options(PreferenceOptions, ["--config", str(folder / "config.yaml")], prog="mmalign", description="")
     except SystemExit as error:
-        # How the command line refuses; what it printed is its message.
         if error.code != 2:
             raise
-        return None
+        raise ValueError("the command line's own refusal, which it printed") from error
 
 
 def write_scores(folder: Path) -> list[Path]:

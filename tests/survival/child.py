@@ -33,6 +33,8 @@ def start_command(words: Sequence[str], *, log: Path, prepare: Callable[[], None
 
 def _run(words: list[str], log: Path, prepare: Callable[[], None] | None) -> None:
     os.setsid()
+    # What a command begins of its own is begun as in a shell, and has the faults that were put in here.
+    multiprocessing.set_start_method("fork", force=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
