@@ -298,7 +298,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         rejects=rejects,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
-        source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype),
+        source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization),
     )
     return path, rejects.num_rejected
 

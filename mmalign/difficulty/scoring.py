@@ -19,7 +19,7 @@ from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import probe_rows
-from mmalign.engine.reference_cache import LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
+from mmalign.engine.reference_cache import LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
 WINDOW_BATCHES = 8
@@ -155,11 +155,13 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 
 
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return ("index", "id", "reason") if "reason" in row else ("index", "id", "source", *LOGPS, *TOKEN_LOGPS, TEXT)
+    if "reason" in row:
+        return ("index", "id", "reason")
+    return ("index", "id", "source", *((LIST_LOGPS,) if LIST_LOGPS in row else (*LOGPS, *TOKEN_LOGPS)), TEXT)
 
 
 def _is_kind(key: str, value: Any) -> bool:
-    if key in TOKEN_LOGPS:
+    if key in (*TOKEN_LOGPS, LIST_LOGPS):
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
     if key in LOGPS or key.startswith("gap_"):
         return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)

@@ -63,6 +63,6 @@ def test_license_passes_to_the_model_that_is_trained_next(run_folder: Path, tmp_
 
 def test_folders_that_hold_no_finished_run(tmp_path: Path) -> None:
     assert add_result(tmp_path, RESULT) is None
-    (tmp_path / "mmalign_run.json").write_text(json.dumps({"method": "sft"}))
+    (tmp_path / "mmalign_run.json").write_text(json.dumps({"method": "sft", "options": {}, "data": {}}))
     with pytest.raises(ValueError, match="holds no finished run"):
         write_card(tmp_path)
