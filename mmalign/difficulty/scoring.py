@@ -157,7 +157,7 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
-    return ("index", "id", "source", *((LIST_LOGPS,) if LIST_LOGPS in row else (*LOGPS, *TOKEN_LOGPS)), TEXT)
+    return ("index", "id", TEXT, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
 
 
 def _is_kind(key: str, value: Any) -> bool:
