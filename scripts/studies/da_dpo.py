@@ -219,7 +219,8 @@ def main() -> None:
                 for future in [pool.submit(_work, those, options.out, options.smoke) for those in sets.values()]:
                     future.result()
         print(f"done in {time.perf_counter() - start:.0f} s")
-    print(write_report(options.out, options.report or options.out))
+    names = {_slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
+    print(write_report(options.out, options.report or options.out, names=names))
 
 
 if __name__ == "__main__":

@@ -44,26 +44,28 @@ def read_runs(out: Path) -> dict[str, Runs]:
     return found
 
 
-def arms_table(runs: Runs, columns: Mapping[str, str], order: Sequence[str], sft: Mapping[str, float] | None = None) -> str:
-    """Lay out arms by metrics, each a mean and its 95% interval."""
+def arms_table(runs: Runs, columns: Mapping[str, str], names: Mapping[str, str], sft: Mapping[str, float] | None = None) -> str:
+    """Lay out arms by metrics, each a mean and its 95% interval; ``names`` holds the arms in order, by their files' names."""
     rows: list[list[object]] = []
     if sft is not None:
         rows.append(["SFT (the start)", "", *(f"{sft[key]:.1f}" for key in columns)])
-    for arm in order:
+    for arm, name in names.items():
         if arm in runs:
             values = runs[arm]
-            rows.append([arm, len(values), *(estimate([one[key] for one in values.values()]) for key in columns)])
+            rows.append([name, len(values), *(estimate([one[key] for one in values.values()]) for key in columns)])
     return markdown_table(["arm", "seeds", *columns.values()], rows)
 
 
-def differences_table(runs: Runs, order: Sequence[str], metrics: Sequence[str] = ("hallucinated", "coverage", "POPE F1", "general")) -> str:
+def differences_table(
+    runs: Runs, names: Mapping[str, str], metrics: Sequence[str] = ("hallucinated", "coverage", "POPE F1", "general")
+) -> str:
     """Lay out each arm's difference from DPO on the same seeds."""
     rows = []
-    for arm in order:
+    for arm, name in names.items():
         if arm in runs and arm != BASELINE:
             by_seed = {key: {seed: one[key] for seed, one in runs[arm].items()} for key in metrics}
             base = {key: {seed: one[key] for seed, one in runs[BASELINE].items()} for key in metrics}
-            rows.append([arm, *(compare(by_seed[key], base[key]) for key in metrics)])
+            rows.append([name, *(compare(by_seed[key], base[key]) for key in metrics)])
     return markdown_table(["arm minus DPO", *metrics], rows)
 
 
@@ -113,36 +115,35 @@ def _read_log(path: Path) -> list[dict[str, float]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_report(out: Path, folder: Path) -> Path:
+def write_report(out: Path, folder: Path, *, names: Mapping[str, str]) -> Path:
     """Write da_dpo.md's measured part and its pictures.
 
     Args:
         out: Folder of the study.
+        names: Of the arms, in order, by the names of their files.
         folder: Where the page goes. Text between the page's start and the line ``<!-- measured -->`` is kept.
     """
     runs, sft = read_runs(out), read_json(out / "cells" / "sft.json")
     main = runs.get("80-easy", {})
     if BASELINE not in main:
         raise SystemExit("no finished DPO run on the main data set: nothing to report")
-    order = [BASELINE, *(arm for arm in COLOURS if arm != BASELINE), *(arm for arm in sorted(main) if arm not in COLOURS)]
     folder.mkdir(parents=True, exist_ok=True)
     draw_tradeoff(main, sft, folder / "da_dpo_tradeoff.png")
     draw_margins(out, "80-easy", folder / "da_dpo_margins.png")
     parts = [
         "## 80% easy pairs, clean labels",
-        arms_table(main, COLUMNS, order, sft),
+        arms_table(main, COLUMNS, names, sft),
         "Paired over seeds:",
-        differences_table(main, order),
+        differences_table(main, names),
         "![hallucination against coverage](da_dpo_tradeoff.png)",
         "![margins by difficulty quartile](da_dpo_margins.png)",
         "### Further metrics",
-        arms_table(main, MORE, order, sft),
+        arms_table(main, MORE, names, sft),
     ]
     for condition in sorted(set(runs) - {"80-easy"}):
         those = runs[condition]
         if BASELINE in those:
-            here = [arm for arm in order if arm in those]
-            parts += [f"## {condition}", arms_table(those, COLUMNS, here), differences_table(those, here)]
+            parts += [f"## {condition}", arms_table(those, COLUMNS, names), differences_table(those, names)]
     page = folder / "da_dpo.md"
     kept = page.read_text(encoding="utf-8").partition("<!-- measured -->")[0] if page.is_file() else "# DA-DPO against DPO\n\n"
     page.write_text(kept.rstrip() + "\n\n<!-- measured -->\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")

@@ -30,7 +30,7 @@ def test_smoke(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "da_dpo.md").read_text()
-    assert page.count("| da-dpo-paper |") == 2 + 1 + 2 * 2, "main, its differences, further metrics, and two more data sets"
+    assert page.count("| DA-DPO paper |") == 2 + 1 + 2 * 2, "main, its differences, further metrics, and two more data sets"
     assert (tmp_path / "da_dpo_tradeoff.png").read_bytes().startswith(b"\x89PNG")
     grades = Dataset.from_parquet(str(next((tmp_path / "pairs").glob("80-easy-1/difficulty/oracle-*.parquet"))))
     assert grades["difficulty"] == grades["truth_difficulty"], "no label is flipped here"
