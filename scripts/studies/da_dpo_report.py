@@ -1,6 +1,7 @@
 """The page of the DA-DPO study: tables and pictures from the finished runs."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -76,7 +77,7 @@ def draw_tradeoff(runs: Runs, sft: Mapping[str, float], path: Path) -> None:
         axes = figure.subplots()
         for arm, colour in COLOURS.items():
             for name, values in sorted(runs.items()):
-                if name == arm or name.startswith(f"{arm}-beta"):
+                if re.fullmatch(rf"{arm}(-beta-[\d.]+)?", name):
                     x, y = ([one[key] for one in values.values()] for key in ("hallucinated", "coverage"))
                     axes.scatter(x, y, color=colour, s=14, alpha=0.35)
                     axes.scatter(sum(x) / len(x), sum(y) / len(y), color=colour, s=70, marker="X", label=arm if name == arm else None)
