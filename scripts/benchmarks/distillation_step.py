@@ -243,9 +243,7 @@ def table(arms: dict[str, Arm]) -> str:
     for name, arm in arms.items():
         (seconds, added), (first, less) = own[name], own[base]
         spreads = f"{min(arm.seconds):.2f} to {max(arm.seconds):.2f}", f"{min(arm.added):.0f} to {max(arm.added):.0f}"
-        lines.append(
-            f"| {name} | {seconds:.2f} | {spreads[0]} | {added:.0f} | {spreads[1]} | {seconds / first:.2f} | {added / less:.2f} |"
-        )
+        lines.append(f"| {name} | {seconds:.2f} | {spreads[0]} | {added:.0f} | {spreads[1]} | {seconds / first:.2f} | {added / less:.2f} |")
     return "\n".join(lines)
 
 
