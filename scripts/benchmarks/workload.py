@@ -53,22 +53,31 @@ def build_tokenizer(folder: Path) -> None:
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, extra_special_tokens=image, **names).save_pretrained(folder)
 
 
-def build_model(shape: str, folder: Path, *, dtype: str = "float32") -> Path:
-    """Compose and save a random LLaVA with 576 image tokens; kept if it is there."""
+def build_model(shape: str, folder: Path, *, dtype: str = "float32", part: int = 1, seed: int = 0) -> Path:
+    """Compose and save a random LLaVA with 576 image tokens; kept if it is there.
+
+    Args:
+        shape: One of ``SHAPES``.
+        folder: Where it is saved.
+        dtype: Of the saved weights.
+        part: The language model has this part of the width, of the layers and of the feed-forward width: a student's is 2.
+        seed: Of the weights.
+    """
     if (folder / "config.json").is_file():
         return folder
     values = SHAPES[shape]
     width, ffn, layers, heads = values["vision"]
     tower = {"model_type": "clip_vision_model", "hidden_size": width, "intermediate_size": ffn, "num_hidden_layers": layers}
     tower |= {"num_attention_heads": heads, "image_size": IMAGE_SIZE, "patch_size": PATCH, "projection_dim": width}
-    llm = {"model_type": "llama", "vocab_size": values["vocab"], "hidden_size": values["hidden"], "intermediate_size": values["ffn"]}
-    llm |= {"num_hidden_layers": values["layers"], "num_attention_heads": values["heads"], "tie_word_embeddings": True}
-    llm |= {"num_key_value_heads": values["heads"], "max_position_embeddings": 4096}
+    llm = {"model_type": "llama", "vocab_size": values["vocab"], "hidden_size": values["hidden"] // part}
+    llm |= {"intermediate_size": values["ffn"] // part, "num_hidden_layers": values["layers"] // part}
+    llm |= {"num_attention_heads": values["heads"], "num_key_value_heads": values["heads"]}
+    llm |= {"max_position_embeddings": 4096, "tie_word_embeddings": True}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vision.json").write_text(json.dumps(tower))
     (folder / "llm.json").write_text(json.dumps(llm))
     build_tokenizer(folder / "tokenizer")
-    model, processor = compose_mllm(ComposeConfig(f"{folder}/vision.json", f"{folder}/llm.json", f"{folder}/tokenizer"))
+    model, processor = compose_mllm(ComposeConfig(f"{folder}/vision.json", f"{folder}/llm.json", f"{folder}/tokenizer", seed=seed))
     # The config is what says that it is whole: the processor goes first.
     processor.save_pretrained(folder)
     model.to(getattr(torch, dtype)).save_pretrained(folder)

@@ -17,18 +17,20 @@ import bitsandbytes as bnb
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaProcessor
 
 from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses, render
 from mmalign.data.rows import Message, read_chat, read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.divergence import Head, linear_divergence
 from mmalign.engine.generation import generate_greedy, probe_prefix
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps, probe_rows
+from mmalign.methods.mimic import MimicConfig, MimicMethod
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
+from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import LoraOptions, add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
@@ -176,42 +178,34 @@ def check_dpo(family: Family) -> None:
 
 
 def check_distillation(family: Family) -> None:
-    """KL from a teacher with other weights, on response tokens: that of whole distributions, and a step lowers it."""
-    model, teacher = family.model, copy.deepcopy(family.model)
+    """Mimicking a teacher with other weights: KL of whole distributions on plain rows, by torch, and a step lowers it."""
+    student, teacher = copy.deepcopy(family.model), copy.deepcopy(family.model)
     with torch.no_grad():
         for parameter in teacher.get_decoder().parameters():
             parameter.mul_(1.3)
-    batch = collate_prompts(encode_pairs(family.processor), pad_token_id=0, shared=False)
-    student = copy.deepcopy(model)
-
-    def hidden(of: Any) -> Tensor:
-        states: list[Tensor] = []
-        hook = of.get_output_embeddings().register_forward_pre_hook(lambda module, inputs: states.append(inputs[0]))
-        try:
-            compute_plain(of, batch)
-        finally:
-            hook.remove()
-        return states[0].flatten(0, 1)[batch["layout"]["index"]]
-
+    reference = Reference(student, kind="copy", model=teacher)
+    live = LiveTeacher(reference, family.processor, student=student, student_processor=family.processor)
+    method = MimicMethod(family.processor, MimicConfig(), teacher=live)
+    rows = chats()
+    method.start(student, rows)
+    batch = method.collate(rows)
     with torch.no_grad():
-        expected = hidden(teacher)
-        head = Head(teacher.get_output_embeddings().weight)
-    check_step(student, lambda: linear_divergence(hidden(student), Head(student.get_output_embeddings().weight), expected, head).sum())
-    with torch.no_grad():
-        p, q = (states @ of.get_output_embeddings().weight.T for states, of in ((expected, teacher), (hidden(student), student)))
-        p, q = p.log_softmax(-1), q.log_softmax(-1)
-        got = linear_divergence(hidden(student), Head(student.get_output_embeddings().weight), expected, head)
-        torch.testing.assert_close(got, (p.exp() * (p - q)).sum(-1), rtol=1e-4, atol=1e-5)
+        encoded = [encode_chat(family.processor, read_chat(row, index=0)) for row in rows]
+        log_p, log_q = (torch.cat([own_logits(model, prompt) for prompt in encoded]).log_softmax(-1) for model in (teacher, student))
+    expected = F.kl_div(log_q, log_p, log_target=True, reduction="sum")
+    assert expected > 1e-3
+    torch.testing.assert_close(method.compute(student, batch).loss_sum, expected, rtol=1e-4, atol=1e-4)
+    check_step(student, lambda: method.compute(student, batch).loss_sum)
 
 
-def compute_plain(model: Any, batch: dict[str, Any]) -> Tensor:
-    """The model's own forward on the engine's plain rows, images repeated by the engine's own means."""
-    from mmalign.engine.positions import find_positions
-    from mmalign.engine.vision import encode_images, feature_inputs
-
-    inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
-    images = feature_inputs(encode_images(model, batch), batch["layout"]["repeats"])
-    return model(**inputs, **images, position_ids=find_positions(model, batch), use_cache=False).logits
+def own_logits(model: Any, prompt: EncodedPrompt) -> Tensor:
+    """Logits that predict a conversation's scored tokens: the model's own forward on one unpadded row."""
+    (response,), (scored,) = prompt.responses, prompt.scored
+    ids = torch.tensor([[*prompt.prefix_ids, *response]])
+    types = {key: torch.tensor([[*value, *[prompt.response_token_type] * len(response)]]) for key, value in prompt.token_types.items()}
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **types, **prompt.images, use_cache=False).logits[0]
+    start = len(prompt.prefix_ids) - 1
+    return logits[[start + i for i, counted in enumerate(scored) if counted]]
 
 
 def check_scoring(family: Family) -> None:

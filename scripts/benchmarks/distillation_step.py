@@ -1,0 +1,320 @@
+"""Time and memory of one distillation step, against full logits and TRL; and of a sparse student against its dense one.
+
+    pip install -e '.[benchmark]'
+    python scripts/benchmarks/distillation_step.py --model v32k --write
+    python scripts/benchmarks/distillation_step.py --model v32k --sparse --write
+
+A step is forward passes of both models, backward pass and optimiser. All arms train the same student on the same batches, in turn in one
+process, and before any step their losses and gradients must agree. The student's language model has half the teacher's width and half of
+its layers; the vision towers are frozen. Process CPU time is compared, not wall time.
+
+TRL's two trainers for multimodal models are run by their own ``compute_loss`` on these tokens: DistillationTrainer would replace the given
+answers by the student's own, and what generation costs is no matter of this table; GOLD takes given answers (lmbda 0).
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib.util
+import os
+import platform
+import shlex
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from torch.nn import functional as F
+from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, write_section
+
+from mmalign.methods.mimic import MimicConfig, MimicMethod
+from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.sft import SupervisedMethod
+from mmalign.methods.teachers import LiveTeacher
+from mmalign.models.adapters import freeze_parts
+from mmalign.models.load import load_mllm
+from mmalign.models.references import Reference
+from mmalign.models.upcycle import UpcycleConfig, upcycle
+
+ARMS = ("ours", "full logits", "TRL DistillationTrainer", "TRL GOLD")
+SPARSE_ARMS = ("dense", "sparse grouped_mm", "sparse eager")
+LossFunction = Callable[[dict[str, Any]], Tensor]
+
+
+@dataclass
+class Arm:
+    """One way to make a step, and what was measured of it."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    loss: LossFunction
+    compared: LossFunction
+    """What must be the same in all arms: the loss, without router losses."""
+    seconds: list[float] = field(default_factory=list)
+    added: list[float] = field(default_factory=list)
+
+    def step(self, batch: dict[str, Any]) -> None:
+        """Train on a batch; measure CPU seconds, and the peak of memory above weights and optimiser states in MiB."""
+        self.optimizer.zero_grad()
+        gc.collect()
+        # The allocator keeps freed memory: give it back, and forget the peak so far (Linux).
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        resting, start = resident("VmRSS"), time.process_time()
+        self.loss(batch).backward()
+        self.optimizer.step()
+        self.seconds.append(time.process_time() - start)
+        self.added.append(resident("VmHWM") - resting)
+
+
+def build_chats(num_rows: int) -> list[dict[str, Any]]:
+    """The pairs' prompts with their chosen answers."""
+    return [{"images": row["images"], "messages": row["prompt"] + row["chosen"]} for row in build_pairs(num_rows)]
+
+
+def mean_loss(method: Any, model: nn.Module) -> LossFunction:
+    """A method's loss over its items, as the trainer divides it."""
+    return lambda batch: method.compute(model, batch).loss_sum / method.num_items(batch)
+
+
+def plain_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
+    """What the models' own forward takes."""
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "pixel_values": batch["images"]["pixel_values"]}
+
+
+def make_labels(batch: dict[str, Any]) -> Tensor:
+    """Ids of the response tokens in their places, -100 elsewhere."""
+    labels = torch.full_like(batch["input_ids"], -100).flatten()
+    labels[batch["layout"]["index"] + 1] = batch["layout"]["target"]
+    return labels.view_as(batch["input_ids"])
+
+
+def full_logits_loss(student: nn.Module, teacher: nn.Module) -> LossFunction:
+    """Logits of both models at all positions, torch's kl_div on all of them, and then the mask."""
+
+    def loss(batch: dict[str, Any]) -> Tensor:
+        inputs = plain_inputs(batch)
+        with torch.no_grad():
+            log_p = teacher(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        log_q = student(**inputs, use_cache=False).logits.float().log_softmax(-1)
+        divergence = F.kl_div(log_q[:, :-1], log_p[:, :-1], log_target=True, reduction="none").sum(-1)
+        mask = make_labels(batch)[:, 1:] != -100
+        return divergence[mask].sum() / mask.sum()
+
+    return loss
+
+
+def trl_options(folder: str) -> dict[str, Any]:
+    """Options that both trainers share: forward KL in float32 on the CPU, without recomputation."""
+    return {
+        "output_dir": f"{folder}/out", "bf16": False, "gradient_checkpointing": False, "use_cpu": True, "report_to": "none",
+        "beta": 0.0, "temperature": 1.0, "per_device_train_batch_size": 1,
+    }  # fmt: skip
+
+
+def trl_distillation_loss(student: Any, teacher: Any, processor: Any, folder: str) -> LossFunction:
+    """TRL's DistillationTrainer on given answers: prompts on the left of a batch, answers on its right."""
+    from trl import DistillationConfig, DistillationTrainer
+
+    trainer = DistillationTrainer(
+        model=student, teacher_model=teacher, args=DistillationConfig(**trl_options(folder)),
+        train_dataset=build_pairs(1).select_columns(["images", "prompt"]), processing_class=processor,
+    )  # fmt: skip
+
+    def loss(batch: dict[str, Any]) -> Tensor:
+        ids, labels = batch["input_ids"], make_labels(batch)
+        if len(ids) != 1:
+            raise ValueError(f"the batch has {len(ids)} rows; the arm TRL DistillationTrainer is laid out for one: use --batch-size 1")
+        places = (labels[0] != -100).nonzero().flatten()
+        start, end = int(places[0]), int(places[-1]) + 1
+        inputs = {"prompt_ids": ids[:, :start], "completion_ids": ids[:, start:end]}
+        inputs |= {"prompt_mask": torch.ones_like(inputs["prompt_ids"]), "completion_mask": (labels[:, start:end] != -100).long()}
+        inputs |= {"pixel_values": batch["images"]["pixel_values"], "num_items_in_batch": inputs["completion_mask"].sum().float()}
+        return trainer.compute_loss(student, inputs)
+
+    return loss
+
+
+def trl_gold_loss(student: Any, teacher: Any, processor: Any, folder: str) -> LossFunction:
+    """TRL's GOLD trainer with given answers."""
+    from trl.experimental.gold import GOLDConfig, GOLDTrainer
+
+    trainer = GOLDTrainer(
+        model=student, teacher_model=teacher, args=GOLDConfig(**trl_options(folder), lmbda=0.0, max_length=None),
+        train_dataset=build_pairs(1).rename_column("chosen", "completion").remove_columns("rejected"), processing_class=processor,
+    )  # fmt: skip
+
+    def loss(batch: dict[str, Any]) -> Tensor:
+        labels = make_labels(batch)
+        return trainer.compute_loss(student, {**plain_inputs(batch), "labels": labels}, num_items_in_batch=(labels != -100).sum())
+
+    return loss
+
+
+def build_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW as the trainer makes it."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
+
+
+def build_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]:
+    """One student and optimiser for all arms."""
+    folders = [str(options.work / options.model), str(options.work / f"{options.model}-student")]
+    teacher, _ = load_mllm(str(build_model(options.model, Path(folders[0]))), dtype="float32")
+    student, processor = load_mllm(str(build_model(options.model, Path(folders[1]), part=2, seed=1)), dtype="float32")
+    freeze_parts(student, ["vision_tower"])
+    reference = Reference(student, kind="copy", model=teacher)
+    live = LiveTeacher(reference, processor, student=student, student_processor=processor)
+    method = MimicMethod(processor, MimicConfig(), teacher=live)
+    makers: dict[str, Callable[[], LossFunction]] = {
+        "ours": lambda: mean_loss(method, student),
+        "full logits": lambda: full_logits_loss(student, teacher),
+        "TRL DistillationTrainer": lambda: trl_distillation_loss(student, teacher, processor, folders[1]),
+        "TRL GOLD": lambda: trl_gold_loss(student, teacher, processor, folders[1]),
+    }
+    optimizer = build_optimizer(student)
+    losses = {name: makers[name]() for name in options.arms}
+    student.train()
+    return {name: Arm(student, optimizer, loss, loss) for name, loss in losses.items()}, method
+
+
+def build_sparse_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]:
+    """A model and the same with experts: 4, of which a token takes 2, in every second layer."""
+    dense, processor = load_mllm(str(build_model(options.model, options.work / options.model)), dtype="float32")
+    method = SupervisedMethod(processor)
+    sparse = upcycle(dense, UpcycleConfig())
+    models = {"dense": dense, "sparse": sparse}
+    optimizers = {}
+    for name, model in models.items():
+        freeze_parts(model, ["vision_tower"])
+        optimizers[name] = build_optimizer(model.train())
+    routed = RoutedMethod(method, RouterConfig())
+
+    def run_experts(kind: str, loss: LossFunction) -> LossFunction:
+        def run(batch: dict[str, Any]) -> Tensor:
+            sparse.get_decoder().set_experts_implementation(kind)
+            return loss(batch)
+
+        return run
+
+    arms = {}
+    for name in options.arms:
+        if name == "dense":
+            arms[name] = Arm(dense, optimizers[name], mean_loss(method, dense), mean_loss(method, dense))
+            continue
+        kind = name.removeprefix("sparse ")
+        loss, compared = (run_experts(kind, mean_loss(trained, sparse)) for trained in (routed, method))
+        arms[name] = Arm(sparse, optimizers["sparse"], loss, compared)
+    return arms, method
+
+
+def check_arms(arms: dict[str, Arm], batch: dict[str, Any]) -> list[float]:
+    """Compare losses before any step, and gradients of the weights that all arms have (experts are other weights).
+
+    Raises:
+        ValueError: If they differ.
+    """
+    losses: list[float] = []
+    first: dict[str, Tensor] = {}
+    base = next(iter(arms))
+    for name, arm in arms.items():
+        arm.optimizer.zero_grad()
+        loss = arm.compared(batch)
+        loss.backward()
+        losses.append(loss.item())
+        if abs(losses[-1] - losses[0]) > 1e-4 * abs(losses[0]):
+            raise ValueError(f"the first loss of {name} is {losses[-1]}, that of {base} {losses[0]}; expected the same")
+        found = {key: p.grad.clone() for key, p in arm.model.named_parameters() if p.grad is not None}
+        first = first or found
+        common = first.keys() & found.keys()
+        norm = torch.stack([first[key].norm() for key in common]).norm()
+        worst = max(float((found[key] - first[key]).norm() / norm) for key in common)
+        if len(common) < len(first) / 2 or worst > 1e-3:
+            raise ValueError(f"gradients of {name} differ from those of {base} by {worst:.1e}; {len(common)} of {len(first)} compared")
+        arm.optimizer.zero_grad()
+    return losses
+
+
+def table(arms: dict[str, Arm]) -> str:
+    """Medians over all steps, ranges, and medians of the ratios to the first arm's step on the same batch."""
+    base = next(iter(arms))
+    lines = [f"| arm | CPU s a step | range | added MiB | range | time / {base} | range | added / {base} |"]
+    lines.append("|---|---:|---|---:|---|---:|---|---:|")
+    for name, arm in arms.items():
+        seconds, added = statistics.median(arm.seconds), statistics.median(arm.added)
+        spreads = f"{min(arm.seconds):.2f} to {max(arm.seconds):.2f}", f"{min(arm.added):.0f} to {max(arm.added):.0f}"
+        times = [own / first for own, first in zip(arm.seconds, arms[base].seconds, strict=True)]
+        memory = statistics.median(own / first for own, first in zip(arm.added, arms[base].added, strict=True))
+        ratio = f"{statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f}"
+        lines.append(f"| {name} | {seconds:.2f} | {spreads[0]} | {added:.0f} | {spreads[1]} | {ratio} | {memory:.2f} |")
+    return "\n".join(lines)
+
+
+def section(options: argparse.Namespace, body: str, losses: list[float], tokens: str) -> str:
+    """Put the command and the machine above the table."""
+    kind = "Sparse student" if options.sparse else "Distillation step"
+    words = shlex.join(word for word in sys.argv[1:] if word != "--write")
+    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    if any(arm.startswith("TRL") for arm in options.arms):
+        import trl
+
+        versions += f", TRL {trl.__version__}"
+    about = f"One thread of {platform.machine()}, float32, {options.rounds} steps of each arm in turn, {tokens}; {versions}. First losses: "
+    about += ", ".join(f"{loss:.5f}" for loss in losses) + "."
+    return f"### {kind}, {options.model}\n\n```\npython scripts/benchmarks/distillation_step.py {words}\n```\n\n{about}\n\n{body}\n"
+
+
+def parse() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(SHAPES), default="v32k", help="shape of the teacher; with --sparse, of the dense student")
+    parser.add_argument("--sparse", action="store_true", help="compare a sparse student with its dense one, without a teacher")
+    parser.add_argument("--batch-size", type=int, default=1, help="conversations a step")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *SPARSE_ARMS], help="all that can run, if not given")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
+    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
+    options = parser.parse_args()
+    known, has_trl = (SPARSE_ARMS if options.sparse else ARMS), importlib.util.find_spec("trl") is not None
+    options.arms = options.arms or [arm for arm in known if has_trl or not arm.startswith("TRL")]
+    unknown = [arm for arm in options.arms if arm not in known]
+    if unknown:
+        parser.error(f"{unknown[0]} is no arm {'with' if options.sparse else 'without'} --sparse; expected some of {', '.join(known)}")
+    if not has_trl and any(arm.startswith("TRL") for arm in options.arms):
+        parser.error("TRL is not installed: pip install -e '.[benchmark]', or leave its arms out")
+    return options
+
+
+def main() -> None:
+    """Check that the arms agree, then measure them in turn."""
+    options = parse()
+    os.environ.update(ENVIRONMENT)
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    arms, method = (build_sparse_arms if options.sparse else build_arms)(options)
+    rows = build_chats(options.rounds * options.batch_size)
+    batches = [method.collate(rows[i : i + options.batch_size]) for i in range(0, len(rows), options.batch_size)]
+    losses = check_arms(arms, batches[0])
+    for arm in {id(arm.optimizer): arm for arm in arms.values()}.values():
+        arm.step(batches[0])  # optimiser states are made
+        arm.seconds.clear()
+        arm.added.clear()
+    for batch in batches:
+        for name, arm in arms.items():
+            arm.step(batch)
+            print(f"{name}: {arm.seconds[-1]:.2f} s, {arm.added[-1]:.0f} MiB", file=sys.stderr, flush=True)
+    lengths = [int(batch["attention_mask"].sum()) for batch in batches], [method.num_items(batch) for batch in batches]
+    tokens = f"{statistics.median(lengths[0]):.0f} tokens of which {statistics.median(lengths[1]):.0f} are compared"
+    text = section(options, table(arms), losses, tokens)
+    print(text)
+    if options.write:
+        write_section(text)
+
+
+if __name__ == "__main__":
+    main()
