@@ -220,7 +220,9 @@ def main() -> None:
                     future.result()
         print(f"done in {time.perf_counter() - start:.0f} s")
     names = {_slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
-    print(write_report(options.out, options.report or options.out, names=names))
+    print(
+        write_report(options.out, options.report or options.out, names=names, conditions={_slug(one.name): one.name for one in CONDITIONS})
+    )
 
 
 if __name__ == "__main__":

@@ -116,23 +116,25 @@ def _read_log(path: Path) -> list[dict[str, float]]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def write_report(out: Path, folder: Path, *, names: Mapping[str, str]) -> Path:
+def write_report(out: Path, folder: Path, *, names: Mapping[str, str], conditions: Mapping[str, str]) -> Path:
     """Write da_dpo.md's measured part and its pictures.
 
     Args:
         out: Folder of the study.
         names: Of the arms, in order, by the names of their files.
+        conditions: The same of the data sets; the first is the main one.
         folder: Where the page goes. Text between the page's start and the line ``<!-- measured -->`` is kept.
     """
     runs, sft = read_runs(out), read_json(out / "cells" / "sft.json")
-    main = runs.get("80-easy", {})
+    first, *others = conditions
+    main = runs.get(first, {})
     if BASELINE not in main:
         raise SystemExit("no finished DPO run on the main data set: nothing to report")
     folder.mkdir(parents=True, exist_ok=True)
     draw_tradeoff(main, sft, folder / "da_dpo_tradeoff.png")
-    draw_margins(out, "80-easy", folder / "da_dpo_margins.png")
+    draw_margins(out, first, folder / "da_dpo_margins.png")
     parts = [
-        "## 80% easy pairs, clean labels",
+        f"## {conditions[first]}, clean labels",
         arms_table(main, COLUMNS, names, sft),
         "Paired over seeds:",
         differences_table(main, names),
@@ -141,10 +143,10 @@ def write_report(out: Path, folder: Path, *, names: Mapping[str, str]) -> Path:
         "### Further metrics",
         arms_table(main, MORE, names, sft),
     ]
-    for condition in sorted(set(runs) - {"80-easy"}):
-        those = runs[condition]
+    for condition in others:
+        those = runs.get(condition, {})
         if BASELINE in those:
-            parts += [f"## {condition}", arms_table(those, COLUMNS, names), differences_table(those, names)]
+            parts += [f"## {conditions[condition]}", arms_table(those, COLUMNS, names), differences_table(those, names)]
     page = folder / "da_dpo.md"
     kept = page.read_text(encoding="utf-8").partition("<!-- measured -->")[0] if page.is_file() else "# DA-DPO against DPO\n\n"
     page.write_text(kept.rstrip() + "\n\n<!-- measured -->\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")

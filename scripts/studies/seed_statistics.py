@@ -62,7 +62,8 @@ def compare(values: Mapping[int, float], others: Mapping[int, float]) -> Differe
     p_value = float("nan")
     if differences.count > 1:
         spread = np.ptp([values[seed] - others[seed] for seed in seeds])
-        p_value = float(stats.ttest_rel([values[s] for s in seeds], [others[s] for s in seeds]).pvalue) if spread else 1.0
+        equal = 1.0 if differences.mean == 0 else 0.0
+        p_value = float(stats.ttest_rel([values[s] for s in seeds], [others[s] for s in seeds]).pvalue) if spread else equal
     return Difference(differences.mean, differences.half_width, p_value)
 
 

@@ -41,3 +41,7 @@ def test_equal_arms_differ_by_nothing() -> None:
 
 def test_a_table() -> None:
     assert markdown_table(["arm", "x"], [["a", 1]]) == "| arm | x |\n|---|---:|\n| a | 1 |"
+
+
+def test_arms_that_always_differ_by_as_much_do_differ() -> None:
+    assert compare({1: 5.0, 2: 6.0}, {1: 4.0, 2: 5.0}).p_value == 0.0
