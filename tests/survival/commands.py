@@ -74,7 +74,7 @@ def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
     """A training run of ten steps that saves every third; the learning rate never falls to 0, so that every step counts."""
 
     def words(inputs: Inputs, out: Path) -> list[str]:
-        data = inputs.chats if method == "sft" else inputs.pairs
+        data = inputs.chats if method in ("sft", "mimic") else inputs.pairs
         run = [
             "train",
             method,
@@ -90,6 +90,8 @@ def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
             "2",
         ]
         run += ["--save-steps", "3", "--learning-rate", "1e-3", "--schedule", "constant", "--logging-steps", "1"]
+        if method == "mimic":
+            run += ["--teacher", str(inputs.model)]
         return [*run, *more]
 
     return words
@@ -125,6 +127,7 @@ CASES = {
     "train sft, dropout and accumulation": Case(
         train("sft", "--lora-rank", "4", "--lora-dropout", "0.3", "--gradient-accumulation-steps", "2"), read_run
     ),
+    "train mimic": Case(train("mimic", "--ce-weight", "1", "--teacher-quantization", "nf4"), read_run),
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
     "score-difficulty": Case(score, read_scores),
