@@ -4,12 +4,13 @@ A chunk holds always the same rows, so a run that goes on makes the same batches
 """
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from mmalign.data.whole_files import write_whole
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 
@@ -67,16 +68,6 @@ def read_chunks(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)
 
 
 def _claim(out: Path, fingerprint: Mapping[str, Any]) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
 from mmalign.data.views import fixed_numbers, make_views
+from mmalign.data.whole_files import write_whole
 from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
 from mmalign.models.dual_head import (
     PUBLISHED_MIXING,
@@ -295,8 +295,8 @@ def finish(
         report["teacher_accuracy_unlabeled"] = right.double().mean().item() if len(pool) else None
     model.save_pretrained(options.out)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
-    _write_json(options.out / REPORT_FILE, report)
-    _write_json(options.out / "train_log.json", trainer.state.log_history)
+    write_whole(options.out / REPORT_FILE, json.dumps(report, indent=1))
+    write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
     record |= {"steps": trainer.state.global_step, "num_rows": len(images.ids), "parameters": dataclasses.asdict(count_parameters(model))}
     write_record(options.out, record)
     write_classifier_card(options.out, model, record, report)
@@ -403,9 +403,3 @@ def _hash_teacher(options: DualHeadOptions) -> str:
         return hash_file(path)
     weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("dual_head.json")) if path.is_dir() else []
     return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()
-
-
-def _write_json(path: Path, values: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=1), encoding="utf-8")
-    os.replace(partial, path)

@@ -4,7 +4,6 @@ Shape legend: N = images, C = classes.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mmalign.data.whole_files import write_whole
 
 Indices = NDArray[np.int64]
 
@@ -61,9 +62,7 @@ def save_split(path: Path, split: LabelSplit, ids: Sequence[str], **about: Any) 
     """Write the split as lists of image ids, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lists = {name: [ids[i] for i in getattr(split, name)] for name in ("labeled", "unlabeled", "validation")}
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps({**about, **lists}, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, json.dumps({**about, **lists}, ensure_ascii=False))
 
 
 def load_split(path: Path, ids: Sequence[str]) -> LabelSplit:

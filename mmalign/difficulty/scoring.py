@@ -1,8 +1,6 @@
 """Score pairs shard by shard: each shard is written whole or not at all, so a stopped run goes on and ends with the same bytes."""
 
 import json
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +13,7 @@ from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
+from mmalign.data.whole_files import write_whole
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
@@ -83,7 +82,8 @@ def score_pairs(
             indices = _rows_of(path, dataset)
             if not path.is_file():
                 scorers = scorers or load()
-                _write_lines(path, _score_shard(dataset, indices, scorers, config, bar))
+                lines = _score_shard(dataset, indices, scorers, config, bar)
+                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
             else:
                 bar.update(len(indices))
             num_seen += len(indices)
@@ -183,7 +183,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
             raise ValueError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
-    _write_text(path, json.dumps(fingerprint, indent=1, sort_keys=True))
+    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True))
 
 
 def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
@@ -254,17 +254,3 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
             gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]
         lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached})
     return lines
-
-
-def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    _write_text(path, "".join(json.dumps(row, sort_keys=True) + "\n" for row in rows))
-
-
-def _write_text(path: Path, text: str) -> None:
-    # Of its own name: several processes claim a folder at once, on one machine or on several.
-    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(path)

@@ -75,7 +75,7 @@ def run(options: IterateOptions) -> None:
 
 def run_round(options: IterateOptions, number: int) -> None:
     """Sample, pair, train and measure one round; its record is written last."""
-    from data_tools.chunks import write_whole
+    from mmalign.data.whole_files import write_whole
     from scripts.schedules.stages import train, training_words, write_rows
 
     folder = options.out / f"round-{number}"

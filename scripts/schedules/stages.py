@@ -8,9 +8,9 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from data_tools.chunks import write_whole
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
+from mmalign.data.whole_files import write_whole
 
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
 """Options of ``train preference`` that a schedule sets itself."""

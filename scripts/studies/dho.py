@@ -15,7 +15,6 @@ import contextlib
 import json
 import math
 import multiprocessing
-import os
 import shutil
 import statistics
 import time
@@ -32,6 +31,7 @@ from mmalign.cli import main as mmalign
 from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.splits import LabelSplit, draw_split, save_split
 from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
+from mmalign.data.whole_files import write_whole
 from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.reports.heat_map import save_heat_map
 
@@ -207,10 +207,9 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     result = read(folder / "classifier.json")
     cosines = [entry["dual_head/gradient_cosine"] for entry in read(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
     result |= {"cell": vars(cell) | {}, "gradient_cosine": cosines, "seconds": time.perf_counter() - start}
-    partial = options.out / "cells" / f"{cell.name}.partial"
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(result), encoding="utf-8")
-    os.replace(partial, partial.with_suffix(".json"))
+    done = options.out / "cells" / f"{cell.name}.json"
+    done.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(done, json.dumps(result))
     shutil.rmtree(folder)
     return result["seconds"]
 

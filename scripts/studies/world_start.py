@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
+from mmalign.data.whole_files import write_whole
 from mmalign.evaluation.amber import AmberQuestion, score_questions
 from mmalign.evaluation.answers import Question, read_answers, read_jsonl
 from mmalign.evaluation.chair import load_chair
@@ -155,6 +156,4 @@ def read_json(path: Path) -> dict[str, float]:
 def write_json(path: Path, values: Mapping[str, float]) -> None:
     """Write one finished cell: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(dict(values), indent=1) + "\n", encoding="utf-8")
-    part.rename(path)
+    write_whole(path, json.dumps(dict(values), indent=1) + "\n")
