@@ -1,16 +1,14 @@
 """The demo's page: one HTML file that asks nothing of the network."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from mmalign.reports.difficulty_summary import GRADES, DifficultySummary, compute_ordering, split_by_grade
 from mmalign.reports.gallery import GalleryItem, check_gallery, cut_caption, to_data_uri
 from mmalign.reports.headline import write_headline, write_verdicts
+from mmalign.reports.page import render_page
 from mmalign.reports.plots import draw_histogram, model_colour
 from mmalign.reports.results_table import ModelRun, build_table, read_metric, to_percent
 from mmalign.reports.training_plots import draw_training
@@ -46,11 +44,9 @@ def write_demo_page(
     names = [model.name for model in models]
     groups = build_table(models)
     check_gallery(gallery, names=names)
-    environment = Environment(
-        loader=PackageLoader("mmalign.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["format_count"] = "{:,}".format
-    page = environment.get_template("demo_page.html.j2").render(
+    return render_page(
+        out,
+        "demo_page.html.j2",
         title=title,
         names=names,
         headline=write_headline(models),
@@ -63,11 +59,6 @@ def write_demo_page(
         gallery_note=gallery_note,
         facts=facts,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
-    return out
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
 """A diagnosis (``mmalign diagnose``) as one HTML file that asks nothing of the network: paths, counters, credit, traces."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmalign.reports.gallery import to_data_uri
+from mmalign.reports.page import render_page
 from mmalign.reports.plots import DASHES, Bar, Curve, draw_bars, draw_curves, draw_histogram, model_colour
 
 CHOSEN, REJECTED = model_colour(1), model_colour(2)
@@ -54,14 +53,15 @@ def write_diagnosis_page(
     Returns:
         ``out``.
     """
-    environment = Environment(
-        loader=PackageLoader("mmalign.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["percent"] = lambda value: "–" if value is None else f"{value:.1%}"  # noqa: RUF001
-    environment.filters["signed"] = lambda value: f"{value:+.3f}"
-    environment.filters["format_count"] = "{:,}".format
+    filters = {
+        "percent": lambda value: "–" if value is None else f"{value:.1%}",  # noqa: RUF001
+        "signed": lambda value: f"{value:+.3f}",
+    }
     scale = max((abs(credit) for pair in credited for side in (pair.chosen, pair.rejected) for _, credit in side), default=0.0)
-    page = environment.get_template("diagnosis_page.html.j2").render(
+    return render_page(
+        out,
+        "diagnosis_page.html.j2",
+        filters=filters,
         title=title,
         diagnosis=diagnosis,
         sets={key: name for key, name in SETS.items() if key in diagnosis["movement"]},
@@ -73,11 +73,6 @@ def write_diagnosis_page(
         scale=scale,
         facts=facts,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
-    return out
 
 
 def _draw_log(log: Sequence[Mapping[str, float]]) -> list[Markup]:

@@ -1,7 +1,6 @@
 """A data set's difficulty scores as one HTML file that asks nothing of the network: gaps, agreement, pairs from easiest to hardest."""
 
 import difflib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +8,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mmalign.reports.difficulty_plots import MAX_POINTS, draw_agreement, draw_gaps
 from mmalign.reports.gallery import Caption, Piece, Span, cut_caption, to_data_uri
+from mmalign.reports.page import render_page
 from mmalign.reports.plots import COLOURS, draw_histogram
 
 # More groups than colours are one.
@@ -84,13 +83,14 @@ def write_difficulty_page(
     Returns:
         ``out``.
     """
-    environment = Environment(
-        loader=PackageLoader("mmalign.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["format_count"] = "{:,}".format
-    environment.filters["percent"] = lambda value: f"{100 * value:.1f}"
-    environment.filters["signed"] = lambda value: "-" if value is None else f"{value:+.2f}"
-    page = environment.get_template("difficulty_page.html.j2").render(
+    filters = {
+        "percent": lambda value: f"{100 * value:.1f}",
+        "signed": lambda value: "-" if value is None else f"{value:+.2f}",
+    }
+    return render_page(
+        out,
+        "difficulty_page.html.j2",
+        filters=filters,
         title=title,
         proxies=list(scores.gaps),
         num_pairs=len(scores.difficulty),
@@ -103,11 +103,6 @@ def write_difficulty_page(
         pairs=[_show_pair(pair) for pair in pairs],
         facts=facts,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
-    return out
 
 
 def write_headline(scores: DifficultyScores) -> str:

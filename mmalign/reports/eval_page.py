@@ -1,16 +1,15 @@
 """Several models' results as one HTML file that asks nothing of the network: table, bars with intervals, wrong answers."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from mmalign.reports.comparison import Cell, EvalRun, Group, Row, build_comparison, scale_value
 from mmalign.reports.gallery import Caption, Piece, cut_caption, to_data_uri
+from mmalign.reports.page import render_page
 from mmalign.reports.plots import Bar, draw_bars, model_colour
 
 
@@ -80,11 +79,9 @@ def write_eval_page(
     """
     names = [run.name for run in runs]
     groups = build_comparison(runs)
-    environment = Environment(
-        loader=PackageLoader("mmalign.reports"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["format_count"] = "{:,}".format
-    page = environment.get_template("eval_page.html.j2").render(
+    return render_page(
+        out,
+        "eval_page.html.j2",
         title=title,
         models=[(name, model_colour(index)) for index, name in enumerate(names)],
         groups=groups,
@@ -94,11 +91,6 @@ def write_eval_page(
         facts=facts,
         notes=notes,
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    partial.write_text(page, encoding="utf-8")
-    os.replace(partial, out)
-    return out
 
 
 def _draw_group(group: Group, runs: Sequence[EvalRun]) -> list[Markup]:
