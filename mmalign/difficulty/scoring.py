@@ -83,7 +83,7 @@ def score_pairs(
             if not path.is_file():
                 scorers = scorers or load()
                 lines = _score_shard(dataset, indices, scorers, config, bar)
-                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
+                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), many_writers=True)
             else:
                 bar.update(len(indices))
             num_seen += len(indices)
@@ -183,7 +183,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
             raise ValueError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True))
+    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
 
 
 def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
