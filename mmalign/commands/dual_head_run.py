@@ -48,9 +48,10 @@ from mmalign.models.teachers import (
     load_classifier_teacher,
 )
 from mmalign.training.arguments import build_training_arguments
-from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
+from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
 from mmalign.training.optimizers import build_optimizer
+from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.trainer import MethodTrainer
 
 SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
@@ -101,9 +102,7 @@ def train_classifier(options: DualHeadOptions) -> None:
         seed=options.split_seed,
     )
     trainer, ema = make_trainer(options, model, method, split)
-    checkpoint, passed_over = find_checkpoint(options.out / "checkpoints")
-    for line in passed_over:
-        print(f"passing over {line}")
+    checkpoint = choose_checkpoint(options.out / "checkpoints")
     if options.ema_decay is not None and ema is not None:
         ema.checkpoint = checkpoint
     counts = count_parameters(model)
@@ -111,9 +110,7 @@ def train_classifier(options: DualHeadOptions) -> None:
         f"training {counts.trainable:,} parameters on {len(split.labeled):,} labelled and {len(split.unlabeled):,} unlabelled images "
         f"of {len(images.classes)} classes"
     )
-    if checkpoint is not None:
-        print(f"going on from {checkpoint}")
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    train_to_end(trainer, checkpoint)
     if not trainer.is_world_process_zero():
         return
     if ema is not None:

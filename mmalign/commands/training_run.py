@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -33,11 +32,11 @@ from mmalign.models.quantize import describe_quantization, is_quantized
 from mmalign.models.references import Reference
 from mmalign.models.stages import find_frozen
 from mmalign.training.arguments import build_training_arguments
-from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
+from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.optimizers import build_optimizer
+from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.scoring import ScoringCallback
-from mmalign.training.termination import EXIT_CODE, TerminationCallback
 from mmalign.training.trainer import MethodTrainer
 
 # Rows on which a method looks at the model before training.
@@ -196,9 +195,7 @@ def train_and_save(
         dataset = prepare(dataset)
     checkpoints = options.out / "checkpoints"
     arguments = build_training_arguments(options, output_dir=checkpoints)
-    checkpoint, passed_over = find_checkpoint(checkpoints)
-    for line in passed_over:
-        print(f"passing over {line}")
+    checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
         args=arguments,
@@ -220,27 +217,7 @@ def train_and_save(
         print(found)
     trainable = count_parameters(model)
     print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
-    if checkpoint is not None:
-        print(f"going on from {checkpoint}")
-    termination = TerminationCallback()
-    trainer.add_callback(termination)
-    try:
-        with termination.listening():
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except pickle.UnpicklingError as error:
-        # They are read with weights_only, which refuses what could run code.
-        raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
-    except RuntimeError as error:
-        # torch has no class of its own for it.
-        if "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
-            "it goes on from the last checkpoint"
-        ) from error
-    if termination.stopped:
-        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
-        raise SystemExit(EXIT_CODE)
+    train_to_end(trainer, checkpoint)
     weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected, **selected}

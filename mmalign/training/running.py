@@ -1,0 +1,47 @@
+"""Train to the end, or go on: what every training command does with its trainer."""
+
+import pickle
+from pathlib import Path
+
+from mmalign.training.checkpoints import find_checkpoint
+from mmalign.training.termination import EXIT_CODE, TerminationCallback
+from mmalign.training.trainer import MethodTrainer
+
+
+def choose_checkpoint(checkpoints: Path) -> Path | None:
+    """Return the newest whole checkpoint, and print which ones are passed over and why."""
+    checkpoint, passed_over = find_checkpoint(checkpoints)
+    for line in passed_over:
+        print(f"passing over {line}")
+    return checkpoint
+
+
+def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
+    """Train from a checkpoint, or from the start; SIGTERM saves and leaves.
+
+    Raises:
+        ValueError: If the checkpoint holds more than numbers.
+        ChildProcessError: If a process that loads data died.
+        SystemExit: With ``EXIT_CODE`` after SIGTERM.
+    """
+    if checkpoint is not None:
+        print(f"going on from {checkpoint}")
+    termination = TerminationCallback()
+    trainer.add_callback(termination)
+    try:
+        with termination.listening():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except pickle.UnpicklingError as error:
+        # They are read with weights_only, which refuses what could run code.
+        raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+    except RuntimeError as error:
+        # torch has no class of its own for it.
+        if "DataLoader worker" not in str(error):
+            raise
+        raise ChildProcessError(
+            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
+            "it goes on from the last checkpoint"
+        ) from error
+    if termination.stopped:
+        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
+        raise SystemExit(EXIT_CODE)
