@@ -13,11 +13,9 @@ import argparse
 import ctypes
 import gc
 import json
-import os
 import platform
 import shlex
 import statistics
-import subprocess
 import sys
 import time
 from itertools import pairwise
@@ -27,7 +25,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, write_section
+from workload import SHAPES, build_model, build_pairs, resident, run_arms, write_section
 
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
@@ -176,20 +174,6 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     return run_trl(options, cached=cached, compact=kind == "TRL compact")
 
 
-def compare(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Run all arms in turn, each in a process of its own."""
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
-    for _ in range(options.rounds):
-        for arm in options.arms:
-            words, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
-            done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode != 0:
-                raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-            results[arm].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"{arm}: {results[arm][-1]}", file=sys.stderr, flush=True)
-    return results
-
-
 QUANTITIES = {"seconds": "time", "peak": "peak", "added": "added"}
 
 
@@ -242,7 +226,7 @@ def main() -> None:
         print(json.dumps(run_arm(options)))
         return
     build_model(options.model, Path(options.folder))
-    results = compare(options)
+    results = run_arms(options.arms, rounds=options.rounds)
     text = section(options, results[options.arms[0]][0]["profile"] if options.profile else table(results))
     print(text)
     if options.write:

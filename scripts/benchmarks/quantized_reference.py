@@ -11,11 +11,9 @@ all else equal, and POPE and CHAIR are measured. Give it a trained model: on ran
 
 import argparse
 import json
-import os
 import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Any
 
 import torch
 import transformers
-from workload import ENVIRONMENT, resident, write_section
+from workload import resident, run_arms, write_section
 
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
@@ -113,19 +111,6 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
         "spread": (gap - wanted).std().item(),
         "same": (gap.sign() == wanted.sign()).float().mean().item(),
     }
-
-
-def compare(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Run the arms in turn."""
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for _ in range(options.rounds):
-        for arm in ARMS:
-            words, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
-            done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode != 0:
-                raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-            results[arm].append(json.loads(done.stdout.splitlines()[-1]))
-    return results
 
 
 def fidelity_section(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:
@@ -232,7 +217,11 @@ def main() -> None:
         return
     if options.train_steps and options.eval is None:
         parser.error("--train-steps measures what it trained: name the folder of POPE and CHAIR with --eval")
-    text = training_section(options, train(options)) if options.train_steps else fidelity_section(options, compare(options))
+    text = (
+        training_section(options, train(options))
+        if options.train_steps
+        else fidelity_section(options, run_arms(ARMS, rounds=options.rounds))
+    )
     print(text)
     if options.write:
         write_section(text, page=PAGE)

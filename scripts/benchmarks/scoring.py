@@ -8,10 +8,8 @@ are compared. Tokenising is in both.
 
 import argparse
 import json
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 import datasets
 import torch
 import transformers
-from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, write_section
+from workload import SHAPES, build_model, build_pairs, resident, run_arms, write_section
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
@@ -78,14 +76,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
 
 def compare(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
     """Run both in turn, and check that they agree."""
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for _ in range(options.rounds):
-        for arm in ARMS:
-            words, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
-            done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-            if done.returncode != 0:
-                raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
-            results[arm].append(json.loads(done.stdout.splitlines()[-1]))
+    results = run_arms(ARMS, rounds=options.rounds)
     ours, plain = (torch.tensor(results[arm][0]["sums"]) for arm in ARMS)
     # Sums over a hundred tokens and more, in float32.
     torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-3)

@@ -1,7 +1,11 @@
 """What the benchmarks of speed run on: random LLaVAs with 576 image tokens, pairs of random words, and the page of the results."""
 
 import json
+import os
 import random
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +122,21 @@ def write_section(text: str, *, page: Path = PAGE) -> None:
     else:
         page = page.rstrip() + "\n\n" + text
     path.write_text(page, encoding="utf-8")
+
+
+def run_arms(arms: Sequence[str], *, rounds: int) -> dict[str, list[dict[str, Any]]]:
+    """Run this script's arms in turn, each in a process of its own that prints its figures as JSON on its last line.
+
+    Raises:
+        SystemExit: If one fails.
+    """
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
+    for _ in range(rounds):
+        for arm in arms:
+            command, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
+            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            if done.returncode != 0:
+                raise SystemExit(f"{arm} failed:\n{done.stderr[-3000:]}")
+            results[arm].append(json.loads(done.stdout.splitlines()[-1]))
+            print(f"{arm}: {json.dumps(results[arm][-1])[:200]}", file=sys.stderr, flush=True)
+    return results
