@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 
 from scripts.studies.da_dpo_report import write_report
-from scripts.studies.world_start import make_pairs, make_start, measure, quiet, read_json, run, write_json
+from scripts.studies.world_start import make_pairs, make_start, measure, measure_start, quiet, run, slug, write_json
 
 NUM_PAIRS, STEPS, BATCH = 2400, 150, 16
 BETA, LEARNING_RATE = 0.1, 1e-4
@@ -100,7 +100,7 @@ class Cell:
 
     def path(self, out: Path) -> Path:
         """The file of the finished run."""
-        return out / "cells" / _slug(self.condition.name) / str(self.seed) / f"{_slug(self.arm.name)}.json"
+        return out / "cells" / slug(self.condition.name) / str(self.seed) / f"{slug(self.arm.name)}.json"
 
 
 def list_tiers(*, quick: bool) -> list[list[Cell]]:
@@ -128,7 +128,7 @@ def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
     torch.set_num_threads(1)
     start = time.perf_counter()
     data = _write_difficulty(cell, out, make_data(cell.condition, cell.seed, out, smoke=smoke))
-    model = out / "models" / f"{_slug(cell.condition.name)}-{cell.seed}-{_slug(cell.arm.name)}"
+    model = out / "models" / f"{slug(cell.condition.name)}-{cell.seed}-{slug(cell.arm.name)}"
     steps = 3 if smoke else STEPS
     words = ["train", "preference", "--model", out / "start" / "sft", "--data", data, "--reference", "cached", "--out", model,
              "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", LEARNING_RATE, "--warmup-ratio", 0.1, "--beta", cell.arm.beta,
@@ -153,7 +153,7 @@ def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
 def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Path:
     """Return the scored pairs of a data set, made where they are missing."""
     return make_pairs(
-        out / "pairs" / f"{_slug(condition.name)}-{seed}", start=out / "start", seed=seed, num_pairs=48 if smoke else NUM_PAIRS,
+        out / "pairs" / f"{slug(condition.name)}-{seed}", start=out / "start", seed=seed, num_pairs=48 if smoke else NUM_PAIRS,
         easy_share=condition.easy_share, label_noise=condition.label_noise,
     )  # fmt: skip
 
@@ -182,10 +182,6 @@ def _best_checkpoint(model: Path, validation: Path) -> Path:
     return min(checkpoints, key=lambda path: measure(path, validation, parts=("chair",))["hallucinated"])
 
 
-def _slug(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
-
-
 def _work(cells: list[Cell], out: Path, smoke: bool) -> None:
     for cell in cells:
         if not cell.path(out).is_file():
@@ -206,10 +202,7 @@ def main() -> None:
     if not options.report_only:
         start = time.perf_counter()
         model = make_start(options.out / "start", smoke=options.smoke)
-        sft = options.out / "cells" / "sft.json"
-        if not sft.is_file():
-            write_json(sft, measure(model, options.out / "start" / "test"))
-        print(f"SFT: {read_json(sft)['hallucinated']:.1f}% hallucinated captions", flush=True)
+        print(f"SFT: {measure_start(model, options.out)['hallucinated']:.1f}% hallucinated captions", flush=True)
         with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
             for tier in list_tiers(quick=options.quick):
                 # One process a data set, so that no two make the same one.
@@ -219,10 +212,9 @@ def main() -> None:
                 for future in [pool.submit(_work, those, options.out, options.smoke) for those in sets.values()]:
                     future.result()
         print(f"done in {time.perf_counter() - start:.0f} s")
-    names = {_slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
-    print(
-        write_report(options.out, options.report or options.out, names=names, conditions={_slug(one.name): one.name for one in CONDITIONS})
-    )
+    names = {slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
+    conditions = {slug(one.name): one.name for one in CONDITIONS}
+    print(write_report(options.out, options.report or options.out, names=names, conditions=conditions))
 
 
 if __name__ == "__main__":

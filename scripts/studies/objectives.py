@@ -27,7 +27,7 @@ import torch
 from datasets import Dataset
 
 from scripts.studies.objectives_report import object_f1, write_report
-from scripts.studies.world_start import make_pairs, make_start, measure, quiet, read_json, run, write_json
+from scripts.studies.world_start import make_pairs, make_start, measure, measure_start, quiet, read_json, run, slug, write_json
 
 NUM_PAIRS, STEPS, QUICK_STEPS, BATCH = 2400, 150, 60, 16
 SEARCH_SEED, SEEDS, QUICK_SEEDS = 100, (1, 2, 3), (1, 2)
@@ -224,11 +224,6 @@ def _asked(prompt: str) -> list[dict[str, str]]:
     return [{"type": "image"}, {"type": "text", "text": prompt}]
 
 
-def slug(name: str) -> str:
-    """A name as a folder's."""
-    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
-
-
 def _work(cells: Sequence[Cell], out: Path, steps: int, smoke: bool) -> None:
     for cell in cells:
         if not cell.path(out).is_file():
@@ -259,9 +254,7 @@ def main() -> None:
     if not options.report_only:
         begin = time.perf_counter()
         model = make_start(options.out / "start", smoke=options.smoke)
-        sft = options.out / "cells" / "sft.json"
-        if not sft.is_file():
-            write_json(sft, measure(model, options.out / "start" / "test", parts=("chair", "pope")))
+        measure_start(model, options.out, parts=("chair", "pope"))
         for cells in (list(list_search(quick=options.quick)), list(list_cells(quick=options.quick))):
             if options.smoke:
                 cells = [cell for cell in cells if cell.objective.name in ("dpo", "simpo") and cell.seed != QUICK_SEEDS[1]]

@@ -71,6 +71,19 @@ def make_pairs(out: Path, *, start: Path, seed: int, num_pairs: int, easy_share:
     return scored
 
 
+def measure_start(model: Path, out: Path, *, parts: Sequence[str] = ("chair", "pope", "general")) -> dict[str, float]:
+    """Measure the start once, and keep it as the cell ``sft``."""
+    path = out / "cells" / "sft.json"
+    if not path.is_file():
+        write_json(path, measure(model, out / "start" / "test", parts=parts))
+    return read_json(path)
+
+
+def slug(name: str) -> str:
+    """A name as a file's."""
+    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
+
+
 def measure(model: Path, world: Path, *, parts: Sequence[str] = ("chair", "pope", "general")) -> dict[str, float]:
     """Answer a held-out world's questions greedily and score them.
 
