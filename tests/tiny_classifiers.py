@@ -1,11 +1,15 @@
 """Tiny random classifiers with two heads, on real backbones."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from mmalign.models.contrastive import build_clip
 from mmalign.models.dual_head import DualHead, DualHeadConfig, Preprocessing
+from mmalign.worlds.tokenizer import train_tokenizer
 from tests.tiny_models import CLIP_TOWER
 
 CLASSES = ("cat", "dog", "frog")
@@ -28,3 +32,16 @@ def build_tiny_classifier(*, seed: int = 0, tower: bool = False, **options: Any)
             if isinstance(module, nn.Linear) and module.out_features == len(CLASSES):
                 module.weight.mul_(20)
     return model
+
+
+def save_tiny_clip(folder: Path, texts: Sequence[str], *, max_positions: int) -> Path:
+    """Save a random CLIP whose tokenizer knows the words of the texts."""
+    train_tokenizer(texts).save_pretrained(folder)
+    size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    towers = {
+        "text_config": {**size, "max_position_embeddings": max_positions},
+        "vision_config": {**size, "image_size": 28, "patch_size": 14},
+    }
+    for part in build_clip({"projection_dim": 16, **towers}, tokenizer=str(folder), seed=0):
+        part.save_pretrained(folder)
+    return folder

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
 from mmalign.models.compose import ComposeConfig, compose_mllm
@@ -117,3 +118,13 @@ def list_rows(counts: list[int], *, seed: int = 0) -> list[dict[str, Any]]:
         row |= {"responses": [[{"role": "assistant", "content": text}] for text in responses]}
         rows.append({**row, "scores": [value / count for value in rng.sample(range(count), count)]})
     return rows
+
+
+def fill_adapter(policy: nn.Module) -> nn.Module:
+    """Give a new adapter's weights values, whose second half is zero otherwise and has no effect."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_" in name:
+                parameter.normal_(0, 0.05)
+    return policy

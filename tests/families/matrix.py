@@ -35,7 +35,7 @@ from mmalign.models.adapters import LoraOptions, add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
-from tests.tiny_models import pair_rows, random_image, random_text
+from tests.tiny_models import fill_adapter, pair_rows, random_image, random_text
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
 BEGIN, END = "<!-- the table begins: python -m tests.families.matrix --write -->", "<!-- the table ends -->"
@@ -238,7 +238,7 @@ def check_generation(family: Family) -> None:
 def check_lora(family: Family) -> None:
     """Saved, loaded again and merged: the same numbers."""
     base, _ = load_mllm(str(family.folder))
-    policy = fill(add_lora(base, LoraOptions(rank=4, alpha=8)))
+    policy = fill_adapter(add_lora(base, LoraOptions(rank=4, alpha=8))).eval()
     expected = logps(policy, family.processor)
     assert (expected - logps(family.model, family.processor)).abs().max() > 1e-3
     with tempfile.TemporaryDirectory() as folder:
@@ -283,19 +283,9 @@ def check_qlora(family: Family) -> None:
         assert (got[name] - gradient).norm() < 1e-3 * gradient.norm(), name
 
 
-def fill(policy: nn.Module) -> nn.Module:
-    """Give an adapter weights, in eval mode."""
-    torch.manual_seed(0)
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_" in name:
-                parameter.normal_(0, 0.05)
-    return policy.eval()
-
-
 def lora_gradients(base: Any, processor: Any) -> dict[str, Tensor]:
     """Gradients of an adapter in train mode."""
-    policy = fill(add_lora(base, LoraOptions(rank=2, alpha=4))).train()
+    policy = fill_adapter(add_lora(base, LoraOptions(rank=2, alpha=4))).train()
     sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums()
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}

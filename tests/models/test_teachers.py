@@ -6,24 +6,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mmalign.models.contrastive import build_clip
 from mmalign.models.load import load_clip
 from mmalign.models.teachers import TipAdapterTeacher, ZeroShotTeacher, embed_classes
-from mmalign.worlds.tokenizer import train_tokenizer
-from tests.tiny_classifiers import CLASSES
+from tests.tiny_classifiers import CLASSES, save_tiny_clip
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    train_tokenizer([f"a photo of a {name}. art of the {name}." for name in CLASSES]).save_pretrained(folder)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
-    vision = {**{key: value for key, value in text.items() if key != "max_position_embeddings"}, "image_size": 28, "patch_size": 14}
-    for part in build_clip({"projection_dim": 16, "text_config": text, "vision_config": vision}, tokenizer=str(folder), seed=0):
-        part.save_pretrained(folder)
-    return folder
+    return save_tiny_clip(
+        tmp_path_factory.mktemp("clip"), [f"a photo of a {name}. art of the {name}." for name in CLASSES], max_positions=24
+    )
 
 
 def test_prompts_are_averaged_at_unit_length(clip: Path) -> None:

@@ -10,10 +10,8 @@ from mmalign.cli import main
 from mmalign.commands.classify import DualHeadOptions
 from mmalign.config import parse_options
 from mmalign.data.labeled_images import COOP_SETS
-from mmalign.models.contrastive import build_clip
-from mmalign.worlds.tokenizer import train_tokenizer
 from tests.conftest import REPOSITORY
-from tests.tiny_classifiers import CLASSES
+from tests.tiny_classifiers import CLASSES, save_tiny_clip
 from tests.tiny_models import random_image
 
 RECIPES = sorted((REPOSITORY / "scripts" / "dho").glob("*.yaml"))
@@ -23,13 +21,7 @@ SMOKE += ["--precision", "float32"]
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("clip")
-    train_tokenizer([f"a photo of a {name}." for name in CLASSES]).save_pretrained(folder)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 77}
-    vision = {**{key: value for key, value in text.items() if key != "max_position_embeddings"}, "image_size": 28, "patch_size": 14}
-    for part in build_clip({"projection_dim": 16, "text_config": text, "vision_config": vision}, tokenizer=str(folder), seed=0):
-        part.save_pretrained(folder)
-    return folder
+    return save_tiny_clip(tmp_path_factory.mktemp("clip"), [f"a photo of a {name}." for name in CLASSES], max_positions=77)
 
 
 def save_images(folder: Path, number: int) -> None:
