@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
+from datasets import Image as ImageFeature
 from torch import nn
 
 from mmalign.models.contrastive import build_clip
 from mmalign.models.dual_head import DualHead, DualHeadConfig, Preprocessing
 from mmalign.worlds.tokenizer import train_tokenizer
-from tests.tiny_models import CLIP_TOWER
+from tests.tiny_models import CLIP_TOWER, random_image
 
 CLASSES = ("cat", "dog", "frog")
 RESNET = {"channels": [4, 8, 8, 16], "stem_width": 4}
@@ -34,7 +36,7 @@ def build_tiny_classifier(*, seed: int = 0, tower: bool = False, **options: Any)
     return model
 
 
-def save_tiny_clip(folder: Path, texts: Sequence[str], *, max_positions: int) -> Path:
+def save_tiny_clip(folder: Path, texts: Sequence[str], *, max_positions: int, **values: Any) -> Path:
     """Save a random CLIP whose tokenizer knows the words of the texts."""
     train_tokenizer(texts).save_pretrained(folder)
     size = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -42,6 +44,13 @@ def save_tiny_clip(folder: Path, texts: Sequence[str], *, max_positions: int) ->
         "text_config": {**size, "max_position_embeddings": max_positions},
         "vision_config": {**size, "image_size": 28, "patch_size": 14},
     }
-    for part in build_clip({"projection_dim": 16, **towers}, tokenizer=str(folder), seed=0):
+    for part in build_clip({"projection_dim": 16, **towers, **values}, tokenizer=str(folder), seed=0):
         part.save_pretrained(folder)
     return folder
+
+
+def save_part(path: Path, number: int, seed: int) -> None:
+    """Save labelled images of noise, the classes in turn."""
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "id": Value("string")})
+    rows = {"image": [random_image(seed + i) for i in range(number)], "label": [i % 3 for i in range(number)]}
+    Dataset.from_dict({**rows, "id": [f"{path.stem}{i}" for i in range(number)]}, features=features).to_parquet(path)

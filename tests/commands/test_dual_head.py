@@ -9,28 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
-from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 
 from mmalign.cli import main
 from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.teacher_logits import save_teacher_logits
-from mmalign.models.contrastive import build_clip
 from mmalign.models.dual_head import load_dual_head
-from mmalign.worlds.tokenizer import train_tokenizer
 from tests.conftest import REPOSITORY
-from tests.tiny_classifiers import CLASSES
+from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
 
 STUDENT = ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
 STEPS = ["--max-steps", "3", "--batch-size", "4", "--logging-steps", "1", "--image-size", "32", "--augmentation", "pad-crop"]
-
-
-def save_part(path: Path, number: int, seed: int) -> None:
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "id": Value("string")})
-    rows = {"image": [random_image(seed + i) for i in range(number)], "label": [i % 3 for i in range(number)]}
-    Dataset.from_dict({**rows, "id": [f"{path.stem}{i}" for i in range(number)]}, features=features).to_parquet(path)
 
 
 @pytest.fixture(scope="module")
@@ -51,12 +41,8 @@ def logits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_clip(clip: Path) -> None:
-    train_tokenizer(["a photo of a cat.", "a photo of a dog.", "a photo of a frog."]).save_pretrained(clip)
-    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 24}
-    vision = {**{key: value for key, value in text.items() if key != "max_position_embeddings"}, "image_size": 28, "patch_size": 14}
-    values = {"projection_dim": 16, "text_config": text, "vision_config": vision, "logit_scale_init_value": 4.6051702}
-    for part in build_clip(values, tokenizer=str(clip), seed=0):
-        part.save_pretrained(clip)
+    texts = ["a photo of a cat.", "a photo of a dog.", "a photo of a frog."]
+    save_tiny_clip(clip, texts, max_positions=24, logit_scale_init_value=4.6051702)
 
 
 def train(photos: Path, out: Path, *words: str) -> int:

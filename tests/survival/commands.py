@@ -5,10 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from safetensors import safe_open
+from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from mmalign.data.labeled_images import load_labeled_images
+from mmalign.data.teacher_logits import save_teacher_logits
 from tests.data_files import chat_rows, save_rows, scored_rows
+from tests.tiny_classifiers import save_part
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
 
 
@@ -21,6 +26,8 @@ class Inputs(NamedTuple):
     pairs: Path
     many_pairs: Path
     pope: Path
+    photos: Path
+    logits: Path
 
 
 class Case(NamedTuple):
@@ -50,7 +57,13 @@ def make_inputs(folder: Path) -> Inputs:
         random_image(i).save(pope / "images" / f"{i}.png")
     rows = [{"question_id": i, "image": f"{i % 6}.png", "text": f"Is there a dog {i}?", "label": "yes"} for i in range(24)]
     (pope / "coco_pope_random.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope)
+    photos, logits = folder / "photos", folder / "teacher.safetensors"
+    photos.mkdir()
+    save_part(photos / "train.parquet", 30, 0)
+    images = load_labeled_images(photos)
+    sure = 4 * functional.one_hot(torch.from_numpy(images.labels), 3).float()
+    save_teacher_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
+    return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope, photos, logits)
 
 
 def build_clip(tokenizer: Any, folder: Path) -> None:
@@ -122,6 +135,22 @@ def evaluate(inputs: Inputs, out: Path) -> list[str]:
     return ["evaluate", "pope", "--data", str(inputs.pope), "--model", str(inputs.model), "--out", str(out), "--batch-size", "2"]
 
 
+def train_classifier(inputs: Inputs, out: Path) -> list[str]:
+    """A classifier with two heads, and a moving average of its weights."""
+    run = ["train", "dual-head", "--data", str(inputs.photos), "--teacher", str(inputs.logits), "--teacher-kind", "logits"]
+    run += ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
+    run += ["--image-size", "32", "--augmentation", "pad-crop", "--shots", "2", "--ema-decay", "0.9", "--out", str(out)]
+    run += ["--max-steps", "10", "--batch-size", "4", "--save-steps", "3", "--logging-steps", "1", "--learning-rate", "1e-3"]
+    return [*run, "--schedule", "constant"]
+
+
+def read_classifier(out: Path) -> Any:
+    """The weights, the losses and the report."""
+    log = json.loads((out / "train_log.json").read_text())
+    weights = (out / "model.safetensors").read_bytes()
+    return weights, [entry for entry in log if "loss" in entry], json.loads((out / "classifier.json").read_text())
+
+
 CASES = {
     "train sft": Case(train("sft"), read_run),
     "train sft, dropout and accumulation": Case(
@@ -130,6 +159,7 @@ CASES = {
     "train mimic": Case(train("mimic", "--ce-weight", "1", "--teacher-quantization", "nf4"), read_run),
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
+    "train dual-head": Case(train_classifier, read_classifier),
     "score-difficulty": Case(score, read_scores),
     "evaluate": Case(evaluate, read_scores),
 }
