@@ -43,8 +43,9 @@ def wait_for(found: Callable[[], object], process: BaseProcess, *, seconds: floa
 
 
 @pytest.mark.slow
-def test_sigterm_saves_and_leaves_with_143(inputs: Inputs, whole: Path, tmp_path: Path) -> None:
-    words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
+@pytest.mark.parametrize("name", ["train sft", "train dual-head"])
+def test_sigterm_saves_and_leaves_with_143(name: str, inputs: Inputs, tmp_path: Path) -> None:
+    words, log = CASES[name].words(inputs, tmp_path / "out"), tmp_path / "log"
     # More steps than it will take, and no checkpoint of its own: what is there was saved because of the signal.
     long = [*words, "--max-steps", "2000", "--save-steps", "2000"]
     process = start_command(long, log=log)
