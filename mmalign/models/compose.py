@@ -14,9 +14,11 @@ from timm.data import resolve_model_data_config
 from torch import nn
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoImageProcessor,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     CLIPImageProcessor,
     CLIPVisionModel,
@@ -96,17 +98,33 @@ def _config_from_file(source: str) -> PreTrainedConfig:
 def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     """Return the tower, and the checkpoint its image processor can come from."""
     from_file = _is_config_file(source)
-    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
-    config = getattr(config, "vision_config", config)
+    whole = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = getattr(whole, "vision_config", whole)
     if config.model_type not in _TOWERS:
         raise ValueError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
     tower_class = _TOWERS[config.model_type]
     if not from_file:
         check_safetensors(source)
-        return tower_class.from_pretrained(source, dtype=torch.float32, use_safetensors=True), source
+        if type(whole) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+            return _load_whole(AutoModelForImageTextToText, source).model.vision_tower, source
+        return _load_whole(tower_class, source), source
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
     return tower_class._from_config(config), None
+
+
+def _load_whole(model_class: Any, source: str) -> Any:
+    """Load a checkpoint in float32.
+
+    Raises:
+        ValueError: If weights are missing in it: transformers would draw them at random.
+    """
+    model, info = model_class.from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint")
+    return model
 
 
 def _load_llm(source: str) -> PreTrainedModel:
@@ -117,7 +135,7 @@ def _load_llm(source: str) -> PreTrainedModel:
     if from_file:
         return AutoModelForCausalLM.from_config(config)
     check_safetensors(source)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+    return _load_whole(AutoModelForCausalLM, source)
 
 
 def _load_tokenizer(config: ComposeConfig) -> Any:
