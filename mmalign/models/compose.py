@@ -123,7 +123,9 @@ def _load_whole(model_class: Any, source: str) -> Any:
         source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint")
+        raise ValueError(
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint"
+        )
     return model
 
 
