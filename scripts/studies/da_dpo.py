@@ -24,7 +24,7 @@ import torch
 from datasets import Dataset
 
 from scripts.studies.da_dpo_report import write_report
-from scripts.studies.world_start import make_pairs, make_start, measure, measure_start, quiet, run, slug, write_json
+from scripts.studies.world_start import make_scored_pairs, make_start, measure, measure_start, quiet, run, slug, write_json
 
 NUM_PAIRS, STEPS, BATCH = 2400, 150, 16
 BETA, LEARNING_RATE = 0.1, 1e-4
@@ -152,7 +152,7 @@ def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
 
 def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Path:
     """Return the scored pairs of a data set, made where they are missing."""
-    return make_pairs(
+    return make_scored_pairs(
         out / "pairs" / f"{slug(condition.name)}-{seed}", start=out / "start", seed=seed, num_pairs=48 if smoke else NUM_PAIRS,
         easy_share=condition.easy_share, label_noise=condition.label_noise,
     )  # fmt: skip

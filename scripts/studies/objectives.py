@@ -27,7 +27,7 @@ import torch
 from datasets import Dataset
 
 from scripts.studies.objectives_report import object_f1, write_report
-from scripts.studies.world_start import make_pairs, make_start, measure, measure_start, quiet, read_json, run, slug, write_json
+from scripts.studies.world_start import make_scored_pairs, make_start, measure, measure_start, quiet, read_json, run, slug, write_json
 
 NUM_PAIRS, STEPS, QUICK_STEPS, BATCH = 2400, 150, 60, 16
 SEARCH_SEED, SEEDS, QUICK_SEEDS = 100, (1, 2, 3), (1, 2)
@@ -165,7 +165,7 @@ def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> None:
 def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Path:
     """Return the pairs of a data set with reference, scores and visits, made where they are missing."""
     folder = out / "pairs" / f"{slug(condition.name)}-{seed}"
-    scored = make_pairs(
+    scored = make_scored_pairs(
         folder, start=out / "start", seed=seed, num_pairs=48 if smoke else NUM_PAIRS,
         easy_share=condition.easy_share, label_noise=condition.label_noise,
     )  # fmt: skip

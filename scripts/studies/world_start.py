@@ -47,9 +47,9 @@ def run(words: Sequence[object]) -> None:
         raise SystemExit(f"the study stopped at: mmalign {' '.join(text)}")
 
 
-def make_start(out: Path, *, smoke: bool) -> Path:
+def make_start(out: Path, *, smoke: bool, caption_noise: float = CAPTION_NOISE) -> Path:
     """Make what is not there yet: world, scorer, model, held-out worlds. Returns the folder of the model."""
-    steps = commands(out, seed=0, smoke=smoke, caption_noise=CAPTION_NOISE)
+    steps = commands(out, seed=0, smoke=smoke, caption_noise=caption_noise)
     run_commands(out, {done: steps[done] for done in ("world/world.json", "clip/train_log.json", "mllm/config.json", "sft/train_log.json")})
     for name, seed, size in (("test", TEST_SEED, 300), ("validation", VALIDATION_SEED, 100)):
         if not (out / name / "world.json").is_file():
@@ -59,15 +59,20 @@ def make_start(out: Path, *, smoke: bool) -> Path:
     return out / "sft"
 
 
-def make_pairs(out: Path, *, start: Path, seed: int, num_pairs: int, easy_share: float, label_noise: float) -> Path:
-    """Make a set of pairs that the start has not seen, and score them. Returns the file with difficulty and reference."""
+def make_pairs(out: Path, *, seed: int, num_pairs: int, easy_share: float = 0.8, label_noise: float = 0.0) -> Path:
+    """Make a set of pairs that the start has not seen. Returns their folder."""
     if not (out / "world" / "world.json").is_file():
         run(["world", "build", "--out", out / "world", "--seed", seed, "--num-scenes", 1, "--num-eval-scenes", 1, "--num-workers", 1,
              "--num-pairs", num_pairs, "--easy-share", easy_share, "--label-noise", label_noise])  # fmt: skip
+    return out / "world" / "pairs"
+
+
+def make_scored_pairs(out: Path, *, start: Path, seed: int, num_pairs: int, easy_share: float, label_noise: float) -> Path:
+    """Make such pairs and score their difficulty. Returns the file with difficulty and reference."""
+    pairs = make_pairs(out, seed=seed, num_pairs=num_pairs, easy_share=easy_share, label_noise=label_noise)
     scored = out / "difficulty" / "scored.parquet"
     if not scored.is_file():
-        run(["score-difficulty", out / "world" / "pairs", "--clip", start / "clip", "--mllm", start / "sft", "--out", scored.parent,
-             "--batch-size", 64])  # fmt: skip
+        run(["score-difficulty", pairs, "--clip", start / "clip", "--mllm", start / "sft", "--out", scored.parent, "--batch-size", 64])
     return scored
 
 
