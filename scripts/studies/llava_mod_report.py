@@ -1,7 +1,8 @@
 """The page of the LLaVA-MoD study: tables and pictures from the finished runs."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -117,7 +118,7 @@ def draw_experts(out: Path, path: Path) -> None:
     """Draw each expert's share of the tokens over the steps of the sparse arms, a panel a layer, the mean over seeds."""
     logs = {arm: [json.loads(log.read_text(encoding="utf-8")) for log in sorted((out / "cells").glob(f"*/{arm}.log.json"))]
             for arm in ("sparse-sft", "sparse-mimic")}  # fmt: skip
-    keys = sorted({key for log in _all(logs.values()) for row in log for key in row if key.startswith("router_load/")})
+    keys = sorted({key for log in chain(*logs.values()) for row in log for key in row if key.startswith("router_load/")})
     layers = sorted({key.split("_e")[0] for key in keys})
     if not layers:
         return
@@ -135,11 +136,6 @@ def draw_experts(out: Path, path: Path) -> None:
         panels[0][0].set_ylabel("share of the choices")
         panels[0][-1].legend(fontsize=8)
         figure.savefig(path, dpi=130)
-
-
-def _all(groups: "Iterator[list[list[dict[str, float]]]] | object") -> Iterator[list[dict[str, float]]]:
-    for group in groups:  # type: ignore[attr-defined]
-        yield from group
 
 
 def write_report(out: Path, folder: Path, *, names: Mapping[str, str]) -> Path:

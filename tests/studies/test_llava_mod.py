@@ -1,0 +1,72 @@
+"""The LLaVA-MoD study: every arm has a start that is made before it, and it runs from the teacher to the page."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scripts.studies import llava_mod_report as report
+from scripts.studies.llava_mod import ARMS, FULL, QUICK, Study
+from scripts.studies.world_start import read_json, slug, write_json
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_each_arm_begins_with_a_model_that_is_made_before_it(quick: bool) -> None:
+    made = {"", "teacher"}
+    for arm in Study(Path("out"), QUICK if quick else FULL, quick, smoke=False).arms():
+        assert arm.parent in made, arm.name
+        assert arm.name not in made
+        made.add(arm.name)
+
+
+def test_what_the_page_compares_is_measured() -> None:
+    measured = {slug(arm.name) for arm in ARMS if arm.measured}
+    pairs = report.MIMIC_BEATS_SFT + report.SPARSE_BEATS_DENSE + report.FREEZING + report.REFERENCES
+    assert {name for pair in pairs for name in pair} <= measured
+    assert {name for name in measured if name.startswith(report.PREFERRED)} == {slug(arm.name) for arm in ARMS if "preference" in arm.words}
+
+
+def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
+    """Seeds 1 and 2 differ by -3 and -5; seed 3 has no counterpart."""
+    numbers = {"CHAIR_i": 10.0, "coverage": 90.0, "POPE F1": 80.0, "general": 70.0, "words": 20.0, "weights": 2000.0, "activated": 1000.0}
+    for arm, seed, value in (
+        ("dense-mimic", 1, 27),
+        ("dense-mimic", 2, 25),
+        ("dense-mimic", 3, 99),
+        ("dense-sft", 1, 30),
+        ("dense-sft", 2, 30),
+    ):
+        write_json(tmp_path / "cells" / str(seed) / f"{arm}.json", numbers | {"hallucinated": float(value)})
+    runs = report.read_runs(tmp_path)
+    table = report.differences_table(runs, report.MIMIC_BEATS_SFT, {"dense-mimic": "dense mimic", "dense-sft": "dense SFT"})
+    assert "| dense mimic - dense SFT | -4.0 ± 12.7 (p = 0.156) | +0.0" in table
+    assert runs["dense-sft"][1]["object F1"] == pytest.approx(90.0)
+
+
+@pytest.mark.slow
+def test_smoke(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "scripts.studies.llava_mod", "--smoke", "--quick", "--out", str(tmp_path)]
+    done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    arms = [arm for arm in ARMS if arm.measured and arm.quick]
+    assert {path.stem for path in tmp_path.glob("cells/1/*.json") if not path.name.endswith(".log.json")} == {
+        slug(arm.name) for arm in arms
+    }
+    assert not list(tmp_path.glob("models/*")), "weights are deleted"
+    sparse, wide, dense = (read_json(tmp_path / "cells" / "1" / f"{name}-mimic.json") for name in ("sparse", "wide", "dense"))
+    # Routers, 4 x 64 in two layers, and rounding of one weight are all that part the activated weights of sparse and wide.
+    assert dense["activated"] < wide["activated"] <= sparse["activated"] <= wide["activated"] + 2 * 4 * 64
+    assert sparse["weights"] > sparse["activated"]
+    page = (tmp_path / "llava_mod.md").read_text()
+    assert "| sparse mimic | 1 |" in page
+    for name in ("tradeoff", "experts"):
+        assert (tmp_path / f"llava_mod_{name}.png").read_bytes().startswith(b"\x89PNG")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*.json")}
+    cell = tmp_path / "cells" / "1" / "dense-sft.json"
+    cell.unlink()
+    subprocess.run(words, cwd=REPOSITORY, capture_output=True, timeout=900, check=True)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*.json")}
+    assert {path for path in before if after[path] != before[path]} == {cell, cell.with_suffix(".log.json")}
