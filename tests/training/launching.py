@@ -13,7 +13,9 @@ FSDP = REPOSITORY / "scripts" / "accelerate" / "fsdp2_8gpu.yaml"
 
 
 def start_two(folder: Path, *words: str, sharded: bool = False) -> subprocess.Popen[str]:
-    """Start two processes of ``python WORDS``. ``--cpu`` would start one: a kind for GPUs selects the launcher that starts as many as asked.
+    """Start two processes of ``python WORDS``.
+
+    ``--cpu`` would start one: a kind for GPUs selects the launcher that starts as many as asked for.
 
     Args:
         folder: For the launch config.

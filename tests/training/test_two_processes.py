@@ -2,15 +2,16 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.cli import main
 from tests.data_files import chat_rows, save_rows
 from tests.methods.test_router import build_sparse
-from tests.tiny_models import build_tiny_llava
+from tests.tiny_models import build_tiny_llava, pair_rows
 from tests.training.launching import launch
 from tests.training.two_trainers import CASES, run_alone
 
@@ -40,34 +41,47 @@ def test_the_command_line_under_two_processes(tiny_llava_dir: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", [False, True], ids=["ddp", "fsdp2"])
-def test_the_command_line_mimics_as_one_process_does(sharded: bool, tmp_path: Path) -> None:
-    """Dense to sparse with every loss; one process that accumulates two micro-batches sees the same ones, balance included."""
-    for name, parts in (("student", build_sparse()), ("teacher", build_tiny_llava(scale=2.0, seed=1))):
-        for part in parts:
-            part.save_pretrained(tmp_path / name)
-    data = save_rows(tmp_path / "chats.parquet", chat_rows(8))
-    words = ["train", "mimic", "--model", str(tmp_path / "student"), "--teacher", str(tmp_path / "teacher"), "--data", str(data)]
-    words += ["--stage", "dense-to-sparse", "--ce-weight", "1", "--learning-rate", "1e-3", "--schedule", "constant"]
-    words += ["--max-steps", "4", "--batch-size", "2", "--logging-steps", "1", "--save-steps", "4"]
-    assert main([*words, "--gradient-accumulation-steps", "2", "--out", str(tmp_path / "alone")]) == 0
-    done = launch(tmp_path, "-m", "tests.training.launched_command", *words, "--out", str(tmp_path / "out"), sharded=sharded)
+@pytest.mark.parametrize(("method", "sharded"), [("mimic", False), ("mimic", True), ("preference", True)])
+def test_the_command_line_ends_as_one_process_does(method: str, sharded: bool, tmp_path: Path) -> None:
+    teacher = save_parts(tmp_path / "teacher", build_tiny_llava(scale=2.0, seed=1))
+    words = ["--max-steps", "4", "--logging-steps", "1", "--save-steps", "4", "--learning-rate", "1e-3", "--schedule", "constant"]
+    if method == "mimic":
+        # Every loss; one process that accumulates two micro-batches sees the same ones, and so has the same balance.
+        student, data = save_parts(tmp_path / "student", build_sparse()), save_rows(tmp_path / "chats.parquet", chat_rows(8))
+        words += ["--stage", "dense-to-sparse", "--teacher", str(teacher), "--ce-weight", "1"]
+        alone, keys = ["--batch-size", "2", "--gradient-accumulation-steps", "2"], {"loss/kl", "loss/nll", "router/balance"}
+    else:
+        # Rewards before training are those of the same pairs on every process, and baselines those of all pairs.
+        student, data = save_parts(tmp_path / "student", build_tiny_llava()), save_rows(tmp_path / "pairs.parquet", pair_rows(8))
+        words += ["--stage", "dense-to-dense", "--objective", "kto_pair", "--reference", "model", "--reference-model", str(teacher)]
+        words += ["--center-rewards"]
+        alone, keys = ["--batch-size", "4"], {"rewards/chosen", "rewards/margin"}
+    words = ["train", method, "--model", str(student), "--data", str(data), *words]
+    assert main([*words, *alone, "--out", str(tmp_path / "alone")]) == 0
+    words += ["--batch-size", "2", "--out", str(tmp_path / "out")]
+    done = launch(tmp_path, "-m", "tests.training.launched_command", *words, sharded=sharded)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("left the group with 0") == 2
     assert done.stdout.count("the weights were sharded") == 2 * sharded
     expected, got = ([e for e in json.loads((tmp_path / out / "train_log.json").read_text()) if "loss" in e] for out in ("alone", "out"))
     assert len(got) == 4
-    assert got[0].keys() == expected[0].keys()
-    assert {"loss/kl", "loss/nll", "router/balance"} < got[0].keys()
+    assert got[0].keys() == expected[0].keys() > keys
     for one, other in zip(got, expected, strict=True):
         assert one == pytest.approx(other, rel=1e-3, abs=1e-5)
     check_saved(tmp_path / "out")
-    start, wanted, found = (load_file(tmp_path / name / "model.safetensors") for name in ("student", "alone", "out"))
+    start, wanted, found = (load_file(folder / "model.safetensors") for folder in (student, tmp_path / "alone", tmp_path / "out"))
     assert found.keys() == wanted.keys()
     for name, weight in found.items():
         # Adam divides by the gradient's size: where that is all rounding, a step of 1e-3 can go either way.
         assert (weight - wanted[name]).norm() < 1e-3 * wanted[name].norm() + 1e-3, name
     assert any((found[name] - start[name]).norm() > 1e-2 * start[name].norm() for name in found), "nothing was trained"
+
+
+def save_parts(folder: Path, parts: tuple[PreTrainedModel, Any]) -> Path:
+    """Save a model and its processor."""
+    for part in parts:
+        part.save_pretrained(folder)
+    return folder
 
 
 def check_saved(folder: Path) -> None:
