@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.cli import main
-from tests.data_files import chat_rows, save_rows
+from tests.data_files import chat_rows, encoded, save_encoded, save_rows
 from tests.methods.test_router import build_sparse
 from tests.tiny_models import build_tiny_llava, pair_rows
 from tests.training.launching import launch
@@ -27,17 +27,26 @@ def test_two_processes_take_the_steps_of_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_command_line_under_two_processes(tiny_llava_dir: Path, tmp_path: Path) -> None:
-    """One folder, one record, one model; both processes leave the group and end in order, and so they do where the input is refused."""
-    data = save_rows(tmp_path / "chats.parquet", chat_rows(8))
+def test_the_command_line_under_two_processes(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One folder, one record, one list of broken rows, one model; both processes leave the group and end in order."""
+    rows = [encoded(row) for row in chat_rows(9)]
+    rows[4]["images"][0]["bytes"] = b"no image"
+    data = save_encoded(tmp_path / "chats.parquet", rows)
     words = ["train", "sft", "--model", str(tiny_llava_dir), "--data", str(data), "--max-steps", "2", "--batch-size", "2"]
-    done = launch(tmp_path, "-m", "tests.training.launched_command", *words, "--out", str(tmp_path / "out"))
+    words += ["--max-reject-share", "0.5", "--out", str(tmp_path / "out")]
+    done = launch(tmp_path, "-m", "tests.training.launched_command", *words)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("left the group with 0") == 2
     assert "terminate called" not in done.stderr
     record = json.loads((tmp_path / "out" / "mmalign_run.json").read_text())
     assert record["batch"] == 4
+    assert record["num_rejected"] == 1
+    (line,) = (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == rows[4]["id"]
     check_saved(tmp_path / "out")
+    # One process would take other batches.
+    assert main(words) == 2
+    assert "holds another run: its number of processes is 2, this one's 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
