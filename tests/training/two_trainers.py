@@ -92,7 +92,7 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
 
 def build_teacher() -> tuple[PreTrainedModel, Any]:
     """Another dense model, surer than the students."""
-    return build_tiny_llava(scale=2.0, seed=1)
+    return build_tiny_llava(scale=4.0, seed=1)
 
 
 def cache_teacher(folder: Path) -> None:
@@ -129,7 +129,7 @@ def main(folder: Path) -> None:
                 assert isinstance(trainer.model_wrapped, DistributedDataParallel)
             expected, log = json.loads((folder / f"{case}.json").read_text())
             got = losses(trainer)
-            assert all(abs(a - b) < 2e-5 * max(1, abs(b)) for a, b in zip(got, expected, strict=True)), (case, sharded, got, expected)
+            assert all(abs(a - b) < 5e-5 * abs(b) for a, b in zip(got, expected, strict=True)), (case, sharded, got, expected)
             for key, value in log.items():
                 # Those two are of a micro-batch's own tokens, and so not the same for other splits.
                 if ("/" in key or key == "grad_norm") and (case == "mimic balance" or key not in ("router/balance", "router/dead_experts")):
