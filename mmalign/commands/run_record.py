@@ -33,7 +33,7 @@ def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) 
         "method": method,
         "options": values,
         "data": dict(data),
-        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+        "processes": _num_processes(),
         "mmalign": __version__,
         "commit": _commit(),
     }
@@ -41,7 +41,11 @@ def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) 
 
 def is_first_process() -> bool:
     """Say whether this is the process that writes for all; a launcher numbers them before they find each other."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return _num_processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def claim_folder(out: Path, record: dict[str, Any]) -> None:
