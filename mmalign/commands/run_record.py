@@ -29,15 +29,36 @@ def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
 def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The same where the hashes of the data are known: by name."""
     values = _without_secrets({key: _as_json(value) for key, value in dataclasses.asdict(options).items()})
-    return {"method": method, "options": values, "data": dict(data), "mmalign": __version__, "commit": _commit()}
+    return {
+        "method": method,
+        "options": values,
+        "data": dict(data),
+        "processes": _num_processes(),
+        "mmalign": __version__,
+        "commit": _commit(),
+    }
+
+
+def is_first_process() -> bool:
+    """Say whether this is the process that writes for all; a launcher numbers them before they find each other."""
+    return _num_processes() == 1 or int(os.environ.get("RANK", "0")) == 0
+
+
+def _num_processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def claim_folder(out: Path, record: dict[str, Any]) -> None:
     """Write the run's record, or check that the folder's own is the same: only then is a stopped run gone on with.
 
+    Of several processes the first does it; where it fails, the launcher ends the others.
+
     Raises:
-        ValueError: If the folder holds a run with another method, other options or other data, or something else.
+        ValueError: If the folder holds a run with another method, other options, other data or another number of processes, or something
+            else.
     """
+    if not is_first_process():
+        return
     if (out / RUN_FILE).is_file():
         _check_same(out, read_record(out), record)
         return
@@ -78,7 +99,16 @@ def _as_json(value: Any) -> Any:
 
 
 def _check_same(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old, new = ({"method": r["method"], **r["options"], **{f"data file {k}": v for k, v in r["data"].items()}} for r in (held, wanted))
+    old, new = (
+        {
+            "method": record["method"],
+            **record["options"],
+            **{f"data file {name}": value for name, value in record["data"].items()},
+            # Their number decides which rows make a batch.
+            "number of processes": record.get("processes", wanted["processes"]),
+        }
+        for record in (held, wanted)
+    )
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if differing:
         key = differing[0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
 from mmalign.commands.cards import write_card
-from mmalign.commands.run_record import claim_folder, describe_run, write_record
+from mmalign.commands.run_record import claim_folder, describe_run, is_first_process, write_record
 from mmalign.commands.train import ListwiseOptions, MimicOptions, MllmOptions, PreferenceOptions, ReferencedOptions, RunOptions
 from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
@@ -184,7 +184,7 @@ def train_and_save(
     dataset = load_rows(options.data)
     num_rows, selected = len(dataset), {}
     check_columns(dataset.column_names, method.columns, what=str(options.data))
-    rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share)
+    rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
     dataset = keep_good_rows(dataset, method.check, rejects=rejects)
     if select is not None:
         selection = select(dataset)

@@ -13,12 +13,13 @@ class Rejects:
     # A share means nothing on the first few rows: one broken row of two is no reason to stop.
     MIN_ROWS_FOR_SHARE = 20
 
-    def __init__(self, path: Path, *, max_share: float) -> None:
+    def __init__(self, path: Path, *, max_share: float, write: bool = True) -> None:
         """Open the list of rejects.
 
         Args:
             path: JSONL file to write.
             max_share: Largest tolerated share of rejected rows, in [0, 1].
+            write: False only counts: of several processes that see the same rows, one writes.
 
         Raises:
             ValueError: If ``max_share`` is not in [0, 1].
@@ -28,15 +29,19 @@ class Rejects:
         self.path = path
         self.max_share = max_share
         self.num_rejected = 0
-        path.unlink(missing_ok=True)
+        self._write = write
+        if write:
+            path.unlink(missing_ok=True)
 
     def add(self, row_id: str, reason: str) -> None:
         """Write one rejected row. Flushed at once, so that a killed run keeps its reasons."""
+        self.num_rejected += 1
+        if not self._write:
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A reason may quote the very text that no file can hold.
         with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"id": row_id, "reason": reason}, ensure_ascii=False) + "\n")
-        self.num_rejected += 1
 
     def check(self, num_seen: int, *, final: bool = False) -> None:
         """Stop the run when more than ``max_share`` of ``num_seen`` rows are rejected.

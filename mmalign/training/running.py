@@ -43,5 +43,7 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
             "it goes on from the last checkpoint"
         ) from error
     if termination.stopped:
+        # A launcher ends all processes when one has left, and the main one may still be at the manifest.
+        trainer.accelerator.wait_for_everyone()
         print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
         raise SystemExit(EXIT_CODE)

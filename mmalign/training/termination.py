@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,9 @@ from transformers import TrainerCallback
 
 EXIT_CODE = 128 + signal.SIGTERM
 """143, what a shell reports of a process that SIGTERM ended: schedulers know it."""
+
+REPEAT_SECONDS = 10.0
+"""Signals within this time are one request: schedulers signal every process of a job, and the launcher passes its own on."""
 
 
 class TerminationCallback(TrainerCallback):
@@ -28,6 +32,7 @@ class TerminationCallback(TrainerCallback):
         """Begin unasked."""
         self.asked = False
         self.stopped = False
+        self._asked_at = 0.0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop where any process was asked to: all save the same step."""
@@ -45,15 +50,21 @@ class TerminationCallback(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take SIGTERM for a request to stop; a second one ends the process at once, as it does everywhere else."""
+        """Take SIGTERM for a request to stop.
+
+        One that comes more than ``REPEAT_SECONDS`` after the first ends the process at once, as it does everywhere else.
+        """
         if threading.current_thread() is not threading.main_thread():
             # Only the main thread may set a handler; who trains in another one stops it by other means.
             yield
             return
 
         def ask(number: int, frame: Any) -> None:
-            self.asked = True
-            signal.signal(signal.SIGTERM, before)
+            if not self.asked:
+                self.asked, self._asked_at = True, time.monotonic()
+            elif time.monotonic() - self._asked_at > REPEAT_SECONDS:
+                signal.signal(signal.SIGTERM, before)
+                signal.raise_signal(signal.SIGTERM)
 
         before = signal.signal(signal.SIGTERM, ask)
         try:

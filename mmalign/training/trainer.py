@@ -100,7 +100,14 @@ class MethodTrainer(Trainer):
         """Collect sharded weights on the main process, for saving; every process must call it. None where none are sharded."""
         if not (self.is_fsdp_enabled or self.is_deepspeed_enabled):
             return None
-        return self.accelerator.get_state_dict(self.model_wrapped)
+        return self._leave_out_copies(self.accelerator.get_state_dict(self.model_wrapped))
+
+    def _leave_out_copies(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
+        """Drop tied weights: gathered from parts they no longer share memory, which is how saving knows them."""
+        model = self.accelerator.unwrap_model(self.model)
+        if weights and isinstance(model, PreTrainedModel):
+            return {name: weight for name, weight in weights.items() if name not in model.all_tied_weights_keys}
+        return weights
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         # Old checkpoints are deleted by the ManifestCallback, once this one's manifest says that it is whole.
@@ -131,6 +138,7 @@ class MethodTrainer(Trainer):
         if not isinstance(model, PreTrainedModel):
             super()._save(output_dir, state_dict)
             return
+        state_dict = self._leave_out_copies(state_dict)
         original = model.save_pretrained
         model.save_pretrained = lambda *args, **kwargs: original(*args, **{**kwargs, "save_original_format": False})
         try:
