@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.studies import llava_mod_report as report
-from scripts.studies.llava_mod import ARMS, FULL, QUICK, Study
+from scripts.studies.llava_mod import ARMS, FFN, FULL, QUICK, WIDTH, Study
 from scripts.studies.world_start import read_json, slug, write_json
 
 REPOSITORY = Path(__file__).parents[2]
@@ -56,10 +56,10 @@ def test_smoke(tmp_path: Path) -> None:
         slug(arm.name) for arm in arms
     }
     assert not list(tmp_path.glob("models/*")), "weights are deleted"
-    sparse, wide, dense = (read_json(tmp_path / "cells" / "1" / f"{name}-mimic.json") for name in ("sparse", "wide", "dense"))
-    # Routers, 4 x 64 in two layers, and rounding of one weight are all that part the activated weights of sparse and wide.
-    assert dense["activated"] < wide["activated"] <= sparse["activated"] <= wide["activated"] + 2 * 4 * 64
-    assert sparse["weights"] > sparse["activated"]
+    sparse, dense = (read_json(tmp_path / "cells" / "1" / f"{name}-mimic.json") for name in ("sparse", "dense"))
+    # Two of the four layers: a second expert for each token, and routers of 4 x 64.
+    assert sparse["activated"] - dense["activated"] == 2 * (3 * WIDTH * FFN + 4 * WIDTH)
+    assert sparse["weights"] - dense["weights"] == 2 * (3 * 3 * WIDTH * FFN + 4 * WIDTH)
     page = (tmp_path / "llava_mod.md").read_text()
     assert "| sparse mimic | 1 |" in page
     for name in ("tradeoff", "experts"):
