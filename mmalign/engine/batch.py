@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
+from mmalign.engine.vision import PATCH_INDICES
 
 PADDING = -1
 """Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response."""
@@ -197,7 +198,19 @@ def _concatenate_images(encoded: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
     with_images = [prompt.images for prompt in encoded if prompt.images]
     if not with_images:
         return {}
+    if PATCH_INDICES in with_images[0]:
+        with_images = _continue_indices(with_images)
     return {key: _concatenate([images[key] for images in with_images]) for key in with_images[0]}
+
+
+def _continue_indices(prompts: Sequence[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Count each prompt's patches from those of the prompts before it; pixels are (crops, patches of a crop, values)."""
+    continued, before = [], 0
+    for images in prompts:
+        index = images[PATCH_INDICES]
+        continued.append({**images, PATCH_INDICES: torch.where(index < 0, index, index + before)})
+        before += images["pixel_values"].shape[:2].numel()
+    return continued
 
 
 def _concatenate(tensors: Sequence[Tensor]) -> Tensor:

@@ -14,6 +14,9 @@ from transformers.utils import ModelOutput
 
 _PIXELS = "pixel_values"
 
+PATCH_INDICES = "image_token_pooling"
+"""Which of all patches of the pixels each image token is made of, -1 for none (Molmo-2)."""
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -43,7 +46,8 @@ def encode_images(model: PreTrainedModel, batch: dict[str, Any]) -> ImageFeature
     if not images:
         return None
     output = model.get_image_features(**images, return_dict=True)
-    companions = {key: value for key, value in images.items() if key != _PIXELS}
+    # Read by the tower's side alone.
+    companions = {key: value for key, value in images.items() if key not in (_PIXELS, PATCH_INDICES)}
     return ImageFeatures(output, companions, batch["layout"]["image_blocks"])
 
 

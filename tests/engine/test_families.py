@@ -61,6 +61,16 @@ def test_log_probabilities_and_gradients_equal_the_plain_forward(family: tuple[s
     assert error < 1e-5 * norm
 
 
+def test_the_image_matters(family: tuple[str, Any, Any]) -> None:
+    """Else a wrong image would go unseen here."""
+    _, model, processor = family
+    row = read_pair(pair_rows(1)[0], index=0)
+    encoded = [encode_responses(processor, images=[random_image(i)], prompt=row.prompt, responses=[row.chosen]) for i in range(2)]
+    with torch.no_grad():
+        (first,), (second,) = (own_logps(model, prompt) for prompt in encoded)
+    assert (first - second).abs().max() > 1e-3
+
+
 def test_families_that_cannot_share_are_found(family: tuple[str, Any, Any]) -> None:
     name, model, processor = family
     choice = probe_rows(model, encode(processor, 2), pad_token_id=0)
