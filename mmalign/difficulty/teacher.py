@@ -17,7 +17,7 @@ from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, r
 from mmalign.difficulty.scoring import SHARD_SIZE, claim
 from mmalign.difficulty.shares import Share
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import TopTokens, check_head, compute_teacher_states, head_size
+from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
 from mmalign.engine.teacher_cache import FINGERPRINT, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
 
 
@@ -82,7 +82,6 @@ def write_teacher_cache(
         if not path.is_file():
             if teacher is None:
                 teacher = load()
-                check_head(teacher[0], what="teacher")
             _write_shard(dataset, indices, teacher, path, broken, config, reference)
         num_seen += len(indices)
         for line in broken.read_text(encoding="utf-8").splitlines():

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmalign.engine.divergence import Head
-from mmalign.engine.head import LogitTransform
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, find_transform, unwrap
 
 
@@ -68,16 +66,16 @@ class OutputHead:
     """A model's way from a hidden state to logits."""
 
     head: Head
-    transform: LogitTransform
-    norm: nn.Module
+    norm: nn.Module | None
     """The norm behind the last layer, for states before it."""
 
     def logits(self, final: Tensor) -> Tensor:
         """(K, D) states as the head reads them to (K, V) float32 logits."""
-        return self.transform.apply_(F.linear(final, self.head.weight, self.head.bias).float())
+        return self.head.logits(final)
 
     def lens(self, handed_on: Tensor) -> Tensor:
         """(K, D) states of any layer to (K, V) float32 logits, as if it were the last layer (logit lens)."""
+        assert self.norm is not None
         return self.logits(self.norm(handed_on))
 
 
@@ -89,7 +87,7 @@ def read_output_head(model: nn.Module) -> OutputHead:
     """
     inner = unwrap(model)
     head: Any = inner.get_output_embeddings()
-    return OutputHead(Head(head.weight, head.bias), find_transform(inner), _final_norm(_decoder(inner), head.in_features))
+    return OutputHead(Head(head.weight, head.bias, find_transform(inner)), _final_norm(_decoder(inner), head.in_features))
 
 
 def _decoder(inner: Any) -> Any:
