@@ -268,6 +268,31 @@ def gemma3() -> Built:
     return scaled(hf.Gemma3ForConditionalGeneration(config)), processor
 
 
+def gemma4() -> Built:
+    """Gemma-4: inputs of their own for every layer, layers that share keys and values, bounded logits, no audio tower."""
+    tokens = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+    tokens |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    tokenizer = tokenizer_with(**tokens)
+    images = hf.Gemma4ImageProcessor(patch_size=2, pooling_kernel_size=2, max_soft_tokens=70)
+    processor = hf.Gemma4Processor(
+        hf.Gemma4AudioFeatureExtractor(), images, tokenizer, hf.Gemma4VideoProcessor(), chat_template=template("<|image|>"),
+        image_seq_length=70,
+    )  # fmt: skip
+    vision = {
+        **TOWER, "num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 16, "patch_size": 2, "pooling_kernel_size": 2,
+        "position_embedding_size": 128,
+    }  # fmt: skip
+    text = {
+        **TEXT, "num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 8,
+        "num_kv_shared_layers": 1, "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCAB, "use_bidirectional_attention": "vision", "final_logit_softcapping": 4.0,
+    }  # fmt: skip
+    ids = {f"{key}_id": tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+    ids |= {"eoa_token_index": ids.pop("eoa_token_id"), "video_token_id": processor.video_token_id}
+    torch.manual_seed(0)
+    return scaled(hf.Gemma4ForConditionalGeneration(hf.Gemma4Config(text_config=text, vision_config=vision, **ids))), processor
+
+
 def paligemma() -> Built:
     """PaliGemma: the whole prefix sees itself."""
     return _paligemma({"model_type": "gemma"})
@@ -391,6 +416,22 @@ def lfm2_vl() -> Built:
     return scaled(hf.Lfm2VlForConditionalGeneration(config)), processor
 
 
+def ovis2() -> Built:
+    """Ovis-2: an image's patches are mixtures of a table's embeddings, with marks between tiles."""
+    names = ("IMG_START", "IMG_GRID", "IMG_COL", "IMG_ROW", "IMG_END")
+    tokenizer = tokenizer_with(img_atom="<IMG_ATOM>", **{name.lower(): f"<{name}>" for name in names})
+    images = hf.Ovis2ImageProcessor(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=2)
+    processor = hf.Ovis2Processor(images, tokenizer, chat_template=template("<image>"), image_seq_length=4)
+    config = hf.Ovis2Config(
+        vision_config={**TOWER, "image_size": 28, "patch_size": 7, "hidden_stride": 2, "vocab_size": 40},
+        text_config={**TEXT, "model_type": "qwen2"}, vocab_size=VOCAB, hidden_size=64,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=[tokenizer.convert_tokens_to_ids(f"<{name}>") for name in names],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.Ovis2ForConditionalGeneration(config)), processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "llava": llava,
     "llava-next": llava_next,
@@ -405,12 +446,14 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "gemma3": gemma3,
+    "gemma4": gemma4,
     "paligemma": paligemma,
     "paligemma2": paligemma2,
     "pixtral": pixtral,
     "mistral3": mistral3,
     "molmo2": molmo2,
     "glm4v": glm4v,
+    "ovis2": ovis2,
     "lfm2-vl": lfm2_vl,
 }
 """By the name that the support table gives them."""
