@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from mmalign.data.encode import render
+from mmalign.engine.batch import concatenate_images
 
 NUM_STEPS = 1000
 
@@ -120,8 +121,7 @@ def generate_hallucinated(
     pixels = encoded["pixel_values"].to(model.dtype)
     noised = add_noise(pixels, step=step, generator=generator)
     # Every input has rows, images or patches along its first axis: two halves of each.
-    both = {key: torch.cat([value, value]) for key, value in encoded.items() if key != "pixel_values"}
-    both["pixel_values"] = torch.cat([noised, pixels])
+    both = concatenate_images([{**encoded, "pixel_values": half} for half in (noised, pixels)])
     inputs = {key: value.to(model.device) for key, value in both.items()}
     chooser = HallucinationProcessor(contrast=contrast, plausibility=plausibility, temperature=temperature, generator=generator)
     out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, logits_processor=[chooser])

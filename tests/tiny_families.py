@@ -268,16 +268,51 @@ def gemma3() -> Built:
     return scaled(hf.Gemma3ForConditionalGeneration(config)), processor
 
 
+def gemma4() -> Built:
+    """Gemma-4: inputs of their own for every layer, layers that share keys and values, bounded logits, no audio tower."""
+    tokens = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+    tokens |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    tokenizer = tokenizer_with(**tokens)
+    images = hf.Gemma4ImageProcessor(patch_size=2, pooling_kernel_size=2, max_soft_tokens=70)
+    processor = hf.Gemma4Processor(
+        hf.Gemma4AudioFeatureExtractor(), images, tokenizer, hf.Gemma4VideoProcessor(), chat_template=template("<|image|>"),
+        image_seq_length=70,
+    )  # fmt: skip
+    vision = {
+        **TOWER, "num_hidden_layers": 1, "num_key_value_heads": 2, "head_dim": 16, "patch_size": 2, "pooling_kernel_size": 2,
+        "position_embedding_size": 128,
+    }  # fmt: skip
+    text = {
+        **TEXT, "num_hidden_layers": 3, "layer_types": ["sliding_attention", "full_attention", "full_attention"], "sliding_window": 8,
+        "num_kv_shared_layers": 1, "head_dim": 16, "global_head_dim": 16, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCAB, "use_bidirectional_attention": "vision", "final_logit_softcapping": 4.0,
+    }  # fmt: skip
+    ids = {f"{key}_id": tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+    ids |= {"eoa_token_index": ids.pop("eoa_token_id"), "video_token_id": processor.video_token_id}
+    torch.manual_seed(0)
+    return scaled(hf.Gemma4ForConditionalGeneration(hf.Gemma4Config(text_config=text, vision_config=vision, **ids))), processor
+
+
 def paligemma() -> Built:
     """PaliGemma: the whole prefix sees itself."""
+    return _paligemma({"model_type": "gemma"})
+
+
+def paligemma2() -> Built:
+    """PaliGemma-2: Gemma-2, whose attention and logits are bounded, with sliding windows; it attends eagerly."""
+    windows = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"], "query_pre_attn_scalar": 16}
+    return _paligemma({"model_type": "gemma2", **windows, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 4.0})
+
+
+def _paligemma(text: dict[str, Any]) -> Built:
     tokenizer = tokenizer_with()
     images = hf.SiglipImageProcessor(size={"height": 28, "width": 28})
     images.image_seq_length = 4
     processor = hf.PaliGemmaProcessor(images, tokenizer, chat_template=template("<image>"))
-    text = {**TEXT, "model_type": "gemma", "head_dim": 16}
     config = hf.PaliGemmaConfig(
-        vision_config={**SIGLIP}, text_config=text, projection_dim=64, image_token_index=processor.image_token_id, vocab_size=VOCAB
-    )
+        vision_config={**SIGLIP}, text_config={**TEXT, **text, "head_dim": 16}, projection_dim=64,
+        image_token_index=processor.image_token_id, vocab_size=VOCAB,
+    )  # fmt: skip
     torch.manual_seed(0)
     model = hf.PaliGemmaForConditionalGeneration(config)
     model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
@@ -318,6 +353,85 @@ def mistral3() -> Built:
     return scaled(hf.Mistral3ForConditionalGeneration(config)), processor
 
 
+def molmo2() -> Built:
+    """Molmo-2: overlapping crops pooled by attention and added to the placeholders' embeddings, which lie behind the head's vocabulary."""
+    names = ("im_patch", "im_col", "im_start", "low_res_im_start", "frame_start", "im_end", "frame_end", "im_low")
+    tokenizer = tokenizer_with(**{name: f"<{name}>" for name in names}, image_token="<|image|>", video_token="<|video|>")
+    patches = {"patch_size": 4, "pooling_size": [2, 2]}
+    images = hf.Molmo2ImageProcessor(size={"height": 16, "width": 16}, max_crops=2, overlap_margins=[1, 1], **patches)
+    processor = hf.Molmo2Processor(images, hf.Molmo2VideoProcessor(), tokenizer, chat_template=template("<|image|>"))
+    tower = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    vision = {**tower, "intermediate_size": 64, "num_hidden_layers": 2, "image_size": [16, 16], "patch_size": 4}
+    adapter = {**tower, "intermediate_size": 96, "text_hidden_size": 64, "vision_feature_layer": [1, 0]}
+    added = len(names) + 2
+    text = {**TEXT, "head_dim": 16, "vocab_size": len(tokenizer) - added, "additional_vocab_size": added}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
+    config = hf.Molmo2Config(
+        vision_config=vision, adapter_config=adapter, text_config=text, image_patch_id=tokenizer.convert_tokens_to_ids("<im_patch>"),
+        image_start_token_id=tokenizer.convert_tokens_to_ids("<im_start>"), image_end_token_id=tokenizer.convert_tokens_to_ids("<im_end>"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = scaled(hf.Molmo2ForConditionalGeneration(config))
+    with torch.no_grad():
+        # Small weights, multiplied several times, leave nothing of the image.
+        for parameter in [*model.model.vision_tower.parameters(), *model.model.multi_modal_projector.parameters()]:
+            if parameter.ndim > 1:
+                parameter.mul_(5.0)
+    return model, processor
+
+
+def glm4v() -> Built:
+    """GLM-4.1V: native resolution, positions on three axes, a norm on either side of each sublayer."""
+    tokens = {"video_token": "<|video|>", "image_start_token": "<|begin_of_image|>", "image_end_token": "<|end_of_image|>"}
+    tokens |= {"video_start_token": "<|begin_of_video|>", "video_end_token": "<|end_of_video|>", "image_token": "<|image|>"}
+    tokenizer = tokenizer_with(**tokens)
+    images = hf.Glm4vImageProcessor(size={"shortest_edge": 8 * 8 * 8, "longest_edge": 8 * 8 * 72}, patch_size=4)
+    placeholder = "<|begin_of_image|><|image|><|end_of_image|>"
+    processor = hf.Glm4vProcessor(images, tokenizer, hf.Glm4vVideoProcessor(), chat_template=template(placeholder))
+    vision = {
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64, "image_size": 28,
+    }  # fmt: skip
+    text = {
+        **TEXT, "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "partial_rotary_factor": 1.0},
+    }  # fmt: skip
+    ids = {f"{key}_id": tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+    torch.manual_seed(0)
+    return scaled(hf.Glm4vForConditionalGeneration(hf.Glm4vConfig(vision_config=vision, text_config=text, **ids))), processor
+
+
+def lfm2_vl() -> Built:
+    """LFM2-VL: short convolutions beside attention, a tower of native resolution. Shared rows are not exact for it."""
+    tokens = {"image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>", "image_thumbnail_token": "<|img_thumbnail|>"}
+    tokenizer = tokenizer_with(**tokens, **{f"tile_{i}{j}": f"<|img_row_{i}_col_{j}|>" for i in (1, 2) for j in (1, 2)})
+    images = hf.Lfm2VlImageProcessor(
+        encoder_patch_size=7, tile_size=28, min_image_tokens=2, max_image_tokens=24, min_tiles=2, max_tiles=2, max_pixels_tolerance=0.3
+    )
+    processor = hf.Lfm2VlProcessor(images, tokenizer, chat_template=template("<image>"))
+    vision = {**TOWER, "model_type": "siglip2_vision_model", "patch_size": 7, "num_patches": 16}
+    text = {**TEXT, "model_type": "lfm2", "layer_types": ["conv", "full_attention"], "block_auto_adjust_ff_dim": False}
+    config = hf.Lfm2VlConfig(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>"), projector_hidden_size=64
+    )
+    torch.manual_seed(0)
+    return scaled(hf.Lfm2VlForConditionalGeneration(config)), processor
+
+
+def ovis2() -> Built:
+    """Ovis-2: an image's patches are mixtures of a table's embeddings, with marks between tiles."""
+    names = ("IMG_START", "IMG_GRID", "IMG_COL", "IMG_ROW", "IMG_END")
+    tokenizer = tokenizer_with(img_atom="<IMG_ATOM>", **{name.lower(): f"<{name}>" for name in names})
+    images = hf.Ovis2ImageProcessor(size={"height": 28, "width": 28}, crop_to_patches=True, max_patches=2)
+    processor = hf.Ovis2Processor(images, tokenizer, chat_template=template("<image>"), image_seq_length=4)
+    config = hf.Ovis2Config(
+        vision_config={**TOWER, "image_size": 28, "patch_size": 7, "hidden_stride": 2, "vocab_size": 40},
+        text_config={**TEXT, "model_type": "qwen2"}, vocab_size=VOCAB, hidden_size=64,
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_ATOM>"),
+        visual_indicator_token_ids=[tokenizer.convert_tokens_to_ids(f"<{name}>") for name in names],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return scaled(hf.Ovis2ForConditionalGeneration(config)), processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "llava": llava,
     "llava-next": llava_next,
@@ -332,14 +446,20 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "smolvlm": smolvlm,
     "internvl": internvl,
     "gemma3": gemma3,
+    "gemma4": gemma4,
     "paligemma": paligemma,
+    "paligemma2": paligemma2,
     "pixtral": pixtral,
     "mistral3": mistral3,
+    "molmo2": molmo2,
+    "glm4v": glm4v,
+    "ovis2": ovis2,
+    "lfm2-vl": lfm2_vl,
 }
 """By the name that the support table gives them."""
 
-PLAIN_ROWS = {"qwen3.5"}
-"""Families whose responses can't share a row."""
+PLAIN_ROWS = {"qwen3.5", "lfm2-vl"}
+"""Families whose responses can't share a row: part of their layers keep a state, not a list of tokens."""
 
-PLAIN_PROMPTS = {"qwen3.5", "paligemma"}
-"""Families whose questions can't share their image's cache: the second's prompt attends to its own end."""
+PLAIN_PROMPTS = {*PLAIN_ROWS, "paligemma", "paligemma2"}
+"""Families whose questions can't share their image's cache: those, and PaliGemma's, whose prompt attends to its own end."""

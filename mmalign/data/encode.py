@@ -156,7 +156,8 @@ def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt
     """
     if not getattr(processor, "chat_template", None):
         raise ValueError(
-            f"{type(processor).__name__} has no chat template; save one beside it (chat_template.jinja) or recompose the model"
+            f"{type(processor).__name__} has no chat template; save one beside it as chat_template.jinja (docs/families.md has "
+            "PaliGemma's) or recompose the model"
         )
     return processor.apply_chat_template(list(messages), add_generation_prompt=add_generation_prompt, tokenize=False)
 

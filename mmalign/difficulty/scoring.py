@@ -17,7 +17,7 @@ from mmalign.data.whole_files import write_whole
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
-from mmalign.engine.probe import probe_rows
+from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
@@ -197,7 +197,8 @@ def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: Sco
         bar.update(len(broken))
         if good and shared is None:
             # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
-            choice = probe_rows(scorers.mllm, [good[0][2]], pad_token_id=scorers.processor.tokenizer.pad_token_id)
+            asked = [prompt for _, _, prompt in good[:PROBED_ROWS]]
+            choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
                 bar.write(choice.reason)

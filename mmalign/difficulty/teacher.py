@@ -17,7 +17,8 @@ from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, r
 from mmalign.difficulty.scoring import SHARD_SIZE, claim
 from mmalign.difficulty.shares import Share
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import TopTokens, check_head, compute_teacher_states, head_size
+from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
+from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.teacher_cache import FINGERPRINT, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
 
 
@@ -82,7 +83,6 @@ def write_teacher_cache(
         if not path.is_file():
             if teacher is None:
                 teacher = load()
-                check_head(teacher[0], what="teacher")
             _write_shard(dataset, indices, teacher, path, broken, config, reference)
         num_seen += len(indices)
         for line in broken.read_text(encoding="utf-8").splitlines():
@@ -111,6 +111,9 @@ def _write_shard(
         except ValueError as error:
             reasons.append({"row_id": row_id(raw, index=index), "reason": str(error)})
         if len(good) == config.batch_size or (good and index == indices[-1]):
+            if not kept:
+                # Asked once a shard, on its first rows.
+                check_rows(model, [prompt for _, _, prompt in good[:PROBED_ROWS]], pad_token_id=processor.tokenizer.pad_token_id)
             for (number, row, prompt), top in zip(good, _ask(model, processor, good, config.top_k, vocabulary), strict=True):
                 columns.append(cache_columns(row, prompt, top, vocabulary=vocabulary, fingerprint=reference))
                 kept.append(number)

@@ -8,19 +8,20 @@ Shape legend: B = rows, N = row length.
 """
 
 import contextvars
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import flex_attention_mask, sdpa_mask
+from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
-SHARED = {"sdpa": "mmalign_shared_sdpa", "flex_attention": "mmalign_shared_flex"}
+SHARED = {"sdpa": "mmalign_shared_sdpa", "flex_attention": "mmalign_shared_flex", "eager": "mmalign_shared_eager"}
 """What each of transformers' implementations becomes. FlexAttention skips the blocks that the mask leaves empty; it has no backward
-pass on the CPU (torch 2.15)."""
+pass on the CPU (torch 2.15). Eager is what models have whose attention is more than a softmax (Gemma-2 bounds its logits)."""
 
 
 class RowLayout(NamedTuple):
@@ -78,12 +79,26 @@ def use_shared_attention(model: PreTrainedModel) -> None:
     if current not in SHARED:
         raise ValueError(
             f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "
-            "load it with attn_implementation='sdpa'"
+            "load it with attn_implementation='sdpa', or 'eager' where the model has no other"
         )
     model.set_attn_implementation({"text_config": SHARED[current]})
+
+
+def _own_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """The eager attention of the model that the layer belongs to: each file of transformers has its own.
+
+    Raises:
+        ValueError: If the model's file has none.
+    """
+    forward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if forward is None:
+        raise ValueError(f"{type(module).__name__} has no eager_attention_forward of its own; shared rows need it, or 'sdpa'")
+    return forward(module, *args, **kwargs)
 
 
 AttentionMaskInterface.register(SHARED["sdpa"], _shared_mask(sdpa_mask))
 AttentionInterface.register(SHARED["sdpa"], sdpa_attention_forward)
 AttentionMaskInterface.register(SHARED["flex_attention"], _shared_mask(flex_attention_mask))
 AttentionInterface.register(SHARED["flex_attention"], flex_attention_forward)
+AttentionMaskInterface.register(SHARED["eager"], _shared_mask(eager_mask))
+AttentionInterface.register(SHARED["eager"], _own_eager_attention)

@@ -7,7 +7,7 @@ Packed rows hold several prompts, each with its responses and blind to the other
 Shape legend: B = rows, N = padded row length, K = scored tokens in the batch, P = prompts, R = responses in the batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
+from mmalign.engine.vision import PATCH_INDICES
 
 PADDING = -1
 """Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response."""
@@ -72,7 +73,7 @@ def collate_prompts(
     return {
         **padded,
         "attention_mask": (layout["segment"] != PADDING).long(),
-        "images": _concatenate_images([encoded[number] for number in order]),
+        "images": concatenate_images([encoded[number].images for number in order if encoded[number].images]),
         "layout": layout,
     }
 
@@ -94,7 +95,7 @@ def collate_prefixes(encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> 
         "input_ids": torch.tensor([pad(prompt.prefix_ids, pad_token_id) for prompt in encoded]),
         "attention_mask": torch.tensor([pad([1] * len(prompt.prefix_ids), 0) for prompt in encoded]),
         **{key: torch.tensor(value) for key, value in types.items()},
-        "images": _concatenate_images(encoded),
+        "images": concatenate_images([prompt.images for prompt in encoded if prompt.images]),
         "layout": {"image_blocks": _image_blocks(encoded)},
     }
 
@@ -188,16 +189,30 @@ def _image_blocks(encoded: Sequence[EncodedPrompt]) -> Tensor:
     return torch.tensor([[int(bool(prompt.images)) for prompt in encoded], [prompt.num_images for prompt in encoded], tiles, tokens])
 
 
-def _concatenate_images(encoded: Sequence[EncodedPrompt]) -> dict[str, Tensor]:
+def concatenate_images(prompts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """Concatenate image inputs in the order of the prompts, which is the order of the image tokens.
 
     Images cut into different numbers of tiles, or of different size, are filled up with zeros: the families that have such
     images read their true number and size from the companions of ``pixel_values``.
+
+    Args:
+        prompts: What the processor made of each prompt's images, without prompts that have none.
     """
-    with_images = [prompt.images for prompt in encoded if prompt.images]
-    if not with_images:
+    if not prompts:
         return {}
-    return {key: _concatenate([images[key] for images in with_images]) for key in with_images[0]}
+    if PATCH_INDICES in prompts[0]:
+        prompts = _continue_indices(prompts)
+    return {key: _concatenate([images[key] for images in prompts]) for key in prompts[0]}
+
+
+def _continue_indices(prompts: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Count each prompt's patches from those of the prompts before it; pixels are (crops, patches of a crop, values)."""
+    continued, before = [], 0
+    for images in prompts:
+        index = images[PATCH_INDICES]
+        continued.append({**images, PATCH_INDICES: torch.where(index < 0, index, index + before)})
+        before += images["pixel_values"].shape[:2].numel()
+    return continued
 
 
 def _concatenate(tensors: Sequence[Tensor]) -> Tensor:

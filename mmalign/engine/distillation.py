@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
 from mmalign.engine.head import LogitTransform, linear_token_logps
-from mmalign.engine.logps import find_transform, run_with_head, unwrap
+from mmalign.engine.logps import run_with_head, unwrap
 
 
 class TeacherStates(NamedTuple):
@@ -42,17 +42,6 @@ class StudentOutput(NamedTuple):
     """(K,) log p of the token itself, with gradient; None where nobody asked."""
 
 
-def check_head(model: nn.Module, *, what: str) -> None:
-    """Check that a model's logits can be compared.
-
-    Raises:
-        ValueError: If it bounds them; ``what`` is the model's role in the message.
-    """
-    softcap = find_transform(unwrap(model)).softcap
-    if softcap is not None:
-        raise ValueError(f"the {what} bounds its logits to +-{softcap:g}; distillation needs linear heads: choose another")
-
-
 def head_size(model: nn.Module) -> int:
     """Rows of a model's output head."""
     head: Any = unwrap(model).get_output_embeddings()
@@ -72,8 +61,8 @@ def compute_teacher_states(teacher: nn.Module, batch: dict[str, Any], *, index: 
     chosen = batch["layout"]["index"] if index is None else index
 
     def keep(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
-        found.append(_scaled(head, transform))
-        return hidden.index_select(0, chosen) * transform.scale
+        found.append(Head(head.weight, head.bias, transform))
+        return hidden.index_select(0, chosen)
 
     hidden = run_with_head(teacher, batch, keep)
     return TeacherStates(hidden.to(found[0].weight.dtype), found[0])
@@ -104,25 +93,17 @@ def compute_student_output(
     compared = layout["index"] if index is None else index
 
     def compare(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
-        own = _cut(_scaled(head, transform), vocabulary)
-        taught = hidden.index_select(0, compared) * transform.scale
+        own = Head(head.weight, head.bias, transform).cut(vocabulary)
+        taught = hidden.index_select(0, compared)
         if isinstance(teacher, TopTokens):
             value = linear_top_divergence(taught, own, *teacher, divergence)
         else:
-            value = linear_divergence(taught, own, teacher.hidden, _cut(teacher.head, vocabulary), divergence)
+            value = linear_divergence(taught, own, teacher.hidden, teacher.head.cut(vocabulary), divergence)
         if not with_logps:
             return value[None]
         scored = hidden.index_select(0, layout["index"])
-        return torch.stack([value, linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale)])
+        logps = linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
+        return torch.stack([value, logps])
 
     values = run_with_head(student, batch, compare)
     return StudentOutput(values[0], values[1] if with_logps else None)
-
-
-def _scaled(head: nn.Linear, transform: LogitTransform) -> Head:
-    """The head for hidden states that are multiplied by the model's logit scale."""
-    return Head(head.weight, None if head.bias is None else head.bias * transform.scale)
-
-
-def _cut(head: Head, size: int) -> Head:
-    return head if len(head.weight) == size else Head(head.weight[:size], None if head.bias is None else head.bias[:size])

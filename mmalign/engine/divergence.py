@@ -14,18 +14,29 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmalign.engine.head import add_product_, chunks
+from mmalign.engine.head import LogitTransform, add_product_, chunks
 
 DivergenceKind = Literal["forward", "reverse", "jensen-shannon"]
 
 
 class Head(NamedTuple):
-    """A linear output head."""
+    """An output head: linear, and what the model does to the logits behind it."""
 
     weight: Tensor
     """(V, width) or longer: only the first V rows are used."""
     bias: Tensor | None = None
     """(V,) or longer."""
+    transform: LogitTransform = LogitTransform()
+
+    def cut(self, size: int) -> "Head":
+        """The first rows; a head of that size as it is, since the gradient of a slice is a copy of the whole."""
+        if len(self.weight) == size:
+            return self
+        return self._replace(weight=self.weight[:size], bias=None if self.bias is None else self.bias[:size])
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(K, width) states to (K, V) float32 logits."""
+        return self.transform.apply_(F.linear(hidden, self.weight, self.bias).float())
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,7 @@ def linear_divergence(
     _check_as_many(student_hidden, teacher_hidden)
     size = min(len(student.weight), len(teacher.weight))
     # Cut by slicing outside the function: autograd then spreads the gradient over the whole weight.
-    student = _cut(student, size)
-    return _apply(student_hidden, student, _LiveTeacher(teacher_hidden.detach(), _cut(teacher, size)), divergence or Divergence())
+    return _apply(student_hidden, student.cut(size), _LiveTeacher(teacher_hidden.detach(), teacher.cut(size)), divergence or Divergence())
 
 
 def linear_top_divergence(
@@ -115,11 +125,6 @@ def _check_as_many(student: Tensor, teacher: Tensor) -> None:
         raise ValueError(f"{len(student)} tokens of the student and {len(teacher)} of the teacher; expected as many")
 
 
-def _cut(head: Head, size: int) -> Head:
-    """The first rows; a head of that size as it is, since the gradient of a slice is a copy of the whole."""
-    return head if len(head.weight) == size else Head(head.weight[:size], None if head.bias is None else head.bias[:size])
-
-
 class _Teacher(Protocol):
     """What the student is compared with, chunk by chunk."""
 
@@ -137,11 +142,11 @@ class _LiveTeacher(NamedTuple):
     head: Head
 
     def cast(self, dtype: torch.dtype) -> "_LiveTeacher":
-        head = Head(self.head.weight.to(dtype), None if self.head.bias is None else self.head.bias.to(dtype))
-        return _LiveTeacher(self.hidden.to(dtype), head)
+        bias = None if self.head.bias is None else self.head.bias.to(dtype)
+        return _LiveTeacher(self.hidden.to(dtype), self.head._replace(weight=self.head.weight.to(dtype), bias=bias))
 
     def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        return _divergence(_log_probs(self.hidden[part], *self.head, kind), log_q, kind, with_grad=with_grad)
+        return _divergence(_log_probs(self.head.logits(self.hidden[part]), kind), log_q, kind, with_grad=with_grad)
 
 
 class _TopTeacher(NamedTuple):
@@ -171,7 +176,7 @@ class _TopTeacher(NamedTuple):
 
 
 def _apply(hidden: Tensor, head: Head, teacher: _Teacher, kind: Divergence) -> Tensor:
-    return _LinearDivergence.apply(hidden, head.weight, head.bias, teacher, kind, torch.is_grad_enabled())
+    return _LinearDivergence.apply(hidden, *head, teacher, kind, torch.is_grad_enabled())
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -182,7 +187,16 @@ class _LinearDivergence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, teacher: _Teacher, kind: Divergence, keep: bool) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        transform: LogitTransform,
+        teacher: _Teacher,
+        kind: Divergence,
+        keep: bool,
+    ) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
             dtype = torch.get_autocast_dtype(hidden.device.type)
             hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -192,12 +206,12 @@ class _LinearDivergence(torch.autograd.Function):
         grads = _Gradients(hidden, weight, bias, needs=needs)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in chunks(len(hidden), len(weight)):
-                values[part], logits = _chunk(part, hidden, Head(weight, bias), teacher, kind, with_grad=any(needs))
+                values[part], logits = _chunk(part, hidden, Head(weight, bias, transform), teacher, kind, with_grad=any(needs))
                 if logits is not None:
                     grads.add(part, logits)
                 del logits
         # The teacher is no part of the graph: it may be kept as it is.
-        ctx.kind, ctx.grads, ctx.teacher = kind, grads, teacher
+        ctx.transform, ctx.kind, ctx.grads, ctx.teacher = transform, kind, grads, teacher
         ctx.save_for_backward(hidden, weight, bias)
         return values
 
@@ -213,7 +227,7 @@ class _LinearDivergence(torch.autograd.Function):
             summed = _Gradients(hidden, weight, bias, needs=[False, made.weight is not None, made.bias is not None])
             scale = grad.new_ones(())
             for part in chunks(len(hidden), len(weight)):
-                _, logits = _chunk(part, hidden, Head(weight, bias), ctx.teacher, ctx.kind, with_grad=True)
+                _, logits = _chunk(part, hidden, Head(weight, bias, ctx.transform), ctx.teacher, ctx.kind, with_grad=True)
                 assert logits is not None, "a gradient was asked for"
                 summed.add(part, logits.mul_(grad[part, None]))
                 del logits
@@ -221,7 +235,7 @@ class _LinearDivergence(torch.autograd.Function):
         # Not in place: a graph that is kept is gone through again.
         grad_weight = None if summed.weight is None else (summed.weight * scale).to(weight.dtype)
         grad_bias = None if bias is None or summed.bias is None else (summed.bias * scale).to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None, None
 
 
 class _Gradients:
@@ -248,11 +262,14 @@ class _Gradients:
 def _chunk(
     part: slice, hidden: Tensor, student: Head, teacher: _Teacher, kind: Divergence, *, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
-    return teacher.compare(part, _log_probs(hidden[part], *student, kind), kind, with_grad=with_grad)
+    logits = student.logits(hidden[part])
+    slope = student.transform.slope(logits) if with_grad else 1.0
+    value, grad = teacher.compare(part, _log_probs(logits, kind), kind, with_grad=with_grad)
+    return value, grad if grad is None or (isinstance(slope, float) and slope == 1.0) else grad.mul_(slope)
 
 
-def _log_probs(hidden: Tensor, weight: Tensor, bias: Tensor | None, kind: Divergence) -> Tensor:
-    logits = F.linear(hidden, weight, bias).float()
+def _log_probs(logits: Tensor, kind: Divergence) -> Tensor:
+    """Log-probabilities at the divergence's temperature, in place."""
     if kind.temperature != 1.0:
         logits.div_(kind.temperature)
     return logits.sub_(logits.logsumexp(-1, keepdim=True))

@@ -8,10 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmalign.engine.divergence import Head
-from mmalign.engine.head import LogitTransform
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, find_transform, unwrap
 
 
@@ -68,13 +66,12 @@ class OutputHead:
     """A model's way from a hidden state to logits."""
 
     head: Head
-    transform: LogitTransform
     norm: nn.Module | None
     """The norm behind the last layer, for states before it."""
 
     def logits(self, final: Tensor) -> Tensor:
         """(K, D) states as the head reads them to (K, V) float32 logits."""
-        return self.transform.apply_(F.linear(final, self.head.weight, self.head.bias).float())
+        return self.head.logits(final)
 
     def lens(self, handed_on: Tensor) -> Tensor:
         """(K, D) states of any layer to (K, V) float32 logits, as if it were the last layer (logit lens)."""
@@ -83,14 +80,30 @@ class OutputHead:
 
 
 def read_output_head(model: nn.Module) -> OutputHead:
-    """Take a model's head; its weights are shared, not copied."""
+    """Take a model's head; its weights are shared, not copied.
+
+    Raises:
+        ValueError: If the language model has no list of layers with a norm behind it.
+    """
     inner = unwrap(model)
     head: Any = inner.get_output_embeddings()
-    return OutputHead(Head(head.weight, head.bias), find_transform(inner), getattr(_decoder(inner), "norm", None))
+    return OutputHead(Head(head.weight, head.bias, find_transform(inner)), _final_norm(_decoder(inner), head.in_features))
 
 
 def _decoder(inner: Any) -> Any:
     decoder = inner.get_decoder()
-    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList) or not isinstance(getattr(decoder, "norm", None), nn.Module):
-        raise ValueError(f"the language model of {type(inner).__name__} is a {type(decoder).__name__} without layers and norm")
+    if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
+        raise ValueError(f"the language model of {type(inner).__name__} is a {type(decoder).__name__} without a list of layers")
     return decoder
+
+
+def _final_norm(decoder: nn.Module, width: int) -> nn.Module:
+    """What stands behind the last layer: ``norm``, or the one module of the decoder's own with a weight for each value of a state."""
+    norm = getattr(decoder, "norm", None)
+    if isinstance(norm, nn.Module):
+        return norm
+    weights = [(child, getattr(child, "weight", None)) for child in decoder.children()]
+    found = [child for child, weight in weights if isinstance(weight, Tensor) and weight.shape == (width,)]
+    if len(found) != 1:
+        raise ValueError(f"{type(decoder).__name__} has {len(found)} norms of {width} values beside its layers; expected the final one")
+    return found[0]

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import ChatRow
@@ -35,10 +34,10 @@ def find_top_tokens(teacher: TeacherStates, number: int, *, vocabulary: int) -> 
     Returns:
         Ids (K, N) and log-probabilities (K, N + 1), float32.
     """
-    weight, bias = teacher.head.weight[:vocabulary], None if teacher.head.bias is None else teacher.head.bias[:vocabulary]
+    head = teacher.head.cut(vocabulary)
     found: list[tuple[Tensor, Tensor]] = []
     for part in chunks(len(teacher.hidden), vocabulary):
-        logps = F.linear(teacher.hidden[part], weight, bias).float().log_softmax(-1)
+        logps = head.logits(teacher.hidden[part]).log_softmax(-1)
         values, ids = logps.topk(number)
         # Summed over the others themselves: 1 - the named ones cancels where the teacher is sure.
         found.append((ids, torch.cat([values, logps.scatter_(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)], -1)))

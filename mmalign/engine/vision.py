@@ -14,6 +14,9 @@ from transformers.utils import ModelOutput
 
 _PIXELS = "pixel_values"
 
+PATCH_INDICES = "image_token_pooling"
+"""Which of all patches of the pixels each image token is made of, -1 for none (Molmo-2)."""
+
 
 @dataclass(frozen=True)
 class ImageFeatures:
@@ -43,7 +46,8 @@ def encode_images(model: PreTrainedModel, batch: dict[str, Any]) -> ImageFeature
     if not images:
         return None
     output = model.get_image_features(**images, return_dict=True)
-    companions = {key: value for key, value in images.items() if key != _PIXELS}
+    # Read by the tower's side alone.
+    companions = {key: value for key, value in images.items() if key not in (_PIXELS, PATCH_INDICES)}
     return ImageFeatures(output, companions, batch["layout"]["image_blocks"])
 
 
@@ -93,6 +97,8 @@ def feature_inputs(features: ImageFeatures | None, repeats: Tensor | None = None
 # What the tower returns beside the features that enter the language model; nothing reads them there.
 _UNUSED = ("last_hidden_state", "hidden_states", "attentions")
 _BY_LAYER = "deepstack_features"
+# Embeddings of marks around images, the same for all of them (Ovis-2).
+_OF_ALL = "visual_indicator_features"
 
 
 def _repeat(value: Any, blocks: Tensor, repeats: Tensor, key: str) -> Any:
@@ -101,6 +107,8 @@ def _repeat(value: Any, blocks: Tensor, repeats: Tensor, key: str) -> Any:
         return None
     if key == _BY_LAYER:
         return [_repeat(layer, blocks, repeats, "") for layer in value]
+    if key == _OF_ALL:
+        return value
     fitting = next((block for block in blocks if int(block.sum()) == len(value)), None)
     if fitting is None:
         raise ValueError(f"{len(value)} entries of image features can't be divided among {len(repeats)} prompts; use shared rows")

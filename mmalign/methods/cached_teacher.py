@@ -66,7 +66,7 @@ class CachedTeacher:
         """Ids (K, N) and log-probabilities (K, N + 1)."""
         return {"ids": torch.cat([part.ids for part in parts]), "logps": torch.cat([part.logps for part in parts])}
 
-    def start(self, student: nn.Module) -> str:
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Say whose columns they are."""
         return self._told
 

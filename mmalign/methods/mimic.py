@@ -16,9 +16,10 @@ from torch import nn
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import check_head, compute_student_output
+from mmalign.engine.distillation import compute_student_output
 from mmalign.engine.divergence import Divergence
 from mmalign.engine.method import MethodOutput, Sum
+from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.methods.teachers import Teacher
 
 
@@ -89,15 +90,14 @@ class MimicMethod:
             self._encode(raw, index)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Check that the models' logits can be compared, and the first rows read.
+        """Compare the first rows with both models' own forward: see ``check_rows``.
 
         Raises:
-            ValueError: If they can't.
+            ValueError: If the rows can't be read, or the numbers differ.
         """
-        check_head(model, what="student")
-        for row in rows:
-            self._encode(row)
-        return self.teacher.start(model)
+        encoded = [self._encode(row) for row in rows]
+        told = check_rows(model, [own for own, _ in encoded[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id)
+        return f"{told}\n{self.teacher.start(model, encoded)}"
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch, with what the teacher reads beside it under ``teacher``."""

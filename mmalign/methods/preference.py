@@ -18,7 +18,7 @@ from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
-from mmalign.engine.probe import probe_rows
+from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.processes import mean_over_processes
 from mmalign.losses.coefficients import BETA_MODES, DifficultyMode, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
@@ -32,8 +32,6 @@ from mmalign.models.references import Reference
 
 _COEFFICIENTS = ("pair_beta_scale", "pair_weight")
 _QUARTILE = "difficulty_quartile"
-PROBED_ROWS = 2
-"""Rows on which row layouts are compared; where more are shown, rewards before training are measured on all of them."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.method import MethodOutput, Sum
+from mmalign.engine.probe import PROBED_ROWS, check_rows
 
 
 class SupervisedMethod:
@@ -35,8 +36,14 @@ class SupervisedMethod:
         else:
             self._encode(raw, index)
 
-    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing to choose."""
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Compare with the model's own forward: see ``check_rows``.
+
+        Raises:
+            ValueError: If the numbers differ.
+        """
+        encoded = [self._encode(row) for row in rows[:PROBED_ROWS]]
+        return check_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch."""

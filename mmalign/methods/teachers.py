@@ -13,8 +13,9 @@ from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import ChatRow
 from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs, same_text
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import TeacherStates, TopTokens, check_head, compute_teacher_states, head_size
+from mmalign.engine.distillation import TeacherStates, TopTokens, compute_teacher_states, head_size
 from mmalign.engine.logps import unwrap_parallel
+from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.models.references import Reference
 
 
@@ -42,8 +43,8 @@ class Teacher(Protocol):
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Join the rows' parts; empty where the teacher reads the student's own inputs."""
 
-    def start(self, student: nn.Module) -> str:
-        """Look at the models once before training; return a line for the log."""
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
+        """Look at the models once before training, with the student's and the teacher's part of a few rows; return a line for the log."""
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> TeacherStates | TopTokens:
         """Say what the teacher predicts, without gradient.
@@ -96,14 +97,15 @@ class LiveTeacher:
         """The teacher's own batch."""
         return {} if self.same_inputs else collate_prompts(parts, pad_token_id=self.processor.tokenizer.pad_token_id)
 
-    def start(self, student: nn.Module) -> str:
-        """Check that both models' logits can be compared.
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
+        """Compare with the teacher's own forward, and say what both vocabularies share.
 
         Raises:
-            ValueError: If one of them bounds its logits.
+            ValueError: If the numbers differ.
         """
-        assert self.reference.model is not None
-        check_head(self.reference.model, what="teacher")
+        read = [own or of_student for of_student, own in encoded[:PROBED_ROWS]]
+        with self.reference.active(unwrap_parallel(student)) as teacher:
+            check_rows(teacher, read, pad_token_id=self.processor.tokenizer.pad_token_id)
         return f"student and teacher share {self.vocabulary:,} tokens (rows of their heads: {self.sizes[0]:,} and {self.sizes[1]:,})"
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> TeacherStates:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from mmalign.engine import head
 from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
+from mmalign.engine.head import LogitTransform
 
 KINDS = [Divergence("forward"), Divergence("reverse", 2.0), Divergence("jensen-shannon", 0.7), Divergence("jensen-shannon", 1.5, 0.2)]
 
@@ -59,6 +60,34 @@ def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, first
     found = torch.autograd.grad((weights * got).sum(), leaves)
     for a, b in zip(wanted, found, strict=True):
         assert torch.allclose(a, b, atol=2e-6)
+
+
+def bounded(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: LogitTransform) -> Tensor:
+    """Logits of a scaled and bounded head, written out."""
+    assert transform.softcap is not None
+    return transform.softcap * torch.tanh(transform.scale * F.linear(hidden, weight, bias) / transform.softcap)
+
+
+BOUNDS = LogitTransform(0.5, 1.5), LogitTransform(2.0, 3.0)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
+@pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
+def test_bounded_logits_equal_autograd(kind: Divergence, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gemma-2's heads: what stands behind the linear layer is part of both distributions and of the gradient."""
+    monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", 4 * 13)
+    hidden, student, teacher_hidden, teacher = inputs()
+    assert teacher.bias is not None
+    log_q = (bounded(hidden, student.weight, student.bias, BOUNDS[0]) / kind.temperature).log_softmax(-1)
+    log_p = (bounded(teacher_hidden, teacher.weight[:13], teacher.bias[:13], BOUNDS[1]) / kind.temperature).log_softmax(-1)
+    expected = naive(log_p, log_q, kind)
+    got = linear_divergence(hidden, student._replace(transform=BOUNDS[0]), teacher_hidden, teacher._replace(transform=BOUNDS[1]), kind)
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    weights = torch.linspace(first_weight, 2, 11)
+    leaves = [hidden, student.weight, student.bias]
+    wanted = torch.autograd.grad((weights * expected).sum(), leaves)
+    for a, b in zip(wanted, torch.autograd.grad((weights * got).sum(), leaves), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_by_hand() -> None:
@@ -127,12 +156,17 @@ TOP_KINDS = [Divergence("forward"), Divergence("reverse"), Divergence("jensen-sh
 
 @pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.kind)
 @pytest.mark.parametrize("chunk", [2, 1000])
-def test_likeliest_tokens_equal_autograd_on_buckets(kind: Divergence, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("softcap", [None, 1.5], ids=["linear", "bounded"])
+def test_likeliest_tokens_equal_autograd_on_buckets(
+    kind: Divergence, chunk: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", chunk * 13)
     hidden, student, teacher_hidden, teacher = inputs()
     assert teacher.bias is not None
     ids, log_p = top_of(F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]).log_softmax(-1), 4)
-    q = F.linear(hidden, student.weight, student.bias).softmax(-1)
+    student = student._replace(transform=LogitTransform(softcap=softcap))
+    logits = F.linear(hidden, student.weight, student.bias)
+    q = (logits if softcap is None else softcap * torch.tanh(logits / softcap)).softmax(-1)
     named = q.gather(-1, ids)
     expected = naive(log_p, torch.cat([named, 1 - named.sum(-1, keepdim=True)], -1).log(), kind)
     got = linear_top_divergence(hidden, student, ids, log_p, kind)

@@ -43,14 +43,24 @@ def gradients(model: Any, sums: Tensor) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 
+Plain = tuple[list[EncodedPrompt], list[Tensor], dict[str, Tensor]]
+
+
+@pytest.fixture(scope="module")
+def plain_forward(family: tuple[str, Any, Any]) -> Plain:
+    """Prompts, the model's own log-probabilities of their responses, and gradients through them."""
+    _, model, processor = family
+    encoded = encode(processor)
+    expected = [value for prompt in encoded for value in own_logps(model, prompt)]
+    return encoded, [value.detach() for value in expected], gradients(model, torch.stack([value.sum() for value in expected]))
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_log_probabilities_and_gradients_equal_the_plain_forward(family: tuple[str, Any, Any], layout: str) -> None:
-    name, model, processor = family
+def test_log_probabilities_and_gradients_equal_the_plain_forward(family: tuple[str, Any, Any], plain_forward: Plain, layout: str) -> None:
+    name, model, _ = family
     if name in PLAIN_ROWS and layout != "plain":
         pytest.skip(f"responses of {name} can't share a row: test_families_that_cannot_share_are_found")
-    encoded = encode(processor)
-    expected = own_logps(model, encoded[0]) + own_logps(model, encoded[1]) + own_logps(model, encoded[2])
-    plain = gradients(model, torch.stack([value.sum() for value in expected]))
+    encoded, expected, plain = plain_forward
     outcome = compute_response_logps(model, collate_prompts(encoded, pad_token_id=0, **LAYOUTS[layout]))
     got = gradients(model, outcome.sums())
     for a, b in zip(outcome.per_response(), expected, strict=True):
@@ -59,6 +69,16 @@ def test_log_probabilities_and_gradients_equal_the_plain_forward(family: tuple[s
     norm = torch.stack([value.norm() for value in plain.values()]).norm()
     error = torch.stack([(got[key] - plain[key]).norm() for key in plain]).norm()
     assert error < 1e-5 * norm
+
+
+def test_the_image_matters(family: tuple[str, Any, Any]) -> None:
+    """Else a wrong image would go unseen here."""
+    _, model, processor = family
+    row = read_pair(pair_rows(1)[0], index=0)
+    encoded = [encode_responses(processor, images=[random_image(i)], prompt=row.prompt, responses=[row.chosen]) for i in range(2)]
+    with torch.no_grad():
+        (first,), (second,) = (own_logps(model, prompt) for prompt in encoded)
+    assert (first - second).abs().max() > 1e-3
 
 
 def test_families_that_cannot_share_are_found(family: tuple[str, Any, Any]) -> None:

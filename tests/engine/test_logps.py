@@ -126,8 +126,7 @@ def test_only_classes_that_cap_their_logits_are_capped() -> None:
     assert find_transform(llava) == LogitTransform()
     encoded = encode(processor, 1)
     expected = plain_token_logps(llava, encoded[0])
-    # Gemma-2 attends eagerly, which shared rows can't follow.
-    got = compute_response_logps(llava, collate_prompts(encoded, pad_token_id=0, shared=False))
+    got = compute_response_logps(llava, collate_prompts(encoded, pad_token_id=0))
     for a, b in zip(got.per_response(), expected, strict=True):
         torch.testing.assert_close(a, b, **TOLERANCE)
 

@@ -1,14 +1,26 @@
 """The probe: right models share rows, models that can't are laid out plainly, wrong numbers are refused."""
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
-from mmalign.engine import attention
-from mmalign.engine.probe import own_logps, probe_rows
+from mmalign.data.encode import EncodedPrompt
+from mmalign.engine import attention, batch
+from mmalign.engine.probe import check_rows, own_logps, probe_rows
+from mmalign.methods.mimic import MimicConfig, MimicMethod
+from mmalign.methods.sft import SupervisedMethod
+from mmalign.methods.teachers import LiveTeacher
+from mmalign.models.references import Reference
 from tests.engine.test_logps import LLMS, encode, gemma2, plain_token_logps
-from tests.tiny_models import QWEN3, build_tiny_llava
+from tests.tiny_families import FAMILIES
+from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
 
 
 @pytest.mark.parametrize("name", LLMS)
@@ -28,11 +40,30 @@ def test_own_logps_are_the_plain_forwards() -> None:
                 torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
 
 
-def test_a_model_that_attends_eagerly_gets_plain_rows() -> None:
-    model, processor = build_tiny_llava(llm=gemma2())
+def test_a_model_that_attends_eagerly_shares_rows() -> None:
+    """Gemma-2, whose attention bounds its logits, through its own function; its windows are shorter than the prompt."""
+    (bounded, processor), (loose, _) = (build_tiny_llava(llm=gemma2(attn_logit_softcapping=cap, sliding_window=8)) for cap in (0.5, 50.0))
+    encoded = encode(processor, 2)
+    assert bounded.config.get_text_config()._attn_implementation == "eager"
+    with torch.no_grad():
+        assert (own_logps(bounded, encoded[0])[0] - own_logps(loose, encoded[0])[0]).abs().max() > 0.01
+    choice = probe_rows(bounded, encoded, pad_token_id=0)
+    assert choice.shared, choice.reason
+
+
+def test_attention_that_is_not_known_gets_plain_rows() -> None:
+    AttentionInterface.register("sdpa_of_mine", sdpa_attention_forward)
+    AttentionMaskInterface.register("sdpa_of_mine", sdpa_mask)
+    model, processor = build_tiny_llava(llm=QWEN3)
+    model.set_attn_implementation({"text_config": "sdpa_of_mine"})
     choice = probe_rows(model, encode(processor, 2), pad_token_id=0)
     assert not choice.shared
-    assert "'eager' attention" in choice.reason
+    assert "'sdpa_of_mine' attention" in choice.reason
+
+
+def test_a_model_without_eager_attention_is_told() -> None:
+    with pytest.raises(ValueError, match="Linear has no eager_attention_forward"):
+        AttentionInterface()[attention.SHARED["eager"]](nn.Linear(1, 1))
 
 
 def test_shared_rows_with_a_wrong_mask_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -55,16 +86,65 @@ def test_shared_rows_with_a_wrong_mask_are_found(monkeypatch: pytest.MonkeyPatch
     assert "differ by" in choice.reason
 
 
-def test_a_head_that_the_engine_misreads_is_refused() -> None:
-    """A forward that changes logits behind the head, unseen: even plain rows are wrong, and nothing may go on."""
-    model, processor = build_tiny_llava(llm=QWEN3)
-    forward = model.forward
+def sharpened(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A forward that changes logits behind the head."""
 
-    def sharpened(*args: Any, **kwargs: Any) -> Any:
+    def changed(*args: Any, **kwargs: Any) -> Any:
         out = forward(*args, **kwargs)
         out.logits = out.logits * 1.5
         return out
 
-    model.forward = sharpened
+    return changed
+
+
+def test_a_head_that_the_engine_misreads_is_refused() -> None:
+    """Even plain rows are wrong, and nothing may go on."""
+    model, processor = build_tiny_llava(llm=QWEN3)
+    model.forward = sharpened(model.forward)
     with pytest.raises(ValueError, match="differ by .* from its own logits"):
         probe_rows(model, encode(processor, 1), pad_token_id=0)
+
+
+def one_response(encoded: list[EncodedPrompt]) -> list[EncodedPrompt]:
+    return [dataclasses.replace(prompt, responses=prompt.responses[:1], scored=prompt.scored[:1]) for prompt in encoded]
+
+
+def test_plain_rows_are_checked_and_every_module_keeps_its_mode() -> None:
+    model, processor = build_tiny_llava()
+    model.train()
+    model.model.vision_tower.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    told = check_rows(model, one_response(encode(processor, 2)), pad_token_id=0)
+    assert told.startswith("log-probabilities are those of LlavaForConditionalGeneration itself (largest difference ")
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    check_rows(model.to(torch.bfloat16), one_response(encode(processor, 2)), pad_token_id=0)
+
+
+def test_a_row_that_reads_another_rows_image_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Molmo-2's patches, each row's counted from 0: right row by row, wrong in a batch."""
+    model, processor = FAMILIES["molmo2"]()
+    encoded = one_response(encode(processor, 2))
+    check_rows(model, encoded, pad_token_id=0)
+    monkeypatch.setattr(batch, "_continue_indices", lambda prompts: prompts)
+    check_rows(model, encoded[:1], pad_token_id=0)
+    with pytest.raises(ValueError, match="of Molmo2ForConditionalGeneration differ by .* from its own logits"):
+        check_rows(model, encoded, pad_token_id=0)
+
+
+def test_a_wrong_student_and_a_wrong_teacher_stop_a_run_before_its_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    student, processor = FAMILIES["molmo2"]()
+    teacher, _ = FAMILIES["molmo2"]()
+    chats = [{"images": row["images"], "messages": [*row["prompt"], *row["chosen"]]} for row in pair_rows(2)]
+    live = LiveTeacher(Reference(student, kind="copy", model=teacher), processor, student=student, student_processor=processor)
+    mimic = MimicMethod(processor, MimicConfig(), teacher=live)
+    assert "share 356 tokens" in mimic.start(student, chats)
+    assert "itself" in SupervisedMethod(processor).start(student, chats)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(teacher), "forward", sharpened(type(teacher).forward))
+        for start in (SupervisedMethod(processor).start, mimic.start):
+            with pytest.raises(ValueError, match="differ by"):
+                start(student, chats)
+    # The student's forward is its own again, the teacher's isn't.
+    monkeypatch.setattr(teacher, "forward", sharpened(teacher.forward))
+    with pytest.raises(ValueError, match="differ by"):
+        mimic.start(student, chats)

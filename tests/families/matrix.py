@@ -304,8 +304,10 @@ CELLS: dict[str, Callable[[Family], None]] = {
     "QLoRA": check_qlora,
 }
 
+_NO_TEXT_ALONE = "`images` are expected as arguments to a `PaliGemmaProcessor` instance"
 REFUSED: dict[tuple[str, str], str] = {
-    ("paligemma", "text-only rows"): "`images` are expected as arguments to a `PaliGemmaProcessor` instance",
+    ("paligemma", "text-only rows"): _NO_TEXT_ALONE,
+    ("paligemma2", "text-only rows"): _NO_TEXT_ALONE,
 }
 """What a family can't do, with the beginning of the reason that a user is given."""
 
