@@ -1,0 +1,72 @@
+"""``mmalign train mimic``: a student comes closer to its teacher."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmalign.cli import main
+from mmalign.models.load import load_mllm
+from tests.commands.training import read_log, train
+from tests.tiny_families import fastvlm
+
+
+@pytest.fixture(scope="module")
+def teacher_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another family with another tower and the student's tokenizer."""
+    folder = tmp_path_factory.mktemp("teacher") / "fastvlm"
+    for part in fastvlm():
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_a_student_comes_closer_to_its_teacher_stage_by_stage(tiny_llava_dir: Path, teacher_dir: Path, chats: Path, tmp_path: Path) -> None:
+    """Dense-to-dense, upcycling, dense-to-sparse: what each stage trains, and that the divergence falls."""
+    steps = ["--max-steps", "8", "--batch-size", "8", "--schedule", "constant"]
+    words = ["--teacher", str(teacher_dir), "--teacher-dtype", "float32", *steps]
+    assert train(tiny_llava_dir, chats, tmp_path / "d2d", *words, "--stage", "dense-to-dense", kind="mimic") == 0
+    assert main(["upcycle", str(tmp_path / "d2d"), "--out", str(tmp_path / "sparse")]) == 0
+    more = ["--stage", "dense-to-sparse", "--ce-weight", "1", "--divergence", "js", "--temperature", "2"]
+    assert train(tmp_path / "sparse", chats, tmp_path / "d2s", *words, *more, kind="mimic") == 0
+    for start, end in ((tiny_llava_dir, tmp_path / "d2d"), (tmp_path / "sparse", tmp_path / "d2s")):
+        log = read_log(end)
+        # Random chats pull the sparse student away from a random teacher: its loss falls, and not the divergence alone.
+        key = "loss" if end.name == "d2s" else "loss/kl"
+        assert log[-1][key] < 0.95 * log[0][key]
+        before, after = (dict(load_mllm(str(folder))[0].named_parameters()) for folder in (start, end))
+        moved = {name for name, value in after.items() if not torch.equal(value, before[name])}
+        assert moved
+        assert not any("vision_tower" in name for name in moved)
+        sparse = end.name == "d2s"
+        assert all(".mlp." in name or "projector" in name for name in moved) == sparse
+        assert ("router/balance" in log[0]) == ("loss/nll" in log[0]) == sparse
+    assert "a multimodal LLM, distilled from a teacher on chats about images" in (tmp_path / "d2s" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--stage", "dense-to-sparse"], "stage dense-to-sparse is not of a dense model, whose stages are init, dense-to-dense"),
+        (["--stage", "init", "--freeze", "projector"], "--stage init says what is frozen; leave --freeze projector out"),
+        (["--stage", "init", "--lora-rank", "2"], "--freeze and --stage are for full weights"),
+        (["--kl-weight", "0"], "kl_weight is 0.0; expected a positive number"),
+        (["--temperature", "-1"], "temperature is -1.0; expected a positive number"),
+    ],
+)
+def test_mimic_refuses_what_makes_no_sense(
+    tiny_llava_dir: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert train(tiny_llava_dir, chats, tmp_path / "out", "--teacher", str(tiny_llava_dir), *words, kind="mimic") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_teacher_in_four_bits_and_one_in_half_precision_teach_about_the_same(tiny_llava_dir: Path, chats: Path, tmp_path: Path) -> None:
+    divergences = {}
+    for name, dtype, quantization in (("float32", "float32", "none"), ("bfloat16", "bfloat16", "none"), ("nf4", "float32", "nf4")):
+        words = ["--teacher", str(tiny_llava_dir), "--teacher-dtype", dtype, "--teacher-quantization", quantization]
+        assert train(tiny_llava_dir, chats, tmp_path / name, *words, "--batch-size", "8", kind="mimic") == 0
+        divergences[name] = read_log(tmp_path / name)[0]["loss/kl"]
+    # The student is the teacher: what remains is the teacher's rounding.
+    assert divergences["float32"] == pytest.approx(0, abs=1e-6)
+    assert 1e-6 < divergences["bfloat16"] < 1e-2
+    assert divergences["bfloat16"] < divergences["nf4"] < 0.5
