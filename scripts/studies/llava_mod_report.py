@@ -42,7 +42,9 @@ REFERENCES = (
 PREFERRED = ("dpo-", "kto-")
 Runs = dict[str, dict[int, dict[str, float]]]
 _STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.2, "legend.frameon": False}
-_COLOURS = {"teacher": "#7d8590", "sft": "#3a86d4", "mimic": "#d9730d", "dpo": "#1a9e77", "kto": "#8a5cd1"}
+_TEACHER = "#7d8590"
+# By the training that an arm ends with.
+_COLOURS = {"dpo": "#1a9e77", "kto": "#8a5cd1", "sft": "#3a86d4", "mimic": "#d9730d"}
 
 
 def read_runs(out: Path) -> Runs:
@@ -99,15 +101,15 @@ def draw_tradeoff(runs: Runs, teacher: Mapping[str, float], names: Mapping[str, 
         axes = figure.subplots()
         for arm, name in names.items():
             if arm in runs:
-                colour = next(colour for kind, colour in _COLOURS.items() if arm.startswith(kind) or f"-{kind}" in arm)
+                colour = next(colour for kind, colour in _COLOURS.items() if arm.startswith(kind) or kind in arm)
                 marker = next(shape for kind, shape in markers.items() if arm.startswith(kind))
                 x, y = ([one[key] for one in runs[arm].values()] for key in ("hallucinated", "coverage"))
-                hollow = "none" if "self" in arm or "frozen" in arm or "dense-mimic-teacher" in arm else colour
+                hollow = "none" if any(word in arm for word in ("self", "frozen", "of-the")) else colour
                 axes.scatter(x, y, color=colour, s=10, alpha=0.3)
                 axes.scatter(
                     sum(x) / len(x), sum(y) / len(y), edgecolors=colour, facecolors=hollow, s=70, marker=marker, label=name, linewidths=1.5
                 )
-        axes.scatter(teacher["hallucinated"], teacher["coverage"], color=_COLOURS["teacher"], s=130, marker="*", label="teacher")
+        axes.scatter(teacher["hallucinated"], teacher["coverage"], color=_TEACHER, s=130, marker="*", label="teacher")
         axes.set_xlabel("hallucinated captions, %")
         axes.set_ylabel("coverage, %")
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -131,7 +133,7 @@ def draw_experts(out: Path, path: Path) -> None:
                     curves = [{row["step"]: row[key] for row in log if key in row} for log in those]
                     steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
                     axes.plot(steps, [sum(curve[step] for curve in curves) / len(curves) for step in steps], label=key.rpartition("_")[2])
-                axes.set_title(f"{arm}, sparse layer {layer.rpartition('_l')[2]}", fontsize=10)
+                axes.set_title(f"{arm}, sparse layer {layer.rpartition('/l')[2]}", fontsize=10)
         panels[-1][0].set_xlabel("step")
         panels[0][0].set_ylabel("share of the choices")
         panels[0][-1].legend(fontsize=8)
