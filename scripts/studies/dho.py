@@ -18,10 +18,10 @@ import multiprocessing
 import shutil
 import statistics
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,9 +48,9 @@ TABLE_LABELS = ("1 shot", "4 shots", "16 shots", "1%", "10%")
 # Steps of real teachers; corrected ones are the strongest with a share of its errors mended.
 REAL_TEACHERS = {"weak": 120, "real": 900}
 CORRECTED = (0.7, 0.8, 0.9)
-STEPS, BATCH = 400, 32
+STEPS, LONG_STEPS, BATCH = 400, 1600, 32
+# Single heads' weights between KD only (0) and CE only (1).
 SWEEP = (0.2, 0.5, 0.8)
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
 
 
 @dataclass(frozen=True)
@@ -63,43 +63,88 @@ class Cell:
     seed: int
     student: str = "small"
     label_weight: float = 0.5
+    steps: int = STEPS
+    views: Literal["centre", "fixed", "live"] = "centre"
+    """What the teacher sees: the stored image, once; four fixed views of it, once; the student's own view, each time."""
 
     @property
     def name(self) -> str:
         """File name."""
-        words = (self.labels, self.teacher, self.form, f"w{self.label_weight:g}", self.student, f"s{self.seed}")
+        words = [self.labels, self.teacher, self.form, f"w{self.label_weight:g}", self.student, f"s{self.seed}"]
+        words += [] if self.steps == STEPS else [f"{self.steps}-steps"]
+        words += [] if self.views == "centre" else [self.views]
         return "_".join(words).replace(" ", "-").replace("%", "pc")
 
 
+TABLE_FORMS = [
+    ("ce-only", 0.5),
+    ("dual-head", 0.5),
+    ("kd-only", 0.5),
+    ("single-head", 0.5),
+    ("feature-kd", 0.5),
+    ("fixmatch", 0.5),
+    ("single-head", 0.2),
+    ("single-head", 0.8),
+]
+TEACHERS = [*REAL_TEACHERS, *(f"corrected {accuracy:.0%}" for accuracy in CORRECTED)]
+
+
 def list_cells(*, quick: bool) -> list[Cell]:
-    """List the cells from the most important: a coarse map, all forms, more seeds, the rest of the map, the larger student."""
-    teachers = [*REAL_TEACHERS, *(f"corrected {accuracy:.0%}" for accuracy in CORRECTED)]
-    competitors = [("dual-head", 0.5), ("kd-only", 0.5), ("single-head", 0.5)]
-    corners = [("1%", "real"), ("1%", "weak"), ("20%", "weak"), ("20%", "real"), ("1%", "corrected 90%"), ("20%", "corrected 90%")]
-    coarse = [("dual-head", 0.5), ("single-head", 0.5), ("ce-only", 0.5), ("kd-only", 0.5)]
-    cells = [
-        Cell(labels, t, form, 0, label_weight=w) for labels, t in corners for form, w in coarse + [("single-head", 0.8)] * (labels == "20%")
-    ]
-    table = [("ce-only", 0.5), *competitors, ("feature-kd", 0.5), ("fixmatch", 0.5), ("single-head", 0.2), ("single-head", 0.8)]
-    table_cells = [[Cell(labels, "real", form, seed, label_weight=w) for labels in ("10%", "1%") for form, w in table] for seed in range(5)]
-    cells += table_cells[0]
+    """List the cells from the most important: a coarse map and all forms, longer training, the map, more seeds, the larger student."""
+    cells = []
+    for labels, teacher in [("1%", "real"), ("1%", "weak"), ("20%", "weak"), ("20%", "real"), ("1%", "corrected 90%"), ("20%", "corrected 90%")]:
+        forms = [("dual-head", 0.5), ("single-head", 0.5), ("ce-only", 0.5), ("kd-only", 0.5)] + [("single-head", 0.8)] * (labels == "20%")
+        cells += [Cell(labels, teacher, form, 0, label_weight=w) for form, w in forms]
+    cells += _table(("10%", "1%"), [0])
     if quick:
         return _without_teachers(cells)
-    cells += table_cells[1] + table_cells[2]
-    cells += [Cell(labels, t, form, 0, label_weight=w) for labels in MAP_LABELS for t in teachers for form, w in competitors]
-    cells += [Cell(labels, "real", form, seed, label_weight=w) for seed in range(3) for labels in TABLE_LABELS for form, w in table]
-    cells += [Cell(labels, t, "single-head", 0, label_weight=w) for labels in MAP_LABELS for t in teachers for w in SWEEP]
-    cells += table_cells[3] + table_cells[4]
-    cells += [Cell(labels, "real", form, seed, label_weight=w) for seed in (3, 4) for labels in TABLE_LABELS for form, w in table]
-    cells += [Cell(labels, "real", form, seed, student="medium") for seed in range(5) for labels in TABLE_LABELS for form, _ in table[:6]]
-    every = [*competitors, *(("single-head", w) for w in SWEEP)]
-    cells += [Cell(labels, t, form, s, label_weight=w) for s in range(1, 5) for labels in MAP_LABELS for t in teachers for form, w in every]
+    cells += _long([("20%", "weak"), ("20%", "real")], [0])
+    cells += _map(MAP_LABELS, [t for t in TEACHERS if t != "corrected 70%"], [0])
+    cells += _table(("1%", "10%"), [1, 2])
+    cells += _long([("5%", "real"), ("1%", "weak")], [0])
+    views: tuple[Literal["fixed", "live"], ...] = ("fixed", "live")
+    cells += [Cell(labels, "real", "dual-head", seed, views=v) for labels in ("1%", "10%") for v in views for seed in range(3)]
+    cells += _table(("1 shot", "4 shots", "16 shots"), [0])
+    cells += _long([("20%", "real"), ("20%", "weak")], [1])
+    cells += [Cell(labels, "real", form, 0, "medium", w) for labels in ("1%", "10%") for form, w in TABLE_FORMS[:4]]
+    cells += _map(("20%", "1%", "5%"), ("weak", "real"), [1, 2])
+    cells += _table(("1%", "10%"), [3, 4])
+    cells += _long([("20%", "real"), ("20%", "weak"), ("5%", "real"), ("1%", "weak")], [1, 2])
+    cells += _map(MAP_LABELS, TEACHERS, [0, 1, 2])
+    cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
+    cells += [Cell(labels, "real", form, seed, "medium", w) for seed in range(5) for labels in TABLE_LABELS for form, w in TABLE_FORMS]
+    cells += _map(MAP_LABELS, TEACHERS, [3, 4])
     return _without_teachers(cells)
+
+
+def _table(labels: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
+    """Every form under the real teacher."""
+    return [Cell(one, "real", form, seed, label_weight=w) for seed in seeds for one in labels for form, w in TABLE_FORMS]
+
+
+def _forms_of_map(labels: str) -> list[tuple[str, float]]:
+    """DHO and what a single head can be: few labels want a small weight, many a large one."""
+    return [("dual-head", 0.5), ("kd-only", 0.5), ("single-head", 0.5), ("single-head", 0.2 if LABELS[labels] < 200 else 0.8), ("ce-only", 0.5)]
+
+
+def _map(labels: Sequence[str], teachers: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
+    """The map: DHO against single heads of every weight, by label share and teacher."""
+    return [Cell(one, t, form, s, label_weight=w) for s in seeds for one in labels for t in teachers for form, w in _forms_of_map(one)]
+
+
+def _long(corners: Sequence[tuple[str, str]], seeds: Iterable[int]) -> list[Cell]:
+    """The same with four times the steps."""
+    return [
+        Cell(labels, teacher, form, seed, label_weight=w, steps=LONG_STEPS)
+        for seed in seeds
+        for labels, teacher in corners
+        for form, w in _forms_of_map(labels)
+    ]
 
 
 def _without_teachers(cells: Sequence[Cell]) -> list[Cell]:
     """FixMatch and CE only know no teacher: one cell serves all of them."""
-    known = [Cell(c.labels, "none", c.form, c.seed, c.student) if c.form in ("ce-only", "fixmatch") else c for c in cells]
+    known = [replace(c, teacher="none") if c.form in ("ce-only", "fixmatch") else c for c in cells]
     return list(dict.fromkeys(known))
 
 
@@ -188,16 +233,17 @@ def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
 
 def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     """Train one student and keep its numbers; seconds."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     folder = options.out / "runs" / cell.name
     shutil.rmtree(folder, ignore_errors=True)
-    words = training_words(options, cell.student, steps=4 if options.smoke else STEPS, batch=BATCH)
+    words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH)
     words += ["--split-file", str(options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"), "--seed", str(cell.seed)]
     words += ["--form", cell.form, "--label-weight", str(cell.label_weight), "--test-data", str(options.data), "--out", str(folder)]
     if cell.teacher in REAL_TEACHERS:
         words += ["--teacher", str(options.out / f"teacher-{cell.teacher}"), "--teacher-kind", "classifier"]
     elif cell.teacher != "none":
         words += ["--teacher", str(options.out / "cache" / f"{cell.teacher}.safetensors"), "--teacher-kind", "logits"]
+    words += {"centre": [], "fixed": ["--teacher-views", "4"], "live": ["--teacher-mode", "live"]}[cell.views]
     if cell.form in ("dual-head", "single-head"):
         words += ["--gradient-cosine-every", "50"]
     log = options.out / "logs" / f"{cell.name}.txt"
@@ -206,7 +252,8 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     log.unlink()
     result = read(folder / "classifier.json")
     cosines = [entry["dual_head/gradient_cosine"] for entry in read(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
-    result |= {"cell": vars(cell) | {}, "gradient_cosine": cosines, "seconds": time.perf_counter() - start}
+    result |= {"cell": asdict(cell), "gradient_cosine": cosines}
+    result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     done = options.out / "cells" / f"{cell.name}.json"
     done.parent.mkdir(parents=True, exist_ok=True)
     write_whole(done, json.dumps(result))
