@@ -37,6 +37,7 @@ from mmalign.models.dual_head import (
     read_tower_config,
 )
 from mmalign.models.load import load_clip
+from mmalign.models.open_clip_teacher import OpenClipTeacher
 from mmalign.models.parameters import count_parameters
 from mmalign.models.teachers import (
     PROMPTS,
@@ -147,6 +148,8 @@ def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSpl
         return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
     if options.teacher_kind == "timm":
         return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
+    if options.teacher_kind == "open-clip":
+        return OpenClipTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
     zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
     if options.teacher_kind == "zero-shot":
         return zero_shot
@@ -174,7 +177,7 @@ def cache_teacher(
         return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
     what = [images.fingerprint, options.teacher_kind, options.teacher, _hash_teacher(options), options.teacher_views]
     what += [options.augmentation, options.split_seed] if options.teacher_views else []
-    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "few-shot") else []
+    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "open-clip", "few-shot") else []
     what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
     path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
@@ -398,5 +401,6 @@ def _hash_teacher(options: DualHeadOptions) -> str:
     path = Path(options.teacher or "")
     if path.is_file():
         return hash_file(path)
-    weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("dual_head.json")) if path.is_dir() else []
+    names = ("*.safetensors", "open_clip_*.bin", "dual_head.json", "open_clip_config.json")
+    weights = [one for name in names for one in sorted(path.glob(name))] if path.is_dir() else []
     return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""The cells of the study of two heads: one training run each, listed from the most important."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+LABELS = {"1 shot": 10, "4 shots": 40, "0.5%": 58, "1%": 115, "16 shots": 160, "5%": 575, "10%": 1150, "20%": 2300}
+MAP_LABELS = ("0.5%", "1%", "5%", "10%", "20%")
+TABLE_LABELS = ("1 shot", "4 shots", "16 shots", "1%", "10%")
+# Steps of real teachers; corrected ones are the strongest with a share of its errors mended.
+REAL_TEACHERS = {"weak": 120, "real": 900}
+CORRECTED = (0.7, 0.8, 0.9)
+STEPS, LONG_STEPS, BATCH = 400, 1600, 32
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training run."""
+
+    labels: str
+    teacher: str
+    form: str
+    seed: int
+    student: str = "small"
+    label_weight: float = 0.5
+    steps: int = STEPS
+    views: Literal["centre", "fixed", "live"] = "centre"
+    """What the teacher sees: the stored image, once; four fixed views of it, once; the student's own view, each time."""
+
+    @property
+    def name(self) -> str:
+        """File name."""
+        words = [self.labels, self.teacher, self.form, f"w{self.label_weight:g}", self.student, f"s{self.seed}"]
+        words += [] if self.steps == STEPS else [f"{self.steps}-steps"]
+        words += [] if self.views == "centre" else [self.views]
+        return "_".join(words).replace(" ", "-").replace("%", "pc")
+
+
+TABLE_FORMS = [
+    ("ce-only", 0.5),
+    ("dual-head", 0.5),
+    ("kd-only", 0.5),
+    ("single-head", 0.5),
+    ("feature-kd", 0.5),
+    ("fixmatch", 0.5),
+    ("single-head", 0.2),
+    ("single-head", 0.8),
+]
+TEACHERS = [*REAL_TEACHERS, *(f"corrected {accuracy:.0%}" for accuracy in CORRECTED)]
+
+
+def list_cells(*, quick: bool) -> list[Cell]:
+    """List the cells from the most important: a coarse map and all forms, longer training, the map, more seeds, the larger student."""
+    cells = []
+    for teacher in ("real", "weak", "corrected 90%"):
+        for labels in ("1%", "20%"):
+            forms = [("dual-head", 0.5), ("single-head", 0.5), ("ce-only", 0.5), ("kd-only", 0.5)] + [("single-head", 0.8)] * (
+                labels == "20%"
+            )
+            cells += [Cell(labels, teacher, form, 0, label_weight=w) for form, w in forms]
+    cells += _table(("10%", "1%"), [0])
+    if quick:
+        return _without_teachers(cells)
+    cells += _long([("20%", "weak"), ("20%", "real")], [0])
+    cells += _map(MAP_LABELS, [t for t in TEACHERS if t != "corrected 70%"], [0])
+    cells += _table(("1%", "10%"), [1, 2])
+    cells += _long([("5%", "real"), ("1%", "weak")], [0])
+    views: tuple[Literal["fixed", "live"], ...] = ("fixed", "live")
+    cells += [Cell(labels, "real", "dual-head", seed, views=v) for labels in ("1%", "10%") for v in views for seed in range(3)]
+    cells += _table(("1 shot", "4 shots", "16 shots"), [0])
+    cells += _long([("20%", "real"), ("20%", "weak")], [1])
+    cells += [Cell(labels, "real", form, 0, "medium", w) for labels in ("1%", "10%") for form, w in TABLE_FORMS[:4]]
+    cells += _map(("20%", "1%", "5%"), ("weak", "real"), [1, 2])
+    cells += _table(("1%", "10%"), [3, 4])
+    cells += _long([("20%", "real"), ("20%", "weak"), ("5%", "real"), ("1%", "weak")], [1, 2])
+    cells += _map(MAP_LABELS, TEACHERS, [0, 1, 2])
+    cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
+    cells += [Cell(labels, "real", form, seed, "medium", w) for seed in range(5) for labels in TABLE_LABELS for form, w in TABLE_FORMS]
+    cells += _map(MAP_LABELS, TEACHERS, [3, 4])
+    return _without_teachers(cells)
+
+
+def _table(labels: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
+    """Every form under the real teacher."""
+    return [Cell(one, "real", form, seed, label_weight=w) for seed in seeds for one in labels for form, w in TABLE_FORMS]
+
+
+def _forms_of_map(labels: str) -> list[tuple[str, float]]:
+    """DHO, and what a single head can be."""
+    return [(form, 0.5) for form in ("dual-head", "kd-only", "single-head", "ce-only")] + [("single-head", swept_weight(labels))]
+
+
+def swept_weight(labels: str) -> float:
+    """The second weight of the single head on the map: few labels want a small one, many a large one."""
+    return 0.2 if LABELS[labels] < 200 else 0.8
+
+
+def _map(labels: Sequence[str], teachers: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
+    """The map: DHO against single heads of every weight, by label share and teacher."""
+    return [Cell(one, t, form, s, label_weight=w) for s in seeds for one in labels for t in teachers for form, w in _forms_of_map(one)]
+
+
+def _long(corners: Sequence[tuple[str, str]], seeds: Iterable[int]) -> list[Cell]:
+    """The same with four times the steps."""
+    return [
+        Cell(labels, teacher, form, seed, label_weight=w, steps=LONG_STEPS)
+        for seed in seeds
+        for labels, teacher in corners
+        for form, w in _forms_of_map(labels)
+    ]
+
+
+def _without_teachers(cells: Sequence[Cell]) -> list[Cell]:
+    """FixMatch and CE only know no teacher: one cell serves all of them."""
+    known = [replace(c, teacher="none") if c.form in ("ce-only", "fixmatch") else c for c in cells]
+    return list(dict.fromkeys(known))

@@ -1,0 +1,319 @@
+"""The page of the study of two heads: tables and pictures from the finished cells."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from mmalign.data.whole_files import write_whole
+from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
+from mmalign.reports.heat_map import save_heat_map
+from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, Cell, list_cells, swept_weight
+from scripts.studies.seed_statistics import compare, estimate, markdown_table
+
+MARK = "<!-- written by scripts/studies/dho.py: below this line -->"
+Results = dict[Cell, dict[str, Any]]
+SINGLE_HEADS = [("ce-only", 0.5), ("kd-only", 0.5), *(("single-head", w) for w in (0.2, 0.5, 0.8))]
+# Without these the best single head of a cell is not known.
+_NEEDED = {("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5)}
+_VIEWS = {
+    "centre": "cached, the stored image; free views for the student",
+    "fixed": "cached, four views that both see",
+    "live": "live, the student's own view",
+}
+
+
+def load_cells(out: Path) -> Results:
+    """Read finished cells."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "cells").glob("*.json"))]
+    return {Cell(**result["cell"]): result for result in found}
+
+
+def accuracy(result: dict[str, Any], head: str | None = None, *, part: str = "test") -> float:
+    """Accuracy in percent: of a head, or of what the form is used by."""
+    return 100 * result[part][head or ("mixed" if "mixed" in result[part] else "ce_head")]["accuracy"]
+
+
+def pick(cells: Results, labels: str, form: str, weight: float = 0.5, *, teacher: str = "real", **fields: Any) -> dict[int, dict[str, Any]]:
+    """Find the results of one arm by seed; CE only and FixMatch know no teacher."""
+    known = "none" if form in ("ce-only", "fixmatch") else teacher
+    wanted = [Cell(labels, known, form, seed, label_weight=weight, **fields) for seed in range(5)]
+    return {cell.seed: cells[cell] for cell in wanted if cell in cells}
+
+
+def scores(runs: dict[int, dict[str, Any]], head: str | None = None) -> dict[int, float]:
+    """Test accuracy by seed."""
+    return {seed: accuracy(result, head) for seed, result in runs.items()}
+
+
+def best_single_heads(cells: Results, labels: str, *, teacher: str, part: str = "validation", **fields: Any) -> dict[int, float]:
+    """Test accuracy by seed of the single head that ``part`` prefers (of equals the first): "validation" is what a user can do.
+
+    "test" looks ahead: the largest of several noisy numbers, which flatters the single head.
+    """
+    arms = {arm: pick(cells, labels, *arm, teacher=teacher, **fields) for arm in SINGLE_HEADS}
+    found = {}
+    for seed in range(5):
+        rivals = {arm: runs[seed] for arm, runs in arms.items() if seed in runs}
+        if rivals.keys() >= _NEEDED:
+            found[seed] = accuracy(max(rivals.values(), key=lambda result: accuracy(result, part=part)))
+    return found
+
+
+def gain(cells: Results, labels: str, teacher: str, rival: str = "validation", **fields: Any) -> list[float]:
+    """DHO (tuned mixing) minus a single head, a value a seed: the best one by ``rival``, or "equal", the one with equal weights."""
+    own = scores(pick(cells, labels, "dual-head", teacher=teacher, **fields))
+    if rival == "equal":
+        others = scores(pick(cells, labels, "single-head", 0.5, teacher=teacher, **fields))
+    else:
+        others = best_single_heads(cells, labels, teacher=teacher, part=rival, **fields)
+    return [own[seed] - others[seed] for seed in sorted(set(own) & set(others))]
+
+
+def show(values: Sequence[float], *, sign: bool = False) -> str:
+    """Mean ± half its 95% interval (seeds); empty without values."""
+    if not values:
+        return ""
+    found = estimate(values)
+    return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
+
+
+def accuracy_table(cells: Results, student: str) -> str:
+    """Every form by labels, under the real teacher."""
+    present = [labels for labels in TABLE_LABELS if any(c.labels == labels and c.student == student for c in cells)]
+    arms: list[tuple[str, str, float, str | None]] = [("CE only", "ce-only", 0.5, None), ("FixMatch", "fixmatch", 0.5, None)]
+    arms += [("KD only", "kd-only", 0.5, None), ("feature KD", "feature-kd", 0.5, None)]
+    arms += [(f"single head, w = {w}", "single-head", w, None) for w in (0.2, 0.5, 0.8)]
+    arms += [("DHO, CE head alone", "dual-head", 0.5, "ce_head"), ("DHO, KD head alone", "dual-head", 0.5, "kd_head")]
+    arms += [("DHO, mixing 0.5 / 0.5 (published)", "dual-head", 0.5, "published"), ("**DHO, tuned mixing**", "dual-head", 0.5, "mixed")]
+    rows = [[name, *(_shown(cells, labels, form, w, head, student) for labels in present)] for name, form, w, head in arms]
+    rows = [row for row in rows if any(row[1:])]
+    rows.append(
+        ["DHO minus the best single head", *(show(gain(cells, labels, "real", student=student), sign=True) for labels in present)],
+    )
+    return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
+
+
+def _shown(cells: Results, labels: str, form: str, weight: float, head: str | None, student: str) -> str:
+    return show(list(scores(pick(cells, labels, form, weight, student=student), head).values()))
+
+
+def pairs_table(cells: Results) -> str:
+    """DHO against each baseline on the same seeds, with the p-value of the paired test."""
+    present = [labels for labels in TABLE_LABELS if len(pick(cells, labels, "dual-head")) > 1]
+    arms = [*SINGLE_HEADS, ("feature-kd", 0.5), ("fixmatch", 0.5)]
+    rows = []
+    for form, weight in arms:
+        row = [f"{form}, w = {weight}" if form == "single-head" else form]
+        for labels in present:
+            own, other = scores(pick(cells, labels, "dual-head")), scores(pick(cells, labels, form, weight))
+            row.append(str(compare(own, other)) if len(set(own) & set(other)) > 1 else "")
+        rows.append(row)
+    return markdown_table(["DHO minus", *present], rows)
+
+
+def map_table(cells: Results, accuracies: dict[str, float], rival: str) -> str:
+    """The gain by label share and teacher."""
+    rows = [[labels, *(show(gain(cells, labels, t, rival), sign=True) for t in accuracies)] for labels in MAP_LABELS]
+    return markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
+
+
+def long_table(cells: Results) -> str:
+    """Corners of the map with four times the steps beside the same cells of the map."""
+    corners = sorted(
+        {(c.labels, c.teacher) for c in cells if c.steps == LONG_STEPS and c.teacher != "none"}, key=lambda pair: (LABELS[pair[0]], pair[1])
+    )
+    rows = []
+    for labels, teacher in corners:
+        for steps in (STEPS, LONG_STEPS):
+            arms = [("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5), ("single-head", swept_weight(labels)), ("dual-head", 0.5)]
+            shown = [show(list(scores(pick(cells, labels, form, w, teacher=teacher, steps=steps)).values())) for form, w in arms]
+            gains = [show(gain(cells, labels, teacher, rival, steps=steps), sign=True) for rival in ("validation", "equal")]
+            rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
+    header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
+    return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
+
+
+def views_table(cells: Results) -> str:
+    """What the teacher sees: accuracy, and the cost of a run."""
+    present = [labels for labels in ("1%", "10%") if any(c.views != "centre" and c.labels == labels for c in cells)]
+    seeds = {labels: set.intersection(*(set(pick(cells, labels, "dual-head", views=v)) for v in _VIEWS)) for labels in present}
+    rows = []
+    for views, name in _VIEWS.items():
+        runs = {
+            labels: {s: r for s, r in pick(cells, labels, "dual-head", views=views).items() if s in seeds[labels]} for labels in present
+        }
+        seconds = [result["cpu_seconds"] for those in runs.values() for result in those.values() if "cpu_seconds" in result]
+        rows.append([name, *(show(list(scores(those).values())) for those in runs.values()), f"{median(seconds):.0f}" if seconds else ""])
+    return markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
+
+
+def calibration_table(cells: Results) -> str:
+    """Expected calibration error of heads and mixtures, %."""
+    present = [labels for labels in MAP_LABELS if pick(cells, labels, "dual-head")]
+    arms: list[tuple[str, str, str]] = [("single head, w = 0.5", "single-head", "ce_head"), ("KD only", "kd-only", "ce_head")]
+    arms += [("DHO, CE head alone", "dual-head", "ce_head"), ("DHO, KD head alone", "dual-head", "kd_head")]
+    arms += [("DHO, mixing 0.5 / 0.5", "dual-head", "published"), ("DHO, tuned mixing", "dual-head", "mixed")]
+    rows = []
+    for name, form, head in arms:
+        errors = [[100 * result["test"][head]["ece"] for result in pick(cells, labels, form).values()] for labels in present]
+        rows.append([name, *map(show, errors)])
+    return markdown_table(["calibration error, %", *present], rows)
+
+
+def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
+    """Draw the cosine of both losses' gradients over the steps, one head against two, mean over seeds; False without any."""
+    corners = [(labels, teacher) for labels in ("1%", "20%") for teacher in ("weak", "real")]
+    curves = {
+        (corner, form): [run["gradient_cosine"] for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()]
+        for corner in corners
+        for form in ("single-head", "dual-head")
+    }
+    corners = [corner for corner in corners if curves[corner, "single-head"] and curves[corner, "dual-head"]]
+    if not corners:
+        return False
+    with rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8.5}):
+        figure = Figure(figsize=(0.6 + 2.4 * len(corners), 2.6), layout="constrained", dpi=150)
+        panels = figure.subplots(1, len(corners), sharey=True, squeeze=False)[0]
+        for axes, corner in zip(panels, corners, strict=True):
+            for form, colour in (("single-head", "#d9730d"), ("dual-head", "#3a86d4")):
+                values = np.mean(np.array(curves[corner, form]), axis=0)
+                axes.plot(50 * np.arange(len(values)), values, color=colour, label=form)
+            axes.axhline(0, color="#7d8590", linewidth=0.8)
+            axes.set(title=f"{corner[0]} of the labels, {corner[1]} teacher", xlabel="step")
+        panels[0].set_ylabel("cosine of CE's and KD's gradients")
+        panels[0].legend(frameon=False)
+        figure.savefig(path)
+    return True
+
+
+def cosine_table(cells: Results) -> str:
+    """Mean cosine over the first and the last half of the training."""
+    rows = []
+    for steps in (STEPS, LONG_STEPS):
+        for labels in MAP_LABELS:
+            for teacher in TEACHERS:
+                halves = []
+                for form in ("single-head", "dual-head"):
+                    series = [run["gradient_cosine"] for run in pick(cells, labels, form, teacher=teacher, steps=steps).values()]
+                    halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
+                if len(halves) == 4:
+                    rows.append([f"{labels}, {teacher}", steps, *halves])
+    return markdown_table(["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows)
+
+
+def _halves(series: Sequence[float]) -> tuple[float, float]:
+    middle = len(series) // 2
+    return mean(series[:middle]), mean(series[middle:])
+
+
+def teacher_accuracies(cells: Results) -> dict[str, float]:
+    """Each teacher's accuracy on the unlabelled images, rising."""
+    found: dict[str, list[float]] = {}
+    for cell, result in cells.items():
+        if result.get("teacher_accuracy_unlabeled") and cell.views == "centre":
+            found.setdefault(cell.teacher, []).append(result["teacher_accuracy_unlabeled"])
+    return dict(sorted(((teacher, mean(values)) for teacher, values in found.items()), key=lambda pair: pair[1]))
+
+
+def draw_map(cells: Results, accuracies: dict[str, float], rival: str, path: Path) -> bool:
+    """Draw the gain by label share and teacher; False without any."""
+    found = {labels: [gain(cells, labels, teacher, rival) for teacher in accuracies] for labels in MAP_LABELS}
+    rows = [labels for labels, line in found.items() if any(line)]
+    if not rows:
+        return False
+    save_heat_map(
+        path,
+        [[mean(values) if values else None for values in found[labels]] for labels in rows],
+        rows=rows,
+        columns=[f"{value:.0%}\n{'corrected' if 'corrected' in teacher else teacher}" for teacher, value in accuracies.items()],
+        title="DHO minus " + ("best single head" if rival == "validation" else "single head, w = 0.5"),
+        row_label="labelled share",
+        column_label="teacher's accuracy on unlabelled images",
+        centre=0.0,
+    )
+    return True
+
+
+def draw_mixing(cells: Results, labels: str, path: Path) -> bool:
+    """Draw validation accuracy over the mixing grid, mean over seeds; False without any."""
+    grids = [np.array(result["mixing_grid"]) for result in pick(cells, labels, "dual-head").values()]
+    if not grids:
+        return False
+    save_heat_map(
+        path,
+        (100 * np.mean(grids, axis=0))[::2].tolist(),
+        rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
+        columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
+        title=f"validation accuracy, {labels} of the labels",
+        row_label="CE head weight",
+        column_label="KD head temperature",
+    )
+    return True
+
+
+def draw_pictures(cells: Results, folder: Path) -> list[str]:
+    """Draw all pictures for which there are cells; lines of Markdown."""
+    accuracies = teacher_accuracies(cells)
+    drawings: list[tuple[str, str, Callable[[Path], bool]]] = [
+        ("dho_map.png", "gain over the best single head", lambda path: draw_map(cells, accuracies, "validation", path)),
+        ("dho_map_equal.png", "gain over one head with equal weights", lambda path: draw_map(cells, accuracies, "equal", path)),
+        ("dho_cosines.png", "cosine of both losses' gradients over the steps", lambda path: draw_cosines(cells, path, STEPS)),
+        ("dho_cosines_long.png", f"the same over {LONG_STEPS} steps", lambda path: draw_cosines(cells, path, LONG_STEPS)),
+        ("dho_mixing_1pc.png", "mixing grid, 1% of the labels", lambda path: draw_mixing(cells, "1%", path)),
+        ("dho_mixing_20pc.png", "mixing grid, 20% of the labels", lambda path: draw_mixing(cells, "20%", path)),
+    ]
+    return [f"![{caption}]({name})" for name, caption, draw in drawings if draw(folder / name)]
+
+
+def write_page(out: Path, folder: Path) -> Path:
+    """Write dho.md and its pictures from the finished cells.
+
+    Args:
+        out: Folder of the study.
+        folder: Where the page goes. What stands above the mark is kept.
+
+    Raises:
+        SystemExit: If no cell is finished.
+    """
+    cells = load_cells(out)
+    if not cells:
+        raise SystemExit(f"no finished cell in {out / 'cells'}; run the study without --report-only")
+    folder.mkdir(parents=True, exist_ok=True)
+    accuracies = teacher_accuracies(cells)
+    parts = [
+        "### Accuracy on 5,000 test photographs, %: mean ± 95% interval over seeds (seeds)",
+        accuracy_table(cells, "small"),
+        "The same seeds, paired:",
+        pairs_table(cells),
+    ]
+    if any(c.student == "medium" for c in cells):
+        parts += ["### The larger student", accuracy_table(cells, "medium")]
+    parts += [
+        "### The map: DHO (tuned) minus the single head that validation images prefer, points",
+        map_table(cells, accuracies, "validation"),
+    ]
+    parts += ["Minus the single head that is best on the test images (nobody can choose it):", map_table(cells, accuracies, "test")]
+    parts += ["Minus one head with equal weights, as the paper compares:", map_table(cells, accuracies, "equal")]
+    if any(c.steps == LONG_STEPS for c in cells):
+        parts += ["### Longer training", long_table(cells)]
+    if any(c.views != "centre" for c in cells):
+        parts += ["### What the teacher sees (DHO, real teacher)", views_table(cells)]
+    parts += ["### Calibration under the real teacher", calibration_table(cells)]
+    parts += ["### Cosine of CE's and KD's gradients in the backbone, mean over seeds", cosine_table(cells)]
+    parts += ["\n".join(draw_pictures(cells, folder))]
+    every = list_cells(quick=False)
+    costs = []
+    for steps in (STEPS, LONG_STEPS):
+        seconds = [result["cpu_seconds"] for cell, result in cells.items() if "cpu_seconds" in result and cell.steps == steps]
+        costs += [f"{median(seconds):.0f} CPU seconds with {steps} steps (median)"] if seconds else []
+    parts.append(f"{len(set(every) & set(cells))} cells of {len(every)}; one took {', '.join(costs)}.")
+    page = folder / "dho.md"
+    head = page.read_text(encoding="utf-8").split(MARK)[0] if page.is_file() else "# When do two heads pay?\n\n"
+    write_whole(page, f"{head}{MARK}\n\n" + "\n\n".join(parts) + "\n")
+    return page
