@@ -25,7 +25,7 @@ class OpenClipTeacher:
 
         Args:
             source: ARCHITECTURE/TAG of open_clip's list, such as ViT-H-14-378-quickgelu/dfn5b; hf-hub:OWNER/NAME; or a folder with
-                open_clip_config.json and weights.
+                open_clip_config.json and weights. Older ones are pickles; they are read as plain tensors, and no code of theirs runs.
             classes: Names, in the order of the logits.
             prompts: Texts with {}, the place of the class name.
             device: Where the model runs.
