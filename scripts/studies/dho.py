@@ -24,14 +24,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from mmalign.cli import main as mmalign
-from mmalign.data.labeled_images import load_labeled_images
+from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.splits import LabelSplit, draw_split, save_split
 from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
 from mmalign.data.whole_files import write_whole
-from scripts.studies.dho_cells import BATCH, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_report import write_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
@@ -95,6 +96,18 @@ def prepare(options: argparse.Namespace) -> None:
     base = options.out / "cache" / "real.safetensors"
     if not base.is_file():
         score_real_teacher(options, base)
+    save_changed_teachers(options, data, base, own)
+
+
+def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base: Path, own: NDArray[np.int64]) -> None:
+    """Change the strongest teacher's logits: some of its errors mended, or some classes never named.
+
+    Args:
+        options: The study's.
+        data: All images.
+        base: The teacher's logits.
+        own: The student's images, on which the accuracy counts.
+    """
     truth = torch.from_numpy(data.labels)
     real = load_teacher_logits(base, ids=data.ids, classes=data.classes).logits[:, 0]
     guess = real.argmax(-1)
@@ -109,6 +122,10 @@ def prepare(options: argparse.Namespace) -> None:
         save_teacher_logits(
             path, ids=data.ids, classes=data.classes, logits=logits, source=f"real teacher, {share:.0%} of its errors mended"
         )
+    blind = real.clone()
+    blind[:, :BLIND_CLASSES] -= 10.0
+    source = f"real teacher without {', '.join(data.classes[:BLIND_CLASSES])}"
+    save_teacher_logits(options.out / "cache" / "blind.safetensors", ids=data.ids, classes=data.classes, logits=blind, source=source)
 
 
 def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
