@@ -64,20 +64,19 @@ def list_cells(*, quick: bool) -> list[Cell]:
     if quick:
         return _without_teachers(cells)
     cells += _map(("10%", "20%", "5%", "1%"), ["blind"], [0])
-    cells += _long([("20%", "weak"), ("20%", "real"), ("20%", "blind")], [0])
-    cells += _map(MAP_LABELS, [t for t in TEACHERS if t != "corrected 70%"], [0])
+    cells += _blind_weights([0]) + _map(("10%", "20%"), ["blind"], [1, 2]) + _blind_weights([1, 2])
+    cells += _map(MAP_LABELS, ("weak", "real", "corrected 90%"), [0])
     cells += _table(("1%", "10%"), [1, 2])
-    cells += _map(("10%", "20%"), ["blind"], [1, 2])
-    cells += _long([("5%", "blind"), ("5%", "real"), ("1%", "weak")], [0])
+    cells += _long([("20%", "real"), ("20%", "blind")], [0])
     views: tuple[Literal["fixed", "live"], ...] = ("fixed", "live")
     cells += [Cell(labels, "real", "dual-head", seed, views=v) for labels in ("1%", "10%") for v in views for seed in range(3)]
-    cells += _table(("1 shot", "4 shots", "16 shots"), [0])
     cells += [Cell(labels, "real", form, 0, "medium", w) for labels in ("1%", "10%") for form, w in TABLE_FORMS[:4]]
-    cells += _long([("20%", "real"), ("20%", "weak"), ("20%", "blind")], [1])
+    cells += _table(("1 shot", "4 shots", "16 shots"), [0])
+    cells += _long([("20%", "weak"), ("5%", "blind"), ("5%", "real"), ("1%", "weak")], [0])
     cells += _map(("20%", "1%", "5%"), ("weak", "real"), [1, 2])
     cells += _table(("1%", "10%"), [3, 4])
-    cells += _long([(labels, t) for labels in ("20%", "5%", "1%") for t in ("blind", "real", "weak")], range(3))
     cells += _map(MAP_LABELS, TEACHERS, range(3))
+    cells += _long([(labels, t) for labels in ("20%", "5%", "1%") for t in ("blind", "real", "weak")], range(3))
     cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
     cells += [Cell(labels, "real", form, seed, "medium", w) for seed in range(5) for labels in TABLE_LABELS for form, w in TABLE_FORMS]
     cells += _map(MAP_LABELS, TEACHERS, [3, 4])
@@ -102,6 +101,11 @@ def swept_weight(labels: str) -> float:
 def _map(labels: Sequence[str], teachers: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
     """The map: DHO against single heads of every weight, by label share and teacher."""
     return [Cell(one, t, form, s, label_weight=w) for s in seeds for one in labels for t in teachers for form, w in _forms_of_map(one)]
+
+
+def _blind_weights(seeds: Iterable[int]) -> list[Cell]:
+    """A finer search of the single head's weight where two heads gain most, so that the gain is no matter of a coarse one."""
+    return [Cell(labels, "blind", "single-head", seed, label_weight=w) for seed in seeds for labels in ("10%", "20%") for w in (0.9, 0.95)]
 
 
 def _long(corners: Sequence[tuple[str, str]], seeds: Iterable[int]) -> list[Cell]:
