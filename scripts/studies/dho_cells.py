@@ -66,12 +66,17 @@ def list_cells(*, quick: bool) -> list[Cell]:
     cells += _map(("10%", "20%", "5%", "1%"), ["blind"], [0])
     cells += _blind_weights([0]) + _map(("10%", "20%"), ["blind"], [1, 2]) + _blind_weights([1, 2])
     cells += _map(MAP_LABELS, ("weak", "real", "corrected 90%"), [0])
-    cells += _table(("1%", "10%"), [1, 2])
-    cells += _long([("20%", "real"), ("20%", "blind")], [0])
-    views: tuple[Literal["fixed", "live"], ...] = ("fixed", "live")
-    cells += [Cell(labels, "real", "dual-head", seed, views=v) for labels in ("1%", "10%") for v in views for seed in range(3)]
-    cells += [Cell(labels, "real", form, 0, "medium", w) for labels in ("1%", "10%") for form, w in TABLE_FORMS[:4]]
-    cells += _table(("1 shot", "4 shots", "16 shots"), [0])
+    cells += _long([("20%", "blind")], [0])
+    cells += [Cell("20%", "blind", "single-head", 0, label_weight=0.95, steps=LONG_STEPS)]
+    cells += _table(("1%", "10%"), [1])
+    cells += _views(("1%", "10%"), [0])
+    cells += [Cell("10%", "real", form, 0, "medium", w) for form, w in TABLE_FORMS[:4]]
+    cells += [Cell(labels, "real", form, 0, label_weight=w) for labels in ("16 shots", "4 shots", "1 shot") for form, w in TABLE_FORMS[:3]]
+    cells += _table(("1%", "10%"), [2])
+    cells += _long([("20%", "real")], [0])
+    cells += _views(("1%", "10%"), [1, 2])
+    cells += [Cell("1%", "real", form, 0, "medium", w) for form, w in TABLE_FORMS[:4]]
+    cells += _table(("16 shots", "4 shots", "1 shot"), [0])
     cells += _long([("20%", "weak"), ("5%", "blind"), ("5%", "real"), ("1%", "weak")], [0])
     cells += _map(("20%", "1%", "5%"), ("weak", "real"), [1, 2])
     cells += _table(("1%", "10%"), [3, 4])
@@ -106,6 +111,12 @@ def _map(labels: Sequence[str], teachers: Sequence[str], seeds: Iterable[int]) -
 def _blind_weights(seeds: Iterable[int]) -> list[Cell]:
     """A finer search of the single head's weight where two heads gain most, so that the gain is no matter of a coarse one."""
     return [Cell(labels, "blind", "single-head", seed, label_weight=w) for seed in seeds for labels in ("10%", "20%") for w in (0.9, 0.95)]
+
+
+def _views(labels: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
+    """The ways in which a teacher can look at the student's images, beside the default one."""
+    views: tuple[Literal["fixed", "live"], ...] = ("fixed", "live")
+    return [Cell(one, "real", "dual-head", seed, views=v) for seed in seeds for one in labels for v in views]
 
 
 def _long(corners: Sequence[tuple[str, str]], seeds: Iterable[int]) -> list[Cell]:
