@@ -77,9 +77,9 @@ def list_cells(*, quick: bool) -> list[Cell]:
     cells += _views(("1%", "10%"), [1, 2])
     cells += [Cell("1%", "real", form, 0, "medium", w) for form, w in TABLE_FORMS[:4]]
     cells += _table(("16 shots", "4 shots", "1 shot"), [0])
-    cells += _long([("20%", "weak"), ("5%", "blind"), ("5%", "real"), ("1%", "weak")], [0])
-    cells += _map(("20%", "1%", "5%"), ("weak", "real"), [1, 2])
     cells += _table(("1%", "10%"), [3, 4])
+    cells += _map(("20%", "1%"), ("weak", "real"), [1, 2])
+    cells += _long([("1%", "weak"), ("5%", "blind"), ("20%", "weak"), ("5%", "real")], [0])
     cells += _map(MAP_LABELS, TEACHERS, range(3))
     cells += _long([(labels, t) for labels in ("20%", "5%", "1%") for t in ("blind", "real", "weak")], range(3))
     cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
