@@ -64,7 +64,7 @@ def list_cells(*, quick: bool) -> list[Cell]:
     if quick:
         return _without_teachers(cells)
     cells += _map(("10%", "20%", "5%", "1%"), ["blind"], [0])
-    cells += _blind_weights([0]) + _map(("10%", "20%"), ["blind"], [1, 2]) + _blind_weights([1, 2])
+    cells += _blind_weights([0]) + _map(("10%", "20%", "5%"), ["blind"], [1, 2]) + _blind_weights([1, 2])
     cells += _map(MAP_LABELS, ("weak", "real", "corrected 90%"), [0])
     cells += _long([("20%", "blind")], [0])
     cells += [Cell("20%", "blind", "single-head", 0, label_weight=0.95, steps=LONG_STEPS)]
@@ -110,7 +110,9 @@ def _map(labels: Sequence[str], teachers: Sequence[str], seeds: Iterable[int]) -
 
 def _blind_weights(seeds: Iterable[int]) -> list[Cell]:
     """A finer search of the single head's weight where two heads gain most, so that the gain is no matter of a coarse one."""
-    return [Cell(labels, "blind", "single-head", seed, label_weight=w) for seed in seeds for labels in ("10%", "20%") for w in (0.9, 0.95)]
+    return [
+        Cell(labels, "blind", "single-head", seed, label_weight=w) for seed in seeds for labels in ("10%", "20%", "5%") for w in (0.9, 0.95)
+    ]
 
 
 def _views(labels: Sequence[str], seeds: Iterable[int]) -> list[Cell]:
