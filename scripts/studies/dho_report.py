@@ -1,78 +1,21 @@
-"""The page of the study of two heads: tables and pictures from the finished cells."""
+"""The page of the study of two heads: tables from the finished cells, and where the pictures stand."""
 
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
-
-import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from mmalign.data.whole_files import write_whole
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
-from mmalign.reports.heat_map import save_heat_map
-from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, Cell, list_cells, swept_weight
+from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
+from scripts.studies.dho_pictures import draw_pictures
+from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 
 MARK = "<!-- written by scripts/studies/dho.py: below this line -->"
-Results = dict[Cell, dict[str, Any]]
-SINGLE_HEADS = [("ce-only", 0.5), ("kd-only", 0.5), *(("single-head", w) for w in (0.2, 0.5, 0.8, 0.9, 0.95))]
-# Without these the best single head of a cell is not known.
-_NEEDED = {("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5)}
 _VIEWS = {
     "centre": "cached, the stored image; free views for the student",
     "fixed": "cached, four views that both see",
     "live": "live, the student's own view",
 }
-
-
-def load_cells(out: Path) -> Results:
-    """Read finished cells."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "cells").glob("*.json"))]
-    return {Cell(**result["cell"]): result for result in found}
-
-
-def accuracy(result: dict[str, Any], head: str | None = None, *, part: str = "test") -> float:
-    """Accuracy in percent: of a head, or of what the form is used by."""
-    return 100 * result[part][head or ("mixed" if "mixed" in result[part] else "ce_head")]["accuracy"]
-
-
-def pick(cells: Results, labels: str, form: str, weight: float = 0.5, *, teacher: str = "real", **fields: Any) -> dict[int, dict[str, Any]]:
-    """Find the results of one arm by seed; CE only and FixMatch know no teacher."""
-    known = "none" if form in ("ce-only", "fixmatch") else teacher
-    wanted = [Cell(labels, known, form, seed, label_weight=weight, **fields) for seed in range(5)]
-    return {cell.seed: cells[cell] for cell in wanted if cell in cells}
-
-
-def scores(runs: dict[int, dict[str, Any]], head: str | None = None) -> dict[int, float]:
-    """Test accuracy by seed."""
-    return {seed: accuracy(result, head) for seed, result in runs.items()}
-
-
-def best_single_heads(cells: Results, labels: str, *, teacher: str, part: str = "validation", **fields: Any) -> dict[int, float]:
-    """Test accuracy by seed of the single head that ``part`` prefers (of equals the first): "validation" is what a user can do.
-
-    "test" looks ahead: the largest of several noisy numbers, which flatters the single head.
-    """
-    arms = {arm: pick(cells, labels, *arm, teacher=teacher, **fields) for arm in SINGLE_HEADS}
-    found = {}
-    for seed in range(5):
-        rivals = {arm: runs[seed] for arm, runs in arms.items() if seed in runs}
-        if rivals.keys() >= _NEEDED:
-            found[seed] = accuracy(max(rivals.values(), key=lambda result: accuracy(result, part=part)))
-    return found
-
-
-def gain(cells: Results, labels: str, teacher: str, rival: str = "validation", **fields: Any) -> list[float]:
-    """DHO (tuned mixing) minus a single head, a value a seed: the best one by ``rival``, or "equal", the one with equal weights."""
-    own = scores(pick(cells, labels, "dual-head", teacher=teacher, **fields))
-    if rival == "equal":
-        others = scores(pick(cells, labels, "single-head", 0.5, teacher=teacher, **fields))
-    else:
-        others = best_single_heads(cells, labels, teacher=teacher, part=rival, **fields)
-    return [own[seed] - others[seed] for seed in sorted(set(own) & set(others))]
 
 
 def show(values: Sequence[float], *, sign: bool = False) -> str:
@@ -176,32 +119,6 @@ def calibration_table(cells: Results) -> str:
     return markdown_table(["calibration error, %", *present], rows)
 
 
-def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
-    """Draw the cosine of both losses' gradients over the steps, one head against two, mean over seeds; False without any."""
-    corners = [("1%", "weak"), ("1%", "real"), ("20%", "weak"), ("20%", "blind")]
-    curves = {
-        (corner, form): [run["gradient_cosine"] for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()]
-        for corner in corners
-        for form in ("single-head", "dual-head")
-    }
-    corners = [corner for corner in corners if curves[corner, "single-head"] and curves[corner, "dual-head"]]
-    if not corners:
-        return False
-    with rc_context({"axes.spines.top": False, "axes.spines.right": False, "font.size": 8.5}):
-        figure = Figure(figsize=(0.6 + 2.4 * len(corners), 2.6), layout="constrained", dpi=150)
-        panels = figure.subplots(1, len(corners), sharey=True, squeeze=False)[0]
-        for axes, corner in zip(panels, corners, strict=True):
-            for form, colour in (("single-head", "#d9730d"), ("dual-head", "#3a86d4")):
-                values = np.mean(np.array(curves[corner, form]), axis=0)
-                axes.plot(50 * np.arange(len(values)), values, color=colour, label=form)
-            axes.axhline(0, color="#7d8590", linewidth=0.8)
-            axes.set(title=f"{corner[0]} of the labels, {corner[1]} teacher", xlabel="step")
-        panels[0].set_ylabel("cosine of CE's and KD's gradients")
-        panels[0].legend(frameon=False)
-        figure.savefig(path)
-    return True
-
-
 def cosine_table(cells: Results) -> str:
     """Mean cosine over the first and the last half of the training."""
     rows = []
@@ -220,66 +137,6 @@ def cosine_table(cells: Results) -> str:
 def _halves(series: Sequence[float]) -> tuple[float, float]:
     middle = len(series) // 2
     return mean(series[:middle]), mean(series[middle:])
-
-
-def teacher_accuracies(cells: Results) -> dict[str, float]:
-    """Each teacher's accuracy on the unlabelled images, rising; the blind one, whose errors are of another kind, stands last."""
-    found: dict[str, list[float]] = {}
-    for cell, result in cells.items():
-        if result.get("teacher_accuracy_unlabeled") and cell.views == "centre":
-            found.setdefault(cell.teacher, []).append(result["teacher_accuracy_unlabeled"])
-    return dict(sorted(((teacher, mean(values)) for teacher, values in found.items()), key=lambda pair: (pair[0] == "blind", pair[1])))
-
-
-def draw_map(cells: Results, accuracies: dict[str, float], rival: str, path: Path) -> bool:
-    """Draw the gain by label share and teacher; False without any."""
-    found = {labels: [gain(cells, labels, teacher, rival) for teacher in accuracies] for labels in MAP_LABELS}
-    rows = [labels for labels, line in found.items() if any(line)]
-    if not rows:
-        return False
-    save_heat_map(
-        path,
-        [[mean(values) if values else None for values in found[labels]] for labels in rows],
-        rows=rows,
-        columns=[f"{value:.0%}\n{'corrected' if 'corrected' in teacher else teacher}" for teacher, value in accuracies.items()],
-        title="DHO minus " + ("best single head" if rival == "validation" else "single head, w = 0.5"),
-        row_label="labelled share",
-        column_label="teacher's accuracy on unlabelled images",
-        centre=0.0,
-    )
-    return True
-
-
-def draw_mixing(cells: Results, labels: str, teacher: str, path: Path) -> bool:
-    """Draw validation accuracy over the mixing grid, mean over seeds; False without any."""
-    grids = [np.array(result["mixing_grid"]) for result in pick(cells, labels, "dual-head", teacher=teacher).values()]
-    if not grids:
-        return False
-    save_heat_map(
-        path,
-        (100 * np.mean(grids, axis=0))[::2].tolist(),
-        rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
-        columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
-        title=f"validation accuracy, {labels} of the labels, {teacher} teacher",
-        row_label="CE head weight",
-        column_label="KD head temperature",
-    )
-    return True
-
-
-def draw_pictures(cells: Results, folder: Path) -> list[str]:
-    """Draw all pictures for which there are cells; lines of Markdown."""
-    accuracies = teacher_accuracies(cells)
-    drawings: list[tuple[str, str, Callable[[Path], bool]]] = [
-        ("dho_map.png", "gain over the best single head", lambda path: draw_map(cells, accuracies, "validation", path)),
-        ("dho_map_equal.png", "gain over one head with equal weights", lambda path: draw_map(cells, accuracies, "equal", path)),
-        ("dho_cosines.png", "cosine of both losses' gradients over the steps", lambda path: draw_cosines(cells, path, STEPS)),
-        ("dho_cosines_long.png", f"the same over {LONG_STEPS} steps", lambda path: draw_cosines(cells, path, LONG_STEPS)),
-        ("dho_mixing_1pc.png", "mixing grid, 1% of the labels", lambda path: draw_mixing(cells, "1%", "real", path)),
-        ("dho_mixing_20pc.png", "mixing grid, 20% of the labels", lambda path: draw_mixing(cells, "20%", "real", path)),
-        ("dho_mixing_blind.png", "mixing grid, 10% of the labels, blind teacher", lambda path: draw_mixing(cells, "10%", "blind", path)),
-    ]
-    return [f"![{caption}]({name})" for name, caption, draw in drawings if draw(folder / name)]
 
 
 def write_page(out: Path, folder: Path) -> Path:

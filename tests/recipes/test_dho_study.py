@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from scripts.studies.dho_cells import TABLE_LABELS, Cell, list_cells
-from scripts.studies.dho_report import best_single_heads, gain, show, write_page
+from scripts.studies.dho_report import show, write_page
+from scripts.studies.dho_scores import best_single_heads, gain
 from tests.conftest import REPOSITORY
 
 
