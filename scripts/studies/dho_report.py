@@ -167,7 +167,7 @@ def write_page(out: Path, folder: Path) -> Path:
         map_table(cells, accuracies, "validation"),
     ]
     parts += ["Minus the single head that is best on the test images (nobody can choose it):", map_table(cells, accuracies, "test")]
-    parts += ["Minus one head with equal weights, as the paper compares:", map_table(cells, accuracies, "equal")]
+    parts += ["Minus one head with equal weights (w = 0.5):", map_table(cells, accuracies, "equal")]
     if any(c.teacher == "blind" for c in cells):
         parts += ["### The blind teacher: every weight of the single head", weights_table(cells)]
     if any(c.steps == LONG_STEPS for c in cells):
