@@ -136,7 +136,7 @@ def cosine_table(cells: Results) -> str:
 
 def _halves(series: Sequence[float]) -> tuple[float, float]:
     middle = len(series) // 2
-    return mean(series[:middle]), mean(series[middle:])
+    return mean(series[: max(1, middle)]), mean(series[middle:])
 
 
 def write_page(out: Path, folder: Path) -> Path:
