@@ -18,7 +18,11 @@ def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
     """Draw the cosine of both losses' gradients over the steps, one head against two, mean over seeds; False without any."""
     corners = [("1%", "weak"), ("1%", "real"), ("20%", "weak"), ("20%", "blind")]
     curves = {
-        (corner, form): [run["gradient_cosine"] for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()]
+        (corner, form): [
+            run["gradient_cosine"]
+            for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()
+            if run["gradient_cosine"]
+        ]
         for corner in corners
         for form in ("single-head", "dual-head")
     }

@@ -127,7 +127,11 @@ def cosine_table(cells: Results) -> str:
             for teacher in TEACHERS:
                 halves = []
                 for form in ("single-head", "dual-head"):
-                    series = [run["gradient_cosine"] for run in pick(cells, labels, form, teacher=teacher, steps=steps).values()]
+                    series = [
+                        one
+                        for run in pick(cells, labels, form, teacher=teacher, steps=steps).values()
+                        if len(one := run["gradient_cosine"]) > 1
+                    ]
                     halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
                 if len(halves) == 4:
                     rows.append([f"{labels}, {teacher}", steps, *halves])
@@ -136,7 +140,7 @@ def cosine_table(cells: Results) -> str:
 
 def _halves(series: Sequence[float]) -> tuple[float, float]:
     middle = len(series) // 2
-    return mean(series[: max(1, middle)]), mean(series[middle:])
+    return mean(series[:middle]), mean(series[middle:])
 
 
 def write_page(out: Path, folder: Path) -> Path:
