@@ -45,13 +45,17 @@ class DualHeadOptions(TrainConfig):
     unlabeled_kd_weight: float = field(default=1.0, metadata={"help": "of KD on unlabelled images (fixmatch: of pseudo-labels)"})
     temperature: float = field(default=2.0, metadata={"help": "of KD's softmax"})
     threshold: float = field(default=0.95, metadata={"help": "fixmatch: how sure a pseudo-label must be"})
-    teacher: str | None = field(default=None, metadata={"help": "CLIP or SigLIP, classifier folder, timm architecture, or file of logits"})
-    teacher_kind: Literal["zero-shot", "few-shot", "classifier", "timm", "logits"] = field(
-        default="zero-shot", metadata={"help": "what --teacher is; few-shot: a CLIP fitted on the labelled images"}
+    teacher: str | None = field(
+        default=None,
+        metadata={"help": "CLIP or SigLIP, open_clip's ARCHITECTURE/TAG, classifier folder, timm architecture, or file of logits"},
+    )
+    teacher_kind: Literal["zero-shot", "open-clip", "few-shot", "classifier", "timm", "logits"] = field(
+        default="zero-shot",
+        metadata={"help": "what --teacher is; few-shot: a CLIP fitted on the labelled images; open-clip needs mmalign[open-clip]"},
     )
     prompts: list[str] = field(
         default_factory=list,
-        metadata={"help": "zero-shot, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"},
+        metadata={"help": "zero-shot, open-clip, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"},
     )
     teacher_mode: Literal["cached", "live"] = field(default="cached", metadata={"help": "score fixed views once, or each student view"})
     teacher_views: int = field(

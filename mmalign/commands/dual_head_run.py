@@ -1,7 +1,6 @@
 """What ``mmalign train dual-head`` does: images, split, student, teacher, training, mixing, report."""
 
 import dataclasses
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,20 +9,19 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from timm.data import resolve_model_data_config
-from torch import Tensor
 from transformers import set_seed
 
 from mmalign.commands.classifier_card import write_classifier_card
 from mmalign.commands.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
 from mmalign.commands.classify import DualHeadOptions
+from mmalign.commands.dual_head_teacher import cache_teacher, choose_prompts, find_feature_width, hash_teacher, load_teacher, score_beside
 from mmalign.commands.run_record import build_record, claim_folder, write_record
 from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages, cache_images
-from mmalign.data.labeled_images import COOP_SETS, load_labeled_images
+from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
-from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
-from mmalign.data.views import fixed_numbers, make_views
+from mmalign.data.teacher_logits import TeacherLogits
 from mmalign.data.whole_files import write_whole
 from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
 from mmalign.models.dual_head import (
@@ -38,15 +36,7 @@ from mmalign.models.dual_head import (
 )
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
-from mmalign.models.teachers import (
-    PROMPTS,
-    Teacher,
-    TimmTeacher,
-    TipAdapterTeacher,
-    ZeroShotTeacher,
-    embed_classes,
-    load_classifier_teacher,
-)
+from mmalign.models.teachers import Teacher, embed_classes
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
@@ -56,8 +46,6 @@ from mmalign.training.trainer import MethodTrainer
 
 SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
 _SCORING_BATCH = 256
-# Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
-_FIT_VIEWS = 10
 
 
 def train_classifier(options: DualHeadOptions) -> None:
@@ -73,7 +61,7 @@ def train_classifier(options: DualHeadOptions) -> None:
     hashes = {"train": data.fingerprint()}
     hashes |= {str(path): hash_file(path) for path in (options.split_file,) if path is not None}
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
-        hashes["teacher"] = _hash_teacher(options)
+        hashes["teacher"] = hash_teacher(options)
     record = build_record(options, method="dual-head", data=hashes)
     claim_folder(options.out, record)
     side = options.resize_size or _default_side(options)
@@ -90,7 +78,7 @@ def train_classifier(options: DualHeadOptions) -> None:
             cached = cache_teacher(options, teacher, images, split, cache, device=device)
     width = None
     if options.form == "feature-kd":
-        width = _feature_width(cached, teacher, device)
+        width = find_feature_width(cached, teacher, device)
     model = build_student(options, images, side=side, teacher_feature_size=width)
     method = DualHeadMethod(
         images,
@@ -136,70 +124,6 @@ def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
         )
     save_split(path, split, images.ids, seed=options.split_seed, shots=options.shots, share=options.label_share)
     return split
-
-
-def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
-    """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
-    assert options.teacher is not None, "checked before"
-    if options.teacher_kind == "logits":
-        return None
-    if options.teacher_kind == "classifier":
-        return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
-    if options.teacher_kind == "timm":
-        return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
-    zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
-    if options.teacher_kind == "zero-shot":
-        return zero_shot
-    few_shot = TipAdapterTeacher(zero_shot)
-    stored, labels = torch.from_numpy(images.pixels[split.labeled]).to(device), torch.from_numpy(images.labels[split.labeled])
-    numbers = fixed_numbers(len(labels), _FIT_VIEWS, seed=options.split_seed)
-    views = [make_views(stored, numbers[:, i], augmentation=options.augmentation, side=few_shot.side) for i in range(_FIT_VIEWS)]
-    print(f"few-shot teacher: {few_shot.fit(views, labels):.1%} on its {len(labels)} labelled images")
-    return few_shot
-
-
-def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
-    """Find the prompts: named ones, texts, a set's own, or "a photo of a {}."."""
-    if not options.prompts:
-        return PROMPTS[COOP_SETS[options.set].prompts if options.set is not None else "photo"]
-    return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
-
-
-def cache_teacher(
-    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
-) -> TeacherLogits:
-    """Read the teacher's logits of every image; score them first where they are not yet on disk."""
-    assert options.teacher is not None, "checked before"
-    if teacher is None:
-        return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
-    what = [images.fingerprint, options.teacher_kind, options.teacher, _hash_teacher(options), options.teacher_views]
-    what += [options.augmentation, options.split_seed] if options.teacher_views else []
-    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "few-shot") else []
-    what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
-    path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
-    if not path.is_file():
-        logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
-        source = f"{options.teacher_kind} {options.teacher}"
-        save_teacher_logits(path, ids=images.ids, classes=images.classes, logits=logits, features=features, source=source)
-    return load_teacher_logits(path, ids=images.ids, classes=images.classes)
-
-
-def score_teacher(
-    teacher: Teacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
-    numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
-    logits, features = [], []
-    for start in range(0, len(images.ids), _SCORING_BATCH):
-        stored = torch.from_numpy(np.array(images.pixels[start : start + _SCORING_BATCH])).to(device)
-        found = []
-        for view in range(max(1, views)):
-            drawn = None if numbers is None else numbers[start : start + _SCORING_BATCH, view]
-            kind = "none" if augmentation is None else augmentation.augmentation
-            found.append(teacher(make_views(stored, drawn, augmentation=kind, side=teacher.side)))
-        logits.append(torch.stack([one.logits.cpu() for one in found], 1))
-        features.append(torch.stack([one.features.cpu() for one in found], 1))
-    return torch.cat(logits), torch.cat(features)
 
 
 def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, teacher_feature_size: int | None) -> DualHead:
@@ -275,7 +199,7 @@ def finish(
     for name, (found, index) in parts.items():
         logits = compute_logits(model, found, index, batch_size=_SCORING_BATCH)
         labels = torch.from_numpy(found.labels[index])
-        beside = _teacher_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
+        beside = score_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
         published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=_default_mixing(options))["mixed"]
         if name == "validation" and model.kd_head is not None:
             report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
@@ -320,14 +244,6 @@ def _read_parts(
     if "validation" in parts and "test" in parts and parts["validation"][0].fingerprint == parts["test"][0].fingerprint:
         raise ValueError("validation and test images are the same; the mixing may be tuned on validation images only")
     return parts
-
-
-def _teacher_beside(
-    teacher: Teacher | None, cached: TeacherLogits | None, found: CachedImages, index: Any, device: torch.device
-) -> Tensor | None:
-    if cached is not None:
-        return cached.logits[index, 0]
-    return None if teacher is None else score_teacher(teacher, found, views=0, augmentation=None, device=device)[0][:, 0][index]
 
 
 def _check(options: DualHeadOptions) -> None:
@@ -382,21 +298,3 @@ def _preprocessing(options: DualHeadOptions, model: DualHead, side: int) -> Prep
         mean = (0.5, 0.5, 0.5) if siglip else (0.48145466, 0.4578275, 0.40821073)
         std = (0.5, 0.5, 0.5) if siglip else (0.26862954, 0.26130258, 0.27577711)
     return Preprocessing(image_size=options.image_size, resize_size=side, mean=tuple(mean), std=tuple(std))
-
-
-def _feature_width(cached: TeacherLogits | None, teacher: Teacher | None, device: torch.device) -> int:
-    if cached is not None:
-        if cached.features is None:
-            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
-        return cached.features.shape[-1]
-    assert teacher is not None
-    return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]
-
-
-def _hash_teacher(options: DualHeadOptions) -> str:
-    """Hash the teacher's weights where they are files."""
-    path = Path(options.teacher or "")
-    if path.is_file():
-        return hash_file(path)
-    weights = sorted(path.glob("*.safetensors")) + sorted(path.glob("dual_head.json")) if path.is_dir() else []
-    return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()

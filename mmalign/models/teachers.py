@@ -3,7 +3,7 @@
 Shape legend: B = images, C = classes, D = feature width, P = prompts, S = side.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -69,7 +69,7 @@ class ClassifierTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """Log of the mixture; with one head its logits."""
-        output = self.model(_normalize(views, self.model.settings.preprocessing))
+        output = self.model(normalize_views(views, self.model.settings.preprocessing))
         if self.model.kd_head is None:
             return TeacherOutput(output.ce_logits.float(), output.features.float())
         return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log(), output.features.float())
@@ -99,7 +99,7 @@ class TimmTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """The model's own logits."""
-        features = self.model.forward_features(_normalize(views, self.preprocessing))
+        features = self.model.forward_features(normalize_views(views, self.preprocessing))
         return TeacherOutput(self.model.forward_head(features).float(), self.model.forward_head(features, pre_logits=True).float())
 
 
@@ -121,7 +121,7 @@ class ZeroShotTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """SigLIP's bias is the same for every class and left out."""
-        pixels = _normalize(views, self.preprocessing).to(self.model.dtype)
+        pixels = normalize_views(views, self.preprocessing).to(self.model.dtype)
         features = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
         return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
 
@@ -184,7 +184,26 @@ class TipAdapterTeacher:
 
 @torch.no_grad()
 def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
+    """Embed each class by a transformers model's text tower, as ``average_prompts`` says (C, D)."""
+    device = next(model.parameters()).device
+
+    def encode(texts: list[str]) -> Tensor:
+        # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
+        padding = "max_length" if "siglip" in type(model).__module__ else True
+        encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
+        known = {key: value.to(device) for key, value in encoded.items() if key in ("input_ids", "attention_mask")}
+        return _pooled(model.get_text_features(**known)).float()  # type: ignore[operator]
+
+    return average_prompts(encode, classes=classes, prompts=prompts)
+
+
+def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
     """Embed each class: every prompt at unit length, their mean, at unit length again (C, D).
+
+    Args:
+        encode: P texts -> (P, D).
+        classes: Names; underscores stand for spaces.
+        prompts: Texts with {}, the place of the name.
 
     Raises:
         ValueError: If a prompt has no place for the class name.
@@ -193,14 +212,8 @@ def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], p
         if "{}" not in prompt:
             raise ValueError(f"prompt {prompt!r} has no {{}}, the place of the class name")
     rows = []
-    device = next(model.parameters()).device
     for name in classes:
-        texts = [prompt.format(name.replace("_", " ")) for prompt in prompts]
-        # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
-        padding = "max_length" if "siglip" in type(model).__module__ else True
-        encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
-        known = {key: value.to(device) for key, value in encoded.items() if key in ("input_ids", "attention_mask")}
-        each = F.normalize(_pooled(model.get_text_features(**known)).float(), dim=-1)  # type: ignore[operator]
+        each = F.normalize(encode([prompt.format(name.replace("_", " ")) for prompt in prompts]), dim=-1)
         rows.append(F.normalize(each.mean(0), dim=-1))
     return torch.stack(rows)
 
@@ -228,6 +241,7 @@ def _text_length(model: Any) -> int:
     return model.config.text_config.max_position_embeddings
 
 
-def _normalize(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+def normalize_views(views: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Bring views in [0, 1] to a model's mean and deviation."""
     mean, std = (views.new_tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
     return (views - mean) / std

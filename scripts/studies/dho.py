@@ -1,9 +1,9 @@
 """When do two heads pay? DHO (arXiv:2505.07675) against one head, label shares by teacher accuracies, on CIFAR-10's photographs.
 
-    python scripts/studies/dho.py --data cifar10 --quick                       # within 15 minutes on two cores
-    python scripts/studies/dho.py --data cifar10 --processes 2                 # five seeds, hours
-    python scripts/studies/dho.py --data cifar10 --minutes 30                  # what fits; again to go on
-    python scripts/studies/dho.py --data cifar10 --report-only
+    python -m scripts.studies.dho --data cifar10 --quick                       # within 15 minutes on two cores
+    python -m scripts.studies.dho --data cifar10 --processes 2                 # five seeds, hours
+    python -m scripts.studies.dho --data cifar10 --minutes 30                  # what fits; again to go on
+    python -m scripts.studies.dho --data cifar10 --report-only
 
 --data is a folder with train and test parquet files (columns image, label). The training images are halved: one half, with all its
 labels, is the teacher's; the other the student's, of which 1,000 tune the mixing. Each cell is one `mmalign train dual-head`; finished
@@ -16,24 +16,24 @@ import json
 import math
 import multiprocessing
 import shutil
-import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 
 from mmalign.cli import main as mmalign
-from mmalign.data.labeled_images import load_labeled_images
+from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.splits import LabelSplit, draw_split, save_split
 from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
 from mmalign.data.whole_files import write_whole
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
-from mmalign.reports.heat_map import save_heat_map
+from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_report import write_page
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # Two sizes of student; the teacher has a network of its own.
@@ -42,65 +42,6 @@ NETWORKS = {
     "medium": "{channels: [24, 48, 96, 192], stem_width: 12}",
     "teacher": "{channels: [24, 48, 96, 192], stem_width: 12}",
 }
-LABELS = {"1 shot": 10, "4 shots": 40, "0.5%": 58, "1%": 115, "16 shots": 160, "5%": 575, "10%": 1150, "20%": 2300}
-MAP_LABELS = ("0.5%", "1%", "5%", "10%", "20%")
-TABLE_LABELS = ("1 shot", "4 shots", "16 shots", "1%", "10%")
-# Steps of real teachers; corrected ones are the strongest with a share of its errors mended.
-REAL_TEACHERS = {"weak": 120, "real": 900}
-CORRECTED = (0.7, 0.8, 0.9)
-STEPS, BATCH = 400, 32
-SWEEP = (0.2, 0.5, 0.8)
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training run."""
-
-    labels: str
-    teacher: str
-    form: str
-    seed: int
-    student: str = "small"
-    label_weight: float = 0.5
-
-    @property
-    def name(self) -> str:
-        """File name."""
-        words = (self.labels, self.teacher, self.form, f"w{self.label_weight:g}", self.student, f"s{self.seed}")
-        return "_".join(words).replace(" ", "-").replace("%", "pc")
-
-
-def list_cells(*, quick: bool) -> list[Cell]:
-    """List the cells from the most important: a coarse map, all forms, more seeds, the rest of the map, the larger student."""
-    teachers = [*REAL_TEACHERS, *(f"corrected {accuracy:.0%}" for accuracy in CORRECTED)]
-    competitors = [("dual-head", 0.5), ("kd-only", 0.5), ("single-head", 0.5)]
-    corners = [("1%", "real"), ("1%", "weak"), ("20%", "weak"), ("20%", "real"), ("1%", "corrected 90%"), ("20%", "corrected 90%")]
-    coarse = [("dual-head", 0.5), ("single-head", 0.5), ("ce-only", 0.5), ("kd-only", 0.5)]
-    cells = [
-        Cell(labels, t, form, 0, label_weight=w) for labels, t in corners for form, w in coarse + [("single-head", 0.8)] * (labels == "20%")
-    ]
-    table = [("ce-only", 0.5), *competitors, ("feature-kd", 0.5), ("fixmatch", 0.5), ("single-head", 0.2), ("single-head", 0.8)]
-    table_cells = [[Cell(labels, "real", form, seed, label_weight=w) for labels in ("10%", "1%") for form, w in table] for seed in range(5)]
-    cells += table_cells[0]
-    if quick:
-        return _without_teachers(cells)
-    cells += table_cells[1] + table_cells[2]
-    cells += [Cell(labels, t, form, 0, label_weight=w) for labels in MAP_LABELS for t in teachers for form, w in competitors]
-    cells += [Cell(labels, "real", form, seed, label_weight=w) for seed in range(3) for labels in TABLE_LABELS for form, w in table]
-    cells += [Cell(labels, t, "single-head", 0, label_weight=w) for labels in MAP_LABELS for t in teachers for w in SWEEP]
-    cells += table_cells[3] + table_cells[4]
-    cells += [Cell(labels, "real", form, seed, label_weight=w) for seed in (3, 4) for labels in TABLE_LABELS for form, w in table]
-    cells += [Cell(labels, "real", form, seed, student="medium") for seed in range(5) for labels in TABLE_LABELS for form, _ in table[:6]]
-    every = [*competitors, *(("single-head", w) for w in SWEEP)]
-    cells += [Cell(labels, t, form, s, label_weight=w) for s in range(1, 5) for labels in MAP_LABELS for t in teachers for form, w in every]
-    return _without_teachers(cells)
-
-
-def _without_teachers(cells: Sequence[Cell]) -> list[Cell]:
-    """FixMatch and CE only know no teacher: one cell serves all of them."""
-    known = [Cell(c.labels, "none", c.form, c.seed, c.student) if c.form in ("ce-only", "fixmatch") else c for c in cells]
-    return list(dict.fromkeys(known))
 
 
 def run_mmalign(words: Sequence[str], log: Path) -> None:
@@ -151,10 +92,22 @@ def prepare(options: argparse.Namespace) -> None:
         words = training_words(options, "teacher", steps=4 if options.smoke else steps, batch=64)
         words += ["--form", "ce-only", "--split-file", str(splits / "teacher.json"), "--test-data", str(options.data), "--out", str(folder)]
         run_mmalign(words, logs)
-        print(f"teacher {name}: {read(folder / 'classifier.json')['test']['ce_head']['accuracy']:.1%} on test images", flush=True)
+        print(f"teacher {name}: {read_json(folder / 'classifier.json')['test']['ce_head']['accuracy']:.1%} on test images", flush=True)
     base = options.out / "cache" / "real.safetensors"
     if not base.is_file():
         score_real_teacher(options, base)
+    save_changed_teachers(options, data, base, own)
+
+
+def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base: Path, own: NDArray[np.int64]) -> None:
+    """Change the strongest teacher's logits: some of its errors mended, or some classes never named.
+
+    Args:
+        options: The study's.
+        data: All images.
+        base: The teacher's logits.
+        own: The student's images, on which the accuracy counts.
+    """
     truth = torch.from_numpy(data.labels)
     real = load_teacher_logits(base, ids=data.ids, classes=data.classes).logits[:, 0]
     guess = real.argmax(-1)
@@ -169,6 +122,10 @@ def prepare(options: argparse.Namespace) -> None:
         save_teacher_logits(
             path, ids=data.ids, classes=data.classes, logits=logits, source=f"real teacher, {share:.0%} of its errors mended"
         )
+    blind = real.clone()
+    blind[:, :BLIND_CLASSES] -= 10.0
+    source = f"real teacher without {', '.join(data.classes[:BLIND_CLASSES])}"
+    save_teacher_logits(options.out / "cache" / "blind.safetensors", ids=data.ids, classes=data.classes, logits=blind, source=source)
 
 
 def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
@@ -188,25 +145,27 @@ def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
 
 def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     """Train one student and keep its numbers; seconds."""
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     folder = options.out / "runs" / cell.name
     shutil.rmtree(folder, ignore_errors=True)
-    words = training_words(options, cell.student, steps=4 if options.smoke else STEPS, batch=BATCH)
+    words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH)
     words += ["--split-file", str(options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"), "--seed", str(cell.seed)]
     words += ["--form", cell.form, "--label-weight", str(cell.label_weight), "--test-data", str(options.data), "--out", str(folder)]
     if cell.teacher in REAL_TEACHERS:
         words += ["--teacher", str(options.out / f"teacher-{cell.teacher}"), "--teacher-kind", "classifier"]
     elif cell.teacher != "none":
         words += ["--teacher", str(options.out / "cache" / f"{cell.teacher}.safetensors"), "--teacher-kind", "logits"]
+    words += {"centre": [], "fixed": ["--teacher-views", "4"], "live": ["--teacher-mode", "live"]}[cell.views]
     if cell.form in ("dual-head", "single-head"):
         words += ["--gradient-cosine-every", "50"]
     log = options.out / "logs" / f"{cell.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     run_mmalign(words, log)
     log.unlink()
-    result = read(folder / "classifier.json")
-    cosines = [entry["dual_head/gradient_cosine"] for entry in read(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
-    result |= {"cell": vars(cell) | {}, "gradient_cosine": cosines, "seconds": time.perf_counter() - start}
+    result = read_json(folder / "classifier.json")
+    cosines = [entry["dual_head/gradient_cosine"] for entry in read_json(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
+    result |= {"cell": asdict(cell), "gradient_cosine": cosines}
+    result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
     done = options.out / "cells" / f"{cell.name}.json"
     done.parent.mkdir(parents=True, exist_ok=True)
     write_whole(done, json.dumps(result))
@@ -214,8 +173,8 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     return result["seconds"]
 
 
-def read(path: Path) -> Any:
-    """Read JSON."""
+def read_json(path: Path) -> Any:
+    """Read what a run left."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -231,159 +190,6 @@ def work(options: argparse.Namespace, part: int, end: float) -> None:
         if time.time() > end:
             return
         print(f"{number + 1}/{len(cells)} {cell.name}: {run_cell(options, cell):.0f} s", flush=True)
-
-
-# --- the page ---
-
-
-def load_cells(out: Path) -> dict[Cell, dict[str, Any]]:
-    """Read finished cells."""
-    return {Cell(**result["cell"]): result for result in map(read, sorted((out / "cells").glob("*.json")))}
-
-
-def accuracy(result: dict[str, Any], head: str | None = None) -> float:
-    """Test accuracy in percent: of a head, or of what the form is used by."""
-    return 100 * result["test"][head or ("mixed" if "mixed" in result["test"] else "ce_head")]["accuracy"]
-
-
-def interval(values: Sequence[float]) -> str:
-    """Mean and the half-width of Student's 95% interval over seeds."""
-    if not values:
-        return ""
-    mean = statistics.mean(values)
-    if len(values) == 1:
-        return f"{mean:.1f} (1 seed)"
-    return f"{mean:.1f} ± {T_95[len(values)] * statistics.stdev(values) / math.sqrt(len(values)):.1f} ({len(values)})"
-
-
-def table(cells: dict[Cell, dict[str, Any]], student: str) -> list[str]:
-    """Every form by labels, under the real teacher."""
-    forms = [("ce-only", 0.5), ("fixmatch", 0.5), ("kd-only", 0.5), ("feature-kd", 0.5), *(("single-head", w) for w in (0.2, 0.5, 0.8))]
-    present = [labels for labels in TABLE_LABELS if any(c.labels == labels and c.student == student for c in cells)]
-    lines = [f"| form | {' | '.join(f'{labels} ({LABELS[labels]} labels)' for labels in present)} |", "|---|" + "---:|" * len(present)]
-
-    def add(name: str, form: str, weight: float, head: str | None = None) -> None:
-        line = []
-        for labels in present:
-            chosen = [
-                accuracy(result, head)
-                for c, result in cells.items()
-                if (c.labels, c.form, c.label_weight, c.student) == (labels, form, weight, student) and c.teacher in ("real", "none")
-            ]
-            line.append(interval(chosen))
-        if any(line):
-            lines.append(f"| {name} | {' | '.join(line)} |")
-
-    for form, weight in forms:
-        add(f"{form}, w = {weight}" if form == "single-head" else form, form, weight)
-    for head in ("ce_head", "kd_head", "published", "mixed"):
-        names = {"mixed": "**DHO, tuned mixing**", "published": "DHO, mixing 0.5 / 0.5 (published)"}
-        add(names.get(head, f"DHO, {head} alone"), "dual-head", 0.5, head)
-    return lines
-
-
-def gains(cells: dict[Cell, dict[str, Any]]) -> dict[tuple[str, str], list[float]]:
-    """DHO minus the best single head that ran (CE only, KD only, both with any weight), by labels and teacher, a value a seed."""
-    found: dict[tuple[str, str], list[float]] = {}
-    for cell, result in cells.items():
-        if cell.form != "dual-head" or cell.student != "small":
-            continue
-        key = (cell.labels, cell.teacher, cell.seed, cell.student)
-        rivals = [
-            accuracy(other)
-            for c, other in cells.items()
-            if (c.labels, c.teacher, c.seed, c.student) == key and c.form in ("kd-only", "single-head")
-        ]
-        rivals += [
-            accuracy(other)
-            for c, other in cells.items()
-            if (c.labels, c.seed, c.student, c.form) == (cell.labels, cell.seed, cell.student, "ce-only")
-        ]
-        if len(rivals) >= 2:
-            found.setdefault((cell.labels, cell.teacher), []).append(accuracy(result) - max(rivals))
-    return found
-
-
-def write_page(options: argparse.Namespace) -> None:
-    """Write docs/studies/dho.md and its pictures from the finished cells."""
-    cells = load_cells(options.out)
-    if not cells:
-        raise SystemExit("no finished cell; nothing to write")
-    page = options.page
-    page.mkdir(parents=True, exist_ok=True)
-    teachers = sorted(
-        {(result["teacher_accuracy_unlabeled"], c.teacher) for c, result in cells.items() if result.get("teacher_accuracy_unlabeled")},
-    )
-    accuracies = {name: value for value, name in reversed(teachers)}
-    names = sorted(accuracies, key=accuracies.__getitem__)
-    found = gains(cells)
-    rows = [labels for labels in MAP_LABELS if any(labels == key[0] for key in found)]
-    values = [[statistics.mean(found[labels, t]) if (labels, t) in found else None for t in names] for labels in rows]
-    pictures = []
-    if rows:
-        save_heat_map(
-            page / "dho_map.png",
-            values,
-            rows=rows,
-            columns=[f"{accuracies[t]:.0%}\n{'corrected' if 'corrected' in t else t}" for t in names],
-            title="DHO minus best single head, points",
-            row_label="labelled share",
-            column_label="teacher's accuracy on the unlabelled images",
-            centre=0.0,
-        )
-        pictures.append("![Gain of DHO over the best single head, by label share and teacher accuracy](dho_map.png)")
-    grids = {}
-    for labels in ("1%", "10%", "20%"):
-        grid = [np.array(r["mixing_grid"]) for c, r in cells.items() if (c.labels, c.teacher, c.form) == (labels, "real", "dual-head")]
-        if grid:
-            grids[labels] = 100 * np.mean(grid, axis=0)
-    for labels, grid in grids.items():
-        name = f"dho_mixing_{LABELS[labels]}.png"
-        save_heat_map(
-            page / name,
-            grid[::2].tolist(),
-            rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
-            columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
-            title=f"validation accuracy, {labels} of the labels",
-            row_label="CE head weight",
-            column_label="KD head temperature",
-        )
-        pictures.append(f"![Validation accuracy over the mixing grid, {labels} of the labels]({name})")
-    counted = [[f"{statistics.mean(v):+.1f} ({len(v)})" if (v := found.get((labels, t))) else "" for t in names] for labels in rows]
-    lines = ["### Accuracy on 5,000 test photographs, %, mean ± 95% interval (seeds)", "", *table(cells, "small"), ""]
-    if any(c.student == "medium" for c in cells):
-        lines += ["### The larger student", "", *table(cells, "medium"), ""]
-    lines += ["### The map: DHO (tuned) minus the best single head of the cell, points (seeds)", ""]
-    lines += [f"| labels | {' | '.join(f'{t}, {accuracies[t]:.0%}' for t in names)} |", "|---|" + "---:|" * len(names)]
-    lines += [f"| {labels} | {' | '.join(line)} |" for labels, line in zip(rows, counted, strict=True)] + [""]
-    lines += ["### Cosine of CE's and KD's gradients in the backbone", "", *cosine_table(cells), "", *pictures]
-    seconds = [result["seconds"] for result in cells.values()]
-    lines += [
-        "",
-        f"{len(cells)} cells of {len(list_cells(quick=False))} in the full form; a cell took {statistics.median(seconds):.0f} s (median).",
-    ]
-    path = page / "dho.md"
-    mark = "<!-- written by scripts/studies/dho.py: below this line -->"
-    head = path.read_text(encoding="utf-8").split(mark)[0] if path.is_file() else "# When do two heads pay?\n\n"
-    path.write_text(f"{head}{mark}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
-    print(f"written: {path}")
-
-
-def cosine_table(cells: dict[Cell, dict[str, Any]]) -> list[str]:
-    """Mean cosine over the training, and its last value, by form."""
-    lines = ["| labels | teacher | form | first | mean | last |", "|---|---|---|---:|---:|---:|"]
-    for labels in MAP_LABELS:
-        for teacher in ("weak", "real", "corrected 90%"):
-            for form in ("single-head", "dual-head"):
-                chosen = [
-                    r["gradient_cosine"]
-                    for c, r in cells.items()
-                    if (c.labels, c.teacher, c.form, c.label_weight, c.student) == (labels, teacher, form, 0.5, "small")
-                ]
-                if chosen:
-                    series = np.mean(np.array(chosen), axis=0)
-                    lines.append(f"| {labels} | {teacher} | {form} | {series[0]:.2f} | {series.mean():.2f} | {series[-1]:.2f} |")
-    return lines
 
 
 def main() -> None:
@@ -410,7 +216,7 @@ def main() -> None:
         work(options, 0, end)
         for process in others:
             process.join()
-    write_page(options)
+    print(f"written: {write_page(options.out, options.page)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,123 @@
+"""The teacher of ``mmalign train dual-head``: loaded, fitted, its logits scored once and kept on disk."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmalign.commands.classify import DualHeadOptions
+from mmalign.data.hashing import hash_file
+from mmalign.data.image_cache import CachedImages
+from mmalign.data.labeled_images import COOP_SETS
+from mmalign.data.splits import LabelSplit
+from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
+from mmalign.data.views import fixed_numbers, make_views
+from mmalign.models.open_clip_teacher import OpenClipTeacher
+from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
+
+_SCORING_BATCH = 256
+# Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
+_FIT_VIEWS = 10
+
+
+def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
+    """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
+    assert options.teacher is not None, "checked before"
+    if options.teacher_kind == "logits":
+        return None
+    if options.teacher_kind == "classifier":
+        return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
+    if options.teacher_kind == "timm":
+        return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
+    if options.teacher_kind == "open-clip":
+        return OpenClipTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+    zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+    if options.teacher_kind == "zero-shot":
+        return zero_shot
+    few_shot = TipAdapterTeacher(zero_shot)
+    stored, labels = torch.from_numpy(images.pixels[split.labeled]).to(device), torch.from_numpy(images.labels[split.labeled])
+    numbers = fixed_numbers(len(labels), _FIT_VIEWS, seed=options.split_seed)
+    views = [make_views(stored, numbers[:, i], augmentation=options.augmentation, side=few_shot.side) for i in range(_FIT_VIEWS)]
+    print(f"few-shot teacher: {few_shot.fit(views, labels):.1%} on its {len(labels)} labelled images")
+    return few_shot
+
+
+def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
+    """Find the prompts: named ones, texts, a set's own, or "a photo of a {}."."""
+    if not options.prompts:
+        return PROMPTS[COOP_SETS[options.set].prompts if options.set is not None else "photo"]
+    return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
+
+
+def cache_teacher(
+    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
+) -> TeacherLogits:
+    """Read the teacher's logits of every image; score them first where they are not yet on disk."""
+    assert options.teacher is not None, "checked before"
+    if teacher is None:
+        return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
+    what = [images.fingerprint, options.teacher_kind, options.teacher, hash_teacher(options), options.teacher_views]
+    what += [options.augmentation, options.split_seed] if options.teacher_views else []
+    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "open-clip", "few-shot") else []
+    what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
+    path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
+    if not path.is_file():
+        logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
+        source = f"{options.teacher_kind} {options.teacher}"
+        save_teacher_logits(path, ids=images.ids, classes=images.classes, logits=logits, features=features, source=source)
+    return load_teacher_logits(path, ids=images.ids, classes=images.classes)
+
+
+def score_teacher(
+    teacher: Teacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
+    numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
+    logits, features = [], []
+    for start in range(0, len(images.ids), _SCORING_BATCH):
+        stored = torch.from_numpy(np.array(images.pixels[start : start + _SCORING_BATCH])).to(device)
+        found = []
+        for view in range(max(1, views)):
+            drawn = None if numbers is None else numbers[start : start + _SCORING_BATCH, view]
+            kind = "none" if augmentation is None else augmentation.augmentation
+            found.append(teacher(make_views(stored, drawn, augmentation=kind, side=teacher.side)))
+        logits.append(torch.stack([one.logits.cpu() for one in found], 1))
+        features.append(torch.stack([one.features.cpu() for one in found], 1))
+    return torch.cat(logits), torch.cat(features)
+
+
+def score_beside(
+    teacher: Teacher | None, cached: TeacherLogits | None, found: CachedImages, index: Any, device: torch.device
+) -> Tensor | None:
+    """The teacher's logits of the images at ``index``, to stand beside the student's; None without a teacher."""
+    if cached is not None:
+        return cached.logits[index, 0]
+    return None if teacher is None else score_teacher(teacher, found, views=0, augmentation=None, device=device)[0][:, 0][index]
+
+
+def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, device: torch.device) -> int:
+    """How wide the teacher's features are, for a student that predicts them.
+
+    Raises:
+        ValueError: If the cached teacher has none.
+    """
+    if cached is not None:
+        if cached.features is None:
+            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
+        return cached.features.shape[-1]
+    assert teacher is not None
+    return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]
+
+
+def hash_teacher(options: DualHeadOptions) -> str:
+    """Hash the teacher's weights where they are files."""
+    path = Path(options.teacher or "")
+    if path.is_file():
+        return hash_file(path)
+    names = ("*.safetensors", "open_clip_*.bin", "dual_head.json", "open_clip_config.json")
+    weights = [one for name in names for one in sorted(path.glob(name))] if path.is_dir() else []
+    return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()

@@ -1,0 +1,193 @@
+"""The page of the study of two heads: tables from the finished cells, and where the pictures stand."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+
+from mmalign.data.whole_files import write_whole
+from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
+from scripts.studies.dho_pictures import draw_pictures
+from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
+from scripts.studies.seed_statistics import compare, estimate, markdown_table
+
+MARK = "<!-- written by scripts/studies/dho.py: below this line -->"
+_VIEWS = {
+    "centre": "cached, the stored image; free views for the student",
+    "fixed": "cached, four views that both see",
+    "live": "live, the student's own view",
+}
+
+
+def show(values: Sequence[float], *, sign: bool = False) -> str:
+    """Mean ± half its 95% interval (seeds); empty without values."""
+    if not values:
+        return ""
+    found = estimate(values)
+    return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
+
+
+def accuracy_table(cells: Results, student: str) -> str:
+    """Every form by labels, under the real teacher."""
+    present = [labels for labels in TABLE_LABELS if any(c.labels == labels and c.student == student for c in cells)]
+    arms: list[tuple[str, str, float, str | None]] = [("CE only", "ce-only", 0.5, None), ("FixMatch", "fixmatch", 0.5, None)]
+    arms += [("KD only", "kd-only", 0.5, None), ("feature KD", "feature-kd", 0.5, None)]
+    arms += [(f"single head, w = {w}", "single-head", w, None) for w in (0.2, 0.5, 0.8)]
+    arms += [("DHO, CE head alone", "dual-head", 0.5, "ce_head"), ("DHO, KD head alone", "dual-head", 0.5, "kd_head")]
+    arms += [("DHO, mixing 0.5 / 0.5 (published)", "dual-head", 0.5, "published"), ("**DHO, tuned mixing**", "dual-head", 0.5, "mixed")]
+    rows = [[name, *(_shown(cells, labels, form, w, head, student) for labels in present)] for name, form, w, head in arms]
+    rows = [row for row in rows if any(row[1:])]
+    rows.append(
+        ["DHO minus the best single head", *(show(gain(cells, labels, "real", student=student), sign=True) for labels in present)],
+    )
+    return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
+
+
+def _shown(cells: Results, labels: str, form: str, weight: float, head: str | None, student: str) -> str:
+    return show(list(scores(pick(cells, labels, form, weight, student=student), head).values()))
+
+
+def pairs_table(cells: Results) -> str:
+    """DHO against each baseline on the same seeds, with the p-value of the paired test."""
+    present = [labels for labels in TABLE_LABELS if len(pick(cells, labels, "dual-head")) > 1]
+    arms = [*(arm for arm in SINGLE_HEADS if arm[1] <= 0.8), ("feature-kd", 0.5), ("fixmatch", 0.5)]
+    rows = []
+    for form, weight in arms:
+        row = [f"{form}, w = {weight}" if form == "single-head" else form]
+        for labels in present:
+            own, other = scores(pick(cells, labels, "dual-head")), scores(pick(cells, labels, form, weight))
+            row.append(str(compare(own, other)) if len(set(own) & set(other)) > 1 else "")
+        rows.append(row)
+    return markdown_table(["DHO minus", *present], rows)
+
+
+def map_table(cells: Results, accuracies: dict[str, float], rival: str) -> str:
+    """The gain by label share and teacher."""
+    rows = [[labels, *(show(gain(cells, labels, t, rival), sign=True) for t in accuracies)] for labels in MAP_LABELS]
+    return markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
+
+
+def weights_table(cells: Results) -> str:
+    """Every weight of the single head under the blind teacher, and DHO."""
+    arms = [("kd-only", 0.5), *(("single-head", w) for w in (0.5, 0.8, 0.9, 0.95)), ("ce-only", 0.5), ("dual-head", 0.5)]
+    rows = [
+        [labels, *(show(list(scores(pick(cells, labels, form, w, teacher="blind")).values())) for form, w in arms)] for labels in MAP_LABELS
+    ]
+    header = ["labels", "KD only", *(f"w = {w}" for form, w in arms if form == "single-head"), "CE only", "DHO"]
+    return markdown_table(header, [row for row in rows if row[-1]])
+
+
+def long_table(cells: Results) -> str:
+    """Corners of the map with four times the steps beside the same cells of the map."""
+    corners = sorted(
+        {(c.labels, c.teacher) for c in cells if c.steps == LONG_STEPS and c.teacher != "none"}, key=lambda pair: (LABELS[pair[0]], pair[1])
+    )
+    rows = []
+    for labels, teacher in corners:
+        for steps in (STEPS, LONG_STEPS):
+            arms = [("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5), ("single-head", swept_weight(labels)), ("dual-head", 0.5)]
+            shown = [show(list(scores(pick(cells, labels, form, w, teacher=teacher, steps=steps)).values())) for form, w in arms]
+            gains = [show(gain(cells, labels, teacher, rival, steps=steps), sign=True) for rival in ("validation", "equal")]
+            rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
+    header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
+    return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
+
+
+def views_table(cells: Results) -> str:
+    """What the teacher sees: accuracy, and the cost of a run."""
+    present = [labels for labels in ("1%", "10%") if any(c.views != "centre" and c.labels == labels for c in cells)]
+    seeds = {labels: set.intersection(*(set(pick(cells, labels, "dual-head", views=v)) for v in _VIEWS)) for labels in present}
+    rows = []
+    for views, name in _VIEWS.items():
+        runs = {
+            labels: {s: r for s, r in pick(cells, labels, "dual-head", views=views).items() if s in seeds[labels]} for labels in present
+        }
+        seconds = [result["cpu_seconds"] for those in runs.values() for result in those.values() if "cpu_seconds" in result]
+        rows.append([name, *(show(list(scores(those).values())) for those in runs.values()), f"{median(seconds):.0f}" if seconds else ""])
+    return markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
+
+
+def calibration_table(cells: Results) -> str:
+    """Expected calibration error of heads and mixtures, %."""
+    present = [labels for labels in MAP_LABELS if pick(cells, labels, "dual-head")]
+    arms: list[tuple[str, str, str]] = [("single head, w = 0.5", "single-head", "ce_head"), ("KD only", "kd-only", "ce_head")]
+    arms += [("DHO, CE head alone", "dual-head", "ce_head"), ("DHO, KD head alone", "dual-head", "kd_head")]
+    arms += [("DHO, mixing 0.5 / 0.5", "dual-head", "published"), ("DHO, tuned mixing", "dual-head", "mixed")]
+    rows = []
+    for name, form, head in arms:
+        errors = [[100 * result["test"][head]["ece"] for result in pick(cells, labels, form).values()] for labels in present]
+        rows.append([name, *map(show, errors)])
+    return markdown_table(["calibration error, %", *present], rows)
+
+
+def cosine_table(cells: Results) -> str:
+    """Mean cosine over the first and the last half of the training."""
+    rows = []
+    for steps in (STEPS, LONG_STEPS):
+        for labels in MAP_LABELS:
+            for teacher in TEACHERS:
+                halves = []
+                for form in ("single-head", "dual-head"):
+                    series = [
+                        one
+                        for run in pick(cells, labels, form, teacher=teacher, steps=steps).values()
+                        if len(one := run["gradient_cosine"]) > 1
+                    ]
+                    halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
+                if len(halves) == 4:
+                    rows.append([f"{labels}, {teacher}", steps, *halves])
+    return markdown_table(["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows)
+
+
+def _halves(series: Sequence[float]) -> tuple[float, float]:
+    middle = len(series) // 2
+    return mean(series[:middle]), mean(series[middle:])
+
+
+def write_page(out: Path, folder: Path) -> Path:
+    """Write dho.md and its pictures from the finished cells.
+
+    Args:
+        out: Folder of the study.
+        folder: Where the page goes. What stands above the mark is kept.
+
+    Raises:
+        SystemExit: If no cell is finished.
+    """
+    cells = load_cells(out)
+    if not cells:
+        raise SystemExit(f"no finished cell in {out / 'cells'}; run the study without --report-only")
+    folder.mkdir(parents=True, exist_ok=True)
+    accuracies = teacher_accuracies(cells)
+    parts = [
+        "### Accuracy on 5,000 test photographs, %: mean ± 95% interval over seeds (seeds)",
+        accuracy_table(cells, "small"),
+    ]
+    if len(pick(cells, "1%", "dual-head")) > 1:
+        parts += ["DHO against each baseline on the same seeds, with a paired t-test:", pairs_table(cells)]
+    if any(c.student == "medium" for c in cells):
+        parts += ["### The larger student", accuracy_table(cells, "medium")]
+    parts += [
+        "### The map: DHO (tuned) minus the single head that validation images prefer, points",
+        map_table(cells, accuracies, "validation"),
+    ]
+    parts += ["Minus the single head that is best on the test images (nobody can choose it):", map_table(cells, accuracies, "test")]
+    parts += ["Minus one head with equal weights (w = 0.5):", map_table(cells, accuracies, "equal")]
+    if any(c.teacher == "blind" for c in cells):
+        parts += ["### The blind teacher: every weight of the single head", weights_table(cells)]
+    if any(c.steps == LONG_STEPS for c in cells):
+        parts += ["### Longer training", long_table(cells)]
+    if any(c.views != "centre" for c in cells):
+        parts += ["### What the teacher sees (DHO, real teacher)", views_table(cells)]
+    parts += ["### Calibration under the real teacher", calibration_table(cells)]
+    parts += ["### Cosine of CE's and KD's gradients in the backbone, mean over seeds", cosine_table(cells)]
+    parts += ["\n".join(draw_pictures(cells, folder))]
+    every = list_cells(quick=False)
+    costs = []
+    for steps in (STEPS, LONG_STEPS):
+        seconds = [result["cpu_seconds"] for cell, result in cells.items() if "cpu_seconds" in result and cell.steps == steps]
+        costs += [f"{median(seconds):.0f} CPU seconds with {steps} steps (median)"] if seconds else []
+    parts.append(f"{len(set(every) & set(cells))} cells of {len(every)}; one took {', '.join(costs)}.")
+    page = folder / "dho.md"
+    head = page.read_text(encoding="utf-8").split(MARK)[0] if page.is_file() else "# When do two heads pay?\n\n"
+    write_whole(page, f"{head}{MARK}\n\n" + "\n\n".join(parts) + "\n")
+    return page
