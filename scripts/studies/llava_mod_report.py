@@ -99,7 +99,7 @@ def draw_tradeoff(runs: Runs, teacher: Mapping[str, float], names: Mapping[str, 
     with rc_context(_STYLE):
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         axes = figure.subplots()
-        for arm, name in names.items():
+        for number, (arm, name) in enumerate(names.items(), 1):
             if arm in runs:
                 colour = next(colour for kind, colour in _COLOURS.items() if arm.startswith(kind) or kind in arm)
                 marker = next(shape for kind, shape in markers.items() if arm.startswith(kind))
@@ -107,8 +107,16 @@ def draw_tradeoff(runs: Runs, teacher: Mapping[str, float], names: Mapping[str, 
                 hollow = "none" if any(word in arm for word in ("self", "frozen", "of-the")) else colour
                 axes.scatter(x, y, color=colour, s=10, alpha=0.3)
                 axes.scatter(
-                    sum(x) / len(x), sum(y) / len(y), edgecolors=colour, facecolors=hollow, s=70, marker=marker, label=name, linewidths=1.5
+                    sum(x) / len(x),
+                    sum(y) / len(y),
+                    edgecolors=colour,
+                    facecolors=hollow,
+                    s=70,
+                    marker=marker,
+                    label=f"{number} {name}",
+                    linewidths=1.5,
                 )
+                axes.annotate(str(number), (sum(x) / len(x), sum(y) / len(y)), textcoords="offset points", xytext=(6, 4), fontsize=8)
         axes.scatter(teacher["hallucinated"], teacher["coverage"], color=_TEACHER, s=130, marker="*", label="teacher")
         axes.set_xlabel("hallucinated captions, %")
         axes.set_ylabel("coverage, %")
