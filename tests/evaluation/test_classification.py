@@ -1,5 +1,6 @@
 """Accuracy, calibration error and the search for the mixing, by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -28,6 +29,24 @@ def test_search_takes_the_first_of_equals() -> None:
     found = search_mixing(logits, logits, labels)
     assert (found.ce_head_weight, found.kd_head_temperature, found.accuracy) == (0.0, KD_HEAD_TEMPERATURES[0], 1.0)
     assert found.grid.shape == (len(CE_HEAD_WEIGHTS), len(KD_HEAD_TEMPERATURES)) == (21, 10)
+
+
+def test_of_pairs_as_accurate_the_likeliest_wins() -> None:
+    """Both heads agree, and are wrong on one image of four: every pair is as accurate, and only likelihood tells them apart."""
+    logits = 5 * torch.eye(4)
+    labels = torch.tensor([0, 1, 2, 0])
+
+    def nll(pair: tuple[float, float]) -> float:
+        """Of the sure class p, of each other one (1 - p) / 3; three images are right."""
+        weight, temperature = pair
+        sure, softened = (math.exp(5 / t) / (math.exp(5 / t) + 3) for t in (1, temperature))
+        p = weight * sure + (1 - weight) * softened
+        return -3 * math.log(p) - math.log(max((1 - p) / 3, 1e-12))
+
+    found = search_mixing(logits, logits, labels)
+    assert (found.accuracy, found.grid.min()) == (0.75, 0.75)
+    best = min(itertools.product(CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES), key=nll)
+    assert (found.ce_head_weight, found.kd_head_temperature) == best == (0.5, 4.0)
 
 
 def test_search_finds_the_head_that_is_right() -> None:
