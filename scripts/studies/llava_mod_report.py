@@ -32,6 +32,8 @@ SPARSE_BEATS_DENSE = (
 )
 FREEZING = (("sparse-mimic-attention-frozen", "sparse-mimic"),)
 REFERENCES = (
+    ("kto-teacher-as-reference", "dpo-teacher-as-reference"),
+    ("kto-self-as-reference", "dpo-self-as-reference"),
     ("dpo-teacher-as-reference", "dpo-self-as-reference"),
     ("kto-teacher-as-reference", "kto-self-as-reference"),
     ("kto-teacher-centred", "kto-teacher-as-reference"),
