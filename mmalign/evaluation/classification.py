@@ -60,5 +60,5 @@ def search_mixing(ce_logits: Tensor, kd_logits: Tensor, labels: Tensor) -> Mixin
 
     accuracies = torch.tensor([(mix(pair).argmax(-1) == labels).double().mean().item() for pair in pairs], dtype=torch.float64)
     equals = [pairs[number] for number in (accuracies == accuracies.max()).nonzero()[:, 0].tolist()]
-    best = min(equals, key=lambda pair: score_probabilities(mix(pair), labels)["nll"])
-    return MixingSearch(*best, accuracies.max().item(), accuracies.reshape(len(CE_HEAD_WEIGHTS), len(KD_HEAD_TEMPERATURES)))
+    weight, temperature = min(equals, key=lambda pair: score_probabilities(mix(pair), labels)["nll"])
+    return MixingSearch(weight, temperature, accuracies.max().item(), accuracies.reshape(len(CE_HEAD_WEIGHTS), len(KD_HEAD_TEMPERATURES)))
