@@ -11,8 +11,8 @@ from mmalign.training.dct_adamw import DctAdamW
 def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
     """Build what ``config.optimizer`` names; None leaves AdamW to the trainer.
 
-    ``muon`` (Jordan et al. 2024) orthogonalises the momentum of weight matrices; embeddings, the output head, biases and norms take
-    AdamW. Its steps are scaled to AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
+    ``muon`` (Jordan et al. 2024) orthogonalises the momentum of weight matrices; embeddings, the output head, biases, norms and the
+    stacked matrices of experts take AdamW. Its steps are scaled to AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
 
     ``dct-adamw`` (arXiv:2505.17967) is AdamW with the moments of matrices in ``dct_rank`` columns of a cosine basis.
 
