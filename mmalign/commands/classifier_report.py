@@ -15,7 +15,7 @@ from mmalign.data.image_cache import CachedImages, cache_images
 from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.teacher_logits import load_teacher_logits
-from mmalign.data.views import make_views, normalize
+from mmalign.data.views import make_views
 from mmalign.evaluation.classification import score_probabilities, search_mixing
 from mmalign.losses.dual_head import mix_probabilities
 from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_config
@@ -35,7 +35,7 @@ def compute_logits(
     for start in range(0, len(index), batch_size):
         stored = torch.from_numpy(images.pixels[index[start : start + batch_size]]).to(device)
         views = make_views(stored, None, augmentation="none", side=preprocessing.image_size)
-        output = model(normalize(views, mean=preprocessing.mean, std=preprocessing.std))
+        output = model(preprocessing.normalize(views))
         parts.append((output.ce_logits.float().cpu(), output.kd_logits.float().cpu()))
     ce_logits, kd_logits = (torch.cat(logits) for logits in zip(*parts, strict=True))
     return ce_logits, kd_logits

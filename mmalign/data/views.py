@@ -70,12 +70,6 @@ def strengthen(views: Tensor, numbers: Tensor) -> Tensor:
     return views.masked_fill((inside[0][:, :, None] & inside[1][:, None, :])[:, None], 0.5)
 
 
-def normalize(views: Tensor, *, mean: tuple[float, float, float], std: tuple[float, float, float]) -> Tensor:
-    """Subtract the channels' mean and divide by their deviation; channels last in memory, which convolutions run a quarter faster in."""
-    found = (views - views.new_tensor(mean).view(1, 3, 1, 1)) / views.new_tensor(std).view(1, 3, 1, 1)
-    return found.contiguous(memory_format=torch.channels_last)
-
-
 def _centre(images: Tensor, side: int) -> Tensor:
     stored = images.shape[-1]
     if stored < side:

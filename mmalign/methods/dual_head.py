@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from mmalign.data.image_cache import CachedImages
 from mmalign.data.splits import LabelSplit
 from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.views import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, normalize, strengthen
+from mmalign.data.views import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, strengthen
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.losses.dual_head import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
 from mmalign.models.dual_head import DualHeadOutput, Preprocessing
@@ -197,7 +197,7 @@ class DualHeadMethod:
         views = self._views(images, numbers, self.preprocessing.image_size)
         if self.objective.strong:
             views = strengthen(views, draw_numbers(len(views), width=NUM_STRONG_NUMBERS))
-        return normalize(views, mean=self.preprocessing.mean, std=self.preprocessing.std)
+        return self.preprocessing.normalize(views)
 
     def _views(self, images: Tensor, numbers: Tensor, side: int) -> Tensor:
         return make_views(images, numbers, augmentation=self.objective.augmentation, side=side)
@@ -223,7 +223,7 @@ class DualHeadMethod:
         rows = len(labels)
         weak = self._views(batch["images"], numbers, side)
         strong = strengthen(weak[rows:], draw_numbers(len(weak) - rows, width=NUM_STRONG_NUMBERS))
-        pixels = normalize(torch.cat([weak, strong]), mean=self.preprocessing.mean, std=self.preprocessing.std)
+        pixels = self.preprocessing.normalize(torch.cat([weak, strong]))
         logits = self._run(model, pixels, rows).ce_logits
         ce = label_cross_entropy(logits[:rows], labels)
         guessed, sure = pseudo_label_loss(logits[len(weak) :], logits[rows : len(weak)], threshold=self.objective.threshold)

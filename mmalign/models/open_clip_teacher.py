@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from mmalign.models.dual_head import Preprocessing
 from mmalign.models.load import resolve_dtype
-from mmalign.models.teachers import TeacherOutput, average_prompts, normalize_views
+from mmalign.models.teachers import TeacherOutput, average_prompts
 
 
 class OpenClipTeacher:
@@ -51,7 +51,7 @@ class OpenClipTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """Classify (B, 3, S, S)."""
-        features = F.normalize(self.model.encode_image(normalize_views(views, self.preprocessing).to(self.dtype)).float(), dim=-1)
+        features = F.normalize(self.model.encode_image(self.preprocessing.normalize(views).to(self.dtype)).float(), dim=-1)
         return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
 
 

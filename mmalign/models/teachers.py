@@ -69,7 +69,7 @@ class ClassifierTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """Log of the mixture; with one head its logits."""
-        output = self.model(normalize_views(views, self.model.settings.preprocessing))
+        output = self.model(self.model.settings.preprocessing.normalize(views))
         if self.model.kd_head is None:
             return TeacherOutput(output.ce_logits.float(), output.features.float())
         return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log(), output.features.float())
@@ -99,7 +99,7 @@ class TimmTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """The model's own logits."""
-        features = self.model.forward_features(normalize_views(views, self.preprocessing))
+        features = self.model.forward_features(self.preprocessing.normalize(views))
         return TeacherOutput(self.model.forward_head(features).float(), self.model.forward_head(features, pre_logits=True).float())
 
 
@@ -121,7 +121,7 @@ class ZeroShotTeacher:
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
         """SigLIP's bias is the same for every class and left out."""
-        pixels = normalize_views(views, self.preprocessing).to(self.model.dtype)
+        pixels = self.preprocessing.normalize(views).to(self.model.dtype)
         features = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
         return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
 
@@ -239,9 +239,3 @@ def _pooled(output: Any) -> Tensor:
 
 def _text_length(model: Any) -> int:
     return model.config.text_config.max_position_embeddings
-
-
-def normalize_views(views: Tensor, preprocessing: Preprocessing) -> Tensor:
-    """Bring views in [0, 1] to a model's mean and deviation."""
-    mean, std = (views.new_tensor(values).view(1, 3, 1, 1) for values in (preprocessing.mean, preprocessing.std))
-    return (views - mean) / std

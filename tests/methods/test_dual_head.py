@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from mmalign.data.image_cache import CachedImages
 from mmalign.data.splits import LabelSplit
 from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.views import fixed_numbers, make_views, normalize
+from mmalign.data.views import fixed_numbers, make_views
 from mmalign.losses.dual_head import label_cross_entropy, teacher_kl
 from mmalign.methods.dual_head import DualHeadMethod, DualHeadObjective, StreamRows, compute_gradient_cosine
 from mmalign.models.dual_head import DualHead
@@ -84,7 +84,7 @@ def test_sum_is_the_papers_loss(form: str) -> None:
     loss = method.compute(model, batch).loss_sum
     views = make_views(batch["images"], None, augmentation="none", side=32)
     preprocessing = model.settings.preprocessing
-    output = model(normalize(views, mean=preprocessing.mean, std=preprocessing.std))
+    output = model(preprocessing.normalize(views))
     ce = label_cross_entropy(output.ce_logits[:4], batch["labels"]).mean()
     kd = teacher_kl(output.kd_logits, batch["teacher_logits"], temperature=3.0)
     both = 0.8 * kd[:4].mean() + 1.5 * kd[4:].mean()
