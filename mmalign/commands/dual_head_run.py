@@ -45,7 +45,6 @@ from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.trainer import MethodTrainer
 
 SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
-_SCORING_BATCH = 256
 
 
 def train_classifier(options: DualHeadOptions) -> None:
@@ -197,7 +196,7 @@ def finish(
     report: dict[str, Any] = {"form": options.form, "num_labeled": len(split.labeled), "num_unlabeled": len(split.unlabeled)}
     parts = _read_parts(options, images, split, cache, model.settings.preprocessing.resize_size)
     for name, (found, index) in parts.items():
-        logits = compute_logits(model, found, index, batch_size=_SCORING_BATCH)
+        logits = compute_logits(model, found, index)
         labels = torch.from_numpy(found.labels[index])
         beside = score_beside(teacher, cached if found is images else None, found, index, trainer.args.device)
         published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=_default_mixing(options))["mixed"]
