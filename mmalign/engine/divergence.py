@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmalign.engine.head import LogitTransform, add_product_, chunks
+from mmalign.engine.head import LogitTransform, add_product_, chunks, times_slope_
 
 DivergenceKind = Literal["forward", "reverse", "jensen-shannon"]
 
@@ -265,7 +265,7 @@ def _chunk(
     logits = student.logits(hidden[part])
     slope = student.transform.slope(logits) if with_grad else 1.0
     value, grad = teacher.compare(part, _log_probs(logits, kind), kind, with_grad=with_grad)
-    return value, grad if grad is None or (isinstance(slope, float) and slope == 1.0) else grad.mul_(slope)
+    return value, None if grad is None else times_slope_(grad, slope)
 
 
 def _log_probs(logits: Tensor, kind: Divergence) -> Tensor:

@@ -145,7 +145,12 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _grad_logits(minus_probs: Tensor, onehot: Tensor, target: Tensor, slope: Tensor | float) -> Tensor:
     """D logp / d logits = onehot - softmax, times the transform's slope; in place."""
     minus_probs.scatter_add_(-1, target[:, None], onehot[:, None].to(minus_probs.dtype))
-    return minus_probs if isinstance(slope, float) and slope == 1.0 else minus_probs.mul_(slope)
+    return times_slope_(minus_probs, slope)
+
+
+def times_slope_(grad: Tensor, slope: Tensor | float) -> Tensor:
+    """D / d transformed logits to d / d linear logits, in place; nothing where the transform is none."""
+    return grad if isinstance(slope, float) and slope == 1.0 else grad.mul_(slope)
 
 
 def _like(grad: Tensor | None, parameter: Tensor | None) -> Tensor | None:
