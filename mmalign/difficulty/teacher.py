@@ -76,14 +76,14 @@ def write_teacher_cache(
     )
     paths = share.take([out / "data" / f"{start:09d}.parquet" for start in range(0, len(dataset), SHARD_SIZE)])
     teacher: tuple[Any, Any] | None = None
+    checked = False
     num_seen = 0
     for path in tqdm(paths, desc="asking the teacher", unit="shard", leave=False, disable=share.index > 0):
         indices = range(int(path.stem), min(int(path.stem) + SHARD_SIZE, len(dataset)))
         broken = path.with_suffix(".rejects")
         if not path.is_file():
-            if teacher is None:
-                teacher = load()
-            _write_shard(dataset, indices, teacher, path, broken, config, reference)
+            teacher = teacher or load()
+            checked |= _write_shard(dataset, indices, teacher, path, broken, config, reference, check=not checked)
         num_seen += len(indices)
         for line in broken.read_text(encoding="utf-8").splitlines():
             rejects.add(**json.loads(line))
@@ -92,8 +92,17 @@ def write_teacher_cache(
 
 
 def _write_shard(
-    dataset: Dataset, indices: range, teacher: tuple[Any, Any], path: Path, broken: Path, config: TeacherCacheConfig, reference: str
-) -> None:
+    dataset: Dataset,
+    indices: range,
+    teacher: tuple[Any, Any],
+    path: Path,
+    broken: Path,
+    config: TeacherCacheConfig,
+    reference: str,
+    *,
+    check: bool,
+) -> bool:
+    """Write one part of the cache. Returns whether the teacher read any row of it."""
     model, processor = teacher
     good: list[tuple[int, ChatRow, EncodedPrompt]] = []
     reasons: list[dict[str, str]] = []
@@ -111,8 +120,8 @@ def _write_shard(
         except ValueError as error:
             reasons.append({"row_id": row_id(raw, index=index), "reason": str(error)})
         if len(good) == config.batch_size or (good and index == indices[-1]):
-            if not kept:
-                # Asked once a shard, on its first rows.
+            if check and not kept:
+                # Asked once of a teacher, on the first rows that it reads.
                 check_rows(model, [prompt for _, _, prompt in good[:PROBED_ROWS]], pad_token_id=processor.tokenizer.pad_token_id)
             for (number, row, prompt), top in zip(good, _ask(model, processor, good, config.top_k, vocabulary), strict=True):
                 columns.append(cache_columns(row, prompt, top, vocabulary=vocabulary, fingerprint=reference))
@@ -134,6 +143,7 @@ def _write_shard(
     partial = path.with_suffix(".partial")
     shard.to_parquet(partial)
     partial.rename(path)
+    return bool(kept)
 
 
 def _ask(model: Any, processor: Any, good: list[tuple[int, ChatRow, EncodedPrompt]], top_k: int, vocabulary: int) -> list[TopTokens]:
