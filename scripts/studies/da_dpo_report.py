@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from scripts.studies.measured_page import PLOT_STYLE, mean_curve, write_measured
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 from scripts.studies.world_start import read_json
 
@@ -33,7 +34,6 @@ MORE = {
 Runs = dict[str, dict[int, dict[str, float]]]
 BASELINE = "dpo"
 COLOURS = {"dpo": "#3a86d4", "da-dpo-paper": "#d9730d", "da-dpo-loss-weight": "#1a9e77"}
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.2, "legend.frameon": False}
 
 
 def read_runs(out: Path) -> dict[str, Runs]:
@@ -72,7 +72,7 @@ def differences_table(
 
 def draw_tradeoff(runs: Runs, sft: Mapping[str, float], path: Path) -> None:
     """Draw hallucination against coverage, a point a run and a cross an arm's mean."""
-    with rc_context(_STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         for arm, colour in COLOURS.items():
@@ -92,16 +92,14 @@ def draw_tradeoff(runs: Runs, sft: Mapping[str, float], path: Path) -> None:
 
 def draw_margins(out: Path, condition: str, path: Path) -> None:
     """Draw reward margin over steps by difficulty quartile, mean over seeds, for the three main arms side by side."""
-    with rc_context(_STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(9.6, 3.4), layout="constrained")
         panels = figure.subplots(1, len(COLOURS), sharey=True)
         for axes, arm in zip(panels, COLOURS, strict=True):
             logs = [_read_log(log) for log in sorted((out / "cells" / condition).glob(f"*/{arm}.log.json"))]
             for quartile in range(1, 5):
                 key = f"rewards/margin_q{quartile}"
-                curves = [{row["step"]: row[key] for row in log if key in row} for log in logs]
-                steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-                means = [sum(curve[step] for curve in curves) / len(curves) for step in steps]
+                steps, means = mean_curve(logs, key)
                 shade = 0.25 + 0.2 * quartile
                 label = f"Q{quartile}" + {1: " (easiest)", 4: " (hardest)"}.get(quartile, "")
                 axes.plot(steps, means, color=(0.85 - 0.8 * shade * 0.8, 0.35, shade * 0.8), label=label)
@@ -147,7 +145,4 @@ def write_report(out: Path, folder: Path, *, names: Mapping[str, str], condition
         those = runs.get(condition, {})
         if BASELINE in those:
             parts += [f"## {conditions[condition]}", arms_table(those, COLUMNS, names), differences_table(those, names)]
-    page = folder / "da_dpo.md"
-    kept = page.read_text(encoding="utf-8").partition("<!-- measured -->")[0] if page.is_file() else "# DA-DPO against DPO\n\n"
-    page.write_text(kept.rstrip() + "\n\n<!-- measured -->\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    return write_measured(folder / "da_dpo.md", "DA-DPO against DPO", parts)

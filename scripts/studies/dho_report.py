@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from mmalign.data.whole_files import write_whole
 from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
 from scripts.studies.dho_pictures import draw_pictures
 from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
+from scripts.studies.measured_page import write_measured
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 
-MARK = "<!-- written by scripts/studies/dho.py: below this line -->"
 _VIEWS = {
     "centre": "cached, the stored image; free views for the student",
     "fixed": "cached, four views that both see",
@@ -187,7 +186,4 @@ def write_page(out: Path, folder: Path) -> Path:
         seconds = [result["cpu_seconds"] for cell, result in cells.items() if "cpu_seconds" in result and cell.steps == steps]
         costs += [f"{median(seconds):.0f} CPU seconds with {steps} steps (median)"] if seconds else []
     parts.append(f"{len(set(every) & set(cells))} cells of {len(every)}; one took {', '.join(costs)}.")
-    page = folder / "dho.md"
-    head = page.read_text(encoding="utf-8").split(MARK)[0] if page.is_file() else "# When do two heads pay?\n\n"
-    write_whole(page, f"{head}{MARK}\n\n" + "\n\n".join(parts) + "\n")
-    return page
+    return write_measured(folder / "dho.md", "When do two heads pay?", parts)

@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from scripts.studies.measured_page import PLOT_STYLE, mean_curve, write_measured
 from scripts.studies.objectives_report import object_f1
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 from scripts.studies.world_start import read_json
@@ -43,7 +44,6 @@ REFERENCES = (
 )
 PREFERRED = ("dpo-", "kto-")
 Runs = dict[str, dict[int, dict[str, float]]]
-_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.2, "legend.frameon": False}
 _TEACHER = "#7d8590"
 # By the training that an arm ends with.
 _COLOURS = {"dpo": "#1a9e77", "kto": "#8a5cd1", "sft": "#3a86d4", "mimic": "#d9730d"}
@@ -98,7 +98,7 @@ def against_teacher_table(runs: Runs, teacher: Mapping[str, float], names: Mappi
 def draw_tradeoff(runs: Runs, teacher: Mapping[str, float], names: Mapping[str, str], path: Path) -> None:
     """Draw hallucination against coverage: a point a run, a marker an arm's mean."""
     markers = {"dense": "o", "wide": "s", "sparse": "D", "dpo": "^", "kto": "v"}
-    with rc_context(_STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(8.6, 4.6), layout="constrained")
         axes = figure.subplots()
         for number, (arm, name) in enumerate(names.items(), 1):
@@ -134,15 +134,13 @@ def draw_experts(out: Path, path: Path) -> None:
     layers = sorted({key.split("_e")[0] for key in keys})
     if not layers:
         return
-    with rc_context(_STYLE):
+    with rc_context(PLOT_STYLE):
         figure = Figure(figsize=(4.2 * len(layers), 5.2), layout="constrained")
         panels = figure.subplots(len(logs), len(layers), sharex=True, sharey=True, squeeze=False)
         for line, (arm, those) in zip(panels, logs.items(), strict=True):
             for axes, layer in zip(line, layers, strict=True):
                 for key in (key for key in keys if key.startswith(layer)):
-                    curves = [{row["step"]: row[key] for row in log if key in row} for log in those]
-                    steps = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-                    axes.plot(steps, [sum(curve[step] for curve in curves) / len(curves) for step in steps], label=key.rpartition("_")[2])
+                    axes.plot(*mean_curve(those, key), label=key.rpartition("_")[2])
                 axes.set_title(f"{arm}, sparse layer {layer.rpartition('/l')[2]}", fontsize=10)
         panels[-1][0].set_xlabel("step")
         panels[0][0].set_ylabel("share of the choices")
@@ -184,7 +182,4 @@ def write_report(out: Path, folder: Path, *, names: Mapping[str, str]) -> Path:
         "## Experts",
         "![share of each expert](llava_mod_experts.png)",
     ]
-    page = folder / "llava_mod.md"
-    kept = page.read_text(encoding="utf-8").partition("<!-- measured -->")[0] if page.is_file() else "# LLaVA-MoD on the embedded world\n\n"
-    page.write_text(kept.rstrip() + "\n\n<!-- measured -->\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    return write_measured(folder / "llava_mod.md", "LLaVA-MoD on the embedded world", parts)
