@@ -32,6 +32,8 @@ class ResponseLogps:
     response: Tensor
     """(K,) the number of the response that each token belongs to; ascending."""
     num_responses: int
+    states: Tensor | None = None
+    """(K, D) as the output head reads them, at the positions that predict the tokens; None where they were not asked for."""
 
     def sums(self) -> Tensor:
         """(R,) log p(response | images, prompt): sums over scored tokens."""
@@ -46,7 +48,9 @@ class ResponseLogps:
         return list(self.token_logps.split(self.lengths().tolist()))
 
 
-def compute_response_logps(model: nn.Module, batch: dict[str, Any], *, features: ImageFeatures | None = None) -> ResponseLogps:
+def compute_response_logps(
+    model: nn.Module, batch: dict[str, Any], *, features: ImageFeatures | None = None, keep_states: bool = False
+) -> ResponseLogps:
     """Compute log p of every scored response token in one forward pass.
 
     The output head is applied to the scored positions only, inside the model's own forward, so that wrappers
@@ -56,17 +60,22 @@ def compute_response_logps(model: nn.Module, batch: dict[str, Any], *, features:
         model: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
         batch: From ``collate_prompts``.
         features: The batch's images, encoded before; None encodes them here.
+        keep_states: Keep the last hidden states at the scored positions.
 
     Returns:
-        The log-probabilities, with gradient where grad mode is on.
+        The log-probabilities and states, with gradient where grad mode is on.
     """
     layout = batch["layout"]
+    states: list[Tensor] = []
 
     def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
         scored = hidden.index_select(0, layout["index"])
+        if keep_states:
+            states.append(scored)
         return linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
 
-    return ResponseLogps(run_with_head(model, batch, score, features=features), layout["response"], int(layout["repeats"].sum()))
+    token_logps = run_with_head(model, batch, score, features=features)
+    return ResponseLogps(token_logps, layout["response"], int(layout["repeats"].sum()), states[-1] if states else None)
 
 
 HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]

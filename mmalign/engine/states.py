@@ -39,9 +39,6 @@ def compute_response_states(model: nn.Module, batch: dict[str, Any], *, layers: 
         ValueError: If layers are asked for and the language model has no list of them.
     """
     inner, index = unwrap(model), batch["layout"]["index"]
-    head = inner.get_output_embeddings()
-    assert head is not None, type(inner)
-    final: list[Tensor] = []
     handed_on: dict[int, Tensor] = {}
 
     def pick(hidden: Tensor) -> Tensor:
@@ -50,15 +47,17 @@ def compute_response_states(model: nn.Module, batch: dict[str, Any], *, layers: 
     def keep(number: int, output: Any) -> None:
         handed_on[number] = pick(output[0] if isinstance(output, tuple) else output)
 
-    handles = [head.register_forward_pre_hook(lambda _, inputs: final.append(pick(inputs[0])))]
-    for number, layer in enumerate(_decoder(inner).layers if layers else []):
-        handles.append(layer.register_forward_hook(lambda _, __, output, number=number: keep(number, output)))
+    handles = [
+        layer.register_forward_hook(lambda _, __, output, number=number: keep(number, output))
+        for number, layer in enumerate(_decoder(inner).layers if layers else [])
+    ]
     try:
-        logps = compute_response_logps(model, batch)
+        logps = compute_response_logps(model, batch, keep_states=True)
     finally:
         for handle in handles:
             handle.remove()
-    return ResponseStates(logps, final[-1], torch.stack([handed_on[i] for i in sorted(handed_on)]) if layers else None)
+    assert logps.states is not None
+    return ResponseStates(logps, logps.states, torch.stack([handed_on[i] for i in sorted(handed_on)]) if layers else None)
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ Shape legend: B = prompts, N = most responses of a prompt, R = responses of the 
 """
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from mmalign.losses.links import Link, identity
 from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
 from mmalign.losses.registry import Registry
 from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, SequenceScore, sequence_score
+from mmalign.losses.steps import StepKind, adaptive_step_weights
 
 LIST_OBJECTIVES: "Registry[ListObjective]" = Registry("list")
 
@@ -30,6 +31,13 @@ class ListObjective:
     link: Link = identity
     score_range: tuple[float, float] = (-math.inf, math.inf)
     """What the data's scores may be."""
+    steps: StepKind = "whole"
+    """Weigh the steps of a response by their likeness to the best response's, instead of ``score``."""
+
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether log-probabilities must be known token by token."""
+        return self.score.needs_tokens or self.steps != "whole"
 
     def __post_init__(self) -> None:
         """Refuse a beta that would turn the order round.
@@ -52,12 +60,27 @@ class ListBatch:
     """(B,) responses of each prompt."""
     scores: Tensor
     """(R,) the data's, higher is better."""
+    states: Tensor | None = None
+    """(K, D) the policy's last hidden states that predict the tokens; only objectives that weigh steps ask."""
+    step_ends: Mapping[StepKind, Tensor] = field(default_factory=dict)
+    """(K,) booleans for each way of taking responses apart that an objective uses."""
 
 
 def compute_list_rewards(objective: ListObjective, batch: ListBatch) -> Tensor:
     """Compute beta * link(log-ratio) of each response, (R,)."""
-    log_ratio = objective.score(batch.policy, batch.tokens) - objective.score(batch.reference, batch.tokens)
+    score = objective.score if objective.steps == "whole" else _step_score(objective.steps, batch)
+    log_ratio = score(batch.policy, batch.tokens) - score(batch.reference, batch.tokens)
     return objective.beta * objective.link(log_ratio)
+
+
+def _step_score(steps: StepKind, batch: ListBatch) -> Score:
+    assert batch.states is not None
+    padded, mask = pad_lists(batch.scores, batch.counts)
+    best = padded.masked_fill(~mask, -math.inf).argmax(1) + batch.counts.cumsum(0) - batch.counts
+    weights = adaptive_step_weights(
+        batch.tokens, ends=batch.step_ends[steps], states=batch.states, best=best.repeat_interleave(batch.counts)
+    )
+    return Score(weights, mean=True)
 
 
 def list_objective_loss(objective: ListObjective, batch: ListBatch) -> Tensor:
@@ -110,10 +133,13 @@ def irpo(*, beta: float = 1.0, score: SequenceScore = "mean") -> ListObjective:
 
 
 @LIST_OBJECTIVES.register("tpo")
-def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mean") -> ListObjective:
-    """Preference trees (TPO, arXiv:2410.12854): every two responses, weighed by what their swap changes in DCG."""
+def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mean", steps: StepKind = "whole") -> ListObjective:
+    """Preference trees (TPO, arXiv:2410.12854): every two responses, weighed by what their swap changes in DCG.
+
+    With ``steps``, a response's reward is the mean of its steps' mean log-ratios, weighed by their likeness to the best response's.
+    """
 
     def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         return lambda_loss(rewards, scores, mask, weighted=weighted)
 
-    return ListObjective(loss=loss, beta=beta, score=sequence_score(score), score_range=(0, 1))
+    return ListObjective(loss=loss, beta=beta, score=sequence_score(score), score_range=(0, 1), steps=steps)

@@ -11,7 +11,7 @@ from mmalign.models.references import Reference
 
 
 def compute_policy_and_reference(
-    model: nn.Module, inputs: dict[str, Any], reference: Reference | None
+    model: nn.Module, inputs: dict[str, Any], reference: Reference | None, *, keep_states: bool = False
 ) -> tuple[ResponseLogps, ResponseLogps | None]:
     """Run the policy, and the reference without gradient where there is one.
 
@@ -19,6 +19,7 @@ def compute_policy_and_reference(
         model: The policy, possibly wrapped.
         inputs: From ``collate_prompts``, and nothing else.
         reference: None where its log-probabilities are known, or nobody asks for them.
+        keep_states: Keep the policy's last hidden states at the scored positions.
     """
     inner = unwrap(model)
     features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
@@ -27,7 +28,7 @@ def compute_policy_and_reference(
         seen = features if reference.shares_frozen_vision else None
         with reference.active(unwrap_parallel(model)) as frozen:
             expected = compute_response_logps(frozen, inputs, features=seen)
-    return compute_response_logps(model, inputs, features=features), expected
+    return compute_response_logps(model, inputs, features=features, keep_states=keep_states), expected
 
 
 def scored_tokens(outcome: ResponseLogps, token_ids: Tensor) -> ScoredTokens:

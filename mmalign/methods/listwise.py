@@ -19,6 +19,7 @@ from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
 from mmalign.losses.registry import Named
+from mmalign.losses.steps import StepKind
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
 from mmalign.models.references import Reference
@@ -81,12 +82,13 @@ class ListwiseMethod:
         self.processor = processor
         self.config = config
         self.objectives = config.build_objectives()
-        by_token = [named.name for named in self.objectives if named.objective.score.needs_tokens]
+        by_token = [named.name for named in self.objectives if named.objective.needs_tokens]
         if reference is None and by_token:
             raise ValueError(f"objective {by_token[0]} weights tokens, and lists are cached as sums; use reference 'copy' or 'adapter-off'")
         self.cached = CachedReference(reference_fingerprint, by_token=False, lists=True) if reference is None else None
         self.reference = reference
         self.image_root = image_root
+        self.steps = sorted({named.objective.steps for named in self.objectives} - {"whole"})
         self.shared = True
 
     def prepare(self, dataset: Dataset) -> Dataset:
@@ -138,6 +140,9 @@ class ListwiseMethod:
         if self.cached is not None:
             batch["reference"] = self.cached.collate(rows)
         batch["scores"] = torch.tensor([float(score) for row in rows for score in row["scores"]])
+        if self.steps:
+            target = batch["layout"]["target"]
+            batch["step_ends"] = {steps: find_step_ends(self.processor.tokenizer, target, steps) for steps in self.steps}
         return batch
 
     def num_items(self, batch: dict[str, Any]) -> int:
@@ -146,21 +151,47 @@ class ListwiseMethod:
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the prompts."""
-        inputs = {key: value for key, value in batch.items() if key not in ("scores", "reference")}
-        outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
+        inputs = {key: value for key, value in batch.items() if key not in ("scores", "reference", "step_ends")}
+        outcome, expected = compute_policy_and_reference(model, inputs, self.reference, keep_states=bool(self.steps))
         tokens = scored_tokens(outcome, batch["layout"]["target"])
         if self.cached is not None:
             reference = self.cached.logps(batch["reference"], tokens)
         else:
             assert expected is not None
             reference = as_logps(expected)
-        lists = ListBatch(tokens, as_logps(outcome), reference, batch["layout"]["repeats"], batch["scores"])
+        lists = ListBatch(
+            tokens,
+            as_logps(outcome),
+            reference,
+            batch["layout"]["repeats"],
+            batch["scores"],
+            states=outcome.states,
+            step_ends=batch.get("step_ends", {}),
+        )
         losses = {named.name: list_objective_loss(named.objective, lists) for named in self.objectives}
         total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
         metrics = list_metrics(compute_list_rewards(self.objectives[0].objective, lists), batch["scores"], lists.counts)
         if len(losses) > 1:
             metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
         return MethodOutput(total.sum(), metrics)
+
+
+def find_step_ends(tokenizer: Any, token_ids: Tensor, steps: StepKind) -> Tensor:
+    """Find the tokens that end a step by their text.
+
+    Args:
+        tokenizer: What the ids are of.
+        token_ids: (K,) of any responses.
+        steps: ``lines``: a token with a line break ends one. ``sentences``: so does one that ends with a full stop, an exclamation or
+            a question mark.
+
+    Returns:
+        (K,) booleans.
+    """
+    known, which = token_ids.unique(return_inverse=True)
+    texts = [tokenizer.decode([token]) for token in known.tolist()]
+    marks = (".", "!", "?") if steps == "sentences" else ()
+    return torch.tensor(["\n" in text or text.rstrip().endswith(marks) for text in texts])[which]
 
 
 @torch.no_grad()

@@ -9,7 +9,10 @@ from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
 from mmalign.engine.logps import compute_response_logps
-from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod, list_metrics
+from mmalign.engine.states import compute_response_states
+from mmalign.losses.scores import ScoredTokens
+from mmalign.losses.steps import adaptive_step_weights
+from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.references import Reference
 from tests.losses.test_listwise import anchored, in_context, plackett_luce, tree
@@ -83,6 +86,47 @@ def test_packed_and_plain_rows_have_the_same_loss(name: str) -> None:
     plain = method_for(name)
     plain.shared = False
     assert loss_of(plain, data_set()) == pytest.approx(expected, abs=2e-5)
+
+
+def test_step_ends_by_their_text() -> None:
+    tokenizer = models()[2].tokenizer
+    ids = tokenizer("there is. a cat\nno! yes", add_special_tokens=False)["input_ids"]
+    pieces = [tokenizer.decode([i]) for i in ids]
+    by_kind = {kind: find_step_ends(tokenizer, torch.tensor(ids), kind).tolist() for kind in ("lines", "sentences")}  # type: ignore[arg-type]
+    assert [piece for piece, end in zip(pieces, by_kind["lines"], strict=True) if end] == ["\n"]
+    assert [piece for piece, end in zip(pieces, by_kind["sentences"], strict=True) if end] == [".", "\n", "!"]
+
+
+def test_steps_are_weighed_by_the_policys_states() -> None:
+    policy, other, _ = models()
+    rows = list_rows(COUNTS)
+    for row in rows:
+        for response in row["responses"]:
+            words = response[0]["content"].split()
+            response[0]["content"] = ". ".join([" ".join(words[:2]), " ".join(words[2:]) or "yes", "no"]) + "."
+    dataset = data_set(rows)
+    method = method_for("tpo:steps=sentences")
+    batch = method.collate(list(dataset))
+    inputs = {key: value for key, value in batch.items() if key not in ("scores", "step_ends")}
+    with torch.no_grad():
+        states = compute_response_states(policy, inputs)
+        logps = [compute_response_logps(model, inputs) for model in (policy, other)]
+    tokens = ScoredTokens(logps[0].response, logps[0].num_responses)
+    starts = [0, 3, 5]
+    best = [start + row["scores"].index(max(row["scores"])) for start, row in zip(starts, rows, strict=True) for _ in row["scores"]]
+    weights = adaptive_step_weights(tokens, ends=batch["step_ends"]["sentences"], states=states.final, best=torch.tensor(best))
+    assert int(batch["step_ends"]["sentences"].sum()) >= 3 * sum(COUNTS)
+    h = tokens.sums(weights(tokens) * (logps[0].token_logps - logps[1].token_logps)) / tokens.sums(weights(tokens))
+    expected = sum(tree(h[s : s + len(row["scores"])].tolist(), row["scores"], 0.5) for s, row in zip(starts, rows, strict=True))
+    assert loss_of(method, dataset) == pytest.approx(expected, rel=2e-5)
+    assert loss_of(method_for("tpo"), dataset) != pytest.approx(expected, rel=1e-3)
+    packed = method_for("tpo:steps=sentences", row_tokens=150)
+    assert loss_of(packed, dataset) == pytest.approx(expected, abs=2e-5)
+
+
+def test_steps_need_a_reference_that_knows_tokens() -> None:
+    with pytest.raises(ValueError, match="objective tpo weights tokens, and lists are cached as sums"):
+        ListwiseMethod(models()[2], ListwiseConfig(objectives=("tpo:steps=lines",)), reference=None, reference_fingerprint="x")
 
 
 def test_a_weighted_sum_and_its_parts() -> None:
