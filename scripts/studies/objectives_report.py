@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from scripts.studies.measured_page import write_measured
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 from scripts.studies.world_start import read_json
 
@@ -55,13 +56,12 @@ def condition_table(runs: Mapping[str, Mapping[int, Mapping[str, float]]], sft: 
 
 
 def write_report(out: Path, folder: Path, *, conditions: Sequence[str], found: Mapping[str, str], steps: int) -> Path:
-    """Write ``objectives.md`` from what is finished."""
+    """Write the measured part of ``objectives.md`` from what is finished; text above the line ``<!-- measured -->`` is kept."""
     from scripts.studies.objectives import BATCH, slug
 
     sft = dict(read_json(out / "cells" / "sft.json"))
     sft["object F1"] = object_f1(sft)
     parts = [
-        "# Preference objectives on the embedded world",
         "```\npython -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --report docs/studies\n```",
         f"All train the same SFT model for {steps} steps of {BATCH} pairs, each with the strength and the learning rate that a search\n"
         "of its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables.\n"
@@ -76,6 +76,4 @@ def write_report(out: Path, folder: Path, *, conditions: Sequence[str], found: M
             parts += [f"## {condition[0].upper()}{condition[1:]} pairs", condition_table(runs, sft)]
     parts += ["## What the search found", markdown_table(["objective", "best"], [[name, best] for name, best in found.items()])]
     folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "objectives.md"
-    page.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    return page
+    return write_measured(folder / "objectives.md", "Preference objectives on the embedded world", parts)
