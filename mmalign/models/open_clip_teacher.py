@@ -68,7 +68,7 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
     dtype = resolve_dtype("auto")
     precision = "bf16" if dtype is torch.bfloat16 else "fp32"
     try:
-        model = open_clip.create_model(name, pretrained=tag, precision=precision, device=device, require_pretrained=True)
+        model = open_clip.create_model(name, pretrained=tag, precision=precision, device=device, require_pretrained=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         # Without a hub, unknown tags, weights that don't fit: open_clip raises each of these.
