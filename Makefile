@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP) ## make the virtual environment
 
 demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and a page
-	$(VENV)/bin/python scripts/demo.py --out runs/demo
+	OMP_NUM_THREADS=1 $(VENV)/bin/python scripts/demo.py --out runs/demo
 
 test: $(STAMP) ## the default test suite
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto

@@ -31,7 +31,7 @@ MODELS = {"SFT": "sft", "DPO": "dpo", "DA-DPO": "da_dpo"}
 GALLERY_SIZE = 12
 
 
-def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8) -> dict[str, list[str]]:
+def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8, sft_steps: int = 1700) -> dict[str, list[str]]:
     """List the demo's commands by the file that each leaves when it is done."""
 
     def size(full: int, small: int) -> str:
@@ -52,7 +52,7 @@ def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8) -
         "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
         f" --vision-feature-layer -2 --seed {seed} --out {run}/mllm",
         "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
-        f" --batch-size {size(16, 8)} --max-steps {size(1700, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
+        f" --batch-size {size(16, 8)} --max-steps {size(sft_steps, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
         f" --warmup-ratio 0.1 --logging-steps {size(25, 1)} --num-workers 1 --seed {seed}",
         "difficulty/scored.parquet": f"score-difficulty {world}/pairs --clip {run}/clip --mllm {run}/sft --out {run}/difficulty"
         " --batch-size 64",

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from scripts.studies.da_dpo_report import write_report
@@ -125,7 +124,6 @@ def _cells(conditions: Sequence[Condition], arms: Sequence[Arm], seeds: Sequence
 def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
     """Train one arm, measure it, and keep the numbers and the log; the weights are deleted."""
     quiet()
-    torch.set_num_threads(1)
     start = time.perf_counter()
     data = _write_difficulty(cell, out, make_data(cell.condition, cell.seed, out, smoke=smoke))
     model = out / "models" / f"{slug(cell.condition.name)}-{cell.seed}-{slug(cell.arm.name)}"

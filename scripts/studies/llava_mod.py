@@ -24,8 +24,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
 from scripts.studies.llava_mod_report import write_report
@@ -42,14 +40,15 @@ BETA = 0.1
 
 @dataclass(frozen=True)
 class Steps:
-    """Of each training."""
+    """Of each training: the teacher's, a student's two halves, and preference training."""
 
+    teacher: int
     first: int
     second: int
     preference: int
 
 
-FULL, QUICK, SMOKE = Steps(600, 600, 150), Steps(250, 250, 60), Steps(3, 3, 3)
+FULL, QUICK, SMOKE = Steps(1700, 600, 600, 150), Steps(1000, 200, 200, 50), Steps(3, 3, 3, 3)
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class Study:
 
 def prepare(study: Study) -> None:
     """Make the teacher, what it would say to every row of the students, the students' configs, and measure the teacher."""
-    make_start(study.out / "start", smoke=study.smoke, caption_noise=CAPTION_NOISE)
+    make_start(study.out / "start", smoke=study.smoke, caption_noise=CAPTION_NOISE, sft_steps=study.steps.teacher)
     # What is done of this is left alone.
     run(["cache-teacher", study.out / "start" / "world" / "sft", "--model", study.teacher, "--top-k", TOP_K, "--out", study.out / "taught"])
     for name, ffn in (("dense", FFN), ("wide", WIDE_FFN)):
@@ -200,7 +199,6 @@ def make_model(study: Study, arm: Arm, seed: int, pairs: Path) -> dict[str, floa
 def run_seed(study: Study, seed: int) -> None:
     """Make and measure all models of a seed that are not yet measured; then delete their weights."""
     quiet()
-    torch.set_num_threads(1)
     arms = list(study.arms())
     needed = {arm.name for arm in arms if arm.measured and not study.cell(arm, seed).is_file()}
     for arm in reversed(arms):

@@ -139,7 +139,6 @@ def best_of(objective: Objective, out: Path) -> tuple[str, str]:
 def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> None:
     """Train, measure, and keep the numbers; the weights are deleted."""
     quiet()
-    torch.set_num_threads(1)
     searching = cell.condition is None
     value, rate = (cell.value, cell.learning_rate) if searching else best_of(cell.objective, out)
     data = make_data(cell.condition or CONDITIONS[0], cell.seed, out, smoke=smoke)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
@@ -30,7 +31,8 @@ LONGEST = {"pope": 4, "chair": 64, "general": 12}
 
 
 def quiet() -> None:
-    """Leave the terminal to the study's own lines."""
+    """Leave the terminal to the study's own lines, and a core to each process: models this small are slower on two threads."""
+    torch.set_num_threads(1)
     disable_progress_bars()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -47,9 +49,9 @@ def run(words: Sequence[object]) -> None:
         raise SystemExit(f"the study stopped at: mmalign {' '.join(text)}")
 
 
-def make_start(out: Path, *, smoke: bool, caption_noise: float = CAPTION_NOISE) -> Path:
+def make_start(out: Path, *, smoke: bool, caption_noise: float = CAPTION_NOISE, sft_steps: int = 1700) -> Path:
     """Make what is not there yet: world, scorer, model, held-out worlds. Returns the folder of the model."""
-    steps = commands(out, seed=0, smoke=smoke, caption_noise=caption_noise)
+    steps = commands(out, seed=0, smoke=smoke, caption_noise=caption_noise, sft_steps=sft_steps)
     run_commands(out, {done: steps[done] for done in ("world/world.json", "clip/train_log.json", "mllm/config.json", "sft/train_log.json")})
     for name, seed, size in (("test", TEST_SEED, 300), ("validation", VALIDATION_SEED, 100)):
         if not (out / name / "world.json").is_file():
