@@ -78,11 +78,12 @@ def list_cells(*, quick: bool) -> list[Cell]:
     cells += [Cell("1%", "real", form, 0, "medium", w) for form, w in TABLE_FORMS[:4]]
     cells += _table(("16 shots", "4 shots", "1 shot"), [0])
     cells += _table(("1%", "10%"), [3, 4])
+    cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
+    cells += [Cell(one, "real", form, seed, "medium", w) for seed in range(3) for one in ("1%", "10%") for form, w in TABLE_FORMS]
     cells += _map(("20%", "1%"), ("weak", "real"), [1, 2])
     cells += _long([("1%", "weak"), ("5%", "blind"), ("20%", "weak"), ("5%", "real")], [0])
     cells += _map(MAP_LABELS, TEACHERS, range(3))
     cells += _long([(labels, t) for labels in ("20%", "5%", "1%") for t in ("blind", "real", "weak")], range(3))
-    cells += _table(("1 shot", "4 shots", "16 shots"), range(1, 5))
     cells += [Cell(labels, "real", form, seed, "medium", w) for seed in range(5) for labels in TABLE_LABELS for form, w in TABLE_FORMS]
     cells += _map(MAP_LABELS, TEACHERS, [3, 4])
     return _without_teachers(cells)
