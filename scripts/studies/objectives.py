@@ -1,7 +1,7 @@
 """Which preference objective? All pair objectives from one start on the embedded world, each with the same search, over seeds.
 
     python -m scripts.studies.objectives --out runs/studies/objectives --processes 2           # everything
-    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --quick   # six, about 20 minutes on two cores
+    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --quick   # six, about 16 minutes on two cores
 
 First each objective searches its strength and its learning rate on pairs of a seed of their own, by the object F1 of captions of the
 validation scenes: the harmonic mean of precision (100 - CHAIR_i) and coverage, which silence does not raise. Then it trains with the
@@ -31,7 +31,7 @@ from scripts.studies.world_start import make_scored_pairs, make_start, measure, 
 
 NUM_PAIRS, STEPS, QUICK_STEPS, BATCH = 2400, 150, 60, 16
 SEARCH_SEED, SEEDS, QUICK_SEEDS = 100, (1, 2, 3), (1, 2)
-LEARNING_RATES = ("1e-4", "3e-5")
+LEARNING_RATES = ("1e-4", "3e-4")
 KL_PROMPTS = 64
 VISITS = 16
 
