@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from scripts.studies.measured_page import write_measured
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from scripts.studies.measured_page import PLOT_STYLE, write_measured
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
 from scripts.studies.world_start import read_json
 
@@ -17,6 +20,8 @@ COLUMNS = {
     "KL": "KL, nats",
 }
 BASELINE = "dpo"
+Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
+"""Objective -> seed -> metrics."""
 
 
 def object_f1(metrics: Mapping[str, float]) -> float:
@@ -34,7 +39,7 @@ def read_cells(out: Path, condition: str) -> dict[str, dict[int, dict[str, float
     return found
 
 
-def condition_table(runs: Mapping[str, Mapping[int, Mapping[str, float]]], sft: Mapping[str, float]) -> str:
+def condition_table(runs: Runs, sft: Mapping[str, float]) -> str:
     """Lay out objectives by metrics, the best object F1 first; then the difference from DPO, and the time of a step by DPO's."""
     start: list[object] = ["SFT (the start)", "", *(f"{sft[key]:.1f}" for key in COLUMNS if key != "KL"), "0.0", "", ""]
     rows = [start]
@@ -55,10 +60,34 @@ def condition_table(runs: Mapping[str, Mapping[int, Mapping[str, float]]], sft: 
     return markdown_table(["objective", "seeds", *COLUMNS.values(), "object F1 - dpo's", "time a step / dpo's"], rows)
 
 
+def draw_tradeoff(
+    by_condition: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], sft: Mapping[str, float], path: Path
+) -> None:
+    """Draw hallucination against coverage, means over seeds: a panel a condition, a point an objective."""
+    columns = min(2, len(by_condition))
+    rows = -(-len(by_condition) // columns)
+    with rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(6.2 * columns, 4.6 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
+        for axes, (condition, runs) in zip(panels, by_condition.items(), strict=False):
+            axes.scatter(sft["hallucinated"], sft["coverage"], color="#7d8590", s=110, marker="*")
+            axes.annotate("SFT", (sft["hallucinated"], sft["coverage"]), textcoords="offset points", xytext=(6, 4), fontsize=8)
+            for name, values in runs.items():
+                x, y = (sum(one[key] for one in values.values()) / len(values) for key in ("hallucinated", "coverage"))
+                colour = "#d9730d" if name == BASELINE else "#3a86d4"
+                axes.scatter(x, y, color=colour, s=26)
+                axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
+            axes.set_title(condition, fontsize=10)
+            axes.set_xlabel("hallucinated captions, %")
+            axes.set_ylabel("coverage, %")
+        figure.savefig(path, dpi=130)
+
+
 def write_report(out: Path, folder: Path, *, conditions: Sequence[str], found: Mapping[str, str], steps: int) -> Path:
     """Write the measured part of ``objectives.md`` from what is finished; text above the line ``<!-- measured -->`` is kept."""
     from scripts.studies.objectives import BATCH, slug
 
+    folder.mkdir(parents=True, exist_ok=True)
     sft = dict(read_json(out / "cells" / "sft.json"))
     sft["object F1"] = object_f1(sft)
     parts = [
@@ -70,10 +99,11 @@ def write_report(out: Path, folder: Path, *, conditions: Sequence[str], found: M
         "t-test and no correction for looking at many. A seed draws pairs and the order of batches; the start is one. Scores of\n"
         "`madpo`, `dno`, `smpo`, `adpo_pair` and visits of `step_dpo` come from the CLIP scorer.",
     ]
-    for condition in conditions:
-        runs = read_cells(out, slug(condition))
-        if runs:
-            parts += [f"## {condition[0].upper()}{condition[1:]} pairs", condition_table(runs, sft)]
+    by_condition = {condition: runs for condition in conditions if (runs := read_cells(out, slug(condition)))}
+    for condition, runs in by_condition.items():
+        parts += [f"## {condition[0].upper()}{condition[1:]} pairs", condition_table(runs, sft)]
+    if by_condition:
+        draw_tradeoff(by_condition, sft, folder / "objectives_tradeoff.png")
+        parts += ["![hallucination against coverage](objectives_tradeoff.png)"]
     parts += ["## What the search found", markdown_table(["objective", "best"], [[name, best] for name, best in found.items()])]
-    folder.mkdir(parents=True, exist_ok=True)
     return write_measured(folder / "objectives.md", "Preference objectives on the embedded world", parts)

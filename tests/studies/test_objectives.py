@@ -57,6 +57,7 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert rows == ["objective", "SFT (the start)", "ipo", "dpo", "objective", "dpo"]
     assert "| 2.00 |" in page
+    assert (tmp_path / "objectives_tradeoff.png").is_file()
 
 
 @pytest.mark.slow
