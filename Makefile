@@ -28,7 +28,7 @@ test: $(STAMP) ## the default test suite
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
 test-slow: $(STAMP) ## the tests that take longer
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -n auto
 
 lint: $(STAMP) ## ruff: lint and format
 	$(VENV)/bin/ruff check .

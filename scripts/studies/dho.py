@@ -1,6 +1,6 @@
 """When do two heads pay? DHO (arXiv:2505.07675) against one head, label shares by teacher accuracies, on CIFAR-10's photographs.
 
-    python -m scripts.studies.dho --data cifar10 --quick                       # within 15 minutes on two cores
+    python -m scripts.studies.dho --data cifar10 --quick                       # five minutes on two cores
     python -m scripts.studies.dho --data cifar10 --processes 2                 # five seeds, hours
     python -m scripts.studies.dho --data cifar10 --minutes 30                  # what fits; again to go on
     python -m scripts.studies.dho --data cifar10 --report-only
