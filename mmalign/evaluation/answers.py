@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
-SHOWN = 20
+SHOWN, LONGEST_ID = 20, 80  # Ids in a message, letters of an id.
 
 
 class Question(NamedTuple):
@@ -214,8 +214,8 @@ def match_answers(
     found = "; ".join(problem for problem in problems if problem)
     if counts and not any(i in known for i in counts):
         mine, theirs = next(iter(wanted), None), next(iter(counts))
-        expected = f", expected ids such as {mine}" if mine is not None else ""
-        raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {theirs}{expected}")
+        expected = f", expected ids such as {_shortened(mine)}" if mine is not None else ""
+        raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {_shortened(theirs)}{expected}")
     if found and not allow_partial:
         raise ValueError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
     if found:
@@ -231,4 +231,9 @@ def match_answers(
 
 def _listed(what: str, ids: Sequence[str]) -> str:
     more = f" and {len(ids) - SHOWN} more" if len(ids) > SHOWN else ""
-    return f"{len(ids)} {what}: {', '.join(ids[:SHOWN])}{more}" if ids else ""
+    return f"{len(ids)} {what}: {', '.join(map(_shortened, ids[:SHOWN]))}{more}" if ids else ""
+
+
+def _shortened(name: str) -> str:
+    """An id as a message can hold it: not a page long, and without halves of surrogate pairs, which can't be printed."""
+    return (name if len(name) <= LONGEST_ID else f"{name[:LONGEST_ID]}...").encode(errors="backslashreplace").decode()

@@ -96,6 +96,12 @@ def test_long_lists_are_cut() -> None:
         match_answers([Answer("a", "")], required=["a", *map(str, range(30))])
 
 
+def test_strange_ids_are_listed_as_text_that_can_be_printed() -> None:
+    with pytest.raises(ValueError, match=r"2 questions have no answer: x{80}\.\.\., \\ud800 and more") as error:
+        match_answers([Answer("a", "")], required=["a", "x" * 30_000, "\ud800 and more"])
+    str(error.value).encode()
+
+
 def test_decoding_is_read_where_all_rows_agree(tmp_path: Path) -> None:
     row = {"id": "a", "response": "x", "gen": {"max_new_tokens": 16}}
     assert read_decoding(write(tmp_path / "a", row, row)) == {"max_new_tokens": 16}
