@@ -18,6 +18,7 @@ from mmalign.models.precision import Dtype, Quantization
 from mmalign.models.quantize import keep_gradients, quantization_options
 
 Attention = Literal["sdpa", "flex_attention"]
+MOST_LAYERS = 10_000
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
 
 
@@ -156,7 +157,7 @@ def read_config_values(path: Path) -> dict[str, Any]:
     """Read a config file of a model or of its processor.
 
     Raises:
-        ValueError: If it is damaged, or no JSON object.
+        ValueError: If it is damaged, no JSON object, or would build layers without end.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -164,4 +165,12 @@ def read_config_values(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged or no JSON: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object of config values")
+    parts = [values]
+    while parts:
+        for key, value in parts.pop().items():
+            if isinstance(value, dict):
+                parts.append(value)
+            elif ("layers" in key or key == "depth") and isinstance(value, int | float) and value > MOST_LAYERS:
+                # transformers lists the kind of every layer before anything else could fail.
+                raise ValueError(f"{path}: {key} is {value:g}; expected at most {MOST_LAYERS:,}")
     return values

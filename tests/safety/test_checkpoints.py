@@ -3,6 +3,7 @@
 import json
 import pickle
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,24 @@ def test_code_in_a_checkpoint_is_not_run(tiny_llava_dir: Path, tmp_path: Path) -
     model, _ = load_mllm(str(folder))
     assert type(model).__module__.startswith("transformers.")
     assert not mark.exists()
+
+
+def test_layers_without_end_are_refused(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """A damaged digit: transformers would list the layers' kinds until memory ends."""
+    shutil.copytree(tiny_llava_dir, tmp_path / "model")
+    values = json.loads((tmp_path / "model" / "config.json").read_text())
+    values["text_config"]["num_hidden_layers"] = 10**30
+    (tmp_path / "model" / "config.json").write_text(json.dumps(values))
+    (tmp_path / "llm.json").write_text(json.dumps(values["text_config"]))
+    halves = {"vision": str(tiny_llava_dir), "tokenizer": str(tiny_llava_dir)}
+    reads: list[Callable[[], object]] = [
+        lambda: load_config(str(tmp_path / "model")),
+        lambda: load_mllm(str(tmp_path / "model")),
+        lambda: compose_mllm(ComposeConfig(**halves, llm=str(tmp_path / "llm.json"))),
+    ]
+    for read in reads:
+        with pytest.raises(ValueError, match=r"num_hidden_layers is 1e\+30; expected at most 10,000"):
+            read()
 
 
 def test_what_training_writes_holds_no_pickle_of_code(tiny_llava_dir: Path, tmp_path: Path) -> None:
