@@ -47,11 +47,11 @@ class Condition:
 
 @dataclass(frozen=True)
 class Objective:
-    """An objective, and the values of its strength that are tried, the usual one first."""
+    """An objective, and the values of its strength that are tried: stronger than usual, since weaker ones were never the best here."""
 
     name: str
     parameter: str = "beta"
-    values: tuple[str, ...] = ("0.1", "0.3", "0.03")
+    values: tuple[str, ...] = ("0.3", "1", "0.1")
     fixed: str = ""
 
     def words(self, value: str) -> str:
@@ -68,10 +68,10 @@ CONDITIONS = (
 # The most important first. Strengths of mean scores are larger, because a mean is a tenth of a sum here.
 OBJECTIVES = (
     Objective("dpo"),
-    Objective("simpo", values=("2", "5", "1")),
-    Objective("ipo", values=("0.3", "1", "0.1")),
+    Objective("simpo", values=("5", "10", "2")),
+    Objective("ipo", values=("1", "3", "0.3")),
     Objective("cdpo", fixed="label_smoothing=0.2"),
-    Objective("orpo", "odds_weight", ("0.3", "1", "0.1")),
+    Objective("orpo", "odds_weight", ("1", "3", "0.3")),
     Objective("kto_pair"),
     Objective("flex_dpo"),
     Objective("madpo"),
@@ -79,9 +79,9 @@ OBJECTIVES = (
     Objective("fdpo"),
     Objective("rdpo", fixed="label_smoothing=0.2"),
     Objective("hinge"),
-    Objective("asft", "align_weight", ("0.3", "1", "0.1")),
+    Objective("asft", "align_weight", ("1", "3", "0.3")),
     Objective("dno"),
-    Objective("adpo_pair", "temperature", ("10", "3", "30")),
+    Objective("adpo_pair", "temperature", ("3", "1", "10")),
     Objective("smpo"),
     Objective("ddo"),
     Objective("step_dpo"),

@@ -44,8 +44,8 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     for cell in list_search(quick=False):
         if cell.objective == dpo:
             cell.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
-            cell.path(tmp_path).write_text(json.dumps({"CHAIR_i": 20.0 - 10 * (cell.value == "0.3"), "coverage": 80.0}))
-    assert best_of(dpo, tmp_path) == ("0.3", "1e-4")
+            cell.path(tmp_path).write_text(json.dumps({"CHAIR_i": 20.0 - 10 * (cell.value == "1"), "coverage": 80.0}))
+    assert best_of(dpo, tmp_path) == ("1", "1e-4")
     metrics = {"CHAIR_i": 20.0, "hallucinated": 30.0, "coverage": 80.0, "POPE F1": 90.0, "words": 9.0, "KL": 2.0, "seconds a step": 0.5}
     for cell in list_cells(quick=True):
         if cell.objective.name in ("dpo", "ipo"):
