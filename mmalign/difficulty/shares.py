@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
 
 Item = TypeVar("Item")
@@ -41,7 +42,8 @@ def split_among_processes(share: Share) -> Share:
     """Split a part among the processes that ``accelerate launch`` or ``torchrun`` started; each gets its own accelerator."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return share
-    state = PartialState(timeout=PATIENCE)
+    # Without cpu=True, accelerate takes launched processes on a machine without accelerators for lone ones.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE)
     return Share(share.index * state.num_processes + state.process_index, share.count * state.num_processes)
 
 

@@ -98,7 +98,7 @@ def run(commands: list[list[str]]) -> tuple[float, float, float]:
 def measure(work: Path) -> dict[str, tuple[float, float]]:
     """Score in each way; return wall clock and CPU seconds."""
     python = [sys.executable, "-m"]
-    launcher = [*python, "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0", "-m"]
+    launcher = [*python, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
 
     def command(out: str, data: str, launch: list[str] = python, *more: str) -> list[str]:
         job = ["mmalign", "score-difficulty", str(work / data), "--mllm", str(work / "tiny"), "--clip", str(work / "clip")]

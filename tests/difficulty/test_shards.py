@@ -168,7 +168,7 @@ def test_what_is_whole_is_joined_without_loading_models(
 @pytest.mark.slow
 def test_launched_processes_end_with_the_same_bytes(pairs: Path, whole: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
     words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--out", str(tmp_path / "out")]
-    launcher = ["torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [sys.executable, "-m", *launcher, "-m", "mmalign", *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
