@@ -125,7 +125,7 @@ def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
     """Train one arm, measure it, and keep the numbers and the log; the weights are deleted."""
     quiet()
     start = time.perf_counter()
-    data = _write_difficulty(cell, out, make_data(cell.condition, cell.seed, out, smoke=smoke))
+    data = write_difficulty(cell, out, make_data(cell.condition, cell.seed, out, smoke=smoke))
     model = out / "models" / f"{slug(cell.condition.name)}-{cell.seed}-{slug(cell.arm.name)}"
     steps = 3 if smoke else STEPS
     words = ["train", "preference", "--model", out / "start" / "sft", "--data", data, "--reference", "cached", "--out", model,
@@ -156,7 +156,7 @@ def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Pat
     )  # fmt: skip
 
 
-def _write_difficulty(cell: Cell, out: Path, scored: Path) -> Path:
+def write_difficulty(cell: Cell, out: Path, scored: Path) -> Path:
     """Return the scored pairs with the difficulty that the arm asks for."""
     source = cell.arm.source
     if source == "estimated":
