@@ -27,7 +27,7 @@ demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty,
 test: $(STAMP) ## the default test suite
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n auto
 
-test-slow: $(STAMP) ## the tests that take longer
+test-slow: $(STAMP) ## the tests that take longer: about 20 minutes on two cores
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -m slow -n auto
 
 lint: $(STAMP) ## ruff: lint and format
