@@ -259,13 +259,9 @@ def main() -> None:
                 cells = [cell for cell in cells if cell.objective.name in ("dpo", "simpo") and cell.seed != QUICK_SEEDS[1]]
             _run_all(cells, options.out, processes=options.processes, steps=steps, smoke=options.smoke)
         print(f"done in {time.perf_counter() - begin:.0f} s")
-    searched = [objective for objective in OBJECTIVES if (options.out / "search" / objective.name).is_dir()]
-    found = {
-        objective.name: f"{objective.parameter} {value}, lr {rate}"
-        for objective in searched
-        for value, rate in [best_of(objective, options.out)]
-    }
-    print(write_report(options.out, options.report or options.out, conditions=[c.name for c in CONDITIONS], found=found, steps=steps))
+    grid = {objective.name: (objective.parameter, objective.values) for objective in OBJECTIVES}
+    conditions = [condition.name for condition in CONDITIONS]
+    print(write_report(options.out, options.report or options.out, conditions=conditions, grid=grid, rates=LEARNING_RATES, steps=steps))
 
 
 if __name__ == "__main__":

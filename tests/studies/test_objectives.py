@@ -53,10 +53,12 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
             cell.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
             cell.path(tmp_path).write_text(json.dumps(metrics | better))
     (tmp_path / "cells" / "sft.json").write_text(json.dumps(metrics))
-    page = write_report(tmp_path, tmp_path, conditions=["easy-skewed, clean"], found={"dpo": "beta 0.3"}, steps=3).read_text()
+    grid = {"dpo": ("beta", dpo.values), "ipo": ("beta", ("1",))}
+    page = write_report(tmp_path, tmp_path, conditions=["easy-skewed, clean"], grid=grid, rates=("1e-4", "3e-4"), steps=3).read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert rows == ["objective", "SFT (the start)", "ipo", "dpo", "objective", "dpo"]
     assert "| 2.00 |" in page
+    assert page.endswith("| dpo | beta | 0.1: 80.0, 80.0 | 0.3: 80.0, 80.0 | 1: **84.7**, 84.7 |\n"), "ipo was not searched"
     assert (tmp_path / "objectives_tradeoff.png").is_file()
 
 
