@@ -137,7 +137,12 @@ def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mea
     """Preference trees (TPO, arXiv:2410.12854): every two responses, weighed by what their swap changes in DCG.
 
     With ``steps``, a response's reward is the mean of its steps' mean log-ratios, weighed by their likeness to the best response's.
+
+    Raises:
+        ValueError: If a sum is asked for and steps too, which are means.
     """
+    if steps != "whole" and score != "mean":
+        raise ValueError(f"steps is {steps}, which averages, and score is {score}; leave score out")
 
     def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         return lambda_loss(rewards, scores, mask, weighted=weighted)

@@ -76,9 +76,7 @@ def search_table(out: Path, grid: Mapping[str, tuple[str, Sequence[str]]], rates
     return markdown_table(["objective", "strength", *[""] * strengths], rows)
 
 
-def draw_tradeoff(
-    by_condition: Mapping[str, Mapping[str, Mapping[int, Mapping[str, float]]]], sft: Mapping[str, float], path: Path
-) -> None:
+def draw_tradeoff(by_condition: Mapping[str, Runs], sft: Mapping[str, float], path: Path) -> None:
     """Draw hallucination against coverage, means over seeds: a panel a condition, a point an objective."""
     columns = min(2, len(by_condition))
     rows = -(-len(by_condition) // columns)

@@ -87,3 +87,8 @@ def test_the_loss_by_loops() -> None:
 
     assert loss(policy).tolist() == pytest.approx(expected, abs=1e-12)
     assert torch.autograd.gradcheck(loss, (policy.requires_grad_(),))
+
+
+def test_steps_are_means() -> None:
+    with pytest.raises(ValueError, match="steps is lines, which averages, and score is sum; leave score out"):
+        LIST_OBJECTIVES.build("tpo", steps="lines", score="sum")
