@@ -122,18 +122,22 @@ def list_cells(*, quick: bool) -> Iterator[Cell]:
                 yield from (Cell(objective, seed, condition) for objective in objectives)
 
 
+def read_search(objective: Objective, out: Path) -> dict[tuple[str, str], float]:
+    """Read the finished runs of an objective's search: (strength, learning rate) -> object F1, in the order of the grid."""
+    grid = [Cell(objective, SEARCH_SEED, None, value, rate) for rate in LEARNING_RATES for value in objective.values]
+    return {(cell.value, cell.learning_rate): object_f1(read_json(path)) for cell in grid if (path := cell.path(out)).is_file()}
+
+
 def best_of(objective: Objective, out: Path) -> tuple[str, str]:
     """Return the strength and the learning rate that the search found best; the first of equals in the order of the grid.
 
     Raises:
         ValueError: If the objective has no finished run of the search.
     """
-    grid = [Cell(objective, SEARCH_SEED, None, value, rate) for rate in LEARNING_RATES for value in objective.values]
-    done = [cell for cell in grid if cell.path(out).is_file()]
-    if not done:
+    scores = read_search(objective, out)
+    if not scores:
         raise ValueError(f"{objective.name} has no finished run of the search in {out / 'search'}; run the study without --report-only")
-    best = max(done, key=lambda cell: object_f1(read_json(cell.path(out))))
-    return best.value, best.learning_rate
+    return max(scores, key=lambda key: scores[key])
 
 
 def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> None:
@@ -259,9 +263,9 @@ def main() -> None:
                 cells = [cell for cell in cells if cell.objective.name in ("dpo", "simpo") and cell.seed != QUICK_SEEDS[1]]
             _run_all(cells, options.out, processes=options.processes, steps=steps, smoke=options.smoke)
         print(f"done in {time.perf_counter() - begin:.0f} s")
-    grid = {objective.name: (objective.parameter, objective.values) for objective in OBJECTIVES}
-    conditions = [condition.name for condition in CONDITIONS]
-    print(write_report(options.out, options.report or options.out, conditions=conditions, grid=grid, rates=LEARNING_RATES, steps=steps))
+    searches = [(objective.name, objective.parameter, read_search(objective, options.out)) for objective in OBJECTIVES]
+    names = [condition.name for condition in CONDITIONS]
+    print(write_report(options.out, options.report or options.out, conditions=names, searches=searches, steps=steps, batch_size=BATCH))
 
 
 if __name__ == "__main__":

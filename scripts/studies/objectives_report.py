@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from scripts.studies.measured_page import PLOT_STYLE, write_measured
 from scripts.studies.seed_statistics import compare, estimate, markdown_table
-from scripts.studies.world_start import read_json
+from scripts.studies.world_start import read_json, slug
 
 COLUMNS = {
     "object F1": "object F1 ↑",
@@ -22,6 +22,8 @@ COLUMNS = {
 BASELINE = "dpo"
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Objective -> seed -> metrics."""
+Search = tuple[str, str, Mapping[tuple[str, str], float]]
+"""Of an objective: its name, the parameter that is its strength, and (strength, learning rate) -> object F1."""
 
 
 def object_f1(metrics: Mapping[str, float]) -> float:
@@ -60,20 +62,23 @@ def condition_table(runs: Runs, sft: Mapping[str, float]) -> str:
     return markdown_table(["objective", "seeds", *COLUMNS.values(), "object F1 - dpo's", "time a step / dpo's"], rows)
 
 
-def search_table(out: Path, grid: Mapping[str, tuple[str, Sequence[str]]], rates: Sequence[str]) -> str:
-    """Lay out the search: object F1 on the validation scenes by strength, one number a learning rate, the best in bold."""
+def search_table(searches: Sequence[Search]) -> str:
+    """Lay out the search: by strength one number a learning rate, in the order of the grid, the best in bold."""
+    rates = _rates(searches)
     rows: list[list[object]] = []
-    for name, (parameter, values) in grid.items():
-        paths = {(value, rate): out / "search" / name / f"{value}_{rate}.json" for value in values for rate in rates}
-        scores = {key: object_f1(read_json(path)) for key, path in paths.items() if path.is_file()}
+    for name, parameter, scores in searches:
         if not scores:
             continue
         best = max(scores, key=lambda key: scores[key])
         shown = {key: f"**{score:.1f}**" if key == best else f"{score:.1f}" for key, score in scores.items()}
-        order = sorted(values, key=float)
-        rows.append([name, parameter, *(f"{value}: {', '.join(shown.get((value, rate), '-') for rate in rates)}" for value in order)])
-    strengths = max((len(values) for _, values in grid.values()), default=0)
+        values = sorted({value for value, _ in scores}, key=float)
+        rows.append([name, parameter, *(f"{value}: {', '.join(shown.get((value, rate), '-') for rate in rates)}" for value in values)])
+    strengths = max((len(row) - 2 for row in rows), default=0)
     return markdown_table(["objective", "strength", *[""] * strengths], rows)
+
+
+def _rates(searches: Sequence[Search]) -> list[str]:
+    return list(dict.fromkeys(rate for _, _, scores in searches for _, rate in scores))
 
 
 def draw_tradeoff(by_condition: Mapping[str, Runs], sft: Mapping[str, float], path: Path) -> None:
@@ -87,7 +92,7 @@ def draw_tradeoff(by_condition: Mapping[str, Runs], sft: Mapping[str, float], pa
             axes.scatter(sft["hallucinated"], sft["coverage"], color="#7d8590", s=110, marker="*")
             axes.annotate("SFT", (sft["hallucinated"], sft["coverage"]), textcoords="offset points", xytext=(6, 4), fontsize=8)
             for name, values in runs.items():
-                x, y = (sum(one[key] for one in values.values()) / len(values) for key in ("hallucinated", "coverage"))
+                x, y = (estimate([one[key] for one in values.values()]).mean for key in ("hallucinated", "coverage"))
                 colour = "#d9730d" if name == BASELINE else "#3a86d4"
                 axes.scatter(x, y, color=colour, s=26)
                 axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
@@ -102,9 +107,9 @@ def write_report(
     folder: Path,
     *,
     conditions: Sequence[str],
-    grid: Mapping[str, tuple[str, Sequence[str]]],
-    rates: Sequence[str],
+    searches: Sequence[Search],
     steps: int,
+    batch_size: int,
 ) -> Path:
     """Write the measured part of ``objectives.md`` from what is finished; text above the line ``<!-- measured -->`` is kept.
 
@@ -112,19 +117,17 @@ def write_report(
         out: Folder of the study.
         folder: Where the page goes.
         conditions: Names of the data sets.
-        grid: Objective -> the parameter that is its strength, and the values that were tried.
-        rates: Learning rates that were tried.
+        searches: Finished runs of each objective's search.
         steps: Of each training.
+        batch_size: Pairs a step.
     """
-    from scripts.studies.objectives import BATCH, slug
-
     folder.mkdir(parents=True, exist_ok=True)
     sft = dict(read_json(out / "cells" / "sft.json"))
     sft["object F1"] = object_f1(sft)
     parts = [
         "```\npython -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --report docs/studies\n```",
-        f"All train the same SFT model for {steps} steps of {BATCH} pairs, each with the strength and the learning rate that a search\n"
-        "of its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables.\n"
+        f"All train the same SFT model for {steps} steps of {batch_size} pairs, each with the strength and the learning rate that a\n"
+        "search of its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables.\n"
         "Object F1 is the harmonic mean of precision (100 - CHAIR_i) and coverage of captions. KL is KL(policy, start) of a sampled\n"
         "caption. Means over seeds with 95% intervals (Student's t); differences from DPO are paired by seed, with the p-value of the\n"
         "t-test and no correction for looking at many. A seed draws pairs and the order of batches; the start is one. Scores of\n"
@@ -138,7 +141,8 @@ def write_report(
         parts += ["![hallucination against coverage](objectives_tradeoff.png)"]
     parts += [
         "## The search",
-        f"Object F1 on 100 validation scenes after training on easy-skewed, clean pairs, one seed; learning rates {' and '.join(rates)}.",
-        search_table(out, grid, rates),
+        "Object F1 on 100 validation scenes after training on easy-skewed, clean pairs, one seed; "
+        f"learning rates {' and '.join(_rates(searches))}.",
+        search_table(searches),
     ]
     return write_measured(folder / "objectives.md", "Preference objectives on the embedded world", parts)

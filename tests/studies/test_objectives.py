@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from scripts.studies.objectives import OBJECTIVES, best_of, list_cells, list_search
+from scripts.studies.objectives import OBJECTIVES, best_of, list_cells, list_search, read_search
 from scripts.studies.objectives_report import object_f1, write_report
 
 REPOSITORY = Path(__file__).parents[2]
@@ -53,8 +53,8 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
             cell.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
             cell.path(tmp_path).write_text(json.dumps(metrics | better))
     (tmp_path / "cells" / "sft.json").write_text(json.dumps(metrics))
-    grid = {"dpo": ("beta", dpo.values), "ipo": ("beta", ("1",))}
-    page = write_report(tmp_path, tmp_path, conditions=["easy-skewed, clean"], grid=grid, rates=("1e-4", "3e-4"), steps=3).read_text()
+    searches = [("dpo", "beta", read_search(dpo, tmp_path)), ("ipo", "beta", read_search(OBJECTIVES[2], tmp_path))]
+    page = write_report(tmp_path, tmp_path, conditions=["easy-skewed, clean"], searches=searches, steps=3, batch_size=16).read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert rows == ["objective", "SFT (the start)", "ipo", "dpo", "objective", "dpo"]
     assert "| 2.00 |" in page
