@@ -11,8 +11,9 @@ and 2). ``--replay 0.3`` mixes in pairs of earlier rounds: 0.3 times as many as 
 the one before that. The reference of a round is the policy it starts from (DNO's). Not from the paper: there is no gold response of a
 teacher among the candidates, and repetitions are no negatives by rule.
 
-Each round leaves OUT/round-N: lists.parquet (all responses with their scores, as ``train listwise`` reads them), pairs.parquet, the
-model, and round.json. A stopped run goes on where it stopped; finished rounds are kept, and more ``--rounds`` add to them.
+Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores
+differ), pairs.parquet, the model, and round.json. A stopped run goes on where it stopped; finished rounds are kept, and more
+``--rounds`` add to them.
 """
 
 import json
@@ -82,7 +83,8 @@ def run_round(options: IterateOptions, number: int) -> None:
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
     lists = list(sample(options, number, policy, folder / "sampled"))
     if not (folder / "lists.parquet").is_file():
-        write_rows(folder / "lists.parquet", lists, image_root=None)
+        # Not for pairs, which such lists have none of: for train listwise, which refuses them.
+        write_rows(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1], image_root=None)
     own = make_pairs(lists, options)
     if not own:
         raise ValueError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
@@ -102,10 +104,9 @@ def run_round(options: IterateOptions, number: int) -> None:
 
 def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
     """Sample and score by ``data_tools/sample_pairs.py``, and read every response with its score."""
-    from data_tools.chunks import read_chunks
-    from data_tools.pair_files import image_cell
     from data_tools.sample_pairs import main as sample_pairs
     from data_tools.sampling import load_source
+    from scripts.schedules.stages import read_lists
 
     source = options.sources[0 if len(options.sources) == 1 else number - 1]
     words = [str(source), "--model", policy, "--out", str(out), "--seed", str(options.seed + number), *shlex.split(options.sample)]
@@ -116,23 +117,7 @@ def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iter
         (out / "finished").touch()
     prompts = _prompts(options.sample)
     items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)
-    for line in read_chunks(sorted((out / "chunks").glob("*.jsonl"))):
-        if "reason" in line:
-            continue
-        kept = {
-            text: score
-            for text, score in zip(line["responses"], line["scores"], strict=True)
-            if score is not None and text.strip()
-        }  # fmt: skip
-        if len(kept) > 1:
-            question = items[line["index"]].question
-            yield {
-                "id": f"{question.id}/{number}",
-                "images": [image_cell(question.image, root=root, embed=True)],
-                "prompt": [{"role": "user", "content": question.prompt}],
-                "responses": list(kept),
-                "scores": list(kept.values()),
-            }
+    return read_lists(out, [item.question for item in items], image_root=root, suffix=str(number))
 
 
 def _prompts(text: str) -> list[str]:

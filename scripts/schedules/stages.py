@@ -2,15 +2,17 @@
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Image, List
 
+from data_tools.chunks import read_chunks
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
 from mmalign.data.whole_files import write_whole
+from mmalign.evaluation.answers import Question
 
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
 """Options of ``train preference`` that a schedule sets itself."""
@@ -67,6 +69,31 @@ def run(*words: object) -> None:
     print(f"$ mmalign {shlex.join(text)}", flush=True)
     if mmalign(text) != 0:
         raise ValueError(f"the schedule stopped at: mmalign {shlex.join(text)}; mend the cause and give the same command again")
+
+
+def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str) -> Iterator[dict[str, Any]]:
+    """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two a row.
+
+    Args:
+        sampled: The program's folder.
+        questions: Of its source, in its order.
+        image_root: Folder of their images, which become bytes.
+        suffix: Put behind a question's id.
+    """
+    for line in read_chunks(sorted((sampled / "chunks").glob("*.jsonl"))):
+        if "reason" in line:
+            continue
+        scored = zip(line["responses"], line["scores"], strict=True)
+        kept = {text: score for text, score in scored if score is not None and text.strip()}
+        if len(kept) > 1:
+            question = questions[line["index"]]
+            yield {
+                "id": f"{question.id}/{suffix}",
+                "images": [image_cell(question.image, root=image_root, embed=True)],
+                "prompt": [{"role": "user", "content": question.prompt}],
+                "responses": list(kept),
+                "scores": list(kept.values()),
+            }
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:
