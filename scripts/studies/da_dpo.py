@@ -9,12 +9,10 @@ docs/studies/da_dpo.md from what is there.
 """
 
 import argparse
-import multiprocessing
 import os
 import shutil
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +21,7 @@ import numpy as np
 from datasets import Dataset
 
 from scripts.studies.da_dpo_report import write_report
+from scripts.studies.processes import run_over_processes
 from scripts.studies.world_start import make_scored_pairs, make_start, measure, measure_start, quiet, run, slug, write_json
 
 NUM_PAIRS, STEPS, BATCH = 2400, 150, 16
@@ -201,14 +200,12 @@ def main() -> None:
         start = time.perf_counter()
         model = make_start(options.out / "start", smoke=options.smoke)
         print(f"SFT: {measure_start(model, options.out)['hallucinated']:.1f}% hallucinated captions", flush=True)
-        with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for tier in list_tiers(quick=options.quick):
-                # One process a data set, so that no two make the same one.
-                sets: dict[tuple[Condition, int], list[Cell]] = {}
-                for cell in tier:
-                    sets.setdefault((cell.condition, cell.seed), []).append(cell)
-                for future in [pool.submit(_work, those, options.out, options.smoke) for those in sets.values()]:
-                    future.result()
+        for tier in list_tiers(quick=options.quick):
+            # One process a data set, so that no two make the same one.
+            sets: dict[tuple[Condition, int], list[Cell]] = {}
+            for cell in tier:
+                sets.setdefault((cell.condition, cell.seed), []).append(cell)
+            run_over_processes(_work, [(those, options.out, options.smoke) for those in sets.values()], processes=options.processes)
         print(f"done in {time.perf_counter() - start:.0f} s")
     names = {slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
     conditions = {slug(one.name): one.name for one in CONDITIONS}

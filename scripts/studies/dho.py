@@ -14,10 +14,9 @@ import argparse
 import contextlib
 import json
 import math
-import multiprocessing
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
 from mmalign.data.whole_files import write_whole
 from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_report import write_page
+from scripts.studies.processes import run_over_processes
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # Two sizes of student; the teacher has a network of its own.
@@ -178,18 +178,21 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def work(options: argparse.Namespace, part: int, end: float) -> None:
-    """Run every N-th unfinished cell until the time is over."""
+def work(options: argparse.Namespace, cell: Cell, progress: str, end: float) -> None:
+    """Run a cell, if the time is not over."""
     torch.set_num_threads(1)
+    if time.time() < end:
+        print(f"{progress} {cell.name}: {run_cell(options, cell):.0f} s", flush=True)
+
+
+def unfinished(options: argparse.Namespace) -> Iterator[tuple[Cell, str]]:
+    """List the cells to run, each with its place in the study."""
     cells = list_cells(quick=options.quick)
     if options.smoke:
         cells = cells[:2] + [cell for cell in cells if cell.labels == "10%"][:8]
-    for number, cell in enumerate(cells):
-        if number % options.processes != part or (options.out / "cells" / f"{cell.name}.json").is_file():
-            continue
-        if time.time() > end:
-            return
-        print(f"{number + 1}/{len(cells)} {cell.name}: {run_cell(options, cell):.0f} s", flush=True)
+    for number, cell in enumerate(cells, start=1):
+        if not (options.out / "cells" / f"{cell.name}.json").is_file():
+            yield cell, f"{number}/{len(cells)}"
 
 
 def main() -> None:
@@ -209,13 +212,8 @@ def main() -> None:
         end = time.time() + 60 * options.minutes
         options.out.mkdir(parents=True, exist_ok=True)
         prepare(options)
-        context = multiprocessing.get_context("spawn")
-        others = [context.Process(target=work, args=(options, part, end)) for part in range(1, options.processes)]
-        for process in others:
-            process.start()
-        work(options, 0, end)
-        for process in others:
-            process.join()
+        calls = [(options, cell, progress, end) for cell, progress in unfinished(options)]
+        run_over_processes(work, calls, processes=options.processes)
     print(f"written: {write_page(options.out, options.page)}")
 
 

@@ -14,19 +14,18 @@ import argparse
 import contextlib
 import io
 import json
-import multiprocessing
 import re
 import shutil
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
 from scripts.studies.llava_mod_report import write_report
+from scripts.studies.processes import run_over_processes
 from scripts.studies.world_start import make_pairs, make_start, measure, quiet, read_json, run, slug, write_json
 
 CAPTION_NOISE = 0.58
@@ -241,9 +240,7 @@ def main() -> None:
         began = time.perf_counter()
         prepare(study)
         seeds = options.seeds or (SEEDS[:1] if options.smoke else QUICK_SEEDS if options.quick else SEEDS)
-        with ProcessPoolExecutor(options.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-            for future in [pool.submit(run_seed, study, seed) for seed in seeds]:
-                future.result()
+        run_over_processes(run_seed, [(study, seed) for seed in seeds], processes=options.processes)
         print(f"done in {time.perf_counter() - began:.0f} s")
     names = {slug(arm.name): arm.name for arm in ARMS if arm.measured}
     print(write_report(options.out, options.report or options.out, names=names))
