@@ -24,6 +24,8 @@ Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Objective -> seed -> metrics."""
 Search = tuple[str, str, Mapping[tuple[str, str], float]]
 """Of an objective: its name, the parameter that is its strength, and (strength, learning rate) -> object F1."""
+SearchTable = tuple[str, Sequence[Search]]
+"""What was searched on, and the objectives' searches."""
 
 
 def object_f1(metrics: Mapping[str, float]) -> float:
@@ -106,8 +108,8 @@ def write_report(
     out: Path,
     folder: Path,
     *,
-    conditions: Sequence[str],
-    searches: Sequence[Search],
+    conditions: Mapping[str, str],
+    searches: Sequence[SearchTable],
     steps: int,
     batch_size: int,
 ) -> Path:
@@ -116,8 +118,8 @@ def write_report(
     Args:
         out: Folder of the study.
         folder: Where the page goes.
-        conditions: Names of the data sets.
-        searches: Finished runs of each objective's search.
+        conditions: Names of the data sets, and what the page calls them.
+        searches: Finished runs of the searches; one without any is left out.
         steps: Of each training.
         batch_size: Pairs a step.
     """
@@ -126,23 +128,27 @@ def write_report(
     sft["object F1"] = object_f1(sft)
     parts = [
         "```\npython -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --report docs/studies\n```",
-        f"All train the same SFT model for {steps} steps of {batch_size} pairs, each with the strength and the learning rate that a\n"
-        "search of its own found best; the search has as many runs for every objective, on other pairs and scenes than these tables.\n"
+        f"All train the same SFT model for {steps} steps of {batch_size} pairs or lists, each with the strength and the learning rate\n"
+        "that a search of its own found best; the search has as many runs for every objective, on other data and scenes than these\n"
+        "tables.\n"
         "Object F1 is the harmonic mean of precision (100 - CHAIR_i) and coverage of captions. KL is KL(policy, start) of a sampled\n"
         "caption. Means over seeds with 95% intervals (Student's t); differences from DPO are paired by seed, with the p-value of the\n"
-        "t-test and no correction for looking at many. A seed draws pairs and the order of batches; the start is one. Scores of\n"
-        "`madpo`, `dno`, `smpo`, `adpo_pair` and visits of `step_dpo` come from the CLIP scorer.",
+        "t-test and no correction for looking at many. A seed draws the data and the order of batches; the start is one. Scores of\n"
+        "`madpo`, `dno`, `smpo`, `adpo_pair` and visits of `step_dpo` come from the CLIP scorer. Sampled lists are up to four different\n"
+        "responses that the start gives to a new scene, scored by the truth; there `dpo` and `orpo` train on the best against the worst.",
     ]
     by_condition = {condition: runs for condition in conditions if (runs := read_cells(out, slug(condition)))}
     for condition, runs in by_condition.items():
-        parts += [f"## {condition[0].upper()}{condition[1:]} pairs", condition_table(runs, sft)]
+        heading = conditions[condition]
+        parts += [f"## {heading[0].upper()}{heading[1:]}", condition_table(runs, sft)]
     if by_condition:
         draw_tradeoff(by_condition, sft, folder / "objectives_tradeoff.png")
         parts += ["![hallucination against coverage](objectives_tradeoff.png)"]
-    parts += [
-        "## The search",
-        "Object F1 on 100 validation scenes after training on easy-skewed, clean pairs, one seed; "
-        f"learning rates {' and '.join(_rates(searches))}.",
-        search_table(searches),
-    ]
+    for searched, objectives in searches:
+        if any(scores for _, _, scores in objectives):
+            parts += [
+                f"## The search on {searched}",
+                f"Object F1 on 100 validation scenes after training, one seed; learning rates {' and '.join(_rates(objectives))}.",
+                search_table(objectives),
+            ]
     return write_measured(folder / "objectives.md", "Preference objectives on the embedded world", parts)

@@ -8,24 +8,38 @@ from pathlib import Path
 
 import pytest
 
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from scripts.studies.objectives import OBJECTIVES, best_of, list_cells, list_search, read_search
+from scripts.studies.objectives_grid import (
+    LIST_CONDITIONS,
+    LIST_GRID,
+    PAIR_CONDITIONS,
+    PAIR_GRID,
+    best_of,
+    list_cells,
+    list_search,
+    list_searches,
+    read_search,
+)
 from scripts.studies.objectives_report import object_f1, write_report
 
 REPOSITORY = Path(__file__).parents[2]
 
 
 def test_every_objective_is_in_it_and_its_words_can_be_read() -> None:
-    assert {objective.name for objective in OBJECTIVES} == set(PAIR_OBJECTIVES.names())
-    for objective in OBJECTIVES:
+    assert {objective.name for objective in PAIR_GRID} == set(PAIR_OBJECTIVES.names())
+    assert {objective.name for objective in LIST_GRID} == {*LIST_OBJECTIVES.names(), "dpo", "orpo"}
+    for objective in (*PAIR_GRID, *LIST_GRID):
+        registry = LIST_OBJECTIVES if objective.method == "listwise" else PAIR_OBJECTIVES
         for value in objective.values:
-            assert PAIR_OBJECTIVES.parse(objective.words(value)).name == objective.name
+            assert registry.parse(objective.words(value)).name == objective.name
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_all_search_alike_and_no_two_runs_share_a_file(tmp_path: Path, quick: bool) -> None:
-    search, cells = list(list_search(quick=quick)), list(list_cells(quick=quick))
-    assert len(set(Counter(cell.objective.name for cell in search).values())) == 1
+    search, cells = list_searches(quick=quick), list_cells(quick=quick)
+    assert len(set(Counter((cell.condition, cell.objective.name) for cell in search).values())) == 1
+    assert {(cell.condition.lists, cell.objective) for cell in search} == {(cell.condition.lists, cell.objective) for cell in cells}
     paths = [cell.path(tmp_path) for cell in [*search, *cells]]
     assert len(set(paths)) == len(paths)
     assert {cell.seed for cell in search}.isdisjoint(cell.seed for cell in cells)
@@ -38,23 +52,26 @@ def test_object_f1_by_hand() -> None:
 
 
 def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
-    dpo = OBJECTIVES[0]
+    pairs, lists, dpo = PAIR_CONDITIONS[0], LIST_CONDITIONS[0], PAIR_GRID[0]
     with pytest.raises(ValueError, match="dpo has no finished run"):
-        best_of(dpo, tmp_path)
-    for cell in list_search(quick=False):
-        if cell.objective == dpo:
-            cell.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
-            cell.path(tmp_path).write_text(json.dumps({"CHAIR_i": 20.0 - 10 * (cell.value == "1"), "coverage": 80.0}))
-    assert best_of(dpo, tmp_path) == ("1", "1e-4")
+        best_of(pairs, dpo, tmp_path)
+    for cell in list_search(pairs, dpo):
+        write(cell.path(tmp_path), {"CHAIR_i": 20.0 - 10 * (cell.value == "1"), "coverage": 80.0})
+    assert best_of(pairs, dpo, tmp_path) == ("1", "1e-4")
+    with pytest.raises(ValueError, match="dpo has no finished run"):
+        best_of(lists, dpo, tmp_path)
     metrics = {"CHAIR_i": 20.0, "hallucinated": 30.0, "coverage": 80.0, "POPE F1": 90.0, "words": 9.0, "KL": 2.0, "seconds a step": 0.5}
     for cell in list_cells(quick=True):
         if cell.objective.name in ("dpo", "ipo"):
             better = {"CHAIR_i": 10.0, "seconds a step": 1.0} if cell.objective.name == "ipo" else {}
-            cell.path(tmp_path).parent.mkdir(parents=True, exist_ok=True)
-            cell.path(tmp_path).write_text(json.dumps(metrics | better))
-    (tmp_path / "cells" / "sft.json").write_text(json.dumps(metrics))
-    searches = [("dpo", "beta", read_search(dpo, tmp_path)), ("ipo", "beta", read_search(OBJECTIVES[2], tmp_path))]
-    page = write_report(tmp_path, tmp_path, conditions=["easy-skewed, clean"], searches=searches, steps=3, batch_size=16).read_text()
+            write(cell.path(tmp_path), metrics | better)
+    write(tmp_path / "cells" / "sft.json", metrics)
+    searches = [
+        (pairs.heading, [(one.name, "beta", read_search(pairs, one, tmp_path)) for one in (dpo, PAIR_GRID[2])]),
+        (lists.heading, [("dpo", "beta", read_search(lists, dpo, tmp_path))]),
+    ]
+    page = write_report(tmp_path, tmp_path, conditions={pairs.name: pairs.heading}, searches=searches, steps=3, batch_size=16).read_text()
+    assert "## Easy-skewed, clean pairs" in page
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     assert rows == ["objective", "SFT (the start)", "ipo", "dpo", "objective", "dpo"]
     assert "| 2.00 |" in page
@@ -62,12 +79,18 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     assert (tmp_path / "objectives_tradeoff.png").is_file()
 
 
+def write(path: Path, values: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
 @pytest.mark.slow
 def test_smoke(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "scripts.studies.objectives", "--smoke", "--quick", "--out", str(tmp_path)]
+    words = [sys.executable, "-m", "scripts.studies.objectives", "--smoke", "--out", str(tmp_path)]
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "objectives.md").read_text()
     assert "## Easy-skewed, 20% flipped pairs" in page
-    cell = json.loads((tmp_path / "cells" / "easy-skewed-clean" / "1" / "simpo.json").read_text())
-    assert cell["KL"] >= 0
+    assert "## Sampled lists, 20% reversed" in page
+    for cell in ("easy-skewed-clean/1/simpo.json", "sampled-lists-clean/1/plackett_luce.json"):
+        assert json.loads((tmp_path / "cells" / cell).read_text())["KL"] >= 0
