@@ -25,7 +25,6 @@ import torch
 
 from scripts.studies.objectives_data import make_data
 from scripts.studies.objectives_grid import (
-    CONDITIONS,
     LIST_CONDITIONS,
     LIST_GRID,
     PAIR_CONDITIONS,
@@ -36,7 +35,7 @@ from scripts.studies.objectives_grid import (
     list_searches,
     read_search,
 )
-from scripts.studies.objectives_report import SearchTable, object_f1, write_report
+from scripts.studies.objectives_report import Group, object_f1, write_report
 from scripts.studies.processes import run_over_processes
 from scripts.studies.world_start import make_start, measure, measure_start, quiet, run, write_json
 
@@ -139,12 +138,15 @@ def main() -> None:
         for cells in (list_searches(**form), list_cells(**form)):
             _run_all(cells, options.out, processes=options.processes, steps=steps, smoke=options.smoke)
         print(f"done in {time.perf_counter() - begin:.0f} s")
-    searches: list[SearchTable] = [
-        (conditions[0].heading, [(one.name, one.parameter, read_search(conditions[0], one, options.out)) for one in grid])
-        for conditions, grid in ((PAIR_CONDITIONS, PAIR_GRID), (LIST_CONDITIONS, LIST_GRID))
+    groups = [
+        Group(
+            title,
+            {condition.name: condition.heading for condition in conditions},
+            [(one.name, one.parameter, read_search(conditions[0], one, options.out)) for one in grid],
+        )
+        for title, conditions, grid in (("Pairs", PAIR_CONDITIONS, PAIR_GRID), ("Lists", LIST_CONDITIONS, LIST_GRID))
     ]
-    headings = {condition.name: condition.heading for condition in CONDITIONS}
-    print(write_report(options.out, options.report or options.out, conditions=headings, searches=searches, steps=steps, batch_size=BATCH))
+    print(write_report(options.out, options.report or options.out, groups=groups, steps=steps, batch_size=BATCH))
 
 
 if __name__ == "__main__":

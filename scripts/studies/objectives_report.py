@@ -1,6 +1,7 @@
 """The page of the objectives study: a table a condition, from the finished runs."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import rc_context
@@ -19,13 +20,24 @@ COLUMNS = {
     "words": "words",
     "KL": "KL, nats",
 }
+OVERVIEW = ("object F1", "POPE F1")
 BASELINE = "dpo"
 Runs = Mapping[str, Mapping[int, Mapping[str, float]]]
 """Objective -> seed -> metrics."""
 Search = tuple[str, str, Mapping[tuple[str, str], float]]
 """Of an objective: its name, the parameter that is its strength, and (strength, learning rate) -> object F1."""
-SearchTable = tuple[str, Sequence[Search]]
-"""What was searched on, and the objectives' searches."""
+# Markers of up to four conditions: a colour for each two, hollow where labels are wrong.
+MARKERS = (("#3a86d4", True), ("#3a86d4", False), ("#d9730d", True), ("#d9730d", False))
+
+
+@dataclass(frozen=True)
+class Group:
+    """Conditions whose objectives were searched together."""
+
+    title: str
+    conditions: Mapping[str, str]
+    """Their names, and what the page calls them; the search was on the first."""
+    searches: Sequence[Search]
 
 
 def object_f1(metrics: Mapping[str, float]) -> float:
@@ -47,7 +59,7 @@ def condition_table(runs: Runs, sft: Mapping[str, float]) -> str:
     """Lay out objectives by metrics, the best object F1 first; then the difference from DPO, and the time of a step by DPO's."""
     start: list[object] = ["SFT (the start)", "", *(f"{sft[key]:.1f}" for key in COLUMNS if key != "KL"), "0.0", "", ""]
     rows = [start]
-    order = sorted(runs, key=lambda name: -estimate([one["object F1"] for one in runs[name].values()]).mean)
+    order = sorted(runs, key=lambda name: -_mean(runs[name], "object F1"))
     base = runs.get(BASELINE, {})
     for name in order:
         values = runs[name]
@@ -83,33 +95,57 @@ def _rates(searches: Sequence[Search]) -> list[str]:
     return list(dict.fromkeys(rate for _, _, scores in searches for _, rate in scores))
 
 
-def draw_tradeoff(by_condition: Mapping[str, Runs], sft: Mapping[str, float], path: Path) -> None:
-    """Draw hallucination against coverage, means over seeds: a panel a condition, a point an objective."""
-    columns = min(2, len(by_condition))
-    rows = -(-len(by_condition) // columns)
+def overview_table(by_condition: Mapping[str, Runs], sft: Mapping[str, float]) -> str:
+    """Lay out object F1 / POPE F1 by condition; objectives that all conditions have, the best mean object F1 first."""
+    rows: list[list[object]] = [["SFT (the start)", *[f"{sft['object F1']:.1f} / {sft['POPE F1']:.1f}"] * len(by_condition)]]
+    for name in _ranked(by_condition):
+        pairs = ([_mean(runs[name], key) for key in OVERVIEW] for runs in by_condition.values())
+        rows.append([name, *(f"{f1:.1f} / {pope:.1f}" for f1, pope in pairs)])
+    return markdown_table(["objective", *by_condition], rows)
+
+
+def draw_overview(groups: Sequence[Mapping[str, Runs]], sft: Mapping[str, float], path: Path) -> None:
+    """Draw object F1 and POPE F1 of each objective, a marker a condition with its 95% interval: a row of panels a group."""
+    ranked = [_ranked(group) for group in groups]
     with rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(6.2 * columns, 4.6 * rows), layout="constrained")
-        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-        for axes, (condition, runs) in zip(panels, by_condition.items(), strict=False):
-            axes.scatter(sft["hallucinated"], sft["coverage"], color="#7d8590", s=110, marker="*")
-            axes.annotate("SFT", (sft["hallucinated"], sft["coverage"]), textcoords="offset points", xytext=(6, 4), fontsize=8)
-            for name, values in runs.items():
-                x, y = (estimate([one[key] for one in values.values()]).mean for key in ("hallucinated", "coverage"))
-                colour = "#d9730d" if name == BASELINE else "#3a86d4"
-                axes.scatter(x, y, color=colour, s=26)
-                axes.annotate(name, (x, y), textcoords="offset points", xytext=(4, 3), fontsize=7, color=colour)
-            axes.set_title(condition, fontsize=10)
-            axes.set_xlabel("hallucinated captions, %")
-            axes.set_ylabel("coverage, %")
+        figure = Figure(figsize=(11, 1.6 * len(groups) + 0.34 * sum(map(len, ranked))), layout="constrained")
+        panels = figure.subplots(len(groups), 2, squeeze=False, height_ratios=[len(names) + 2 for names in ranked])
+        for row, group, names in zip(panels, groups, ranked, strict=True):
+            for axes, key in zip(row, OVERVIEW, strict=True):
+                axes.axvline(sft[key], color="#7d8590", linestyle="--", linewidth=1, label="SFT")
+                for number, ((condition, runs), (colour, filled)) in enumerate(zip(group.items(), MARKERS, strict=False)):
+                    estimates = [estimate([one[key] for one in runs[name].values()]) for name in names]
+                    places = [place + 0.17 * (number - (len(group) - 1) / 2) for place in range(len(names))]
+                    face = colour if filled else "white"
+                    axes.errorbar(
+                        [one.mean for one in estimates], places, xerr=[one.half_width for one in estimates], fmt="o", color=colour,
+                        markerfacecolor=face, markersize=4.5, elinewidth=0.8, alpha=0.9, label=condition,
+                    )  # fmt: skip
+                # An interval of a run that fell apart is not what the axis is for.
+                means = [_mean(runs[name], key) for runs in group.values() for name in names]
+                axes.set_xlim(min([*means, sft[key]]) - 3, max([*means, sft[key]]) + 3)
+                axes.set_yticks(range(len(names)), names if key == OVERVIEW[0] else [], fontsize=8)
+                axes.set_ylim(len(names) - 0.4, -0.6)
+                axes.set_xlabel(f"{COLUMNS[key].removesuffix(' ↑')}, more is better", fontsize=9)
+            row[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
         figure.savefig(path, dpi=130)
+
+
+def _ranked(by_condition: Mapping[str, Runs]) -> list[str]:
+    """Objectives that all conditions have, the best mean object F1 first."""
+    names = set.intersection(*(set(runs) for runs in by_condition.values()))
+    return sorted(names, key=lambda name: -sum(_mean(runs[name], "object F1") for runs in by_condition.values()))
+
+
+def _mean(runs: Mapping[int, Mapping[str, float]], key: str) -> float:
+    return estimate([one[key] for one in runs.values()]).mean
 
 
 def write_report(
     out: Path,
     folder: Path,
     *,
-    conditions: Mapping[str, str],
-    searches: Sequence[SearchTable],
+    groups: Sequence[Group],
     steps: int,
     batch_size: int,
 ) -> Path:
@@ -118,8 +154,7 @@ def write_report(
     Args:
         out: Folder of the study.
         folder: Where the page goes.
-        conditions: Names of the data sets, and what the page calls them.
-        searches: Finished runs of the searches; one without any is left out.
+        groups: The data sets with their searches; a group without a finished run is left out.
         steps: Of each training.
         batch_size: Pairs a step.
     """
@@ -137,18 +172,21 @@ def write_report(
         "`madpo`, `dno`, `smpo`, `adpo_pair` and visits of `step_dpo` come from the CLIP scorer. Sampled lists are up to four different\n"
         "responses that the start gives to a new scene, scored by the truth; there `dpo` and `orpo` train on the best against the worst.",
     ]
-    by_condition = {condition: runs for condition in conditions if (runs := read_cells(out, slug(condition)))}
-    for condition, runs in by_condition.items():
-        heading = conditions[condition]
-        parts += [f"## {heading[0].upper()}{heading[1:]}", condition_table(runs, sft)]
-    if by_condition:
-        draw_tradeoff(by_condition, sft, folder / "objectives_tradeoff.png")
-        parts += ["![hallucination against coverage](objectives_tradeoff.png)"]
-    for searched, objectives in searches:
-        if any(scores for _, _, scores in objectives):
+    finished = [{name: runs for name in group.conditions if (runs := read_cells(out, slug(name)))} for group in groups]
+    if any(finished):
+        draw_overview([runs for runs in finished if runs], sft, folder / "objectives_overview.png")
+        parts += ["![object F1 and POPE F1 of each objective](objectives_overview.png)"]
+    for group, by_condition in zip(groups, finished, strict=True):
+        if by_condition:
+            parts += [f"## {group.title}: object F1 / POPE F1", overview_table(by_condition, sft)]
+        for condition, runs in by_condition.items():
+            heading = group.conditions[condition]
+            parts += [f"### {heading[0].upper()}{heading[1:]}", condition_table(runs, sft)]
+    for group in groups:
+        if any(scores for _, _, scores in group.searches):
             parts += [
-                f"## The search on {searched}",
-                f"Object F1 on 100 validation scenes after training, one seed; learning rates {' and '.join(_rates(objectives))}.",
-                search_table(objectives),
+                f"## The search on {next(iter(group.conditions.values()))}",
+                f"Object F1 on 100 validation scenes after training, one seed; learning rates {' and '.join(_rates(group.searches))}.",
+                search_table(group.searches),
             ]
     return write_measured(folder / "objectives.md", "Preference objectives on the embedded world", parts)

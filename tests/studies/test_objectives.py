@@ -21,7 +21,7 @@ from scripts.studies.objectives_grid import (
     list_searches,
     read_search,
 )
-from scripts.studies.objectives_report import object_f1, write_report
+from scripts.studies.objectives_report import Group, object_f1, write_report
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -66,17 +66,19 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
             better = {"CHAIR_i": 10.0, "seconds a step": 1.0} if cell.objective.name == "ipo" else {}
             write(cell.path(tmp_path), metrics | better)
     write(tmp_path / "cells" / "sft.json", metrics)
-    searches = [
-        (pairs.heading, [(one.name, "beta", read_search(pairs, one, tmp_path)) for one in (dpo, PAIR_GRID[2])]),
-        (lists.heading, [("dpo", "beta", read_search(lists, dpo, tmp_path))]),
+    groups = [
+        Group("Pairs", {pairs.name: pairs.heading}, [(one.name, "beta", read_search(pairs, one, tmp_path)) for one in (dpo, PAIR_GRID[2])]),
+        Group("Lists", {lists.name: lists.heading}, [("dpo", "beta", read_search(lists, dpo, tmp_path))]),
     ]
-    page = write_report(tmp_path, tmp_path, conditions={pairs.name: pairs.heading}, searches=searches, steps=3, batch_size=16).read_text()
-    assert "## Easy-skewed, clean pairs" in page
+    page = write_report(tmp_path, tmp_path, groups=groups, steps=3, batch_size=16).read_text()
+    assert "### Easy-skewed, clean pairs" in page
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
-    assert rows == ["objective", "SFT (the start)", "ipo", "dpo", "objective", "dpo"]
+    compared = ["objective", "SFT (the start)", "ipo", "dpo"]
+    assert rows == [*compared, *compared, "objective", "dpo"]
+    assert "| ipo | 84.7 / 90.0 |" in page
     assert "| 2.00 |" in page
     assert page.endswith("| dpo | beta | 0.1: 80.0, 80.0 | 0.3: 80.0, 80.0 | 1: **84.7**, 84.7 |\n"), "ipo was not searched"
-    assert (tmp_path / "objectives_tradeoff.png").is_file()
+    assert (tmp_path / "objectives_overview.png").is_file()
 
 
 def write(path: Path, values: dict[str, float]) -> None:
@@ -90,7 +92,7 @@ def test_smoke(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "objectives.md").read_text()
-    assert "## Easy-skewed, 20% flipped pairs" in page
-    assert "## Sampled lists, 20% reversed" in page
+    assert "### Easy-skewed, 20% flipped pairs" in page
+    assert "### Sampled lists, 20% reversed" in page
     for cell in ("easy-skewed-clean/1/simpo.json", "sampled-lists-clean/1/plackett_luce.json"):
         assert json.loads((tmp_path / "cells" / cell).read_text())["KL"] >= 0
