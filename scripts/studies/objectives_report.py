@@ -127,7 +127,10 @@ def draw_overview(groups: Sequence[Mapping[str, Runs]], sft: Mapping[str, float]
                 axes.set_yticks(range(len(names)), names if key == OVERVIEW[0] else [], fontsize=8)
                 axes.set_ylim(len(names) - 0.4, -0.6)
                 axes.set_xlabel(f"{COLUMNS[key].removesuffix(' ↑')}, more is better", fontsize=9)
-            row[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+            legend = row[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
+            # It is wider than its panel, which would be shrunk for it; an empty title keeps its place.
+            legend.set_in_layout(False)
+            row[0].set_title(" ", fontsize=12)
         figure.savefig(path, dpi=130)
 
 
