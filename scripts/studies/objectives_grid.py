@@ -8,7 +8,7 @@ from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from scripts.studies.objectives_report import object_f1
 from scripts.studies.world_start import read_json, slug
 
-SEARCH_SEED, SEEDS, QUICK_SEEDS = 100, (1, 2, 3), (1, 2)
+SEARCH_SEED, QUICK_SEEDS, MORE_SEEDS = 100, (1, 2), ((3,), (4, 5))
 LEARNING_RATES = ("1e-4", "3e-4")
 SMOKE = ("dpo", "simpo", "plackett_luce")
 
@@ -132,7 +132,7 @@ def list_searches(*, quick: bool = False, smoke: bool = False) -> list[Cell]:
 def list_cells(*, quick: bool = False, smoke: bool = False) -> list[Cell]:
     """List the comparison's runs, the most important ones first."""
     conditions = CONDITIONS[:2] if quick else CONDITIONS
-    rounds = (SEEDS[:1],) if smoke else (QUICK_SEEDS,) if quick else (QUICK_SEEDS, SEEDS[len(QUICK_SEEDS) :])
+    rounds = (QUICK_SEEDS[:1],) if smoke else (QUICK_SEEDS,) if quick else (QUICK_SEEDS, *MORE_SEEDS)
     cells = [
         Cell(objective, seed, condition)
         for seeds in rounds
