@@ -17,6 +17,7 @@ COLUMNS = {
     "hallucinated": "hallucinated captions % ↓",
     "coverage": "coverage % ↑",
     "POPE F1": "POPE F1 ↑",
+    "yes": "yes % (true 50)",
     "words": "words",
     "KL": "KL, nats",
 }

@@ -60,7 +60,16 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     assert best_of(pairs, dpo, tmp_path) == ("1", "1e-4")
     with pytest.raises(ValueError, match="dpo has no finished run"):
         best_of(lists, dpo, tmp_path)
-    metrics = {"CHAIR_i": 20.0, "hallucinated": 30.0, "coverage": 80.0, "POPE F1": 90.0, "words": 9.0, "KL": 2.0, "seconds a step": 0.5}
+    metrics = {
+        "CHAIR_i": 20.0,
+        "hallucinated": 30.0,
+        "coverage": 80.0,
+        "POPE F1": 90.0,
+        "yes": 50.0,
+        "words": 9.0,
+        "KL": 2.0,
+        "seconds a step": 0.5,
+    }
     for cell in list_cells(quick=True):
         if cell.objective.name in ("dpo", "ipo"):
             better = {"CHAIR_i": 10.0, "seconds a step": 1.0} if cell.objective.name == "ipo" else {}
