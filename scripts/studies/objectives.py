@@ -30,6 +30,7 @@ from scripts.studies.objectives_grid import (
     PAIR_CONDITIONS,
     PAIR_GRID,
     Cell,
+    Condition,
     best_of,
     list_cells,
     list_searches,
@@ -105,16 +106,24 @@ def _asked(prompt: str) -> list[dict[str, str]]:
     return [{"type": "image"}, {"type": "text", "text": prompt}]
 
 
+def _make_data(conditions: Sequence[Condition], seed: int, out: Path, smoke: bool) -> None:
+    quiet()
+    for condition in conditions:
+        make_data(condition, seed, out, smoke=smoke)
+
+
 def _work(cell: Cell, out: Path, steps: int, smoke: bool) -> None:
     if not cell.path(out).is_file():
         run_cell(cell, out, steps=steps, smoke=smoke)
 
 
 def _run_all(cells: Sequence[Cell], out: Path, *, processes: int, steps: int, smoke: bool) -> None:
-    """Run cells over processes. The data sets are made before, so that no two processes make the same one."""
+    """Run cells over processes. The data sets are made before, each by one process; lists of one seed share what is sampled."""
     cells = [cell for cell in cells if not cell.path(out).is_file()]
+    sets: dict[tuple[str, int], list[Condition]] = {}
     for condition, seed in dict.fromkeys((cell.condition, cell.seed) for cell in cells):
-        make_data(condition, seed, out, smoke=smoke)
+        sets.setdefault(("lists" if condition.lists else condition.name, seed), []).append(condition)
+    run_over_processes(_make_data, [(those, seed, out, smoke) for (_, seed), those in sets.items()], processes=processes)
     run_over_processes(_work, [(cell, out, steps, smoke) for cell in cells], processes=processes)
 
 
