@@ -82,14 +82,15 @@ PAIR_GRID = (
     Objective("step_dpo"),
     Objective("clipped_dpo", values=("3", "10", "1")),
 )
-# On lists, and beside them two on the best against the worst response of the same lists.
+# On lists, and beside them two on the best against the worst response of the same lists. Stronger again: what a model says itself is likely,
+# and pushing it down moves more.
 LIST_GRID = (
-    Objective("dpo"),
+    Objective("dpo", values=("1", "3", "0.3")),
     Objective("orpo", "odds_weight", ("1", "3", "0.3")),
-    Objective("plackett_luce"),
-    Objective("adpo", "temperature", ("3", "1", "10")),
-    Objective("irpo", values=("3", "10", "1")),
-    Objective("tpo", values=("3", "10", "1")),
+    Objective("plackett_luce", values=("1", "3", "0.3")),
+    Objective("adpo", "temperature", ("1", "0.3", "3")),
+    Objective("irpo", values=("10", "30", "3")),
+    Objective("tpo", values=("10", "30", "3")),
 )
 
 
