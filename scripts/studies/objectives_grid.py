@@ -82,7 +82,7 @@ PAIR_GRID = (
     Objective("step_dpo"),
     Objective("clipped_dpo", values=("3", "10", "1")),
 )
-# On lists, and beside them two on the best against the worst response of the same lists. Stronger again: what a model says itself is likely,
+# On lists, and beside them two on the best against the worst response of the same lists. Stronger again: what a model says is likely,
 # and pushing it down moves more.
 LIST_GRID = (
     Objective("dpo", values=("1", "3", "0.3")),
