@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -112,11 +113,6 @@ def _make_data(conditions: Sequence[Condition], seed: int, out: Path, smoke: boo
         make_data(condition, seed, out, smoke=smoke)
 
 
-def _work(cell: Cell, out: Path, steps: int, smoke: bool) -> None:
-    if not cell.path(out).is_file():
-        run_cell(cell, out, steps=steps, smoke=smoke)
-
-
 def _run_all(cells: Sequence[Cell], out: Path, *, processes: int, steps: int, smoke: bool) -> None:
     """Run cells over processes. The data sets are made before, each by one process; lists of one seed share what is sampled."""
     cells = [cell for cell in cells if not cell.path(out).is_file()]
@@ -124,7 +120,7 @@ def _run_all(cells: Sequence[Cell], out: Path, *, processes: int, steps: int, sm
     for condition, seed in dict.fromkeys((cell.condition, cell.seed) for cell in cells):
         sets.setdefault(("lists" if condition.lists else condition.name, seed), []).append(condition)
     run_over_processes(_make_data, [(those, seed, out, smoke) for (_, seed), those in sets.items()], processes=processes)
-    run_over_processes(_work, [(cell, out, steps, smoke) for cell in cells], processes=processes)
+    run_over_processes(partial(run_cell, steps=steps, smoke=smoke), [(cell, out) for cell in cells], processes=processes)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib import rc_context
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from scripts.studies.measured_page import PLOT_STYLE, write_measured
@@ -113,26 +114,32 @@ def draw_overview(groups: Sequence[Mapping[str, Runs]], sft: Mapping[str, float]
         panels = figure.subplots(len(groups), 2, squeeze=False, height_ratios=[len(names) + 2 for names in ranked])
         for row, group, names in zip(panels, groups, ranked, strict=True):
             for axes, key in zip(row, OVERVIEW, strict=True):
-                axes.axvline(sft[key], color="#7d8590", linestyle="--", linewidth=1, label="SFT")
-                for number, ((condition, runs), (colour, filled)) in enumerate(zip(group.items(), MARKERS, strict=False)):
-                    estimates = [estimate([one[key] for one in runs[name].values()]) for name in names]
-                    places = [place + 0.17 * (number - (len(group) - 1) / 2) for place in range(len(names))]
-                    face = colour if filled else "white"
-                    axes.errorbar(
-                        [one.mean for one in estimates], places, xerr=[one.half_width for one in estimates], fmt="o", color=colour,
-                        markerfacecolor=face, markersize=4.5, elinewidth=0.8, alpha=0.9, label=condition,
-                    )  # fmt: skip
-                # An interval of a run that fell apart is not what the axis is for.
-                means = [_mean(runs[name], key) for runs in group.values() for name in names]
-                axes.set_xlim(min([*means, sft[key]]) - 3, max([*means, sft[key]]) + 3)
-                axes.set_yticks(range(len(names)), names if key == OVERVIEW[0] else [], fontsize=8)
-                axes.set_ylim(len(names) - 0.4, -0.6)
-                axes.set_xlabel(f"{COLUMNS[key].removesuffix(' ↑')}, more is better", fontsize=9)
+                _draw_panel(axes, group, names, key, start=sft[key])
+            row[0].set_yticks(range(len(names)), names, fontsize=8)
             legend = row[0].legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=5)
             # It is wider than its panel, which would be shrunk for it; an empty title keeps its place.
             legend.set_in_layout(False)
             row[0].set_title(" ", fontsize=12)
         figure.savefig(path, dpi=130)
+
+
+def _draw_panel(axes: Axes, group: Mapping[str, Runs], names: Sequence[str], key: str, *, start: float) -> None:
+    """Draw one metric of a group's objectives; the names are left to the caller."""
+    axes.axvline(start, color="#7d8590", linestyle="--", linewidth=1, label="SFT")
+    means = [start]
+    for number, ((condition, runs), (colour, filled)) in enumerate(zip(group.items(), MARKERS, strict=False)):
+        estimates = [estimate([one[key] for one in runs[name].values()]) for name in names]
+        means += [one.mean for one in estimates]
+        places = [place + 0.17 * (number - (len(group) - 1) / 2) for place in range(len(names))]
+        axes.errorbar(
+            [one.mean for one in estimates], places, xerr=[one.half_width for one in estimates], fmt="o", color=colour,
+            markerfacecolor=colour if filled else "white", markersize=4.5, elinewidth=0.8, alpha=0.9, label=condition,
+        )  # fmt: skip
+    # An interval of a run that fell apart is not what the axis is for.
+    axes.set_xlim(min(means) - 3, max(means) + 3)
+    axes.set_yticks(range(len(names)), [])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.set_xlabel(f"{COLUMNS[key].removesuffix(' ↑')}, more is better", fontsize=9)
 
 
 def _ranked(by_condition: Mapping[str, Runs]) -> list[str]:

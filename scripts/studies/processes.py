@@ -12,7 +12,7 @@ def run_over_processes(work: Callable[..., None], calls: Iterable[Sequence[Any]]
     """Make calls in fresh processes, in their order, and wait for all.
 
     Args:
-        work: A function of a module.
+        work: A function of a module, or a partial of one.
         calls: The arguments of each.
         processes: Calls at once.
 
