@@ -9,7 +9,7 @@ from PIL import Image
 
 from data_tools.leaks import SUFFIXES
 from data_tools.response_scores import Sampled, Scorer
-from mmalign.data.encode import render
+from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
@@ -105,8 +105,8 @@ def sample_responses(
 ) -> list[list[str]]:
     """Sample responses to each prompt about its image, with stock ``generate``; the caller's random state is left as it was."""
     parts = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
-    texts = [render(processor, [Message(role="user", content=content)], add_generation_prompt=True) for content in parts]
-    encoded = processor(text=texts, images=[[image] for image in images], return_tensors="pt", padding=True, padding_side="left")
+    turns = [[Message(role="user", content=content)] for content in parts]
+    encoded = batch_prompts(processor, turns, [[image] for image in images])
     encoded = encoded.to(model.device)
     encoded["pixel_values"] = encoded["pixel_values"].to(model.dtype)
     with torch.random.fork_rng():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from mmalign.data.encode import render
+from mmalign.data.encode import batch_prompts
 from mmalign.engine.batch import concatenate_images
 
 NUM_STEPS = 1000
@@ -115,8 +115,7 @@ def generate_hallucinated(
     Returns:
         B texts.
     """
-    texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
-    encoded = processor(text=texts, images=[list(row) for row in images], return_tensors="pt", padding=True, padding_side="left")
+    encoded = batch_prompts(processor, prompts, images)
     generator = torch.Generator().manual_seed(seed)
     pixels = encoded["pixel_values"].to(model.dtype)
     noised = add_noise(pixels, step=step, generator=generator)
@@ -125,5 +124,5 @@ def generate_hallucinated(
     inputs = {key: value.to(model.device) for key, value in both.items()}
     chooser = HallucinationProcessor(contrast=contrast, plausibility=plausibility, temperature=temperature, generator=generator)
     out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, logits_processor=[chooser])
-    answers = out[: len(texts), encoded["input_ids"].shape[1] :]
+    answers = out[: len(prompts), encoded["input_ids"].shape[1] :]
     return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]

@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmalign.data.options import AnswerOptions
+
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseOptions:
+class DiagnoseOptions(AnswerOptions):
     """Options of ``mmalign diagnose``."""
 
     pairs: Path = field(metadata={"help": "pairs: parquet, json or jsonl file, or a folder of them", "positional": True})

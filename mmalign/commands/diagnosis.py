@@ -19,7 +19,7 @@ from mmalign import __version__
 from mmalign.commands.diagnose import DiagnoseOptions
 from mmalign.commands.run_record import RUN_FILE, read_record
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
-from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.hashing import hash_file
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
@@ -129,7 +129,7 @@ def _read(options: DiagnoseOptions, source: Path, processor: Any) -> _Pairs:
 
     def read(raw: Any, *, index: int) -> None:
         row = read_pair(raw, index=index, image_root=options.image_root)
-        encoded.append(_encode(processor, row, options.max_length))
+        encoded.append(encode_row(processor, row, answer_end=options.answer_end, max_length=options.max_length))
         rows.append(row)
 
     keep_good_rows(dataset, read, rejects=Rejects(options.out / f"rejects-{source.stem}.jsonl", max_share=options.max_reject_share))
@@ -139,11 +139,6 @@ def _read(options: DiagnoseOptions, source: Path, processor: Any) -> _Pairs:
 def _sample(dataset: Dataset, number: int, seed: int) -> Dataset:
     order = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:number]
     return dataset.select(order.sort().values.tolist())
-
-
-def _encode(processor: Any, row: PairRow, max_length: int | None) -> EncodedPrompt:
-    responses = [row.chosen, row.rejected]
-    return encode_responses(processor, images=row.images, prompt=row.prompt, responses=responses, max_length=max_length)
 
 
 def _look(model: nn.Module, sets: dict[str, _Pairs], reader: PairReader, options: DiagnoseOptions) -> _Seen:
@@ -167,7 +162,9 @@ def _separability(
     features = {"hidden states": pool_pairs(model, pairs.encoded, reader)}
     note = ""
     try:
-        blind = [_encode(processor, _without_images(row), options.max_length) for row in pairs.rows]
+        blind = [
+            encode_row(processor, _without_images(row), answer_end=options.answer_end, max_length=options.max_length) for row in pairs.rows
+        ]
         features["hidden states, image removed"] = pool_pairs(model, blind, reader)
     except (ValueError, TypeError, AttributeError, KeyError) as error:
         note = f"{type(processor).__name__} takes no prompts without their images, so that there is no image-blind control: {error}"

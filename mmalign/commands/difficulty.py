@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mmalign.data.options import AnswerOptions
 from mmalign.models.precision import PrecisionOptions
 
 
@@ -33,7 +34,7 @@ class VoteOptions(PairsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(PairsOptions, PrecisionOptions):
+class ReadOptions(PairsOptions, PrecisionOptions, AnswerOptions):
     """How pairs are read and run through a multimodal LLM."""
 
     batch_size: int = field(default=16, metadata={"help": "pairs at once"})
@@ -51,7 +52,7 @@ class CacheOptions(ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheTeacherOptions:
+class CacheTeacherOptions(AnswerOptions):
     """Options of ``mmalign cache-teacher``."""
 
     chats: Path = field(metadata={"help": "chats: parquet, json or jsonl file, or a folder of them", "positional": True})
@@ -131,7 +132,13 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
     check_exists(options.model, "config.json", "adapter_config.json")
     share = split_among_processes(parse_share(options.shard))
     config = TeacherCacheConfig(
-        options.top_k, options.storage, options.batch_size, options.max_length, options.image_root, options.max_reject_share
+        options.top_k,
+        options.storage,
+        options.batch_size,
+        options.max_length,
+        options.answer_end,
+        options.image_root,
+        options.max_reject_share,
     )
 
     def load() -> tuple[Any, Any]:
@@ -168,6 +175,7 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     config = ScoreConfig(
         options.batch_size,
         options.max_length,
+        options.answer_end,
         options.image_root,
         options.max_reject_share,
         clip is None and "responses" in dataset.column_names,

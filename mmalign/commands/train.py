@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.commands.evaluate import Name
+from mmalign.data.options import AnswerOptions
 from mmalign.models.precision import Dtype, PrecisionOptions, Quantization
 from mmalign.training.config import TrainConfig
 
@@ -40,7 +41,7 @@ class ContrastiveOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmOptions(RunOptions, PrecisionOptions):
+class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions):
     """What training a multimodal LLM needs beside."""
 
     model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
@@ -190,7 +191,7 @@ def run_sft(options: SftOptions) -> None:
     from mmalign.methods.sft import SupervisedMethod
 
     model, processor = load_policy(options)
-    method = SupervisedMethod(processor, max_length=options.max_length, image_root=options.image_root)
+    method = SupervisedMethod(processor, max_length=options.max_length, image_root=options.image_root, answer_end=options.answer_end)
     train_and_save(options, model, processor, route(options, model, method))
 
 
@@ -213,6 +214,7 @@ def run_mimic(options: MimicOptions) -> None:
         ce_weight=options.ce_weight,
         legacy_mask=options.legacy_mask,
         max_length=options.max_length,
+        answer_end=options.answer_end,
     )
     cached = options.teacher == "cached"
     if cached and (options.legacy_mask or options.temperature != 1.0):
@@ -242,6 +244,7 @@ def run_preference(options: PreferenceOptions) -> None:
         center_rewards=options.center_rewards,
         sft_weight=options.sft_weight,
         max_length=options.max_length,
+        answer_end=options.answer_end,
         row_tokens=options.row_tokens,
     )
     uses_reference = any(named.objective.uses_reference for named in config.build_objectives())
@@ -293,7 +296,7 @@ def run_listwise(options: ListwiseOptions) -> None:
     from mmalign.commands.training_run import build_reference, fingerprint_reference, load_policy, route, train_and_save
     from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
 
-    config = ListwiseConfig(tuple(options.objective), options.beta, options.max_length, options.row_tokens)
+    config = ListwiseConfig(tuple(options.objective), options.beta, options.max_length, options.answer_end, options.row_tokens)
     model, processor = load_policy(options)
     reference, fingerprint = build_reference(options, model), fingerprint_reference(options)
     method = ListwiseMethod(processor, config, reference=reference, reference_fingerprint=fingerprint, image_root=options.image_root)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, LargeList, List, concatenate_datasets
+from datasets import Dataset, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from tqdm import tqdm
@@ -57,7 +57,8 @@ def load_rows(source: Path) -> Dataset:
 
 def _leave_encoded(feature: Any) -> Any:
     """The feature without decoding at any depth: a file's own schema decides where images lie, and decoding opens any path they name."""
-    if hasattr(feature, "decode"):
+    # Json is decoded from the row itself; all other types that are decoded open files (Image, Audio, Video, Pdf and so on).
+    if hasattr(feature, "decode") and not isinstance(feature, Json):
         return dataclasses.replace(feature, decode=False)
     if isinstance(feature, (List, LargeList)):
         return dataclasses.replace(feature, feature=_leave_encoded(feature.feature))

@@ -1,24 +1,27 @@
 """Text and images to token ids: a prompt once, with the responses that follow it.
 
+A conversation is rendered and tokenised as a whole, as ``processor.apply_chat_template(tokenize=True)`` does it, and answers are found by
+their characters. Tokens are never made turn by turn: at a seam, many tokenizers write a space or a begin token of their own.
+
 Shape legend: P = prefix tokens (image tokens expanded), R = tokens of one response.
 """
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
 from PIL import Image
 from torch import Tensor
+from transformers import PaliGemmaProcessor
 
-from mmalign.data.rows import ChatRow, Message
+from mmalign.data.messages import Message, text_of
+from mmalign.data.rows import ChatRow, ListRow, PairRow
+from mmalign.data.templates import AnswerEnd, RenderedChat, Span, render, render_answers, replace_text
 
 # "labels": PaliGemma's processor adds them; they are made here.
-TEXT_KEYS = frozenset({"input_ids", "attention_mask", "labels"})
-
-# Token type of a response where it isn't 0, that of text: PaliGemma marks by 1 what it attends to causally.
-RESPONSE_TOKEN_TYPES = {"PaliGemmaProcessor": 1}
+_TEXT_KEYS = frozenset({"input_ids", "attention_mask", "labels", "offset_mapping", "text_replacement_offsets"})
 
 
 @dataclass(frozen=True)
@@ -36,17 +39,68 @@ class EncodedPrompt:
     images: dict[str, Tensor]
     """What the image processor returned: ``pixel_values`` and its companions. Empty for text-only prompts."""
     num_images: int = 0
-    response_token_type: int = 0
-    """What the responses' tokens are in ``token_types``."""
+    response_types: list[dict[str, list[int]]] = field(default_factory=list)
+    """The same as ``token_types`` of each response, each (R,)."""
 
     @property
     def num_tokens(self) -> int:
         """Prefix and all responses."""
         return len(self.prefix_ids) + sum(map(len, self.responses))
 
+    def only(self, number: int) -> Self:
+        """The same prompt with one of its responses."""
+        one = slice(number, number + 1)
+        return replace(self, responses=self.responses[one], scored=self.scored[one], response_types=self.response_types[one])
+
     def reverse_responses(self) -> Self:
         """The same prompt with its responses in the opposite order."""
-        return replace(self, responses=self.responses[::-1], scored=self.scored[::-1])
+        return replace(self, responses=self.responses[::-1], scored=self.scored[::-1], response_types=self.response_types[::-1])
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """One text with its images as the processor reads them."""
+
+    text: str
+    ids: list[int]
+    spans: list[Span]
+    """Of each token, characters of the text with its images expanded."""
+    types: dict[str, list[int]]
+    places: list[tuple[Span, str]]
+    """Where images stand in the text, and what is written there instead."""
+    images: dict[str, Tensor]
+
+    @property
+    def placeholder(self) -> str:
+        """What the template writes for an image."""
+        start, end = self.places[0][0]
+        return self.text[start:end]
+
+    def move(self, place: int) -> int:
+        """From a place in the text to that in the text with its images expanded."""
+        return place + sum(len(written) - (end - start) for (start, end), written in self.places if end <= place)
+
+    def scored(self, answers: Sequence[Span]) -> list[bool]:
+        """The tokens that end inside an answer: a token that reaches from the prompt into it is the answer's."""
+        moved = [(self.move(start), self.move(end)) for start, end in answers]
+        return [any(start < stop <= end for start, end in moved) for _, stop in self.spans]
+
+
+def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
+    """Tokenise a pair, chosen response first, or a list: see ``encode_responses``.
+
+    Raises:
+        ValueError: As there, and if the template makes one text of two responses.
+    """
+    responses, ends = (
+        ([row.chosen, row.rejected], row.ends) if isinstance(row, PairRow) else (row.responses, [row.ends] * len(row.responses))
+    )
+    encoded = encode_responses(
+        processor, images=row.images, prompt=row.prompt, responses=responses, ends=ends, answer_end=answer_end, max_length=max_length
+    )
+    if len({tuple(ids) for ids in encoded.responses}) < len(responses):
+        raise ValueError("two responses are the same text once the chat template has trimmed them")
+    return encoded
 
 
 def encode_responses(
@@ -55,6 +109,8 @@ def encode_responses(
     images: Sequence[Image.Image],
     prompt: Sequence[Message],
     responses: Sequence[str],
+    ends: Sequence[bool] | None = None,
+    answer_end: AnswerEnd = "token",
     max_length: int | None = None,
 ) -> EncodedPrompt:
     """Tokenise one prompt and its responses with a stock processor and its chat template.
@@ -62,45 +118,53 @@ def encode_responses(
     Args:
         processor: A transformers processor with a chat template.
         images: The prompt's images, in the order of their placeholders.
-        prompt: The turns before the response.
+        prompt: The turns before the response. Ends it with an assistant's words, the responses continue them.
         responses: Response texts.
+        ends: For each response, whether it ends the assistant's turn; None: all do. One that does not has no end-of-turn token.
+        answer_end: What to do where the template writes no end behind an answer.
         max_length: Longest allowed prefix + response; image tokens count.
 
     Returns:
         The encoded prompt. Every response token is scored.
 
     Raises:
-        ValueError: If a response is longer than allowed, or the template doesn't continue the prompt.
+        ValueError: If a response is longer than allowed, or the processor refuses the row.
     """
-    prompt_text = render(processor, prompt, add_generation_prompt=True)
-    suffixes = [_continuation(processor, prompt, prompt_text, response) for response in responses]
-    encoded = _encode_prefix(processor, prompt_text, images)
-    ids = [_response_ids(processor, prompt_text, suffix) for suffix in suffixes]
-    return _checked(EncodedPrompt(responses=ids, scored=[[True] * len(r) for r in ids], **encoded), max_length)
+    begun = text_of(prompt[-1]) if prompt[-1]["role"] == "assistant" else ""
+    before = list(prompt[:-1] if begun else prompt)
+    texts = []
+    for response, closes in zip(responses, ends or [True] * len(responses), strict=True):
+        turn = replace_text(Message(role="assistant", content=""), begun + response)
+        texts.append(render_answers(processor, [*before, turn], [len(before)], begun=begun, ends=closes, end=answer_end))
+    _check_text(processor, [*prompt, *(replace_text(Message(role="assistant", content=""), response) for response in responses)])
+    if isinstance(processor, PaliGemmaProcessor):
+        prompt_text = render(processor, before, add_generation_prompt=True)
+        return _checked(_encode_pali_gemma(processor, prompt_text, texts, images), max_length)
+    first = _tokenize(processor, texts[0].text, images)
+    rows = [first, *(_tokenize_again(processor, chat.text, first) for chat in texts[1:])]
+    flags = [row.scored(chat.answers) for row, chat in zip(rows, texts, strict=True)]
+    start = min(_shared_length([row.ids for row in rows]), *(flag.index(True) if True in flag else len(flag) for flag in flags))
+    return _checked(_cut(rows, flags, start, len(images)), max_length)
 
 
-def encode_chat(processor: Any, row: ChatRow, *, max_length: int | None = None) -> EncodedPrompt:
+def encode_chat(processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
     """Tokenise a conversation: the first prompt is the prefix, all after it is one response.
 
-    Only assistant turns are scored; the user turns between them are context.
+    Only assistant turns are scored; the user turns between them, and their images, are context.
 
     Raises:
         ValueError: As ``encode_responses``.
     """
-    first = next(i for i, message in enumerate(row.messages) if message["role"] == "assistant")
-    prompt_text = render(processor, row.messages[:first], add_generation_prompt=True)
-    seen, ids, scored = prompt_text, [], []
-    for i in range(first, len(row.messages)):
-        is_answer = row.messages[i]["role"] == "assistant"
-        text = render(processor, row.messages[: i + 1], add_generation_prompt=not is_answer)
-        if not text.startswith(seen):
-            raise ValueError("the chat template rewrites earlier turns: this conversation can't be trained on turn by turn")
-        piece = _text_ids(processor, text[len(seen) :])
-        ids += piece
-        scored += [is_answer] * len(piece)
-        seen = text
-    encoded = _encode_prefix(processor, prompt_text, row.images)
-    return _checked(EncodedPrompt(responses=[ids], scored=[scored], **encoded), max_length)
+    answers = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+    chat = render_answers(processor, row.messages, answers, end=answer_end)
+    _check_text(processor, row.messages)
+    if isinstance(processor, PaliGemmaProcessor):
+        prompt_text = render(processor, row.messages[: answers[0]], add_generation_prompt=True)
+        return _checked(_encode_pali_gemma(processor, prompt_text, [chat], row.images), max_length)
+    tokens = _tokenize(processor, chat.text, row.images)
+    scored = tokens.scored(chat.answers)
+    start = scored.index(True) if True in scored else len(scored)
+    return _checked(_cut([tokens], [scored], start, len(row.images)), max_length)
 
 
 def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: Sequence[Sequence[Message]]) -> EncodedPrompt:
@@ -119,84 +183,129 @@ def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: 
         ValueError: If an image stands behind the first word that differs.
     """
     texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
-    encoded = _encode_prefix(processor, texts[0], images)
-    rows = _expand_all(processor, encoded["prefix_ids"], texts)
-    if rows is None:
-        rows = [_encode_prefix(processor, text, images)["prefix_ids"] for text in texts]
-    common = _shared_length(rows)
-    if any(encoded["token_types"].get("mm_token_type_ids", [])[common:]):
+    first = _tokenize(processor, texts[0], images)
+    rewrites = isinstance(processor, PaliGemmaProcessor)
+    rows = [first, *(_tokenize(processor, text, images) if rewrites else _tokenize_again(processor, text, first) for text in texts[1:])]
+    start = _shared_length([row.ids for row in rows])
+    if any(first.types.get("mm_token_type_ids", [])[start:]):
         raise ValueError("an image stands behind the first word that differs: these questions can't share their beginning")
-    rests = [row[common:] for row in rows]
-    types = {key: value[:common] for key, value in encoded["token_types"].items()}
-    encoded |= {"prefix_ids": rows[0][:common], "token_types": types, "response_token_type": 0}
-    return EncodedPrompt(responses=rests, scored=[[False] * len(rest) for rest in rests], **encoded)
+    return _cut(rows, [[False] * len(row.ids) for row in rows], start, len(images))
 
 
-def _expand_all(processor: Any, expanded: list[int], texts: Sequence[str]) -> list[list[int]] | None:
-    """Put the first text's expanded beginning before the others' own ends; None where the processor changes the ends too."""
-    rows = [_text_ids(processor, text) for text in texts]
-    common = _shared_length(rows)
-    first_rest = rows[0][common:]
-    if expanded[-len(first_rest) :] != first_rest:
-        return None
-    return [[*expanded[: -len(first_rest)], *row[common:]] for row in rows]
+def batch_prompts(processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]] | None = None) -> Any:
+    """Tokenise several prompts for stock ``generate``, padded on the left.
+
+    Args:
+        processor: A transformers processor, or the tokenizer of a text model.
+        prompts: The turns of each.
+        images: Those of each prompt; None for text alone.
+    """
+    texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
+    given = {} if images is None else {"images": [list(row) for row in images]}
+    return processor(text=texts, **given, return_tensors="pt", padding=True, padding_side="left", **text_options(processor, texts[0]))
+
+
+def text_options(processor: Any, text: str) -> dict[str, bool]:
+    """How a rendered text is tokenised, as ``apply_chat_template`` does it: no begin token where the template has written one.
+
+    A tokenizer alone adds none at all.
+    """
+    if not hasattr(processor, "tokenizer"):
+        return {"add_special_tokens": False}
+    begin = processor.tokenizer.bos_token
+    return {"add_special_tokens": False} if begin is not None and text.startswith(begin) else {}
+
+
+def _tokenize(processor: Any, text: str, images: Sequence[Image.Image]) -> _Tokens:
+    options = {"return_tensors": "pt", "return_offsets_mapping": True, "return_text_replacement_offsets": True}
+    try:
+        out = processor(text=[text], images=[list(images)] if images else None, **options, **text_options(processor, text))
+    except (ValueError, StopIteration) as error:
+        raise ValueError(f"{type(processor).__name__} refuses the row: {error or 'more image placeholders than images'}") from error
+    length = out["input_ids"].shape[1]
+    rest = {key: value for key, value in out.items() if key not in _TEXT_KEYS}
+    types = {key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)}
+    found = out["text_replacement_offsets"][0] if images else []
+    return _Tokens(
+        text=text,
+        ids=out["input_ids"][0].tolist(),
+        spans=[(start, end) for start, end in out["offset_mapping"][0].tolist()],
+        types=types,
+        places=[(tuple(place["span"]), place["replacement"]) for place in found],
+        images={key: torch.as_tensor(value) for key, value in rest.items() if key not in types},
+    )
+
+
+def _tokenize_again(processor: Any, text: str, first: _Tokens) -> _Tokens:
+    """Tokenise another text about the same images, which the processor has read already; behind them all is of type text."""
+    expanded, places, at = "", [], 0
+    for _, written in first.places:
+        start = text.find(first.placeholder, at)
+        if start < 0:
+            raise ValueError(f"the chat template writes fewer than {len(first.places)} images")
+        end = start + len(first.placeholder)
+        expanded += text[at:start] + written
+        places.append(((start, end), written))
+        at = end
+    out = processor.tokenizer(expanded + text[at:], return_offsets_mapping=True, **text_options(processor, text))
+    ids = out["input_ids"]
+    types = {key: [*_until_last_image(values), *[0] * len(ids)][: len(ids)] for key, values in first.types.items()}
+    return replace(first, text=text, ids=ids, spans=out["offset_mapping"], types=types, places=places)
+
+
+def _until_last_image(types: Sequence[int]) -> Sequence[int]:
+    return types[: max((i for i, value in enumerate(types) if value), default=-1) + 1]
+
+
+def _cut(rows: Sequence[_Tokens], flags: Sequence[list[bool]], start: int, num_images: int) -> EncodedPrompt:
+    """The rows' common beginning and what is left of each."""
+    return EncodedPrompt(
+        prefix_ids=rows[0].ids[:start],
+        responses=[row.ids[start:] for row in rows],
+        scored=[flag[start:] for flag in flags],
+        token_types={key: values[:start] for key, values in rows[0].types.items()},
+        images=rows[0].images,
+        num_images=num_images,
+        response_types=[{key: values[start:] for key, values in row.types.items()} for row in rows],
+    )
+
+
+def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[RenderedChat], images: Sequence[Image.Image]) -> EncodedPrompt:
+    """PaliGemma's own form: images, begin token, prompt and a line break, which see each other; then the answer, a text of its own.
+
+    Its processor takes the answer as ``suffix`` and ends it with the end token; token type 1 marks what is read from left to right.
+    """
+    prefix = _tokenize(processor, prompt_text, images)
+    rows, flags = [], []
+    for chat in chats:
+        if not chat.text.startswith(prompt_text):
+            raise ValueError("the chat template renders the prompt differently once it is answered")
+        suffix = chat.text[len(prompt_text) :]
+        if processor.image_token in suffix:
+            raise ValueError("an image stands behind the first answer; PaliGemma reads images in front of the first prompt alone")
+        out = processor.tokenizer(suffix, add_special_tokens=False, return_offsets_mapping=True)
+        answers = [(start - len(prompt_text), end - len(prompt_text)) for start, end in chat.answers]
+        alone = _Tokens(suffix, out["input_ids"], out["offset_mapping"], {}, [], {})
+        types = {key: [*values, *[1] * len(alone.ids)] for key, values in prefix.types.items()}
+        rows.append(replace(prefix, ids=[*prefix.ids, *alone.ids], types=types))
+        flags.append([*[False] * len(prefix.ids), *alone.scored(answers)])
+    return _cut(rows, flags, len(prefix.ids), len(images))
+
+
+def _check_text(processor: Any, messages: Sequence[Message]) -> None:
+    """Refuse words that the processor would take for the place of an image."""
+    ids = [number for kind in ("image", "video", "audio") for number in getattr(processor, f"{kind}_token_ids", None) or []]
+    tokens = {*processor.all_special_multimodal_tokens, *processor.tokenizer.convert_ids_to_tokens([i for i in ids if i is not None])}
+    for message in messages:
+        found = next((token for token in sorted(tokens) if token in text_of(message)), None)
+        if found:
+            raise ValueError(f"the text of the {message['role']} holds {found}, which {type(processor).__name__} reads as an image's place")
 
 
 def _shared_length(rows: Sequence[Sequence[int]]) -> int:
     """Tokens that all rows begin with; each keeps one of its own."""
     same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
     return min(sum(1 for _ in same), min(map(len, rows)) - 1)
-
-
-def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-    """Apply the processor's chat template.
-
-    Raises:
-        ValueError: If the processor has none.
-    """
-    if not getattr(processor, "chat_template", None):
-        raise ValueError(
-            f"{type(processor).__name__} has no chat template; save one beside it as chat_template.jinja (docs/families.md has "
-            "PaliGemma's) or recompose the model"
-        )
-    return processor.apply_chat_template(list(messages), add_generation_prompt=add_generation_prompt, tokenize=False)
-
-
-def _continuation(processor: Any, prompt: Sequence[Message], prompt_text: str, response: str) -> str:
-    # Content in parts, because templates of multimodal models iterate over it.
-    turn = Message(role="assistant", content=[{"type": "text", "text": response}])
-    full = render(processor, [*prompt, turn], add_generation_prompt=False)
-    if not full.startswith(prompt_text):
-        raise ValueError("the chat template renders the prompt differently once it is answered; response tokens can't be told apart")
-    return full[len(prompt_text) :]
-
-
-def _encode_prefix(processor: Any, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
-    out = processor(text=[text], images=[list(images)] if images else None, return_tensors="pt")
-    length = out["input_ids"].shape[1]
-    rest = {key: value for key, value in out.items() if key not in TEXT_KEYS}
-    token_types = {key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)}
-    image_inputs = {key: torch.as_tensor(value) for key, value in rest.items() if key not in token_types}
-    return {
-        "prefix_ids": out["input_ids"][0].tolist(),
-        "token_types": token_types,
-        "images": image_inputs,
-        "num_images": len(images),
-        "response_token_type": RESPONSE_TOKEN_TYPES.get(type(processor).__name__, 0),
-    }
-
-
-def _response_ids(processor: Any, prompt_text: str, suffix: str) -> list[int]:
-    """Ids of the response as they follow the prompt, in the text's own segmentation where it leaves the prompt alone."""
-    prompt_ids, both = _text_ids(processor, prompt_text), _text_ids(processor, prompt_text + suffix)
-    if both[: len(prompt_ids)] == prompt_ids:
-        return both[len(prompt_ids) :]
-    # A merge reaches over the boundary. At inference the prompt's ids are fixed first, so they are here.
-    return _text_ids(processor, suffix)
-
-
-def _text_ids(processor: Any, text: str) -> list[int]:
-    return processor.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def _checked(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:

@@ -1,31 +1,37 @@
 """Rows of preference pairs, of scored lists and of chats: TRL-compatible columns, checked one by one.
 
-A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id`` and
-``source``. A list has ``responses`` and ``scores`` for the two. A chat has ``images`` and ``messages``. All accept ``image`` for
-``images``.
+A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id``, ``source`` and
+``ends`` (false: the answers are cut inside the assistant's turn). A list has ``responses`` and ``scores`` for the two. A chat has
+``images`` and ``messages``. All accept ``image`` for ``images``.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from PIL import Image
 
 from mmalign.data.images import load_image
-from mmalign.data.json_files import expected_form
+from mmalign.data.messages import Message, inline_image, place_images, read_messages, shared_beginning, text_of
 
-PAIR_COLUMNS = ("prompt", "chosen", "rejected")
+PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
 CHAT_COLUMNS = ("messages",)
+OTHER_NAMES = {"messages": "conversations", "images": "image"}
+"""Columns that are read under another name as well: LLaVA's files have ``conversations``."""
+ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected")
+"""What a row may have beside the columns that it must have."""
 
-
-class Message(TypedDict):
-    """One turn. ``content`` is plain text or a list of ``{"type": "image"}`` / ``{"type": "text", "text": ...}``."""
-
-    role: str
-    content: Any
+_UNUSABLE = {
+    "rejected_images": "the rejected response was written about other images than the chosen one",
+    "chosen_images": "the chosen response was written about other images than the rejected one",
+    "tools": "the prompt was written with tools",
+    "videos": "videos can't be read",
+    "video": "videos can't be read",
+}
+"""Columns that change what a row means, with the reason that a row with one is refused."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class PairRow:
     chosen: str
     rejected: str
     source: str
+    ends: tuple[bool, bool] = (True, True)
+    """Whether chosen and rejected end the assistant's turn; False: they are cut inside it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +57,8 @@ class ListRow:
     prompt: list[Message]
     responses: list[str]
     scores: list[float]
+    ends: bool = True
+    """Whether the responses end the assistant's turn."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +77,7 @@ def check_columns(columns: Iterable[str], required: Iterable[str], *, what: str)
         ValueError: With the missing and the present names.
     """
     columns = list(columns)
-    missing = [name for name in required if name not in columns]
+    missing = [name for name in required if name not in columns and OTHER_NAMES.get(name) not in columns]
     if missing:
         raise ValueError(f"{what} has no column {', '.join(missing)}; it has {', '.join(columns)}. Needed: {', '.join(required)}")
 
@@ -77,37 +87,37 @@ def row_id(raw: Mapping[str, Any], *, index: int) -> str:
     return str(raw["id"]) if raw.get("id") is not None else str(index)
 
 
+def unused_columns(columns: Iterable[str], used: Iterable[str]) -> list[str]:
+    """List the columns of a data set that nothing reads."""
+    return sorted(set(columns) - set(used) - set(ROW_COLUMNS) - set(_UNUSABLE))
+
+
 def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow:
     """Decode and check one preference pair.
 
     Args:
-        raw: A row as ``datasets`` gives it.
+        raw: A row as ``datasets`` gives it. Without ``prompt``, chosen and rejected are whole conversations, and what they begin with
+            together is the prompt.
         index: Position in the data set: the id of a row without one.
         image_root: Folder that relative image paths start from.
 
     Returns:
-        The checked pair; its prompt has one image placeholder for each image.
+        The checked pair; its prompt has one image placeholder for each image. A prompt that ends with an assistant's words is continued.
 
     Raises:
         ValueError: With the reason why the row can't be used.
     """
-    images = _read_images(raw, image_root)
-    chosen, rejected = response_text(raw["chosen"], "chosen"), response_text(raw["rejected"], "rejected")
+    prompt, chosen, rejected = _split_pair(raw)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    return PairRow(
-        id=row_id(raw, index=index),
-        images=images,
-        prompt=_place_images(_as_messages(raw["prompt"]), len(images)),
-        chosen=chosen,
-        rejected=rejected,
-        source=str(raw.get("source") or "all"),
-    )
+    messages, images = _with_images(raw, prompt, image_root, "prompt")
+    ends = tuple(_flag(raw, name, default=_flag(raw, "ends", default=True)) for name in ("ends_chosen", "ends_rejected"))
+    source = str(raw.get("source") or "all")
+    return PairRow(row_id(raw, index=index), images, messages, chosen, rejected, source, (ends[0], ends[1]))
 
 
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
     """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
-    images = _read_images(raw, image_root)
     for name in ("responses", "scores"):
         if not isinstance(raw[name], list):
             raise ValueError(f"{name} is a {type(raw[name]).__name__}; expected a list")
@@ -122,20 +132,25 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
         raise ValueError("two responses are the same text")
     if len(set(scores)) == 1:
         raise ValueError(f"every response has score {scores[0]:g}: there is no preference to learn")
-    prompt = _place_images(_as_messages(raw["prompt"]), len(images))
-    return ListRow(row_id(raw, index=index), images, prompt, responses, [float(score) for score in scores])
+    prompt, images = _with_images(raw, read_messages(raw["prompt"], "prompt"), image_root, "prompt")
+    values = [float(score) for score in scores]
+    return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True))
 
 
 def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ChatRow:
     """Decode and check one conversation. Arguments and errors as in ``read_pair``."""
-    images = _read_images(raw, image_root)
-    messages = _as_messages(raw["messages"])
+    name = "messages" if raw.get("messages") is not None else "conversations" if "conversations" in raw else "messages"
+    messages = read_messages(raw[name], name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise ValueError("messages must hold a user turn and end with an assistant turn")
+        raise ValueError(f"{name} must hold a user turn and end with an assistant turn")
+    first = next(message["role"] for message in messages if message["role"] != "system")
+    if first != "user":
+        raise ValueError(f"{name} begin with an assistant turn; a user turn comes first")
     for message in messages:
-        if message["role"] == "assistant":
-            response_text([message], "assistant turn")
-    return ChatRow(row_id(raw, index=index), images, _place_images(messages, len(images)))
+        if message["role"] == "assistant" and not text_of(message).strip():
+            raise ValueError("an assistant turn is empty")
+    placed, images = _with_images(raw, messages, image_root, name)
+    return ChatRow(row_id(raw, index=index), images, placed)
 
 
 def response_text(value: Any, name: str) -> str:
@@ -144,66 +159,63 @@ def response_text(value: Any, name: str) -> str:
     Raises:
         ValueError: If it is empty, has several turns, or is not text.
     """
-    if isinstance(value, list):
-        if len(value) != 1 or not isinstance(value[0], dict) or value[0].get("role") != "assistant":
-            raise ValueError(f"{name} must be one assistant message; it has {len(value)} messages")
-        value = _text_of(value[0].get("content"))
-    if not isinstance(value, str):
+    if not isinstance(value, (str, list)):
         raise ValueError(f"{name} is a {type(value).__name__}; expected text or one assistant message")
-    if not value.strip():
+    return _answer([Message(role="assistant", content=value)] if isinstance(value, str) else value, name)
+
+
+def _answer(messages: Sequence[Any], name: str) -> str:
+    read = read_messages(list(messages), name)
+    if len(read) != 1 or read[0]["role"] != "assistant":
+        roles = ", ".join(message["role"] for message in read)
+        raise ValueError(f"{name} must be one assistant message; it has {len(read)} messages ({roles})")
+    text = text_of(read[0])
+    if not text.strip():
         raise ValueError(f"{name} is empty")
-    return value
+    return text
 
 
-def _read_images(raw: Mapping[str, Any], root: Path | None) -> list[Image.Image]:
+def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
+    """Part a pair into prompt and two responses, whichever of the three repeat the prompt."""
+    sides = [raw["chosen"], raw["rejected"]]
+    if raw.get("prompt") is not None:
+        prompt = read_messages(raw["prompt"], "prompt")
+        chosen, rejected = (_behind(prompt, side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
+        return prompt, chosen, rejected
+    if any(isinstance(side, str) for side in sides):
+        raise ValueError("the row has no prompt, and chosen or rejected is plain text; put what stands before the answers into prompt")
+    first, second = (read_messages(side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
+    prompt = shared_beginning(first, second)
+    if len(prompt) in (len(first), len(second)):
+        raise ValueError("chosen and rejected are the same conversation, or one is the beginning of the other")
+    if not prompt:
+        raise ValueError("the row has no prompt, and chosen and rejected begin with different messages")
+    chosen, rejected = (_answer(side[len(prompt) :], name) for side, name in zip((first, second), PAIR_COLUMNS, strict=True))
+    return prompt, chosen, rejected
+
+
+def _behind(prompt: list[Message], side: Any, name: str) -> str:
+    """The response, where its conversation may repeat the prompt."""
+    if isinstance(side, list) and len(side) > 1:
+        read = read_messages(side, name)
+        if read[: len(prompt)] != prompt:
+            raise ValueError(f"{name} has {len(read)} messages and does not begin with the prompt; expected one assistant message")
+        return _answer(read[len(prompt) :], name)
+    return response_text(side, name)
+
+
+def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | None, what: str) -> tuple[list[Message], list[Image.Image]]:
+    for name, reason in _UNUSABLE.items():
+        if raw.get(name):
+            raise ValueError(f"the row has {name}: {reason}, which can't be trained on here")
     values = raw.get("images") if raw.get("images") is not None else raw.get("image")
-    if values is None:
-        return []
-    return [load_image(value, root=root) for value in (values if isinstance(values, list) else [values])]
+    given = [] if values is None else values if isinstance(values, list) else [values]
+    placed, ordered = place_images(messages, given, what)
+    return placed, [load_image(inline_image(value) if isinstance(value, str) else value, root=root) for value in ordered]
 
 
-def _as_messages(prompt: Any) -> list[Message]:
-    if isinstance(prompt, str):
-        prompt = [{"role": "user", "content": prompt}]
-    if not isinstance(prompt, list) or not prompt:
-        raise ValueError(f"prompt is a {type(prompt).__name__}; expected text or a list of messages")
-    with expected_form("a message"):
-        return [Message(role=str(message["role"]), content=_parts(message["content"])) for message in prompt]
-
-
-def _parts(content: Any) -> list[dict[str, Any]]:
-    if isinstance(content, str):
-        return [{"type": "text", "text": content}]
-    # datasets fills absent keys with None: keep only what belongs to each part.
-    parts = [{"type": "text", "text": part["text"]} if part["type"] == "text" else {"type": part["type"]} for part in content]
-    for part in parts:
-        if not isinstance(part.get("text", ""), str):
-            raise ValueError(f"a text part holds a {type(part['text']).__name__}; expected text")
-    return parts
-
-
-def _text_of(content: Any) -> Any:
-    if not isinstance(content, list):
-        return content
-    with expected_form("a message"):
-        return "".join(part.get("text") or "" for part in content)
-
-
-def _place_images(messages: list[Message], num_images: int) -> list[Message]:
-    """Give the first user turn the placeholders that the prompt lacks; images stand before the text, as in LLaVA."""
-    written = 0
-    for message in messages:
-        for part in message["content"]:
-            if part["type"] == "text":
-                # Written in the text, as LLaVA's files do: the placeholder moves to the front of the turn.
-                written += part["text"].count("<image>")
-                part["text"] = part["text"].replace("<image>\n", "").replace("\n<image>", "").replace("<image>", "")
-    placed = sum(part["type"] == "image" for message in messages for part in message["content"])
-    if placed == 0 and num_images:
-        user = next((message for message in messages if message["role"] == "user"), None)
-        if user is None:
-            raise ValueError("prompt has images and no user turn to place them in")
-        user["content"] = [{"type": "image"} for _ in range(num_images)] + user["content"]
-    elif placed != num_images or (written and not num_images):
-        raise ValueError(f"prompt has {placed or written} image placeholders for {num_images} images")
-    return messages
+def _flag(raw: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    value = raw.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{name} is {value!r}; expected true or false")
+    return default if value is None else value

@@ -9,8 +9,9 @@ from typing import Any
 from datasets import Dataset
 from tqdm import tqdm
 
-from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.json_files import expected_form, read_json_object
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
 from mmalign.data.whole_files import write_whole
@@ -42,6 +43,7 @@ class ScoreConfig:
 
     batch_size: int = 16
     max_length: int | None = None
+    answer_end: AnswerEnd = "token"
     image_root: Path | None = None
     max_reject_share: float = 0.05
     lists: bool = False
@@ -71,7 +73,16 @@ def score_pairs(
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else.
     """
     check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
-    claim(out, {**fingerprint, "shard_size": SHARD_SIZE, "batch_size": config.batch_size, "max_length": config.max_length})
+    claim(
+        out,
+        {
+            **fingerprint,
+            "shard_size": SHARD_SIZE,
+            "batch_size": config.batch_size,
+            "max_length": config.max_length,
+            "answer_end": config.answer_end,
+        },
+    )
     (out / "shards").mkdir(exist_ok=True)
     mine = share.take(list_shards(out, len(dataset)))
     part = "" if share.count == 1 else f"-{share.index + 1}-of-{share.count}"
@@ -223,11 +234,7 @@ def _read_window(
         try:
             read = read_list if config.lists else read_pair
             row: PairRow | ListRow = read(raw, index=index, image_root=config.image_root)
-            responses = row.responses if isinstance(row, ListRow) else [row.chosen, row.rejected]
-            encoded = encode_responses(
-                scorers.processor, images=row.images, prompt=row.prompt, responses=responses, max_length=config.max_length
-            )
-            good.append((index, row, encoded))
+            good.append((index, row, encode_row(scorers.processor, row, answer_end=config.answer_end, max_length=config.max_length)))
         except ValueError as error:
             broken.append({"index": index, "id": row_id(raw, index=index), "reason": str(error)})
     return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken

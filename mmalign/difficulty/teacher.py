@@ -12,6 +12,7 @@ from datasets import Dataset, Features, List, Value
 from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
 from mmalign.difficulty.scoring import SHARD_SIZE, claim
@@ -30,6 +31,7 @@ class TeacherCacheConfig:
     storage: Literal["float16", "float32"] = "float16"
     batch_size: int = 16
     max_length: int | None = None
+    answer_end: AnswerEnd = "token"
     image_root: Path | None = None
     max_reject_share: float = 0.05
 
@@ -68,7 +70,13 @@ def write_teacher_cache(
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds a cache of something else.
     """
     check_columns(dataset.column_names, CHAT_COLUMNS, what="the data set")
-    settings = {"top_k": config.top_k, "storage": config.storage, "shard_size": SHARD_SIZE, "max_length": config.max_length}
+    settings = {
+        "top_k": config.top_k,
+        "storage": config.storage,
+        "shard_size": SHARD_SIZE,
+        "max_length": config.max_length,
+        "answer_end": config.answer_end,
+    }
     claim(out, {**fingerprint, **settings})
     (out / "data").mkdir(exist_ok=True)
     rejects = Rejects(
@@ -116,7 +124,7 @@ def _write_shard(
         raw = dataset[index]
         try:
             row = read_chat(raw, index=index, image_root=config.image_root)
-            good.append((index, row, encode_chat(processor, row, max_length=config.max_length)))
+            good.append((index, row, encode_chat(processor, row, answer_end=config.answer_end, max_length=config.max_length)))
         except ValueError as error:
             reasons.append({"row_id": row_id(raw, index=index), "reason": str(error)})
         if len(good) == config.batch_size or (good and index == indices[-1]):

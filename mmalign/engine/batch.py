@@ -20,6 +20,9 @@ from mmalign.engine.vision import PATCH_INDICES
 PADDING = -1
 """Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response."""
 
+NUM_IMAGES = 1
+"""Row of ``image_blocks`` that counts each prompt's images."""
+
 _LAYOUT_KEYS = ("segment", "prompt", "position", "plain_index")
 
 
@@ -139,7 +142,7 @@ def _lay(row: Sequence[_Block], encoded: Sequence[EncodedPrompt]) -> dict[str, l
             _extend(laid, ids, block.prompt, number, range(num_prefix, num_prefix + len(ids)), start)
             laid["sources"] += [start + num_prefix - 1, *range(begin, begin + len(ids) - 1)]
             for key in type_names:
-                laid[key] += [prompt.response_token_type] * len(ids)
+                laid[key] += prompt.response_types[i].get(key, [0] * len(ids)) if prompt.response_types else [0] * len(ids)
     return laid
 
 
@@ -185,7 +188,9 @@ def _pad(values: Sequence[list[int]], length: int, fill: int) -> Tensor:
 def _image_blocks(encoded: Sequence[EncodedPrompt]) -> Tensor:
     """Count for each prompt what a sequence of features may run over: prompts, images, tiles (rows of pixels), image tokens."""
     tiles = [len(prompt.images["pixel_values"]) if prompt.images else 0 for prompt in encoded]
-    tokens = [sum(value == 1 for value in prompt.token_types.get("mm_token_type_ids", [])) for prompt in encoded]
+    name = "mm_token_type_ids"
+    types = [[prompt.token_types, *prompt.response_types] for prompt in encoded]
+    tokens = [sum(value == 1 for part in parts for value in part.get(name, [])) for parts in types]
     return torch.tensor([[int(bool(prompt.images)) for prompt in encoded], [prompt.num_images for prompt in encoded], tiles, tokens])
 
 

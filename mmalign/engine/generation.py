@@ -135,7 +135,7 @@ def _continue(
 ) -> list[list[int]]:
     cache.batch_select_indices(owner)
     logits, mask, position = _run_rests(model, prefix, cache, owner, rests, pad)
-    ends = torch.tensor(_end_tokens(model), device=owner.device, dtype=torch.long)
+    ends = torch.tensor(end_tokens(model), device=owner.device, dtype=torch.long)
     chosen: list[Tensor] = []
     running = torch.ones(len(rests), dtype=torch.bool, device=owner.device)
     while True:
@@ -158,7 +158,8 @@ def _step(model: PreTrainedModel, ids: Tensor, mask: Tensor, position: Tensor, c
     return out.logits[:, -1]
 
 
-def _end_tokens(model: PreTrainedModel) -> list[int]:
+def end_tokens(model: PreTrainedModel) -> list[int]:
+    """List the tokens that end a model's generation."""
     ends = model.generation_config.eos_token_id
     ends = model.config.get_text_config().eos_token_id if ends is None else ends
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
@@ -167,7 +168,7 @@ def _end_tokens(model: PreTrainedModel) -> list[int]:
 def _joined(prompt: EncodedPrompt, number: int) -> EncodedPrompt:
     """The prompt with one question's rest behind it, as one prefix."""
     rest = prompt.responses[number]
-    types = {key: [*value, *[0] * len(rest)] for key, value in prompt.token_types.items()}
+    types = {key: [*value, *prompt.response_types[number].get(key, [0] * len(rest))] for key, value in prompt.token_types.items()}
     return EncodedPrompt(
         prefix_ids=[*prompt.prefix_ids, *rest],
         responses=[],
@@ -189,7 +190,7 @@ def _generate_rows(
     repeats = torch.tensor([len(prompt.responses) for prompt in encoded], device=model.device)
     images = feature_inputs(encode_images(model, once), repeats)
     out = model.generate(**batch, **images, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id)
-    ends = {*_end_tokens(model), pad_token_id}
+    ends = {*end_tokens(model), pad_token_id}
     new = iter(out[:, batch["input_ids"].shape[1] :].tolist())
     return [[_before_end(next(new), ends) for _ in prompt.responses] for prompt in encoded]
 

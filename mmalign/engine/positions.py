@@ -5,8 +5,11 @@ Shape legend: B = rows, N = row length.
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from mmalign.engine.batch import NUM_IMAGES
 
 _GRIDS = ("image_grid_thw", "video_grid_thw")
 
@@ -50,16 +53,23 @@ def find_prefix_positions(model: PreTrainedModel, batch: dict[str, Any]) -> Tens
 
 
 def _grids_in_row_order(batch: dict[str, Any]) -> dict[str, Tensor]:
-    """The images' shapes, once for every time that their tokens occur in a row."""
+    """The images' shapes, those of a prompt as a block, once for every row that its tokens stand in."""
+    layout = batch["layout"]
     grids = {key: value for key, value in batch["images"].items() if key in _GRIDS}
-    if bool(batch["layout"]["shared"]):
+    if bool(layout["shared"]):
         return grids
-    repeats = batch["layout"]["repeats"]
-    return {key: value.repeat_interleave(repeats, dim=0) for key, value in grids.items()}
+    counts, repeats = layout["image_blocks"][NUM_IMAGES].tolist(), layout["repeats"].tolist()
+    blocks = {key: value.split(counts) for key, value in grids.items()}
+    return {
+        key: torch.cat([block for block, times in zip(parts, repeats, strict=True) for _ in range(times)]) for key, parts in blocks.items()
+    }
 
 
 def _continue_from_prompts(positions: Tensor, layout: dict[str, Tensor]) -> Tensor:
-    """Let every response go on where its prompt ended, and every prompt of a packed row begin at 0."""
+    """Let every response go on where its prompt ended, and every prompt of a packed row begin at 0.
+
+    A prompt with one response is a plain row already, with images in the response too.
+    """
     positions = positions.clone()
     for row in range(positions.shape[1]):
         prompt, segment = layout["prompt"][row], layout["segment"][row]
@@ -68,10 +78,12 @@ def _continue_from_prompts(positions: Tensor, layout: dict[str, Tensor]) -> Tens
                 continue
             own = prompt == number
             start = positions[:, row, own].amin()
+            positions[:, row, own] -= start
+            if segment[own].amax() == 1:
+                continue
             prefix = own & (segment == 0)
             responses = own & (segment > 0)
             # Behind an image, the next position is not the number of tokens before.
-            after = positions[:, row, prefix].amax() + 1 - start
-            positions[:, row, prefix] -= start
+            after = positions[:, row, prefix].amax() + 1
             positions[:, row, responses] = after + layout["position"][row, responses] - prefix.sum()
     return positions

@@ -4,7 +4,6 @@ Every model that a user brings is asked once, on rows of the user's own data. A 
 0.03 and more; rounding moves them by less than 1e-5 in float32.
 """
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,8 +117,8 @@ def own_logps(model: nn.Module, prompt: EncodedPrompt) -> list[Tensor]:
     """Score each response by the model's unchanged forward: one row, all logits. Log-probabilities of scored tokens."""
     device = next(model.parameters()).device
     values = []
-    for response, scored in zip(prompt.responses, prompt.scored, strict=True):
-        single = dataclasses.replace(prompt, responses=[response], scored=[scored])
+    for i in range(len(prompt.responses)):
+        single = prompt.only(i)
         batch = send_to_device(collate_prompts([single], pad_token_id=0, shared=False), device)
         layout, images = batch.pop("layout"), image_inputs(unwrap(model), {"images": batch.pop("images")})
         # No positions are given: the model's own.

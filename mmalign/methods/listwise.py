@@ -12,8 +12,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from mmalign.data.encode import EncodedPrompt, encode_responses
-from mmalign.data.rows import LIST_COLUMNS, read_list
+from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.options import AnswerEnd
+from mmalign.data.rows import LIST_COLUMNS, ListRow, read_list
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
@@ -34,6 +35,7 @@ class ListwiseConfig:
     beta: float | None = None
     """Beta of every objective that has one and is not given its own; None: each one's default."""
     max_length: int | None = None
+    answer_end: AnswerEnd = "token"
     row_tokens: int | None = None
     """Pack several prompts into rows of about this many tokens; None: a row a prompt."""
 
@@ -102,10 +104,10 @@ class ListwiseMethod:
         return dataset
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
-        row = read_list(raw, index=index, image_root=self.image_root)
-        return encode_responses(
-            self.processor, images=row.images, prompt=row.prompt, responses=row.responses, max_length=self.config.max_length
-        )
+        return self._encode_row(read_list(raw, index=index, image_root=self.image_root))
+
+    def _encode_row(self, row: ListRow) -> EncodedPrompt:
+        return encode_row(self.processor, row, answer_end=self.config.answer_end, max_length=self.config.max_length)
 
     def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
         encoded = self._encode(raw)
@@ -114,7 +116,7 @@ class ListwiseMethod:
         return encoded
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode the row, look at its scores, and tokenise it where its length is limited."""
+        """Decode the row, look at its scores, and tokenise it."""
         if self.cached is not None:
             self.cached.check(raw)
         row = read_list(raw, index=index, image_root=self.image_root)
@@ -123,8 +125,7 @@ class ListwiseMethod:
             outside = [score for score in row.scores if not low <= score <= high]
             if outside:
                 raise ValueError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
-        if self.config.max_length is not None:
-            self._encode(raw, index)
+        self._encode_row(row)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how lists are laid out: see ``probe_rows``."""

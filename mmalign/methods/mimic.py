@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import compute_student_output
@@ -35,6 +36,7 @@ class MimicConfig:
     legacy_mask: bool = False
     """Compare distributions one place late, as LLaVA-MoD's code does: those behind each response token, not those that predict it."""
     max_length: int | None = None
+    answer_end: AnswerEnd = "token"
 
     def __post_init__(self) -> None:
         """Refuse weights without sense.
@@ -79,15 +81,12 @@ class MimicMethod:
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> tuple[EncodedPrompt, Any]:
         row = read_chat(raw, index=index, image_root=self.image_root)
-        student = encode_chat(self.processor, row, max_length=self.config.max_length)
+        student = encode_chat(self.processor, row, answer_end=self.config.answer_end, max_length=self.config.max_length)
         return student, self.teacher.encode(raw, row, student)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode the row; tokenise it where its length is limited, or the teacher might read other tokens."""
-        if self.config.max_length is None and not self.teacher.reads_each_row:
-            read_chat(raw, index=index, image_root=self.image_root)
-        else:
-            self._encode(raw, index)
+        """Decode the row and tokenise it for student and teacher."""
+        self._encode(raw, index)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare the first rows with both models' own forward: see ``check_rows``.

@@ -14,7 +14,8 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import nn
 
-from mmalign.data.encode import EncodedPrompt, encode_responses
+from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
@@ -48,6 +49,7 @@ class PreferenceConfig:
     sft_weight: float = 0.0
     """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
     max_length: int | None = None
+    answer_end: AnswerEnd = "token"
     row_tokens: int | None = None
     """Pack several pairs into rows of about this many tokens; None: a row a pair."""
 
@@ -140,10 +142,7 @@ class PreferenceMethod:
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
         row = read_pair(raw, index=index, image_root=self.image_root)
-        responses = [row.chosen, row.rejected]
-        return encode_responses(
-            self.processor, images=row.images, prompt=row.prompt, responses=responses, max_length=self.config.max_length
-        )
+        return encode_row(self.processor, row, answer_end=self.config.answer_end, max_length=self.config.max_length)
 
     def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
         encoded = self._encode(raw)
@@ -153,7 +152,7 @@ class PreferenceMethod:
         return encoded.reverse_responses() if raw.get(FLIPPED) else encoded
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Check the row's numbers, decode it, and tokenise it where its length is limited."""
+        """Check the row's numbers, decode and tokenise it."""
         if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
             raise ValueError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for name in self.objective_columns:
@@ -161,10 +160,7 @@ class PreferenceMethod:
                 raise ValueError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
         if self.cached is not None:
             self.cached.check(raw)
-        if self.config.max_length is None:
-            read_pair(raw, index=index, image_root=self.image_root)
-        else:
-            self._encode(raw, index)
+        self._encode(raw, index)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how pairs are laid out: see ``probe_rows``.

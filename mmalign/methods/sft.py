@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
@@ -20,21 +21,22 @@ class SupervisedMethod:
     name = "sft"
     columns = CHAT_COLUMNS
 
-    def __init__(self, processor: Any, *, max_length: int | None = None, image_root: Path | None = None) -> None:
+    def __init__(
+        self, processor: Any, *, max_length: int | None = None, image_root: Path | None = None, answer_end: AnswerEnd = "token"
+    ) -> None:
         """Keep the processor; ``max_length`` counts image tokens."""
         self.processor = processor
         self.max_length = max_length
+        self.answer_end = answer_end
         self.image_root = image_root
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
-        return encode_chat(self.processor, read_chat(raw, index=index, image_root=self.image_root), max_length=self.max_length)
+        row = read_chat(raw, index=index, image_root=self.image_root)
+        return encode_chat(self.processor, row, answer_end=self.answer_end, max_length=self.max_length)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Decode the row, and tokenise it where its length is limited."""
-        if self.max_length is None:
-            read_chat(raw, index=index, image_root=self.image_root)
-        else:
-            self._encode(raw, index)
+        """Decode the row and tokenise it."""
+        self._encode(raw, index)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare with the model's own forward: see ``check_rows``.

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from mmalign.data.encode import encode_chat, encode_responses, render
+from mmalign.data.encode import encode_chat, encode_responses
 from mmalign.data.rows import read_chat, read_pair
+from mmalign.data.templates import render
 from tests.tiny_models import build_tiny_llava, random_image
 
 IMAGE = random_image(0)

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaProcessor
 
 from data_tools.sampling import sample_responses
 from data_tools.weaken_images import main
 from data_tools.weakening import add_noise, alpha_bars, generate_hallucinated, hallucinating_logits
 from mmalign.data.datasets import load_rows
-from mmalign.data.encode import RESPONSE_TOKEN_TYPES
 from mmalign.data.rows import read_pair
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_families import FAMILIES
@@ -82,7 +81,7 @@ def plain_loop(model: Any, processor: Any, prompt: Any, image: Any, noised: torc
     inputs.pop("labels", None)
     for _ in range(DECODING["max_new_tokens"]):
         # What belongs to each token grows with the text: it is seen, and is text.
-        grown = {"attention_mask": 1, "token_type_ids": RESPONSE_TOKEN_TYPES.get(type(processor).__name__, 0), "mm_token_type_ids": 0}
+        grown = {"attention_mask": 1, "token_type_ids": int(isinstance(processor, PaliGemmaProcessor)), "mm_token_type_ids": 0}
         rest = {
             key: torch.nn.functional.pad(value, (0, ids.shape[1] - start), value=grown[key]) if key in grown else value
             for key, value in inputs.items()

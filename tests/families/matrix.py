@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaProcessor
 
-from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses, render
+from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses
 from mmalign.data.rows import Message, read_chat, read_pair
+from mmalign.data.templates import render
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.generation import generate_greedy, probe_prefix
@@ -202,7 +203,7 @@ def own_logits(model: Any, prompt: EncodedPrompt) -> Tensor:
     """Logits that predict a conversation's scored tokens: the model's own forward on one unpadded row."""
     (response,), (scored,) = prompt.responses, prompt.scored
     ids = torch.tensor([[*prompt.prefix_ids, *response]])
-    types = {key: torch.tensor([[*value, *[prompt.response_token_type] * len(response)]]) for key, value in prompt.token_types.items()}
+    types = {key: torch.tensor([[*value, *prompt.response_types[0][key]]]) for key, value in prompt.token_types.items()}
     logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **types, **prompt.images, use_cache=False).logits[0]
     start = len(prompt.prefix_ids) - 1
     return logits[[start + i for i, counted in enumerate(scored) if counted]]

@@ -11,8 +11,8 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
-from mmalign.data.encode import render
 from mmalign.data.rows import Message
+from mmalign.data.templates import render
 from mmalign.models.load import load_mllm
 from mmalign.models.precision import Dtype
 

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mmalign.data.encode import render
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
+from mmalign.data.templates import render
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
 from mmalign.models.precision import Dtype

@@ -1,0 +1,227 @@
+"""Conversations as people write them, in one form: messages made of parts, and the images in the order of their places.
+
+Read are TRL's and OpenAI's messages (``role``, ``content``), LLaVA's and ShareGPT's (``from``, ``value``), and plain text; a message
+holds text or parts. What has no place in this form is refused by name: nothing of a row is left out without a word.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import takewhile
+from typing import Any, TypedDict
+from urllib.parse import unquote, unquote_to_bytes, urlparse
+
+IMAGE_TAG = "<image>"
+"""How LLaVA's files write the place of an image into a text."""
+
+_ROLES = {"human": "user", "gpt": "assistant"}
+_IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
+# Hints to a server of how finely to look; a local processor has its own setting.
+_UNUSED_KEYS = ("detail",)
+
+
+class Message(TypedDict):
+    """One turn. ``content`` is plain text or a list of ``{"type": "image"}`` / ``{"type": "text", "text": ...}``."""
+
+    role: str
+    content: Any
+
+
+def read_messages(value: Any, what: str) -> list[Message]:
+    """Bring a conversation to one form: every message with a list of parts. An image part keeps its own picture under ``image``.
+
+    Args:
+        value: Plain text, which is a user's turn, or a list of messages.
+        what: Name of the column, for errors.
+
+    Raises:
+        ValueError: If something in it can't be read, with its name.
+    """
+    if isinstance(value, str):
+        _refuse_json(value, what)
+        value = [{"role": "user", "content": value}]
+    if not isinstance(value, list) or not value:
+        raise ValueError(f"{what} is {_kind(value)}; expected text or a list of messages")
+    return [_message(message, what) for message in value]
+
+
+def place_images(messages: Sequence[Message], images: Sequence[Any], what: str = "prompt") -> tuple[list[Message], list[Any]]:
+    """Find the places of a row's images, and their order.
+
+    An image stands where its part stands, or where ``<image>`` is written into a turn that is no assistant's. Without a place, all images
+    stand in front of the first user turn, as in LLaVA. Assistant turns are left as they are.
+
+    Args:
+        messages: From ``read_messages``.
+        images: Of the row's column.
+        what: Name of the column, for errors.
+
+    Returns:
+        The messages, each image a bare ``{"type": "image"}``, and the images in the order of their places.
+
+    Raises:
+        ValueError: If there are more or fewer places than images, with both numbers.
+    """
+    placed = [message if message["role"] == "assistant" else _with_places(message) for message in messages]
+    parts = [part for message in placed for part in message["content"] if part["type"] == "image"]
+    bare = sum("image" not in part for part in parts)
+    if images and not parts:
+        user = next((message for message in placed if message["role"] == "user"), None)
+        if user is None:
+            raise ValueError(f"{what} has images and no user turn to place them in")
+        user["content"] = [{"type": "image"} for _ in images] + user["content"]
+        return placed, list(images)
+    if bare != len(images):
+        own = f" beside {len(parts) - bare} that hold their own" if bare < len(parts) else ""
+        raise ValueError(f"{what} has {bare} image placeholders{own} for {len(images)} images")
+    rest = iter(images)
+    ordered = [part["image"] if "image" in part else next(rest) for part in parts]
+    bared = [
+        Message(role=m["role"], content=[{"type": "image"} if part["type"] == "image" else part for part in m["content"]]) for m in placed
+    ]
+    return bared, ordered
+
+
+def text_of(message: Message) -> str:
+    """Join the text of a message's parts."""
+    return "".join(part["text"] for part in message["content"] if part["type"] == "text")
+
+
+def shared_beginning(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
+    """Return the messages that both conversations begin with."""
+    return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]
+
+
+def _message(message: Any, what: str) -> Message:
+    if not isinstance(message, Mapping):
+        raise ValueError(f"{what} holds {_kind(message)} where a message with role and content belongs: {_shown(message)}")
+    names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
+    missing = [name for name in names if message.get(name) is None]
+    if missing:
+        raise ValueError(f"a message of {what} has no {' and no '.join(missing)}; it has {', '.join(map(str, message))}")
+    extra = [str(key) for key, value in message.items() if key not in names and not _is_empty(value)]
+    if extra:
+        raise ValueError(f"a message of {what} has {', '.join(extra)}, which can't be used; expected {' and '.join(names)} alone")
+    role = _ROLES.get(message[names[0]], message[names[0]]) if names[0] == "from" else message[names[0]]
+    if role not in ("system", "user", "assistant"):
+        raise ValueError(f"a message of {what} has the role {role!r}; expected system, user or assistant")
+    parts = _parts(message[names[1]], what)
+    if role == "assistant" and any(part["type"] == "image" for part in parts):
+        raise ValueError(f"an assistant turn of {what} holds an image; images in answers can't be trained on")
+    return Message(role=role, content=parts)
+
+
+def _parts(content: Any, what: str) -> list[dict[str, Any]]:
+    if isinstance(content, str):
+        _refuse_json(content, what)
+        return [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ValueError(f"the content of a message of {what} is {_kind(content)}; expected text or a list of parts")
+    return [_part(part, what) for part in content]
+
+
+def _part(part: Any, what: str) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        raise ValueError(f"{what} holds {_kind(part)} where a part with its type belongs: {_shown(part)}")
+    # Arrow gives every part the keys of all others, empty.
+    held = {key: value for key, value in part.items() if not _is_empty(value) or key == "text" == part.get("type")}
+    kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in _IMAGE_KEYS) else None)
+    names = {"text": ("text",), "image": _IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
+    if names is None:
+        raise ValueError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
+    extra = [str(key) for key in held if key not in (*names, *_UNUSED_KEYS)]
+    if extra:
+        raise ValueError(f"a part of type {kind} in {what} has {', '.join(extra)}, which can't be used")
+    if kind == "text":
+        if not isinstance(held.get("text"), str):
+            raise ValueError(f"a text part of {what} holds {_kind(held.get('text'))}; expected text")
+        return {"type": "text", "text": held["text"]}
+    values = [(key, held[key]) for key in names if key in held]
+    if len(values) > 1:
+        raise ValueError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
+    return {"type": "image", "image": image_value(*values[0])} if values else {"type": "image"}
+
+
+def image_value(key: str, value: Any) -> Any:
+    """Turn a part's image into what ``load_image`` reads.
+
+    Raises:
+        ValueError: If it has to be fetched, or a data URI holds no base64.
+    """
+    if key == "image_url" and isinstance(value, Mapping):
+        value = value.get("url")
+    if isinstance(value, str) and key == "base64":
+        return _base64(value)
+    return inline_image(value) if isinstance(value, str) else value
+
+
+def inline_image(value: str) -> str | bytes:
+    """Decode a data URI to its bytes, and a ``file:`` URL to its path; a path stays as it is.
+
+    Raises:
+        ValueError: For an address that would have to be fetched.
+    """
+    scheme = urlparse(value[:64]).scheme.lower() if ":" in value[:64] else ""
+    if scheme == "data":
+        head, _, body = value.partition(",")
+        return _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
+    if scheme == "file":
+        return unquote(urlparse(value).path)
+    if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
+        raise ValueError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
+    return value
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"an image's base64 text is damaged: {error}") from error
+
+
+def _with_places(message: Message) -> Message:
+    return Message(role=message["role"], content=[piece for part in message["content"] for piece in _split(part)])
+
+
+def _split(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Cut a text at the places that are written into it; the line break that sets one apart belongs to it."""
+    if part["type"] != "text" or IMAGE_TAG not in part["text"]:
+        yield part
+        return
+    first, *others = part["text"].split(IMAGE_TAG)
+    texts = [first, *(text.removeprefix("\n") for text in others)]
+    if not texts[-1]:
+        texts[-2] = texts[-2].removesuffix("\n")
+    for number, text in enumerate(texts):
+        if number:
+            yield {"type": "image"}
+        if text:
+            yield {"type": "text", "text": text}
+
+
+def _refuse_json(text: str, what: str) -> None:
+    """A conversation that was written to a text: trained on as it stands, it teaches brackets and quotes."""
+    if not text.lstrip().startswith(("[{", '{"')):
+        return
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return
+    first = value[0] if isinstance(value, list) and value else value
+    if isinstance(first, dict) and ({"role", "from"} & first.keys() or first.get("type") in ("text", "image", "image_url")):
+        raise ValueError(f"{what} is JSON inside a text: {_shown(text)}; store the messages themselves (json.loads of this text)")
+
+
+def _is_empty(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_empty, value.values()))
+    return value is None or (isinstance(value, (str, list, tuple)) and len(value) == 0)
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else "an empty list" if value == [] else f"a {type(value).__name__}"
+
+
+def _shown(value: Any) -> str:
+    return repr(value if isinstance(value, str) and len(value) < 80 else f"{str(value)[:80]}...")
