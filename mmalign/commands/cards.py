@@ -90,7 +90,7 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
         parameters=ParameterCounts(**record["parameters"]),
         data_description=_describe_data(record),
         data=record["data"],
-        recipe=f"`mmalign train {method}`, {record['steps']:,} optimiser steps of {record['batch']:,} rows.",
+        recipe=" ".join(filter(None, (_recipe(record), record.get("answer_end")))),
         config=options,
         version=record["mmalign"],
         commit=record["commit"] or "none (installed package)",
@@ -100,6 +100,10 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
         base_model=start if is_adapter else None,
         tags=[method],
     )
+
+
+def _recipe(record: Mapping[str, Any]) -> str:
+    return f"`mmalign train {record['method']}`, {record['steps']:,} optimiser steps of {record['batch']:,} rows."
 
 
 def _objective(options: Mapping[str, Any], method: str) -> str:

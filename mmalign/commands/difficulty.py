@@ -191,12 +191,16 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     return merge_shards(options.out, len(dataset), max_reject_share=options.max_reject_share)
 
 
-def _load_scorers(mllm: str, clip: str | None, options: PrecisionOptions) -> Any:
+def _load_scorers(mllm: str, clip: str | None, options: ReadOptions) -> Any:
+    from mmalign.data.templates import describe_end
     from mmalign.difficulty.scoring import Scorers
+    from mmalign.engine.generation import end_tokens
     from mmalign.models.load import best_device, load_clip, load_mllm
 
     device = best_device()
     model, processor = load_mllm(mllm, dtype=options.dtype, quantization=options.quantization)
+    if told := describe_end(processor, end_tokens(model), options.answer_end):
+        print(told)
     if clip is None:
         return Scorers(model.to(device), processor)
     clip_model, clip_processor = load_clip(clip, dtype=options.dtype)

@@ -94,7 +94,7 @@ def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScor
         images, kind = _encode(row.images)
     except ValueError:
         # An image that has gone since the scoring; what the pair says can still be shown.
-        row = read_pair({**raw, "images": None, "image": None, "prompt": _without_images(raw["prompt"])}, index=index)
+        row = read_pair(raw, index=index, with_images=False)
         images = None
     return RankedPair(
         id=row.id,
@@ -119,17 +119,6 @@ def _encode(images: Sequence[Image.Image]) -> tuple[list[bytes], Literal["png", 
         shown.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
         encoded.append(buffer.getvalue())
     return encoded, "png" if small else "jpeg"
-
-
-def _without_images(prompt: Any) -> Any:
-    if isinstance(prompt, str):
-        return prompt.replace("<image>", "").strip()
-    return [
-        {**turn, "content": turn["content"].replace("<image>", "").strip()}
-        if isinstance(turn["content"], str)
-        else {**turn, "content": [part for part in turn["content"] if part["type"] == "text"]}
-        for turn in prompt
-    ]
 
 
 def _read_prompt(messages: Sequence[Message]) -> str:

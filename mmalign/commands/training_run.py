@@ -16,7 +16,10 @@ from mmalign.commands.train import ListwiseOptions, MimicOptions, MllmOptions, P
 from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
-from mmalign.data.rows import check_columns
+from mmalign.data.rows import check_columns, unused_columns
+from mmalign.data.templates import describe_end
+from mmalign.engine.generation import end_tokens
+from mmalign.engine.logps import unwrap
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
@@ -125,7 +128,7 @@ def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> 
         options.teacher, dtype=options.teacher_dtype, quantization=options.teacher_quantization, attention=options.attention
     )
     reference = Reference(student, kind="copy", model=model)
-    return LiveTeacher(reference, teacher_processor, student=student, student_processor=processor)
+    return LiveTeacher(reference, teacher_processor, student=student, student_processor=processor, answer_end=options.answer_end)
 
 
 def fingerprint_reference(options: PreferenceOptions | ListwiseOptions) -> str | None:
@@ -184,6 +187,11 @@ def train_and_save(
     dataset = load_rows(options.data)
     num_rows, selected = len(dataset), {}
     check_columns(dataset.column_names, method.columns, what=str(options.data))
+    if unused := unused_columns(dataset.column_names, method.columns):
+        print(f"columns of {options.data} that training does not use: {', '.join(unused)}")
+    if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
+        print(told)
+        record["answer_end"] = told
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
     dataset = keep_good_rows(dataset, method.check, rejects=rejects)
     if select is not None:

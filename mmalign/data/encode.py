@@ -92,11 +92,15 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
     Raises:
         ValueError: As there, and if the template makes one text of two responses.
     """
-    responses, ends = (
-        ([row.chosen, row.rejected], row.ends) if isinstance(row, PairRow) else (row.responses, [row.ends] * len(row.responses))
-    )
+    responses = [row.chosen, row.rejected] if isinstance(row, PairRow) else row.responses
     encoded = encode_responses(
-        processor, images=row.images, prompt=row.prompt, responses=responses, ends=ends, answer_end=answer_end, max_length=max_length
+        processor,
+        images=row.images,
+        prompt=row.prompt,
+        responses=responses,
+        ends=row.ends if isinstance(row, PairRow) else [row.ends] * len(responses),
+        answer_end=answer_end,
+        max_length=max_length,
     )
     if len({tuple(ids) for ids in encoded.responses}) < len(responses):
         raise ValueError("two responses are the same text once the chat template has trimmed them")

@@ -88,6 +88,12 @@ def text_of(message: Message) -> str:
     return "".join(part["text"] for part in message["content"] if part["type"] == "text")
 
 
+def without_images(messages: Sequence[Message]) -> list[Message]:
+    """The same turns without the places of images."""
+    placed = [message if message["role"] == "assistant" else _with_places(message) for message in messages]
+    return [Message(role=m["role"], content=[part for part in m["content"] if part["type"] == "text"]) for m in placed]
+
+
 def shared_beginning(first: Sequence[Message], second: Sequence[Message]) -> list[Message]:
     """Return the messages that both conversations begin with."""
     return [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))]

@@ -12,7 +12,5 @@ class AnswerOptions:
 
     answer_end: AnswerEnd = field(
         default="token",
-        metadata={
-            "help": "where the chat template writes no end behind an answer: put the tokenizer's end token there, or keep the template"
-        },
+        metadata={"help": "where the chat template writes no end behind an answer: put the end token there, or keep the template's way"},
     )

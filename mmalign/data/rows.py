@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mmalign.data.images import load_image
-from mmalign.data.messages import Message, inline_image, place_images, read_messages, shared_beginning, text_of
+from mmalign.data.messages import Message, inline_image, place_images, read_messages, shared_beginning, text_of, without_images
 
 PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
@@ -23,6 +23,8 @@ OTHER_NAMES = {"messages": "conversations", "images": "image"}
 """Columns that are read under another name as well: LLaVA's files have ``conversations``."""
 ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected")
 """What a row may have beside the columns that it must have."""
+
+_SCORES = ("difficulty", "easiness_", "gap_", "reference_", "teacher_")
 
 _UNUSABLE = {
     "rejected_images": "the rejected response was written about other images than the chosen one",
@@ -88,11 +90,12 @@ def row_id(raw: Mapping[str, Any], *, index: int) -> str:
 
 
 def unused_columns(columns: Iterable[str], used: Iterable[str]) -> list[str]:
-    """List the columns of a data set that nothing reads."""
-    return sorted(set(columns) - set(used) - set(ROW_COLUMNS) - set(_UNUSABLE))
+    """List the columns of a data set that nothing reads, but for the scores that mmalign itself has written beside the rows."""
+    found = set(columns) - set(used) - set(ROW_COLUMNS) - set(_UNUSABLE)
+    return sorted(name for name in found if not name.startswith(_SCORES))
 
 
-def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow:
+def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, with_images: bool = True) -> PairRow:
     """Decode and check one preference pair.
 
     Args:
@@ -100,6 +103,7 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
             together is the prompt.
         index: Position in the data set: the id of a row without one.
         image_root: Folder that relative image paths start from.
+        with_images: False reads the words alone, without the images and their places.
 
     Returns:
         The checked pair; its prompt has one image placeholder for each image. A prompt that ends with an assistant's words is continued.
@@ -110,7 +114,7 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     prompt, chosen, rejected = _split_pair(raw)
     if chosen == rejected:
         raise ValueError("chosen and rejected are the same text")
-    messages, images = _with_images(raw, prompt, image_root, "prompt")
+    messages, images = _with_images(raw, prompt, image_root, "prompt") if with_images else (without_images(prompt), [])
     ends = tuple(_flag(raw, name, default=_flag(raw, "ends", default=True)) for name in ("ends_chosen", "ends_rejected"))
     source = str(raw.get("source") or "all")
     return PairRow(row_id(raw, index=index), images, messages, chosen, rejected, source, (ends[0], ends[1]))

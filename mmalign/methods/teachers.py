@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import ChatRow
 from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs, same_text
 from mmalign.engine.batch import collate_prompts
@@ -62,7 +63,9 @@ class LiveTeacher:
 
     columns: tuple[str, ...] = ()
 
-    def __init__(self, reference: Reference, processor: Any, *, student: nn.Module, student_processor: Any) -> None:
+    def __init__(
+        self, reference: Reference, processor: Any, *, student: nn.Module, student_processor: Any, answer_end: AnswerEnd = "token"
+    ) -> None:
         """Compare the vocabularies, and how both read their inputs.
 
         Raises:
@@ -71,6 +74,7 @@ class LiveTeacher:
         assert reference.model is not None, "a teacher is a model of its own"
         self.reference = reference
         self.processor = processor
+        self.answer_end = answer_end
         self.sizes = head_size(student), head_size(reference.model)
         self.vocabulary = count_shared_tokens(
             student_processor.tokenizer, processor.tokenizer, student_size=self.sizes[0], teacher_size=self.sizes[1]
@@ -89,7 +93,7 @@ class LiveTeacher:
         """
         if self.same_inputs:
             return None
-        encoded = encode_chat(self.processor, row)
+        encoded = encode_chat(self.processor, row, answer_end=self.answer_end)
         check_same_responses(student.responses, encoded.responses, vocabulary=self.vocabulary)
         return encoded
 
