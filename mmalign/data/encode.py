@@ -279,14 +279,14 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
 
     Its processor takes the answer as ``suffix`` and ends it with the end token; token type 1 marks what is read from left to right.
     """
+    if not all(chat.text.startswith(prompt_text) for chat in chats):
+        raise ValueError("the chat template renders the prompt differently once it is answered")
+    if any(processor.image_token in chat.text[len(prompt_text) :] for chat in chats):
+        raise ValueError("an image stands behind the first answer; PaliGemma reads images of the first prompt alone")
     prefix = _tokenize(processor, prompt_text, images)
     rows, flags = [], []
     for chat in chats:
-        if not chat.text.startswith(prompt_text):
-            raise ValueError("the chat template renders the prompt differently once it is answered")
         suffix = chat.text[len(prompt_text) :]
-        if processor.image_token in suffix:
-            raise ValueError("an image stands behind the first answer; PaliGemma reads images in front of the first prompt alone")
         out = processor.tokenizer(suffix, add_special_tokens=False, return_offsets_mapping=True)
         answers = [(start - len(prompt_text), end - len(prompt_text)) for start, end in chat.answers]
         alone = _Tokens(suffix, out["input_ids"], out["offset_mapping"], {}, [], {})

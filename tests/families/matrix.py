@@ -10,6 +10,7 @@ import copy
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaProcessor
 
-from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses
+from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses, encode_row
 from mmalign.data.rows import Message, read_chat, read_pair
-from mmalign.data.templates import render
+from mmalign.data.templates import describe_end, render
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.generation import generate_greedy, probe_prefix
+from mmalign.engine.generation import end_tokens, generate_greedy, probe_prefix
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps, probe_rows
 from mmalign.methods.mimic import MimicConfig, MimicMethod
@@ -35,6 +36,7 @@ from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import LoraOptions, add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
+from tests.families.real_forms import REAL_FORMS, build_real_form
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
 from tests.tiny_models import fill_adapter, pair_rows, random_image, random_text
 
@@ -292,6 +294,117 @@ def lora_gradients(base: Any, processor: Any) -> dict[str, Tensor]:
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
 
+def real_form(family: Family) -> Family:
+    """The same family with its checkpoints' form of template and tokenizer."""
+    return Family(family.name, *_build_real_form(family.name), family.folder)
+
+
+@lru_cache(maxsize=1)
+def _build_real_form(name: str) -> tuple[Any, Any]:
+    return build_real_form(name)
+
+
+def own_inputs(family: Family, messages: list[Any], images: list[Any]) -> dict[str, Tensor]:
+    """A whole conversation as stock transformers tokenises it; where the template writes no end, the end token behind its last word."""
+    processor, form = family.processor, REAL_FORMS[family.name]
+    options = {"return_tensors": "pt"}
+    if isinstance(processor, PaliGemmaProcessor):
+        prompt, answer = render(processor, messages[:1], add_generation_prompt=True), messages[1]["content"][0]["text"]
+        out = processor(text=[prompt], images=[images], suffix=[answer], **options)
+        return {key: value for key, value in out.items() if key != "labels"}
+    if form.writes_end:
+        rest = iter(images)
+        shown = [
+            {**turn, "content": [{**part, "image": next(rest)} if part["type"] == "image" else part for part in turn["content"]]}
+            for turn in messages
+        ]
+        return processor.apply_chat_template(shown, tokenize=True, return_dict=True, **options)
+    text = processor.apply_chat_template(messages, tokenize=False)
+    return processor(text=[text.removesuffix(" ") + "</s>"], images=[images] if images else None, **options)
+
+
+def own_scores(family: Family, messages: list[Any], images: list[Any]) -> Tensor:
+    """Log-probabilities of every token but the first, by the model's own forward on them."""
+    inputs = own_inputs(family, messages, images)
+    with torch.no_grad():
+        logits = family.model(**inputs).logits[0, :-1].float()
+    # Molmo-2's placeholders, which are never scored, lie behind the head's vocabulary.
+    targets = inputs["input_ids"][0, 1:, None].clamp_max(logits.shape[-1] - 1)
+    return logits.log_softmax(-1).gather(-1, targets)[:, 0]
+
+
+def scored_of(encoded: EncodedPrompt, number: int, scores: Tensor) -> Tensor:
+    """Those of a response's scored tokens, of the scores of a whole row."""
+    start = len(encoded.prefix_ids) - 1
+    return torch.stack([scores[start + i] for i, counted in enumerate(encoded.scored[number]) if counted])
+
+
+def check_real_template(family: Family) -> None:
+    """Tokens of pairs and chats are stock transformers', and scores are those of its own forward; what is scored is the answer."""
+    family = real_form(family)
+    form = REAL_FORMS[family.name]
+    for raw in pair_rows(2):
+        row = read_pair(raw, index=0)
+        encoded = encode_row(family.processor, row)
+        (got,) = score_generative(family.model, [encoded], pad_token_id=0, shared=False)
+        for i, text in enumerate((row.chosen, row.rejected)):
+            messages = [*row.prompt, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+            expected = own_inputs(family, messages, row.images)["input_ids"][0].tolist()
+            assert [*encoded.prefix_ids, *encoded.responses[i]] == expected
+            said = family.processor.tokenizer.decode(encoded.responses[i])
+            # Words, and what a thinking template opens before them; then the end, once.
+            assert said.replace("</think>", "").strip().startswith(text)
+            assert said.strip().endswith("</s>" if not form.writes_end else form.ends)
+            torch.testing.assert_close(got[i], scored_of(encoded, i, own_scores(family, messages, row.images)), rtol=0, atol=ATOL)
+    ends = end_tokens(family.model)
+    assert (describe_end(family.processor, ends, "token") is None) == form.writes_end
+
+
+def check_two_images(family: Family) -> None:
+    """Two pairs with two images each, no two of a size, in one batch: every answer's score is that of its own row."""
+    family = real_form(family)
+    sizes = ([(40, 32), (60, 30)], [(24, 48), (48, 24)])
+    raws = pair_rows(2)
+    for raw, shown in zip(raws, sizes, strict=True):
+        raw["images"] = [random_image(7 + i, size) for i, size in enumerate(shown)]
+    rows = [read_pair(raw, index=i) for i, raw in enumerate(raws)]
+    encoded = [encode_row(family.processor, row) for row in rows]
+    choice = probe_rows(family.model, encoded, pad_token_id=0)
+    for shared in {choice.shared, False}:
+        got = score_generative(family.model, encoded, pad_token_id=0, shared=shared)
+        for row, prompt, pair in zip(rows, encoded, got, strict=True):
+            for i, text in enumerate((row.chosen, row.rejected)):
+                messages = [*row.prompt, {"role": "assistant", "content": [{"type": "text", "text": text}]}]
+                torch.testing.assert_close(pair[i], scored_of(prompt, i, own_scores(family, messages, row.images)), rtol=0, atol=ATOL)
+
+
+def check_later_images(family: Family) -> None:
+    """Images between words and in later turns stand where they were put; the batch's loss is that of plain forwards."""
+    family = real_form(family)
+    see = {"type": "image"}
+    turns = [
+        [{"type": "text", "text": "what is"}, see, {"type": "text", "text": "on the table"}],
+        [{"type": "text", "text": "a red dog"}],
+        [see, {"type": "text", "text": "is there a cat"}, see],
+        [{"type": "text", "text": "no star"}],
+    ]
+    messages = [{"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(turns)]
+    raw = {"images": [random_image(0), random_image(1, (60, 30)), random_image(2, (24, 48))], "messages": messages}
+    row = read_chat(raw, index=0)
+    assert row.messages == messages
+    rows = [raw, chats()[1]]
+    method = SupervisedMethod(family.processor)
+    expected = []
+    for one in rows:
+        chat = read_chat(one, index=0)
+        encoded = encode_chat(family.processor, chat)
+        assert [*encoded.prefix_ids, *encoded.responses[0]] == own_inputs(family, chat.messages, chat.images)["input_ids"][0].tolist()
+        expected.append(scored_of(encoded, 0, own_scores(family, chat.messages, chat.images)))
+    with torch.no_grad():
+        loss = method.compute(family.model, method.collate(rows)).loss_sum
+    torch.testing.assert_close(loss, -torch.cat(expected).sum(), rtol=1e-5, atol=1e-4)
+
+
 CELLS: dict[str, Callable[[Family], None]] = {
     "chat to labels": check_labels,
     "SFT": check_sft,
@@ -303,12 +416,18 @@ CELLS: dict[str, Callable[[Family], None]] = {
     "LoRA": check_lora,
     "saving": check_saving,
     "QLoRA": check_qlora,
+    "real template": check_real_template,
+    "two unequal images": check_two_images,
+    "images in later turns": check_later_images,
 }
 
 _NO_TEXT_ALONE = "`images` are expected as arguments to a `PaliGemmaProcessor` instance"
+_FIRST_PROMPT_ALONE = "an image stands behind the first answer; PaliGemma reads images of the first prompt alone"
 REFUSED: dict[tuple[str, str], str] = {
     ("paligemma", "text-only rows"): _NO_TEXT_ALONE,
     ("paligemma2", "text-only rows"): _NO_TEXT_ALONE,
+    ("paligemma", "images in later turns"): _FIRST_PROMPT_ALONE,
+    ("paligemma2", "images in later turns"): _FIRST_PROMPT_ALONE,
 }
 """What a family can't do, with the beginning of the reason that a user is given."""
 
