@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Json, LargeList, List, concatenate_datasets
+from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import ArrowException
 from tqdm import tqdm
@@ -44,8 +44,8 @@ def load_rows(source: Path) -> Dataset:
     Raises:
         ValueError: If there are no files, or no rows.
     """
-    parts = [_read(path) for path in find_data_files(source)]
-    dataset = concatenate_datasets([part for part in parts if part is not None] or [Dataset.from_dict({})])
+    parts = [part for part in map(_read, find_data_files(source)) if part is not None]
+    dataset = concatenate_datasets(_with_one_form(parts, source) or [Dataset.from_dict({})])
     if len(dataset) == 0:
         raise ValueError(f"{source} has no rows")
     for name, feature in dataset.features.items():
@@ -53,6 +53,26 @@ def load_rows(source: Path) -> Dataset:
         if encoded != feature:
             dataset = dataset.cast_column(name, encoded)
     return dataset
+
+
+def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:
+    """Give a column that the files hold in different forms (text here, messages there) the type that holds any of them."""
+    forms: dict[str, list[Any]] = {}
+    for part in parts:
+        for name, feature in part.features.items():
+            forms.setdefault(name, []).append(feature)
+    for name, held in forms.items():
+        if all(feature == held[0] for feature in held):
+            continue
+        if any(_leave_encoded(feature) != feature for feature in held):
+            raise ValueError(f"the files of {source} hold column {name} in forms that don't go together: {held[0]} and {held[-1]}")
+        parts = [_with_json(part, name) if name in part.column_names else part for part in parts]
+    return parts
+
+
+def _with_json(part: Dataset, name: str) -> Dataset:
+    column = Dataset.from_dict({name: part[name][:]}, features=Features({name: Json()}))
+    return concatenate_datasets([part.remove_columns(name), column], axis=1)
 
 
 def _leave_encoded(feature: Any) -> Any:

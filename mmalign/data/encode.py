@@ -6,11 +6,11 @@ their characters. Tokens are never made turn by turn: at a seam, many tokenizers
 Shape legend: P = prefix tokens (image tokens expanded), R = tokens of one response.
 """
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -63,8 +63,8 @@ class _Tokens:
 
     text: str
     ids: list[int]
-    spans: list[Span]
-    """Of each token, characters of the text with its images expanded."""
+    stops: np.ndarray
+    """Where each token ends in the text with its images expanded."""
     types: dict[str, list[int]]
     places: list[tuple[Span, str]]
     """Where images stand in the text, and what is written there instead."""
@@ -82,8 +82,10 @@ class _Tokens:
 
     def scored(self, answers: Sequence[Span]) -> list[bool]:
         """The tokens that end inside an answer: a token that reaches from the prompt into it is the answer's."""
-        moved = [(self.move(start), self.move(end)) for start, end in answers]
-        return [any(start < stop <= end for start, end in moved) for _, stop in self.spans]
+        scored = np.zeros(len(self.ids), dtype=bool)
+        for start, end in answers:
+            scored |= (self.stops > self.move(start)) & (self.stops <= self.move(end))
+        return scored.tolist()
 
 
 def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
@@ -233,7 +235,7 @@ def _tokenize(processor: Any, text: str, images: Sequence[Image.Image]) -> _Toke
     return _Tokens(
         text=text,
         ids=out["input_ids"][0].tolist(),
-        spans=[(start, end) for start, end in out["offset_mapping"][0].tolist()],
+        stops=out["offset_mapping"][0, :, 1].numpy(),
         types=types,
         places=[(tuple(place["span"]), place["replacement"]) for place in found],
         images={key: torch.as_tensor(value) for key, value in rest.items() if key not in types},
@@ -254,7 +256,11 @@ def _tokenize_again(processor: Any, text: str, first: _Tokens) -> _Tokens:
     out = processor.tokenizer(expanded + text[at:], return_offsets_mapping=True, **text_options(processor, text))
     ids = out["input_ids"]
     types = {key: [*_until_last_image(values), *[0] * len(ids)][: len(ids)] for key, values in first.types.items()}
-    return replace(first, text=text, ids=ids, spans=out["offset_mapping"], types=types, places=places)
+    return replace(first, text=text, ids=ids, stops=_stops(out), types=types, places=places)
+
+
+def _stops(out: Any) -> np.ndarray:
+    return np.array([stop for _, stop in out["offset_mapping"]], dtype=np.int64)
 
 
 def _until_last_image(types: Sequence[int]) -> Sequence[int]:
@@ -289,7 +295,7 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
         suffix = chat.text[len(prompt_text) :]
         out = processor.tokenizer(suffix, add_special_tokens=False, return_offsets_mapping=True)
         answers = [(start - len(prompt_text), end - len(prompt_text)) for start, end in chat.answers]
-        alone = _Tokens(suffix, out["input_ids"], out["offset_mapping"], {}, [], {})
+        alone = _Tokens(suffix, out["input_ids"], _stops(out), {}, [], {})
         types = {key: [*values, *[1] * len(alone.ids)] for key, values in prefix.types.items()}
         rows.append(replace(prefix, ids=[*prefix.ids, *alone.ids], types=types))
         flags.append([*[False] * len(prefix.ids), *alone.scored(answers)])
@@ -308,8 +314,10 @@ def _check_text(processor: Any, messages: Sequence[Message]) -> None:
 
 def _shared_length(rows: Sequence[Sequence[int]]) -> int:
     """Tokens that all rows begin with; each keeps one of its own."""
-    same = itertools.takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))
-    return min(sum(1 for _ in same), min(map(len, rows)) - 1)
+    length = min(map(len, rows)) - 1
+    columns = np.array([row[:length] for row in rows])
+    differing = np.flatnonzero((columns != columns[0]).any(0))
+    return int(differing[0]) if len(differing) else length
 
 
 def _checked(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:

@@ -75,7 +75,7 @@ def test_broken_chats_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_
         "pair-1": "assistant turn is empty",
         "pair-2": "messages must hold a user turn and end with an assistant turn",
         "pair-3": "(images included), more than max_length 60",
-        "pair-4": "prompt has 1 image placeholders for 0 images",
+        "pair-4": "messages has 1 image placeholders for 0 images",
     }
     reasons = read_rejects(tmp_path / "out")
     assert set(reasons) == set(expected)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import Dataset, Features, Image, List, Value
@@ -9,6 +10,7 @@ from datasets import Dataset, Features, Image, List, Value
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_pair
+from tests.formats.pictures import PICTURES
 from tests.tiny_models import pair_rows
 
 
@@ -53,3 +55,54 @@ def test_no_files_and_no_rows_are_errors(tmp_path: Path) -> None:
 def test_reject_share_must_be_a_share(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"max_share is 5; expected a share in \[0, 1\]"):
         Rejects(tmp_path / "rejects.jsonl", max_share=5)
+
+
+USER = {"role": "user", "content": "What is it?"}
+IN_PARTS = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}
+SYSTEM = {"role": "system", "content": "Be brief."}
+MIXED = {
+    "in parts": [[IN_PARTS], [IN_PARTS]],
+    "parts and text": [[IN_PARTS], [USER], "What is it?"],
+    "system in text, user in parts": [[SYSTEM, IN_PARTS], [SYSTEM, USER]],
+    "plain": ["What is it?", "What is it?"],
+}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("prompts", MIXED.values(), ids=MIXED)
+def test_messages_in_any_mixture_of_forms(prompts: list[Any], suffix: str, tmp_path: Path) -> None:
+    rows = [
+        {"id": i if i else "first", "images": ["a.png"] if i else "a.png", "prompt": prompt, "chosen": "a dog", "rejected": "a cat"}
+        for i, prompt in enumerate(prompts)
+    ]
+    lines = tmp_path / "rows.jsonl"
+    lines.write_text("\n".join(json.dumps(row) for row in rows))
+    path = tmp_path / f"pairs.{suffix}"
+    if suffix == "parquet":
+        Dataset.from_json(str(lines)).to_parquet(path)
+    else:
+        path.write_text(lines.read_text() if suffix == "jsonl" else json.dumps(rows))
+    (tmp_path / "a.png").write_bytes(PICTURES["a.png"])
+    for index, (raw, prompt) in enumerate(zip(load_rows(path), prompts, strict=True)):
+        row = read_pair(raw, index=index, image_root=tmp_path)
+        words = [part["text"] for message in row.prompt for part in message["content"] if part["type"] == "text"]
+        assert words == [*(["Be brief."] if prompt[0] == SYSTEM else []), "What is it?"]
+        assert (len(row.images), row.chosen, row.id) == (1, "a dog", str(index) if index else "first")
+
+
+def test_files_of_different_forms_in_one_folder(tmp_path: Path) -> None:
+    same = {"images": ["a.png"], "chosen": "a dog", "rejected": "a cat"}
+    (tmp_path / "a.png").write_bytes(PICTURES["a.png"])
+    (tmp_path / "1.jsonl").write_text(json.dumps({"id": 1, "prompt": [IN_PARTS], **same}) + "\n")
+    (tmp_path / "2.jsonl").write_text(json.dumps({"id": "b", "prompt": "What is it?", **same, "source": "hand"}) + "\n")
+    rows = [read_pair(raw, index=i, image_root=tmp_path) for i, raw in enumerate(load_rows(tmp_path))]
+    assert [(row.id, row.source, row.prompt) for row in rows] == [("1", "all", [IN_PARTS]), ("b", "hand", [IN_PARTS])]
+    save_pairs(tmp_path / "3.parquet", 2)
+    with pytest.raises(ValueError, match="hold column images in forms that don't go together"):
+        load_rows(tmp_path)
+
+
+def test_other_features_stay_encoded(tmp_path: Path) -> None:
+    save_pairs(tmp_path / "pairs.parquet", 1)
+    features = load_rows(tmp_path / "pairs.parquet").features
+    assert features["images"] == List(Image(decode=False))

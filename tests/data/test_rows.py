@@ -16,7 +16,7 @@ CONVERSATIONAL = {
     "rejected": [{"role": "assistant", "content": [{"type": "text", "text": "a cat"}]}],
     "source": "RLHF-V",
 }
-LLAVA_STYLE = {**PLAIN, "prompt": "What is it?\n<image>"}
+LLAVA_STYLE = {**PLAIN, "prompt": "<image>\nWhat is it?"}
 
 
 @pytest.mark.parametrize("raw", [PLAIN, CONVERSATIONAL, LLAVA_STYLE])
@@ -52,7 +52,7 @@ def test_the_row_itself_is_left_as_it_was() -> None:
         ({"chosen": None}, "chosen is a NoneType; expected text or one assistant message"),
         ({"chosen": [{"role": "user", "content": "x"}]}, "chosen must be one assistant message"),
         ({"images": [b"junk"]}, "not an image that Pillow can read"),
-        ({"prompt": []}, "prompt is a list; expected text or a list of messages"),
+        ({"prompt": []}, "prompt is an empty list; expected text or a list of messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}] * 2}]}, "prompt has 2 image placeholders for 1 images"),
         ({"prompt": [{"role": "system", "content": "x"}]}, "no user turn to place them in"),
     ],
