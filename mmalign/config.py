@@ -1,7 +1,13 @@
-"""Options of a command: a dataclass, filled from its defaults, a YAML file and the command line, in that order."""
+"""Options of a command: a dataclass, filled from its defaults, a YAML file and the command line, in that order.
+
+A field's help is the text below it; docs/options.md says why this is no library.
+"""
 
 import argparse
+import ast
 import dataclasses
+import inspect
+import textwrap
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,7 +24,8 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     """Fill ``options_class`` from command-line words.
 
     A field becomes ``--its-name``; a field with ``metadata={"positional": True}`` may also stand first without a name, with several
-    values where it is a list. ``--config FILE`` reads YAML with the same names. Field metadata ``help`` is the text of ``--help``.
+    values where it is a list. ``--config FILE`` reads YAML with the same names, ``--print-config`` writes it. ``--help`` shows the options
+    in groups: a class and its bases, each under the first line of its docstring.
 
     Raises:
         SystemExit: On ``--help`` and on words that can't be used, with a message that names the nearest option.
@@ -27,18 +34,21 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     fields = {f.name: f for f in dataclasses.fields(options_class)}  # type: ignore[arg-type]
     hints = typing.get_type_hints(options_class)
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML file with any of these options")
+    parser.add_argument("--print-config", action="store_true", help="print all options as YAML for --config, and stop")
+    groups = _make_groups(parser, options_class)
+    texts = read_help(options_class)
     positional = [name for name, f in fields.items() if f.metadata.get("positional")]
     for name in positional:
         help_text = f"same as --{_dashed(name)}"
         nargs = "*" if typing.get_origin(hints[name]) is list else "?"
         parser.add_argument(f"_{name}", metavar=name.upper(), nargs=nargs, default=argparse.SUPPRESS, help=help_text)
     for name, f in fields.items():
-        _add_argument(parser, name, hints[name], f)
+        _add_argument(groups[name], name, hints[name], f, texts.get(name, ""))
     given = vars(parser.parse_args(list(argv)))
     for name in positional:
         if f"_{name}" in given:
             given.setdefault(name, given.pop(f"_{name}"))
-    config = given.pop("config")
+    config, prints = given.pop("config"), given.pop("print_config")
     try:
         from_file = {} if config is None else read_config(config, fields)
         values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
@@ -48,10 +58,53 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
     try:
-        return options_class(**values)
+        options = options_class(**values)
     except ValueError as error:
         # Options that don't go together.
         parser.error(str(error))
+    if prints:
+        parser.exit(0, yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True))
+    return options
+
+
+def plain_values(options: Any) -> dict[str, Any]:
+    """Turn options into values that YAML and JSON hold, paths as text."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [plain(item) for item in value]
+        return str(value) if isinstance(value, Path) else value
+
+    return {field.name: plain(getattr(options, field.name)) for field in dataclasses.fields(options)}
+
+
+def read_help(options_class: type) -> dict[str, str]:
+    """Read the text below each field of a dataclass and its bases."""
+    texts: dict[str, str] = {}
+    for owner in reversed(options_class.__mro__):
+        if not dataclasses.is_dataclass(owner):
+            continue
+        (definition,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(definition, ast.ClassDef)
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                assert isinstance(field.target, ast.Name)
+                texts[field.target.id] = " ".join(str(text.value.value).split())
+    return texts
+
+
+def _make_groups(parser: argparse.ArgumentParser, options_class: type) -> dict[str, Any]:
+    """A group of ``--help`` for each class that states options, the command's own first; a field belongs to the class that first has it."""
+    owners: dict[str, type] = {}
+    for owner in reversed(options_class.__mro__):
+        for name in inspect.get_annotations(owner) if dataclasses.is_dataclass(owner) else ():
+            owners.setdefault(name, owner)
+    groups = {
+        owner: parser.add_argument_group((owner.__doc__ or owner.__name__).partition("\n")[0].rstrip(".").replace("``", ""))
+        for owner in options_class.__mro__
+        if owner in owners.values()
+    }
+    return {name: groups[owner] for name, owner in owners.items()}
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -136,9 +189,9 @@ class _HelpFormatter(argparse.HelpFormatter):
         return f"usage: {' '.join([self._prog, *first, *required, '[options]'])}\n\n"
 
 
-def _add_argument(parser: argparse.ArgumentParser, name: str, hint: Any, field: Any) -> None:
+def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str) -> None:
     required = field.default is field.default_factory is dataclasses.MISSING
-    help_text = field.metadata.get("help", "")
+    help_text = help_text or field.metadata.get("help", "")
     help_text += " (required)" if required else _default_text(field)
     keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
     inner = _strip_optional(hint)
