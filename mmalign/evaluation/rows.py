@@ -1,0 +1,190 @@
+"""Rows of files that others wrote: JSON lines, a JSON array or object, Parquet; replies of an endpoint as they were sent."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmalign.data.git_lfs import refuse_pointer
+
+# Reasons for which servers say that a reply ended at its longest length; whatever else they say, it ended by itself.
+_LIMITS = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
+# Fields in which servers send reasoning apart from the reply.
+REASONING_FIELDS = ("reasoning_content", "reasoning")
+
+
+def read_text(path: Path) -> str:
+    """Read UTF-8, with or without the mark that some editors put before it.
+
+    Raises:
+        ValueError: If the file is missing, a Git LFS pointer, or of another encoding.
+    """
+    if not path.is_file():
+        raise ValueError(f"file not found: {path}")
+    refuse_pointer(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Read JSON lines.
+
+    Raises:
+        ValueError: If the file is missing or not UTF-8, or a line is no JSON object; the message holds the line's number.
+    """
+    return _parse_lines(read_text(path), path)
+
+
+def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+    rows = []
+    # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
+        rows.append(row)
+    return rows
+
+
+def read_records(path: Path) -> list[Any]:
+    """Read a JSON array, JSON lines, one JSON object over several lines, or Parquet; the benchmarks' ``.json`` files are any of these.
+
+    Raises:
+        ValueError: If the file is missing or is none of them.
+    """
+    if path.suffix == ".parquet":
+        return read_table(path)
+    text = read_text(path)
+    start = text[:64].lstrip()
+    if start.startswith("["):
+        try:
+            records: list[Any] = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path}: {error}") from error
+        return records
+    # A line that opens an object and does not close it: one object, written with indents.
+    if start.startswith("{") and not text.lstrip().partition("\n")[0].rstrip().endswith("}"):
+        try:
+            return [json.loads(text)]
+        except (ValueError, RecursionError):
+            pass
+    return _parse_lines(text, path)
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """Read the rows of a Parquet file; of columns with pictures only the name.
+
+    Raises:
+        ValueError: If the file is missing, a Git LFS pointer, or no Parquet.
+    """
+    import pyarrow
+
+    with _open_table(path) as file:
+        try:
+            fields = list(file.schema_arrow)
+            pictures = [field.name for field in fields if _holds_bytes(field.type)]
+            binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
+            plain = [field.name for field in fields if field.name not in pictures and not any(is_kind(field.type) for is_kind in binary)]
+            # A struct's field is read by its path: the pictures' bytes stay on disk.
+            rows: list[dict[str, Any]] = file.read(columns=[*plain, *(f"{name}.path" for name in pictures)]).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+    return [{key: value["path"] if key in pictures and value else value for key, value in row.items()} for row in rows]
+
+
+def read_pictures(path: Path) -> list[bytes | None]:
+    """Read the bytes of a Parquet file's column ``image``, row by row; None where a row has none.
+
+    Raises:
+        ValueError: As ``read_table``.
+    """
+    import pyarrow
+
+    with _open_table(path) as file:
+        if not has_pictures(path):
+            return [None] * file.metadata.num_rows
+        try:
+            rows = file.read(columns=["image"]).to_pylist()
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+    return [row["image"]["bytes"] if row["image"] else None for row in rows]
+
+
+def has_pictures(path: Path) -> bool:
+    """Whether a file is Parquet with the pictures themselves in a column ``image``."""
+    if path.suffix != ".parquet":
+        return False
+    with _open_table(path) as file:
+        index = file.schema_arrow.get_field_index("image")
+        kind = None if index < 0 else file.schema_arrow.field(index).type
+    return kind is not None and _holds_bytes(kind)
+
+
+def _holds_bytes(kind: Any) -> bool:
+    """Whether a column's type is that of ``datasets`` for images: bytes and path."""
+    import pyarrow
+
+    return bool(pyarrow.types.is_struct(kind)) and min(kind.get_field_index("bytes"), kind.get_field_index("path")) >= 0
+
+
+def _open_table(path: Path) -> Any:
+    import pyarrow.parquet
+
+    if not path.is_file():
+        raise ValueError(f"file not found: {path}")
+    refuse_pointer(path)
+    try:
+        return pyarrow.parquet.ParquetFile(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+
+
+class Reply(NamedTuple):
+    """What a server sent: the reply, the reasoning that it sent apart, and whether the reply ended at its longest length."""
+
+    content: str | None
+    reasoning: str | None
+    at_limit: bool | None
+
+
+def read_choice(choice: Mapping[str, Any]) -> Reply:
+    """Read a choice of a chat completion. The content may be a text, parts (text and thinking), or null."""
+    message = choice["message"]
+    content = message.get("content")
+    if isinstance(content, list):
+        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
+    reasoning = next((message[name] for name in REASONING_FIELDS if isinstance(message.get(name), str)), None)
+    return Reply(content if isinstance(content, str) else None, reasoning, reads_limit(choice))
+
+
+def flatten_completion(row: Any) -> Any:
+    """Turn a chat completion, or a line of a batch's output (``custom_id``, ``response.body``), into a row; leave others as they are.
+
+    The id of a completion is the endpoint's own, and left out: what it belongs to is told by its place, or by ``custom_id``.
+    """
+    if not isinstance(row, Mapping):
+        return row
+    outer = row.get("response")
+    body = outer.get("body") if isinstance(outer, Mapping) else row
+    if not (isinstance(body, Mapping) and isinstance(body.get("choices"), Sequence) and body["choices"]):
+        return row
+    reply = read_choice(body["choices"][0])
+    named = {"id": str(row["custom_id"])} if "custom_id" in row else {}
+    apart = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
+    ended = {} if reply.at_limit is None else {"ended": not reply.at_limit}
+    return {**named, "response": reply.content, **apart, **ended}
+
+
+def reads_limit(row: Mapping[str, Any]) -> bool | None:
+    """Whether a row says that its text ended at the longest length allowed; None where it does not say."""
+    if isinstance(row.get("ended"), bool):
+        return not row["ended"]
+    reason = row.get("finish_reason", row.get("stop_reason"))
+    return reason.lower() in _LIMITS if isinstance(reason, str) else None
