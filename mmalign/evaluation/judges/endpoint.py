@@ -1,10 +1,12 @@
 """A judge behind an OpenAI-compatible endpoint: a hosted model, or a server such as vLLM's."""
 
 import email.utils
+import ipaddress
 import json
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,12 +14,24 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import yaml
 
 from mmalign.evaluation.judges.cache import JudgementCache
+from mmalign.evaluation.rows import read_choice
 
 logger = logging.getLogger(__name__)
 
 DECODING: Mapping[str, Any] = {"temperature": 0, "max_tokens": 1024}
+# What a request says anyway, or what its reply could not be read with.
+_RESERVED = ("model", "messages", "stream", "n")
+# How endpoints say that they don't know a setting, or not this value of it.
+_UNKNOWN = re.compile(
+    r"unsupported|not support|unrecogni[sz]ed|unknown|unexpected|not permitted|not allowed|only the default|extra (?:inputs|fields)",
+    re.IGNORECASE,
+)
+KEY_VARIABLE = "OPENAI_API_KEY"
 # The endpoint refuses whoever asks: asking anything else is vain.
 _REFUSES_ALL = {401, 403, 404}
 # A time-out, a conflict, too many requests: the same request may pass later, as after any fault of the server (5xx).
@@ -38,12 +52,13 @@ class OpenAIJudge:
         url: str,
         model: str,
         cache: Path,
-        api_key_env: str | None = "OPENAI_API_KEY",
+        api_key_env: str | None = KEY_VARIABLE,
         decoding: Mapping[str, Any] = DECODING,
         concurrency: int = 8,
         max_retries: int = 6,
         first_wait: float = 1.0,
         timeout: float = 120.0,
+        option: str = "decoding",
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -57,14 +72,17 @@ class OpenAIJudge:
             max_retries: Times that a request which failed in passing is sent again.
             first_wait: Seconds before the first of them; doubled each time, unless the server says ``Retry-After``.
             timeout: Seconds that a request may take.
+            option: What the user sets ``decoding`` by, for advice.
 
         Raises:
-            ValueError: If the key's variable is not set, or ``concurrency`` or ``max_retries`` is out of range.
+            ValueError: If the key's variable is not set, or ``concurrency``, ``max_retries`` or ``timeout`` is out of range.
             ImportError: If the client is not installed.
         """
-        if concurrency < 1 or max_retries < 0:
-            raise ValueError(f"concurrency is {concurrency} and max_retries {max_retries}; expected at least 1 and 0")
-        self._model, self._decoding = model, dict(decoding)
+        if concurrency < 1 or max_retries < 0 or timeout <= 0:
+            raise ValueError(
+                f"concurrency is {concurrency}, max_retries {max_retries} and timeout {timeout}; expected at least 1, 0 and more than 0"
+            )
+        self._model, self._decoding, self._option = model, dict(decoding), option
         self._concurrency, self._max_retries, self._first_wait = concurrency, max_retries, first_wait
         self._key = _read_key(api_key_env)
         self._client = _build_client(url, self._key, timeout)
@@ -74,6 +92,11 @@ class OpenAIJudge:
     def name(self) -> str:
         """The model's name at the endpoint."""
         return self._model
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """What is sent with every request."""
+        return dict(self._decoding)
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each prompt; the order is kept, and equal prompts are asked once.
@@ -97,7 +120,8 @@ class OpenAIJudge:
                 f"{self._model} left {len(left)} of {total} prompts unanswered; {total - len(left)} are answered and cached in "
                 f"{self._cache.path}, and running again goes on with the rest. First reason: {failures.reasons[0]}"
             )
-        self._cache.warn_of_cut(prompts, advice="raise max_tokens in decoding")
+        limit = "max_completion_tokens" if "max_completion_tokens" in self._decoding else "max_tokens"
+        self._cache.warn_of_cut(prompts, advice=f"raise {limit} in {self._option}")
         return [self._cache[prompt] for prompt in prompts]
 
     def _settle(self, prompt: str, failures: "_Failures") -> None:
@@ -129,10 +153,12 @@ class OpenAIJudge:
             return _read_reply(self._redact(reply.http_response.text))
         except APIStatusError as error:
             status = error.status_code
+            reason = _shorten(self._redact(f"HTTP {status}: {error.message}"))
+            refused = find_refused(error.message, self._decoding) if status in (400, 422) else None
             return _Failure(
-                _shorten(self._redact(f"HTTP {status}: {error.message}")),
+                reason if refused is None else f"{reason}; set {self._option} to '{advise_decoding(self._decoding, refused)}'",
                 passing=status in _PASSING or status >= 500,
-                refuses_all=status in _REFUSES_ALL,
+                refuses_all=status in _REFUSES_ALL or refused is not None,
                 retry_after=_read_retry_after(error.response.headers.get("retry-after")),
             )
         except APIConnectionError as error:
@@ -177,8 +203,67 @@ def _read_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable)
     if not key:
-        raise ValueError(f"the environment variable {variable} is not set; set it to the endpoint's key, or name none if it needs none")
+        raise ValueError(
+            f"the environment variable {variable} is not set; set it to the endpoint's key, or name none if it needs none "
+            "(--judge-key-env none, or another variable's name)"
+        )
     return key
+
+
+def choose_key_variable(choice: str, url: str) -> str | None:
+    """Return the environment variable that holds the key, or None where none is sent.
+
+    Args:
+        choice: A variable's name, "none", or "auto": OPENAI_API_KEY, or none where that is not set and the server is on this machine or in
+            its network.
+        url: The endpoint's base.
+    """
+    if choice == "none":
+        return None
+    if choice != "auto":
+        return choice
+    return None if KEY_VARIABLE not in os.environ and _is_near(url) else KEY_VARIABLE
+
+
+def _is_near(url: str) -> bool:
+    host = urlparse(url).hostname or ""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        # A name without a dot is one of this network: localhost, or a container's.
+        return "." not in host or host.endswith((".local", ".internal", ".localhost"))
+    return address.is_loopback or address.is_private
+
+
+def merge_decoding(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Put the user's settings over the usual ones; what is null is not sent, and either name of the longest reply replaces the other.
+
+    Raises:
+        ValueError: If a setting is one that a request says anyway.
+    """
+    if taken := [name for name in given if name in _RESERVED]:
+        raise ValueError(
+            f"the judge's decoding holds {', '.join(taken)}, which can't be set; expected such as {{max_completion_tokens: 4096}}"
+        )
+    usual = {name: value for name, value in DECODING.items() if name != "max_tokens" or "max_completion_tokens" not in given}
+    return {name: value for name, value in {**usual, **given}.items() if value is not None}
+
+
+def find_refused(message: str, decoding: Mapping[str, Any]) -> str | None:
+    """Return the setting that an endpoint's message says it does not take."""
+    if not _UNKNOWN.search(message):
+        return None
+    # The first one named: what comes behind it is advice.
+    places = {name: found.start() for name in decoding if (found := re.search(rf"\b{re.escape(name)}\b", message))}
+    return min(places, key=lambda name: places[name]) if places else None
+
+
+def advise_decoding(decoding: Mapping[str, Any], refused: str) -> str:
+    """Return the settings without the refused one, as an option's text: a limit goes by its other name, anything else is not sent."""
+    other = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}.get(refused)
+    settings = {name: value for name, value in decoding.items() if name != refused}
+    settings |= {refused: None} if other is None else {other: decoding[refused]}
+    return str(yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000)).strip()
 
 
 def _build_client(url: str, key: str | None, timeout: float) -> Any:
@@ -191,15 +276,23 @@ def _build_client(url: str, key: str | None, timeout: float) -> Any:
 
 
 def _read_reply(text: str) -> _Answer | _Failure:
-    """Read a chat completion; a reply without words is a failure in passing."""
+    """Read a chat completion; a reply without words is a failure in passing, unless it spent its whole length on thoughts.
+
+    A server that sends reasoning apart may send it alone: a reply that ended by itself is then taken for the answer (the model did not
+    mark where its reasoning ends), one that ended at its longest length for an unfinished one.
+    """
     try:
         choice = json.loads(text)["choices"][0]
-        content, reason = choice["message"]["content"], choice.get("finish_reason")
+        reply, reason = read_choice(choice), choice.get("finish_reason")
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         return _Failure(f"a reply that is no chat completion ({type(error).__name__}): {text[:200]!r}", passing=True)
-    if not isinstance(content, str) or not content.strip():
-        return _Failure(f"a reply without words (finish_reason {reason!r})", passing=True)
-    return _Answer(content, cut=reason == "length")
+    if reply.content is not None and reply.content.strip():
+        return _Answer(reply.content, cut=reply.at_limit is True)
+    if reply.reasoning and reply.reasoning.strip():
+        return _Answer(f"<think>\n{reply.reasoning}" if reply.at_limit else reply.reasoning, cut=reply.at_limit is True)
+    if reply.at_limit:
+        return _Failure(f"a reply without words (finish_reason {reason!r}): raise the longest length in decoding", passing=False)
+    return _Failure(f"a reply without words (finish_reason {reason!r})", passing=True)
 
 
 def _shorten(text: str) -> str:

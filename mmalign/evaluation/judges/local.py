@@ -4,7 +4,7 @@ Shape legend: B = prompts in a batch, N = longest prompt in tokens.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
 from mmalign.data.templates import render
 from mmalign.evaluation.judges.cache import JudgementCache
+from mmalign.evaluation.reasoning import decode_answer
 from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
 from mmalign.models.precision import Dtype
 
@@ -41,14 +42,19 @@ class LocalJudge:
         self._folder = Path(model_dir)
         self._max_new_tokens, self._batch_size, self._dtype = max_new_tokens, batch_size, dtype
         self._loaded: tuple[Any, Any] | None = None
-        decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
-        identity = {"model": self.name, "sha256": _hash_checkpoint(self._folder), "decoding": decoding}
+        self._decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
+        identity = {"model": self.name, "sha256": _hash_checkpoint(self._folder), "decoding": self._decoding}
         self._cache = JudgementCache(cache, judge=identity)
 
     @property
     def name(self) -> str:
         """The folder's name."""
         return self._folder.resolve().name
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """Greedy, with its longest answer."""
+        return dict(self._decoding)
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each prompt; the order is kept, and equal prompts are asked once."""
@@ -75,8 +81,9 @@ class LocalJudge:
         ends = model.generation_config.eos_token_id
         ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=out.device)
         cut = (out.shape[1] == self._max_new_tokens) & ~torch.isin(out, ends).any(dim=1)
-        texts = processor.batch_decode(out, skip_special_tokens=True)
-        return [(text.strip(), bool(c)) for text, c in zip(texts, cut, strict=True)]
+        prompted = encoded["input_ids"].tolist()
+        texts = [decode_answer(processor, ids, prompt=prompt) for ids, prompt in zip(out.tolist(), prompted, strict=True)]
+        return [(text, bool(c)) for text, c in zip(texts, cut, strict=True)]
 
 
 def _hash_checkpoint(folder: Path) -> str:
