@@ -1,0 +1,222 @@
+"""What a judge decides, read as a careful reader would: whole words and numbers, from the end of its reply.
+
+The words before the last decision are a judge's way to it. Markdown, code fences, JSON and negations are no obstacle.
+"""
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+BEST = 6
+"""The highest rating of MMHal-Bench."""
+
+
+class UnreadableError(ValueError):
+    """A judge's replies that a mode can't read at all."""
+
+
+# Verdicts: correct, incorrect, unclear.
+
+_VERDICT = re.compile(r"(?<![\w'-])(?:(?P<wrong>incorrect|in-correct|non-correct)|(?P<right>correct)|(?P<unclear>unclear))(?![\w'-])")
+_KEYS = ("verdict", "judgement", "judgment", "reply", "result", "label", "conclusion", "correctness", "is_correct", "correct")
+_LABEL = re.compile(
+    r"\b(?:verdict|judge?ment|reply|conclusion|final answer|evaluation|assessment)\b\s*(?:is|:|=|-)*\s*\W*"
+    r"(?=(?:in-?|non-)?correct\b|unclear\b)"
+)
+# Words that turn the verdict behind them; "not only correct" is correct.
+_NEGATION = re.compile(r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere|far from|\w+n't)\b")
+# Where a thought ends; what stands before it does not negate what stands behind.
+_BREAK = re.compile(r"[.!?;:,\n\u2014()\"]|\b(?:and|but|so|hence|therefore|thus|because|since|as|yet|while|whereas|although)\b")
+# Not said of the prediction: asked, supposed, or weighed.
+_SUPPOSED = re.compile(r"\b(?:whether|if|unless|would(?: not|n't)? (?:have )?be(?:en)?|instead of|rather than|either)\b")
+_OFFER_BEHIND = re.compile(r"\"?(?:,|/| or| nor|, or)\s*\"?(?:incorrect|correct|unclear)\b")
+_OFFER_BEFORE = re.compile(r"\b(?:incorrect|correct|unclear)\"?(?:,|/| or| nor|, or)\s*\"?$")
+_THE = re.compile(r"\bthe (?:\w+ )?$")
+_OTHER_THING = re.compile(r"\s+[\w-]+(?: [\w-]+){0,3} (?:is|was|are|were|would|should|being)\b")
+_REACH = 5  # Words between a negation and what it negates.
+
+
+def find_verdict(reply: str) -> bool | None:
+    """Return whether a judge calls an answer correct; None where it says unclear, or neither.
+
+    A verdict in JSON or behind a label ("Verdict:") comes first; else it is the last of the words correct, incorrect and unclear that is
+    said of the answer: "not correct" is incorrect, and "the correct answer is no", a question or a supposition say nothing.
+    """
+    for table in _tables(reply):
+        value = next((table[name] for name in _KEYS if name in table), None)
+        if isinstance(value, bool | int) and value in (0, 1):
+            return bool(value)
+        if isinstance(value, str):
+            return find_verdict(value)
+    text = _plain(reply)
+    found = list(_VERDICT.finditer(text))
+    labelled = [match for match in found if any(label.end() == match.start() for label in _LABEL.finditer(text))]
+    said = [match for match in labelled or found if _is_said(text, match)]
+    # "It is the correct answer" decides where nothing else does.
+    strong = [match for match in said if not _THE.search(text[: match.start()])]
+    last = next(reversed(strong or said), None)
+    if last is None or last.lastgroup == "unclear":
+        return None
+    return (last.lastgroup == "right") != _is_negated(text[: last.start()])
+
+
+def _is_said(text: str, match: re.Match[str]) -> bool:
+    """Whether a verdict is said of the answer, and not asked, supposed, offered ("correct or incorrect") or said of another thing."""
+    before, behind = text[: match.start()], text[match.end() :]
+    if re.match(r"[^.!\n]{0,60}\?", behind) or _SUPPOSED.search(_clause(before)):
+        return False
+    if _OFFER_BEHIND.match(behind) or _OFFER_BEFORE.search(before):
+        return False
+    return not (_THE.search(before) and _OTHER_THING.match(behind))
+
+
+def _is_negated(before: str) -> bool:
+    clause = _clause(before)
+    near = " ".join(clause.split()[-_REACH - 1 :])
+    directly = re.search(r"\bno\s*$", clause) is not None
+    return (len(_NEGATION.findall(near)) + directly) % 2 == 1
+
+
+def _clause(before: str) -> str:
+    return _BREAK.split(before.replace("anything but", "not"))[-1]
+
+
+def _plain(reply: str) -> str:
+    """Lower case, straight apostrophes, no Markdown."""
+    text = reply.lower().replace("\u2019", "'")
+    return re.sub(r"[*`#]|(?<![a-z0-9])_+|_+(?![a-z0-9])", "", text)
+
+
+# Ratings: a whole number from 0 to 6.
+
+_RATING = re.compile(
+    r"\b(?:rating|score)\b(?:\s*\([^)\n]*\)|\s*\[[^\]\n]*\d\s*(?:-|to)\s*\d[^\]\n]*\])?"
+    r"\s*(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W)*?\s*\(?(?P<number>-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
+)
+_ALONE = re.compile(r"\W*(?P<number>\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out of)\s*\d+)?\W*")
+
+
+def find_rating(reply: str) -> int | None:
+    """Return the last rating of a reply: "Rating: 5", "**Rating:** 5/6", JSON, or a number alone; None where it is not from 0 to 6."""
+    for table in _tables(reply):
+        value = next((table[name] for name in ("rating", "score") if name in table), None)
+        if value is not None:
+            return _rating_alone(str(value))
+    text = _plain(reply)
+    found = list(_RATING.finditer(text))
+    if found:
+        return _whole(found[-1]["number"], found[-1]["rest"])
+    lines = [line for line in text.splitlines() if line.strip()]
+    return _rating_alone(lines[-1]) if lines else None
+
+
+def _rating_alone(text: str) -> int | None:
+    found = _ALONE.fullmatch(text)
+    return None if found is None else _whole(found["number"], found["rest"] or "")
+
+
+def _whole(number: str, rest: str) -> int | None:
+    """A rating in range; "5/10" is of another scale, and "3 or 4" is none."""
+    scale = re.match(r"\s*(?:/|out of)\s*(\d+)", rest)
+    if (scale is not None and int(scale.group(1)) != BEST) or re.match(r"\s*(?:or|to|-|\u2013)\s*\d", rest):
+        return None
+    value = float(number)
+    return int(value) if value.is_integer() and 0 <= value <= BEST else None
+
+
+# Lists of texts.
+
+_FENCE = re.compile(r"(?:```|~~~)[\w-]*\s*\n(.*?)(?:```|~~~)", re.DOTALL)
+_BULLET = re.compile(r"\s*(?:[-*\u2022]|\d+[.)])\s+(?P<name>\S.*?)\s*$")
+
+
+def parse_list(reply: str) -> list[str] | None:
+    """Return the list of texts that a reply holds, or None.
+
+    As JSON it may be fenced, the whole reply or its last line, which is how the original reads it; or stand over several lines with words
+    around it, be written as Python does, be the one list of an object, or stand as bullets.
+    """
+    fenced = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
+    for text in (fenced.group(1) if fenced else "", reply, reply.strip().split("\n")[-1]):
+        names = _texts(_load(text))
+        if names is not None:
+            return names
+    fences = [match.group(1) for match in _FENCE.finditer(reply)]
+    for text in (*reversed(fences), reply):
+        # The last one: what stands before it may be an example.
+        names = next((names for value in _values(text, "[{") if (names := _texts(value)) is not None), None)
+        if names is not None:
+            return names
+    return _bullets(fences[-1] if fences else reply)
+
+
+def _texts(value: Any) -> list[str] | None:
+    if isinstance(value, Mapping) and len(value) == 1:
+        value = next(iter(value.values()))
+    return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
+
+
+def _bullets(text: str) -> list[str] | None:
+    """Items of a list of bullets or numbers; words before it end in a colon, and nothing follows."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    if lines and lines[0].rstrip().rstrip("*").endswith(":"):
+        lines = lines[1:]
+    found = [_BULLET.match(line) for line in lines]
+    return [match["name"].strip("*`\"'.") for match in found if match is not None] if lines and all(found) else None
+
+
+# JSON in a text.
+
+
+def _tables(reply: str) -> Iterator[dict[str, Any]]:
+    """JSON objects in a reply, the last one first; their keys in lower case."""
+    for value in _values(reply, "{"):
+        if isinstance(value, dict):
+            yield {str(key).strip().lower().replace(" ", "_"): item for key, item in value.items()}
+
+
+def _values(text: str, brackets: str) -> Iterable[Any]:
+    """Whatever stands in brackets and can be read, the last first; what stands within another is part of it."""
+    values: list[Any] = []
+    place = 0
+    while place < len(text):
+        end = _matching(text, place) if text[place] in brackets else None
+        value = None if end is None else _load(text[place:end])
+        if end is not None and value is not None:
+            values.append(value)
+            place = end
+        else:
+            place += 1
+    return reversed(values)
+
+
+def _matching(text: str, start: int) -> int | None:
+    """The end of what opens at ``start``; brackets within quotes count for nothing."""
+    depth, quote = 0, ""
+    for i in range(start, min(len(text), start + 20_000)):
+        letter = text[i]
+        if quote:
+            quote = "" if letter == quote and text[i - 1] != "\\" else quote
+        elif letter == '"':
+            quote = letter
+        elif letter in "[{":
+            depth += 1
+        elif letter in "]}":
+            depth -= 1
+            if depth == 0:
+                return i + 1
+    return None
+
+
+def _load(text: str) -> Any:
+    """Read JSON, or the same as Python writes it; None where it is neither."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        pass
+    try:
+        return ast.literal_eval(text.strip()) if text.strip()[:1] in ("[", "{") else None
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
