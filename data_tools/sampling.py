@@ -13,8 +13,9 @@ from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
-from mmalign.evaluation.answers import Question, read_jsonl
+from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
+from mmalign.evaluation.rows import read_jsonl
 
 Source = tuple[list[Sampled], Path, Mapping[str, str] | None, dict[str, str]]
 

@@ -104,11 +104,15 @@ def read_difficulty(out: Path) -> DifficultySummary:
     return DifficultySummary(scored["difficulty"], grades, proxies)
 
 
+def _read_captions(path: Path) -> dict[str, str]:
+    return {answer.id: answer.response for answer in read_answers(path)}
+
+
 def build_gallery(out: Path) -> list[GalleryItem]:
     """Show the first held-out scenes with each model's caption, right and wrong object words marked."""
     data = out / "world" / "eval"
     chair = load_chair(data)
-    answers = {name: dict(read_answers(out / folder / "eval" / "chair_answers.jsonl")) for name, folder in MODELS.items()}
+    answers = {name: _read_captions(out / folder / "eval" / "chair_answers.jsonl") for name, folder in MODELS.items()}
     items = []
     for image in chair.questions()[:GALLERY_SIZE]:
         truth = chair.truths[image.id]

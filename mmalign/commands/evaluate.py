@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from mmalign.models.precision import PrecisionOptions
 
 if TYPE_CHECKING:
+    from mmalign.evaluation.answers import Endings
     from mmalign.evaluation.benchmark import Benchmark
     from mmalign.evaluation.items import Item
-    from mmalign.evaluation.judging import Judge
+    from mmalign.evaluation.judging import Judge, Replies
     from mmalign.evaluation.results import Result
 
+logger = logging.getLogger(__name__)
 Name = Literal["pope", "chair", "amber", "mme", "hallusionbench", "mmhal", "object-halbench"]
 
 
@@ -44,12 +47,28 @@ class EvaluateOptions(PrecisionOptions):
         default="all", metadata={"help": "HallusionBench: all 1,129 questions, or the 951 with an image"}
     )
     judge_url: str | None = field(default=None, metadata={"help": "judge behind this OpenAI-compatible endpoint"})
-    judge_model: str | None = field(default=None, metadata={"help": "its model; the key is read from the environment"})
+    judge_model: str | None = field(default=None, metadata={"help": "its model"})
+    judge_key_env: str = field(
+        default="auto",
+        metadata={"help": "environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"},
+    )
+    judge_decoding: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={
+            "help": "'{max_completion_tokens: 4096, temperature: null}': sent with each request, null is not; for --judge max_new_tokens"
+        },
+    )
+    judge_timeout: float = field(default=120.0, metadata={"help": "seconds that a request to the endpoint may take"})
+    judge_retries: int = field(default=6, metadata={"help": "times that a request which failed in passing is sent again"})
+    judge_concurrency: int = field(default=8, metadata={"help": "most requests at once"})
     judge: str | None = field(default=None, metadata={"help": "judge with this local model: folder or hub id"})
     judge_prompt: Path | None = field(default=None, metadata={"help": "text file with another wording for the judge"})
     judgements: Path | None = field(default=None, metadata={"help": "a judge's saved replies, instead of asking"})
     prompt_suffix: str = field(default="", metadata={"help": "text behind every question, such as LLaVA's single-word request"})
-    max_new_tokens: int = field(default=64, metadata={"help": "longest answer in tokens"})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "longest answer in tokens; the benchmark's own if not given: 128 for a word, 512 or 1024 for texts"},
+    )
     batch_size: int = field(default=64, metadata={"help": "questions at once"})
     max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of questions has a broken image"})
 
@@ -78,7 +97,7 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
         ValueError: If data, answers, images or a judge are missing or don't fit.
     """
     from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.answers import match_answers, read_answers, read_decoding
+    from mmalign.evaluation.answers import count_endings, match_answers, read_answers, read_decoding
     from mmalign.evaluation.results import hash_files
 
     benchmark = benchmark or load_benchmark(options)
@@ -88,19 +107,45 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
             decoding = read_decoding(path, benchmark.form)
     if path is None:
         path, num_rejected = _generate(options, benchmark, loaded)
-        decoding = {"do_sample": False, "max_new_tokens": options.max_new_tokens, "prompt_suffix": options.prompt_suffix}
+        decoding = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
         partial = partial or num_rejected > 0
     with expected_form(path):
-        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts())
+        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
+    endings = count_endings({row.id: row for row in reversed(rows) if row.id in answers}.values())
+    _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
     result, items = _score(options, benchmark, answers)
-    result = dataclasses.replace(result, answers=hash_files([path]), decoding=decoding, model=options.model)
+    result = dataclasses.replace(
+        result,
+        answers=hash_files([path]),
+        decoding=decoding,
+        model=options.model,
+        num_at_limit=endings.at_limit,
+        num_reasoned=endings.reasoned,
+        num_unanswered=endings.unanswered,
+    )
     _save(options, result, items)
     if options.model is not None and loaded is None:
         from mmalign.commands.cards import add_result
 
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
+
+
+def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
+    """The longest answer; several where a benchmark asks for words and for texts."""
+    if options.max_new_tokens is not None:
+        return options.max_new_tokens
+    lengths = sorted({question.max_new_tokens for question in benchmark.questions()})
+    return lengths[0] if len(lengths) == 1 else lengths
+
+
+def _warn_of_reasoning(what: str, endings: Endings, *, mode: str, advice: str) -> None:
+    if endings.reasoned:
+        original = "; the original script would read all of it" if mode == "official" else ""
+        logger.warning("%d %s hold reasoning: what stands behind it is scored%s", endings.reasoned, what, original)
+    if endings.unanswered:
+        logger.warning("%d %s ended inside their reasoning and are scored as empty; %s", endings.unanswered, what, advice)
 
 
 def make_items(
@@ -156,11 +201,11 @@ def _load_benchmark(options: EvaluateOptions) -> Benchmark:
     if options.benchmark == "pope":
         from mmalign.evaluation.pope import load_pope
 
-        return load_pope(options.data)
+        return load_pope(options.data, answers=options.answers)
     if options.benchmark == "chair":
         from mmalign.evaluation.chair import load_chair
 
-        return load_chair(options.data, variant=options.variant)
+        return load_chair(options.data, variant=options.variant, answers=options.answers)
     if options.benchmark == "amber":
         from mmalign.evaluation.amber import load_amber
 
@@ -168,18 +213,18 @@ def _load_benchmark(options: EvaluateOptions) -> Benchmark:
     if options.benchmark == "mme":
         from mmalign.evaluation.mme import load_mme
 
-        return load_mme(options.data)
+        return load_mme(options.data, answers=options.answers)
     if options.benchmark == "hallusionbench":
         from mmalign.evaluation.hallusionbench import load_hallusionbench
 
-        return load_hallusionbench(options.data, which=options.questions)
+        return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
     if options.benchmark == "mmhal":
         from mmalign.evaluation.mmhal import load_mmhal
 
-        return load_mmhal(options.data)
+        return load_mmhal(options.data, answers=options.answers)
     from mmalign.evaluation.object_halbench import load_object_halbench
 
-    return load_object_halbench(options.data)
+    return load_object_halbench(options.data, answers=options.answers)
 
 
 def build_judge(options: EvaluateOptions) -> Judge | None:
@@ -199,12 +244,23 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     folder.mkdir(parents=True, exist_ok=True)
     cache = folder / f"{options.benchmark}_judge_cache.jsonl"
     if options.judge_url is not None:
-        from mmalign.evaluation.judges.endpoint import OpenAIJudge
+        from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 
-        return OpenAIJudge(url=options.judge_url, model=str(options.judge_model), cache=cache)
-    from mmalign.evaluation.judges.local import LocalJudge
+        return OpenAIJudge(
+            url=options.judge_url,
+            model=str(options.judge_model),
+            cache=cache,
+            api_key_env=choose_key_variable(options.judge_key_env, options.judge_url),
+            decoding=merge_decoding(options.judge_decoding),
+            concurrency=options.judge_concurrency,
+            max_retries=options.judge_retries,
+            timeout=options.judge_timeout,
+            option="--judge-decoding",
+        )
+    from mmalign.evaluation.judges.local import LocalJudge, read_length
 
-    return LocalJudge(str(options.judge), cache=cache)
+    length = read_length(options.judge_decoding, default=1024, option="--judge-decoding")
+    return LocalJudge(str(options.judge), cache=cache, max_new_tokens=length)
 
 
 def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
@@ -216,57 +272,89 @@ def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
     if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
         raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
     benchmark.questions()
-    root = _image_folder(options)
+    root = _image_folder(options, benchmark)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
         raise ValueError(f"no images at {root}; name their folder with --images")
 
 
-def _image_folder(options: EvaluateOptions) -> Path:
-    return options.images or (options.data if options.data.is_dir() else options.data.parent) / "images"
+def _image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
+    return options.images or benchmark.images_in(options.data if options.data.is_dir() else options.data.parent)
+
+
+class _Judged(NamedTuple):
+    """A judge's replies, and who said them, asked in which words and how."""
+
+    replies: Replies
+    name: str
+    wording: str | None = None
+    decoding: Mapping[str, Any] | None = None
 
 
 def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
     from mmalign.evaluation.judging import hash_text
     from mmalign.evaluation.results import Result, differing, hash_files
 
-    judgements, judge, wording = _judge(options, benchmark, answers)
+    judged = _judge(options, benchmark, answers)
+    judgements = None if judged is None else judged.replies.texts
     metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
-    other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
-    others = benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else metrics
     result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
-        other_mode=differing(metrics, others),
+        other_mode=differing(metrics, _score_other(options, benchmark, answers, judgements) or metrics),
         mode=options.mode,
         variant=benchmark.variant(judged=judgements is not None),
         num_answers=len(answers),
         data=hash_files(benchmark.files),
-        judge=judge,
-        judge_prompt=hash_text(wording) if wording else None,
     )
+    if judged is not None:
+        _warn_of_reasoning("judgements", judged.replies.endings, mode=options.mode, advice="raise the longest length in --judge-decoding")
+        result = dataclasses.replace(
+            result,
+            judge=judged.name,
+            judge_prompt=hash_text(judged.wording) if judged.wording else None,
+            judge_decoding=judged.decoding,
+            num_judgements_reasoned=judged.replies.endings.reasoned,
+            num_judgements_unanswered=judged.replies.endings.unanswered,
+        )
     return result, make_items(benchmark, answers, mode=options.mode, judgements=judgements)
 
 
-def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[dict[str, str] | None, str | None, str | None]:
-    """Return the judge's replies by id, its name, and its wording; none where no judge was asked for."""
+def _score_other(
+    options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str], judgements: dict[str, str] | None
+) -> dict[str, float] | None:
+    """Score in the mode that was not asked for; None where there is no other, or it can read nothing."""
+    from mmalign.evaluation.verdicts import UnreadableError
+
+    other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
+    try:
+        return benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else None
+    except UnreadableError as error:
+        logger.warning("there is no %s result: %s", other, error)
+        return None
+
+
+def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> _Judged | None:
+    """Return the judge's replies; None where no judge was asked for."""
     from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.judging import ask_judge, read_judgements, write_judgements
+    from mmalign.evaluation.judging import ask_judge, read_judgements, strip_replies, write_judgements
+    from mmalign.evaluation.rows import read_text
 
     judge = build_judge(options)
     if judge is None and options.judgements is None:
-        return None, None, None
-    template = None if options.judge_prompt is None else options.judge_prompt.read_text(encoding="utf-8")
+        return None
+    template = None if options.judge_prompt is None else read_text(options.judge_prompt)
     prompts = benchmark.judge_prompts(answers, template=template)
     if judge is None:
         path = Path(str(options.judgements))
         order = benchmark.required() or list(answers)
         with expected_form(path):
-            return read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order), f"saved in {path.name}", None
-    replies = ask_judge(judge, prompts)
+            replies = read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order)
+        return _Judged(replies, f"saved in {path.name}")
+    said = ask_judge(judge, prompts)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", replies)
-    return replies, judge.name, template or benchmark.judge_wording
+        write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", said)
+    return _Judged(strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
 
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
@@ -280,7 +368,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     check_can_answer(options, benchmark)
     questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
     options.out.mkdir(parents=True, exist_ok=True)
-    root = _image_folder(options)
+    root = _image_folder(options, benchmark)
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
     if loaded is None:

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.evaluation.amber_generative import Scene, Words, score_descriptions
-from mmalign.evaluation.answers import AnswerFormat, Question
+from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_file
+from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.word_similarity import choose_similarity
 from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
 
 GENERATIVE = "generative"
+# As captions are cut for CHAIR; AMBER's own text names no limit, and lmms-eval takes 2048.
+DESCRIPTION_LENGTH = 512
 # Keys of the result -> types of the annotations. The type of a relation question tells its answer: both are one kind.
 KINDS = {
     "existence": ("discriminative-hallucination",),
@@ -53,8 +56,8 @@ class Amber(Benchmark):
 
     @property
     def form(self) -> AnswerFormat:
-        """A JSON array of id and response."""
-        return AnswerFormat()
+        """A JSON array of id and response, or LLaVA's rows."""
+        return AnswerFormat(text=("text", "answer"), row_id=question_id)
 
     def questions(self) -> list[Question]:
         """The queries."""
@@ -62,11 +65,16 @@ class Amber(Benchmark):
             raise ValueError(
                 "AMBER's questions are missing: put query_all.json, or the folder query that holds it, beside annotations.json"
             )
-        return list(self.asked)
+        lengths = dict.fromkeys(self.scenes, DESCRIPTION_LENGTH)
+        return [question._replace(max_new_tokens=lengths.get(question.id, SHORT_ANSWER)) for question in self.asked]
 
     def required(self) -> list[str]:
         """All ids of the parts that the data hold."""
         return [*self.scenes, *(item.id for item in self.items)]
+
+    def texts(self) -> dict[str, str]:
+        """The yes-or-no questions; descriptions may be asked for in any words."""
+        return {question.id: question.prompt for question in self.asked if question.id not in self.scenes}
 
     def variant(self, *, judged: bool) -> str | None:
         """How words are compared."""
@@ -158,9 +166,9 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
     asked = []
     if queries_file.is_file():
         files.append(queries_file)
-        rows = json.loads(queries_file.read_text(encoding="utf-8"))
+        rows = json.loads(read_text(queries_file))
         asked = [Question(str(row["id"]), row["image"], row["query"]) for row in rows]
-    annotations = json.loads(annotations_file.read_text(encoding="utf-8"))
+    annotations = json.loads(read_text(annotations_file))
     if asked_file is not None:
         ids = {question.id for question in asked}
         annotations = [row for row in annotations if str(row["id"]) in ids]
@@ -185,11 +193,11 @@ def _read_item(row: Mapping[str, Any], path: Path) -> AmberQuestion:
 def _read_words(source: Path, scenes: Mapping[str, Scene], *, similarity: str) -> tuple[Words, list[Path]]:
     relation_file = find_file(source, "relation.json", what="AMBER's association words")
     safe_file = find_file(source, "safe_words.txt", what="AMBER's safe words")
-    associations = json.loads(relation_file.read_text(encoding="utf-8"))
+    associations = json.loads(read_text(relation_file))
     for identifier, scene in scenes.items():
         unknown = [word for word in (*scene.truth, *scene.hallu) if word not in associations]
         if unknown:
             raise ValueError(f"{relation_file} has no {', '.join(unknown)}, which annotation {identifier} holds")
     chosen = choose_similarity(similarity, folder=relation_file.parent)
-    safe = frozenset(safe_file.read_text(encoding="utf-8").split("\n"))
+    safe = frozenset(read_text(safe_file).split("\n"))
     return Words(associations, safe, chosen), [relation_file, safe_file, *chosen.files]

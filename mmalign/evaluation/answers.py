@@ -1,4 +1,4 @@
-"""Questions and saved answers: ours (JSONL: id, response) and each benchmark's own files, matched by id."""
+"""Questions and saved answers: ours (JSONL: id, response) and each benchmark's own files, matched by id and held to their question."""
 
 import json
 import logging
@@ -8,23 +8,45 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.evaluation.question_texts import Asked, align_parts, find_mismatch
+from mmalign.evaluation.reasoning import strip_reasoning
+from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
+
 logger = logging.getLogger(__name__)
 SHOWN, LONGEST_ID = 20, 80  # Ids in a message, letters of an id.
+# Where a word is asked for, LLaVA's script (model_vqa_loader.py) and lmms-eval's POPE generate up to so many tokens.
+SHORT_ANSWER = 128
+# Fields that a row may name its question by, and those that tell a row from a table of id -> response.
+_ASKED = ("question", "prompt", "query")
+_ROW_FIELDS = {"id", "question_id", "image_id", "image", "response", "text", "caption", "answer", "choices", *_ASKED}
 
 
 class Question(NamedTuple):
-    """One question about one image, or about none (HallusionBench has some)."""
+    """One question about one image, or about none (HallusionBench has some).
+
+    Attributes:
+        max_new_tokens: Longest answer, unless the user says otherwise.
+    """
 
     id: str
     image: str | None
     prompt: str
+    max_new_tokens: int = SHORT_ANSWER
 
 
 class Answer(NamedTuple):
-    """One response; an id may still stand twice."""
+    """One response; an id may still stand twice.
+
+    Attributes:
+        response: Without the reasoning before it; empty where it ended inside.
+        reasoned: Whether there was any.
+        at_limit: Whether it ended at the longest length allowed; None where the file does not say.
+    """
 
     id: str
     response: str
+    reasoned: bool = False
+    at_limit: bool | None = None
 
 
 def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
@@ -44,55 +66,17 @@ def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
                 raise ValueError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
 
 
-def read_text(path: Path) -> str:
-    """Read UTF-8, with or without the mark that some editors put before it.
-
-    Raises:
-        ValueError: If the file is missing or of another encoding.
-    """
-    if not path.is_file():
-        raise ValueError(f"file not found: {path}")
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
+def read_answer_file(path: Path) -> list[Any]:
+    """Read rows; one object of id -> response, and replies of an endpoint as they were sent, become rows."""
+    return spread([flatten_completion(row) for row in read_records(path)])
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Read JSON lines.
-
-    Raises:
-        ValueError: If the file is missing or not UTF-8, or a line is no JSON object; the message holds the line's number.
-    """
-    rows = []
-    # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
-        rows.append(row)
-    return rows
-
-
-def read_records(path: Path) -> list[Any]:
-    """Read a JSON array or JSON lines; the benchmarks' ``.json`` files are either.
-
-    Raises:
-        ValueError: If the file is missing or is neither.
-    """
-    text = read_text(path)
-    if not text[:64].lstrip().startswith("["):
-        return read_jsonl(path)
-    try:
-        records: list[Any] = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
-    return records
+def spread(rows: list[Any]) -> list[Any]:
+    """Turn one object of id -> response into rows; others are left as they are."""
+    if len(rows) != 1 or not isinstance(rows[0], Mapping) or _ROW_FIELDS & set(rows[0]):
+        return rows
+    whole = all(isinstance(value, str) for value in rows[0].values())
+    return [{"id": key, "response": value} for key, value in rows[0].items()] if whole else rows
 
 
 @dataclass(frozen=True)
@@ -109,14 +93,24 @@ class AnswerFormat:
     text: tuple[str, ...] = ()
     row_id: Callable[[Mapping[str, Any]], str | None] = field(default=lambda row: None)
     normalise: Callable[[str], str] = field(default=lambda identifier: identifier)
-    read_rows: Callable[[Path], list[Any]] = read_records
+    read_rows: Callable[[Path], list[Any]] = read_answer_file
 
 
 OURS = AnswerFormat()
 
 
+def question_id(row: Mapping[str, Any]) -> str | None:
+    """The id of LLaVA's rows."""
+    return str(row["question_id"]) if "question_id" in row else None
+
+
 def read_answers(
-    path: Path, form: AnswerFormat = OURS, *, order: Sequence[str] = (), texts: Mapping[str, str] | None = None
+    path: Path,
+    form: AnswerFormat = OURS,
+    *,
+    order: Sequence[str] = (),
+    texts: Mapping[str, str] | None = None,
+    parts: Sequence[Sequence[str]] = (),
 ) -> list[Answer]:
     """Read answers: of rows with ids by id, of rows without any in the questions' order.
 
@@ -124,27 +118,69 @@ def read_answers(
         path: File or folder.
         form: How the benchmark's own rows look.
         order: Ids of the questions in their order.
-        texts: What the questions ask, by id: rows without ids that repeat their question must repeat the one at their place.
+        texts: What the questions ask, by id: rows that repeat their question must repeat this one.
+        parts: Ids of the questions by file, in their order, where one file of answers may hold several. Rows whose ids are of another
+            count are then known by the questions that they repeat.
 
     Raises:
-        ValueError: If a row lacks its response, some rows have an id and others none, or those without are not the questions, one by one.
+        ValueError: If a row lacks its response, answers another question than the one of its id, some rows have an id and others none, or
+            those without are not the questions, one by one.
     """
     rows = form.read_rows(path)
     if not rows:
         raise ValueError(f"there are no answers in {path}")
-    responses = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    answers = _read_responses(rows, form, path)
     ids = [_row_id(row, form) for row in rows]
-    if all(identifier is None for identifier in ids) and order:
-        if len(rows) != len(order):
-            raise ValueError(
-                f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
-            )
-        _check_order(rows, order, texts or {}, path=path)
-        return [Answer(identifier, response) for identifier, response in zip(order, responses, strict=True)]
-    for number, (row, identifier) in enumerate(zip(rows, ids, strict=True), start=1):
+    named = [None if i is None else form.normalise(str(i)) for i in ids]
+    asked = [_asked(row) for row in rows]
+    texts = texts or {}
+    without_ids = bool(order) and all(identifier is None for identifier in ids)
+    if without_ids and len(rows) == len(order):
+        named = list(order)
+    counted = without_ids and len(rows) != len(order)
+    mismatch = None if counted else find_mismatch(named, asked, texts)
+    if counted or mismatch is not None or any(i not in texts for i in named):
+        aligned = align_parts(asked, ids, parts or (order,), texts)
+        if aligned is not None:
+            return _keep_aligned(answers, aligned, path)
+    if counted:
+        raise ValueError(
+            f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
+        )
+    if mismatch is not None:
+        raise ValueError(_describe_mismatch(mismatch, named[mismatch.row], texts, path, ordered=without_ids))
+    for number, (row, identifier) in enumerate(zip(rows, named, strict=True), start=1):
         if identifier is None:
             raise ValueError(f"{path}, row {number} has keys {', '.join(row)}; expected id and response (text)")
-    return [Answer(form.normalise(str(i)), response) for i, response in zip(ids, responses, strict=True)]
+    return [answer._replace(id=str(i)) for i, answer in zip(named, answers, strict=True)]
+
+
+def _keep_aligned(answers: Sequence[Answer], ids: Sequence[str | None], path: Path) -> list[Answer]:
+    others = sum(identifier is None for identifier in ids)
+    if others:
+        logger.warning("%s: %d of %d rows answer questions of other files and are left out", path, others, len(ids))
+    return [answer._replace(id=i) for i, answer in zip(ids, answers, strict=True) if i is not None]
+
+
+def _describe_mismatch(found: Asked, identifier: str | None, texts: Mapping[str, str], path: Path, *, ordered: bool) -> str:
+    question = f"{path}, row {found.row + 1} answers {found.text!r}, but question {identifier} is {texts[str(identifier)]!r}"
+    advice = "put the rows in the questions' order, or give each its id" if ordered else "these are answers to another set or split"
+    return f"{question}; {advice}, or, if the model was asked in other words, leave the row's question out"
+
+
+def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path) -> list[Answer]:
+    """Read what each row says; ids come later."""
+    texts = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    limits = [reads_limit(row) if isinstance(row, Mapping) else None for row in rows]
+    stripped = [strip_reasoning(text) for text in texts]
+    # The template opened the reasoning: an answer of the same model that never closes it, and ended at the limit, ended inside.
+    headless = any(one.headless for one in stripped)
+    answers = []
+    for row, one, limit in zip(rows, stripped, limits, strict=True):
+        cut = headless and limit is True and not one.reasoned
+        apart = isinstance(row, Mapping) and any(isinstance(row.get(name), str) and row[name].strip() for name in REASONING_FIELDS)
+        answers.append(Answer("", "" if cut else one.text, reasoned=one.reasoned or cut or apart, at_limit=limit))
+    return answers
 
 
 def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | None:
@@ -155,16 +191,32 @@ def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | 
     return settings[0] if same and isinstance(settings[0], Mapping) else None
 
 
-def _check_order(rows: Sequence[Any], order: Sequence[str], texts: Mapping[str, str], *, path: Path) -> None:
-    """Refuse rows in another order than the questions: an answer would count for a question that it does not answer."""
-    for number, (row, identifier) in enumerate(zip(rows, order, strict=True), start=1):
-        asked = row.get("question", row.get("prompt")) if isinstance(row, Mapping) else None
-        # The model may have been asked with something before or behind the question.
-        if isinstance(asked, str) and texts.get(identifier, "") not in asked:
-            raise ValueError(
-                f"{path}, row {number} answers {asked!r}, but question {identifier} is {texts[identifier]!r}; "
-                "put the rows in the questions' order, or give each its id"
-            )
+class Endings(NamedTuple):
+    """How answers ended.
+
+    Attributes:
+        reasoned: Answers with reasoning before them, or in marks of their own.
+        unanswered: Of these, those that came to no answer.
+        at_limit: Answers that ended at the longest length allowed; None where none says.
+    """
+
+    reasoned: int
+    unanswered: int
+    at_limit: int | None
+
+
+def count_endings(answers: Iterable[Answer]) -> Endings:
+    """Count how answers ended."""
+    answers = list(answers)
+    limits = [answer.at_limit for answer in answers if answer.at_limit is not None]
+    unanswered = sum(answer.reasoned and not answer.response.strip() for answer in answers)
+    return Endings(sum(answer.reasoned for answer in answers), unanswered, sum(limits) if limits else None)
+
+
+def _asked(row: Any) -> str | None:
+    """The question that a row repeats, if it does."""
+    values = [row.get(name) for name in _ASKED] if isinstance(row, Mapping) else []
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def _row_id(row: Any, form: AnswerFormat) -> str | None:
@@ -182,6 +234,9 @@ def _response(row: Any, form: AnswerFormat, *, where: str) -> str:
     name = next((name for name in names if name in row), None)
     if name is None:
         raise ValueError(f"{where} has keys {', '.join(row)}; expected id and {' or '.join(names)}")
+    if row[name] is None and any(isinstance(row.get(field), str) for field in REASONING_FIELDS):
+        # A server that sends reasoning apart sends null where the reply ended inside it.
+        return ""
     if not isinstance(row[name], str):
         raise ValueError(f'{where}: {name} is {json.dumps(row[name])[:40]}; expected text, and "" where nothing was said')
     return str(row[name])
@@ -213,7 +268,8 @@ def match_answers(
     ]
     found = "; ".join(problem for problem in problems if problem)
     if counts and not any(i in known for i in counts):
-        mine, theirs = next(iter(wanted), None), next(iter(counts))
+        ids = wanted or (known if isinstance(known, Iterable) else ())
+        mine, theirs = next(iter(ids), None), next(iter(counts))
         expected = f", expected ids such as {_shortened(mine)}" if mine is not None else ""
         raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {_shortened(theirs)}{expected}")
     if found and not allow_partial:

@@ -1,12 +1,14 @@
 """What a benchmark is to the rest of the program: files, questions, how its answers are read, and a score."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from mmalign.data.git_lfs import refuse_pointer
 from mmalign.evaluation.answers import OURS, AnswerFormat, Question
+from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.yes_no import Mode
 
 
@@ -54,8 +56,12 @@ class Benchmark(ABC):
         return set(self.required())
 
     def texts(self) -> Mapping[str, str]:
-        """What the questions ask, by id, where answer files may have rows without ids; empty where they have none."""
+        """What the questions ask, by id, which answers that repeat their question are held to; empty where all ask the same."""
         return {}
+
+    def parts(self) -> Sequence[Sequence[str]]:
+        """Ids of the questions by file, in their order, where an answer file may hold one or several."""
+        return [self.required()]
 
     def variant(self, *, judged: bool) -> str | None:
         """What else a score depends on, so that two can be told apart."""
@@ -86,6 +92,10 @@ class Benchmark(ABC):
         """
         raise ValueError(f"{self.name} asks no judge")
 
+    def images_in(self, folder: Path) -> Path:
+        """Where the images lie in a folder of the data."""
+        return folder / "images"
+
     @property
     def holds_images(self) -> bool:
         """Whether the question file itself holds the images."""
@@ -96,17 +106,50 @@ class Benchmark(ABC):
         return False
 
 
-def find_file(source: Path, *patterns: str, what: str) -> Path:
-    """Find a file of a benchmark: the one given, or in the folder (or beside the file) given.
+def find_question_files(
+    source: Path, patterns: Sequence[str], *, is_question: Callable[[Mapping[str, Any]], bool], answers: Path | None = None
+) -> list[Path]:
+    """Find a benchmark's question files: the one given, or in the folder given, in which answers and results may lie beside them.
+
+    Args:
+        source: File or folder.
+        patterns: What the files are called.
+        is_question: Whether a row is a question, by its fields.
+        answers: The answers that are scored: never taken for questions.
+
+    Returns:
+        The files whose first row is a question; all of them where that is true of none, so that their reader can say what is wrong.
+    """
+    if source.is_file():
+        return [source]
+    found = sorted({path for pattern in patterns for path in source.glob(pattern) if path.is_file()})
+    others = _without(found, answers)
+    questions = [path for path in others if len(others) > 1 and _begins_with(path, is_question)]
+    return questions or others
+
+
+def _without(files: list[Path], answers: Path | None) -> list[Path]:
+    """Leave the answers out, unless they are all there is: some benchmarks' answers are their question file, filled in."""
+    return [path for path in files if answers is None or path.resolve() != answers.resolve()] or files
+
+
+def _begins_with(path: Path, is_question: Callable[[Mapping[str, Any]], bool]) -> bool:
+    rows = read_records(path)
+    return bool(rows) and isinstance(rows[0], Mapping) and is_question(rows[0])
+
+
+def find_file(source: Path, *patterns: str, what: str, answers: Path | None = None) -> Path:
+    """Find a file of a benchmark: the one given, or in the folder (or beside the file) given; ``answers`` is none of its files.
 
     Raises:
-        ValueError: If there is none, or more than one.
+        ValueError: If there is none, more than one, or a Git LFS pointer in its place.
     """
     if not source.exists():
         raise ValueError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
     folder = source if source.is_dir() else source.parent
-    found = sorted({path for pattern in patterns for path in folder.glob(pattern)})
+    found = _without(sorted({path for pattern in patterns for path in folder.glob(pattern)}), answers)
     if len(found) != 1:
         have = f"found {', '.join(path.name for path in found)}" if found else "found none"
         raise ValueError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")
+    refuse_pointer(found[0])
     return found[0]

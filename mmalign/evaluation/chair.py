@@ -2,24 +2,42 @@
 
 import gzip
 import json
-import re
+import logging
 import zlib
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl, read_records, read_text
+from mmalign.data.git_lfs import refuse_pointer
+from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file, spread
 from mmalign.evaluation.benchmark import Benchmark, find_file
-from mmalign.evaluation.nltk_words import lemmatize_tagged, tokenize
-from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
+from mmalign.evaluation.image_ids import ImageIds, is_coco_file
+from mmalign.evaluation.nltk_words import lemmatize_nouns, lemmatize_tagged, tokenize
+from mmalign.evaluation.object_words import (
+    build_double_words,
+    find_mentions,
+    find_phrases,
+    is_cocos,
+    join_double_words,
+    join_phrases,
+    name_objects,
+    read_synonyms,
+)
+from mmalign.evaluation.rows import read_jsonl, read_text
 from mmalign.evaluation.singularize import singularize
 from mmalign.evaluation.yes_no import Mode, ratio
 
+logger = logging.getLogger(__name__)
 Variant = Literal["original", "wordnet"]
 # COCO has a million annotated objects, in some ten megabytes; a gzip of a few kilobytes can unpack to all memory there is.
 _LARGEST = 1 << 30
+# Published captions were cut at 512 tokens (OPERA and those after it): at 64 a model names half as much, and hallucinates less.
+CAPTION_LENGTH = 512
+# Fields that may name a row's image, the first one that is known.
+_IMAGE_FIELDS = ("image_id", "id", "image", "image_path", "file_name", "question_id")
 OBJECT_SETS = ("*objects*.json", "*objects*.json.gz")
 
 
@@ -45,14 +63,19 @@ class Chair(Benchmark):
 
     @property
     def form(self) -> AnswerFormat:
-        """Captions with image_id: rows, or the original's file with imgToEval."""
-        return CAPTIONS if self.how != "words" else AnswerFormat(text=("caption",))
+        """Captions by image: rows of image_id, image or a path, one object of image -> caption, or the original's file with imgToEval."""
+        return caption_format(self.known_images)
+
+    @cached_property
+    def known_images(self) -> ImageIds:
+        """The images whose objects are known."""
+        return ImageIds(self.truths)
 
     def questions(self) -> list[Question]:
         """The images of ``chair.jsonl``."""
         if not self.asked:
             raise ValueError("which images to describe is not said: put chair.jsonl (id, image, question) beside synonyms.txt")
-        return list(self.asked)
+        return [question._replace(max_new_tokens=CAPTION_LENGTH) for question in self.asked]
 
     def required(self) -> list[str]:
         """The images asked for, or none in particular."""
@@ -93,18 +116,47 @@ def count_hallucinations(mentions: Mapping[str, Sequence[str]], truths: Mapping[
     }
 
 
-def find_objects(caption: str, *, synonyms: Mapping[str, str], double_words: Mapping[str, str], variant: Variant) -> list[str]:
-    """Find COCO's objects in a caption: words made singular by rule (original), or WordNet's lemmas by part of speech."""
+def find_objects(
+    caption: str,
+    *,
+    synonyms: Mapping[str, str],
+    double_words: Mapping[str, str],
+    variant: Variant,
+    phrases: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Find objects in a caption: words made singular by rule (original), or WordNet's lemmas by part of speech.
+
+    Args:
+        caption: The text.
+        synonyms: Word -> object.
+        double_words: CHAIR's table of two words -> what they count as.
+        variant: How words become singular.
+        phrases: Forms of the list's own words, from ``find_phrases``.
+    """
     words = tokenize(caption.lower())
     words = [singularize(word) for word in words] if variant == "original" else lemmatize_tagged(words)
-    return name_objects(join_double_words(words, double_words), synonyms)
+    return name_objects(join_double_words(join_phrases(words, phrases or {}), double_words), synonyms)
 
 
-def load_chair(source: Path, *, variant: Variant = "original") -> Chair:
+def list_forms(word: str, *, variant: Variant) -> list[list[str]]:
+    """Return what a word of a list becomes in a caption."""
+    words = tokenize(word.lower())
+    if variant == "original":
+        return [[singularize(one) for one in words]]
+    # The tagger may take a word for a verb in one sentence and for a noun in another.
+    return [lemmatize_nouns(words), lemmatize_tagged(words), words]
+
+
+def load_chair(source: Path, *, variant: Variant = "original", answers: Path | None = None) -> Chair:
     """Read a folder with CHAIR's ``synonyms.txt`` and the object sets of COCO's images, or with a world's ``chair.jsonl``.
 
     The object sets (``*objects*.json`` or ``.json.gz``) map image ids to objects. A ``chair.jsonl`` (id, image, question)
     beside them says which images are to be described; where its rows hold ``truth``, the words are a closed list.
+
+    Args:
+        source: The folder, or a file in it.
+        variant: How words become singular.
+        answers: The captions to be scored, which may lie in the same folder.
 
     Raises:
         ValueError: If a file is missing, or an image's truth is not in the word list.
@@ -114,7 +166,7 @@ def load_chair(source: Path, *, variant: Variant = "original") -> Chair:
     questions_file = folder / "chair.jsonl"
     rows = read_jsonl(questions_file) if questions_file.is_file() else []
     asked = [Question(str(row["id"]), row["image"], row["question"]) for row in rows]
-    text = synonyms_file.read_text(encoding="utf-8")
+    text = read_text(synonyms_file)
     if rows and "truth" in rows[0]:
         truths = {str(row["id"]): frozenset(row["truth"]) for row in rows}
         words = read_synonyms(text, strip=True)
@@ -122,12 +174,31 @@ def load_chair(source: Path, *, variant: Variant = "original") -> Chair:
             raise ValueError(f"{synonyms_file} names no object; expected one a line: its name, then synonyms, split by ', '")
         check_truths(truths, words, file=questions_file)
         return Chair([questions_file, synonyms_file], truths, asked, words, partial(find_in_closed_list, words=words), "words")
-    objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images")
+    objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images", answers=answers)
+    truths = read_object_sets(objects_file)
     words = read_synonyms(text)
-    find = partial(find_objects, synonyms=words, double_words=build_double_words(), variant=variant)
+    if not is_cocos(words):
+        words = {word.lower(): name for word, name in read_synonyms(text, strip=True).items()}
+        warn_of_unnamed(truths, words, file=objects_file)
+    find = partial(
+        find_objects,
+        synonyms=words,
+        double_words=build_double_words(),
+        variant=variant,
+        phrases=find_phrases(words, partial(list_forms, variant=variant)),
+    )
     files = [synonyms_file, objects_file, *([questions_file] if rows else [])]
-    asked = [question._replace(id=read_coco_id(question.id)) for question in asked]
-    return Chair(files, read_object_sets(objects_file), asked, words, find, variant)
+    known = ImageIds(truths)
+    asked = [question._replace(id=known.find(question.id)) for question in asked]
+    return Chair(files, truths, asked, words, find, variant)
+
+
+def warn_of_unnamed(truths: Mapping[str, frozenset[str]], words: Mapping[str, str], *, file: Path) -> None:
+    """Say which objects of the images no word of the list names: they are never found, and recall is the lower for it."""
+    unnamed = sorted(frozenset().union(*truths.values()) - set(words.values()))
+    if unnamed:
+        more = f" and {len(unnamed) - 10} more" if len(unnamed) > 10 else ""
+        logger.warning("%s holds %s%s, which synonyms.txt does not name: they are never found", file, ", ".join(unnamed[:10]), more)
 
 
 def check_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str], *, file: Path) -> None:
@@ -148,13 +219,18 @@ def find_in_closed_list(caption: str, *, words: Mapping[str, str]) -> list[str]:
 
 
 def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
-    """Read image id -> names of its objects, from JSON, gzipped or not."""
+    """Read image id -> names of its objects, from JSON, gzipped or not.
+
+    Raises:
+        ValueError: If the file is damaged or of another form, or an id stands in it twice.
+    """
+    refuse_pointer(path)
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise ValueError(f"more than {_LARGEST:,} bytes")
-        sets = {read_coco_id(identifier): frozenset(names) for identifier, names in json.loads(text).items()}
+        sets = {identifier: frozenset(names) for identifier, names in json.loads(text, object_pairs_hook=_unique).items()}
     except (AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError, zlib.error) as error:
         raise ValueError(f"{path} holds no object sets ({error}); expected a JSON object of image id -> names of objects") from error
     if odd := next((i for i, names in sets.items() if not all(isinstance(name, str) for name in names)), None):
@@ -162,32 +238,36 @@ def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
     return sets
 
 
-def read_coco_id(text: str) -> str:
-    """Return COCO's number as text: of 40468, 000000040468 or COCO_val2014_000000040468.jpg."""
-    found = re.fullmatch(r"(?:COCO_(?:train|val)2014_)?0*(\d+)(?:\.jpg)?", text)
-    return text if found is None else found.group(1)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    doubled = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
+    if doubled:
+        raise ValueError(f"{doubled[0]!r} stands there twice")
+    return dict(pairs)
 
 
-def read_captions(path: Path) -> list[Any]:
-    """Read rows, or the original's caption file, which keeps them under imgToEval."""
-    rows = read_records(path) if not _is_mapping(path) else [json.loads(read_text(path))]
-    if len(rows) == 1 and isinstance(rows[0], Mapping) and "imgToEval" in rows[0]:
+def caption_format(known: ImageIds) -> AnswerFormat:
+    """How captions of known images are read."""
+    return AnswerFormat(
+        text=("caption", "text", "answer"), row_id=lambda row: None, normalise=known.find, read_rows=partial(read_captions, known=known)
+    )
+
+
+def read_captions(path: Path, *, known: ImageIds) -> list[Any]:
+    """Read rows, one object of image -> caption, or the original's caption file, which keeps rows under imgToEval."""
+    rows = read_answer_file(path)
+    if len(rows) == 1 and isinstance(rows[0], Mapping) and isinstance(rows[0].get("imgToEval"), Mapping):
         entries: Iterable[Any] = rows[0]["imgToEval"].values()
-        rows = list(entries)
-    # Where a row has both, as in COCO's caption files, its id is the caption's.
-    return [{**row, "id": row["image_id"]} if isinstance(row, Mapping) and "image_id" in row else row for row in rows]
+        rows = spread(list(entries))
+    return [_name_image(row, known) if isinstance(row, Mapping) else row for row in rows]
 
 
-def _is_mapping(path: Path) -> bool:
-    """Whether a file is one JSON object over several lines, and so no JSON lines."""
-    if not path.is_file():
-        return False
-    first = read_text(path).partition("\n")[0].strip()
-    return first.startswith("{") and not first.endswith("}")
-
-
-def _image_id(row: Mapping[str, Any]) -> str | None:
-    return str(row["image_id"]) if "image_id" in row else None
-
-
-CAPTIONS = AnswerFormat(text=("caption", "text", "answer"), row_id=_image_id, normalise=read_coco_id, read_rows=read_captions)
+def _name_image(row: Mapping[str, Any], known: ImageIds) -> Mapping[str, Any]:
+    """Give a row its image as its id. In COCO's caption files the id is the caption's, in LLaVA's rows question_id is a number."""
+    fields = [name for name in _IMAGE_FIELDS if isinstance(row.get(name), str | int)]
+    if not fields:
+        return row
+    # The file of a COCO image says more than a number beside it, which may only count.
+    first = [name for name in fields if name != "image_id" and is_coco_file(row[name])] if "image_id" not in fields else []
+    order = [*first, *fields]
+    field = next((name for name in order if known.find(str(row[name])) in known.names), order[0])
+    return {**row, "id": str(row[field])}

@@ -6,9 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_records
-from mmalign.evaluation.benchmark import Benchmark
-from mmalign.evaluation.judging import fill_prompt, read_replies
+from mmalign.evaluation.answers import AnswerFormat, Question, question_id, read_answer_file
+from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.judging import fill_prompt
+from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.verdicts import find_verdict
 from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
 
 Form = Literal["all", "image"]
@@ -62,7 +64,7 @@ class HallusionBench(Benchmark):
     @property
     def form(self) -> AnswerFormat:
         """The original's records with ``model_prediction``."""
-        return AnswerFormat(text=("model_prediction", "prediction", "answer"), row_id=_record_name, normalise=_normalise)
+        return AnswerFormat(text=("model_prediction", "prediction", "answer", "text"), row_id=_record_name, normalise=_normalise)
 
     @property
     def judgement_form(self) -> AnswerFormat:
@@ -81,6 +83,10 @@ class HallusionBench(Benchmark):
         """Those of both forms."""
         return self.ids
 
+    def texts(self) -> dict[str, str]:
+        """The original's records repeat them."""
+        return {item.id: item.question for item in self.items}
+
     def variant(self, *, judged: bool) -> str:
         """Judge or rule, and which questions."""
         return f"{'judge' if judged else 'rule'}, {self.which} questions"
@@ -92,7 +98,7 @@ class HallusionBench(Benchmark):
     def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
         """Compute percentages with four decimals: ``aacc`` of questions, ``qacc`` of pairs, ``facc`` of figures.
 
-        With judgements they are read as the original's script reads them; without, the answers are read by rule.
+        With judgements these are read, without, the answers are read by rule.
         """
         items = [item for item in self.items if item.id in answers]
         codes = find_codes(items, answers, mode=mode, judgements=judgements)
@@ -106,8 +112,14 @@ def code_by_rule(answer: str, *, is_yes: bool, mode: Mode) -> int:
     return UNCLEAR if reply is None else RIGHT if reply is is_yes else WRONG
 
 
-def parse_judgement(reply: str) -> int:
-    """Return the code of a judge's reply; what is neither is unclear."""
+def parse_judgement(reply: str, *, mode: Mode) -> int:
+    """Return the code of a judge's reply; what is neither is unclear.
+
+    ``official`` looks for "incorrect" and then for "correct" anywhere, so that "not correct" is correct; ``strict`` reads the verdict.
+    """
+    if mode == "strict":
+        verdict = find_verdict(reply)
+        return UNCLEAR if verdict is None else RIGHT if verdict else WRONG
     text = reply.lower()
     return WRONG if "incorrect" in text else RIGHT if "correct" in text else UNCLEAR
 
@@ -118,7 +130,7 @@ def find_codes(
     """Return the code of each answer: by the judge's reply where there is a judge, else by rule."""
     if judgements is None:
         return {item.id: code_by_rule(answers[item.id], is_yes=item.is_yes, mode=mode) for item in items}
-    return {item.id: parse_judgement(judgements[item.id]) for item in items}
+    return {item.id: parse_judgement(judgements[item.id], mode=mode) for item in items}
 
 
 def find_right(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> dict[str, bool]:
@@ -155,17 +167,18 @@ def _share_of_groups(
     return sum(groups.values()) / len(groups) if groups else None
 
 
-def load_hallusionbench(source: Path, *, which: Form = "all") -> HallusionBench:
+def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | None = None) -> HallusionBench:
     """Read ``HallusionBench.json``, or the folder that holds it.
 
     Args:
         source: The file or its folder.
         which: "all" 1,129 questions, as the paper does, or the 951 with an "image", as evaluation harnesses do.
+        answers: The answers to be scored, which may lie in the same folder.
 
     Raises:
         ValueError: If the file is missing, or a record lacks a field or stands twice.
     """
-    files = [source] if source.is_file() else sorted(source.glob("HallusionBench*.json*"))
+    files = find_question_files(source, ["HallusionBench*.json", "HallusionBench*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
         raise ValueError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
     items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
@@ -173,6 +186,10 @@ def load_hallusionbench(source: Path, *, which: Form = "all") -> HallusionBench:
     if len(ids) != len(items):
         raise ValueError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")
     return HallusionBench(files, [item for item in items if which == "all" or item.image is not None], ids, which)
+
+
+def _is_question(row: Mapping[str, Any]) -> bool:
+    return {*NAME_FIELDS, "question", "gt_answer"} <= set(row) and not {"model_prediction", "prediction", "response"} & set(row)
 
 
 def _read_question(row: Mapping[str, Any], number: int, path: Path) -> HallusionQuestion:
@@ -200,7 +217,7 @@ def _read_question(row: Mapping[str, Any], number: int, path: Path) -> Hallusion
 
 def read_codes(path: Path) -> list[Any]:
     """Read judgements; the original saves a code (0, 1, 2) in a field that its users name, such as gpt4v_output_gpt_check."""
-    return [_spell_code(row) for row in read_replies(path)]
+    return [_spell_code(row) for row in read_answer_file(path)]
 
 
 def _spell_code(row: Any) -> Any:
@@ -212,7 +229,8 @@ def _spell_code(row: Any) -> Any:
 
 
 def _record_name(row: Mapping[str, Any]) -> str | None:
-    return "_".join(str(row[field]) for field in NAME_FIELDS) if all(field in row for field in NAME_FIELDS) else None
+    whole = all(field in row for field in NAME_FIELDS)
+    return "_".join(str(row[field]) for field in NAME_FIELDS) if whole else question_id(row)
 
 
 def _normalise(identifier: str) -> str:

@@ -8,9 +8,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from mmalign.evaluation.answers import Question, read_jsonl
+from mmalign.evaluation.answers import Question
 from mmalign.evaluation.hallusionbench import HallusionQuestion
 from mmalign.evaluation.pope import PopeQuestion
+from mmalign.evaluation.rows import read_jsonl
 
 
 @dataclass(frozen=True, kw_only=True)

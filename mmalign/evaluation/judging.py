@@ -4,9 +4,10 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
-from mmalign.evaluation.answers import Answer, AnswerFormat, match_answers, read_answers, read_records
+from mmalign.evaluation.answers import Answer, AnswerFormat, Endings, count_endings, match_answers, read_answers
+from mmalign.evaluation.reasoning import strip_reasoning
 
 
 class Judge(Protocol):
@@ -15,6 +16,11 @@ class Judge(Protocol):
     @property
     def name(self) -> str:
         """What a result says it was judged by."""
+        ...
+
+    @property
+    def decoding(self) -> Mapping[str, Any]:
+        """How it decodes, for the result."""
         ...
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
@@ -32,6 +38,20 @@ def ask_judge(judge: Judge, prompts: Mapping[str, str]) -> dict[str, str]:
     if len(replies) != len(prompts):
         raise ValueError(f"judge {judge.name} gave {len(replies)} replies to {len(prompts)} prompts; expected one each, in order")
     return dict(zip(prompts, replies, strict=True))
+
+
+class Replies(NamedTuple):
+    """A judge's replies by id, without their reasoning, and how they ended."""
+
+    texts: dict[str, str]
+    endings: Endings
+
+
+def strip_replies(replies: Mapping[str, str]) -> Replies:
+    """Take the reasoning from a judge's replies."""
+    stripped = {i: strip_reasoning(reply) for i, reply in replies.items()}
+    answers = [Answer(i, one.text, one.reasoned) for i, one in stripped.items()]
+    return Replies({i: one.text for i, one in stripped.items()}, count_endings(answers))
 
 
 def fill_prompt(template: str, fields: Mapping[str, str]) -> str:
@@ -62,7 +82,7 @@ def _split_at(text: str, name: str) -> list[str]:
     return [piece for part in parts[:-1] for piece in (part, field)] + [parts[-1]]
 
 
-def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], order: Sequence[str]) -> dict[str, str]:
+def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], order: Sequence[str]) -> Replies:
     """Read a judge's saved replies: ours (id, judgement), or the responses of an OpenAI-compatible endpoint in the questions' order.
 
     Args:
@@ -80,23 +100,14 @@ def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], ord
         first = ", ".join([i for i in asked if i in lacking][:10])
         raise ValueError(f"{path} has no judgement of {len(lacking)} of {len(wanted)} answers (first: {first}); judge them too")
     # A file may hold replies on more answers than are scored.
-    return match_answers([reply for reply in replies if reply.id in wanted], required=asked) if asked else {}
+    chosen = [reply for reply in replies if reply.id in wanted]
+    return Replies(match_answers(chosen, required=asked) if asked else {}, count_endings(chosen))
 
 
 def write_judgements(path: Path, judgements: Mapping[str, str]) -> None:
     """Save a judge's replies by id, to be scored again without asking."""
     lines = [json.dumps({"id": identifier, "judgement": reply}) + "\n" for identifier, reply in judgements.items()]
     path.write_text("".join(lines), encoding="utf-8")
-
-
-def read_replies(path: Path) -> list[Any]:
-    """Read rows, and of an endpoint's responses their text."""
-    return [_reply_text(row) for row in read_records(path)]
-
-
-def _reply_text(row: Any) -> Any:
-    # The id of such a response is the endpoint's own: what it belongs to is told by its place.
-    return row["choices"][0]["message"]["content"] if isinstance(row, Mapping) and "choices" in row else row
 
 
 def hash_text(text: str) -> str:

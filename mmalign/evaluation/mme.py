@@ -1,16 +1,21 @@
 """MME's hallucination subset: existence, count, position, colour; two questions an image (arXiv:2306.13394)."""
 
+import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_records, read_text
-from mmalign.evaluation.benchmark import Benchmark
+from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
+from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.pictures import write_pictures
+from mmalign.evaluation.question_texts import core_of, normalise
+from mmalign.evaluation.rows import has_pictures, read_records, read_text
 from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
 
+IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CATEGORIES = ("existence", "count", "position", "color")
 
 
@@ -49,15 +54,22 @@ def parse_official(answer: str) -> bool | None:
 
 @dataclass(frozen=True)
 class Mme(Benchmark):
-    """The questions of the subset."""
+    """The questions of the subset.
+
+    Attributes:
+        images: What each file's rows call their image; empty for those of other categories.
+        folders: Whether the images lie beside the questions, in the release's folders.
+    """
 
     name: ClassVar[str] = "mme"
     items: Sequence[MmeQuestion]
+    images: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    folders: bool = False
 
     @property
     def form(self) -> AnswerFormat:
-        """The original's result files (image, question, truth, response between tabs), or rows by question_id."""
-        return AnswerFormat(text=("answer", "prediction"), read_rows=partial(read_answer_rows, items=self.items))
+        """The original's result files (image, question, truth, response between tabs), or rows by question_id (LLaVA's: text)."""
+        return AnswerFormat(text=("answer", "prediction", "text"), read_rows=partial(read_answer_rows, items=self.items))
 
     def questions(self) -> list[Question]:
         """Each as it stands."""
@@ -66,6 +78,23 @@ class Mme(Benchmark):
     def required(self) -> list[str]:
         """All."""
         return [item.id for item in self.items]
+
+    def texts(self) -> dict[str, str]:
+        """The two questions on an image have one question_id."""
+        return {item.id: item.text for item in self.items}
+
+    def images_in(self, folder: Path) -> Path:
+        """The release's own folders hold both."""
+        return folder if self.folders else super().images_in(folder)
+
+    @property
+    def holds_images(self) -> bool:
+        """Where the files are the hub's Parquet."""
+        return any(has_pictures(path) for path in self.files)
+
+    def write_images(self, folder: Path) -> bool:
+        """Write them under the names that the questions have."""
+        return write_pictures(self.files, self.images, folder)
 
     def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
         """Compute points: ``mme/<category>`` is accuracy + accuracy_plus (both right), at most 200; ``mme/total`` their sum."""
@@ -99,19 +128,32 @@ def score_mme(items: Sequence[MmeQuestion], answers: Mapping[str, str], *, mode:
     return metrics | ({"mme/total": total} if metrics else {}) | {"mme/unknown": unknown}
 
 
-def load_mme(source: Path) -> Mme:
+def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
     """Read MME's rows (question_id, category, question, answer, image): JSON, JSON lines, Parquet, or a folder of such files.
 
-    Other categories than the subset's are passed over.
+    Or the release's own folders: ``existence/NAME.txt`` with ``question<TAB>Yes`` on its two lines, or
+    ``color/questions_answers_YN/NAME.txt``, and the image beside it or in ``color/images``. Other categories than the subset's are passed
+    over.
+
+    Args:
+        source: File or folder.
+        answers: The answers to be scored, which may lie in the same folder.
 
     Raises:
         ValueError: If there are no rows of the subset, an answer is neither Yes nor No, or an image has not two questions.
     """
-    files = [source] if source.is_file() else sorted(f for f in source.glob("*") if f.suffix in (".json", ".jsonl", ".parquet"))
-    rows = [row for file in files for row in _read_rows(file) if row.get("category") in CATEGORIES]
+    patterns = ("*.json", "*.jsonl", "*.parquet", "data/*.parquet")
+    files = find_question_files(source, patterns, is_question=_is_question, answers=answers)
+    read = {file: [row for row in read_records(file) if isinstance(row, Mapping)] for file in files}
+    rows = [row for file in files for row in read[file] if _is_question(row)]
+    images = {file: [_image_name(row) if _is_question(row) else "" for row in read[file]] for file in files}
+    folders = not rows and source.is_dir()
+    if folders:
+        rows, files = _read_release(source)
     if not rows:
         raise ValueError(
-            f"no MME questions at {source}: expected rows with question_id, question, answer and category {', '.join(CATEGORIES)}"
+            f"no MME questions at {source}: expected rows with question_id, question, answer and category {', '.join(CATEGORIES)}, "
+            "or the release's folders of these names"
         )
     repeated = len({str(row["question_id"]) for row in rows}) < len(rows)
     pairs = [f"{row['category']}/{_image_name(row)}" if not repeated else str(row["question_id"]) for row in rows]
@@ -125,7 +167,38 @@ def load_mme(source: Path) -> Mme:
         place[pair] += 1
         identifier = f"{pair}/{place[pair]}" if repeated else str(row["question_id"])
         items.append(_read_question(row, identifier, pair, source))
-    return Mme(files, items)
+    return Mme(files, items, images, folders)
+
+
+def _is_question(row: Mapping[str, Any]) -> bool:
+    return row.get("category") in CATEGORIES and {"question_id", "question", "answer"} <= set(row)
+
+
+def _read_release(source: Path) -> tuple[list[Mapping[str, Any]], list[Path]]:
+    """Read the release's folders as rows, whose question_id is "category/image", as the hub's are."""
+    places = [source / category / place for category in CATEGORIES for place in ("", "questions_answers_YN")]
+    files = [file for place in places for file in sorted(place.glob("*.txt"))]
+    rows: list[Mapping[str, Any]] = []
+    for file in files:
+        category = file.relative_to(source).parts[0]
+        image = _find_image(file, source / category)
+        for number, line in enumerate(read_text(file).split("\n"), start=1):
+            if not line.strip():
+                continue
+            cells = line.rstrip("\r").split("\t")
+            if len(cells) != 2:
+                raise ValueError(f"{file}, line {number} has {len(cells)} cells; expected question and answer with a tab between them")
+            name = f"{category}/{image.name}"
+            asked = {"category": category, "question": cells[0], "answer": cells[1]}
+            rows.append({"question_id": name, "image": str(image.relative_to(source)), **asked})
+    return rows, files
+
+
+def _find_image(questions: Path, category: Path) -> Path:
+    """The image of a question file: beside it or in the folder images; where there is none, as the release names it."""
+    places = [questions.parent, category / "images"]
+    found = [path for place in places for path in sorted(place.glob(f"{glob.escape(questions.stem)}.*")) if path.suffix.lower() in IMAGES]
+    return found[0] if found else places[-1 if questions.parent != category else 0] / f"{questions.stem}.jpg"
 
 
 def _read_question(row: Mapping[str, Any], identifier: str, pair: str, source: Path) -> MmeQuestion:
@@ -141,19 +214,6 @@ def _image_name(row: Mapping[str, Any]) -> str:
     return image if isinstance(image, str) else str(row["question_id"])
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    if path.suffix != ".parquet":
-        return read_records(path)
-    import pyarrow.parquet
-
-    columns = ["question_id", "category", "question", "answer"]
-    try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path, columns=columns).to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read as Parquet with columns {', '.join(columns)}: {error}") from error
-    return rows
-
-
 def read_answer_rows(path: Path, *, items: Sequence[MmeQuestion]) -> list[Any]:
     """Read answers; of the two on an image, which have one question_id, each gets the id of its question.
 
@@ -162,14 +222,16 @@ def read_answer_rows(path: Path, *, items: Sequence[MmeQuestion]) -> list[Any]:
     if path.is_dir() or path.suffix == ".txt":
         rows = [row for file in ([path] if path.is_file() else sorted(path.glob("*.txt"))) for row in _read_result_file(file)]
     else:
-        rows = read_records(path)
+        rows = read_answer_file(path)
     known = {item.id for item in items}
     by_pair: dict[str, list[MmeQuestion]] = {}
     for item in items:
         by_pair.setdefault(item.pair, []).append(item)
-        # The original's result files name the image alone.
-        if (alias := f"{item.category}/{Path(item.image).name}") != item.pair:
-            by_pair.setdefault(alias, []).append(item)
+        # The original's result files name the image alone, and not every release has the same ending.
+        file = Path(item.image)
+        for alias in dict.fromkeys((f"{item.category}/{file.name}", f"{item.category}/{file.stem}")):
+            if alias != item.pair:
+                by_pair.setdefault(alias, []).append(item)
     seen: Counter[str] = Counter()
     return [_identify(row, known, by_pair, seen) if isinstance(row, Mapping) else row for row in rows]
 
@@ -179,17 +241,12 @@ def _identify(row: Mapping[str, Any], known: set[str], by_pair: Mapping[str, lis
     if not name or name in known:
         return row if "id" in row or not name else {**row, "id": name}
     seen[name] += 1
-    two = by_pair.get(name, [])
-    text = _first_words(str(row.get("question", row.get("prompt", ""))))
-    match = next((item for item in two if text and _first_words(item.text) == text), None)
+    two = by_pair.get(name) or by_pair.get(str(Path(name).with_suffix(""))) or []
+    text = normalise(str(row.get("question", row.get("prompt", ""))))
+    match = next((item for item in two if core_of(item.text) in text), None)
     if match is None and seen[name] <= len(two):
         match = two[seen[name] - 1]
     return {**row, "id": name if match is None else match.id}
-
-
-def _first_words(question: str) -> str:
-    """A question without what was put behind it for the model."""
-    return question.split("?")[0].strip()
 
 
 def _read_result_file(path: Path) -> list[dict[str, str]]:

@@ -2,21 +2,25 @@
 
 import base64
 import json
-import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_jsonl
-from mmalign.evaluation.benchmark import Benchmark, find_file
-from mmalign.evaluation.chair import OBJECT_SETS, count_hallucinations, read_coco_id, read_object_sets
-from mmalign.evaluation.judging import fill_prompt, read_replies
+from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
+from mmalign.evaluation.benchmark import Benchmark, find_file, find_question_files
+from mmalign.evaluation.chair import OBJECT_SETS, caption_format, count_hallucinations, read_object_sets
+from mmalign.evaluation.image_ids import ImageIds, read_coco_id
+from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
 from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
+from mmalign.evaluation.rows import read_jsonl, read_text
+from mmalign.evaluation.verdicts import UnreadableError, parse_list
 from mmalign.evaluation.yes_no import Mode, ratio
 
+# RLAIF-V's and LLaVA-MoD's scripts.
+DESCRIPTION_LENGTH = 1024
 # An answer of no more words than these names nothing, and the judge isn't asked.
 SHORT = 3
 PROMPT = """You list the objects in an image from what was said about it. Somebody was asked about an image and answered as below. \
@@ -58,13 +62,18 @@ class ObjectHalBench(Benchmark):
 
     @property
     def form(self) -> AnswerFormat:
-        """Rows of answer or text, by image_id or in the questions' order."""
-        return AnswerFormat(text=("answer", "text", "caption"), row_id=_image_id, normalise=read_coco_id)
+        """Rows of answer or text, by image_id or image, or in the questions' order."""
+        return caption_format(self.known_images)
+
+    @cached_property
+    def known_images(self) -> ImageIds:
+        """The images whose objects are known."""
+        return ImageIds(self.truths)
 
     @property
     def judgement_form(self) -> AnswerFormat:
         """The endpoint's responses in order, or ours; a list may stand as a list."""
-        return AnswerFormat(text=("judgement",), row_id=_image_id, normalise=read_coco_id, read_rows=read_lists)
+        return AnswerFormat(text=("judgement",), row_id=_image_id, normalise=self.known_images.find, read_rows=read_lists)
 
     def questions(self) -> list[Question]:
         """Each as it stands."""
@@ -164,21 +173,8 @@ def parse_lists(replies: Mapping[str, str]) -> dict[str, list[str]]:
     broken = [identifier for identifier, names in lists.items() if names is None]
     if broken:
         shown = "; ".join(f"{identifier}: {replies[identifier][:60]!r}" for identifier in broken[:5])
-        raise ValueError(f"{len(broken)} judgements are no JSON list of strings: {shown}. Ask the judge again, or mend them by hand")
+        raise UnreadableError(f"{len(broken)} judgements are no JSON list of strings: {shown}. Ask the judge again, or mend them by hand")
     return {identifier: names for identifier, names in lists.items() if names is not None}
-
-
-def parse_list(reply: str) -> list[str] | None:
-    """Return a reply's list: fenced as JSON, the whole reply, or its last line; None where none is a list of strings."""
-    fenced = re.search(r"```json\n(.*?)\n```", reply, re.DOTALL)
-    for text in (fenced.group(1) if fenced else "", reply, reply.strip().split("\n")[-1]):
-        try:
-            names = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(names, list) and all(isinstance(name, str) for name in names):
-            return names
-    return None
 
 
 def read_phrases(phrases: Sequence[str], double_words: Mapping[str, str], read: TaggedLemmas) -> list[str]:
@@ -225,39 +221,50 @@ def choose_phrase_reader() -> tuple[TaggedLemmas, str]:
     return partial(read_phrase_with_spacy, nlp), f"spacy en_core_web_trf {nlp.meta['version']}"
 
 
-def load_object_halbench(source: Path) -> ObjectHalBench:
+def load_object_halbench(source: Path, *, answers: Path | None = None) -> ObjectHalBench:
     """Read a folder: ``synonyms_refine.txt`` (RLAIF-V's), the object sets of COCO's images, and the question file.
+
+    Args:
+        source: The folder, or the question file in it.
+        answers: The answers to be scored, which may lie in the same folder.
 
     Raises:
         ValueError: If the word list or the object sets are missing.
     """
-    folder = source if source.is_dir() else source.parent
     synonyms_file = find_file(source, "synonyms_refine.txt", what="Object HalBench's word list")
-    objects_file = find_file(source, *OBJECT_SETS, what="the objects of COCO's images")
+    objects_file = find_file(source, *OBJECT_SETS, what="the objects of COCO's images", answers=answers)
     files = [synonyms_file, objects_file]
-    questions_file = next(iter([source] if source.suffix == ".jsonl" else sorted(folder.glob("*halbench*.jsonl"))), None)
+    place = source if source.is_dir() or source.suffix == ".jsonl" else source.parent
+    found = find_question_files(place, ["*halbench*.jsonl"], is_question=_is_question, answers=answers)
     rows = []
-    if questions_file is not None:
-        files.append(questions_file)
-        rows = read_jsonl(questions_file)
-    asked = [_read_question(row) for row in rows]
+    if found and (place.is_file() or _is_question(next(iter(read_jsonl(found[0])), {}))):
+        files.append(found[0])
+        rows = read_jsonl(found[0])
+    truths = read_object_sets(objects_file)
+    known = ImageIds(truths)
+    asked = [_read_question(row, known) for row in rows]
     pictures = {str(question.image): row["image"] for question, row in zip(asked, rows, strict=True) if row.get("image")}
-    synonyms = read_synonyms(synonyms_file.read_text(encoding="utf-8"), strip=True)
+    synonyms = read_synonyms(read_text(synonyms_file), strip=True)
     phrase, reader = choose_phrase_reader()
-    return ObjectHalBench(files, read_object_sets(objects_file), asked, pictures, synonyms, phrase, reader)
+    return ObjectHalBench(files, truths, asked, pictures, synonyms, phrase, reader)
 
 
-def _read_question(row: Mapping[str, Any]) -> Question:
-    identifier = read_coco_id(str(row["image_id"]))
-    if "/" in identifier or "\\" in identifier or identifier.startswith(".") or len(identifier) > 200:
+def _is_question(row: Mapping[str, Any]) -> bool:
+    return {"image_id", "question"} <= set(row) and not {"answer", "text", "response"} & set(row)
+
+
+def _read_question(row: Mapping[str, Any], known: ImageIds) -> Question:
+    identifier = known.find(str(row["image_id"]))
+    name = identifier if identifier not in known.names else read_coco_id(identifier)
+    if "/" in name or "\\" in name or name.startswith(".") or len(name) > 200:
         # The pictures of the file are written under this name.
         raise ValueError(f"image_id is {identifier[:80]!r}; expected an id that can name a file")
-    return Question(identifier, f"{identifier}.jpg", row["question"])
+    return Question(identifier, f"{name}.jpg", row["question"], DESCRIPTION_LENGTH)
 
 
 def read_lists(path: Path) -> list[Any]:
     """Read judgements; lists that were parsed already (``extract_objs``, or ``judgement``) are spelled as JSON again."""
-    return [_spell_list(row) for row in read_replies(path)]
+    return [_spell_list(row) for row in read_answer_file(path)]
 
 
 def _spell_list(row: Any) -> Any:

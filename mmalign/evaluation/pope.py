@@ -2,17 +2,21 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.evaluation.answers import AnswerFormat, Question, read_records
-from mmalign.evaluation.benchmark import Benchmark
+from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
+from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.pictures import write_pictures
+from mmalign.evaluation.rows import has_pictures, read_records
 from mmalign.evaluation.yes_no import Mode, binary_metrics, parse_strict, score_baselines
 
 SPLITS = ("random", "popular", "adversarial")
 FIELDS = ("question_id", "image", "text", "label")
+# What the released files and those of the hub call question, label and image.
+HUB_FIELDS = (("text", "question"), ("label", "answer"), ("image_source", "image"))
 MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
 
 
@@ -39,10 +43,15 @@ def parse_official(answer: str) -> bool:
 
 @dataclass(frozen=True)
 class Pope(Benchmark):
-    """POPE's questions."""
+    """POPE's questions.
+
+    Attributes:
+        images: What each file's rows call their image.
+    """
 
     name: ClassVar[str] = "pope"
     items: Sequence[PopeQuestion]
+    images: Mapping[Path, Sequence[str]] = field(default_factory=dict)
 
     @property
     def form(self) -> AnswerFormat:
@@ -68,6 +77,19 @@ class Pope(Benchmark):
         """The original's answer files repeat the question and have no id."""
         return {item.id: item.text for item in self.items}
 
+    def parts(self) -> list[list[str]]:
+        """The splits. LLaVA's one answer file counts its ids over all three."""
+        return [[item.id for item in self.items if item.split == split] for split in dict.fromkeys(item.split for item in self.items)]
+
+    @property
+    def holds_images(self) -> bool:
+        """Where the files are the hub's Parquet."""
+        return any(has_pictures(path) for path in self.files)
+
+    def write_images(self, folder: Path) -> bool:
+        """Write them under the names that the questions have."""
+        return write_pictures(self.files, self.images, folder)
+
     def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
         """Compute ``pope/<split>/<metric>`` and their plain mean over splits, ``pope/<metric>``.
 
@@ -92,49 +114,84 @@ def score_pope(items: Sequence[PopeQuestion], answers: Mapping[str, str], *, mod
     return metrics
 
 
-def load_pope(source: Path) -> Pope:
-    """Read POPE's files: one file, or a folder with one file a split. The split is the word in the file's name.
+def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
+    """Read POPE's files: one file, or a folder with one file a split, or with the Parquet files of the hub.
+
+    The split is the row's ``category``, where it has one, or the word in the file's name.
+
+    Args:
+        source: File or folder.
+        answers: The answers to be scored, which may lie in the same folder.
 
     Raises:
-        ValueError: If there is no file, a name has no split or one that another has, a row lacks a field, or a label is neither yes nor no.
+        ValueError: If there is no file, a row names no split, two files hold the same one, a row lacks a field, or a label is neither yes
+            nor no.
     """
-    files = [source] if source.is_file() else sorted(path for path in source.glob("*pope*") if path.suffix in (".json", ".jsonl"))
+    patterns = ("*pope*.json", "*pope*.jsonl", "*.parquet", "data/*.parquet")
+    files = find_question_files(source, patterns, is_question=_is_question, answers=answers)
     if not files:
-        raise ValueError(f"no POPE questions at {source}: expected files such as coco_pope_random.json")
-    doubled = [split for split, count in Counter(map(_split_of, files)).items() if split and count > 1]
-    if doubled:
-        raise ValueError(
-            f"{source} has more than one file of split {', '.join(doubled)}: {', '.join(f.name for f in files)}; give each set its folder"
-        )
-    items = []
+        raise ValueError(f"no POPE questions at {source}: expected files such as coco_pope_random.json, or the hub's Parquet")
+    items: list[PopeQuestion] = []
+    images: dict[Path, list[str]] = {}
+    owners: dict[str, list[str]] = {}
+    places: Counter[str] = Counter()
     for path in files:
-        split = _split_of(path)
-        if split is None:
-            raise ValueError(f"{path.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
         # The COCO files are JSON lines, those of A-OKVQA and GQA are arrays.
-        items += [_read_question(row, split, path) for row in read_records(path)]
-    return Pope(files, items)
+        read = [_read_question(row, places, path) for row in read_records(path)]
+        if not read and _split_of(path) is None:
+            raise ValueError(f"{path.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
+        images[path] = [item.image for item in read]
+        for split in dict.fromkeys(item.split for item in read):
+            owners.setdefault(split, []).append(path.name)
+        items += read
+    # Parquet comes in shards; of other files two of a split are two sets.
+    doubled = [split for split, names in owners.items() if len(names) > 1 and not all(name.endswith(".parquet") for name in names)]
+    if doubled:
+        named = ", ".join(name for split in doubled for name in owners[split])
+        raise ValueError(f"{source} has more than one file of split {', '.join(doubled)}: {named}; give each set its folder")
+    counts = Counter(item.id for item in items)
+    if repeated := [identifier for identifier, count in counts.items() if count > 1]:
+        raise ValueError(f"{source} holds {len(repeated)} questions twice (first: {repeated[0]}); expected each question_id once a split")
+    return Pope(files, items, images)
 
 
-def _read_question(row: Mapping[str, Any], split: str, path: Path) -> PopeQuestion:
-    missing = [name for name in FIELDS if name not in row]
-    if missing:
-        raise ValueError(f"{path}: a row has keys {', '.join(row)}; expected {', '.join(FIELDS)}")
-    if row["label"] not in ("yes", "no"):
-        raise ValueError(f"{path}: label of question {row['question_id']} is {row['label']!r}; expected yes or no")
-    return PopeQuestion(f"{split}/{row['question_id']}", split, row["image"], row["text"], row["label"] == "yes")
+def _is_question(row: Mapping[str, Any]) -> bool:
+    return set(FIELDS) <= set(row) or ({"question", "answer"} <= set(row) and bool({"image", "image_source"} & set(row)))
+
+
+def _read_question(row: Mapping[str, Any], places: Counter[str], path: Path) -> PopeQuestion:
+    """Read a row of the release (text, label), or of the hub (question, answer, category, image_source); without an id, count it."""
+    text, label, image = (next((row[name] for name in names if row.get(name) is not None), None) for names in HUB_FIELDS)
+    if text is None or label is None or not ({"image", "image_source"} & set(row)):
+        raise ValueError(f"{path}: a row has keys {', '.join(row)}; expected {', '.join(FIELDS)}, or question, answer and image_source")
+    split = row.get("category") or _split_of(path)
+    if split not in SPLITS:
+        where = f"{path.name} names no split" if split is None else f"{path}: a row's category is {split!r}"
+        raise ValueError(f"{where}; expected one of {', '.join(SPLITS)} in the file's name or in the rows' category")
+    places[split] += 1
+    identifier = row.get("question_id", places[split])
+    answer = str(label).strip().lower()
+    if answer not in ("yes", "no"):
+        raise ValueError(f"{path}: label of question {identifier} is {label!r}; expected yes or no")
+    # The hub's rows name the image without its ending, or hold it without a name.
+    name = f"{split}_{identifier}" if image is None else image
+    named = name if not isinstance(name, str) or Path(name).suffix else f"{name}.jpg"
+    return PopeQuestion(f"{split}/{identifier}", split, named, text, answer == "yes")
 
 
 def read_answer_rows(path: Path) -> list[Any]:
     """Read a file of answers, or a folder with one a split, whose rows then carry their split."""
     if not path.is_dir():
-        return read_records(path)
+        return read_answer_file(path)
     rows = []
     for file in sorted(path.glob("*.json*")):
+        read = read_answer_file(file)
+        if read and isinstance(read[0], Mapping) and _is_question(read[0]):
+            continue
         split = _split_of(file)
         if split is None:
             raise ValueError(f"{file.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
-        for number, row in enumerate(read_records(file), start=1):
+        for number, row in enumerate(read, start=1):
             rows.append(row if "id" in row else {**row, "split": split, "question_id": row.get("question_id", number)})
     return rows
 

@@ -1,5 +1,6 @@
 """What a score is written down with: enough to tell whether two of them can be compared."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,7 +9,9 @@ from typing import Any
 
 from mmalign.data.hashing import hash_file
 
-SCORER_VERSION = "2"
+SCORER_VERSION = "3"
+# More files than these are named together.
+MOST_FILES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,18 +25,27 @@ class Result:
         metrics: Metric -> value.
         other_mode: The metrics that the other mode sees differently; empty where both agree.
         num_answers: How many were scored.
+        num_at_limit: How many of them ended at the longest length allowed; None where the answers don't say.
+        num_reasoned: How many held reasoning, or marks around the answer, which was taken away.
+        num_unanswered: How many of those came to no answer: they are scored as empty.
         data: sha256 by name of the benchmark's files.
         answers: The same of the answers.
         model: That answered, where mmalign asked it.
         decoding: How the answers were generated, where that is known.
         judge: Who judged, where the benchmark asks one.
         judge_prompt: sha256 of the judge's wording.
+        judge_decoding: How the judge decodes, where it was asked.
+        num_judgements_reasoned: How many of its replies held reasoning.
+        num_judgements_unanswered: How many of those came to no verdict.
     """
 
     benchmark: str
     metrics: Mapping[str, float]
     mode: str
     num_answers: int
+    num_at_limit: int | None = None
+    num_reasoned: int = 0
+    num_unanswered: int = 0
     data: Mapping[str, str]
     variant: str | None = None
     other_mode: Mapping[str, float] = field(default_factory=dict)
@@ -42,6 +54,9 @@ class Result:
     decoding: Mapping[str, Any] | None = None
     judge: str | None = None
     judge_prompt: str | None = None
+    judge_decoding: Mapping[str, Any] | None = None
+    num_judgements_reasoned: int = 0
+    num_judgements_unanswered: int = 0
     scorer_version: str = SCORER_VERSION
 
     @property
@@ -68,9 +83,18 @@ class Result:
         for key, value in self.metrics.items():
             other = f"   ({self.other_name}: {_shown(self.other_mode[key])})" if key in self.other_mode else ""
             lines.append(f"{key:<{width}}  {_shown(value)}{other}")
+        limit = "not said" if self.num_at_limit is None else f"{self.num_at_limit:,}"
+        lines.append(f"answers that ended at the longest length: {limit}")
+        lines += _counted("answers", self.num_reasoned, self.num_unanswered)
         lines += [f"data {name}: sha256 {digest[:12]}" for name, digest in self.data.items()]
         lines += [f"judge: {self.judge}"] if self.judge else []
+        lines += _counted("judgements", self.num_judgements_reasoned, self.num_judgements_unanswered)
         return "\n".join([*lines, f"scorer version: {self.scorer_version}"])
+
+
+def _counted(what: str, reasoned: int, unanswered: int) -> list[str]:
+    """How many held reasoning, where any did."""
+    return [f"{what} with reasoning, which was taken away: {reasoned:,}; of these without an answer: {unanswered:,}"] if reasoned else []
 
 
 def _shown(value: float) -> str:
@@ -83,6 +107,9 @@ def differing(metrics: Mapping[str, float], others: Mapping[str, float]) -> dict
 
 
 def hash_files(files: Sequence[Path]) -> dict[str, str]:
-    """Hash files by name; of a folder, the files in it."""
+    """Hash files by name; of a folder, the files in it. Of very many files, such as one an image, all hashes together are hashed."""
     flat = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
-    return {path.name: hash_file(path) for path in flat}
+    if len(flat) <= MOST_FILES:
+        return {path.name: hash_file(path) for path in flat}
+    hashes = "".join(f"{path.parent.name}/{path.name} {hash_file(path)}\n" for path in sorted(flat))
+    return {f"{len(flat)} files": hashlib.sha256(hashes.encode()).hexdigest()}

@@ -16,7 +16,9 @@ from mmalign.data.rows import Message
 from mmalign.engine.generation import generate_greedy, probe_prefix
 from mmalign.engine.logps import unwrap
 from mmalign.engine.probe import RowChoice
-from mmalign.evaluation.answers import Question, read_jsonl
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.reasoning import decode_answer
+from mmalign.evaluation.rows import read_jsonl
 
 
 def generate_answers(
@@ -27,11 +29,14 @@ def generate_answers(
     image_root: Path,
     out: Path,
     rejects: Rejects,
-    max_new_tokens: int = 64,
+    max_new_tokens: int | None = None,
     batch_size: int = 64,
     source: str = "",
 ) -> Path:
     """Answer questions greedily and save them as JSON lines in the questions' order.
+
+    A line says in ``ended`` whether the answer ended by itself, or at its longest length. Special tokens that mark reasoning are kept, and
+    where the template opens the reasoning, so does the answer.
 
     Answers are appended to ``out`` with ``.partial`` behind its name as they come; a stopped run goes on from there, batch by batch, so
     that it ends with the same bytes. Its first line says what the answers come from.
@@ -43,7 +48,7 @@ def generate_answers(
         image_root: Folder of the images.
         out: JSONL file of the answers.
         rejects: Where questions about broken images go.
-        max_new_tokens: Longest answer.
+        max_new_tokens: Longest answer, instead of what each question says.
         batch_size: Questions at once.
         source: What the model is, such as the fingerprint of its weights: unfinished answers of another one are refused.
 
@@ -53,10 +58,13 @@ def generate_answers(
     Raises:
         ValueError: If too many images are broken, or unfinished answers come from something else.
     """
+    if max_new_tokens is not None:
+        questions = [question._replace(max_new_tokens=max_new_tokens) for question in questions]
     partial = out.with_name(out.name + ".partial")
     pad = processor.tokenizer.pad_token_id
     rows: RowChoice | None = None
-    origin = {"source": source, "max_new_tokens": max_new_tokens, "batch_size": batch_size, "questions": _digest(questions)}
+    lengths = sorted({question.max_new_tokens for question in questions})
+    origin = {"source": source, "max_new_tokens": lengths, "batch_size": batch_size, "questions": _digest(questions)}
     answered = resume_answers(partial, origin)
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in _batches(questions, batch_size):
@@ -70,10 +78,13 @@ def generate_answers(
                     if not rows.shared:
                         bar.write(rows.reason)
             if not done and rows is not None:
-                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=max_new_tokens, pad_token_id=pad, shared=rows.shared)
-                for question, ids in zip(itertools.chain(*groups), itertools.chain(*answers), strict=True):
-                    response = processor.decode(ids, skip_special_tokens=True).strip()
-                    answered[question.id] = {**question._asdict(), "response": response}
+                length = good[0].max_new_tokens
+                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=length, pad_token_id=pad, shared=rows.shared)
+                rests = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
+                for question, rest, ids in zip(itertools.chain(*groups), rests, itertools.chain(*answers), strict=True):
+                    # The token that ends an answer is not among its ids.
+                    row = {"response": decode_answer(processor, ids, prompt=rest), "ended": len(ids) < length}
+                    answered[question.id] = {"id": question.id, "image": question.image, "prompt": question.prompt, **row}
                 file.write("".join(json.dumps(answered[question.id]) + "\n" for question in good))
                 file.flush()
             bar.update(len(batch))
@@ -122,14 +133,16 @@ def _digest(questions: Sequence[Question]) -> str:
 
 
 def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
-    """Questions on one image together, and about the same length of question in a batch."""
-    by_image: dict[str, list[Question]] = {}
-    for question in questions:
-        by_image.setdefault(_group(question), []).append(question)
-    groups = sorted(by_image.values(), key=lambda group: (max(len(q.prompt) for q in group), _group(group[0])))
-    ordered = list(itertools.chain(*groups))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    """Questions on one image together, about the same length of question in a batch, and one longest answer."""
+    for length in sorted({question.max_new_tokens for question in questions}):
+        by_image: dict[str, list[Question]] = {}
+        for question in questions:
+            if question.max_new_tokens == length:
+                by_image.setdefault(_group(question), []).append(question)
+        groups = sorted(by_image.values(), key=lambda group: (max(len(q.prompt) for q in group), _group(group[0])))
+        ordered = list(itertools.chain(*groups))
+        for start in range(0, len(ordered), size):
+            yield ordered[start : start + size]
 
 
 def _group(question: Question) -> str:

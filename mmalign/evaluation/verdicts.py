@@ -21,6 +21,7 @@ class UnreadableError(ValueError):
 
 _VERDICT = re.compile(r"(?<![\w'-])(?:(?P<wrong>incorrect|in-correct|non-correct)|(?P<right>correct)|(?P<unclear>unclear))(?![\w'-])")
 _KEYS = ("verdict", "judgement", "judgment", "reply", "result", "label", "conclusion", "correctness", "is_correct", "correct")
+_FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 _LABEL = re.compile(
     r"\b(?:verdict|judge?ment|reply|conclusion|final answer|evaluation|assessment)\b\s*(?:is|:|=|-)*\s*\W*"
     r"(?=(?:in-?|non-)?correct\b|unclear\b)"
@@ -46,8 +47,8 @@ def find_verdict(reply: str) -> bool | None:
     """
     for table in _tables(reply):
         value = next((table[name] for name in _KEYS if name in table), None)
-        if isinstance(value, bool | int) and value in (0, 1):
-            return bool(value)
+        if str(value).strip().lower() in _FLAGS:
+            return _FLAGS[str(value).strip().lower()]
         if isinstance(value, str):
             return find_verdict(value)
     text = _plain(reply)
@@ -92,8 +93,8 @@ def _plain(reply: str) -> str:
 # Ratings: a whole number from 0 to 6.
 
 _RATING = re.compile(
-    r"\b(?:rating|score)\b(?:\s*\([^)\n]*\)|\s*\[[^\]\n]*\d\s*(?:-|to)\s*\d[^\]\n]*\])?"
-    r"\s*(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W)*?\s*\(?(?P<number>-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
+    r"\b(?:rating|score)\b(?:\s?\([^)\n]*\)|\s?\[[^\]\n]*\d\s?(?:-|to)\s?\d[^\]\n]*\])?"
+    r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W){0,40}?(?P<number>(?<![\d.])-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
 )
 _ALONE = re.compile(r"\W*(?P<number>\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out of)\s*\d+)?\W*")
 

@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.evaluation.rows import read_text
+
 logger = logging.getLogger(__name__)
 MODEL = "en_core_web_lg"
 THRESHOLD = 0.8
@@ -95,7 +97,7 @@ def read_table(path: Path) -> Similarity:
     if not path.is_file():
         raise ValueError(f"no table of near words at {path}")
     try:
-        near = {frozenset(pair) for *pair, value in _entries(json.loads(path.read_text(encoding="utf-8"))) if value > THRESHOLD}
+        near = {frozenset(pair) for *pair, value in _entries(json.loads(read_text(path))) if value > THRESHOLD}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of near words; expected JSON: [[first, second, similarity], ...]") from error
     return Similarity(f"table {path.name}", lambda first, second: first == second or frozenset((first, second)) in near, (path,))

@@ -16,10 +16,11 @@ from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
 from mmalign.data.whole_files import write_whole
 from mmalign.evaluation.amber import AmberQuestion, score_questions
-from mmalign.evaluation.answers import Question, read_answers, read_jsonl
+from mmalign.evaluation.answers import Question, read_answers
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import load_pope
+from mmalign.evaluation.rows import read_jsonl
 from mmalign.evaluation.runner import generate_answers
 from mmalign.models.load import best_device, load_mllm
 from scripts.demo import commands, run_commands

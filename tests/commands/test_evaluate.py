@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def test_one_json_object_with_its_provenance(capsys: pytest.CaptureFixture[str],
     assert (got["strict"]["pope/accuracy"], got["strict"]["pope/yes_ratio"]) == (1.0, 0.5)
     assert "pope/recall" not in got["strict"]
     assert got["pope/always_yes/f1"] == pytest.approx(2 / 3)
-    assert (got["benchmark"], got["mode"], got["scorer_version"], got["num_answers"]) == ("pope", "official", "2", 2)
+    assert (got["benchmark"], got["mode"], got["scorer_version"], got["num_answers"]) == ("pope", "official", "3", 2)
     assert {name: len(digest) for name, digest in got["data"].items()} == {"coco_pope_random.json": 64}
     assert list(got["answers"]) == ["answers.jsonl"]
     assert got["decoding"] is got["judge"] is got["model"] is None
@@ -93,6 +94,7 @@ def test_saved_judgements_are_scored(capsys: pytest.CaptureFixture[str], tmp_pat
 def test_a_judge_is_asked_and_its_replies_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Judge:
         name = "always 4"
+        decoding: Mapping[str, Any] = {"temperature": 0}
 
         def ask(self, prompts: list[str]) -> list[str]:
             assert all("Response: A cat." in prompt for prompt in prompts)

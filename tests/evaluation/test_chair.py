@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.answers import match_answers, read_answers
-from mmalign.evaluation.chair import Chair, Variant, count_hallucinations, find_objects, load_chair, read_coco_id
+from mmalign.evaluation.answers import Answer, match_answers, read_answers
+from mmalign.evaluation.chair import Chair, Variant, count_hallucinations, find_objects, load_chair
+from mmalign.evaluation.image_ids import read_coco_id
 from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
 
 CLOSED = read_synonyms("dog, puppy\nhot dog\ncar\nbus, coach\n", strip=True)
@@ -120,7 +121,7 @@ def coco(tmp_path: Path) -> Path:
 def test_caption_files(coco: Path, text: str) -> None:
     chair = load_chair(coco)
     (coco / "captions.json").write_text(text)
-    assert dict(read_answers(coco / "captions.json", chair.form)) == {"7": "A puppy"}
+    assert read_answers(coco / "captions.json", chair.form) == [Answer("7", "A puppy")]
 
 
 def test_which_images_are_described(coco: Path) -> None:

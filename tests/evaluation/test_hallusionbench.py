@@ -60,7 +60,7 @@ def test_without_a_figure_it_is_right_not_to_know(bench: HallusionBench) -> None
 
 @pytest.mark.parametrize(("reply", "code"), [("correct", 1), ("This is Incorrect.", 0), ("unclear", 2), ("", 2), ("not correct", 1)])
 def test_judgements(reply: str, code: int) -> None:
-    assert parse_judgement(reply) == code
+    assert parse_judgement(reply, mode="official") == code
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_answers_and_codes_of_the_original(bench: HallusionBench, tmp_path: Path
     ]
     (tmp_path / "a.json").write_text(json.dumps(rows))
     assert match_answers(read_answers(tmp_path / "a.json", bench.form), required=IDS) == dict.fromkeys(IDS, "Yes")
-    codes = read_judgements(tmp_path / "a.json", bench.judgement_form, asked=IDS, order=IDS)
+    codes = read_judgements(tmp_path / "a.json", bench.judgement_form, asked=IDS, order=IDS).texts
     assert list(codes.values()) == ["unclear", "correct", "incorrect", "correct", "correct"]
 
 

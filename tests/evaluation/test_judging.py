@@ -1,21 +1,23 @@
 """Asking a judge, filling prompts, saved judgements."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mmalign.evaluation.answers import AnswerFormat
-from mmalign.evaluation.judging import Judge, ask_judge, fill_prompt, read_judgements, read_replies, write_judgements
+from mmalign.evaluation.judging import Judge, ask_judge, fill_prompt, read_judgements, write_judgements
 
-FORM = AnswerFormat(text=("judgement",), read_rows=read_replies)
+FORM = AnswerFormat(text=("judgement",))
 
 
 class Echo:
     """Answers with the prompt in capitals."""
 
     name = "echo"
+    decoding: Mapping[str, Any] = {}
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         return [prompt.upper() for prompt in prompts]
@@ -46,7 +48,7 @@ def test_prompts_take_texts_as_they_are() -> None:
 def test_saved_judgements(tmp_path: Path) -> None:
     path = tmp_path / "j.jsonl"
     write_judgements(path, {"a": "good", "b": "bad"})
-    assert read_judgements(path, FORM, asked=["b"], order=["a", "b"]) == {"b": "bad"}
+    assert read_judgements(path, FORM, asked=["b"], order=["a", "b"]).texts == {"b": "bad"}
     with pytest.raises(ValueError, match=r"j.jsonl has no judgement of 1 of 1 answers \(first: c\); judge them too"):
         read_judgements(path, FORM, asked=["c"], order=["a", "b", "c"])
 
@@ -54,4 +56,4 @@ def test_saved_judgements(tmp_path: Path) -> None:
 def test_responses_of_an_endpoint_are_in_order(tmp_path: Path) -> None:
     responses = [{"id": f"chatcmpl-{i}", "choices": [{"message": {"content": text}}]} for i, text in enumerate(("good", "bad"))]
     (tmp_path / "j.json").write_text(json.dumps(responses))
-    assert read_judgements(tmp_path / "j.json", FORM, asked=["a", "b"], order=["a", "b"]) == {"a": "good", "b": "bad"}
+    assert read_judgements(tmp_path / "j.json", FORM, asked=["a", "b"], order=["a", "b"]).texts == {"a": "good", "b": "bad"}

@@ -19,7 +19,7 @@ from mmalign.evaluation.mmhal import Mmhal, load_mmhal, parse_rating
         ("Rating:4", 0, 4),
         ("Rating 5", 0, 5),
         ("**Rating**: 3", 0, 3),
-        ("Rating: 2 ... Rating: 5", 0, None),
+        ("Rating: 2 ... Rating: 5", 0, 5),
         ("Rating: 2. As said, rating: 2", 2, 2),
         ("", 0, None),
     ],

@@ -8,8 +8,9 @@ import pytest
 
 from mmalign.evaluation.answers import match_answers, read_answers
 from mmalign.evaluation.judging import read_judgements
-from mmalign.evaluation.object_halbench import ObjectHalBench, load_object_halbench, parse_list, read_phrase_with_nltk, read_phrases
+from mmalign.evaluation.object_halbench import ObjectHalBench, load_object_halbench, read_phrase_with_nltk, read_phrases
 from mmalign.evaluation.object_words import build_double_words
+from mmalign.evaluation.verdicts import parse_list
 
 
 @pytest.mark.parametrize(
@@ -20,7 +21,7 @@ from mmalign.evaluation.object_words import build_double_words
         ('Here you are:\n["dog"]', ["dog"]),
         ('Sure.\n```json\n[\n "dog"\n]\n```\nDone.', ["dog"]),
         ("dog, car", None),
-        ('{"objects": ["dog"]}', None),
+        ('{"objects": ["dog"]}', ["dog"]),
         ("[1]", None),
         ("", None),
     ],
@@ -92,7 +93,7 @@ def test_answer_and_judgement_files(bench: ObjectHalBench, tmp_path: Path) -> No
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     assert match_answers(read_answers(tmp_path / "a.jsonl", bench.form, order=bench.required()), required=bench.required()) == ANSWERS
     (tmp_path / "j.json").write_text(json.dumps([{"image_id": i, "extract_objs": ["dog"]} for i in (1, 2, 3, 4)]))
-    got = read_judgements(tmp_path / "j.json", bench.judgement_form, asked=["1", "3"], order=bench.required())
+    got = read_judgements(tmp_path / "j.json", bench.judgement_form, asked=["1", "3"], order=bench.required()).texts
     assert got == {"1": '["dog"]', "3": '["dog"]'}
 
 

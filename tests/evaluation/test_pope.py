@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.answers import match_answers, read_answers
+from mmalign.evaluation.answers import Answer, match_answers, read_answers
 from mmalign.evaluation.pope import Pope, PopeQuestion, load_pope, parse_official
 
 OFFICIAL_YES = [
@@ -93,7 +93,7 @@ def test_a_folder_of_answers_by_split(tmp_path: Path) -> None:
     pope = Pope([], [question(1), question(1, "popular")])
     for split, answer in (("random", "Yes"), ("popular", "No")):
         (tmp_path / f"coco_pope_{split}.json").write_text(json.dumps({"question": "?", "answer": answer}))
-    assert dict(read_answers(tmp_path, pope.form)) == {"random/1": "Yes", "popular/1": "No"}
+    assert read_answers(tmp_path, pope.form) == [Answer("popular/1", "No"), Answer("random/1", "Yes")]
 
 
 def test_files_that_are_not_pope(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_rows_without_ids_must_be_in_order(tmp_path: Path) -> None:
 
     def read(*rows: dict[str, str]) -> dict[str, str]:
         (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-        return dict(read_answers(tmp_path / "a.jsonl", pope.form, order=pope.required(), texts=pope.texts()))
+        return {row.id: row.response for row in read_answers(tmp_path / "a.jsonl", pope.form, order=pope.required(), texts=pope.texts())}
 
     assert read(*rows) == {"random/1": "dog", "random/2": "cat"}
     assert read({"answer": "x"}, {"answer": "y"}) == {"random/1": "x", "random/2": "y"}
@@ -142,4 +142,4 @@ def test_a_folder_may_hold_arrays(tmp_path: Path) -> None:
     answers = tmp_path / "answers"
     answers.mkdir()
     (answers / "popular.json").write_text(json.dumps([{"question": "?", "answer": "No"}]))
-    assert dict(read_answers(answers, pope.form)) == {"popular/1": "No"}
+    assert read_answers(answers, pope.form) == [Answer("popular/1", "No")]

@@ -33,6 +33,10 @@ def ask(model_and_processor: Any, questions: list[Question], folder: Path, **opt
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
+def digest(questions: list[Question]) -> str:
+    return _digest([question._replace(max_new_tokens=8) for question in questions])
+
+
 def plain_answer(model: Any, processor: Any, question: Question, folder: Path) -> str:
     message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.prompt}]}
     text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
@@ -83,7 +87,12 @@ def test_a_stopped_run_goes_on_and_ends_the_same(model_and_processor: Any, quest
     # What a kill in the second write leaves: the first line, a batch (its questions are on one image), half of the next one.
     kept = [{**expected[i], "response": f"kept {i}"} for i in (1, 4)]
     cut = {**expected[2], "response": "half a batch"}
-    origin = {"source": "m", "max_new_tokens": 8, "batch_size": 2, "questions": _digest(questions)}
+    origin = {
+        "source": "m",
+        "max_new_tokens": [8],
+        "batch_size": 2,
+        "questions": digest(questions),
+    }
     lines = [json.dumps(row) for row in (origin, *kept, cut)]
     partial = tmp_path / "answers.jsonl.partial"
     partial.write_text("\n".join(lines) + '\n{"id": "q5", "resp')
@@ -96,7 +105,12 @@ def test_a_stopped_run_goes_on_and_ends_the_same(model_and_processor: Any, quest
 def test_unfinished_answers_of_another_run_are_refused(
     model_and_processor: Any, questions: list[Question], tmp_path: Path, other: dict[str, Any]
 ) -> None:
-    origin = {"source": "m", "max_new_tokens": 8, "batch_size": 2, "questions": _digest(questions)}
+    origin = {
+        "source": "m",
+        "max_new_tokens": [8],
+        "batch_size": 2,
+        "questions": digest(questions),
+    }
     (tmp_path / "answers.jsonl.partial").write_text(json.dumps(origin) + "\n")
     (key,) = other
     with pytest.raises(ValueError, match=f"unfinished answers of another run: its {key} is {origin[key]!r}, this one's {other[key]!r}"):

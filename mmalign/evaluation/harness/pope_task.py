@@ -11,6 +11,7 @@ from PIL import Image
 
 from mmalign.data.images import load_image
 from mmalign.evaluation.pope import PopeQuestion, score_pope
+from mmalign.evaluation.reasoning import strip_reasoning
 
 # Whether higher is better; of the share of yes neither is.
 METRICS = {"accuracy": True, "precision": True, "recall": True, "f1": True, "yes_ratio": False}
@@ -29,7 +30,7 @@ def doc_to_text(doc: Mapping[str, Any], lmms_eval_specific_kwargs: Mapping[str, 
 
 def process_results(doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the metrics need of an answer, the same for each."""
-    return {name: {**doc, "response": results[0]} for name in METRICS}
+    return {name: {**doc, "response": strip_reasoning(results[0]).text} for name in METRICS}
 
 
 def build_aggregate(name: str) -> Callable[[Sequence[Mapping[str, Any]]], float]:

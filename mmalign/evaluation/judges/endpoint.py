@@ -235,7 +235,7 @@ def _is_near(url: str) -> bool:
     return address.is_loopback or address.is_private
 
 
-def merge_decoding(given: Mapping[str, Any]) -> dict[str, Any]:
+def merge_decoding(given: Mapping[str, Any], *, usual: Mapping[str, Any] = DECODING) -> dict[str, Any]:
     """Put the user's settings over the usual ones; what is null is not sent, and either name of the longest reply replaces the other.
 
     Raises:
@@ -245,8 +245,8 @@ def merge_decoding(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"the judge's decoding holds {', '.join(taken)}, which can't be set; expected such as {{max_completion_tokens: 4096}}"
         )
-    usual = {name: value for name, value in DECODING.items() if name != "max_tokens" or "max_completion_tokens" not in given}
-    return {name: value for name, value in {**usual, **given}.items() if value is not None}
+    kept = {name: value for name, value in usual.items() if name != "max_tokens" or "max_completion_tokens" not in given}
+    return {name: value for name, value in {**kept, **given}.items() if value is not None}
 
 
 def find_refused(message: str, decoding: Mapping[str, Any]) -> str | None:
