@@ -56,6 +56,10 @@ class InjectOptions(NegativeOptions):
     url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"})
     llm_name: str | None = field(default=None, metadata={"help": "the model's name at the endpoint"})
     api_key_env: str | None = field(default=None, metadata={"help": "environment variable that holds the endpoint's key"})
+    llm_decoding: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"},
+    )
     temperature: float = field(default=0.8, metadata={"help": "sampling temperature at the endpoint; a local model decodes greedily"})
     max_new_tokens: int = field(default=1024, metadata={"help": "longest reply in tokens"})
     batch_size: int = field(default=64, metadata={"help": "rows a chunk: what a kill can cost"})
@@ -79,6 +83,7 @@ def build(options: InjectOptions, llm: Any) -> None:
     settings: dict[str, Any] = {"builder": "error-injection", "mode": options.mode, "max_new_tokens": options.max_new_tokens}
     # A local model decodes greedily.
     settings |= {"temperature": None if options.url is None else options.temperature, **describe_language_model(options, llm)}
+    settings |= {"llm_decoding": options.llm_decoding} if options.llm_decoding else {}
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="error-injection")
 
 
@@ -96,8 +101,10 @@ def checked_reply(reply: str, response: str) -> str | ValueError:
     Returns:
         The text, whole from its first character; or why there is none.
     """
+    from mmalign.evaluation.reasoning import strip_reasoning
+
     # A base model goes on with the next example.
-    text = reply.split("\nQuestion:")[0].strip()
+    text = strip_reasoning(reply).text.split("\nQuestion:")[0].strip()
     for label in LABELS:
         text = text.removeprefix(label).strip()
     for quote in ('""', "“”"):

@@ -17,6 +17,8 @@ class NamesModel(Protocol):
     @property
     def api_key_env(self) -> str | None: ...
     @property
+    def llm_decoding(self) -> Mapping[str, Any]: ...
+    @property
     def out(self) -> Path: ...
 
 
@@ -32,24 +34,32 @@ def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max
 
     Args:
         options: Either ``llm``, a folder, or ``url`` and ``llm_name``.
-        decoding: What the endpoint is sent with each request; a local model decodes greedily.
-        max_new_tokens: Longest reply of a local model.
+        decoding: What the endpoint is sent with each request, where the user does not say otherwise; a local model decodes greedily.
+        max_new_tokens: Longest reply of a local model, likewise.
 
     Returns:
         An object with ``name`` and ``ask(prompts) -> list[str]``.
 
     Raises:
-        ValueError: If not exactly one is named.
+        ValueError: If not exactly one is named, or a setting is none that can be set.
     """
     if (options.llm is None) == (options.url is None) or (options.url is None) != (options.llm_name is None):
         raise ValueError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
     cache = options.out / "replies.jsonl"
     if options.llm is not None:
-        from mmalign.evaluation.judges.local import LocalJudge
+        from mmalign.evaluation.judges.local import LocalJudge, read_length
 
-        return LocalJudge(options.llm, cache=cache, max_new_tokens=max_new_tokens)
-    from mmalign.evaluation.judges.endpoint import OpenAIJudge
+        length = read_length(options.llm_decoding, default=max_new_tokens, option="--llm-decoding")
+        return LocalJudge(options.llm, cache=cache, max_new_tokens=length)
+    from mmalign.evaluation.judges.endpoint import OpenAIJudge, merge_decoding
 
     assert options.url is not None
     assert options.llm_name is not None
-    return OpenAIJudge(url=options.url, model=options.llm_name, cache=cache, api_key_env=options.api_key_env, decoding=decoding)
+    return OpenAIJudge(
+        url=options.url,
+        model=options.llm_name,
+        cache=cache,
+        api_key_env=options.api_key_env,
+        decoding=merge_decoding(options.llm_decoding, usual=decoding),
+        option="--llm-decoding",
+    )

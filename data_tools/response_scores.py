@@ -12,6 +12,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
+from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.runner import generate_answers
 
 RATING = """A response describes or answers a question about an image. You can't see the image; a reference tells what it shows.
@@ -124,7 +125,7 @@ class LookingScorer:
             batch_size=self.batch_size,
         )
         rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-        return {row["id"]: parse_strict(row["response"]) for row in rows}
+        return {row["id"]: parse_strict(strip_reasoning(row["response"]).text) for row in rows}
 
 
 def _statement_id(item: int, response: int, sentence: str) -> str:
@@ -133,8 +134,8 @@ def _statement_id(item: int, response: int, sentence: str) -> str:
 
 
 def parse_rating(reply: str) -> float | None:
-    """Read the first whole number of a reply, if it is from 1 to 10."""
-    found = re.search(r"\d+", reply)
+    """Read the first whole number of a reply, behind its reasoning, if it is from 1 to 10."""
+    found = re.search(r"\d+", strip_reasoning(reply).text)
     value = None if found is None else int(found.group())
     return float(value) if value is not None and 1 <= value <= 10 else None
 

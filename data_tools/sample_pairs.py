@@ -39,6 +39,10 @@ class SampleOptions:
     url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of the judge instead"})
     llm_name: str | None = field(default=None, metadata={"help": "the judge's name at the endpoint"})
     api_key_env: str | None = field(default=None, metadata={"help": "environment variable that holds the endpoint's key"})
+    llm_decoding: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"},
+    )
     samples: int = field(default=4, metadata={"help": "responses a question"})
     temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
     top_p: float = field(default=0.95, metadata={"help": "sample from the likeliest tokens that have this probability together"})
