@@ -31,10 +31,11 @@ class ImageIds:
             names: Ids as the data write them.
         """
         self.names = dict.fromkeys(names)
-        self._aliases: dict[str, list[str]] = {}
+        self._stems: dict[str, list[str]] = {}
+        self._numbers: dict[str, list[str]] = {}
         for name in self.names:
-            for alias in {_stem(name), read_coco_id(name)}:
-                self._aliases.setdefault(alias, []).append(name)
+            self._stems.setdefault(_stem(name), []).append(name)
+            self._numbers.setdefault(read_coco_id(name), []).append(name)
 
     def find(self, text: str) -> str:
         """Return the known image's id; the text itself, or its COCO number, where none is meant.
@@ -45,8 +46,7 @@ class ImageIds:
         for exact in (text, _last(text)):
             if exact in self.names:
                 return exact
-        for alias in (_stem(text), read_coco_id(text)):
-            meant = self._aliases.get(alias, [])
+        for meant in (self._stems.get(_stem(text), []), self._numbers.get(read_coco_id(text), [])):
             if len(meant) > 1:
                 raise ValueError(f"image {text!r} may be any of {', '.join(meant[:5])}; write the id as the object sets do")
             if meant:

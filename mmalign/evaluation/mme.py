@@ -171,7 +171,8 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
-    return row.get("category") in CATEGORIES and {"question_id", "question", "answer"} <= set(row)
+    whole = {"question_id", "question", "answer"} <= set(row) and not {"response", "prediction", "text"} & set(row)
+    return whole and row.get("category") in CATEGORIES
 
 
 def _read_release(source: Path) -> tuple[list[Mapping[str, Any]], list[Path]]:

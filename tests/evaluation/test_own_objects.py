@@ -1,0 +1,70 @@
+"""CHAIR on lists of one's own: words of several words, words whose singular is wrong by rule; COCO's list stays as it is."""
+
+import json
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from mmalign.evaluation.chair import Variant, list_forms, load_chair
+from mmalign.evaluation.object_words import find_phrases, is_cocos, join_phrases, read_synonyms
+
+LIST = "dog, puppy\ntraffic cone, road cone\nstreet lamp\nTV remote control\nbus, school bus\nglasses\nhot dog stand\n"
+TRUTHS = {"1": ["dog"], "2": ["street lamp"]}
+VARIANTS: tuple[Variant, ...] = ("original", "wordnet")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, nltk_words: None) -> Path:
+    (tmp_path / "synonyms.txt").write_text(LIST)
+    (tmp_path / "objects.json").write_text(json.dumps(TRUTHS))
+    return tmp_path
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("A traffic cone and a dog.", ["traffic cone", "dog"]),
+        ("Traffic cones beside two Road Cones.", ["traffic cone", "traffic cone"]),
+        ("TV remote controls on a table", ["TV remote control"]),
+        ("a remote control", []),
+        ("Two buses and a school bus", ["bus", "bus"]),
+        ("A man with glasses", ["glasses"]),
+        ("A hot dog stand", ["hot dog stand"]),
+        ("A street, and a lamp.", []),
+    ],
+)
+def test_words_of_several_words(folder: Path, variant: Variant, caption: str, found: list[str]) -> None:
+    assert load_chair(folder, variant=variant).find(caption) == found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_scores_by_hand(folder: Path, variant: Variant) -> None:
+    got = load_chair(folder, variant=variant).score({"1": "A traffic cone and a dog.", "2": "A street lamp."}, mode="official")
+    # One of two captions and one of three mentions name what is absent; both objects of the images are named.
+    assert got == pytest.approx({"chair/sentence": 0.5, "chair/instance": 1 / 3, "chair/recall": 1.0, "chair/mentions": 1.5})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_is_joined_in_chairs_own_list(shared_data: Path, nltk_words: None, variant: Variant) -> None:
+    synonyms = read_synonyms((shared_data / "benchmarks" / "chair" / "synonyms.txt").read_text())
+    assert is_cocos(synonyms)
+    assert find_phrases(synonyms, partial(list_forms, variant=variant)) == {}
+
+
+def test_a_word_added_to_chairs_list_is_found(nltk_words: None) -> None:
+    synonyms = read_synonyms("truck, fire engine\ncar\nbus\noven, stove top oven\n")
+    assert find_phrases(synonyms, partial(list_forms, variant="original")) == {"fire engine": "fire engine"}
+
+
+def test_the_longest_run_counts() -> None:
+    phrases = {"a b": "two", "a b c": "three", "x": "y"}
+    assert join_phrases(["a", "b", "c", "a", "b", "x", "d"], phrases) == ["three", "two", "y", "d"]
+    assert join_phrases(["a"], {}) == ["a"]
+
+
+def test_objects_that_no_word_names_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "objects.json").write_text(json.dumps({"1": ["dog", "Traffic cone", "lamp"]}))
+    load_chair(folder)
+    assert "holds Traffic cone, lamp, which synonyms.txt does not name: they are never found" in caplog.text

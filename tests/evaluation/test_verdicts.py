@@ -1,0 +1,136 @@
+"""Verdicts, ratings and lists of judges: as they are written, from the end, and what can't be read."""
+
+import pytest
+
+from mmalign.evaluation.verdicts import find_rating, find_verdict, parse_list
+
+RIGHT = [
+    "correct",
+    "Correct.",
+    "CORRECT!",
+    "_correct_",
+    "It is not incorrect.",
+    "never incorrect",
+    "The wording differs but it is not incorrect. Verdict: correct",
+    "Is the prediction incorrect? No, it agrees. correct",
+    "The prediction gives the correct answer.",
+    "This is a correct prediction.",
+    "incorrectly worded, but correct",
+    "not only correct but complete",
+    "no incorrect claims: correct",
+    "correct, not incorrect",
+    "It does not contradict the reference and is correct.",
+    "It does not contradict the reference, so it's correct.",
+    "The prediction is correct, not because of luck.",
+    'Reply with "correct", "incorrect" or "unclear": correct',
+    "Final verdict - Correct",
+    '{"is_correct": true}',
+    '{"correct": 1}',
+    '{"verdict": "correct", "reason": "a 4 would be incorrect"}',
+]
+WRONG = [
+    "incorrect",
+    "This is Incorrect.",
+    "in-correct",
+    "not correct",
+    "The prediction is not correct.",
+    "isn't correct",
+    "It isn\u2019t correct.",
+    "It wasn't entirely correct.",
+    "cannot be considered correct",
+    "The answer is far from correct.",
+    "**Incorrect**",
+    "**Verdict:** *incorrect*",
+    "Verdict: not correct",
+    "Incorrect. The correct answer is No.",
+    "The correct answer is no, so the prediction is incorrect.",
+    "The prediction does not give the correct answer.",
+    "Incorrect. A yes would be correct.",
+    "incorrect, not correct",
+    "correct/incorrect: incorrect",
+    "Correct? No. Incorrect.",
+    "Correct at first sight. But the prediction is incorrect.",
+    '{"verdict": "incorrect", "reason": "the correct one is 3"}',
+    '```json\n{"correct": false}\n```',
+]
+UNCLEAR = [
+    "unclear",
+    "",
+    "neither correct nor incorrect",
+    "I can't tell whether it is correct or incorrect. unclear",
+    "It is unclear whether the prediction is correct.",
+    "The prediction says yes.",
+    "unclear, not correct or incorrect",
+    "incorrectly",
+]
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"), [*((text, True) for text in RIGHT), *((text, False) for text in WRONG), *((text, None) for text in UNCLEAR)]
+)
+def test_verdicts(reply: str, verdict: bool | None) -> None:
+    assert find_verdict(reply) is verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("Rating: 5/6", 5),
+        ("Rating: 5 out of 6", 5),
+        ("Rating: **5** out of 6", 5),
+        ("**Rating:** 5", 5),
+        ("**Rating: 5**", 5),
+        ("Rating (0-6): 5", 5),
+        ("Rating on a scale of 0 to 6: 5", 5),
+        ("Rating = 5", 5),
+        ("Rating - 5", 5),
+        ("Rating: [[5]]", 5),
+        ("### Rating\n5", 5),
+        ("My rating would be 4", 4),
+        ("The rating is 5.", 5),
+        ("Rating: 5.0", 5),
+        ("<rating>5</rating>", 5),
+        ('```json\n{"reason": "fine", "rating": 5}\n```', 5),
+        ('{"rating": "5/6"}', 5),
+        ("5", 5),
+        ("**5/6**", 5),
+        ("It is complete.\n\n5", 5),
+        ("Rating: 2 would be too low.\nRating: 5", 5),
+        ("Rating: 5\n\nThe response names 3 dogs.", 5),
+        ("Rating: 5 (1 of 2 objects)", 5),
+        ("Rating: 10", None),
+        ("Rating: -1", None),
+        ("Rating: 4.5", None),
+        ("Rating: 5/10", None),
+        ("Rating: 3 or 4", None),
+        ("Rating: very good", None),
+        ("The dog has 4 legs.", None),
+        ("", None),
+    ],
+)
+def test_ratings(reply: str, rating: int | None) -> None:
+    assert find_rating(reply) == rating
+
+
+@pytest.mark.parametrize(
+    ("reply", "names"),
+    [
+        ('```\n["dog", "cat"]\n```', ["dog", "cat"]),
+        ('~~~python\n["dog"]\n~~~', ["dog"]),
+        ('[\n "dog",\n "cat"\n]', ["dog", "cat"]),
+        ("['dog', 'cat']", ["dog", "cat"]),
+        ('["dog", "cat",]', ["dog", "cat"]),
+        ('The list is ["dog", "cat"]. I hope that it helps!', ["dog", "cat"]),
+        ('For example ["x"] would be a list. Here: ["dog"]', ["dog"]),
+        ('It is ["driver\'s seat", "a [b] c"] here', ["driver's seat", "a [b] c"]),
+        ('{"objects": ["dog"]}', ["dog"]),
+        ('```json\n{"objects": []}\n```', []),
+        ("- dog\n- traffic light", ["dog", "traffic light"]),
+        ("**Objects:**\n1. dog\n2. `cat`", ["dog", "cat"]),
+        ("I'm sorry, but I can't help with that.", None),
+        ("dog and car", None),
+        ("- dog\nand a car", None),
+    ],
+)
+def test_lists_in_any_dress(reply: str, names: list[str] | None) -> None:
+    assert parse_list(reply) == names
