@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
+from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
-from mmalign.evaluation.answers import Question
+from mmalign.evaluation.answers import Question, count_endings, read_answers
 from mmalign.evaluation.runner import _digest, generate_answers
 from tests.tiny_models import build_tiny_llava, random_image, random_text
 
@@ -126,3 +127,59 @@ def test_broken_images_cost_their_questions(model_and_processor: Any, questions:
     assert "not an image that Pillow can read" in rejected[0]["reason"]
     with pytest.raises(ValueError, match="2 of 7 rows are broken"):
         ask(model_and_processor, questions, tmp_path, max_share=0.1)
+
+
+def test_rows_say_whether_an_answer_ended(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    """Beside plain generate: an answer ended by itself where the new tokens hold one that ends generation."""
+    model, processor = model_and_processor
+    first = plain_ids(model, processor, questions[0], tmp_path)
+    kept = model.generation_config.eos_token_id
+    # What the first answer says third now ends any answer.
+    model.generation_config.eos_token_id = [2, first[2]]
+    try:
+        rows = {row["id"]: row for row in ask(model_and_processor, questions, tmp_path)}
+        for question in questions:
+            ids = plain_ids(model, processor, question, tmp_path)
+            assert rows[question.id]["ended"] is bool({2, first[2]} & set(ids))
+    finally:
+        model.generation_config.eos_token_id = kept
+    assert rows["q0"]["ended"]
+    assert not all(row["ended"] for row in rows.values())
+    assert set(rows["q0"]) == {"id", "image", "prompt", "response", "ended"}
+
+
+def plain_ids(model: Any, processor: Any, question: Question, folder: Path) -> list[int]:
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question.prompt}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=text, images=load_image(str(question.image), root=folder), return_tensors="pt")
+    with torch.no_grad():
+        out = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    ids: list[int] = out[0, inputs["input_ids"].shape[1] :].tolist()
+    return ids
+
+
+def test_each_question_has_its_own_longest_answer(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    """On one image too; each answer is the beginning of the long one."""
+    mixed = [question._replace(max_new_tokens=3 if i % 2 else 8) for i, question in enumerate(questions)]
+    rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.0)
+    out = generate_answers(*model_and_processor, mixed, image_root=tmp_path, out=tmp_path / "mixed.jsonl", rejects=rejects, batch_size=4)
+    got = [json.loads(line) for line in out.read_text().splitlines()]
+    whole = ask(model_and_processor, questions, tmp_path)
+    assert [row["id"] for row in got] == [row["id"] for row in whole]
+    for question, row, long in zip(mixed, got, whole, strict=True):
+        same = row["response"] == long["response"]
+        assert same or (question.max_new_tokens == 3 and long["response"].startswith(row["response"]) and not row["ended"])
+    assert any(row["response"] != long["response"] for row, long in zip(got, whole, strict=True))
+
+
+def test_reasoning_that_the_template_opens_begins_the_answer(
+    model_and_processor: Any, questions: list[Question], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, processor = model_and_processor
+    opening = processor.chat_template.replace("ASSISTANT:", "ASSISTANT: <think>")
+    assert opening != processor.chat_template
+    monkeypatch.setattr(processor, "chat_template", opening)
+    rows = ask((model, processor), questions[:2], tmp_path)
+    assert all(row["response"].startswith("<think>\n") for row in rows)
+    assert [answer.response for answer in read_answers(tmp_path / "answers.jsonl")] == ["", ""]
+    assert count_endings(read_answers(tmp_path / "answers.jsonl"))[:2] == (2, 2)

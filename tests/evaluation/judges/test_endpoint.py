@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from mmalign.evaluation.judges.endpoint import OpenAIJudge
+from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
+from mmalign.evaluation.judging import strip_replies
 from tests.evaluation.judges.chat_server import ChatServer, completion, cut_connection, fault, raw, run_chat_server
 
 pytest.importorskip("openai", reason="the judge extra is not installed")
@@ -177,6 +179,100 @@ def test_keys_variable(server: ChatServer, tmp_path: Path, monkeypatch: pytest.M
     build_judge(server, tmp_path, api_key_env="OTHER").ask(["p"])
     build_judge(server, tmp_path, api_key_env=None).ask(["q"])
     assert server.keys == {"Bearer k2", "Bearer none"}
+
+
+@pytest.mark.parametrize(
+    ("message", "advice"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "{temperature: 0, max_completion_tokens: 1024}",
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 0 with this model. Only the default (1) value is supported.",
+            "{max_tokens: 1024, temperature: null}",
+        ),
+        ("Extra inputs are not permitted: temperature", "{max_tokens: 1024, temperature: null}"),
+    ],
+)
+def test_a_setting_that_an_endpoint_refuses_is_named_with_the_option(server: ChatServer, tmp_path: Path, message: str, advice: str) -> None:
+    server.scripts = {prompt: [fault(400, message)] for prompt in PROMPTS}
+    with pytest.raises(ValueError, match="6 of 6 prompts unanswered") as raised:
+        build_judge(server, tmp_path, concurrency=1, option="--judge-decoding").ask(PROMPTS)
+    assert f"set --judge-decoding to '{advice}'" in str(raised.value)
+    # It would refuse every other prompt alike.
+    assert len(server.requests) == 1
+    server.scripts.clear()
+    judge = build_judge(server, tmp_path, decoding=merge_decoding(yaml.safe_load(advice)))
+    assert judge.ask(["p"]) == ["echo: p"]
+    assert {name: server.requests[-1].get(name) for name in judge.decoding} == judge.decoding
+    assert json.loads((tmp_path / "cache.jsonl").read_text())["judge"]["decoding"] == judge.decoding
+
+
+def test_a_prompt_too_long_is_no_refused_setting(server: ChatServer, tmp_path: Path) -> None:
+    server.scripts["long"] = [fault(400, "'max_tokens' is too large: 1024. This model's maximum context length is 512 tokens.")]
+    with pytest.raises(ValueError, match="1 of 2 prompts unanswered"):
+        build_judge(server, tmp_path, concurrency=1).ask(["long", "short"])
+    assert server.asked() == {"long": 1, "short": 1}
+
+
+def test_settings_over_the_usual_ones() -> None:
+    assert merge_decoding({}) == {"temperature": 0, "max_tokens": 1024}
+    assert merge_decoding({"max_completion_tokens": 9, "temperature": None}) == {"max_completion_tokens": 9}
+    assert merge_decoding({"seed": 1, "max_tokens": 9}) == {"temperature": 0, "max_tokens": 9, "seed": 1}
+    with pytest.raises(ValueError, match="holds stream, n, which can't be set"):
+        merge_decoding({"stream": True, "n": 2})
+
+
+def reasoning(content: Any, reasoning: str, finish_reason: str = "stop", *, name: str = "reasoning_content") -> Any:
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, name: reasoning}, "finish_reason": finish_reason}
+    return raw(json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}).encode())
+
+
+def test_reasoning_that_is_sent_apart(server: ChatServer, tmp_path: Path) -> None:
+    server.scripts = {
+        "both": [reasoning("correct", "Is it incorrect?")],
+        "alone": [reasoning(None, "It agrees. correct")],
+        "other name": [reasoning("", "It agrees. correct", name="reasoning")],
+        "cut": [reasoning(None, "Is it incorrect?", "length")],
+        "parts": [completion([{"type": "thinking", "thinking": "no"}, {"type": "text", "text": "correct"}])],
+    }
+    got = dict(zip(server.scripts, build_judge(server, tmp_path).ask(list(server.scripts)), strict=True))
+    # A reply that is reasoning alone and ended by itself did not mark where it ends; one that was cut has come to nothing.
+    assert {name: got[name] for name in ("both", "alone", "other name", "parts")} == {
+        "both": "correct",
+        "alone": "It agrees. correct",
+        "other name": "It agrees. correct",
+        "parts": "correct",
+    }
+    assert got["cut"] == "<think>\nIs it incorrect?"
+    assert strip_replies(got).endings[:2] == (1, 1)
+
+
+def test_a_length_spent_without_a_word_is_not_asked_again(server: ChatServer, tmp_path: Path) -> None:
+    server.scripts["p"] = [completion("", finish_reason="length")]
+    with pytest.raises(ValueError, match=r"a reply without words \(finish_reason 'length'\): raise the longest length in decoding"):
+        build_judge(server, tmp_path).ask(["p"])
+    assert server.asked() == {"p": 1}
+
+
+@pytest.mark.parametrize(
+    ("url", "local"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://10.0.0.7:8000/v1", True),
+        ("http://vllm:8000/v1", True),
+        ("https://api.openai.com/v1", False),
+        ("http://8.8.8.8/v1", False),
+    ],
+)
+def test_which_key_is_sent(monkeypatch: pytest.MonkeyPatch, url: str, local: bool) -> None:
+    assert choose_key_variable("auto", url) == "OPENAI_API_KEY"
+    assert (choose_key_variable("none", url), choose_key_variable("MINE", url)) == (None, "MINE")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert choose_key_variable("auto", url) == (None if local else "OPENAI_API_KEY")
 
 
 def test_without_the_client(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
