@@ -141,8 +141,14 @@ def read_answers(
     mismatch = None if counted else find_mismatch(named, asked, texts)
     if counted or mismatch is not None or any(i not in texts for i in named):
         aligned = align_parts(asked, ids, parts or (order,), texts)
-        if aligned is not None:
-            return _keep_aligned(answers, aligned, path)
+        if aligned is not None and not aligned.missing:
+            return _keep_aligned(answers, aligned.ids, path)
+        if aligned is not None and (mismatch is not None or not any(i in texts for i in named)):
+            part = aligned.missing[0]
+            raise ValueError(
+                f"{path} repeats other parts of the data in their order, but not the {len(part)} questions from {part[0]} on "
+                f"({texts[part[0]]!r}); give --data the very files that the model was asked from, or the parts that are answered"
+            )
     if counted:
         raise ValueError(
             f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 Variant = Literal["original", "wordnet"]
 # COCO has a million annotated objects, in some ten megabytes; a gzip of a few kilobytes can unpack to all memory there is.
 _LARGEST = 1 << 30
-# Published captions were cut at 512 tokens (OPERA and those after it): at 64 a model names half as much, and hallucinates less.
+# OPERA's length, and of the papers that compare with it. A shorter caption names less, and so hallucinates less.
 CAPTION_LENGTH = 512
 # Fields that may name a row's image, the first one that is known.
 _IMAGE_FIELDS = ("image_id", "id", "image", "image_path", "file_name", "question_id")

@@ -21,9 +21,21 @@ def find_mismatch(ids: Sequence[str | None], asked: Sequence[str | None], texts:
     return None
 
 
+class Alignment(NamedTuple):
+    """Which question each row answers, by the questions that they repeat.
+
+    Attributes:
+        ids: The question of each row; None for rows of other sets.
+        missing: Parts of the questions whose run is not there, or there twice.
+    """
+
+    ids: list[str | None]
+    missing: list[Sequence[str]]
+
+
 def align_parts(
     asked: Sequence[str | None], ids: Sequence[str | None], parts: Sequence[Sequence[str]], texts: Mapping[str, str]
-) -> list[str | None] | None:
+) -> Alignment | None:
     """Find, for each part of the questions, the run of rows that repeats it question by question.
 
     LLaVA's one answer file for POPE counts its ids over the splits, and "Is there a dog in the image?" is asked of many images: a whole
@@ -36,21 +48,22 @@ def align_parts(
         texts: What they ask.
 
     Returns:
-        The id of the question that each row answers, None for rows of other sets. None where a part's run is not there, or there twice.
+        The questions of the rows; None where rows or questions have no texts, or no part's run is there.
     """
     if not parts or any(text is None for text in asked) or any(i not in texts for part in parts for i in part):
         return None
     order = _order(ids)
     lines = [normalise(str(asked[row])) for row in order]
-    found: list[str | None] = [None] * len(asked)
+    found = Alignment([None] * len(asked), [])
     for part in parts:
         start = _only_run(lines, [core_of(texts[i]) for i in part])
         rows = [] if start is None else order[start : start + len(part)]
-        if not rows or any(found[row] is not None for row in rows):
-            return None
+        if not rows or any(found.ids[row] is not None for row in rows):
+            found.missing.append(part)
+            continue
         for row, identifier in zip(rows, part, strict=True):
-            found[row] = identifier
-    return found
+            found.ids[row] = identifier
+    return None if len(found.missing) == len(parts) else found
 
 
 def _order(ids: Sequence[str | None]) -> list[int]:

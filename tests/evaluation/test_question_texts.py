@@ -79,6 +79,13 @@ def test_answers_to_another_split_are_refused_with_both_texts(tmp_path: Path) ->
         read(tmp_path / "a.jsonl", llava([*POPULAR[1:], *RANDOM, *RANDOM]), pope(random=RANDOM))
 
 
+def test_a_joint_file_from_another_release_of_a_split(tmp_path: Path) -> None:
+    """LLaVA's random split has fewer questions than the released one: which row is which can't be told."""
+    rows = llava([*ADVERSARIAL, *POPULAR, *RANDOM[:1], *RANDOM[2:]])
+    with pytest.raises(ValueError, match=r"but not the 4 questions from random/1 on \('Is there a dog in the image\?'\); give --data the very"):
+        read(tmp_path / "a.jsonl", rows, pope(random=RANDOM, popular=POPULAR, adversarial=ADVERSARIAL))
+
+
 def test_rows_without_ids_of_splits_in_another_order(tmp_path: Path) -> None:
     rows = [{"question": row["prompt"], "answer": row["text"]} for row in llava([*POPULAR, *RANDOM])]
     got = read(tmp_path / "a.jsonl", rows, pope(random=RANDOM, popular=POPULAR))
@@ -93,7 +100,7 @@ def test_rows_without_texts_are_known_by_id_alone(tmp_path: Path) -> None:
 def test_other_words_around_a_question_are_no_other_question() -> None:
     assert core_of("Is it a  Dog? Please answer yes or no.") == "is it a dog?"
     assert core_of("Describe this image.") == "describe this image."
-    assert align_parts(["USER: <image>\nIs it A?\nASSISTANT:"], ["1"], [["a"]], {"a": "Is it a? Answer yes or no."}) == ["a"]
+    assert align_parts(["USER: <image>\nIs it A?\nASSISTANT:"], ["1"], [["a"]], {"a": "Is it a? Answer yes or no."}) == (["a"], [])
     assert align_parts([None], ["1"], [["a"]], {"a": "Is it a?"}) is None
 
 
