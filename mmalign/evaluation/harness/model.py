@@ -11,8 +11,8 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
+from mmalign.data.encode import batch_prompts
 from mmalign.data.rows import Message
-from mmalign.data.templates import render
 from mmalign.models.load import load_mllm
 from mmalign.models.precision import Dtype
 
@@ -121,9 +121,8 @@ class HarnessModel(lmms):
 
     @torch.no_grad()
     def _answer(self, batch: Sequence[_Request]) -> list[str]:
-        texts = [render(self.processor, [_message(request)], add_generation_prompt=True) for request in batch]
         images = [request.images for request in batch] if batch[0].images else None
-        encoded = self.processor(text=texts, images=images, return_tensors="pt", padding=True, padding_side="left").to(self.model.device)
+        encoded = batch_prompts(self.processor, [[_message(request)] for request in batch], images).to(self.model.device)
         if "pixel_values" in encoded:
             encoded["pixel_values"] = encoded["pixel_values"].to(self.model.dtype)
         settings = batch[0].settings

@@ -12,9 +12,9 @@ import torch
 from tqdm import tqdm
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
-from mmalign.data.templates import render
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
@@ -124,10 +124,7 @@ def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
 
 def _encode(processor: Any, prompts: Sequence[str]) -> Any:
     is_tokenizer = not hasattr(processor, "tokenizer")
-    texts = [render(processor, [_message(prompt, plain=is_tokenizer)], add_generation_prompt=True) for prompt in prompts]
-    # The template writes the special tokens that the model wants; tokenizers would put a second one before them.
-    options = {"add_special_tokens": False} if is_tokenizer else {}
-    return processor(text=texts, return_tensors="pt", padding=True, padding_side="left", **options)
+    return batch_prompts(processor, [[_message(prompt, plain=is_tokenizer)] for prompt in prompts])
 
 
 def _message(prompt: str, *, plain: bool) -> Message:
