@@ -9,6 +9,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from mmalign.data.images import FORMATS
+
 # The grey image is scaled to this side; the hash keeps the lowest frequencies of each axis: 16 x 16 = 256 bits.
 SIDE = 64
 FREQUENCIES = 16
@@ -37,7 +39,7 @@ def hash_distances(one: np.ndarray, many: np.ndarray) -> np.ndarray:
     return np.bitwise_count(many ^ one).sum(axis=1, dtype=np.int64)
 
 
-def describe_bytes(data: bytes) -> tuple[tuple[int, int], str, str]:
-    """Read size, mode and format from an image's header; the pixels stay encoded."""
-    with Image.open(io.BytesIO(data)) as image:
-        return image.size, image.mode, image.format or "unknown"
+def describe_bytes(data: bytes) -> tuple[str, str]:
+    """Read mode and format from an image's header; the pixels stay encoded."""
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return image.mode, image.format or "unknown"

@@ -11,9 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from data_tools.image_hashes import hash_distances, perceptual_hash
-from mmalign.data.images import load_image
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+from mmalign.data.images import SUFFIXES, load_image
 
 
 @dataclass(frozen=True)

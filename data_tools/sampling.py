@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from data_tools.leaks import SUFFIXES
 from data_tools.response_scores import Sampled, Scorer
 from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
-from mmalign.data.images import load_image
+from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair

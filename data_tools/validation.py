@@ -81,7 +81,7 @@ class Validation:
         digests = [hashlib.sha256(data).hexdigest() for data in encoded]
         leaks = []
         for data, digest, image in zip(encoded, digests, decoded, strict=True):
-            if self.images.add(digest, data):
+            if self.images.add(digest, data, image.size):
                 self.leaks_of[digest] = self.benchmark.find(digest, image, max_distance=self.max_distance)
             leaks += [{"id": pair.id, **leak} for leak in self.leaks_of[digest]]
         for group in {"all", row.source}:
@@ -123,12 +123,12 @@ class ImageStatistics:
         self.formats: Counter[str] = Counter()
         self.sizes: list[tuple[int, int]] = []
 
-    def add(self, digest: str, data: bytes) -> bool:
-        """Count a use of an image; whether it is the first."""
+    def add(self, digest: str, data: bytes, size: tuple[int, int]) -> bool:
+        """Count a use of an image, ``size`` as it is seen; whether it is the first."""
         self.uses[digest] += 1
         if self.uses[digest] > 1:
             return False
-        size, mode, kind = describe_bytes(data)
+        mode, kind = describe_bytes(data)
         self.sizes.append(size)
         self.modes[mode] += 1
         self.formats[kind] += 1

@@ -271,7 +271,7 @@ def _credit(number: int, pairs: _Pairs, policy: _Seen, start: _Seen, processor: 
 def _thumbnail(row: PairRow) -> bytes | None:
     if not row.images:
         return None
-    image, buffer = row.images[0].convert("RGB"), io.BytesIO()
+    image, buffer = row.images[0].copy(), io.BytesIO()
     image.thumbnail(_THUMBNAIL)
     image.save(buffer, format="JPEG", quality=90)
     return buffer.getvalue()

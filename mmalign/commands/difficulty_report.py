@@ -114,7 +114,7 @@ def _encode(images: Sequence[Image.Image]) -> tuple[list[bytes], Literal["png", 
     small = all(max(image.size) <= _SMALL for image in images)
     encoded = []
     for image in images:
-        shown, buffer = image.convert("RGB"), io.BytesIO()
+        shown, buffer = image.copy(), io.BytesIO()
         shown.thumbnail(_THUMBNAIL)
         shown.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
         encoded.append(buffer.getvalue())

@@ -1,12 +1,19 @@
-"""Images from rows of data: decoded to RGB, held inside the image root, refused when they are bombs."""
+"""Images from rows of data: decoded to RGB, held inside the image root, refused when they are bombs.
 
+Everything that reads an image goes through ``load_image``, so that training, scoring, evaluation and classifiers see the same pixels.
+"""
+
+import contextlib
 import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import xxhash
 from PIL import Image, UnidentifiedImageError
 
 # Pillow's own limit warns at this size and errors at twice it; training data has no use for either.
@@ -14,19 +21,36 @@ MAX_PIXELS = 89_478_485
 # Pictures alone: Pillow also hands PostScript to Ghostscript, and opens containers that no data set holds pictures in.
 Image.init()
 FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN)
+# A camera's .mpo is a JPEG with more pictures behind the first, and read as one.
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+# How to turn pixels upright, by the EXIF tag that a camera writes.
+_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # What damaged files make Pillow's decoders raise, beside what they say of themselves. Its memory is bounded by MAX_PIXELS.
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error)
 
 
 def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
-    """Decode one image of a data row to RGB.
+    """Decode one image of a data row to RGB: upright, on white, 8 bits a channel.
+
+    The first frame of an animation is taken. An orientation tag is applied. What is transparent shows white. 16-bit values are divided
+    by 257. Values of 32 bits and floats are divided by the smallest of 1 (floats alone), 255 and 65535 that none of them exceeds, to
+    255; where one is negative or above 65535, the image's own range is stretched to 0 to 255.
 
     Args:
         value: A PIL image, a ``datasets`` dict with ``bytes`` or ``path``, raw bytes, or a path.
         root: Folder that relative paths start from. Paths may not leave it.
 
     Returns:
-        A fully decoded RGB image.
+        A fully decoded RGB image without metadata.
 
     Raises:
         ValueError: If the file is missing, truncated, not an image, too large, or outside ``root``.
@@ -86,9 +110,67 @@ def _decode(image: Image.Image, *, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb")
     try:
-        return image.convert("RGB")
+        image.load()
     except _DAMAGE as error:
         raise ValueError(f"{name} is truncated or damaged: {error}") from error
+    # Behind loading: TIFF's reader turns the pixels itself, and then drops the tag.
+    turn = _TURNS.get(_read_orientation(image))
+    try:
+        rgb = _on_white(_to_eight_bits(image)).convert("RGB")
+    except _DAMAGE as error:
+        raise ValueError(f"{name} can't be shown as RGB (mode {image.mode}): {error}") from error
+    rgb = rgb if turn is None else rgb.transpose(turn)
+    # Its tags are used up: whoever reads the image again must not turn it twice.
+    rgb.info = {}
+    return rgb
+
+
+def _read_orientation(image: Image.Image) -> Any:
+    # A block of tags that is damaged says nothing of sound pixels.
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(*_DAMAGE):
+        return image.getexif().get(_ORIENTATION)
+    return None
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale grey values of 16 and 32 bits and floats, which Pillow would clip; what the file calls transparent stays so."""
+    if not image.mode.startswith(("I", "F")):
+        return image
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all():
+        raise ValueError("it holds values that are not finite")
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _full_range(values, floats=image.mode == "F")
+    grey = Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1e-300)).astype(np.uint8))
+    clear = image.info.get("transparency")
+    if isinstance(clear, int):
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return grey
+
+
+def _full_range(values: np.ndarray, *, floats: bool) -> tuple[float, float]:
+    """Find the values that stand for black and white."""
+    low, high = float(values.min()), float(values.max())
+    ranges = [full for full in ((1.0, 255.0, 65535.0) if floats else (255.0, 65535.0)) if high <= full]
+    return (0.0, ranges[0]) if low >= 0 and ranges else (low, high)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    # Pillow takes the premultiplied modes to their plain ones and no further.
+    plain = image.convert({"La": "LA", "RGBa": "RGBA"}.get(image.mode, image.mode)).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", plain.size, "white"), plain)
+
+
+def digest_images(images: Sequence[Image.Image]) -> str:
+    """Hash decoded images to 16 hex digits: the same for a path, its bytes and the decoded picture. Empty without images."""
+    if not images:
+        return ""
+    digest = xxhash.xxh3_64()
+    for image in images:
+        digest.update(f"{image.mode} {image.size}".encode())
+        digest.update(image.tobytes())
+    return digest.hexdigest()
 
 
 def _looks_like(source: Path | io.BytesIO) -> str:

@@ -47,6 +47,10 @@ def load_photos(source: Path) -> PhotoPool:
     table = dataset[:]
     with expected_form(source):
         for image, kind in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
+            if image["bytes"] is None:
+                raise ValueError(
+                    f"{source} holds the photo {image['path']!r} as a path; expected its bytes: save the data set with its images"
+                )
             by_split[dealing[seen[kind] % len(dealing)]][kind].append(image["bytes"])
             seen[kind] += 1
     if min(seen) < len(dealing):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw
 
+from mmalign.data.images import load_image
 from mmalign.worlds.scenes import SHAPES, Scene
 
 RGB = {
@@ -45,7 +46,7 @@ def draw_mosaic(scene: Scene, rng: np.random.Generator, size: int, photos: dict[
     image = Image.new("RGB", (size, size), (BACKGROUND,) * 3)
     for item in scene.items:
         choices = photos[item.kind]
-        photo = Image.open(io.BytesIO(choices[int(rng.integers(len(choices)))])).convert("RGB").resize((half, half))
+        photo = load_image(choices[int(rng.integers(len(choices)))]).resize((half, half))
         image.paste(photo, (half * (item.place % 2), half * (item.place // 2)))
     return image
 

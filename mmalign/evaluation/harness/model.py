@@ -12,6 +12,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from mmalign.data.encode import batch_prompts
+from mmalign.data.images import load_image
 from mmalign.data.rows import Message
 from mmalign.models.load import load_mllm
 from mmalign.models.precision import Dtype
@@ -117,7 +118,7 @@ class HarnessModel(lmms):
             raise ValueError(f"task {task} shows {', '.join(sorted(set(odd)))}; expected images: video and audio are not supported")
         # Images stand before the text, as in training; a placeholder that the task writes would be one too many.
         text = context.replace(getattr(self.processor, "image_token", "<image>"), "").strip()
-        return _Request(place, text, [image.convert("RGB") for image in visuals], settings)
+        return _Request(place, text, [load_image(image) for image in visuals], settings)
 
     @torch.no_grad()
     def _answer(self, batch: Sequence[_Request]) -> list[str]:
