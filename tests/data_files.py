@@ -1,6 +1,7 @@
 """Rows as files, in the forms that users have them."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from transformers import AutoProcessor
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
-from mmalign.engine.reference_cache import FINGERPRINT, TEXT, digest_text, fingerprint_checkpoint
+from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, digest_text, fingerprint_checkpoint
 from tests.tiny_models import pair_rows
 
 
@@ -26,6 +27,19 @@ def save_encoded(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path
 
 
+def save_by_path(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """Write JSON lines and, beside them, each image as a PNG file that they name; ``folder`` is the image root."""
+    folder.mkdir()
+    lines = []
+    for number, row in enumerate(rows):
+        names = [f"{number}-{i}.png" for i in range(len(row["images"]))]
+        for name, image in zip(names, row["images"], strict=True):
+            image.save(folder / name)
+        lines.append(json.dumps({**row, "images": names}) + "\n")
+    (folder / "rows.jsonl").write_text("".join(lines))
+    return folder / "rows.jsonl"
+
+
 def scored_rows(num_rows: int, *, seed: int = 0, reference: Path | None = None) -> list[dict[str, Any]]:
     """Pairs with a difficulty, and with log-probabilities of about the right size that say they come from ``reference``."""
     rows = pair_rows(num_rows, seed=seed)
@@ -35,7 +49,8 @@ def scored_rows(num_rows: int, *, seed: int = 0, reference: Path | None = None) 
     processor = AutoProcessor.from_pretrained(reference)
     cached = {"reference_logps_chosen": -20.0, "reference_logps_rejected": -21.0}
     cached[FINGERPRINT] = fingerprint_checkpoint(str(reference), dtype="auto")
-    return [{**row, **cached, TEXT: digest_text(_encode(processor, row))} for row in rows]
+    prompts = [_encode(processor, row) for row in rows]
+    return [{**row, **cached, TEXT: digest_text(found), IMAGES: found.image_digest} for row, found in zip(rows, prompts, strict=True)]
 
 
 def _encode(processor: Any, raw: dict[str, Any]) -> EncodedPrompt:

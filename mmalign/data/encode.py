@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import PaliGemmaProcessor
 
+from mmalign.data.images import digest_images
 from mmalign.data.messages import Message, text_of
 from mmalign.data.rows import ChatRow, ListRow, PairRow
 from mmalign.data.templates import AnswerEnd, RenderedChat, Span, render, render_answers, replace_text
@@ -41,6 +42,8 @@ class EncodedPrompt:
     num_images: int = 0
     response_types: list[dict[str, list[int]]] = field(default_factory=list)
     """The same as ``token_types`` of each response, each (R,)."""
+    image_digest: str = ""
+    """Of the decoded images, by which caches know them; see ``digest_images``."""
 
     @property
     def num_tokens(self) -> int:
@@ -150,7 +153,7 @@ def encode_responses(
     rows = [first, *(_tokenize_again(processor, chat.text, first) for chat in texts[1:])]
     flags = [row.scored(chat.answers) for row, chat in zip(rows, texts, strict=True)]
     start = min(_shared_length([row.ids for row in rows]), *(flag.index(True) if True in flag else len(flag) for flag in flags))
-    return _checked(_cut(rows, flags, start, len(images)), max_length)
+    return _checked(_cut(rows, flags, start, images), max_length)
 
 
 def encode_chat(processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
@@ -170,7 +173,7 @@ def encode_chat(processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token"
     tokens = _tokenize(processor, chat.text, row.images)
     scored = tokens.scored(chat.answers)
     start = scored.index(True) if True in scored else len(scored)
-    return _checked(_cut([tokens], [scored], start, len(row.images)), max_length)
+    return _checked(_cut([tokens], [scored], start, row.images), max_length)
 
 
 def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: Sequence[Sequence[Message]]) -> EncodedPrompt:
@@ -195,7 +198,7 @@ def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: 
     start = _shared_length([row.ids for row in rows])
     if any(first.types.get("mm_token_type_ids", [])[start:]):
         raise ValueError("an image stands behind the first word that differs: these questions can't share their beginning")
-    return _cut(rows, [[False] * len(row.ids) for row in rows], start, len(images))
+    return _cut(rows, [[False] * len(row.ids) for row in rows], start, images)
 
 
 def batch_prompts(processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]] | None = None) -> Any:
@@ -267,7 +270,7 @@ def _until_last_image(types: Sequence[int]) -> Sequence[int]:
     return types[: max((i for i, value in enumerate(types) if value), default=-1) + 1]
 
 
-def _cut(rows: Sequence[_Tokens], flags: Sequence[list[bool]], start: int, num_images: int) -> EncodedPrompt:
+def _cut(rows: Sequence[_Tokens], flags: Sequence[list[bool]], start: int, images: Sequence[Image.Image]) -> EncodedPrompt:
     """The rows' common beginning and what is left of each."""
     return EncodedPrompt(
         prefix_ids=rows[0].ids[:start],
@@ -275,7 +278,8 @@ def _cut(rows: Sequence[_Tokens], flags: Sequence[list[bool]], start: int, num_i
         scored=[flag[start:] for flag in flags],
         token_types={key: values[:start] for key, values in rows[0].types.items()},
         images=rows[0].images,
-        num_images=num_images,
+        num_images=len(images),
+        image_digest=digest_images(images),
         response_types=[{key: values[start:] for key, values in row.types.items()} for row in rows],
     )
 
@@ -299,7 +303,7 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
         types = {key: [*values, *[1] * len(alone.ids)] for key, values in prefix.types.items()}
         rows.append(replace(prefix, ids=[*prefix.ids, *alone.ids], types=types))
         flags.append([*[False] * len(prefix.ids), *alone.scored(answers)])
-    return _cut(rows, flags, len(prefix.ids), len(images))
+    return _cut(rows, flags, len(prefix.ids), images)
 
 
 def _check_text(processor: Any, messages: Sequence[Message]) -> None:

@@ -10,6 +10,7 @@ from datasets import Dataset
 from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.images import digest_images
 from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
@@ -19,7 +20,7 @@ from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
-from mmalign.engine.reference_cache import LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
+from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
 WINDOW_BATCHES = 8
@@ -70,7 +71,7 @@ def score_pairs(
         share: The part of the shards that is this process's.
 
     Raises:
-        ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else.
+        ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else, images included.
     """
     check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
     claim(
@@ -96,6 +97,7 @@ def score_pairs(
                 lines = _score_shard(dataset, indices, scorers, config, bar)
                 write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), many_writers=True)
             else:
+                _check_images(path, dataset, config)
                 bar.update(len(indices))
             num_seen += len(indices)
             _add_rejects(path, rejects)
@@ -168,7 +170,7 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
-    return ("index", "id", TEXT, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
+    return ("index", "id", TEXT, IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
 
 
 def _is_kind(key: str, value: Any) -> bool:
@@ -195,6 +197,23 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
         return
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
+
+
+def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:
+    """Refuse a shard whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
+    if config.image_root is None:
+        return
+    read = read_list if config.lists else read_pair
+    for line in read_shard(path):
+        if "reason" in line:
+            continue
+        row: PairRow | ListRow = read(dataset[line["index"]], index=line["index"], image_root=config.image_root)
+        found = digest_images(row.images)
+        if line[IMAGES] != found:
+            raise ValueError(
+                f"{path} holds scores of row {row.id} with the images {line[IMAGES] or 'none'}, and the row's are {found or 'none'} now; "
+                "remove the shards of images that changed to have them scored anew, or choose another --out"
+            )
 
 
 def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:

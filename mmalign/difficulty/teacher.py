@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow.parquet as pq
 from accelerate.utils import send_to_device
 from datasets import Dataset, Features, List, Value
 from tqdm import tqdm
 
+from mmalign.data.datasets import load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.images import digest_images
 from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
@@ -20,7 +23,7 @@ from mmalign.difficulty.shares import Share
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
 from mmalign.engine.probe import PROBED_ROWS, check_rows
-from mmalign.engine.teacher_cache import FINGERPRINT, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
+from mmalign.engine.teacher_cache import FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
 
 
 @dataclass(frozen=True)
@@ -92,11 +95,29 @@ def write_teacher_cache(
         if not path.is_file():
             teacher = teacher or load()
             checked |= _write_shard(dataset, indices, teacher, path, broken, config, reference, check=not checked)
+        else:
+            _check_images(path, config)
         num_seen += len(indices)
         for line in broken.read_text(encoding="utf-8").splitlines():
             rejects.add(**json.loads(line))
         rejects.check(num_seen)
     rejects.check(num_seen, final=True)
+
+
+def _check_images(path: Path, config: TeacherCacheConfig) -> None:
+    """Refuse a file whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
+    if IMAGES not in pq.read_schema(path).names:
+        raise ValueError(f"{path} has no column {IMAGES}: an earlier version wrote it; choose another --out")
+    if config.image_root is None or pq.read_metadata(path).num_rows == 0:
+        return
+    for index, raw in enumerate(load_rows(path)):
+        row = read_chat(raw, index=index, image_root=config.image_root)
+        found = digest_images(row.images)
+        if raw[IMAGES] != found:
+            raise ValueError(
+                f"in {path} the teacher saw the images {raw[IMAGES] or 'none'} of row {row.id}, and they are {found or 'none'} now; remove "
+                "the files of images that changed to have the teacher asked anew, or choose another --out"
+            )
 
 
 def _write_shard(
@@ -136,7 +157,7 @@ def _write_shard(
                 kept.append(number)
             good = []
     features = {TOP_IDS: List(Value("int32")), TOP_LOGPS: List(Value(config.storage)), VOCABULARY: Value("int32")}
-    features |= {TEXT: Value("string"), FINGERPRINT: Value("string")}
+    features |= {TEXT: Value("string"), IMAGES: Value("string"), FINGERPRINT: Value("string")}
     lists = {name: [column[name] for column in columns] for name in features}
     # A rest of probability 0 in half precision: the smallest number that it has.
     limits = np.finfo(config.storage)

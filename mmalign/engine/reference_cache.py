@@ -1,7 +1,7 @@
 """Cached log-probabilities: columns of a data set, and what they were made from.
 
-They are good for one set of weights, one processor and one text. Every row keeps the fingerprint of the first two and a digest of its
-own tokens, so that stale ones are found before they train anything.
+They are good for one set of weights, one processor, one text and its images. Every row keeps the fingerprint of the first two, a digest
+of its own tokens and one of its decoded images, so that stale ones are found before they train anything.
 """
 
 import hashlib
@@ -23,9 +23,10 @@ LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
 LIST_LOGPS = "reference_logps_responses"
 TEXT = "reference_text"
+IMAGES = "reference_images"
 FINGERPRINT = "reference_fingerprint"
-COLUMNS = (*LOGPS, *TOKEN_LOGPS, TEXT, FINGERPRINT)
-LIST_COLUMNS = (LIST_LOGPS, TEXT, FINGERPRINT)
+COLUMNS = (*LOGPS, *TOKEN_LOGPS, TEXT, IMAGES, FINGERPRINT)
+LIST_COLUMNS = (LIST_LOGPS, TEXT, IMAGES, FINGERPRINT)
 
 WEIGHTS = ("*.safetensors",)
 PROCESSOR = (
@@ -49,7 +50,8 @@ def cache_columns(encoded: EncodedPrompt, chosen: Tensor, rejected: Tensor) -> d
     """
     tokens = (chosen, rejected)
     sums = {name: value.sum().item() for name, value in zip(LOGPS, tokens, strict=True)}
-    return {**sums, **{name: value.tolist() for name, value in zip(TOKEN_LOGPS, tokens, strict=True)}, TEXT: digest_text(encoded)}
+    by_token = {name: value.tolist() for name, value in zip(TOKEN_LOGPS, tokens, strict=True)}
+    return {**sums, **by_token, TEXT: digest_text(encoded), IMAGES: encoded.image_digest}
 
 
 def cache_list_columns(encoded: EncodedPrompt, responses: Sequence[Tensor]) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def cache_list_columns(encoded: EncodedPrompt, responses: Sequence[Tensor]) -> d
         encoded: The prompt.
         responses: (T,) token log-probabilities of each response, float32; their sums are kept.
     """
-    return {LIST_LOGPS: [value.sum().item() for value in responses], TEXT: digest_text(encoded)}
+    return {LIST_LOGPS: [value.sum().item() for value in responses], TEXT: digest_text(encoded), IMAGES: encoded.image_digest}
 
 
 def digest_text(encoded: EncodedPrompt) -> str:
@@ -82,18 +84,18 @@ def check_fingerprint(held: Sequence[str], expected: str) -> None:
             )
 
 
-def check_text(row: Mapping[str, Any], encoded: EncodedPrompt) -> None:
-    """Check that a row's log-probabilities are those of its text.
+def check_row(row: Mapping[str, Any], encoded: EncodedPrompt) -> None:
+    """Check that a row's log-probabilities are those of its text and its images.
 
     Raises:
         ValueError: With both digests.
     """
-    found = digest_text(encoded)
-    if row[TEXT] != found:
-        raise ValueError(
-            f"the cached log-probabilities of row {row.get('id')} are stale: they are of the text {row[TEXT]}, the row's text is {found}; "
-            "run mmalign cache-logps again on these rows"
-        )
+    for what, held, found in (("text", row[TEXT], digest_text(encoded)), ("images", row[IMAGES], encoded.image_digest)):
+        if held != found:
+            raise ValueError(
+                f"the cached log-probabilities of row {row.get('id')} are stale: they are of the {what} {held or 'none'}, the row's "
+                f"{what} {'is' if what == 'text' else 'are'} {found or 'none'}; run mmalign cache-logps again on these rows"
+            )
 
 
 def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantization = "none") -> str:

@@ -18,8 +18,8 @@ from mmalign.engine.distillation import TeacherStates, TopTokens
 from mmalign.engine.head import chunks
 
 TOP_IDS, TOP_LOGPS, VOCABULARY = "teacher_top_ids", "teacher_top_logps", "teacher_vocabulary"
-TEXT, FINGERPRINT = "teacher_text", "teacher_fingerprint"
-COLUMNS = (TOP_IDS, TOP_LOGPS, VOCABULARY, TEXT, FINGERPRINT)
+TEXT, IMAGES, FINGERPRINT = "teacher_text", "teacher_images", "teacher_fingerprint"
+COLUMNS = (TOP_IDS, TOP_LOGPS, VOCABULARY, TEXT, IMAGES, FINGERPRINT)
 
 
 @torch.no_grad()
@@ -64,5 +64,6 @@ def cache_columns(row: ChatRow, encoded: EncodedPrompt, top: TopTokens, *, vocab
         TOP_LOGPS: top.logps.flatten().cpu().numpy(),
         VOCABULARY: vocabulary,
         TEXT: digest_answers(row, encoded),
+        IMAGES: encoded.image_digest,
         FINGERPRINT: fingerprint,
     }

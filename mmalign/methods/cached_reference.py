@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import check_columns
-from mmalign.engine.reference_cache import FINGERPRINT, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_text
+from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_row
 from mmalign.losses.scores import Logps, ScoredTokens
 
 
@@ -34,7 +34,12 @@ class CachedReference:
         Raises:
             ValueError: If they don't; the message names both fingerprints.
         """
-        check_columns(dataset.column_names, (*self.columns, TEXT, FINGERPRINT), what="the data set, for reference 'cached',")
+        if TEXT in dataset.column_names and IMAGES not in dataset.column_names:
+            raise ValueError(
+                f"the cached log-probabilities have no column {IMAGES}: an earlier version wrote them, and they may be of other images; "
+                "run mmalign cache-logps or score-difficulty again on these rows"
+            )
+        check_columns(dataset.column_names, (*self.columns, TEXT, IMAGES, FINGERPRINT), what="the data set, for reference 'cached',")
         assert self.fingerprint is not None, "a cached reference has a fingerprint"
         check_fingerprint(dataset[FINGERPRINT], self.fingerprint)
 
@@ -51,12 +56,12 @@ class CachedReference:
                     raise ValueError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
     def check_text(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
-        """Check that a row's log-probabilities are those of its text, one for each token.
+        """Check that a row's log-probabilities are those of its text and images, one for each token.
 
         Raises:
             ValueError: If they are not.
         """
-        check_text(raw, encoded)
+        check_row(raw, encoded)
         for name, scored in zip(self.columns, encoded.scored, strict=True) if self.by_token else ():
             if len(raw[name]) != sum(scored):
                 raise ValueError(

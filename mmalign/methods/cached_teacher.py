@@ -13,7 +13,7 @@ from torch import nn
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.engine.distillation import TopTokens, head_size
-from mmalign.engine.teacher_cache import COLUMNS, FINGERPRINT, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, digest_answers
+from mmalign.engine.teacher_cache import COLUMNS, FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, digest_answers
 
 
 class CachedTeacher:
@@ -50,13 +50,18 @@ class CachedTeacher:
         """Read a row's columns.
 
         Raises:
-            ValueError: If they are of other answers or other tokens than the student's.
+            ValueError: If they are of other answers, images or tokens than the student's.
         """
         text = digest_answers(row, student)
         if raw[TEXT] != text:
             raise ValueError(
                 f"the cached teacher is stale, or reads other tokens: it is of the text {raw[TEXT]}, the student's is {text}; "
                 "cache it again on these rows, from a teacher with the student's tokenizer and chat template"
+            )
+        if raw[IMAGES] != student.image_digest:
+            raise ValueError(
+                f"the cached teacher is stale: it saw the images {raw[IMAGES] or 'none'}, the row's are {student.image_digest or 'none'}; "
+                "cache it again on these rows"
             )
         count = sum(map(sum, student.scored))
         ids, logps = torch.tensor(raw[TOP_IDS], dtype=torch.long), torch.tensor(raw[TOP_LOGPS], dtype=torch.float32)

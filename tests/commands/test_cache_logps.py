@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import encode_responses
+from mmalign.data.images import digest_images
 from mmalign.data.rows import read_list, read_pair
 from mmalign.engine.probe import own_logps
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
-from tests.data_files import save_rows
-from tests.tiny_models import list_rows, pair_rows
+from tests.data_files import save_by_path, save_rows
+from tests.tiny_models import list_rows, pair_rows, random_image
 
 
 @pytest.fixture
@@ -91,6 +92,50 @@ def test_log_probabilities_of_another_text_are_refused(
     Dataset.from_parquet(str(cached)).map(edit, with_indices=True).to_parquet(tmp_path / "edited.parquet")
     assert train(tiny_llava_dir, tmp_path / "edited.parquet", tmp_path / "out", "--reference", "cached") == 2
     assert "of row pair-0 are stale: they are of the text" in capsys.readouterr().err
+
+
+def test_log_probabilities_of_other_images_are_refused(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The words are the same; only the file behind a name is another one."""
+    pairs = save_by_path(tmp_path / "pairs", pair_rows(4))
+    root = ("--image-root", str(pairs.parent))
+    words = ["cache-logps", str(pairs), "--model", str(tiny_llava_dir), *root]
+    assert main([*words, "--out", str(tmp_path / "cache")]) == 0
+    cached = tmp_path / "cache" / "cached.parquet"
+    assert train(tiny_llava_dir, cached, tmp_path / "same", "--reference", "cached", *root) == 0
+    held = load_rows(cached)[0]["reference_images"]
+    random_image(99).save(pairs.parent / "0-0.png")
+    now = digest_images([random_image(99)])
+    assert train(tiny_llava_dir, cached, tmp_path / "other", "--reference", "cached", *root) == 2
+    assert f"of row pair-0 are stale: they are of the images {held}, the row's images are {now}; run" in capsys.readouterr().err
+    # Nor is a stopped run continued with them.
+    (tmp_path / "cache" / "cached.parquet").unlink()
+    assert main([*words, "--out", str(tmp_path / "cache")]) == 2
+    error = capsys.readouterr().err
+    assert f"000000000.jsonl holds scores of row pair-0 with the images {held}, and the row's are {now} now; remove the shards" in error
+    (tmp_path / "cache" / "shards" / "000000000.jsonl").unlink()
+    assert main([*words, "--out", str(tmp_path / "cache")]) == 0
+    assert load_rows(cached)[0]["reference_images"] == now
+
+
+def test_a_picture_has_one_digest_wherever_it_lies(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """Log-probabilities of pairs with embedded images serve the pairs with paths, and the other way round."""
+    embedded, paths = save_rows(tmp_path / "pairs.parquet", pair_rows(4)), save_by_path(tmp_path / "paths", pair_rows(4))
+    found = []
+    for name, pairs in (("embedded", embedded), ("paths", paths)):
+        words = ["--model", str(tiny_llava_dir), "--image-root", str(paths.parent), "--out", str(tmp_path / name)]
+        assert main(["cache-logps", str(pairs), *words]) == 0
+        found.append(load_rows(tmp_path / name / "cached.parquet"))
+    for column in ("reference_images", "reference_text", "reference_token_logps_chosen"):
+        assert found[0][column] == found[1][column]
+    assert len(set(found[0]["reference_images"])) == 4
+
+
+def test_log_probabilities_that_know_no_images_are_refused(
+    tiny_llava_dir: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_rows(cached).remove_columns("reference_images").to_parquet(tmp_path / "old.parquet")
+    assert train(tiny_llava_dir, tmp_path / "old.parquet", tmp_path / "out", "--reference", "cached") == 2
+    assert "have no column reference_images: an earlier version wrote them" in capsys.readouterr().err
 
 
 def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Path, tmp_path: Path) -> None:

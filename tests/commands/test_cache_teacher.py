@@ -10,11 +10,12 @@ import torch
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
+from mmalign.data.images import digest_images
 from mmalign.difficulty import teacher as cache
 from mmalign.models.load import load_mllm
-from tests.data_files import chat_rows, encoded, save_encoded, save_rows
+from tests.data_files import chat_rows, encoded, save_by_path, save_encoded, save_rows
 from tests.methods.test_mimic import plain_logits
-from tests.tiny_models import build_tiny_llava
+from tests.tiny_models import build_tiny_llava, random_image
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +124,26 @@ def test_stale_and_foreign_columns_are_refused(
     edited.to_parquet(tmp_path / "edited.parquet")
     assert mimic(tiny_llava_dir, tmp_path / "edited.parquet", tmp_path / "d", "--teacher", "cached") == 2
     assert "the cached teacher is stale, or reads other tokens" in (tmp_path / "d" / "rejects.jsonl").read_text()
+
+
+def test_columns_of_other_images_are_refused(
+    tiny_llava_dir: Path, teacher_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The student has a processor of its own: what both know are the decoded pictures."""
+    chats = save_by_path(tmp_path / "chats", chat_rows(4))
+    root = ("--image-root", str(chats.parent))
+    assert cached(teacher_dir, chats, tmp_path / "cache", *root) == 0
+    data, words = tmp_path / "cache" / "data", ("--teacher", "cached", *root)
+    assert mimic(tiny_llava_dir, data, tmp_path / "same", *words) == 0
+    assert not (tmp_path / "same" / "rejects.jsonl").exists()
+    held, now = load_rows(data)[1]["teacher_images"], digest_images([random_image(99)])
+    random_image(99).save(chats.parent / "1-0.png")
+    assert mimic(tiny_llava_dir, data, tmp_path / "other", *words, "--max-reject-share", "0.5") == 0
+    (reject,) = map(json.loads, (tmp_path / "other" / "rejects.jsonl").read_text().splitlines())
+    assert reject["id"] == "pair-1"
+    assert f"the cached teacher is stale: it saw the images {held}, the row's are {now}" in reject["reason"]
+    assert cached(teacher_dir, chats, tmp_path / "cache", *root) == 2
+    assert f"000000000.parquet the teacher saw the images {held} of row pair-1, and they are {now} now" in capsys.readouterr().err
+    load_rows(data).remove_columns("teacher_images").to_parquet(tmp_path / "old.parquet")
+    assert mimic(tiny_llava_dir, tmp_path / "old.parquet", tmp_path / "old", *words) == 2
+    assert "has no column teacher_images; it has" in capsys.readouterr().err

@@ -226,7 +226,13 @@ def write_scores(folder: Path) -> list[Path]:
     data = lines(folder / "pairs.jsonl", [{"id": f"p{i}", "prompt": "q", "chosen": "a", "rejected": "b"} for i in range(3)])
     out = folder / "scored"
     (out / "shards").mkdir(parents=True)
-    row = {"reference_logps_chosen": -1.0, "reference_logps_rejected": -2.0, "reference_text": "t", "source": "all"}
+    row = {
+        "reference_logps_chosen": -1.0,
+        "reference_logps_rejected": -2.0,
+        "reference_text": "t",
+        "reference_images": "i",
+        "source": "all",
+    }
     row |= {"reference_token_logps_chosen": [-1.0], "reference_token_logps_rejected": [-2.0]}
     rows = [{**row, "index": i, "id": f"p{i}", "gap_contrastive": 0.1 * i, "gap_generative": 1.0 - i} for i in range(3)]
     record = {"data": {data.name: hash_file(data)}, "reference": "weights x"}
