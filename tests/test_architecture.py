@@ -10,7 +10,7 @@ import pytest
 import mmalign
 
 PACKAGE = Path(mmalign.__file__).parent
-BELOW = {"losses": set(), "data": {"losses"}, "models": {"losses"}, "engine": {"models", "data", "losses"}}
+BELOW = {"losses": set(), "data": {"losses"}, "models": {"losses", "data"}, "engine": {"models", "data", "losses"}}
 BELOW |= {
     room: {"engine", "models", "data", "losses"}
     for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")

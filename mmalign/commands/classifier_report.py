@@ -1,7 +1,7 @@
 """What a classifier is worth: both heads, mixed and the teacher side by side; and the mixing, tuned on validation images only."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +78,14 @@ def format_scores(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def read_for(model: DualHead, data: LabeledImages, cache: Path, *, rejects: Path) -> CachedImages:
-    """Decode images for a model.
+    """Decode images for a model, their labels by the model's numbers.
 
     Raises:
-        ValueError: If they have other classes, or the same in another order.
+        ValueError: If there are images of a class that the model doesn't have.
     """
-    if data.classes != model.settings.classes:
-        raise ValueError(f"the data have classes {_few(data.classes)} and the model {_few(model.settings.classes)}; they must be the same")
+    data = data.with_classes(model.settings.classes, what="the data")
+    for note in data.notes:
+        print(f"warning: {note}")
     side = model.settings.preprocessing.resize_size
     return cache_images(data, cache, side=side, rejects=Rejects(rejects, max_share=0.05))
 
@@ -96,7 +97,7 @@ def evaluate_folder(options: EvaluateClassifierOptions) -> None:
     images = read_for(model, data, options.cache, rejects=options.cache / "rejects.jsonl")
     teacher = None
     if options.teacher_logits is not None:
-        teacher = load_teacher_logits(options.teacher_logits, ids=images.ids, classes=images.classes).logits[:, 0]
+        teacher = load_teacher_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
     scores = score_classifier(
         model, compute_logits(model, images, batch_size=options.batch_size), torch.from_numpy(images.labels), teacher=teacher
     )
@@ -136,7 +137,3 @@ def tune_folder(options: TuneMixingOptions) -> None:
     write_config(options.model, model.settings)
     mixing = model.settings.mixing
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
-
-
-def _few(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"

@@ -57,6 +57,10 @@ class DualHeadOptions(TrainConfig):
         default_factory=list,
         metadata={"help": "zero-shot, open-clip, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"},
     )
+    class_names: Path | None = field(
+        default=None,
+        metadata={"help": "what prompts call the classes: JSON, CSV or lines 'n01440764 tench'; their own names if not given"},
+    )
     teacher_mode: Literal["cached", "live"] = field(default="cached", metadata={"help": "score fixed views once, or each student view"})
     teacher_views: int = field(
         default=0, metadata={"help": "cached: views a image that teacher and student share; 0: the centre, views free"}

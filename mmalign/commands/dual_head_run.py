@@ -2,23 +2,35 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from numpy.typing import NDArray
 from timm.data import resolve_model_data_config
 from transformers import set_seed
 
 from mmalign.commands.classifier_card import write_classifier_card
 from mmalign.commands.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
 from mmalign.commands.classify import DualHeadOptions
-from mmalign.commands.dual_head_teacher import cache_teacher, choose_prompts, find_feature_width, hash_teacher, load_teacher, score_beside
-from mmalign.commands.run_record import build_record, claim_folder, write_record
+from mmalign.commands.dual_head_teacher import (
+    TEXT_TEACHERS,
+    cache_teacher,
+    choose_prompts,
+    choose_words,
+    find_feature_width,
+    hash_teacher,
+    load_teacher,
+    score_beside,
+)
+from mmalign.commands.run_record import build_record, claim_folder, is_first_process, write_record
+from mmalign.data.classes import check_words
 from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages, cache_images
-from mmalign.data.labeled_images import load_labeled_images
+from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.teacher_logits import TeacherLogits
@@ -45,6 +57,8 @@ from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.trainer import MethodTrainer
 
 SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
+# Decoded images, and which of them count.
+Part = tuple[CachedImages, NDArray[np.int64]]
 
 
 def train_classifier(options: DualHeadOptions) -> None:
@@ -57,19 +71,25 @@ def train_classifier(options: DualHeadOptions) -> None:
     set_seed(options.seed)
     cache = options.cache or options.out / "cache"
     data = load_labeled_images(options.data, split="train", name=options.set)
-    hashes = {"train": data.fingerprint()}
-    hashes |= {str(path): hash_file(path) for path in (options.split_file,) if path is not None}
+    # All that is read at the end is looked at before the folder is taken and the first step is made.
+    others = load_other_splits(options, data.classes)
+    check_names(options, data, others)
+    # One process decodes and scores, the others find it done.
+    processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
+    device = processes.device
+    with processes.main_process_first():
+        # A cache inside OUT is begun once OUT is taken.
+        hashes = {"train": data.fingerprint(cache if cache.is_dir() else None)}
+    hashes |= {str(path): hash_file(path) for path in (options.split_file, options.class_names) if path is not None}
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
         hashes["teacher"] = hash_teacher(options)
     record = build_record(options, method="dual-head", data=hashes)
     claim_folder(options.out, record)
     side = options.resize_size or _default_side(options)
-    # One process decodes and scores, the others find it done.
-    processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
-    device = processes.device
     with processes.main_process_first():
-        images = cache_images(data, cache, side=side, rejects=Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share))
+        images = _decode(options, data, "rejects.jsonl", cache, side)
         split = make_split(options, images)
+        parts = decode_parts(options, others, images, split, cache, side)
     teacher = None if options.form not in FORMS_WITH_TEACHER else load_teacher(options, images, split, device=device)
     cached = None
     if options.form in FORMS_WITH_TEACHER and options.teacher_mode == "cached":
@@ -102,7 +122,59 @@ def train_classifier(options: DualHeadOptions) -> None:
         return
     if ema is not None:
         ema.apply(model)
-    finish(options, trainer, images, split, cached, teacher, cache, record)
+    finish(options, trainer, images, split, parts, cached, teacher, record)
+
+
+def load_other_splits(options: DualHeadOptions, classes: Sequence[str]) -> dict[str, LabeledImages]:
+    """Find validation and test images, as far as they are named, their labels by the training images' numbers.
+
+    Raises:
+        ValueError: If they can't be found, or show a class that the training images don't have.
+    """
+    found = {}
+    for name, path in (("validation", options.validation_data), ("test", options.test_data)):
+        source = options.data if options.set is not None and path is None else path
+        if source is not None:
+            data = load_labeled_images(source, split=name, name=options.set if path is None else None)
+            found[name] = data.with_classes(classes, what=f"{source} ({name})")
+    return found
+
+
+def check_names(options: DualHeadOptions, data: LabeledImages, others: Mapping[str, LabeledImages]) -> None:
+    """Look at the class names where a text tower reads them, and say what is odd with names and files.
+
+    Raises:
+        ValueError: If names tell a text tower nothing, or the table of them lacks a class.
+    """
+    notes = [note for part in (data, *others.values()) for note in part.notes]
+    words = choose_words(options, data.classes)
+    if options.text_init or (options.teacher is not None and options.teacher_kind in TEXT_TEACHERS):
+        notes += check_words(words)
+    for note in dict.fromkeys(notes) if is_first_process() else ():
+        print(f"warning: {note}")
+
+
+def decode_parts(
+    options: DualHeadOptions, others: Mapping[str, LabeledImages], images: CachedImages, split: LabelSplit, cache: Path, side: int
+) -> dict[str, Part]:
+    """Decode validation and test images; validation first, for what is tuned on them counts in the test report.
+
+    Raises:
+        ValueError: If too many are broken, or the two are the same.
+    """
+    parts: dict[str, Part] = {}
+    if len(split.validation):
+        parts["validation"] = images, split.validation
+    for name, data in others.items():
+        found = _decode(options, data, f"{name}_rejects.jsonl", cache, side)
+        parts[name] = found, np.arange(len(found.ids))
+    if "validation" in parts and "test" in parts and parts["validation"][0].fingerprint == parts["test"][0].fingerprint:
+        raise ValueError("validation and test images are the same; the mixing may be tuned on validation images only")
+    return parts
+
+
+def _decode(options: DualHeadOptions, data: LabeledImages, rejects: str, cache: Path, side: int) -> CachedImages:
+    return cache_images(data, cache, side=side, rejects=Rejects(options.out / rejects, max_share=options.max_reject_share))
 
 
 def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
@@ -148,7 +220,8 @@ def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, 
         load_pretrained_backbone(model, options.backbone)
     if options.text_init:
         clip, processor = load_clip(options.backbone, dtype="float32")
-        init_heads_from_text(model, embed_classes(clip, processor, classes=images.classes, prompts=choose_prompts(options)))
+        words = choose_words(options, images.classes)
+        init_heads_from_text(model, embed_classes(clip, processor, classes=words, prompts=choose_prompts(options)))
     return model
 
 
@@ -186,15 +259,14 @@ def finish(
     trainer: MethodTrainer,
     images: CachedImages,
     split: LabelSplit,
+    parts: Mapping[str, Part],
     cached: TeacherLogits | None,
     teacher: Teacher | None,
-    cache: Path,
     record: dict[str, Any],
 ) -> None:
     """Tune the mixing, save the classifier, and report every head on validation and test images."""
     model: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
     report: dict[str, Any] = {"form": options.form, "num_labeled": len(split.labeled), "num_unlabeled": len(split.unlabeled)}
-    parts = _read_parts(options, images, split, cache, model.settings.preprocessing.resize_size)
     for name, (found, index) in parts.items():
         logits = compute_logits(model, found, index)
         labels = torch.from_numpy(found.labels[index])
@@ -221,28 +293,6 @@ def finish(
     write_record(options.out, record)
     write_classifier_card(options.out, model, record, report)
     print(f"saved in {options.out}" + (f"; last loss {log[-1]['loss']:.3f}" if log else ""))
-
-
-def _read_parts(
-    options: DualHeadOptions, images: CachedImages, split: LabelSplit, cache: Path, side: int
-) -> dict[str, tuple[CachedImages, Any]]:
-    """Validation images first, for what is tuned on them counts in the test report."""
-    parts: dict[str, tuple[CachedImages, Any]] = {}
-    for name, path in (("validation", options.validation_data), ("test", options.test_data)):
-        source = options.data if options.set is not None and path is None else path
-        if source is None:
-            if name == "validation" and len(split.validation):
-                parts[name] = (images, split.validation)
-            continue
-        data = load_labeled_images(source, split=name, name=options.set if path is None else None)
-        if data.classes != images.classes:
-            raise ValueError(f"{source} ({name}) has {len(data.classes)} classes in another order or number than the training images")
-        rejects = Rejects(options.out / f"{name}_rejects.jsonl", max_share=options.max_reject_share)
-        found = cache_images(data, cache, side=side, rejects=rejects)
-        parts[name] = (found, np.arange(len(found.ids)))
-    if "validation" in parts and "test" in parts and parts["validation"][0].fingerprint == parts["test"][0].fingerprint:
-        raise ValueError("validation and test images are the same; the mixing may be tuned on validation images only")
-    return parts
 
 
 def _check(options: DualHeadOptions) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmalign.commands.classify import DualHeadOptions
+from mmalign.data.classes import read_class_names
 from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages
 from mmalign.data.labeled_images import COOP_SETS
@@ -19,6 +21,8 @@ from mmalign.data.views import fixed_numbers, make_views
 from mmalign.models.open_clip_teacher import OpenClipTeacher
 from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 
+# Teachers that read the classes' names.
+TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")
 _SCORING_BATCH = 256
 # Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
 _FIT_VIEWS = 10
@@ -32,10 +36,14 @@ def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSpl
     if options.teacher_kind == "classifier":
         return load_classifier_teacher(Path(options.teacher), classes=images.classes, device=device)
     if options.teacher_kind == "timm":
-        return TimmTeacher(options.teacher, num_classes=len(images.classes), device=device)
+        teacher = TimmTeacher(options.teacher, classes=images.classes, words=choose_words(options, images.classes), device=device)
+        if teacher.note:
+            print(f"warning: {teacher.note}")
+        return teacher
+    words = choose_words(options, images.classes)
     if options.teacher_kind == "open-clip":
-        return OpenClipTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
-    zero_shot = ZeroShotTeacher(options.teacher, classes=images.classes, prompts=choose_prompts(options), device=device)
+        return OpenClipTeacher(options.teacher, classes=words, prompts=choose_prompts(options), device=device)
+    zero_shot = ZeroShotTeacher(options.teacher, classes=words, prompts=choose_prompts(options), device=device)
     if options.teacher_kind == "zero-shot":
         return zero_shot
     few_shot = TipAdapterTeacher(zero_shot)
@@ -53,23 +61,33 @@ def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
     return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
 
 
+def choose_words(options: DualHeadOptions, classes: Sequence[str]) -> tuple[str, ...]:
+    """What the classes are called in words: the table's names, or their own."""
+    return tuple(classes) if options.class_names is None else read_class_names(options.class_names, classes)
+
+
 def cache_teacher(
     options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
 ) -> TeacherLogits:
     """Read the teacher's logits of every image; score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
     if teacher is None:
-        return load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes)
+        found = load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
+        if not found.knows_images:
+            print(f"warning: {options.teacher} does not say of which pixels its logits are: images are matched by their ids alone")
+        return found
     what = [images.fingerprint, options.teacher_kind, options.teacher, hash_teacher(options), options.teacher_views]
     what += [options.augmentation, options.split_seed] if options.teacher_views else []
-    what += [list(choose_prompts(options))] if options.teacher_kind in ("zero-shot", "open-clip", "few-shot") else []
+    if options.teacher_kind in TEXT_TEACHERS:
+        what += [list(choose_prompts(options)), list(choose_words(options, images.classes))]
     what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
     path = cache / f"teacher-{hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]}.safetensors"
     if not path.is_file():
         logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
         source = f"{options.teacher_kind} {options.teacher}"
-        save_teacher_logits(path, ids=images.ids, classes=images.classes, logits=logits, features=features, source=source)
-    return load_teacher_logits(path, ids=images.ids, classes=images.classes)
+        about: dict[str, Any] = {"ids": images.ids, "classes": images.classes, "source": source, "digests": images.digests}
+        save_teacher_logits(path, logits=logits, features=features, **about)
+    return load_teacher_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
 
 
 def score_teacher(
@@ -115,9 +133,9 @@ def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, de
 
 def hash_teacher(options: DualHeadOptions) -> str:
     """Hash the teacher's weights where they are files."""
-    path = Path(options.teacher or "")
+    path = Path((options.teacher or "").removeprefix("local-dir:"))
     if path.is_file():
         return hash_file(path)
-    names = ("*.safetensors", "open_clip_*.bin", "dual_head.json", "open_clip_config.json")
+    names = ("*.safetensors", "open_clip_*.bin", "pytorch_model.bin", "dual_head.json", "open_clip_config.json", "config.json")
     weights = [one for name in names for one in sorted(path.glob(name))] if path.is_dir() else []
     return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()

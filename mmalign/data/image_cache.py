@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
-from mmalign.data.images import load_image
+from mmalign.data.images import digest_images, load_image
 from mmalign.data.labeled_images import LabeledImages
 from mmalign.data.rejects import Rejects
+
+# How images are decoded: a cache of another rule is of other pixels.
+_RULE = "upright, on white, scaled"
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,9 @@ class CachedImages:
     pixels: NDArray[np.uint8]
     """(N, 3, S, S), on disk."""
     fingerprint: str
-    """Of the data and the side."""
+    """Of the images' content, their labels, and the side."""
+    digests: tuple[str, ...] = ()
+    """Of each decoded image, by which files of logits know it; see ``digest_images``."""
 
 
 def cache_images(data: LabeledImages, folder: Path, *, side: int, rejects: Rejects) -> CachedImages:
@@ -40,49 +45,51 @@ def cache_images(data: LabeledImages, folder: Path, *, side: int, rejects: Rejec
     Raises:
         ValueError: If too many images are broken.
     """
-    fingerprint = hashlib.sha256(f"{data.fingerprint()} {side}".encode()).hexdigest()
+    fingerprint = hashlib.sha256(f"{data.fingerprint(folder)} {side} {_RULE}".encode()).hexdigest()
     path = folder / f"images-{fingerprint[:16]}.npy"
-    broken_path = path.with_suffix(".json")
-    if not (path.is_file() and broken_path.is_file()):
+    about_path = path.with_suffix(".json")
+    if not (path.is_file() and about_path.is_file()):
         folder.mkdir(parents=True, exist_ok=True)
-        _decode(data, path, broken_path, side=side, rejects=rejects)
-    broken = json.loads(broken_path.read_text(encoding="utf-8"))
+        _decode(data, path, about_path, side=side, rejects=rejects)
+    about = json.loads(about_path.read_text(encoding="utf-8"))
+    broken = about["broken"]
     if rejects.num_rejected == 0:
         for index, reason in broken.items():
             rejects.add(data.ids[int(index)], reason)
         rejects.check(len(data), final=True)
     good = np.array([i for i in range(len(data)) if str(i) not in broken], dtype=np.int64)
     ids = tuple(data.ids[i] for i in good)
-    return CachedImages(ids, data.labels[good], data.classes, np.load(path, mmap_mode="r"), fingerprint)
+    return CachedImages(ids, data.labels[good], data.classes, np.load(path, mmap_mode="r"), fingerprint, tuple(about["digests"]))
 
 
-def _decode(data: LabeledImages, path: Path, broken_path: Path, *, side: int, rejects: Rejects) -> None:
+def _decode(data: LabeledImages, path: Path, about_path: Path, *, side: int, rejects: Rejects) -> None:
     # Another process may be doing the same: each writes its own file, and the last rename wins with equal bytes.
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(data), 3, side, side))
     broken: dict[int, str] = {}
-    written = 0
+    digests: list[str] = []
     for index, image in enumerate(tqdm(data.images, desc="decoding images", unit="image", leave=False)):
         try:
-            pixels[written] = to_square(load_image(image, root=data.root), side)
-            written += 1
+            decoded = load_image(image, root=data.root)
+            pixels[len(digests)] = to_square(decoded, side)
+            digests.append(digest_images([decoded]))
         except ValueError as error:
             broken[index] = str(error)
             rejects.add(data.ids[index], str(error))
             rejects.check(index + 1)
     try:
         rejects.check(len(data), final=True)
-        if not written:
+        if not digests:
             raise ValueError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
         pixels.flush()
         del pixels
         if broken:
-            np.save(f"{partial}.npy", np.load(partial, mmap_mode="r")[:written])
+            np.save(f"{partial}.npy", np.load(partial, mmap_mode="r")[: len(digests)])
             os.replace(f"{partial}.npy", partial)
-        broken_partial = broken_path.with_name(f"{broken_path.name}.{os.getpid()}.partial")
-        broken_partial.write_text(json.dumps(broken), encoding="utf-8")
+        about_partial = about_path.with_name(f"{about_path.name}.{os.getpid()}.partial")
+        about_partial.write_text(json.dumps({"broken": broken, "digests": digests}), encoding="utf-8")
         os.replace(partial, path)
-        os.replace(broken_partial, broken_path)
+        os.replace(about_partial, about_path)
     finally:
         partial.unlink(missing_ok=True)
 

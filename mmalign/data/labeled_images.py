@@ -6,7 +6,7 @@ Shape legend: N = images.
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from numpy.typing import NDArray
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-# What a split is called in the wild, by the name that mmalign says.
-SPLIT_NAMES = {"train": ("train",), "validation": ("validation", "valid", "val"), "test": ("test",)}
+from mmalign.data.classes import few
+from mmalign.data.image_folders import find_class_folders, find_split
+from mmalign.data.whole_files import write_whole
+
+SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -52,17 +54,59 @@ class LabeledImages:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     root: Path | None = None
+    notes: tuple[str, ...] = ()
+    """What the user should know: files that were passed over, classes without an image."""
 
     def __len__(self) -> int:
         """Count the images."""
         return len(self.ids)
 
-    def fingerprint(self) -> str:
-        """Hash ids, labels, classes and images (files on disk by size and time, bytes by content)."""
-        digest = hashlib.sha256(json.dumps([self.ids, self.labels.tolist(), self.classes], ensure_ascii=False).encode())
-        for image in self.images:
-            digest.update(_identify(image, self.root))
+    def fingerprint(self, memory: Path | None = None) -> str:
+        """Hash ids, labels, classes and the content of the images' files.
+
+        Args:
+            memory: Folder that remembers the hash of files that nobody touched since, so that a later start need not read them all.
+        """
+        about = json.dumps([self.ids, self.labels.tolist(), self.classes], ensure_ascii=False).encode()
+        sources = [_find_source(image, self.root) for image in self.images]
+        known = None
+        if memory is not None and any(isinstance(source, Path) for source in sources):
+            touched = hashlib.sha256(about + b"".join(_last_touched(source) for source in sources)).hexdigest()
+            known = memory / f"content-{touched[:16]}.txt"
+            if known.is_file():
+                return known.read_text(encoding="ascii")
+        digest = hashlib.sha256(about)
+        for source in sources:
+            digest.update(hashlib.sha256(_read_content(source)).digest())
+        if known is not None:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(known, digest.hexdigest(), many_writers=True)
         return digest.hexdigest()
+
+    def with_classes(self, classes: Sequence[str], *, what: str) -> "LabeledImages":
+        """Number the labels as ``classes`` does, by name; a class that has no image here is noted.
+
+        Args:
+            classes: The model's.
+            what: Whose images these are, for the error and the note.
+
+        Raises:
+            ValueError: If there are images of a class that the model doesn't have, with its name.
+        """
+        if self.classes == tuple(classes):
+            return self
+        place = {name: index for index, name in enumerate(classes)}
+        seen = [self.classes[label] for label in np.unique(self.labels)]
+        unknown = [name for name in seen if name not in place]
+        if unknown:
+            raise ValueError(
+                f"{what} has images of {few(unknown)}, and the classes are {few(classes)}; expected no other class: "
+                "classes are matched by their names, letter by letter"
+            )
+        missing = [name for name in classes if name not in self.classes]
+        notes = (*self.notes, *([f"{what} has no image of class {few(missing)}"] if missing else []))
+        numbers = np.array([place.get(name, -1) for name in self.classes], dtype=np.int64)
+        return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
 
 
 def load_labeled_images(source: Path, *, split: str = "train", name: str | None = None) -> LabeledImages:
@@ -77,8 +121,15 @@ def load_labeled_images(source: Path, *, split: str = "train", name: str | None 
     Raises:
         ValueError: If nothing is there that can be read, or a label has no class.
     """
-    if split not in SPLIT_NAMES:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLIT_NAMES)}")
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    found = _load(source, split, name)
+    seen = set(np.unique(found.labels).tolist())
+    empty = [name for label, name in enumerate(found.classes) if label not in seen]
+    return replace(found, notes=(*found.notes, f"{source} ({split}) has no image of class {few(empty)}")) if empty else found
+
+
+def _load(source: Path, split: str, name: str | None) -> LabeledImages:
     if name is not None:
         return _load_coop_set(name, source, split)
     if not source.exists():
@@ -89,9 +140,12 @@ def load_labeled_images(source: Path, *, split: str = "train", name: str | None 
         return _from_dataset(Dataset.from_parquet(str(source)), what=str(source))
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
         return _from_dataset(_choose(load_from_disk(str(source)), split, what=str(source)), what=str(source))
-    tables = [path for path in sorted(source.glob("*.parquet")) if path.stem.split("-")[0] in SPLIT_NAMES[split]]
+    tables = sorted(source.glob("*.parquet"))
+    mine = [path for path in tables if find_split(path.stem.split("-")[0]) == split]
+    if mine:
+        return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), what=f"{source} ({split})")
     if tables:
-        return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in tables]), what=f"{source} ({split})")
+        raise ValueError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
     return _from_folders(source, split)
 
 
@@ -104,7 +158,7 @@ def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
     if not path.is_file():
         raise ValueError(f"split file not found: {path}; CoOp's data instructions say where to get it")
     values = json.loads(path.read_text(encoding="utf-8"))
-    key = next((key for key in SPLIT_NAMES[split] if key in values), None) if isinstance(values, dict) else None
+    key = next((key for key in values if find_split(key) == split), None) if isinstance(values, dict) else None
     if key is None:
         raise ValueError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
     names: dict[int, str] = {}
@@ -147,7 +201,7 @@ def _read_aircraft(folder: Path, images: Path, split: str) -> LabeledImages:
 def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     if not isinstance(loaded, DatasetDict):
         return loaded
-    key = next((key for key in SPLIT_NAMES[split] if key in loaded), None)
+    key = next((key for key in loaded if find_split(key) == split), None)
     if key is None:
         raise ValueError(f"{what} has no split {split!r}; it has {', '.join(loaded)}")
     return loaded[key]
@@ -168,21 +222,10 @@ def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
 
 
 def _from_folders(source: Path, split: str) -> LabeledImages:
-    folder = next((source / name for name in SPLIT_NAMES[split] if (source / name).is_dir()), source)
-    others = [name for names in SPLIT_NAMES.values() for name in names if (source / name).is_dir()]
-    if folder == source and others:
-        raise ValueError(
-            f"{source} has {', '.join(others)} and nothing for split {split!r}; name the folder itself, such as {source / others[-1]}"
-        )
-    classes = tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
-    ids, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
-        ids += [str(path.relative_to(folder)) for path in files]
-        labels += [label] * len(files)
-    if not ids:
-        raise ValueError(f"no images at {folder} for split {split!r}: expected parquet files, or a folder of images for each class")
-    return LabeledImages(tuple(ids), tuple(ids), np.array(labels, dtype=np.int64), classes, folder)
+    found = find_class_folders(source, split)
+    ids = tuple(str(path.relative_to(found.folder)) for files in found.files for path in files)
+    labels = np.repeat(np.arange(len(found.classes)), [len(files) for files in found.files])
+    return LabeledImages(ids, ids, labels.astype(np.int64), found.classes, found.folder, found.notes)
 
 
 def _unique(found: LabeledImages, *, what: str) -> LabeledImages:
@@ -191,10 +234,23 @@ def _unique(found: LabeledImages, *, what: str) -> LabeledImages:
     return found
 
 
-def _identify(image: Any, root: Path | None) -> bytes:
+def _find_source(image: Any, root: Path | None) -> bytes | Path:
+    """The bytes of an image, or the file that holds them."""
     if isinstance(image, dict) and image.get("bytes") is not None:
-        return hashlib.sha256(image["bytes"]).digest()
+        return image["bytes"]
     path = Path(image["path"] if isinstance(image, dict) else image)
-    path = path if root is None else root / path
-    status = path.stat() if path.is_file() else None
-    return f"{path.name} {status and (status.st_size, status.st_mtime_ns)}".encode()
+    return path if root is None else root / path
+
+
+def _last_touched(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    status = source.stat() if source.is_file() else None
+    # The time of the last change of the file itself can't be set back, as that of its content can.
+    return f"{source} {status and (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)}".encode()
+
+
+def _read_content(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return source.read_bytes() if source.is_file() else b"missing"

@@ -14,6 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from mmalign.data.classes import match_classes
+
 
 @dataclass(frozen=True)
 class TeacherLogits:
@@ -24,27 +26,44 @@ class TeacherLogits:
     features: Tensor | None
     """(N, V, D) float32, where the file has them."""
     source: str
+    knows_images: bool = True
+    """Whether the file says of which images it is, beyond their ids."""
 
 
 def save_teacher_logits(
-    path: Path, *, ids: Sequence[str], classes: Sequence[str], logits: Tensor, source: str, features: Tensor | None = None
+    path: Path,
+    *,
+    ids: Sequence[str],
+    classes: Sequence[str],
+    logits: Tensor,
+    source: str,
+    features: Tensor | None = None,
+    digests: Sequence[str] = (),
 ) -> None:
-    """Write logits (N, C) or (N, V, C), with ids and class names in the file's metadata, in one step."""
+    """Write logits (N, C) or (N, V, C), with ids, class names and, if any, digests of the images in the file's metadata, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"logits": logits.float().contiguous()}
     if features is not None:
         tensors["features"] = features.float().contiguous()
     about = {"ids": json.dumps(list(ids)), "classes": json.dumps(list(classes)), "source": source}
+    if digests:
+        about["digests"] = json.dumps(list(digests))
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     save_file(tensors, partial, metadata=about)
     os.replace(partial, path)
 
 
-def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str]) -> TeacherLogits:
-    """Read the logits of these images.
+def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str], digests: Sequence[str] = ()) -> TeacherLogits:
+    """Read the logits of these images, in the order of these classes.
+
+    Args:
+        path: The file.
+        ids: Of the images.
+        classes: Names; the file has the same ones, in any order.
+        digests: Of the decoded images, as ``CachedImages`` has them; compared where the file has them too.
 
     Raises:
-        ValueError: If the file is damaged, knows other classes or the same in another order, or lacks an image.
+        ValueError: If the file is damaged, knows other classes, lacks an image, or is of another image with the same id.
     """
     if not path.is_file():
         raise ValueError(f"teacher logits not found: {path}")
@@ -59,12 +78,7 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
     if missing:
         raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.data.teacher_logits")
     known = json.loads(about["classes"])
-    if known != list(classes):
-        differing = next((i for i, (a, b) in enumerate(zip(known, classes, strict=False)) if a != b), min(len(known), len(classes)))
-        raise ValueError(
-            f"{path} has {len(known)} classes and the data {len(classes)}; class {differing} is {known[differing : differing + 1]} "
-            f"there and {list(classes)[differing : differing + 1]} here: the order must be the same"
-        )
+    columns = match_classes(known, classes, what=str(path))
     place = {image_id: index for index, image_id in enumerate(json.loads(about["ids"]))}
     absent = [image_id for image_id in ids if image_id not in place]
     if absent:
@@ -72,6 +86,19 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
     if logits.shape[0] != len(place) or logits.shape[-1] != len(known):
         raise ValueError(f"{path} holds logits {tuple(logits.shape)} of {len(place)} images and {len(known)} classes")
     order = torch.tensor([place[image_id] for image_id in ids])
+    held = json.loads(about.get("digests", "[]"))
+    if held and digests:
+        _check_digests(path, ids, [held[i] for i in order.tolist()], digests)
     logits, features = (None if t is None else (t[:, None] if t.ndim == 2 else t)[order] for t in (logits, features))
     assert logits is not None
-    return TeacherLogits(logits, features, about.get("source", path.name))
+    return TeacherLogits(logits[..., torch.from_numpy(columns)], features, about.get("source", path.name), bool(held))
+
+
+def _check_digests(path: Path, ids: Sequence[str], held: Sequence[str], now: Sequence[str]) -> None:
+    stale = [i for i, (one, other) in enumerate(zip(held, now, strict=True)) if one != other]
+    if stale:
+        first = stale[0]
+        raise ValueError(
+            f"{path} is stale: its logits of {ids[first]!r} are of the image {held[first]}, and the data's is {now[first]} "
+            f"({len(stale)} such images); let the teacher score these images again"
+        )

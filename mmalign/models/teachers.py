@@ -9,10 +9,11 @@ from typing import Any, NamedTuple, Protocol
 
 import timm
 import torch
-from timm.data import resolve_model_data_config
+from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmalign.data.classes import few, match_classes, match_words
 from mmalign.models.dual_head import DualHead, Preprocessing, load_dual_head
 from mmalign.models.load import load_clip, named_errors
 
@@ -50,7 +51,7 @@ class TeacherOutput(NamedTuple):
 
 
 class Teacher(Protocol):
-    """Frozen; sees RGB views in [0, 1] of its own side."""
+    """Frozen; sees RGB views in [0, 1] of its own side. Its logits are in the order of the data's classes."""
 
     side: int
 
@@ -61,8 +62,20 @@ class Teacher(Protocol):
 class ClassifierTeacher:
     """A classifier that ``train dual-head`` saved; its mixed probabilities are the teacher's, as logits."""
 
-    def __init__(self, model: DualHead, *, device: torch.device) -> None:
-        """Freeze the model."""
+    def __init__(self, model: DualHead, *, classes: Sequence[str] | None = None, what: str = "the teacher", device: torch.device) -> None:
+        """Freeze the model.
+
+        Args:
+            model: The classifier.
+            classes: The data's, where they are not the model's own; the logits are put in their order.
+            what: What the model is called in errors.
+            device: Where it runs.
+
+        Raises:
+            ValueError: If it knows other classes.
+        """
+        own = model.settings.classes
+        self.order = torch.from_numpy(match_classes(own, own if classes is None else classes, what=what)).to(device)
         self.model = model.requires_grad_(False).eval().to(device)
         self.side = model.settings.preprocessing.image_size
 
@@ -71,25 +84,43 @@ class ClassifierTeacher:
         """Log of the mixture; with one head its logits."""
         output = self.model(self.model.settings.preprocessing.normalize(views))
         if self.model.kd_head is None:
-            return TeacherOutput(output.ce_logits.float(), output.features.float())
-        return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log(), output.features.float())
+            return TeacherOutput(output.ce_logits.float()[:, self.order], output.features.float())
+        return TeacherOutput(self.model.mix(output).clamp_min(1e-12).log()[:, self.order], output.features.float())
 
 
 class TimmTeacher:
     """Any timm classifier with its published weights."""
 
-    def __init__(self, architecture: str, *, num_classes: int, device: torch.device) -> None:
-        """Load the weights.
+    def __init__(self, architecture: str, *, classes: Sequence[str], words: Sequence[str] = (), device: torch.device) -> None:
+        """Load the weights, and match the checkpoint's class names with the data's.
+
+        Args:
+            architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+            classes: The data's. The logits are put in their order by the checkpoint's ``label_names``, their descriptions, or, of a model
+                with as many classes as an ImageNet has, that set's.
+            words: What the classes are called in words, if the user said.
+            device: Where the model runs.
 
         Raises:
-            ValueError: If there are none, or its head has another number of classes.
+            ValueError: If there are no weights, the head has another number of classes, or the checkpoint names other ones.
         """
         with named_errors(architecture):
             self.model = timm.create_model(architecture, pretrained=True).requires_grad_(False).eval().to(device)
-        if self.model.num_classes != num_classes:
+        if self.model.num_classes != len(classes):
             raise ValueError(
-                f"{architecture} knows {self.model.num_classes} classes and the data have {num_classes}; they must be the same"
+                f"{architecture} knows {self.model.num_classes} classes and the data have {few(classes)}; they must be the same"
             )
+        names, descriptions = _read_label_names(self.model, classes)
+        self.note = (
+            ""
+            if names
+            else (
+                f"{architecture} does not name its classes: its logits are taken to be in the data's order, {few(classes)}; "
+                "a wrong order teaches wrong classes, so compare its accuracy on labelled images"
+            )
+        )
+        found = match_words(names or classes, classes, descriptions=descriptions, words=words, what=architecture)
+        self.order = torch.from_numpy(found).to(device)
         settings = resolve_model_data_config(self.model)
         self.side = settings["input_size"][-1]
         self.preprocessing = Preprocessing(
@@ -98,9 +129,10 @@ class TimmTeacher:
 
     @torch.no_grad()
     def __call__(self, views: Tensor) -> TeacherOutput:
-        """The model's own logits."""
+        """The model's own logits, in the order of the data's classes."""
         features = self.model.forward_features(self.preprocessing.normalize(views))
-        return TeacherOutput(self.model.forward_head(features).float(), self.model.forward_head(features, pre_logits=True).float())
+        logits = self.model.forward_head(features).float()[:, self.order]
+        return TeacherOutput(logits, self.model.forward_head(features, pre_logits=True).float())
 
 
 class ZeroShotTeacher:
@@ -222,15 +254,24 @@ def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: tor
     """Load a checkpoint of ``train dual-head`` as a teacher.
 
     Raises:
-        ValueError: If it knows other classes, or the same in another order.
+        ValueError: If it knows other classes.
     """
-    model = load_dual_head(source)
-    if model.settings.classes != tuple(classes):
-        raise ValueError(
-            f"teacher {source} knows classes {', '.join(model.settings.classes[:4])}, ... ({len(model.settings.classes)}) and the data "
-            f"{', '.join(classes[:4])}, ... ({len(classes)}); expected the same in the same order"
-        )
-    return ClassifierTeacher(model, device=device)
+    return ClassifierTeacher(load_dual_head(source), classes=classes, what=f"teacher {source}", device=device)
+
+
+def _read_label_names(model: Any, classes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Read the names of a timm checkpoint's classes in the order of its logits, and their descriptions; empty where nobody says."""
+    held = model.pretrained_cfg.get("label_names") or []
+    names = [held[key] for key in sorted(held, key=int)] if isinstance(held, dict) else list(held)
+    descriptions = model.pretrained_cfg.get("label_descriptions") or {}
+    if names and not isinstance(descriptions, dict):
+        descriptions = dict(zip(names, descriptions, strict=True))
+    subset = infer_imagenet_subset(model)
+    if names or subset is None:
+        return names, dict(descriptions)
+    # timm's own checkpoints name none; as many classes as an ImageNet has, and its very names in the data, say enough.
+    known = ImageNetInfo(subset)
+    return (known.label_names(), {}) if set(known.label_names()) == set(classes) else ([], {})
 
 
 def _pooled(output: Any) -> Tensor:

@@ -12,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from mmalign.cli import main
+from mmalign.data.image_cache import to_square
+from mmalign.data.images import digest_images, load_image
 from mmalign.data.labeled_images import load_labeled_images
-from mmalign.data.teacher_logits import save_teacher_logits
+from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
 from mmalign.models.dual_head import load_dual_head
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
@@ -133,7 +135,119 @@ def test_classifier_of_other_classes_is_no_teacher(photos: Path, trained: Path, 
         random_image(1).save(tmp_path / "images" / name / "0.png")
     words = ["--teacher", str(trained), "--teacher-kind", "classifier", "--shots", "1"]
     assert train(tmp_path / "images", tmp_path / "out", *words) == 2
-    assert "knows classes cat, dog, frog, ... (3) and the data cat, dog, zebra" in capsys.readouterr().err
+    assert "knows classes cat, dog, frog (3) and the data cat, dog, zebra (3)" in capsys.readouterr().err
+
+
+def save_class_folders(root: Path, **number: int) -> Path:
+    """Class folders of noise."""
+    for label, (name, images) in enumerate(number.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(images):
+            random_image(10 * label + i).save(root / name / f"{i}.png")
+    return root
+
+
+def ce_only(data: Path, out: Path, *words: str) -> int:
+    return train(data, out, "--form", "ce-only", "--shots", "2", *words)
+
+
+def test_a_test_set_that_lacks_a_class_is_scored_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_class_folders(tmp_path / "data" / "Training", cat=4, dog=4, frog=4)
+    save_class_folders(tmp_path / "data" / "Testing", dog=2, frog=3)
+    data = tmp_path / "data"
+    assert ce_only(data, tmp_path / "out", "--test-data", str(data)) == 0
+    assert f"warning: {data} (test) has no image of class cat (1)" in capsys.readouterr().out
+    words = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "result.json")]
+    assert main(["evaluate-classifier", str(tmp_path / "out"), *words]) == 0
+    assert "warning: the data has no image of class cat (1)" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "result.json").read_text())["scores"]
+    assert scores["ce_head"] == pytest.approx(json.loads((tmp_path / "out" / "classifier.json").read_text())["test"]["ce_head"])
+    # The plain forward on each picture, its class looked up by name.
+    model, right = load_dual_head(tmp_path / "out"), 0
+    for path in sorted((data / "Testing").rglob("*.png")):
+        pixels = torch.from_numpy(to_square(load_image(path.name, root=path.parent), 32).copy())
+        logits = model(model.settings.preprocessing.normalize(pixels[None].float() / 255)).ce_logits
+        right += model.settings.classes[logits.argmax()] == path.parent.name
+    assert scores["ce_head"]["accuracy"] == pytest.approx(right / 5)
+
+
+@pytest.mark.parametrize("option", ["--test-data", "--validation-data"])
+def test_what_is_read_at_the_end_is_looked_at_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3)
+    other = save_class_folders(tmp_path / "other", dog=2, zebra=2)
+    assert ce_only(data, tmp_path / "out", option, str(other)) == 2
+    captured = capsys.readouterr()
+    assert "has images of zebra (1), and the classes are cat, dog (2); expected no other class" in captured.err
+    assert "training" not in captured.out
+    assert ce_only(data, tmp_path / "out", option, str(tmp_path / "nowhere")) == 2
+    # The folder was not taken: the same command without the part that can't be read is a new run.
+    assert not (tmp_path / "out").exists()
+    # Broken images are found before the first step too.
+    for path in (other / "zebra").iterdir():
+        path.unlink()
+    (other / "zebra").rmdir()
+    for path in (other / "dog").iterdir():
+        path.write_bytes(path.read_bytes()[:90])
+    assert ce_only(data, tmp_path / "out", option, str(other)) == 2
+    captured = capsys.readouterr()
+    assert "2 of 2 rows are broken" in captured.err
+    assert "training" not in captured.out
+
+
+def test_files_that_are_passed_over_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3, empty=0)
+    (data / "cat" / "phone.heic").write_bytes(b"")
+    assert ce_only(data, tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "warning: passed over 1 files (.heic: 1) that mmalign doesn't read as images, such as cat/phone.heic" in told
+    assert f"warning: {data} (train) has no image of class empty (1)" in told
+
+
+def test_prompts_have_the_tables_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders of WordNet ids under a CLIP: refused without a table, and with one the same teacher as for folders of names."""
+    save_clip(tmp_path / "clip")
+    ids = {"n02121620": "cat", "n02084071": "dog", "n01639765": "frog"}
+    named, numbered = tmp_path / "named", tmp_path / "numbered"
+    for name, words in sorted(ids.items()):
+        save_class_folders(numbered, **{name: 3})
+        save_class_folders(named, **{words: 3})
+    teacher = ["--teacher", str(tmp_path / "clip"), "--shots", "2"]
+    assert train(numbered, tmp_path / "refused", *teacher) == 2
+    assert "classes are WordNet ids (n01639765, n02084071, n02121620 (3))" in capsys.readouterr().err
+    (tmp_path / "classnames.txt").write_text("".join(f"{name} {words}\n" for name, words in ids.items()))
+    assert train(numbered, tmp_path / "a", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 0
+    assert train(named, tmp_path / "b", *teacher) == 0
+    (a,), (b,) = (list((tmp_path / name / "cache").glob("teacher-*.safetensors")) for name in ("a", "b"))
+    one = load_teacher_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
+    other = load_teacher_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
+    torch.testing.assert_close(one, other)
+    (tmp_path / "classnames.txt").write_text("n02121620 cat\n")
+    assert train(numbered, tmp_path / "c", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 2
+    assert "has no name for n01639765, n02084071 (2)" in capsys.readouterr().err
+
+
+def test_logits_of_other_pixels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that mmalign wrote says of which pictures it is; one that was brought along is taken with a warning."""
+    save_clip(tmp_path / "clip")
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3, frog=3)
+    assert train(data, tmp_path / "a", "--teacher", str(tmp_path / "clip"), "--shots", "2") == 0
+    (file,) = (tmp_path / "a" / "cache").glob("teacher-*.safetensors")
+    words = ["--teacher", str(file), "--teacher-kind", "logits", "--shots", "2"]
+    assert train(data, tmp_path / "b", *words) == 0
+    assert "matched by their ids alone" not in capsys.readouterr().out
+    random_image(99).save(data / "dog" / "1.png")
+    assert train(data, tmp_path / "c", *words) == 2
+    now = digest_images([random_image(99)])
+    assert f"'dog/1.png' are of the image {digest_images([random_image(11)])}, and the data's is {now}" in capsys.readouterr().err
+    # Nor is the run continued on other pictures.
+    assert train(data, tmp_path / "b", *words) == 2
+    assert "holds another run" in capsys.readouterr().err
+    ids = load_labeled_images(data).ids
+    save_teacher_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
+    assert train(data, tmp_path / "d", *words) == 0
+    assert "does not say of which pixels its logits are: images are matched by their ids alone" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("mode", ["cached", "live"])

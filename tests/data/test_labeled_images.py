@@ -1,6 +1,8 @@
 """Labelled images in every layout, label splits, decoded-image cache, views, files of teacher logits."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +13,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from torch.nn import functional as F
 
-from mmalign.data.image_cache import cache_images, to_square
-from mmalign.data.labeled_images import COOP_SETS, load_labeled_images
+from mmalign.data import labeled_images
+from mmalign.data.image_cache import CachedImages, cache_images, to_square
+from mmalign.data.images import digest_images
+from mmalign.data.labeled_images import COOP_SETS, LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
@@ -147,6 +151,63 @@ def test_corrupt_image_is_rejected_with_its_path_and_the_cache_is_found_again(tm
         cache_images(data, tmp_path / "other", side=16, rejects=Rejects(tmp_path / "r.jsonl", max_share=0.0))
 
 
+def test_cache_is_of_the_images_content(tmp_path: Path) -> None:
+    """Another picture under the same name, of the same size and time, is another data set; a copy elsewhere is not."""
+
+    def cached(root: Path) -> tuple[CachedImages, int]:
+        data = load_labeled_images(root)
+        found = cache_images(data, tmp_path / "cache", side=16, rejects=Rejects(tmp_path / "rejects.jsonl", max_share=0.0))
+        return found, len(list((tmp_path / "cache").glob("images-*.npy")))
+
+    root = tmp_path / "images"
+    for label, name in enumerate(NAMES):
+        (root / name).mkdir(parents=True)
+        for i in range(3):
+            random_image(10 * label + i).save(root / name / f"{i}.bmp")
+    first, number = cached(root)
+    assert number == 1
+    shutil.copytree(root, tmp_path / "copy")
+    again, number = cached(tmp_path / "copy")
+    assert (again.fingerprint, number) == (first.fingerprint, 1)
+    path = root / "dog" / "1.bmp"
+    before = path.stat()
+    random_image(99).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    changed, number = cached(root)
+    assert number == 2
+    assert np.array_equal(changed.pixels[4], to_square(random_image(99), 16))
+    assert [i for i in range(6) if first.digests[i] != changed.digests[i]] == [4]
+    assert changed.digests[4] == digest_images([random_image(99)])
+
+
+def test_untouched_files_are_not_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = load_labeled_images(save_folders(tmp_path / "images"))
+    first = data.fingerprint(tmp_path / "memory")
+    assert first == data.fingerprint()
+    monkeypatch.setattr(labeled_images, "_read_content", lambda source: pytest.fail("read again"))
+    assert data.fingerprint(tmp_path / "memory") == first
+
+
+def test_labels_are_numbered_by_name(tmp_path: Path) -> None:
+    """A split that lacks a class is counted by the model's numbers; one that has another class is refused."""
+    for name in ("dog", "frog"):
+        (tmp_path / "test" / name).mkdir(parents=True)
+        random_image(1).save(tmp_path / "test" / name / "0.png")
+    test = load_labeled_images(tmp_path, split="test").with_classes(("cat", "dog", "frog"), what="the test set")
+    assert test.labels.tolist() == [1, 2]
+    assert test.classes == ("cat", "dog", "frog")
+    assert test.notes == ("the test set has no image of class cat (1)",)
+    with pytest.raises(ValueError, match=r"the test set has images of dog \(1\), and the classes are cat, frog \(2\)"):
+        load_labeled_images(tmp_path, split="test").with_classes(("cat", "frog"), what="the test set")
+
+
+def test_a_name_without_images_is_no_other_class() -> None:
+    """Labels of a table may name more than is shown."""
+    shown = LabeledImages(("a",), (b"",), np.array([2]), ("cat", "dog", "frog"))
+    assert shown.with_classes(("frog", "toad"), what="it").labels.tolist() == [0]
+
+
 def test_square_keeps_the_centre() -> None:
     image = random_image(0, (20, 40))
     assert np.array_equal(to_square(image, 20), np.asarray(image)[:, 10:30].transpose(2, 0, 1))
@@ -198,10 +259,17 @@ def test_teacher_logits_come_in_the_order_asked_for(tmp_path: Path) -> None:
     found = load_teacher_logits(path, ids=["c", "a"], classes=NAMES)
     assert torch.equal(found.logits, logits[[2, 0], None])
     assert found.features is None
-    with pytest.raises(ValueError, match=r"class 0 is \['cat'\] there and \['dog'\] here: the order must be the same"):
-        load_teacher_logits(path, ids=["a"], classes=NAMES[::-1])
+    turned = load_teacher_logits(path, ids=["c", "a"], classes=NAMES[::-1])
+    assert torch.equal(turned.logits, logits[[2, 0], None][..., [1, 0]])
+    with pytest.raises(ValueError, match=r"alone has dog \(1\), the data alone have frog \(1\)"):
+        load_teacher_logits(path, ids=["a"], classes=("cat", "frog"))
     with pytest.raises(ValueError, match=r"has no logits of image 'd' \(1 such images\)"):
         load_teacher_logits(path, ids=["a", "d"], classes=NAMES)
+    assert not found.knows_images
+    save_teacher_logits(path, ids=["a", "b", "c"], classes=NAMES, logits=logits, source="here", digests=["0a", "0b", "0c"])
+    assert load_teacher_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "0a"]).knows_images
+    with pytest.raises(ValueError, match=r"is stale: its logits of 'a' are of the image 0a, and the data's is 1a \(1 such images\)"):
+        load_teacher_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "1a"])
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"can't be read as teacher logits"):
         load_teacher_logits(path, ids=["a"], classes=NAMES)

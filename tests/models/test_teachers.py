@@ -1,14 +1,24 @@
 """Teachers: the prompt ensemble, and the few-shot cache by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 import torch
+from timm.models import save_for_hf
 from torch.nn import functional as F
 
 from mmalign.models.load import load_clip
-from mmalign.models.teachers import TipAdapterTeacher, ZeroShotTeacher, embed_classes
-from tests.tiny_classifiers import CLASSES, save_tiny_clip
+from mmalign.models.teachers import (
+    ClassifierTeacher,
+    TimmTeacher,
+    TipAdapterTeacher,
+    ZeroShotTeacher,
+    embed_classes,
+    load_classifier_teacher,
+)
+from tests.tiny_classifiers import CLASSES, build_tiny_classifier, save_tiny_clip
 
 CPU = torch.device("cpu")
 
@@ -49,3 +59,64 @@ def test_few_shot_cache_learns_its_shots_and_adds_to_the_zero_shot_logits(clip: 
     torch.testing.assert_close(teacher(views).logits, found.logits + by_hand)
     assert not teacher(views).logits.requires_grad
     assert all(torch.equal(value, before[name]) for name, value in zero_shot.model.state_dict().items())
+
+
+def save_timm(folder: Path, number: int, **about: Any) -> str:
+    """Save a timm classifier as people upload them; its logit of class number i is i, whatever it sees."""
+    model = timm.create_model("mobilenetv3_small_050", num_classes=number)
+    head = model.get_classifier()
+    with torch.no_grad():
+        head.weight.zero_()
+        head.bias.copy_(torch.arange(number))
+    save_for_hf(model, str(folder), model_config={"num_classes": number, **about}, safe_serialization=True)
+    return f"local-dir:{folder}"
+
+
+def says(source: str, classes: tuple[str, ...], words: tuple[str, ...] = ()) -> tuple[list[int], str]:
+    teacher = TimmTeacher(source, classes=classes, words=words, device=CPU)
+    return [round(value) for value in teacher(torch.rand(1, 3, 32, 32)).logits[0].tolist()], teacher.note
+
+
+def test_timm_teachers_are_matched_by_their_own_names(tmp_path: Path) -> None:
+    """Timm sorts folders as numbers, and mmalign as text."""
+    order = [str(i) for i in range(1, 13)]
+    source = save_timm(tmp_path / "a", 12, label_names=order)
+    classes = tuple(sorted(order))
+    assert says(source, classes) == ([order.index(name) for name in classes], "")
+    # As older uploads have them: a mapping of the logit's number.
+    source = save_timm(tmp_path / "b", 3, label_names={"2": "cat", "0": "dog", "1": "frog"})
+    assert says(source, CLASSES) == ([2, 0, 1], "")
+    with pytest.raises(ValueError, match=r"alone has frog \(1\), the data alone have zebra \(1\)"):
+        says(source, ("cat", "dog", "zebra"))
+    with pytest.raises(ValueError, match=r"knows 3 classes and the data have cat, dog \(2\)"):
+        says(source, ("cat", "dog"))
+
+
+def test_timm_teachers_are_matched_by_what_their_names_mean(tmp_path: Path) -> None:
+    about = {"n01484850": "great white shark, white shark", "n01440764": "tench, Tinca tinca", "n01443537": "goldfish, Carassius auratus"}
+    source = save_timm(tmp_path / "a", 3, label_names=list(about), label_descriptions=about)
+    assert says(source, ("n01440764", "n01443537", "n01484850"))[0] == [1, 2, 0]
+    assert says(source, ("goldfish", "great_white_shark", "tench"))[0] == [2, 0, 1]
+    assert says(source, ("0", "1", "2"), ("tench", "goldfish", "white shark"))[0] == [1, 2, 0]
+
+
+def test_timm_teachers_without_names(tmp_path: Path) -> None:
+    """Of as many classes as an ImageNet has, and data that have its names, the order is known; else it is taken on trust, aloud."""
+    given, note = says(save_timm(tmp_path / "a", 3), CLASSES)
+    assert given == [0, 1, 2]
+    assert "does not name its classes: its logits are taken to be in the data's order, cat, dog, frog (3)" in note
+    source, wordnet = save_timm(tmp_path / "b", 1000), timm.data.ImageNetInfo("imagenet-1k").label_names()
+    assert says(source, tuple(wordnet[::-1])) == (list(range(999, -1, -1)), "")
+    assert "does not name its classes" in says(source, tuple(f"class {i}" for i in range(1000)))[1]
+
+
+def test_a_classifiers_logits_come_in_the_datas_order(tmp_path: Path) -> None:
+    for heads in ("dual", "single"):
+        model = build_tiny_classifier(heads=heads)
+        model.save_pretrained(tmp_path / heads)
+        views = torch.rand(2, 3, 32, 32)
+        own = ClassifierTeacher(model, device=CPU)(views).logits
+        other = load_classifier_teacher(tmp_path / heads, classes=("frog", "cat", "dog"), device=CPU)(views).logits
+        torch.testing.assert_close(other, own[:, [2, 0, 1]])
+    with pytest.raises(ValueError, match=r"the data alone have zebra \(1\)"):
+        load_classifier_teacher(tmp_path / "dual", classes=("cat", "dog", "zebra"), device=CPU)

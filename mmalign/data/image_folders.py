@@ -1,0 +1,141 @@
+"""Folders of images as people have them: split folders in any spelling, class folders, and what lies beside them."""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from mmalign.data.images import SUFFIXES
+
+# What a split is called in the wild, by the name that mmalign says.
+_SPLITS = {
+    "train": ("train", "training", "trainset", "trainval"),
+    "validation": ("validation", "valid", "val", "valset", "dev", "development"),
+    "test": ("test", "testing", "testset"),
+    # Which of the two it is, only its maker knows.
+    "evaluation": ("eval", "evaluation"),
+}
+_PLAIN_WORDS = {"set", "data", "dataset", "image", "images", "img", "imgs", "photos", "pictures", "split"}
+# Files and folders that systems leave behind, beside those whose names begin with a dot or two underscores.
+_LEFTOVERS = {"thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+
+
+class ClassFolders(NamedTuple):
+    """The class folders of a split."""
+
+    folder: Path
+    """Where they lie."""
+    classes: tuple[str, ...]
+    files: list[list[Path]]
+    """Images of each class."""
+    notes: tuple[str, ...]
+    """What was passed over, in words."""
+
+
+def find_split(name: str) -> str | None:
+    """Say which split a name means: train, validation, test, evaluation, or None. "Training", "val_images" and "Test-Set" are splits."""
+    words = set(_words(name))
+    return next((split for split, names in _SPLITS.items() if words - _PLAIN_WORDS and words - _PLAIN_WORDS <= set(names)), None)
+
+
+def find_class_folders(source: Path, split: str) -> ClassFolders:
+    """Find the class folders of a split below ``source``, or in ``source`` itself where no split folders lie in it.
+
+    Raises:
+        ValueError: If the split isn't there, images have no class, or there are none.
+    """
+    if not source.is_dir():
+        raise ValueError(f"no images at {source}: expected a folder of images for each class, or a data set's file")
+    folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not is_hidden(path)]
+    splits = _split_folders(folders)
+    if not splits:
+        return _read_classes(source, folders, split)
+    mine = [path for path, name in splits.items() if name == split]
+    if len(mine) != 1:
+        what = f"nothing for split {split!r}" if not mine else f"{' and '.join(path.name for path in mine)} for split {split!r}"
+        named = ", ".join(path.name for path in splits)
+        raise ValueError(f"{source} has {named} and {what}; name the folder itself, such as {(mine or list(splits))[-1]}")
+    inside = [path for path in sorted(mine[0].iterdir()) if path.is_dir() and not is_hidden(path)]
+    found = _read_classes(mine[0], inside, split)
+    beside = [path.name for path in folders if path not in splits]
+    notes = (f"passed over folders beside the splits of {source}: {', '.join(beside)}",) if beside else ()
+    return found._replace(notes=(*notes, *found.notes))
+
+
+def is_hidden(path: Path) -> bool:
+    """Whether a file or folder was left behind by a system or a program: ``.ipynb_checkpoints``, ``__MACOSX``, ``Thumbs.db``."""
+    return path.name.startswith((".", "__")) or path.name.lower() in _LEFTOVERS
+
+
+def _words(name: str) -> list[str]:
+    # valImages, seg_train, train2017
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)]
+
+
+def _split_folders(folders: list[Path]) -> dict[Path, str]:
+    """Tell split folders from class folders: a split holds folders, and a class that is called "train" holds images."""
+    plain = {path: split for path in folders if (split := find_split(path.name)) is not None and _holds_folders(path)}
+    if plain:
+        return plain
+    # "seg_train" is a split beside "seg_test", and "train_station" a class beside "airport".
+    loosely = {path: _find_prefix(path.name) for path in folders if _holds_folders(path)}
+    if len({split for split in loosely.values() if split is not None}) > 1:
+        return {path: split for path, split in loosely.items() if split is not None}
+    flat = [path.name for path in folders if find_split(path.name) is not None]
+    if flat and len(flat) == len(folders):
+        raise ValueError(
+            f"{', '.join(flat)} in {folders[0].parent} hold images without a folder for each class; "
+            "expected class folders, or a table that has labels"
+        )
+    return {}
+
+
+def _find_prefix(name: str) -> str | None:
+    """Say which split a part of a name begins like; None if it is like none or several."""
+    starts = {"train": "train", "val": "validation", "test": "test", "eval": "evaluation"}
+    found = {split for start, split in starts.items() if any(word.startswith(start) for word in _words(name))}
+    return found.pop() if len(found) == 1 else None
+
+
+def _holds_folders(path: Path) -> bool:
+    return any(inside.is_dir() and not is_hidden(inside) for inside in path.iterdir())
+
+
+def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders:
+    if len(folders) == 1 and _holds_folders(folders[0]) and not any(map(_is_image, folders[0].iterdir())):
+        raise ValueError(
+            f"{folder} has the one folder {folders[0].name}, which holds folders; name the folder whose folders are classes, "
+            f"such as {folders[0]}"
+        )
+    files = [_walk(path) for path in folders]
+    images = [[path for path in found if _is_image(path)] for found in files]
+    if not any(images):
+        raise ValueError(f"no images at {folder} for split {split!r}: expected a folder of images for each class, or a data set's file")
+    others = [path for found in files for path in found if not _is_image(path)]
+    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path) and _is_image(path)]
+    notes = []
+    if others:
+        notes.append(f"passed over {_count(others)} that mmalign doesn't read as images, such as {others[0].relative_to(folder)}")
+    if loose:
+        notes.append(f"passed over {_count(loose)} beside the class folders, such as {loose[0].name}: they have no class")
+    return ClassFolders(folder, tuple(path.name for path in folders), images, tuple(notes))
+
+
+def _walk(folder: Path) -> list[Path]:
+    """List the files below a folder, those of hidden folders left out."""
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not is_hidden(Path(name))]
+        found += [path for path in (Path(place, name) for name in files) if not is_hidden(path)]
+    return sorted(found)
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES
+
+
+def _count(paths: Iterable[Path]) -> str:
+    kinds = Counter(path.suffix.lower() or "no suffix" for path in paths)
+    return f"{kinds.total()} files ({', '.join(f'{kind}: {number}' for kind, number in kinds.most_common())})"
