@@ -235,6 +235,8 @@ def run_fuse(options: FuseOptions) -> None:
 def print_summary(summary: dict[str, Any], out: Path) -> None:
     """Print what the proxies did, a line each."""
     print(f"{summary['num_scored']:,} pairs scored, {summary['num_rejected']:,} rejected; proxies agree on {summary['agreement']:.1%}")
+    if cut := summary.get("num_cut_sentences"):
+        print(f"  {cut:,} sentences are longer than the contrastive model's text tower holds: read in pieces of whole words")
     for group, proxies in summary["statistics"].items():
         for name, s in proxies.items():
             print(f"  {group}/{name}: gap {s['mean']:+.3f} +- {s['std']:.3f}, accuracy {s['accuracy']:.1%}, weight {s['weight']:.3f}")

@@ -3,17 +3,18 @@
 Shape legend: S = text pieces of a batch, D = embedding width.
 """
 
-import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.data.rows import PairRow
+from mmalign.difficulty.sentences import cut_to_fit, split_sentences
 
-TEXT_POLICY = "mean over sentences; longer ones in pieces of whole words"
+TEXT_POLICY = "mean over sentences of any language; longer ones in pieces of whole words"
 # Trained on texts padded to the limit, without a mask: what stands at the last place is the text's embedding.
 _PADDED = ("siglip", "siglip2")
 
@@ -35,51 +36,60 @@ def text_limit(config: Any) -> int:
     return limit
 
 
-def split_text(text: str, tokenizer: Any, max_tokens: int) -> list[str]:
-    """Split a response into sentences, and a sentence that the text tower can't hold into pieces of whole words.
+class ContrastiveGap(NamedTuple):
+    """Of one pair."""
+
+    gap: float
+    """In cosine units."""
+    num_cut: int
+    """Sentences of both answers that the text tower could not hold in one piece."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A response as the text tower reads it."""
+
+    texts: list[str]
+    num_cut: int
+    """Sentences that were too long, and stand in several pieces."""
+
+
+def split_text(text: str, tokenizer: Any, max_tokens: int) -> Pieces:
+    """Split a response into sentences, and a sentence that the text tower can't hold into pieces of whole words. No word is left out.
 
     Args:
         text: The response.
         tokenizer: The text tower's.
         max_tokens: Its longest input, special tokens included.
     """
-    pieces: list[str] = []
-    for sentence in re.split(r"(?<=[.!?])\s+", text.strip()):
-        piece = ""
-        for word in sentence.split():
-            longer = f"{piece} {word}".strip()
-            if piece and len(tokenizer(longer)["input_ids"]) > max_tokens:
-                pieces.append(piece)
-                longer = word
-            piece = longer
-        pieces.append(piece)
-    return pieces
+    sentences = [cut_to_fit(sentence, lambda part: len(tokenizer(part)["input_ids"]) <= max_tokens) for sentence in split_sentences(text)]
+    return Pieces([piece for pieces in sentences for piece in pieces], sum(len(pieces) > 1 for pieces in sentences))
 
 
 @torch.no_grad()
-def score_contrastive(model: Any, processor: Any, rows: Sequence[PairRow]) -> list[float]:
+def score_contrastive(model: Any, processor: Any, rows: Sequence[PairRow]) -> list[ContrastiveGap]:
     """Compute the contrastive gap of each pair: mean cosine of image and sentence, chosen minus rejected.
 
     Each image is encoded once. Pairs without an image, or with several, use the mean over their images; none gives 0.
 
     Returns:
-        A gap for each row, in cosine units.
+        A gap for each row.
     """
     limit = text_limit(model.config)
     images = [image for row in rows for image in row.images]
     if not images:
-        return [0.0] * len(rows)
+        return [ContrastiveGap(0.0, 0)] * len(rows)
     pixels = processor.image_processor(images=images, return_tensors="pt").to(model.device, model.dtype)
     image_features = _unit(model.get_image_features(**pixels))
     pieces = [split_text(text, processor.tokenizer, limit) for row in rows for text in (row.chosen, row.rejected)]
-    flat = [piece for response in pieces for piece in response]
-    text_features = _unit(model.get_text_features(**_encode_texts(model, processor, flat))).split([len(part) for part in pieces])
+    flat = [piece for response in pieces for piece in response.texts]
+    text_features = _unit(model.get_text_features(**_encode_texts(model, processor, flat))).split([len(part.texts) for part in pieces])
     gaps, start = [], 0
     for i, row in enumerate(rows):
         own = image_features[start : start + len(row.images)]
         start += len(row.images)
         chosen, rejected = ((own @ text_features[2 * i + k].t()).mean().item() if len(own) else 0.0 for k in (0, 1))
-        gaps.append(chosen - rejected)
+        gaps.append(ContrastiveGap(chosen - rejected, pieces[2 * i].num_cut + pieces[2 * i + 1].num_cut))
     return gaps
 
 

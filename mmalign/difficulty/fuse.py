@@ -12,7 +12,7 @@ from datasets import Dataset, List, Value
 from mmalign.data.json_files import read_json_object
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
-from mmalign.difficulty.scoring import read_shard
+from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
 
@@ -75,6 +75,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
         "num_scored": len(scores),
         "num_rejected": len(dataset) - len(scores),
         "mean_difficulty": float(difficulty.mean()),
+        CUT: sum(row.get(CUT, 0) for row in scores),
     }
     (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     return summary

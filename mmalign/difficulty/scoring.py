@@ -23,6 +23,8 @@ from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 
 SHARD_SIZE = 512
+CUT = "num_cut_sentences"
+"""Of a line: sentences that the contrastive model read in pieces."""
 WINDOW_BATCHES = 8
 """Batches whose pairs are sorted by length together."""
 
@@ -178,7 +180,7 @@ def _is_kind(key: str, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
     if key in LOGPS or key.startswith("gap_"):
         return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
-    return type(value) is int if key == "index" else isinstance(value, str)
+    return type(value) is int if key in ("index", CUT) else isinstance(value, str)
 
 
 def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
@@ -268,10 +270,10 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
             for (index, row, prompt), logps in zip(part, found_lists, strict=True)
         ]
     pairs = [(index, row, prompt) for index, row, prompt in part if isinstance(row, PairRow)]
-    gaps: list[dict[str, float]] = [{} for _ in part]
+    gaps: list[dict[str, Any]] = [{} for _ in part]
     if scorers.clip is not None:
         found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in pairs])
-        gaps = [{"gap_contrastive": gap} for gap in found]
+        gaps = [{"gap_contrastive": one.gap, CUT: one.num_cut} for one in found]
     encoded = [item for _, _, item in part]
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
     lines = []

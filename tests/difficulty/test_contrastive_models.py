@@ -50,7 +50,7 @@ def test_siglip_texts_are_padded_to_the_limit_without_a_mask(siglip: Any) -> Non
         first, second = CHOSEN.split(". ")
         return (cosine(row, f"{first}.", padding) + cosine(row, second, padding)) / 2 - cosine(row, REJECTED, padding)
 
-    for got, row in zip(score_contrastive(model, processor, rows()), rows(), strict=True):
+    for (got, _), row in zip(score_contrastive(model, processor, rows()), rows(), strict=True):
         assert got == pytest.approx(gap(row, "max_length"), abs=1e-5)
         # The test would see the mistake: unpadded texts give another number.
         assert abs(got - gap(row, "longest")) > 1e-3
@@ -67,13 +67,15 @@ def test_long_text_clip_is_held_to_its_configs_limit(tmp_path: Path) -> None:
     assert text_limit(model.config) == 248
     long = "a red dog and a blue cat and " * 20 + "a dog"
     assert 77 < len(processor.tokenizer(long)["input_ids"]) <= 248
-    assert split_text(long, processor.tokenizer, text_limit(model.config)) == [" ".join(long.split())]
+    assert split_text(long, processor.tokenizer, text_limit(model.config)).texts == [" ".join(long.split())]
     row = read_pair({**pair_rows(1)[0], "chosen": long, "rejected": "a cat"}, index=0)
     inputs = processor(text=[long, "a cat"], images=row.images, padding=True, return_tensors="pt", max_length=248, truncation=True)
     with torch.no_grad():
         out = model(**inputs)
     cosines = torch.cosine_similarity(out.image_embeds, out.text_embeds)
-    assert score_contrastive(model, processor, [row]) == pytest.approx([(cosines[0] - cosines[1]).item()], abs=1e-5)
+    ((gap, num_cut),) = score_contrastive(model, processor, [row])
+    assert gap == pytest.approx((cosines[0] - cosines[1]).item(), abs=1e-5)
+    assert num_cut == 0
 
 
 def test_a_model_without_a_text_limit_is_named() -> None:

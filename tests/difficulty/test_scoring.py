@@ -34,7 +34,8 @@ def test_contrastive_gap_by_its_definition(clip: Any) -> None:
             out = model(**inputs)
         return torch.cosine_similarity(out.image_embeds, out.text_embeds).item()
 
-    for gap, row in zip(got, rows, strict=True):
+    assert [one.num_cut for one in got] == [0, 0]
+    for (gap, _), row in zip(got, rows, strict=True):
         expected = (cosine(row, "a red dog.") + cosine(row, "a blue cat.")) / 2 - cosine(row, "a cat")
         assert gap == pytest.approx(expected, abs=1e-5)
 
@@ -42,10 +43,35 @@ def test_contrastive_gap_by_its_definition(clip: Any) -> None:
 def test_long_sentences_are_cut_at_words(clip: Any) -> None:
     tokenizer = clip[1].tokenizer
     text = "a red dog and " * 10 + "a cat. a dog."
-    pieces = split_text(text, tokenizer, 12)
+    found = split_text(text, tokenizer, 12)
+    pieces = found.texts
+    assert found.num_cut == 1
     assert " ".join(pieces).split() == text.split()
     assert max(len(tokenizer(piece)["input_ids"]) for piece in pieces) <= 12
     assert pieces[-1] == "a dog."
+
+
+def test_texts_without_spaces_lose_nothing(clip: Any) -> None:
+    """The tokenizer would cut off all behind its limit."""
+    tokenizer = clip[1].tokenizer
+    text = "\u72ac\u304c\u3044\u307e\u3059" * 12 + "\u3002" + "\u732b\u304c\u3044\u307e\u3059\u3002"
+    found = split_text(text, tokenizer, 24)
+    assert "".join(found.texts) == text
+    assert found.num_cut == 1
+    assert max(len(tokenizer(piece)["input_ids"]) for piece in found.texts) <= 24
+
+
+def test_sentences_that_are_cut_are_counted_aloud(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "chosen": "a red dog.", "rejected": f"a cat {i}"} for i, row in enumerate(pair_rows(3))]
+    rows[1]["chosen"] = "a red dog and " * 20 + "a cat. a dog."
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
+    assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
+    assert "  1 sentences are longer than the contrastive model's text tower holds" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "difficulty.json").read_text())["num_cut_sentences"] == 1
+    assert main(["fuse-difficulty", str(pairs), "--out", str(tmp_path / "out")]) == 0
+    assert "  1 sentences are longer" in capsys.readouterr().out
 
 
 def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path) -> None:
