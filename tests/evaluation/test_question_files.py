@@ -12,6 +12,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from mmalign.cli import main
 from mmalign.evaluation.answers import match_answers, read_answers
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.chair import load_chair
@@ -195,3 +196,13 @@ def test_answers_beside_object_lists(tmp_path: Path) -> None:
 def test_a_question_file_that_was_filled_in_serves_as_both(tmp_path: Path) -> None:
     (tmp_path / "HallusionBench_result.json").write_text(json.dumps([{**row, "model_prediction": "Yes"} for row in RECORDS]))
     assert len(load_hallusionbench(tmp_path, answers=tmp_path / "HallusionBench_result.json").items) == len(RECORDS)
+
+
+@pytest.mark.parametrize("name", ["pope", "mme"])
+def test_a_model_is_asked_about_images_that_the_data_hold(tmp_path: Path, tiny_llava_dir: Path, name: str) -> None:
+    """The hub's images from its Parquet, the release's beside its questions, without --images."""
+    (write_hub_pope(tmp_path) if name == "pope" else write_release(tmp_path, images=True))
+    words = ["evaluate", name, "--data", tmp_path, "--model", tiny_llava_dir, "--out", tmp_path / "out", "--max-new-tokens", 2]
+    assert main([str(word) for word in words]) == 0
+    result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
+    assert result["num_answers"] == (6 if name == "pope" else 4)
