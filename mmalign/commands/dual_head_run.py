@@ -49,7 +49,7 @@ from mmalign.models.dual_head import (
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
 from mmalign.models.teachers import Teacher, embed_classes
-from mmalign.training.arguments import build_training_arguments
+from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
 from mmalign.training.optimizers import build_optimizer
@@ -306,6 +306,9 @@ def _check(options: DualHeadOptions) -> None:
         raise ValueError(f"form {options.form} {'needs --teacher' if needs else 'has no use for --teacher; leave it out'}")
     if options.teacher_kind == "logits" and options.teacher_mode == "live":
         raise ValueError("a file of logits can't look at live views; use --teacher-mode cached")
+    check_trainer(options)
+    if options.trainer.get("neftune_noise_alpha") is not None:
+        raise ValueError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
     if options.text_init and options.library != "transformers":
         raise ValueError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
     if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():

@@ -11,6 +11,35 @@ from transformers import TrainingArguments
 
 from mmalign.training.config import TrainConfig
 
+_NO_EVAL_SET = "no evaluation set is given to transformers.Trainer; --eval-benchmarks and --eval-every score the model in training"
+# Fields that transformers.Trainer takes and that change nothing here, or break what stands here instead of them: why, and what to do.
+_VOID = {
+    "label_smoothing_factor": "the loss is the method's own; the objectives cdpo and rdpo have a label_smoothing",
+    "average_tokens_across_devices": "a step's items are always counted over all devices",
+    "remove_unused_columns": "it would take the columns away that the method reads",
+    "resume_from_checkpoint": "the newest whole checkpoint in OUT is taken: give the same command again",
+    "output_dir": "checkpoints lie in OUT/checkpoints: set --out",
+    "label_names": _NO_EVAL_SET,
+    "include_for_metrics": _NO_EVAL_SET,
+    "batch_eval_metrics": _NO_EVAL_SET,
+    "prediction_loss_only": _NO_EVAL_SET,
+    "per_device_eval_batch_size": _NO_EVAL_SET,
+    "do_eval": _NO_EVAL_SET,
+    "do_predict": _NO_EVAL_SET,
+    "eval_strategy": _NO_EVAL_SET,
+    "eval_steps": _NO_EVAL_SET,
+    "eval_delay": _NO_EVAL_SET,
+    "eval_on_start": _NO_EVAL_SET,
+    "eval_accumulation_steps": _NO_EVAL_SET,
+    "eval_do_concat_batches": _NO_EVAL_SET,
+    "eval_use_gather_object": _NO_EVAL_SET,
+    "load_best_model_at_end": _NO_EVAL_SET,
+    "metric_for_best_model": _NO_EVAL_SET,
+    "greater_is_better": _NO_EVAL_SET,
+}
+# Void where --optimizer builds another one than the trainer's.
+_ADAMW_ALONE = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_epsilon")
+
 
 def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> TrainingArguments:
     """Translate the options.
@@ -20,14 +49,10 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
         output_dir: Folder of the checkpoints.
 
     Raises:
-        ValueError: If ``trainer`` names a field that TrainingArguments doesn't have, or launched processes did not find each other.
+        ValueError: If ``trainer`` names a field that TrainingArguments doesn't have or that would change nothing, or launched processes
+            did not find each other.
     """
-    known = {f.name for f in dataclasses.fields(TrainingArguments)}
-    for name in config.trainer:
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
+    check_trainer(config)
     values: dict[str, Any] = {
         "output_dir": str(output_dir),
         "learning_rate": config.learning_rate,
@@ -65,3 +90,31 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
             "see the launch configs in scripts/accelerate"
         )
     return arguments
+
+
+def check_trainer(config: TrainConfig) -> None:
+    """Refuse fields of ``trainer`` that are unknown, or that a user would set in vain.
+
+    Raises:
+        ValueError: With the field, its value and the reason.
+    """
+    known = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    for name, value in config.trainer.items():
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
+        reason = _VOID.get(name)
+        if name in _ADAMW_ALONE and config.optimizer != "adamw":
+            reason = f"--optimizer {config.optimizer} takes none of transformers' own settings of an optimiser"
+        if name == "neftune_noise_alpha" and hasattr(config, "reference"):
+            reason = "the reference's embeddings would get noise too, and the margin would be one of noise"
+        if reason is not None and value != _default(known[name]):
+            raise ValueError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.name == "remove_unused_columns":
+        # Not transformers' own: see build_training_arguments.
+        return False
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

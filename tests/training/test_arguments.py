@@ -1,0 +1,77 @@
+"""Fields of TrainingArguments: passed on, or refused by name where they would change nothing."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from mmalign.commands.classify import DualHeadOptions
+from mmalign.commands.dual_head_run import train_classifier
+from mmalign.commands.train import PreferenceOptions, SftOptions
+from mmalign.training import arguments
+from mmalign.training.arguments import build_training_arguments
+
+
+def build(tmp_path: Path, trainer: dict[str, Any], **options: Any) -> TrainingArguments:
+    config = SftOptions(model="m", data=tmp_path, out=tmp_path, trainer={"use_cpu": True, **trainer}, **options)
+    return build_training_arguments(config, output_dir=tmp_path / "checkpoints")
+
+
+OTHER_VALUES = {
+    "label_smoothing_factor": 0.1,
+    "average_tokens_across_devices": False,
+    "remove_unused_columns": True,
+    "resume_from_checkpoint": "there",
+    "output_dir": "there",
+    "label_names": ["labels"],
+    "include_for_metrics": ["loss"],
+    "per_device_eval_batch_size": 3,
+    "eval_strategy": "steps",
+    "eval_steps": 10,
+    "eval_delay": 5,
+    "eval_accumulation_steps": 2,
+    "eval_do_concat_batches": False,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,
+}
+
+
+@pytest.mark.parametrize("name", list(arguments._VOID))
+def test_what_would_be_void_is_refused(tmp_path: Path, name: str) -> None:
+    value = OTHER_VALUES.get(name, True)
+    with pytest.raises(ValueError, match=rf"trainer.{name} is .*, and would not do here what it says: .*; leave it out"):
+        build(tmp_path, {name: value})
+
+
+def test_the_fields_are_transformers_own_and_their_defaults_are_taken(tmp_path: Path) -> None:
+    """A field that a new version renames is found here."""
+    fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+    assert {*arguments._VOID, *arguments._ADAMW_ALONE, "neftune_noise_alpha"} <= fields.keys()
+    taken = {name: arguments._default(fields[name]) for name in arguments._VOID if name != "output_dir"}
+    assert build(tmp_path, taken).label_smoothing_factor == 0
+
+
+def test_an_optimiser_of_its_own_takes_no_settings_of_the_trainers(tmp_path: Path) -> None:
+    assert build(tmp_path, {"adam_epsilon": 1e-6}).adam_epsilon == 1e-6
+    for name in arguments._ADAMW_ALONE:
+        with pytest.raises(ValueError, match=rf"trainer.{name} is .*--optimizer muon takes none"):
+            build(tmp_path, {name: 0.5}, optimizer="muon")
+
+
+def test_noise_on_embeddings_is_for_methods_without_a_reference(tmp_path: Path) -> None:
+    assert build(tmp_path, {"neftune_noise_alpha": 5}).neftune_noise_alpha == 5
+    noisy = {"neftune_noise_alpha": 5}
+    preference = PreferenceOptions(model="m", data=tmp_path, out=tmp_path, trainer=noisy)
+    with pytest.raises(ValueError, match="trainer.neftune_noise_alpha is 5, .* the reference's embeddings would get noise too"):
+        build_training_arguments(preference, output_dir=tmp_path)
+    with pytest.raises(ValueError, match="a classifier of images has none"):
+        train_classifier(DualHeadOptions(data=tmp_path, out=tmp_path, form="ce-only", shots=1, trainer=noisy))
+
+
+def test_unknown_fields_have_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"trainer.label_smoothing is no field of .*; did you mean 'label_smoothing_factor'\?"):
+        build(tmp_path, {"label_smoothing": 0.1})
+    with pytest.raises(ValueError, match="trainer.predict_with_generate is no field of transformers.TrainingArguments"):
+        build(tmp_path, {"predict_with_generate": True})
