@@ -35,7 +35,7 @@ from transformers import (
 )
 
 from mmalign.models.chat_templates import build_chat_template
-from mmalign.models.load import check_safetensors, named_errors, read_config_values
+from mmalign.models.load import check_folder, check_safetensors, named_errors, read_config_values
 
 _TOWERS: dict[str, Any] = {
     "clip_vision_model": CLIPVisionModel,
@@ -68,6 +68,9 @@ def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor
         ValueError: If a half can't be loaded, is of a kind that can't be joined, or lacks what the processor needs.
     """
     torch.manual_seed(config.seed)
+    for source in (config.vision, config.llm, config.tokenizer):
+        if source is not None:
+            check_folder(source)
     with named_errors(config.vision):
         tower, vision_source = _load_tower(config.vision)
     with named_errors(config.llm):

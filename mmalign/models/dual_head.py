@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from mmalign.losses.dual_head import mix_probabilities
-from mmalign.models.load import named_errors
+from mmalign.models.load import check_folder, named_errors
 
 CONFIG_FILE, WEIGHTS_FILE = "dual_head.json", "model.safetensors"
 # 1 / 0.01, the paper's zeta.
@@ -209,7 +209,7 @@ def load_pretrained_backbone(model: DualHead, source: str) -> None:
     """
     with named_errors(source):
         if model.settings.library == "timm":
-            start: Any = timm.create_model(source, pretrained=True, num_classes=0, **model.settings.backbone)
+            start: Any = create_timm(source, pretrained=True, num_classes=0, **model.settings.backbone)
         else:
             start = _Tower(
                 _TOWERS[model.settings.architecture].from_pretrained(source, config=_tower_config(model.settings), dtype=torch.float32)
@@ -223,6 +223,7 @@ def read_tower_config(source: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ValueError: If ``source`` has no such tower.
     """
+    check_folder(source)
     with named_errors(source):
         config = AutoConfig.from_pretrained(source)
     projection = getattr(config, "projection_dim", None)
@@ -275,11 +276,28 @@ def _build_backbone(config: DualHeadConfig) -> nn.Module:
         if config.architecture not in _TOWERS:
             raise ValueError(f"architecture is {config.architecture!r}; expected one of {', '.join(_TOWERS)}")
         return _Tower(_TOWERS[config.architecture]._from_config(_tower_config(config)))
+    return create_timm(config.architecture, pretrained=False, num_classes=0, **config.backbone)
+
+
+def create_timm(architecture: str, **options: Any) -> Any:
+    """Build a timm model.
+
+    Args:
+        architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+        **options: As ``timm.create_model`` takes them.
+
+    Raises:
+        ValueError: If there is none of that name, or its files can't be had.
+    """
+    check_folder(architecture.removeprefix("local-dir:"))
+    if Path(architecture).is_dir():
+        raise ValueError(f"{architecture} is a folder; timm takes a folder as local-dir:{architecture}")
     try:
-        return timm.create_model(config.architecture, pretrained=False, num_classes=0, **config.backbone)
+        with named_errors(architecture):
+            return timm.create_model(architecture, **options)
     except RuntimeError as error:
-        near = timm.list_models(f"*{config.architecture.split('_')[0][:6]}*")[:3]
-        raise ValueError(f"timm has no backbone {config.architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
+        near = timm.list_models(f"*{architecture.split('_')[0][:6]}*")[:3]
+        raise ValueError(f"timm has no model {architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
 
 
 def _tower_config(config: DualHeadConfig) -> Any:

@@ -19,6 +19,8 @@ from mmalign.models.quantize import keep_gradients, quantization_options
 
 Attention = Literal["sdpa", "flex_attention"]
 MOST_LAYERS = 10_000
+# Fields of processors that are None unless processor_config.json says more.
+_TOKEN_COUNTS = ("patch_size", "num_image_tokens", "num_query_tokens")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
 
 
@@ -73,6 +75,7 @@ def load_mllm(
         options |= quantization_options(
             whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
         )
+        check_processor(processor, source, AutoConfig.from_pretrained(whole, trust_remote_code=trust_remote_code))
         base = AutoModelForImageTextToText.from_pretrained(whole, **options)
         keep_gradients(base)
         model = PeftModel.from_pretrained(base, source) if is_adapter else base
@@ -118,7 +121,51 @@ def named_errors(source: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, StrictDataclassError) as error:
-        raise ValueError(f"{source} can't be loaded: {error}") from error
+        where = "" if Path(source).exists() else "there is no such folder, and as a hub id: "
+        raise ValueError(f"{source} can't be loaded: {where}{error}") from error
+
+
+def check_folder(source: str) -> None:
+    """Check that a folder is there where ``source`` can't be a hub id: asked for it, the hub would tell of the form of its ids.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    folder = Path(source)
+    is_path = folder.is_absolute() or source.startswith(".") or len(folder.parts) > 2 or folder.suffix == ".json"
+    if is_path and not folder.exists():
+        raise ValueError(f"there is no {source}; expected a folder of a checkpoint, or a hub id such as org/name")
+
+
+def check_processor(processor: Any, source: str, config: Any) -> None:
+    """Check that a processor knows how many tokens an image takes: older checkpoints don't say, and it fails at the first image.
+
+    Args:
+        processor: Of a multimodal LLM.
+        source: Where it comes from.
+        config: The model's, which has the values.
+
+    Raises:
+        ValueError: With the fields, and what to write where.
+    """
+    missing = [name for name in _TOKEN_COUNTS if getattr(processor, name, 0) is None]
+    if not missing:
+        return
+    vision = getattr(config, "vision_config", None)
+    patch, side = (getattr(vision, name, None) for name in ("patch_size", "image_size"))
+    known: dict[str, Any] = {"patch_size": patch}
+    if isinstance(patch, int) and isinstance(side, int):
+        known["num_image_tokens"] = (side // patch) ** 2
+    values = {name: known.get(name) for name in missing}
+    if hasattr(processor, "vision_feature_select_strategy"):
+        values["vision_feature_select_strategy"] = getattr(config, "vision_feature_select_strategy", "default")
+    if hasattr(processor, "num_additional_image_tokens"):
+        # CLIP's class token; SigLIP has none.
+        values["num_additional_image_tokens"] = int(getattr(vision, "model_type", "") == "clip_vision_model")
+    raise ValueError(
+        f"the processor of {source} has no {' and no '.join(missing)}, by which it counts an image's tokens; write into "
+        f"{Path(source) / 'processor_config.json'}, as the model's config says: {json.dumps(values)[1:-1]}"
+    )
 
 
 def check_safetensors(source: str) -> None:

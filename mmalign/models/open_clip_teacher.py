@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.models.dual_head import Preprocessing
-from mmalign.models.load import resolve_dtype
+from mmalign.models.load import check_folder, resolve_dtype
 from mmalign.models.teachers import TeacherOutput, average_prompts
 
 
@@ -60,6 +60,7 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
         import open_clip
     except ImportError as error:
         raise ValueError("an open-clip teacher needs open_clip: pip install 'mmalign[open-clip]'") from error
+    check_folder(source.removeprefix("local-dir:"))
     name, tag = f"local-dir:{source}" if Path(source).is_dir() else source, None
     if not name.startswith(("local-dir:", "hf-hub:")):
         name, _, tag = source.rpartition("/")

@@ -7,15 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-import timm
 import torch
 from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmalign.data.classes import few, match_classes, match_words
-from mmalign.models.dual_head import DualHead, Preprocessing, load_dual_head
-from mmalign.models.load import load_clip, named_errors
+from mmalign.models.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
+from mmalign.models.load import load_clip
 
 # CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
 PROMPTS: dict[str, tuple[str, ...]] = {
@@ -104,8 +103,7 @@ class TimmTeacher:
         Raises:
             ValueError: If there are no weights, the head has another number of classes, or the checkpoint names other ones.
         """
-        with named_errors(architecture):
-            self.model = timm.create_model(architecture, pretrained=True).requires_grad_(False).eval().to(device)
+        self.model = create_timm(architecture, pretrained=True).requires_grad_(False).eval().to(device)
         if self.model.num_classes != len(classes):
             raise ValueError(
                 f"{architecture} knows {self.model.num_classes} classes and the data have {few(classes)}; they must be the same"

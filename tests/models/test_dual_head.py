@@ -160,7 +160,7 @@ def test_bad_models_are_named(tmp_path: Path) -> None:
     model = build_tiny_classifier()
     with pytest.raises(ValueError, match=r"text embeddings are \(3, 7\) and the head's weight \(3, 16\)"):
         init_heads_from_text(model, torch.randn(3, 7))
-    with pytest.raises(ValueError, match=r"timm has no backbone 'resnet10x'.*near it: .*resnet"):
+    with pytest.raises(ValueError, match=r"timm has no model 'resnet10x'.*near it: .*resnet"):
         DualHead(dataclasses.replace(model.settings, architecture="resnet10x"))
     with pytest.raises(ValueError, match=r"classes are cat, cat; expected at least two, all different"):
         dataclasses.replace(model.settings, classes=("cat", "cat"))

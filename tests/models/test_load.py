@@ -1,0 +1,104 @@
+"""Checkpoints that are not there, and processors that don't say enough: named, with what to write."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mmalign.cli import main
+from mmalign.models.load import load_mllm
+from tests.data_files import save_rows
+from tests.tiny_families import FAMILIES
+from tests.tiny_models import build_tiny_llava, pair_rows, random_image
+
+
+def written(error: str) -> dict[str, object]:
+    """The fields that an error says to write."""
+    return json.loads("{" + error.split("as the model's config says: ")[1] + "}")
+
+
+FIELDS = {"llava": "patch_size", "llava-next": "patch_size", "llava-onevision": "num_image_tokens"}
+
+
+@pytest.mark.parametrize(("family", "field"), FIELDS.items())
+def test_a_processor_that_counts_no_tokens_is_told_what_to_write(tmp_path: Path, family: str, field: str) -> None:
+    """As checkpoints from before 2024 are; the fields it names give the processor that the family has."""
+    model, processor = FAMILIES[family]()
+    model.save_pretrained(tmp_path)
+    whole = processor(text=[processor.image_token], images=[random_image(0)], return_tensors="pt")["input_ids"]
+    setattr(processor, field, None)
+    processor.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"has no {field}, by which it counts .* write into .*processor_config.json") as caught:
+        load_mllm(str(tmp_path))
+    path = tmp_path / "processor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **written(str(caught.value))}))
+    _, mended = load_mllm(str(tmp_path))
+    found = mended(text=[mended.image_token], images=[random_image(0)], return_tensors="pt")["input_ids"]
+    assert found.tolist() == whole.tolist()
+
+
+def test_a_run_ends_with_the_field_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, processor = build_tiny_llava()
+    processor.patch_size = None
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "model")
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(2))
+    for command in (["train", "preference", "--data"], ["cache-logps"]):
+        assert main([*command, str(pairs), "--model", str(tmp_path / "model"), "--out", str(tmp_path / command[0])]) == 2
+        assert f"model has no patch_size, by which it counts an image's tokens; write into {tmp_path}/model/processor_config.json" in (
+            capsys.readouterr().err
+        )
+
+
+COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]
+CLASSIFIER = ["train", "dual-head", "--data", "{images}", "--out", "out", "--shots", "1", "--max-steps", "1"]
+COMMANDS = {
+    "compose --vision": COMPOSE,
+    "compose --llm": ["compose", "--out", "out", "--vision", "{llm}", "--llm"],
+    "compose --tokenizer": [*COMPOSE, "{llm}", "--tokenizer"],
+    "upcycle": ["upcycle", "--out", "out"],
+    "train sft": ["train", "sft", "--data", "{images}", "--out", "out", "--model"],
+    "backbone of transformers": [*CLASSIFIER, "--form", "ce-only", "--library", "transformers", "--backbone"],
+    "backbone of timm": [*CLASSIFIER, "--form", "ce-only", "--backbone"],
+    "zero-shot teacher": [*CLASSIFIER, "--no-pretrained", "--teacher"],
+    "open-clip teacher": [*CLASSIFIER, "--no-pretrained", "--teacher-kind", "open-clip", "--teacher"],
+    "timm teacher": [*CLASSIFIER, "--no-pretrained", "--teacher-kind", "timm", "--teacher"],
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        random_image(0).save(folder / name / "0.png")
+    return folder
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+@pytest.mark.parametrize("place", ["{tmp}/no/model", "./nowhere", "runs/of/mine"])
+def test_a_folder_that_is_not_there_is_named_as_such(
+    command: str, place: str, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And not as a hub id of the wrong form."""
+    monkeypatch.chdir(tmp_path)
+    place = place.format(tmp=tmp_path)
+    words = [word.format(llm=images, images=images) for word in COMMANDS[command]]
+    assert main([*words, place]) == 2
+    error = capsys.readouterr().err
+    assert re.search(rf"(there is no|no checkpoint at) {re.escape(place)}[;:] expected a folder", error), error
+    assert "Repo id" not in error
+
+
+def test_what_may_be_a_hub_id_is_named_as_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compose", "--out", "out", "--llm", "runs/mine", "--vision", "runs/mine"]) == 2
+    assert "runs/mine can't be loaded: there is no such folder, and as a hub id: " in capsys.readouterr().err
+    (tmp_path / "tower").mkdir()
+    words = [word.format(images=tmp_path) for word in CLASSIFIER]
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        random_image(0).save(tmp_path / name / "0.png")
+    assert main([*words, "--form", "ce-only", "--backbone", str(tmp_path / "tower")]) == 2
+    assert f"is a folder; timm takes a folder as local-dir:{tmp_path}/tower" in capsys.readouterr().err
