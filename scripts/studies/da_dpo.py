@@ -1,42 +1,31 @@
 """Does difficulty-aware DPO hallucinate less than DPO? Arms from one start on the embedded world, over data sets and seeds.
 
-    python -m scripts.studies.da_dpo --out runs/studies/da_dpo --processes 2           # everything
-    python -m scripts.studies.da_dpo --out runs/studies/da_dpo --processes 2 --quick   # two seeds, about 15 minutes on two cores
+    python -m scripts.studies.da_dpo --processes 2           # everything
+    python -m scripts.studies.da_dpo --processes 2 --quick   # two seeds, about 15 minutes on two cores
 
 A seed draws its own pairs, scores their difficulty and orders the batches; all arms of a seed see the same pairs in the same order with the
-same number of steps. Each finished run is a file under ``cells/``: a stopped study goes on where it stopped, and ``--report`` writes
-docs/studies/da_dpo.md from what is there.
+same number of steps. ``--report docs/studies`` writes the published page.
 """
 
 import argparse
 import os
+import re
 import shutil
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasets import Dataset
 
-from scripts.studies.da_dpo_report import write_report
-from scripts.studies.processes import run_over_processes
-from scripts.studies.world_start import make_scored_pairs, make_start, measure, measure_start, quiet, run, slug, write_json
+from scripts.studies import page
+from scripts.studies.study import main, read_json, run_missing, slug, write_run
+from scripts.studies.world import BATCH, Condition, load_copy, make_scored_pairs, make_start, measure, measure_start, run
 
-NUM_PAIRS, STEPS, BATCH = 2400, 150, 16
-BETA, LEARNING_RATE = 0.1, 1e-4
+STEPS, BETA, LEARNING_RATE = 150, 0.1, 1e-4
 SEEDS = (1, 2, 3, 4, 5)
 Source = Literal["estimated", "oracle", "shuffled", "contrastive", "generative"]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """How the pairs are made."""
-
-    name: str
-    easy_share: float
-    label_noise: float
 
 
 @dataclass(frozen=True)
@@ -60,11 +49,11 @@ class Arm:
     words: tuple[str, ...] = ()
 
 
-MAIN = Condition("80% easy", 0.8, 0.0)
+MAIN = Condition("80% easy")
 CONDITIONS = (
     MAIN,
-    Condition("50% easy", 0.5, 0.0),
-    Condition("95% easy", 0.95, 0.0),
+    Condition("50% easy", 0.5),
+    Condition("95% easy", 0.95),
     Condition("80% easy, 10% flipped", 0.8, 0.1),
 )
 DPO = Arm("DPO")
@@ -116,52 +105,35 @@ def list_tiers(*, quick: bool) -> list[list[Cell]]:
 
 
 def _cells(conditions: Sequence[Condition], arms: Sequence[Arm], seeds: Sequence[int]) -> list[Cell]:
-    """Those of one data set stand together."""
     return [Cell(condition, arm, seed) for condition in conditions for seed in seeds for arm in arms]
 
 
-def run_cell(cell: Cell, out: Path, *, smoke: bool) -> None:
+def run_cell(cell: Cell, out: Path, *, smoke: bool) -> str:
     """Train one arm, measure it, and keep the numbers and the log; the weights are deleted."""
-    quiet()
-    start = time.perf_counter()
-    data = write_difficulty(cell, out, make_data(cell.condition, cell.seed, out, smoke=smoke))
-    model = out / "models" / f"{slug(cell.condition.name)}-{cell.seed}-{slug(cell.arm.name)}"
-    steps = 3 if smoke else STEPS
+    arm, steps = cell.arm, 3 if smoke else STEPS
+    data = write_difficulty(cell, make_scored_pairs(out, cell.condition, cell.seed, smoke=smoke))
+    model = out / "models" / f"{slug(cell.condition.name)}-{cell.seed}-{slug(arm.name)}"
     words = ["train", "preference", "--model", out / "start" / "sft", "--data", data, "--reference", "cached", "--out", model,
-             "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", LEARNING_RATE, "--warmup-ratio", 0.1, "--beta", cell.arm.beta,
-             "--difficulty-mode", cell.arm.mode, "--logging-steps", max(1, steps // 15), "--seed", cell.seed, *cell.arm.words]  # fmt: skip
-    if cell.arm.early_stop:
-        words += ["--save-steps", max(1, steps // 5), "--save-total-limit", 5]
-    run(words)
-    metrics = {}
-    best = model
-    if cell.arm.early_stop:
+             "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", LEARNING_RATE, "--warmup-ratio", 0.1, "--beta", arm.beta,
+             "--difficulty-mode", arm.mode, "--logging-steps", max(1, steps // 15), "--seed", cell.seed, *arm.words]  # fmt: skip
+    if not arm.early_stop:
+        run(words)
+        metrics = measure(model, out / "start" / "test")
+    else:
+        run([*words, "--save-steps", max(1, steps // 5), "--save-total-limit", 5])
         best = _best_checkpoint(model, out / "start" / "validation")
-        metrics["step"] = float(best.name.split("-")[-1])
-    metrics |= measure(best, out / "start" / "test")
-    logs = cell.path(out).with_suffix(".log.json")
-    logs.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(model / "train_log.json", logs)
-    write_json(cell.path(out), metrics | {"seconds": time.perf_counter() - start})
+        metrics = {"step": float(best.name.split("-")[-1])} | measure(best, out / "start" / "test")
+    write_run(cell.path(out), metrics, model=model)
     shutil.rmtree(model)
-    print(f"{cell.condition.name} | seed {cell.seed} | {cell.arm.name}: {metrics['hallucinated']:.1f}% hallucinated captions", flush=True)
+    return f"{metrics['hallucinated']:.1f}% hallucinated captions"
 
 
-def make_data(condition: Condition, seed: int, out: Path, *, smoke: bool) -> Path:
-    """Return the scored pairs of a data set, made where they are missing."""
-    return make_scored_pairs(
-        out / "pairs" / f"{slug(condition.name)}-{seed}", start=out / "start", seed=seed, num_pairs=48 if smoke else NUM_PAIRS,
-        easy_share=condition.easy_share, label_noise=condition.label_noise,
-    )  # fmt: skip
-
-
-def write_difficulty(cell: Cell, out: Path, scored: Path) -> Path:
+def write_difficulty(cell: Cell, scored: Path) -> Path:
     """Return the scored pairs with the difficulty that the arm asks for."""
     source = cell.arm.source
     if source == "estimated":
         return scored
-    path = scored.parent / f"{source}-{os.getpid()}.parquet"
-    rows = Dataset.from_parquet(str(scored), cache_dir=str(scored.parent / f"cache-{os.getpid()}"))
+    path, rows = scored.parent / f"{source}-{os.getpid()}.parquet", load_copy(scored)
     if source == "oracle":
         # A pair whose label is wrong is as hard as can be.
         values = [1.0 if flipped else value for value, flipped in zip(rows["truth_difficulty"], rows["truth_flipped"], strict=True)]
@@ -179,38 +151,113 @@ def _best_checkpoint(model: Path, validation: Path) -> Path:
     return min(checkpoints, key=lambda path: measure(path, validation, parts=("chair",))["hallucinated"])
 
 
-def _work(cells: list[Cell], out: Path, smoke: bool) -> None:
-    for cell in cells:
-        if not cell.path(out).is_file():
-            run_cell(cell, out, smoke=smoke)
+def run_study(options: argparse.Namespace) -> None:
+    """Make the start, and run what is missing."""
+    measure_start(make_start(options.out / "start", smoke=options.smoke), options.out)
+    for tier in list_tiers(quick=options.quick):
+        # One process per data set, so that no two make the same one.
+        work = partial(run_cell, out=options.out, smoke=options.smoke)
+        run_missing(tier, work, options, together=lambda cell: (cell.condition, cell.seed))
 
 
-def main() -> None:
-    """Run what is not finished, then write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/da_dpo"))
-    parser.add_argument("--quick", action="store_true", help="two seeds and the most important arms")
-    parser.add_argument("--smoke", action="store_true", help="a few steps: checks the path, shows no effect")
-    parser.add_argument("--processes", type=int, default=1, help="runs at once, one thread each")
-    parser.add_argument("--report", type=Path, help="folder that da_dpo.md and its pictures are written to, such as docs/studies")
-    parser.add_argument("--report-only", action="store_true", help="run nothing")
-    options = parser.parse_args()
-    quiet()
-    if not options.report_only:
-        start = time.perf_counter()
-        model = make_start(options.out / "start", smoke=options.smoke)
-        print(f"SFT: {measure_start(model, options.out)['hallucinated']:.1f}% hallucinated captions", flush=True)
-        for tier in list_tiers(quick=options.quick):
-            # One process a data set, so that no two make the same one.
-            sets: dict[tuple[Condition, int], list[Cell]] = {}
-            for cell in tier:
-                sets.setdefault((cell.condition, cell.seed), []).append(cell)
-            run_over_processes(_work, [(those, options.out, options.smoke) for those in sets.values()], processes=options.processes)
-        print(f"done in {time.perf_counter() - start:.0f} s")
-    names = {slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
-    conditions = {slug(one.name): one.name for one in CONDITIONS}
-    print(write_report(options.out, options.report or options.out, names=names, conditions=conditions))
+COLUMNS = {
+    "hallucinated": "hallucinated captions % ↓",
+    "CHAIR_i": "CHAIR_i % ↓",
+    "coverage": "coverage % ↑",
+    "POPE F1": "POPE F1 ↑",
+    "general": "general % ↑",
+    "words": "words",
+}
+MORE = {
+    "POPE F1 random": "POPE random",
+    "POPE F1 popular": "popular",
+    "POPE F1 adversarial": "adversarial",
+    "yes": "yes %",
+    "AMBER": "AMBER score ↑",
+    "Cog": "Cog % ↓",
+    "attribute": "colour ↑",
+    "count": "count ↑",
+    "relation": "relation ↑",
+}
+COMPARED = ("hallucinated", "coverage", "POPE F1", "general")
+BASELINE = "dpo"
+COLOURS = {"dpo": "#3a86d4", "da-dpo-paper": "#d9730d", "da-dpo-loss-weight": "#1a9e77"}
+NAMES = {slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)}
+
+
+def arms_table(runs: page.Runs, columns: Mapping[str, str], sft: page.Metrics | None = None) -> str:
+    """Lay out arms by metrics, below the start where it is given."""
+    first = [] if sft is None else [page.start_row("SFT (the start)", sft, columns)]
+    return page.markdown_table(["arm", "seeds", *columns.values()], [*first, *page.arm_rows(runs, NAMES, columns).values()])
+
+
+def differences_table(runs: page.Runs) -> str:
+    """Lay out each arm's difference from DPO on the same seeds."""
+    arms = {arm: name for arm, name in NAMES.items() if arm in runs and arm != BASELINE}
+    rows = [[name, *(page.compare_metric(runs[arm], runs[BASELINE], key) for key in COMPARED)] for arm, name in arms.items()]
+    return page.markdown_table(["arm minus DPO", *COMPARED], rows)
+
+
+def make_marks(runs: page.Runs) -> dict[str, page.Mark]:
+    """Mark the main arms and what they are at other betas; the note is beta."""
+    marks = {}
+    for arm, colour in COLOURS.items():
+        for name in sorted(runs):
+            if re.fullmatch(rf"{arm}(-beta-[\d.]+)?", name):
+                beta = name.rpartition("beta-")[2] if "beta-" in name else f"{BETA:g}"
+                marks[name] = page.Mark(colour, arm if name == arm else None, beta, {"color": colour, "marker": "X"})
+    return marks
+
+
+def draw_margins(folder: Path, path: Path) -> None:
+    """Draw reward margin over steps by difficulty quartile, mean over seeds, for the three main arms side by side."""
+    with page.drawing(path, (9.6, 3.4)) as figure:
+        panels = figure.subplots(1, len(COLOURS), sharey=True)
+        for axes, arm in zip(panels, COLOURS, strict=True):
+            logs = [read_json(log) for log in sorted(folder.glob(f"*/{arm}.log.json"))]
+            for quartile in range(1, 5):
+                shade = 0.25 + 0.2 * quartile
+                label = f"Q{quartile}" + {1: " (easiest)", 4: " (hardest)"}.get(quartile, "")
+                colour = (0.85 - 0.8 * shade * 0.8, 0.35, shade * 0.8)
+                axes.plot(*page.mean_curve(logs, f"rewards/margin_q{quartile}"), color=colour, label=label)
+            axes.set_title(f"{arm}, {len(logs)} seeds", fontsize=10)
+            axes.set_xlabel("step")
+        panels[0].set_ylabel("reward margin (plain beta), nats")
+        panels[0].legend(fontsize=8)
+
+
+def write_page(options: argparse.Namespace) -> Path:
+    """Write the measured part of da_dpo.md and its pictures.
+
+    Raises:
+        SystemExit: If no run of DPO on the main data set is finished.
+    """
+    folder, cells = options.report, options.out / "cells"
+    by_condition = {condition.name: page.read_runs(cells / slug(condition.name)) for condition in CONDITIONS}
+    runs = by_condition.pop(MAIN.name)
+    if BASELINE not in runs:
+        raise SystemExit("no finished DPO run on the main data set: nothing to report")
+    sft = read_json(cells / "sft.json")
+    page.draw_tradeoff(
+        folder / "da_dpo_tradeoff.png", runs, make_marks(runs), start=(sft, {"s": 70, "marker": "s", "label": "SFT"}), size=(6.4, 4.2),
+        points={"s": 14, "alpha": 0.35}, legend={},
+    )  # fmt: skip
+    draw_margins(cells / slug(MAIN.name), folder / "da_dpo_margins.png")
+    parts = [
+        f"## {MAIN.name}, clean labels",
+        arms_table(runs, COLUMNS, sft),
+        "Paired over seeds:",
+        differences_table(runs),
+        "![hallucination against coverage](da_dpo_tradeoff.png)",
+        "![margins by difficulty quartile](da_dpo_margins.png)",
+        "### Further metrics",
+        arms_table(runs, MORE, sft),
+    ]
+    for name, those in by_condition.items():
+        if BASELINE in those:
+            parts += [f"## {name}", arms_table(those, COLUMNS), differences_table(those)]
+    return page.write_measured(folder / "da_dpo.md", "DA-DPO against DPO", parts)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, name="da_dpo", quick="two seeds and the most important arms", run=run_study, write_page=write_page)

@@ -2,7 +2,7 @@
 
     python -m scripts.studies.dho --data cifar10 --quick                       # five minutes on two cores
     python -m scripts.studies.dho --data cifar10 --processes 2                 # five seeds, hours
-    python -m scripts.studies.dho --data cifar10 --minutes 30                  # what fits; again to go on
+    python -m scripts.studies.dho --data cifar10 --minutes 30                  # what fits; again to resume
     python -m scripts.studies.dho --data cifar10 --report-only
 
 --data is a folder with train and test parquet files (columns image, label). The training images are halved: one half, with all its
@@ -12,14 +12,12 @@ ones are kept in --out and never run again. Cells run in order of importance, so
 
 import argparse
 import contextlib
-import json
-import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,10 +28,9 @@ from mmalign.cli import main as mmalign
 from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.splits import LabelSplit, draw_split, save_split
 from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
-from mmalign.data.whole_files import write_whole
-from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
-from scripts.studies.dho_report import write_page
-from scripts.studies.processes import run_over_processes
+from scripts.studies.dho_grid import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_page import write_page
+from scripts.studies.study import main, read_json, run_missing, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # Two sizes of student; the teacher has a network of its own.
@@ -61,7 +58,7 @@ def training_words(options: argparse.Namespace, network: str, *, steps: int, bat
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Draw the halves, train the real teachers, mend the errors of the corrected ones."""
+    """Draw the halves, train the real teachers, correct some errors of the strongest."""
     data = load_labeled_images(options.data, split="train")
     halves = draw_split(data.labels, num_classes=len(data.classes), seed=0, share=0.5)
     if options.smoke:
@@ -143,9 +140,9 @@ def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
     shutil.rmtree(folder)
 
 
-def run_cell(options: argparse.Namespace, cell: Cell) -> float:
-    """Train one student and keep its numbers; seconds."""
-    start, cpu = time.perf_counter(), time.process_time()
+def run_cell(cell: Cell, options: argparse.Namespace) -> str:
+    """Train one student and keep its numbers; the weights are deleted."""
+    cpu = time.process_time()
     folder = options.out / "runs" / cell.name
     shutil.rmtree(folder, ignore_errors=True)
     words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH)
@@ -164,58 +161,29 @@ def run_cell(options: argparse.Namespace, cell: Cell) -> float:
     log.unlink()
     result = read_json(folder / "classifier.json")
     cosines = [entry["dual_head/gradient_cosine"] for entry in read_json(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
-    result |= {"cell": asdict(cell), "gradient_cosine": cosines}
-    result |= {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu}
-    done = options.out / "cells" / f"{cell.name}.json"
-    done.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(done, json.dumps(result))
+    result |= {"cell": asdict(cell), "gradient_cosine": cosines, "cpu_seconds": time.process_time() - cpu}
+    write_json(cell.path(options.out), result)
     shutil.rmtree(folder)
-    return result["seconds"]
+    test = result["test"]
+    return f"{test['mixed' if 'mixed' in test else 'ce_head']['accuracy']:.1%} on test images"
 
 
-def read_json(path: Path) -> Any:
-    """Read what a run left."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def work(options: argparse.Namespace, cell: Cell, progress: str, end: float) -> None:
-    """Run a cell, if the time is not over."""
-    torch.set_num_threads(1)
-    if time.time() < end:
-        print(f"{progress} {cell.name}: {run_cell(options, cell):.0f} s", flush=True)
-
-
-def unfinished(options: argparse.Namespace) -> Iterator[tuple[Cell, str]]:
-    """List the cells to run, each with its place in the study."""
+def run_study(options: argparse.Namespace) -> None:
+    """Prepare, and run what is missing."""
+    prepare(options)
     cells = list_cells(quick=options.quick)
     if options.smoke:
         cells = cells[:2] + [cell for cell in cells if cell.labels == "10%"][:8]
-    for number, cell in enumerate(cells, start=1):
-        if not (options.out / "cells" / f"{cell.name}.json").is_file():
-            yield cell, f"{number}/{len(cells)}"
+    run_missing(cells, partial(run_cell, options=options), options)
 
 
-def main() -> None:
-    """Prepare, run what fits, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the photographs; the page goes to the docs if not told otherwise."""
     parser.add_argument("--data", type=Path, required=True, help="folder with train and test parquet files")
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/dho"), help="folder of cells, kept from run to run")
-    parser.add_argument("--page", type=Path, default=PAGE, help="folder of dho.md and its pictures")
-    parser.add_argument("--quick", action="store_true", help="one seed, a coarse map, two label shares")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="start no cell after this")
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--smoke", action="store_true", help="a few steps of a few cells: checks the path")
-    parser.add_argument("--report-only", action="store_true", help="write the page from finished cells")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    if not options.report_only:
-        end = time.time() + 60 * options.minutes
-        options.out.mkdir(parents=True, exist_ok=True)
-        prepare(options)
-        calls = [(options, cell, progress, end) for cell, progress in unfinished(options)]
-        run_over_processes(work, calls, processes=options.processes)
-    print(f"written: {write_page(options.out, options.page)}")
+    parser.add_argument("--page", type=Path, dest="report", help="another name of --report, which is docs/studies here if not given")
+    parser.set_defaults(report=PAGE)
 
 
 if __name__ == "__main__":
-    main()
+    quick = "one seed, a coarse map, two label shares"
+    main(__doc__, name="dho", quick=quick, run=run_study, write_page=write_page, add_options=add_options)

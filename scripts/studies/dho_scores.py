@@ -1,11 +1,11 @@
 """What the cells of the study of two heads say: accuracies by seed, and the gain over the single head that a user would choose."""
 
-import json
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from scripts.studies.dho_cells import Cell
+from scripts.studies.dho_grid import Cell
+from scripts.studies.study import read_json
 
 Results = dict[Cell, dict[str, Any]]
 SINGLE_HEADS = [("ce-only", 0.5), ("kd-only", 0.5), *(("single-head", w) for w in (0.2, 0.5, 0.8, 0.9, 0.95))]
@@ -15,7 +15,7 @@ _NEEDED = {("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5)}
 
 def load_cells(out: Path) -> Results:
     """Read finished cells."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "cells").glob("*.json"))]
+    found = [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
     return {Cell(**result["cell"]): result for result in found}
 
 

@@ -1,88 +1,75 @@
 """Which preference objective? All of them from one start on the embedded world, each with the same search, over seeds.
 
-    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2           # everything
-    python -m scripts.studies.objectives --out runs/studies/objectives --processes 2 --quick   # six, about 16 minutes on two cores
+    python -m scripts.studies.objectives --processes 2           # everything
+    python -m scripts.studies.objectives --processes 2 --quick   # six, about 16 minutes on two cores
 
 First each objective searches its strength and its learning rate on data of a seed of their own, by the object F1 of captions of the
 validation scenes: the harmonic mean of precision (100 - CHAIR_i) and coverage, which silence does not raise. Then it trains with the
 best: those of pairs on clean and 20% flipped labels, on easy-skewed and balanced pairs; those of lists on responses that the start
-samples and the truth scores. Each finished run is a file under ``search/``, ``search_lists/`` or ``cells/``: a stopped study goes on
-where it stopped, and ``--report`` writes the page from what is there.
+samples and the truth scores. ``--report docs/studies`` writes the published page.
 
 Scores for the objectives of pairs that read them (madpo, dno, smpo, adpo_pair; visits of step_dpo) come from the CLIP scorer's gap,
 which doesn't know which labels were flipped.
 """
 
 import argparse
-import json
 import os
 import shutil
-import time
-from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
+from accelerate.utils import send_to_device
 
-from scripts.studies.objectives_data import make_data
-from scripts.studies.objectives_grid import (
-    LIST_CONDITIONS,
-    LIST_GRID,
-    PAIR_CONDITIONS,
-    PAIR_GRID,
-    Cell,
-    Condition,
-    best_of,
-    list_cells,
-    list_searches,
-    read_search,
-)
-from scripts.studies.objectives_report import Group, object_f1, write_report
-from scripts.studies.processes import run_over_processes
-from scripts.studies.world_start import make_start, measure, measure_start, quiet, run, write_json
+from data_tools.response_scores import best_and_worst
+from data_tools.sample_pairs import SampleOptions
+from data_tools.sample_pairs import run as sample_pairs
+from data_tools.sampling import sample_responses
+from mmalign.data.encode import encode_responses
+from mmalign.data.images import load_image
+from mmalign.data.rows import Message
+from mmalign.engine.batch import collate_prompts
+from mmalign.engine.divergence import Divergence, linear_divergence
+from mmalign.engine.states import compute_response_states, read_output_head
+from mmalign.evaluation.chair import load_chair
+from mmalign.models.load import best_device, load_mllm
+from scripts.schedules.stages import pair_row, read_lists, write_rows
+from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
+from scripts.studies.objectives_page import write_page
+from scripts.studies.study import main, read_json, run_missing, write_json
+from scripts.studies.world import BATCH, load_copy, make_scored_pairs, make_start, measure, measure_start, object_f1, run
 
-STEPS, QUICK_STEPS, BATCH = 150, 60, 16
+NUM_PROMPTS, SAMPLES, VISITS = 3000, 4, 16
 KL_PROMPTS = 64
 
 
-def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> None:
+def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> str:
     """Train, measure, and keep the numbers; the weights are deleted."""
-    quiet()
     objective, searching = cell.objective, bool(cell.value)
-    value, rate = (cell.value, cell.learning_rate) if searching else best_of(cell.condition, objective, out)
-    data = make_data(cell.condition, cell.seed, out, smoke=smoke)[objective.method]
+    value, rate = (cell.value, cell.learning_rate) if searching else best_of(cell, out)
+    data = make_data(cell.data, cell.seed, out, smoke=smoke)[objective.method]
     model = out / "models" / f"{os.getpid()}-{objective.name}"
     shutil.rmtree(model, ignore_errors=True)
+    reference = [] if objective.name in WITHOUT_REFERENCE else ["--reference", "cached"]
     run(["train", objective.method, "--model", out / "start" / "sft", "--data", data, "--out", model, "--objective", objective.words(value),
-         *(["--reference", "cached"] if objective.has_reference else []), "--batch-size", BATCH, "--max-steps", steps,
-         "--learning-rate", rate, "--warmup-ratio", 0.1, "--logging-steps", steps, "--seed", cell.seed])  # fmt: skip
+         *reference, "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", rate, "--warmup-ratio", 0.1,
+         "--logging-steps", steps, "--seed", cell.seed])  # fmt: skip
     world = out / "start" / ("validation" if searching else "test")
     metrics = measure(model, world, parts=("chair",) if searching else ("chair", "pope"))
-    log = json.loads((model / "train_log.json").read_text(encoding="utf-8"))
-    seconds = next(entry["train_runtime"] for entry in reversed(log) if "train_runtime" in entry) / steps
-    metrics |= {"seconds a step": seconds, "learning rate": float(rate), objective.parameter: float(value)}
+    seconds = next(entry["train_runtime"] for entry in reversed(read_json(model / "train_log.json")) if "train_runtime" in entry)
+    metrics |= {"seconds a step": seconds / steps, "learning rate": float(rate), objective.parameter: float(value)}
     if not searching:
         metrics["KL"] = divergence_from_start(model, out / "start" / "sft", world)
     write_json(cell.path(out), metrics)
     shutil.rmtree(model)
-    print(f"{cell.path(out).relative_to(out)}: object F1 {object_f1(metrics):.1f}", flush=True)
+    return f"object F1 {object_f1(metrics):.1f}"
 
 
 @torch.no_grad()
 def divergence_from_start(model: Path, start: Path, world: Path) -> float:
     """KL(policy || start) of whole captions, in nats: each next token's exact divergence, summed along captions that the policy samples."""
-    from accelerate.utils import send_to_device
-
-    from data_tools.sampling import sample_responses
-    from mmalign.data.encode import encode_responses
-    from mmalign.data.images import load_image
-    from mmalign.data.rows import Message
-    from mmalign.engine.batch import collate_prompts
-    from mmalign.engine.divergence import Divergence, linear_divergence
-    from mmalign.engine.states import compute_response_states, read_output_head
-    from mmalign.evaluation.chair import load_chair
-    from mmalign.models.load import best_device, load_mllm
-
     questions = load_chair(world / "eval").questions()[:KL_PROMPTS]
     images = [load_image(question.image, root=world / "eval" / "images") for question in questions]
     (policy, processor), (reference, _) = (load_mllm(str(folder)) for folder in (model, start))
@@ -107,52 +94,99 @@ def _asked(prompt: str) -> list[dict[str, str]]:
     return [{"type": "image"}, {"type": "text", "text": prompt}]
 
 
-def _make_data(conditions: Sequence[Condition], seed: int, out: Path, smoke: bool) -> None:
-    quiet()
-    for condition in conditions:
-        make_data(condition, seed, out, smoke=smoke)
+def make_data(data: Data, seed: int, out: Path, *, smoke: bool) -> dict[str, Path]:
+    """Return the files of a data set by the method that reads them, made where they are missing."""
+    if not data.lists:
+        return {"preference": make_pairs_with_scores(data, seed, out, smoke=smoke)}
+    lists, ends = make_lists(data, seed, out, smoke=smoke)
+    return {"listwise": lists, "preference": ends}
 
 
-def _run_all(cells: Sequence[Cell], out: Path, *, processes: int, steps: int, smoke: bool) -> None:
-    """Run cells over processes. The data sets are made before, each by one process; lists of one seed share what is sampled."""
-    cells = [cell for cell in cells if not cell.path(out).is_file()]
-    sets: dict[tuple[str, int], list[Condition]] = {}
-    for condition, seed in dict.fromkeys((cell.condition, cell.seed) for cell in cells):
-        sets.setdefault(("lists" if condition.lists else condition.name, seed), []).append(condition)
-    run_over_processes(_make_data, [(those, seed, out, smoke) for (_, seed), those in sets.items()], processes=processes)
-    run_over_processes(partial(run_cell, steps=steps, smoke=smoke), [(cell, out) for cell in cells], processes=processes)
+def make_pairs_with_scores(data: Data, seed: int, out: Path, *, smoke: bool) -> Path:
+    """Return the pairs of a data set with reference, scores and visits."""
+    path = data.file(seed, out)
+    if not path.is_file():
+        rows = load_copy(make_scored_pairs(out, data, seed, smoke=smoke))
+        gap = np.asarray(rows["gap_contrastive"])
+        # In units of a reward model's logits: two standard deviations are a gap of 4.
+        gap = 2 * gap / max(float(gap.std()), 1e-9)
+        visits = VISITS / (1 + np.exp(-gap))
+        columns = {"score_chosen": gap, "score_rejected": np.zeros_like(gap), "visits_chosen": visits, "visits_rejected": VISITS - visits}
+        for name, values in columns.items():
+            rows = rows.add_column(name, values.tolist())
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        rows.to_parquet(str(partial))
+        partial.rename(path)
+    return path
 
 
-def main() -> None:
-    """Run what is not finished, then write the report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/studies/objectives"))
-    parser.add_argument("--quick", action="store_true", help="six objectives of pairs, fewer steps, two seeds, easy-skewed pairs")
-    parser.add_argument("--smoke", action="store_true", help="three objectives and a few steps: checks the path, shows no effect")
-    parser.add_argument("--processes", type=int, default=1, help="runs at once, one thread each")
-    parser.add_argument("--report", type=Path, help="folder that objectives.md is written to, such as docs/studies")
-    parser.add_argument("--report-only", action="store_true", help="run nothing")
-    options = parser.parse_args()
-    quiet()
-    steps = 3 if options.smoke else QUICK_STEPS if options.quick else STEPS
-    if not options.report_only:
-        begin = time.perf_counter()
-        model = make_start(options.out / "start", smoke=options.smoke)
-        measure_start(model, options.out, parts=("chair", "pope"))
-        form = {"quick": options.quick, "smoke": options.smoke}
-        for cells in (list_searches(**form), list_cells(**form)):
-            _run_all(cells, options.out, processes=options.processes, steps=steps, smoke=options.smoke)
-        print(f"done in {time.perf_counter() - begin:.0f} s")
-    groups = [
-        Group(
-            title,
-            {condition.name: condition.heading for condition in conditions},
-            [(one.name, one.parameter, read_search(conditions[0], one, options.out)) for one in grid],
+def make_lists(data: Data, seed: int, out: Path, *, smoke: bool) -> tuple[Path, Path]:
+    """Return lists of responses that the start samples to new scenes, and the best against the worst of each, both with reference.
+
+    The truth scores them: (objects named and there - objects named and absent) / objects there, brought to [0, 1]. Label noise
+    turns the order of that share of the lists round. Prompts whose responses are equally good are left out.
+    """
+    ends_file = data.file(seed, out)
+    files = (ends_file.parents[1] / "lists" / "cached.parquet", ends_file)
+    if all(path.is_file() for path in files):
+        return files
+    # A seed's samples are the same, whatever noise comes over their scores.
+    world, sampled = (out / "lists" / f"{name}-{seed}" for name in ("world", "sampled"))
+    if not (world / "world.json").is_file():
+        run(["world", "build", "--out", world, "--seed", seed, "--num-scenes", 1, "--num-pairs", 1, "--num-workers", 1,
+             "--num-eval-scenes", 48 if smoke else NUM_PROMPTS])  # fmt: skip
+    start = out / "start" / "sft"
+    sample_pairs(
+        SampleOptions(
+            source=world / "eval", model=str(start), scorer="truth", out=sampled, samples=SAMPLES, max_new_tokens=64, batch_size=100,
+            seed=seed,
         )
-        for title, conditions, grid in (("Pairs", PAIR_CONDITIONS, PAIR_GRID), ("Lists", LIST_CONDITIONS, LIST_GRID))
-    ]
-    print(write_report(options.out, options.report or options.out, groups=groups, steps=steps, batch_size=BATCH))
+    )  # fmt: skip
+    rng = np.random.default_rng(seed)
+    lists, ends = [], []
+    for row in read_lists(sampled, load_chair(world / "eval").questions(), image_root=world / "eval" / "images", suffix=str(seed)):
+        scores = np.clip((np.asarray(row["scores"]) + 1) / 2, 0, 1)
+        scores = scores.max() + scores.min() - scores if rng.random() < data.label_noise else scores
+        pair = best_and_worst(row["responses"], scores.tolist())
+        if pair is not None:
+            lists.append({**row, "scores": scores.tolist()})
+            ends.append(pair_row(row, *pair, (float(scores.max()), float(scores.min())), name=row["id"]))
+    for path, rows in zip(files, (lists, ends), strict=True):
+        write_rows(path.parent.with_suffix(".parquet"), rows, image_root=None)
+        run(["cache-logps", path.parent.with_suffix(".parquet"), "--model", start, "--out", path.parent, "--batch-size", 64])
+    return files
+
+
+@dataclass(frozen=True)
+class DataCell:
+    """The making of a data set, before the runs that share it."""
+
+    data: Data
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        """Its file that is made last."""
+        return self.data.file(self.seed, out)
+
+
+def _make_data(cell: DataCell, out: Path, *, smoke: bool) -> str:
+    return f"{len(make_data(cell.data, cell.seed, out, smoke=smoke))} files"
+
+
+def run_study(options: argparse.Namespace) -> None:
+    """Make the start; search; compare."""
+    measure_start(make_start(options.out / "start", smoke=options.smoke), options.out, parts=("chair", "pope"))
+    form = {"quick": options.quick, "smoke": options.smoke}
+    steps = count_steps(**form)
+    for cells in (list_searches(**form), list_cells(**form)):
+        missing = [cell for cell in cells if not cell.path(options.out).is_file()]
+        sets = dict.fromkeys(DataCell(cell.data, cell.seed) for cell in missing)
+        # Lists of one seed share what is sampled.
+        work = partial(_make_data, out=options.out, smoke=options.smoke)
+        run_missing(sets, work, options, together=lambda one: (one.data.lists or one.data, one.seed))
+        run_missing(missing, partial(run_cell, out=options.out, steps=steps, smoke=options.smoke), options)
 
 
 if __name__ == "__main__":
-    main()
+    quick = "six objectives of pairs, fewer steps, two seeds, easy-skewed pairs"
+    main(__doc__, name="objectives", quick=quick, run=run_study, write_page=write_page)

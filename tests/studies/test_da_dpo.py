@@ -1,4 +1,4 @@
-"""The DA-DPO study runs from the start to the page, and goes on where it was stopped."""
+"""The DA-DPO study runs from the start to the page, and resumes where it was stopped."""
 
 import subprocess
 import sys
@@ -35,7 +35,7 @@ def test_difficulty_from_each_source(tmp_path: Path) -> None:
     Dataset.from_dict(rows).to_parquet(str(scored))
 
     def difficulty(source: Source) -> list[float]:
-        path = write_difficulty(Cell(MAIN, Arm("arm", source=source), 1), tmp_path, scored)
+        path = write_difficulty(Cell(MAIN, Arm("arm", source=source), 1), scored)
         return list(Dataset.from_parquet(str(path), cache_dir=str(tmp_path / "cache"))["difficulty"])
 
     assert difficulty("estimated") == rows["difficulty"]

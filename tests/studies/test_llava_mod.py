@@ -6,27 +6,33 @@ from pathlib import Path
 
 import pytest
 
-from scripts.studies import llava_mod_report as report
-from scripts.studies.llava_mod import ARMS, FFN, FULL, QUICK, WIDTH, Study
-from scripts.studies.world_start import read_json, slug, write_json
+from scripts.studies import llava_mod as study
+from scripts.studies.llava_mod import ARMS, FFN, WIDTH
+from scripts.studies.page import read_runs
+from scripts.studies.study import read_json, slug, write_json
+from scripts.studies.world import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("quick", [True, False])
-def test_each_arm_begins_with_a_model_that_is_made_before_it(quick: bool) -> None:
+def test_each_arm_begins_with_one_that_is_listed_before_it() -> None:
     made = {"", "teacher"}
-    for arm in Study(Path("out"), QUICK if quick else FULL, quick, smoke=False).arms():
+    for arm in study.ARMS:
         assert arm.parent in made, arm.name
         assert arm.name not in made
         made.add(arm.name)
 
 
+def test_cells_of_both_forms(tmp_path: Path) -> None:
+    quick, full = (study.list_cells((1, 2), quick=quick) for quick in (True, False))
+    assert set(quick) < set(full)
+    assert {cell.seed for cell in quick} == {1, 2}
+    assert full[0].path(tmp_path) == tmp_path / "cells" / "1" / "dense-sft.json"
+
+
 def test_what_the_page_compares_is_measured() -> None:
-    measured = {slug(arm.name) for arm in ARMS if arm.measured}
-    pairs = report.MIMIC_BEATS_SFT + report.SPARSE_BEATS_DENSE + report.FREEZING + report.REFERENCES
-    assert {name for pair in pairs for name in pair} <= measured
-    assert {name for name in measured if name.startswith(report.PREFERRED)} == {slug(arm.name) for arm in ARMS if "preference" in arm.words}
+    pairs = study.MIMIC_BEATS_SFT + study.SPARSE_BEATS_DENSE + study.REFERENCES
+    assert {name for pair in pairs for name in pair} <= set(study.NAMES.values())
 
 
 def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
@@ -40,8 +46,8 @@ def test_differences_are_of_the_same_seeds(tmp_path: Path) -> None:
         ("dense-sft", 2, 30),
     ):
         write_json(tmp_path / "cells" / str(seed) / f"{arm}.json", numbers | {"hallucinated": float(value)})
-    runs = report.read_runs(tmp_path)
-    table = report.differences_table(runs, report.MIMIC_BEATS_SFT, {"dense-mimic": "dense mimic", "dense-sft": "dense SFT"})
+    runs = read_runs(tmp_path / "cells", read=read_metrics)
+    table = study.differences_table(runs, study.MIMIC_BEATS_SFT)
     assert "| dense mimic - dense SFT | -4.0 ± 12.7 (p = 0.156) | +0.0" in table
     assert runs["dense-sft"][1]["object F1"] == pytest.approx(90.0)
 

@@ -1,5 +1,6 @@
 """The objectives study: the same budget for all, cells of their own, and from the start to the page."""
 
+import argparse
 import json
 import subprocess
 import sys
@@ -10,26 +11,15 @@ import pytest
 
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from scripts.studies.objectives_grid import (
-    LIST_CONDITIONS,
-    LIST_GRID,
-    PAIR_CONDITIONS,
-    PAIR_GRID,
-    best_of,
-    list_cells,
-    list_search,
-    list_searches,
-    read_search,
-)
-from scripts.studies.objectives_report import Group, object_f1, write_report
+from scripts.studies.objectives_grid import GROUPS, LISTS, PAIRS, Cell, best_of, list_cells, list_search, list_searches
+from scripts.studies.objectives_page import write_page
+from scripts.studies.world import object_f1
 
 REPOSITORY = Path(__file__).parents[2]
 
 
-def test_every_objective_is_in_it_and_its_words_can_be_read() -> None:
-    assert {objective.name for objective in PAIR_GRID} == set(PAIR_OBJECTIVES.names())
-    assert {objective.name for objective in LIST_GRID} == {*LIST_OBJECTIVES.names(), "dpo", "orpo"}
-    for objective in (*PAIR_GRID, *LIST_GRID):
+def test_the_words_of_each_objective_can_be_read() -> None:
+    for objective in (objective for group in GROUPS for objective in group.grid):
         registry = LIST_OBJECTIVES if objective.method == "listwise" else PAIR_OBJECTIVES
         for value in objective.values:
             assert registry.parse(objective.words(value)).name == objective.name
@@ -38,8 +28,8 @@ def test_every_objective_is_in_it_and_its_words_can_be_read() -> None:
 @pytest.mark.parametrize("quick", [True, False])
 def test_all_search_alike_and_no_two_runs_share_a_file(tmp_path: Path, quick: bool) -> None:
     search, cells = list_searches(quick=quick), list_cells(quick=quick)
-    assert len(set(Counter((cell.condition, cell.objective.name) for cell in search).values())) == 1
-    assert {(cell.condition.lists, cell.objective) for cell in search} == {(cell.condition.lists, cell.objective) for cell in cells}
+    assert len(set(Counter((cell.data, cell.objective.name) for cell in search).values())) == 1
+    assert {(cell.data.lists, cell.objective) for cell in search} == {(cell.data.lists, cell.objective) for cell in cells}
     paths = [cell.path(tmp_path) for cell in [*search, *cells]]
     assert len(set(paths)) == len(paths)
     assert {cell.seed for cell in search}.isdisjoint(cell.seed for cell in cells)
@@ -52,14 +42,15 @@ def test_object_f1_by_hand() -> None:
 
 
 def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
-    pairs, lists, dpo = PAIR_CONDITIONS[0], LIST_CONDITIONS[0], PAIR_GRID[0]
+    pairs, lists = (Cell(group.grid[0], 1, group.data[0]) for group in (PAIRS, LISTS))
     with pytest.raises(ValueError, match="dpo has no finished run"):
-        best_of(pairs, dpo, tmp_path)
-    for cell in list_search(pairs, dpo):
+        best_of(pairs, tmp_path)
+    for cell in list_search(PAIRS, pairs.objective):
         write(cell.path(tmp_path), {"CHAIR_i": 20.0 - 10 * (cell.value == "1"), "coverage": 80.0})
-    assert best_of(pairs, dpo, tmp_path) == ("1", "1e-4")
+    assert best_of(pairs, tmp_path) == ("1", "1e-4")
     with pytest.raises(ValueError, match="dpo has no finished run"):
-        best_of(lists, dpo, tmp_path)
+        best_of(lists, tmp_path)
+    assert lists.data.file(3, tmp_path) == tmp_path / "lists" / "sampled-lists-clean-3" / "ends" / "cached.parquet"
     metrics = {
         "CHAIR_i": 20.0,
         "hallucinated": 30.0,
@@ -75,16 +66,13 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
             better = {"CHAIR_i": 10.0, "seconds a step": 1.0} if cell.objective.name == "ipo" else {}
             write(cell.path(tmp_path), metrics | better)
     write(tmp_path / "cells" / "sft.json", metrics)
-    groups = [
-        Group("Pairs", {pairs.name: pairs.heading}, [(one.name, "beta", read_search(pairs, one, tmp_path)) for one in (dpo, PAIR_GRID[2])]),
-        Group("Lists", {lists.name: lists.heading}, [("dpo", "beta", read_search(lists, dpo, tmp_path))]),
-    ]
-    page = write_report(tmp_path, tmp_path, groups=groups, steps=3, batch_size=16).read_text()
+    options = argparse.Namespace(out=tmp_path, report=tmp_path, quick=True, smoke=False)
+    page = write_page(options).read_text()
     assert "### Easy-skewed, clean pairs" in page
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     compared = ["objective", "SFT (the start)", "ipo", "dpo"]
-    assert rows == [*compared, *compared, "objective", "dpo"]
-    assert "| ipo | 84.7 / 90.0 |" in page
+    assert rows == [*compared * 3, "objective", "dpo"], "two data sets and their overview"
+    assert "| ipo | 84.7 / 90.0 | 84.7 / 90.0 |" in page
     assert "| 2.00 |" in page
     assert page.endswith("| dpo | beta | 0.1: 80.0, 80.0 | 0.3: 80.0, 80.0 | 1: **84.7**, 84.7 |\n"), "ipo was not searched"
     assert (tmp_path / "objectives_overview.png").is_file()

@@ -4,17 +4,15 @@ The start is the demo's: a world, a CLIP scorer and a small LLaVA whose training
 those captions false, the model names an absent object in 20 to 40% of its own.
 """
 
-import json
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from datasets import disable_progress_bars
-from transformers.utils import logging
+from datasets import Dataset
 
 from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
-from mmalign.data.whole_files import write_whole
 from mmalign.evaluation.amber import AmberQuestion, score_questions
 from mmalign.evaluation.answers import Question, read_answers
 from mmalign.evaluation.chair import load_chair
@@ -24,19 +22,23 @@ from mmalign.evaluation.rows import read_jsonl
 from mmalign.evaluation.runner import generate_answers
 from mmalign.models.load import best_device, load_mllm
 from scripts.demo import commands, run_commands
+from scripts.studies.study import read_json, slug, write_json
 
 CAPTION_NOISE = 0.65
 # Held-out worlds: their seeds are those of no training data.
 TEST_SEED, VALIDATION_SEED = 9_000, 9_001
 LONGEST = {"pope": 4, "chair": 64, "general": 12}
+PARTS = ("chair", "pope", "general")
+NUM_PAIRS, BATCH = 2400, 16
 
 
-def quiet() -> None:
-    """Leave the terminal to the study's own lines, and a core to each process: models this small are slower on two threads."""
-    torch.set_num_threads(1)
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+@dataclass(frozen=True)
+class Condition:
+    """How the pairs of a data set are made."""
+
+    name: str
+    easy_share: float = 0.8
+    label_noise: float = 0.0
 
 
 def run(words: Sequence[object]) -> None:
@@ -62,37 +64,51 @@ def make_start(out: Path, *, smoke: bool, caption_noise: float = CAPTION_NOISE, 
     return out / "sft"
 
 
-def make_pairs(out: Path, *, seed: int, num_pairs: int, easy_share: float = 0.8, label_noise: float = 0.0) -> Path:
-    """Make a set of pairs that the start has not seen. Returns their folder."""
-    if not (out / "world" / "world.json").is_file():
-        run(["world", "build", "--out", out / "world", "--seed", seed, "--num-scenes", 1, "--num-eval-scenes", 1, "--num-workers", 1,
-             "--num-pairs", num_pairs, "--easy-share", easy_share, "--label-noise", label_noise])  # fmt: skip
-    return out / "world" / "pairs"
+def make_pairs(folder: Path, condition: Condition, seed: int, *, smoke: bool) -> Path:
+    """Make a set of pairs that the start has not seen, where it is missing. Returns the folder of the pairs."""
+    if not (folder / "world" / "world.json").is_file():
+        run(["world", "build", "--out", folder / "world", "--seed", seed, "--num-scenes", 1, "--num-eval-scenes", 1, "--num-workers", 1,
+             "--num-pairs", 48 if smoke else NUM_PAIRS, "--easy-share", condition.easy_share,
+             "--label-noise", condition.label_noise])  # fmt: skip
+    return folder / "world" / "pairs"
 
 
-def make_scored_pairs(out: Path, *, start: Path, seed: int, num_pairs: int, easy_share: float, label_noise: float) -> Path:
-    """Make such pairs and score their difficulty. Returns the file with difficulty and reference."""
-    pairs = make_pairs(out, seed=seed, num_pairs=num_pairs, easy_share=easy_share, label_noise=label_noise)
-    scored = out / "difficulty" / "scored.parquet"
+def make_scored_pairs(out: Path, condition: Condition, seed: int, *, smoke: bool) -> Path:
+    """Make such pairs in the study's folder and score their difficulty. Returns the file with difficulty and reference."""
+    folder, start = out / "pairs" / f"{slug(condition.name)}-{seed}", out / "start"
+    pairs = make_pairs(folder, condition, seed, smoke=smoke)
+    scored = folder / "difficulty" / "scored.parquet"
     if not scored.is_file():
         run(["score-difficulty", pairs, "--clip", start / "clip", "--mllm", start / "sft", "--out", scored.parent, "--batch-size", 64])
     return scored
 
 
-def measure_start(model: Path, out: Path, *, parts: Sequence[str] = ("chair", "pope", "general")) -> dict[str, float]:
+def load_copy(scored: Path) -> Dataset:
+    """Load a file of pairs that another process may be loading too."""
+    return Dataset.from_parquet(str(scored), cache_dir=str(scored.parent / f"cache-{os.getpid()}"))
+
+
+def object_f1(metrics: Mapping[str, float]) -> float:
+    """Harmonic mean of a caption's precision (100 - CHAIR_i) and coverage, in percent; 0 where nothing right is said."""
+    precision, coverage = 100 - metrics["CHAIR_i"], metrics["coverage"]
+    return 2 * precision * coverage / (precision + coverage) if precision + coverage > 0 else 0.0
+
+
+def read_metrics(path: Path) -> dict[str, float]:
+    """Read a finished run, with its object F1."""
+    metrics = dict(read_json(path))
+    return metrics | {"object F1": object_f1(metrics)}
+
+
+def measure_start(model: Path, out: Path, *, parts: Sequence[str] = PARTS) -> None:
     """Measure the start once, and keep it as the cell ``sft``."""
     path = out / "cells" / "sft.json"
     if not path.is_file():
         write_json(path, measure(model, out / "start" / "test", parts=parts))
-    return read_json(path)
+    print(f"SFT: {read_json(path)['hallucinated']:.1f}% hallucinated captions", flush=True)
 
 
-def slug(name: str) -> str:
-    """A name as a file's."""
-    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
-
-
-def measure(model: Path, world: Path, *, parts: Sequence[str] = ("chair", "pope", "general")) -> dict[str, float]:
+def measure(model: Path, world: Path, *, parts: Sequence[str] = PARTS) -> dict[str, float]:
     """Answer a held-out world's questions greedily and score them.
 
     Args:
@@ -167,14 +183,3 @@ def _score_general(folder: Path, answers: Mapping[str, str]) -> dict[str, float]
         those = [right[row["id"]] for row in rows if row["kind"] == kind]
         metrics[kind] = 100 * sum(those) / len(those)
     return metrics
-
-
-def read_json(path: Path) -> dict[str, float]:
-    """Read one finished cell."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def write_json(path: Path, values: Mapping[str, float]) -> None:
-    """Write one finished cell: whole, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(dict(values), indent=1) + "\n")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from scripts.studies.seed_statistics import compare, estimate, markdown_table
+from scripts.studies.page import compare, estimate, markdown_table
 
 
 def test_an_estimate_by_hand() -> None:

@@ -1,14 +1,17 @@
-"""The page of the study of two heads: tables from the finished cells, and where the pictures stand."""
+"""The page of the study of two heads: tables and pictures from the finished cells."""
 
-from collections.abc import Sequence
+import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
 
-from scripts.studies.dho_cells import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
-from scripts.studies.dho_pictures import draw_pictures
+import numpy as np
+
+from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
+from mmalign.reports.heat_map import save_heat_map
+from scripts.studies import page
+from scripts.studies.dho_grid import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
 from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
-from scripts.studies.measured_page import write_measured
-from scripts.studies.seed_statistics import compare, estimate, markdown_table
 
 _VIEWS = {
     "centre": "cached, the stored image; free views for the student",
@@ -21,7 +24,7 @@ def show(values: Sequence[float], *, sign: bool = False) -> str:
     """Mean ± half its 95% interval (seeds); empty without values."""
     if not values:
         return ""
-    found = estimate(values)
+    found = page.estimate(values)
     return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
 
 
@@ -38,7 +41,7 @@ def accuracy_table(cells: Results, student: str) -> str:
     rows.append(
         ["DHO minus the best single head", *(show(gain(cells, labels, "real", student=student), sign=True) for labels in present)],
     )
-    return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
+    return page.markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
 
 
 def _shown(cells: Results, labels: str, form: str, weight: float, head: str | None, student: str) -> str:
@@ -54,15 +57,15 @@ def pairs_table(cells: Results) -> str:
         row = [f"{form}, w = {weight}" if form == "single-head" else form]
         for labels in present:
             own, other = scores(pick(cells, labels, "dual-head")), scores(pick(cells, labels, form, weight))
-            row.append(str(compare(own, other)) if len(set(own) & set(other)) > 1 else "")
+            row.append(str(page.compare(own, other)) if len(set(own) & set(other)) > 1 else "")
         rows.append(row)
-    return markdown_table(["DHO minus", *present], rows)
+    return page.markdown_table(["DHO minus", *present], rows)
 
 
 def map_table(cells: Results, accuracies: dict[str, float], rival: str) -> str:
     """The gain by label share and teacher."""
     rows = [[labels, *(show(gain(cells, labels, t, rival), sign=True) for t in accuracies)] for labels in MAP_LABELS]
-    return markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
+    return page.markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
 
 
 def weights_table(cells: Results) -> str:
@@ -72,7 +75,7 @@ def weights_table(cells: Results) -> str:
         [labels, *(show(list(scores(pick(cells, labels, form, w, teacher="blind")).values())) for form, w in arms)] for labels in MAP_LABELS
     ]
     header = ["labels", "KD only", *(f"w = {w}" for form, w in arms if form == "single-head"), "CE only", "DHO"]
-    return markdown_table(header, [row for row in rows if row[-1]])
+    return page.markdown_table(header, [row for row in rows if row[-1]])
 
 
 def long_table(cells: Results) -> str:
@@ -88,7 +91,7 @@ def long_table(cells: Results) -> str:
             gains = [show(gain(cells, labels, teacher, rival, steps=steps), sign=True) for rival in ("validation", "equal")]
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
-    return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
+    return page.markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
 
 
 def views_table(cells: Results) -> str:
@@ -102,7 +105,7 @@ def views_table(cells: Results) -> str:
         }
         seconds = [result["cpu_seconds"] for those in runs.values() for result in those.values() if "cpu_seconds" in result]
         rows.append([name, *(show(list(scores(those).values())) for those in runs.values()), f"{median(seconds):.0f}" if seconds else ""])
-    return markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
+    return page.markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
 
 
 def calibration_table(cells: Results) -> str:
@@ -115,7 +118,7 @@ def calibration_table(cells: Results) -> str:
     for name, form, head in arms:
         errors = [[100 * result["test"][head]["ece"] for result in pick(cells, labels, form).values()] for labels in present]
         rows.append([name, *map(show, errors)])
-    return markdown_table(["calibration error, %", *present], rows)
+    return page.markdown_table(["calibration error, %", *present], rows)
 
 
 def cosine_table(cells: Results) -> str:
@@ -134,7 +137,9 @@ def cosine_table(cells: Results) -> str:
                     halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
                 if len(halves) == 4:
                     rows.append([f"{labels}, {teacher}", steps, *halves])
-    return markdown_table(["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows)
+    return page.markdown_table(
+        ["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows
+    )
 
 
 def _halves(series: Sequence[float]) -> tuple[float, float]:
@@ -142,20 +147,95 @@ def _halves(series: Sequence[float]) -> tuple[float, float]:
     return mean(series[:middle]), mean(series[middle:])
 
 
-def write_page(out: Path, folder: Path) -> Path:
-    """Write dho.md and its pictures from the finished cells.
+def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
+    """Draw the cosine of both losses' gradients over the steps, one head against two, mean over seeds; False without any."""
+    corners = [("1%", "weak"), ("1%", "real"), ("20%", "weak"), ("20%", "blind")]
+    curves = {
+        (corner, form): [
+            run["gradient_cosine"]
+            for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()
+            if run["gradient_cosine"]
+        ]
+        for corner in corners
+        for form in ("single-head", "dual-head")
+    }
+    corners = [corner for corner in corners if curves[corner, "single-head"] and curves[corner, "dual-head"]]
+    if not corners:
+        return False
+    style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8.5}
+    with page.drawing(path, (0.6 + 2.4 * len(corners), 2.6), dpi=150, style=style) as figure:
+        panels = figure.subplots(1, len(corners), sharey=True, squeeze=False)[0]
+        for axes, corner in zip(panels, corners, strict=True):
+            for form, colour in (("single-head", "#d9730d"), ("dual-head", "#3a86d4")):
+                values = np.mean(np.array(curves[corner, form]), axis=0)
+                axes.plot(50 * np.arange(len(values)), values, color=colour, label=form)
+            axes.axhline(0, color=page.GREY, linewidth=0.8)
+            axes.set(title=f"{corner[0]} of the labels, {corner[1]} teacher", xlabel="step")
+        panels[0].set_ylabel("cosine of CE's and KD's gradients")
+        panels[0].legend(frameon=False)
+    return True
 
-    Args:
-        out: Folder of the study.
-        folder: Where the page goes. What stands above the mark is kept.
+
+def draw_map(cells: Results, accuracies: dict[str, float], rival: str, path: Path) -> bool:
+    """Draw the gain by label share and teacher; False without any."""
+    found = {labels: [gain(cells, labels, teacher, rival) for teacher in accuracies] for labels in MAP_LABELS}
+    rows = [labels for labels, line in found.items() if any(line)]
+    if not rows:
+        return False
+    save_heat_map(
+        path,
+        [[mean(values) if values else None for values in found[labels]] for labels in rows],
+        rows=rows,
+        columns=[f"{value:.0%}\n{'corrected' if 'corrected' in teacher else teacher}" for teacher, value in accuracies.items()],
+        title="DHO minus " + ("best single head" if rival == "validation" else "single head, w = 0.5"),
+        row_label="labelled share",
+        column_label="teacher's accuracy on unlabelled images",
+        centre=0.0,
+    )
+    return True
+
+
+def draw_mixing(cells: Results, labels: str, teacher: str, path: Path) -> bool:
+    """Draw validation accuracy over the mixing grid, mean over seeds; False without any."""
+    grids = [np.array(result["mixing_grid"]) for result in pick(cells, labels, "dual-head", teacher=teacher).values()]
+    if not grids:
+        return False
+    save_heat_map(
+        path,
+        (100 * np.mean(grids, axis=0))[::2].tolist(),
+        rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
+        columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
+        title=f"validation accuracy, {labels} of the labels, {teacher} teacher",
+        row_label="CE head weight",
+        column_label="KD head temperature",
+    )
+    return True
+
+
+def draw_pictures(cells: Results, folder: Path) -> list[str]:
+    """Draw all pictures for which there are cells; lines of Markdown."""
+    accuracies = teacher_accuracies(cells)
+    drawings: list[tuple[str, str, Callable[[Path], bool]]] = [
+        ("dho_map.png", "gain over the best single head", lambda path: draw_map(cells, accuracies, "validation", path)),
+        ("dho_map_equal.png", "gain over one head with equal weights", lambda path: draw_map(cells, accuracies, "equal", path)),
+        ("dho_cosines.png", "cosine of both losses' gradients over the steps", lambda path: draw_cosines(cells, path, STEPS)),
+        ("dho_cosines_long.png", f"the same over {LONG_STEPS} steps", lambda path: draw_cosines(cells, path, LONG_STEPS)),
+        ("dho_mixing_1pc.png", "mixing grid, 1% of the labels", lambda path: draw_mixing(cells, "1%", "real", path)),
+        ("dho_mixing_20pc.png", "mixing grid, 20% of the labels", lambda path: draw_mixing(cells, "20%", "real", path)),
+        ("dho_mixing_blind.png", "mixing grid, 10% of the labels, blind teacher", lambda path: draw_mixing(cells, "10%", "blind", path)),
+    ]
+    return [f"![{caption}]({name})" for name, caption, draw in drawings if draw(folder / name)]
+
+
+def write_page(options: argparse.Namespace) -> Path:
+    """Write the measured part of dho.md and its pictures.
 
     Raises:
         SystemExit: If no cell is finished.
     """
-    cells = load_cells(out)
+    cells, folder = load_cells(options.out), options.report
     if not cells:
-        raise SystemExit(f"no finished cell in {out / 'cells'}; run the study without --report-only")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise SystemExit(f"no finished cell in {options.out / 'cells'}; run the study without --report-only")
     accuracies = teacher_accuracies(cells)
     parts = [
         "### Accuracy on 5,000 test photographs, %: mean ± 95% interval over seeds (seeds)",
@@ -186,4 +266,4 @@ def write_page(out: Path, folder: Path) -> Path:
         seconds = [result["cpu_seconds"] for cell, result in cells.items() if "cpu_seconds" in result and cell.steps == steps]
         costs += [f"{median(seconds):.0f} CPU seconds with {steps} steps (median)"] if seconds else []
     parts.append(f"{len(set(every) & set(cells))} cells of {len(every)}; one took {', '.join(costs)}.")
-    return write_measured(folder / "dho.md", "When do two heads pay?", parts)
+    return page.write_measured(folder / "dho.md", "When do two heads pay?", parts)

@@ -1,5 +1,6 @@
 """The study of two heads against one: which cells run, how they are compared, and its path at smoke size."""
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -7,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.studies.dho_cells import TABLE_LABELS, Cell, list_cells
-from scripts.studies.dho_report import show, write_page
+from scripts.studies.dho_grid import TABLE_LABELS, Cell, list_cells
+from scripts.studies.dho_page import show, write_page
 from scripts.studies.dho_scores import best_single_heads, gain
 from tests.conftest import REPOSITORY
 
@@ -63,11 +64,11 @@ def test_interval_by_hand() -> None:
 
 def test_page_without_cells_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="no finished cell"):
-        write_page(tmp_path, tmp_path / "page")
+        write_page(argparse.Namespace(out=tmp_path, report=tmp_path / "page"))
 
 
 @pytest.mark.slow
-def test_smoke_size_runs_and_goes_on(shared_data: Path, tmp_path: Path) -> None:
+def test_smoke_size_runs_and_resumes(shared_data: Path, tmp_path: Path) -> None:
     words = ["--data", str(shared_data / "cifar10"), "--out", str(tmp_path / "out"), "--page", str(tmp_path / "page"), "--smoke"]
     subprocess.run([sys.executable, "-m", "scripts.studies.dho", *words], cwd=REPOSITORY, check=True, capture_output=True, timeout=500)
     page = (tmp_path / "page" / "dho.md").read_text()

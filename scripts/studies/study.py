@@ -1,0 +1,166 @@
+"""What every study shares: a file per finished run, processes that run what is missing, and the command line.
+
+A study lists its runs as cells, the most important first. A cell knows its file; a cell whose file is there is not run again, so that a
+stopped study resumes where it stopped. The page is written from the files alone (``page.py``). A study is one module that calls ``main``.
+"""
+
+import argparse
+import json
+import math
+import multiprocessing
+import shutil
+import signal
+import time
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol, TypeVar
+
+import torch
+from datasets import disable_progress_bars
+from transformers.utils import logging
+
+from mmalign.data.whole_files import write_whole
+
+
+class Cell(Protocol):
+    """One run of a study."""
+
+    def path(self, out: Path) -> Path:
+        """The file that the finished run leaves in the study's folder."""
+
+
+AnyCell = TypeVar("AnyCell", bound=Cell)
+
+
+def slug(name: str) -> str:
+    """A name as a file's."""
+    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
+
+
+def read_json(path: Path) -> Any:
+    """Read one finished cell or a log."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write one finished cell: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, json.dumps(dict(values), indent=1) + "\n")
+
+
+def write_run(path: Path, metrics: Mapping[str, float], *, model: Path) -> None:
+    """Write a finished cell, and before it the log of the model's training beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(model / "train_log.json", path.with_suffix(".log.json"))
+    write_json(path, metrics)
+
+
+def quiet() -> None:
+    """Leave the terminal to the study's own lines, and a core to each process: models this small are slower on two threads."""
+    torch.set_num_threads(1)
+    disable_progress_bars()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def run_missing(
+    cells: Iterable[AnyCell],
+    work: Callable[[AnyCell], str],
+    options: argparse.Namespace,
+    *,
+    together: Callable[[AnyCell], Hashable] | None = None,
+) -> None:
+    """Run the cells whose files are missing, in their order.
+
+    Args:
+        cells: The study's.
+        work: Runs a cell, writes its file and returns what is printed of it: a function of a module, or a partial of one.
+        options: Of ``main``: folder, processes, and the time after which no cell is started.
+        together: Cells for which this is equal run one after the other in one process. All may run at once if not given.
+    """
+    groups: dict[Hashable, list[AnyCell]] = {}
+    for number, cell in enumerate(cells):
+        if not cell.path(options.out).is_file():
+            groups.setdefault(number if together is None else together(cell), []).append(cell)
+    run_over_processes(partial(_run_group, work, options.out, options.end), [(group,) for group in groups.values()], options.processes)
+
+
+def _run_group(work: Callable[[AnyCell], str], out: Path, end: float, cells: Sequence[AnyCell]) -> None:
+    quiet()
+    for cell in cells:
+        if time.time() < end:
+            start = time.perf_counter()
+            said = work(cell)
+            print(f"{cell.path(out).relative_to(out).with_suffix('')}: {said} ({time.perf_counter() - start:.0f} s)", flush=True)
+
+
+def run_over_processes(work: Callable[..., None], calls: Iterable[Sequence[Any]], processes: int) -> None:
+    """Make calls in fresh processes, in their order, and wait for all.
+
+    Args:
+        work: A function of a module, or a partial of one.
+        calls: The arguments of each.
+        processes: Calls at once.
+
+    Raises:
+        Exception: What the first failed call raised, when those before it are done.
+    """
+    before = signal.signal(signal.SIGTERM, _end)
+    try:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            for future in [pool.submit(work, *arguments) for arguments in calls]:
+                future.result()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End the processes too, which Ctrl-C in a terminal does and a SIGTERM doesn't: they would work on through the queue."""
+    for child in multiprocessing.active_children():
+        # Not terminate: a training answers that with a checkpoint, and its process then takes the next call.
+        child.kill()
+    raise SystemExit(128 + number)
+
+
+def main(
+    doc: str | None,
+    *,
+    name: str,
+    quick: str,
+    run: Callable[[argparse.Namespace], None],
+    write_page: Callable[[argparse.Namespace], Path],
+    add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+) -> None:
+    """Run what is not finished, then write the page.
+
+    Args:
+        doc: Docstring of the study, its ``--help``.
+        name: Of its folder under runs/studies and of its page.
+        quick: What ``--quick`` leaves.
+        run: Runs the cells.
+        write_page: Writes the page into ``options.report`` and returns its path.
+        add_options: Adds options of the study's own.
+    """
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/studies") / name, help="folder of the finished runs, kept from call to call")
+    parser.add_argument("--quick", action="store_true", help=quick)
+    parser.add_argument("--smoke", action="store_true", help="a few steps of a few runs: checks the path, shows no effect")
+    parser.add_argument("--processes", type=int, default=1, help="runs at once, one thread each")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after this")
+    parser.add_argument("--report", type=Path, help=f"folder that {name}.md and its pictures are written to, such as docs/studies")
+    parser.add_argument("--report-only", action="store_true", help="run nothing")
+    add_options(parser)
+    options = parser.parse_args()
+    options.report = options.report or options.out
+    quiet()
+    if not options.report_only:
+        start = time.time()
+        options.end = start + 60 * options.minutes
+        options.out.mkdir(parents=True, exist_ok=True)
+        run(options)
+        print(f"done in {time.time() - start:.0f} s")
+    options.report.mkdir(parents=True, exist_ok=True)
+    print(write_page(options))
