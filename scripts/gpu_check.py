@@ -122,7 +122,7 @@ def main() -> None:
     """Run all parts, write the page, and end with 1 where one failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    parser.add_argument("--model", default="1.5b", help="a shape of scripts/benchmarks/workload.py")
+    parser.add_argument("--model", default="1.5b", help="a shape of scripts/benchmarks/bench.py")
     parser.add_argument("--batch-size", type=int, default=8, help="pairs a step")
     parser.add_argument("--steps", type=int, default=8, help="timed steps an arm")
     parser.add_argument("--photos", type=Path, help="parquet of labelled photographs (image, label), such as CIFAR-10's")

@@ -8,6 +8,7 @@ synchronisations, after a warm-up; tokens are those that go through the language
 
 import argparse
 import json
+import os
 import statistics
 import time
 from itertools import pairwise
@@ -18,9 +19,8 @@ import datasets
 import torch
 import transformers
 from accelerate.utils import send_to_device
+from bench import SHAPES, build_model, build_pairs, resident
 from torch import nn
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
-from workload import SHAPES, build_model, build_pairs, resident
 
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
@@ -43,22 +43,8 @@ PREFERENCE_PASSES = 3
 
 def load(folder: Path, kind: str, device: str) -> tuple[Any, Any]:
     """Load the model in bf16, or with its language model in NF4."""
-    if kind != "nf4":
-        model, processor = load_mllm(str(folder), dtype="bfloat16")
-        return model.to(device), processor
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
-    )
-    options = {"dtype": torch.bfloat16, "use_safetensors": True, "device_map": {"": device}}
-    model = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=quantization, **options).eval()
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            # Else an eval pass on such a CPU repacks the weights, and gradients are lost.
-            module.support_avx512bf16_for_cpu = False
-    return model, AutoProcessor.from_pretrained(folder)
+    model, processor = load_mllm(str(folder), dtype="bfloat16", quantization="nf4" if kind == "nf4" else "none")
+    return model if kind == "nf4" else model.to(device), processor
 
 
 def synchronize(device: str) -> float:
@@ -181,6 +167,9 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
     options = parser.parse_args()
+    if options.device == "cpu":
+        # Quantised models are loaded to the accelerator where there is one.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
     folder = build_model(options.model, options.work / f"{options.model}-bfloat16", dtype="bfloat16")

@@ -13,12 +13,7 @@ answers by the student's own, and what generation costs is no matter of this tab
 """
 
 import argparse
-import ctypes
-import gc
-import importlib.util
 import os
-import platform
-import shlex
 import statistics
 import sys
 import time
@@ -28,10 +23,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
+from bench import (
+    ENVIRONMENT,
+    build_model,
+    build_pairs,
+    make_parser,
+    markdown_table,
+    prepare_process,
+    report,
+    resident,
+    runnable,
+    start_peak,
+    versions,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
-from workload import ENVIRONMENT, SHAPES, build_model, build_pairs, resident, write_section
 
 from mmalign.methods.mimic import MimicConfig, MimicMethod
 from mmalign.methods.router import RoutedMethod, RouterConfig
@@ -62,11 +68,7 @@ class Arm:
     def step(self, batch: dict[str, Any]) -> None:
         """Train on a batch; measure CPU seconds, and the peak of memory above weights and optimiser states in MiB."""
         self.optimizer.zero_grad()
-        gc.collect()
-        # The allocator keeps freed memory: give it back, and forget the peak so far (Linux).
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        resting, start = resident("VmRSS"), time.process_time()
+        resting, start = start_peak(), time.process_time()
         self.loss(batch).backward()
         self.optimizer.step()
         self.seconds.append(time.process_time() - start)
@@ -243,49 +245,30 @@ def check_arms(arms: dict[str, Arm], batch: dict[str, Any]) -> list[float]:
 def table(arms: dict[str, Arm]) -> str:
     """Medians over all steps, ranges, and medians of the ratios to the first arm's step on the same batch."""
     base = next(iter(arms))
-    lines = [f"| arm | CPU s a step | range | added MiB | range | time / {base} | range | added / {base} |"]
-    lines.append("|---|---:|---|---:|---|---:|---|---:|")
+    rows = []
     for name, arm in arms.items():
         seconds, added = statistics.median(arm.seconds), statistics.median(arm.added)
         spreads = f"{min(arm.seconds):.2f} to {max(arm.seconds):.2f}", f"{min(arm.added):.0f} to {max(arm.added):.0f}"
         times = [own / first for own, first in zip(arm.seconds, arms[base].seconds, strict=True)]
         memory = statistics.median(own / first for own, first in zip(arm.added, arms[base].added, strict=True))
-        ratio = f"{statistics.median(times):.2f} | {min(times):.2f} to {max(times):.2f}"
-        lines.append(f"| {name} | {seconds:.2f} | {spreads[0]} | {added:.0f} | {spreads[1]} | {ratio} | {memory:.2f} |")
-    return "\n".join(lines)
-
-
-def section(options: argparse.Namespace, body: str, losses: list[float], tokens: str) -> str:
-    """Put the command and the machine above the table."""
-    kind = "Sparse student" if options.sparse else "Distillation step"
-    words = shlex.join(word for word in sys.argv[1:] if word != "--write")
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    if any(arm.startswith("TRL") for arm in options.arms):
-        import trl
-
-        versions += f", TRL {trl.__version__}"
-    about = f"One thread of {platform.machine()}, float32, {options.rounds} steps of each arm in turn, {tokens}; {versions}. First losses: "
-    about += ", ".join(f"{loss:.5f}" for loss in losses) + "."
-    return f"### {kind}, {options.model}\n\n```\npython scripts/benchmarks/distillation_step.py {words}\n```\n\n{about}\n\n{body}\n"
+        ratio, ratios = f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}"
+        rows.append([name, f"{seconds:.2f}", spreads[0], f"{added:.0f}", spreads[1], ratio, ratios, f"{memory:.2f}"])
+    header = ["arm", "CPU s a step", "range", "added MiB", "range", f"time / {base}", "range", f"added / {base}"]
+    return markdown_table(header, rows, text=(0, 2, 4, 6))
 
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SHAPES), default="v32k", help="shape of the teacher; with --sparse, of the dense student")
+    parser = make_parser(__doc__, rounds=5)
     parser.add_argument("--sparse", action="store_true", help="compare a sparse student with its dense one, without a teacher")
-    parser.add_argument("--batch-size", type=int, default=1, help="conversations a step")
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--arms", nargs="+", choices=[*ARMS, *SPARSE_ARMS], help="all that can run, if not given")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
     options = parser.parse_args()
-    known, has_trl = (SPARSE_ARMS if options.sparse else ARMS), importlib.util.find_spec("trl") is not None
-    options.arms = options.arms or [arm for arm in known if has_trl or not arm.startswith("TRL")]
+    known = SPARSE_ARMS if options.sparse else ARMS
+    options.arms = options.arms or runnable(known)
     unknown = [arm for arm in options.arms if arm not in known]
     if unknown:
         parser.error(f"{unknown[0]} is no arm {'with' if options.sparse else 'without'} --sparse; expected some of {', '.join(known)}")
-    if not has_trl and any(arm.startswith("TRL") for arm in options.arms):
+    if runnable(options.arms) != options.arms:
         parser.error("TRL is not installed: pip install -e '.[benchmark]', or leave its arms out")
     return options
 
@@ -294,8 +277,7 @@ def main() -> None:
     """Check that the arms agree, then measure them in turn."""
     options = parse()
     os.environ.update(ENVIRONMENT)
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
+    prepare_process()
     arms, method = (build_sparse_arms if options.sparse else build_arms)(options)
     rows = build_chats(options.rounds * options.batch_size)
     batches = [method.collate(rows[i : i + options.batch_size]) for i in range(0, len(rows), options.batch_size)]
@@ -310,10 +292,10 @@ def main() -> None:
             print(f"{name}: {arm.seconds[-1]:.2f} s, {arm.added[-1]:.0f} MiB", file=sys.stderr, flush=True)
     lengths = [int(batch["attention_mask"].sum()) for batch in batches], [method.num_items(batch) for batch in batches]
     tokens = f"{statistics.median(lengths[0]):.0f} tokens of which {statistics.median(lengths[1]):.0f} are compared"
-    text = section(options, table(arms), losses, tokens)
-    print(text)
-    if options.write:
-        write_section(text)
+    about = f"{options.rounds} steps of each arm in turn, {tokens}; {versions(arms)}. "
+    about += f"First losses: {', '.join(f'{loss:.5f}' for loss in losses)}."
+    title = f"{'Sparse student' if options.sparse else 'Distillation step'}, {options.model}"
+    report(title, about, table(arms), write=options.write)
 
 
 if __name__ == "__main__":

@@ -3,29 +3,21 @@
     pip install -e '.[benchmark]'
     python scripts/benchmarks/preference_step.py --model v32k
 
-Each arm runs in a process of its own, arms in turn and in several rounds, so that a busy machine slows all of them alike. Process
-CPU time is compared, not wall time. TRL runs as shipped (without Triton it scores every position) and "compact", scoring response
+Process CPU time is compared, not wall time. TRL runs as shipped (without Triton it scores every position) and "compact", scoring response
 positions only, as it does on CUDA; that one choice is forced by a patch. A cached reference is emulated for TRL by handing it
-constants: on images it refuses to precompute. The table is printed, and put into docs/performance.md with ``--write``.
+constants: on images it refuses to precompute.
 """
 
 import argparse
-import ctypes
-import gc
-import json
-import platform
-import shlex
 import statistics
-import sys
 import time
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import datasets
 import torch
 import transformers
-from workload import SHAPES, build_model, build_pairs, resident, run_arms, write_section
+from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms, runnable, start_peak, versions
 
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
@@ -61,13 +53,8 @@ class Clock(transformers.TrainerCallback):
         self.peak = 0.0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step != self.warmup - 1:
-            return
-        gc.collect()
-        # The allocator keeps freed memory: give it back, and forget the peak so far (Linux).
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-        Path("/proc/self/clear_refs").write_text("5")
-        self.resting = resident("VmRSS")
+        if state.global_step == self.warmup - 1:
+            self.resting = start_peak()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.marks.append(time.process_time())
@@ -87,7 +74,7 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
     return {**cache_columns(encoded, chosen, rejected), FINGERPRINT: "this model"}
 
 
-def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None) -> ResponseLogps:
+def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None, keep_states: bool = False) -> ResponseLogps:
     """Score as trainers without a fused head do: a row a response, its image encoded again, logits of all positions in float32."""
     layout = batch["layout"]
     inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
@@ -126,9 +113,8 @@ def profile_table(profile: Any, *, rows: int = 14) -> str:
     """Write the operations that take longest as a Markdown table."""
     events = sorted(profile.key_averages(), key=lambda event: -event.self_cpu_time_total)
     total = sum(event.self_cpu_time_total for event in events)
-    lines = ["| operation | share of CPU time | calls |", "|---|---:|---:|"]
-    lines += [f"| `{event.key}` | {event.self_cpu_time_total / total:.1%} | {event.count} |" for event in events[:rows]]
-    return "\n".join(lines)
+    lines = [(f"`{event.key}`", f"{event.self_cpu_time_total / total:.1%}", event.count) for event in events[:rows]]
+    return markdown_table(["operation", "share of CPU time", "calls"], lines)
 
 
 def run_trl(options: argparse.Namespace, *, cached: bool, compact: bool) -> dict[str, Any]:
@@ -165,9 +151,6 @@ def run_trl(options: argparse.Namespace, *, cached: bool, compact: bool) -> dict
 
 def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     """Run one arm in this process."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
-    datasets.disable_progress_bars()
     kind, cached = options.arm.rsplit(" ", 1)[0], options.arm.endswith("cached")
     if kind in ("ours", "full logits"):
         return run_ours(options, cached=cached, full_logits=kind == "full logits")
@@ -184,53 +167,29 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
     for arm, runs in results.items():
         medians[arm] |= {key: statistics.median(run[key] for run in runs) for key in ("peak", "added")}
     ours = [arm for arm in results if arm.startswith("ours")]
-    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
-    lines = [f"| arm | CPU s a step | range | peak MiB | added MiB | {' | '.join(heads)} |"]
-    lines.append(f"|---|---:|---|---:|---:|{'---:|' * len(heads)}")
+    rows = []
     for arm, own in medians.items():
         ratios = [f"{own[key] / medians[base][key]:.2f}" for key in QUANTITIES for base in ours]
         spread = f"{steps[arm][0]:.2f} to {steps[arm][-1]:.2f}"
-        lines.append(f"| {arm} | {own['seconds']:.2f} | {spread} | {own['peak']:.0f} | {own['added']:.0f} | {' | '.join(ratios)} |")
-    return "\n".join(lines)
-
-
-def section(options: argparse.Namespace, body: str) -> str:
-    """Put the command and the machine above the table."""
-    import trl
-
-    name = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
-    name += f", profile of {options.arms[0]}" if options.profile else ""
-    words = [word for word in sys.argv[1:] if word != "--write"]
-    versions = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}, TRL {trl.__version__}"
-    about = f"One thread of {platform.machine()}, float32, {options.rounds} rounds of {options.steps} steps; {versions}."
-    return f"### {name}\n\n```\npython scripts/benchmarks/preference_step.py {shlex.join(words)}\n```\n\n{about}\n\n{body}\n"
+        rows.append([arm, f"{own['seconds']:.2f}", spread, f"{own['peak']:.0f}", f"{own['added']:.0f}", *ratios])
+    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
+    return markdown_table(["arm", "CPU s a step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
 
 
 def main() -> None:
     """Run one arm, or compare them all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SHAPES), default="v32k")
+    parser = make_parser(__doc__)
     parser.add_argument("--lora", action="store_true", help="LoRA of rank 16 on the language model instead of full weights")
-    parser.add_argument("--batch-size", type=int, default=1, help="pairs a step")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--warmup", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=runnable(ARMS), help="all that can run, if not given")
     parser.add_argument("--profile", action="store_true", help="profile the first arm instead of timing")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.folder = str(options.work / options.model)
-    if options.arm:
-        print(json.dumps(run_arm(options)))
-        return
-    build_model(options.model, Path(options.folder))
-    results = run_arms(options.arms, rounds=options.rounds)
-    text = section(options, results[options.arms[0]][0]["profile"] if options.profile else table(results))
-    print(text)
-    if options.write:
-        write_section(text)
+    results = run_arms(options, run_arm)
+    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
+    title += f", profile of {options.arms[0]}" if options.profile else ""
+    body = results[options.arms[0]][0]["profile"] if options.profile else table(results)
+    report(title, f"{options.rounds} rounds of {options.steps} steps; {versions(options.arms)}.", body, write=options.write)
 
 
 if __name__ == "__main__":

@@ -2,23 +2,17 @@
 
     python scripts/benchmarks/scoring.py --model v32k --write
 
-Both score the same pairs with the same random LLaVA, in turn and in several rounds, each in a process of its own; the log-probabilities
-are compared. Tokenising is in both.
+Both score the same pairs with the same random LLaVA, and their log-probabilities must agree. Tokenising is in both.
 """
 
 import argparse
-import json
-import platform
 import statistics
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
-import transformers
-from workload import SHAPES, build_model, build_pairs, resident, run_arms, write_section
+from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
@@ -55,8 +49,6 @@ def score_plain(model: Any, encoded: list[EncodedPrompt], *, pad_token_id: int) 
 
 def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     """Score all pairs in this process."""
-    torch.set_num_threads(1)
-    transformers.logging.set_verbosity_error()
     model, processor = load_mllm(options.folder, dtype="float32")
     pairs = build_pairs(options.pairs + options.batch_size)
     pad = processor.tokenizer.pad_token_id
@@ -74,54 +66,30 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     return {"seconds": (time.process_time() - start) / options.pairs, "peak": resident("VmHWM"), "sums": sums}
 
 
-def compare(options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
-    """Run both in turn, and check that they agree."""
-    results = run_arms(ARMS, rounds=options.rounds)
-    ours, plain = (torch.tensor(results[arm][0]["sums"]) for arm in ARMS)
-    # Sums over a hundred tokens and more, in float32.
-    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-3)
-    return results
-
-
-def section(options: argparse.Namespace, results: dict[str, list[dict[str, Any]]]) -> str:
-    """Put the command and the machine above the table."""
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """Write medians over the rounds, and how many times ours the other needs."""
     medians = {arm: {key: statistics.median(run[key] for run in runs) for key in ("seconds", "peak")} for arm, runs in results.items()}
-    lines = [
-        "| arm | CPU s a pair | range | pairs a CPU second | peak MiB | time / ours | memory / ours |",
-        "|---|---:|---|---:|---:|---:|---:|",
-    ]
-    for arm, runs in results.items():
-        own, seconds = medians[arm], sorted(run["seconds"] for run in runs)
+    rows = []
+    for arm, own in medians.items():
+        seconds = sorted(run["seconds"] for run in results[arm])
         ratios = [f"{own[key] / medians['ours'][key]:.2f}" for key in ("seconds", "peak")]
         spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
-        lines.append(f"| {arm} | {own['seconds']:.2f} | {spread} | {1 / own['seconds']:.2f} | {own['peak']:.0f} | {' | '.join(ratios)} |")
-    words = " ".join(word for word in sys.argv[1:] if word != "--write")
-    about = f"One thread of {platform.machine()}, float32, {options.pairs} pairs in {options.rounds} rounds; torch {torch.__version__}."
-    title = f"### Scoring, {options.model}, {options.batch_size} pair(s) a batch"
-    table = "\n".join(lines)
-    return f"{title}\n\n```\npython scripts/benchmarks/scoring.py {words}\n```\n\n{about}\n\n{table}\n"
+        rows.append([arm, f"{own['seconds']:.2f}", spread, f"{1 / own['seconds']:.2f}", f"{own['peak']:.0f}", *ratios])
+    header = ["arm", "CPU s a pair", "range", "pairs a CPU second", "peak MiB", "time / ours", "memory / ours"]
+    return markdown_table(header, rows)
 
 
 def main() -> None:
     """Run one arm, or compare both."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=list(SHAPES), default="v32k")
-    parser.add_argument("--batch-size", type=int, default=2, help="pairs a batch")
+    parser = make_parser(__doc__, batch_size=2, arms=ARMS)
     parser.add_argument("--pairs", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/performance.md")
-    parser.add_argument("--arm", choices=ARMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.folder = str(options.work / options.model)
-    if options.arm:
-        print(json.dumps(run_arm(options)))
-        return
-    build_model(options.model, Path(options.folder))
-    text = section(options, compare(options))
-    print(text)
-    if options.write:
-        write_section(text)
+    results = run_arms(options, run_arm)
+    ours, plain = (torch.tensor(results[arm][0]["sums"]) for arm in ARMS)
+    # Sums over a hundred tokens and more, in float32.
+    torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-3)
+    title = f"Scoring, {options.model}, {options.batch_size} pair(s) a batch"
+    report(title, f"{options.pairs} pairs in {options.rounds} rounds; torch {torch.__version__}.", table(results), write=options.write)
 
 
 if __name__ == "__main__":

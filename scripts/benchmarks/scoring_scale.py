@@ -9,7 +9,6 @@ same bytes.
 
 import argparse
 import os
-import platform
 import random
 import resource
 import shutil
@@ -23,9 +22,9 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import torch
+from bench import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, markdown_table, report, words
 from PIL import Image
 from transformers import AutoProcessor
-from workload import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, words, write_section
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import encode_responses
@@ -41,7 +40,6 @@ CLIP = {
     "vision_config": {**PART, "image_size": IMAGE_SIZE, "patch_size": PATCH},
 }
 NUM_PHOTOS = 64
-TITLE = "### Scoring in parts"
 
 
 def build_rows(num_pairs: int, names: list[str]) -> list[dict[str, Any]]:
@@ -134,18 +132,14 @@ def read_only(work: Path, num_pairs: int = 128) -> float:
     return (time.process_time() - start) / num_pairs
 
 
-def sizes(work: Path, num_pairs: int) -> list[str]:
+def sizes(work: Path, num_pairs: int) -> list[tuple[str, str]]:
     """List bytes a pair."""
-
-    def row(label: str, size: float) -> str:
-        return f"| {label} | {size / num_pairs:,.0f} |"
-
-    lines = ["| bytes a pair | |", "|---|---:|"]
+    found: dict[str, float] = {}
     for label, path in (("pairs", work / "paths.parquet"), ("scored.parquet", work / "one" / "scored.parquet")):
         embed(work, path, work / "embedded.parquet")
-        lines.append(row(f"{label}, images as paths", path.stat().st_size))
-        lines.append(row(f"{label}, images embedded", (work / "embedded.parquet").stat().st_size))
-    lines.append(row("shards/*.jsonl", sum(path.stat().st_size for path in (work / "one" / "shards").glob("*.jsonl"))))
+        found[f"{label}, images as paths"] = path.stat().st_size
+        found[f"{label}, images embedded"] = (work / "embedded.parquet").stat().st_size
+    found["shards/*.jsonl"] = sum(path.stat().st_size for path in (work / "one" / "shards").glob("*.jsonl"))
     file = pyarrow.parquet.ParquetFile(work / "one" / "scored.parquet").metadata
     by_column: dict[str, int] = {}
     for group in range(file.num_row_groups):
@@ -155,37 +149,32 @@ def sizes(work: Path, num_pairs: int) -> list[str]:
             by_column[name] = by_column.get(name, 0) + chunk.total_compressed_size
     added = {name: size for name, size in by_column.items() if name not in ("images", "prompt", "chosen", "rejected", "id", "source")}
     tokens = sum(size for name, size in added.items() if "token_logps" in name)
-    lines += [row("of it: token log-probabilities", tokens), row("of it: all other added columns", sum(added.values()) - tokens)]
-    return lines
+    found |= {"of it: token log-probabilities": tokens, "of it: all other added columns": sum(added.values()) - tokens}
+    return [(label, f"{size / num_pairs:,.0f}") for label, size in found.items()]
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=1024, help="two shards and more")
-    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/scale"))
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks/scale"), help="folder of models, photographs and results")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
     options = parser.parse_args()
     prepare(options.work, options.pairs)
     results = measure(options.work)
     start = results["start"]
-    lines = ["| way | wall s | CPU s | pairs a second | CPU ms a pair, start taken off |", "|---|---:|---:|---:|---:|"]
+    rows = []
     for name, (wall, cpu) in results.items():
         scored = name not in ("start", "joining them")
         processes = 2 if "2" in name else 1
         rate = f"{options.pairs / (wall - start[0]):.1f}" if scored else ""
         each = f"{1000 * (cpu - processes * start[1]) / options.pairs:.1f}" if scored else ""
-        lines.append(f"| {name if name != 'start' else 'start: imports, models, 8 pairs'} | {wall:.1f} | {cpu:.1f} | {rate} | {each} |")
-    lines.append(f"| reading alone, no model | | | | {1000 * read_only(options.work):.1f} |")
-    typed = " ".join(word for word in sys.argv[1:] if word != "--write")
-    about = f"{os.cpu_count()} cores of {platform.machine()}, one thread a process, {options.pairs} pairs, models of width 32 to 64"
-    about += f"; torch {torch.__version__}."
-    command = f"python scripts/benchmarks/scoring_scale.py {typed}".strip()
-    text = f"{TITLE}\n\n```\n{command}\n```\n\n{about}\n\n"
-    text += "\n".join(lines) + "\n\n" + "\n".join(sizes(options.work, options.pairs)) + "\n"
-    print(text)
-    if options.write:
-        write_section(text)
+        rows.append([name if name != "start" else "start: imports, models, 8 pairs", f"{wall:.1f}", f"{cpu:.1f}", rate, each])
+    rows.append(["reading alone, no model", "", "", "", f"{1000 * read_only(options.work):.1f}"])
+    table = markdown_table(["way", "wall s", "CPU s", "pairs a second", "CPU ms a pair, start taken off"], rows)
+    about = f"{os.cpu_count()} cores, {options.pairs} pairs, models of width 32 to 64; torch {torch.__version__}."
+    body = f"{table}\n\n{markdown_table(['bytes a pair', ''], sizes(options.work, options.pairs))}"
+    report("Scoring in parts", about, body, write=options.write)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,21 @@
-"""What the benchmarks of speed run on: random LLaVAs with 576 image tokens, pairs of random words, and the page of the results."""
+"""What the benchmarks of speed share: random LLaVAs with 576 image tokens, pairs of random words, arms, memory, the page of the results.
 
+Each benchmark is a program: ``python scripts/benchmarks/NAME.py --model v32k --write`` puts its table into docs/performance.md.
+"""
+
+import argparse
+import ctypes
+import gc
+import importlib.metadata
+import importlib.util
 import json
 import os
+import platform
 import random
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +121,61 @@ def resident(name: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
+def start_peak() -> float:
+    """Forget the peak of memory so far, and return what is held now in MiB (Linux)."""
+    gc.collect()
+    # The allocator keeps freed memory: give it back.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return resident("VmRSS")
+
+
+def make_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """Make the parser of a benchmark with the options that all have; ``defaults`` are theirs."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=list(SHAPES), default="v32k", help="shape of the model")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows a step")
+    parser.add_argument("--rounds", type=int, default=2, help="times that each arm runs, in turn with the others")
+    parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
+    parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.parent.name}/{PAGE.name}")
+    parser.add_argument("--arm", help=argparse.SUPPRESS)
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def prepare_process() -> None:
+    """One thread, and no output but the benchmark's own."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    datasets.disable_progress_bars()
+
+
+def runnable(arms: Sequence[str]) -> list[str]:
+    """Leave TRL's arms out where TRL is not installed."""
+    return [arm for arm in arms if importlib.util.find_spec("trl") or not arm.startswith("TRL")]
+
+
+def versions(arms: Iterable[str]) -> str:
+    """Name the libraries that these arms measure."""
+    named = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    return named + (f", TRL {importlib.metadata.version('trl')}" if any(arm.startswith("TRL") for arm in arms) else "")
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, text: Collection[int] = (0,)) -> str:
+    """Lay out a table; columns are right-aligned but for those of text."""
+    rule = "|" + "".join("---|" if number in text else "---:|" for number in range(len(header)))
+    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
+
+
+def report(title: str, about: str, body: str, *, write: bool) -> None:
+    """Print a section with the command that made it, and put it into the page."""
+    command = f"python scripts/benchmarks/{Path(sys.argv[0]).name} {shlex.join(word for word in sys.argv[1:] if word != '--write')}".strip()
+    text = f"### {title}\n\n```\n{command}\n```\n\nOne thread of {platform.machine()}, float32, {about}\n\n{body}\n"
+    print(text)
+    if write:
+        write_section(text)
+
+
 def write_section(text: str, *, page: Path = PAGE) -> None:
     """Replace the section of the same title in a page, or add it."""
     title, path, page = text.splitlines()[0], page, page.read_text(encoding="utf-8")
@@ -124,15 +189,23 @@ def write_section(text: str, *, page: Path = PAGE) -> None:
     path.write_text(page, encoding="utf-8")
 
 
-def run_arms(arms: Sequence[str], *, rounds: int) -> dict[str, list[dict[str, Any]]]:
-    """Run this script's arms in turn, each in a process of its own that prints its figures as JSON on its last line.
+def run_arms(options: argparse.Namespace, run_arm: Callable[[argparse.Namespace], dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Run ``options.arms`` in turn, each in a process of its own, so that a busy machine slows all of them alike.
+
+    The process of an arm is this program with ``--arm``; it runs ``run_arm``, prints its figures as JSON and ends here.
 
     Raises:
         SystemExit: If one fails.
     """
-    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in arms}
-    for _ in range(rounds):
-        for arm in arms:
+    options.folder = str(options.work / options.model)
+    if options.arm:
+        prepare_process()
+        print(json.dumps(run_arm(options)))
+        raise SystemExit(0)
+    build_model(options.model, Path(options.folder))
+    results: dict[str, list[dict[str, Any]]] = {arm: [] for arm in options.arms}
+    for _ in range(options.rounds):
+        for arm in options.arms:
             command, environment = [sys.executable, *sys.argv, "--arm", arm], {**os.environ, **ENVIRONMENT}
             done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
             if done.returncode != 0:
