@@ -36,7 +36,7 @@ lint: $(STAMP) ## ruff: lint and format
 	$(VENV)/bin/ruff format --check .
 
 types: $(STAMP) ## mypy
-	$(VENV)/bin/mypy mmalign data_tools
+	$(VENV)/bin/mypy mmalign data_tools schedules
 
 cards: ## keep the cards of the demo's models in model_cards/demo/
 	@test -f runs/demo/report.html || { echo "no finished demo in runs/demo: run make demo first"; exit 1; }

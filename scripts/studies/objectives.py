@@ -35,7 +35,7 @@ from mmalign.engine.divergence import Divergence, linear_divergence
 from mmalign.engine.states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
 from mmalign.models.load import best_device, load_mllm
-from scripts.schedules.stages import pair_row, read_lists, write_rows
+from schedules.stages import pair_row, read_lists, write_rows
 from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
 from scripts.studies.objectives_page import write_page
 from scripts.studies.study import main, read_json, run_missing, write_json

@@ -11,10 +11,10 @@ from safetensors.torch import load_file
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
-from scripts.schedules.curry import cut_pairs, rank_pairs
-from scripts.schedules.curry import main as curry
-from scripts.schedules.iterate import main as iterate
-from scripts.schedules.iterate import select_pairs
+from schedules.curry import cut_pairs, rank_pairs
+from schedules.curry import main as curry
+from schedules.iterate import main as iterate
+from schedules.iterate import select_pairs
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 
@@ -114,12 +114,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_two_rounds_on_a_world(world: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+def test_two_rounds_on_a_world(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A random model names shapes by chance; its own words are sampled, scored by the world's truth, paired and trained on."""
     model = speaking_model(world, tmp_path / "speaker")
     sample = "--scorer truth --samples 4 --max-new-tokens 12 --batch-size 4"
     words = [str(world / "eval"), "--model", str(model), "--out", str(tmp_path / "out"), "--sample", sample, "--train", TRAIN]
+    words += ["--eval-data", str(world / "eval")]
     assert iterate([*words, "--replay", "0.5", "--rounds", "1"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("round 1: "))
+    metrics = json.loads((tmp_path / "out" / "round-1" / "round.json").read_text())["metrics"]
+    for key in ("chair/instance", "chair/sentence", "chair/recall", "pope/f1"):
+        assert f" {key} {metrics[key]:.3f}" in line
     first = (tmp_path / "out" / "round-1" / "round.json").stat().st_mtime_ns
     assert iterate([*words, "--replay", "0.5", "--rounds", "2"]) == 0
     assert (tmp_path / "out" / "round-1" / "round.json").stat().st_mtime_ns == first

@@ -1,8 +1,8 @@
 r"""Rounds of on-policy preference training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
 
-    python -m scripts.schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \
+    python -m schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \
         --sample "--scorer truth --samples 5 --temperature 0.7" --train "--learning-rate 1e-5 --batch-size 16 --epochs 1"
-    python -m scripts.schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \
+    python -m schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \
         --sample "--scorer judge --url http://localhost:8000/v1 --llm-name judge" --min-score 8 --min-gap 2 --train "..."
 
 SOURCES are what ``data_tools/sample_pairs.py`` takes: one for all rounds, or one for each. A prompt's pairs are its responses of at
@@ -12,7 +12,7 @@ the one before that. The reference of a round is the policy it starts from (DNO'
 teacher among the candidates, and repetitions are no negatives by rule.
 
 Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores
-differ), pairs.parquet, the model, and round.json. A stopped run goes on where it stopped; finished rounds are kept, and more
+differ), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped; finished rounds are kept, and more
 ``--rounds`` add to them.
 """
 
@@ -26,6 +26,14 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.program import run_program
+from data_tools.sample_pairs import main as sample_pairs
+from data_tools.sampling import load_source
+from mmalign.data.datasets import load_rows
+from mmalign.data.whole_files import write_whole
+from schedules.stages import claim, pair_row, read_lists, run_command, train, training_words, write_rows
+
+BENCHMARKS = ("chair", "pope")
+PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +63,6 @@ def run(options: IterateOptions) -> None:
     Raises:
         ValueError: If options don't fit together, a step fails, or OUT holds another schedule.
     """
-    from scripts.schedules.stages import claim, training_words
-
     if options.rounds < 1 or options.pairs_per_prompt < 1:
         raise ValueError(f"rounds is {options.rounds} and pairs_per_prompt {options.pairs_per_prompt}; expected at least 1 of each")
     if not options.min_gap > 0 or not 0 <= options.replay <= 1:
@@ -71,14 +77,12 @@ def run(options: IterateOptions) -> None:
         if not record.is_file():
             run_round(options, number)
         held = json.loads(record.read_text(encoding="utf-8"))
-        print(f"round {number}: {held['num_pairs']:,} pairs, mean score {held['mean_score']:.3f}", *_lines(held["metrics"]), flush=True)
+        scores = [f"{key} {held['metrics'][key]:.3f}" for key in PRINTED if key in held["metrics"]]
+        print(f"round {number}: {held['num_pairs']:,} pairs, mean score {held['mean_score']:.3f}", *scores, flush=True)
 
 
 def run_round(options: IterateOptions, number: int) -> None:
     """Sample, pair, train and measure one round; its record is written last."""
-    from mmalign.data.whole_files import write_whole
-    from scripts.schedules.stages import train, training_words, write_rows
-
     folder = options.out / f"round-{number}"
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
     lists = list(sample(options, number, policy, folder / "sampled"))
@@ -104,10 +108,6 @@ def run_round(options: IterateOptions, number: int) -> None:
 
 def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
     """Sample and score by ``data_tools/sample_pairs.py``, and read every response with its score."""
-    from data_tools.sample_pairs import main as sample_pairs
-    from data_tools.sampling import load_source
-    from scripts.schedules.stages import read_lists
-
     source = options.sources[0 if len(options.sources) == 1 else number - 1]
     words = [str(source), "--model", policy, "--out", str(out), "--seed", str(options.seed + number), *shlex.split(options.sample)]
     words += [] if options.image_root is None else ["--image-root", str(options.image_root)]
@@ -138,8 +138,6 @@ def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: f
 
 def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions) -> list[dict[str, Any]]:
     """Make the round's own pairs."""
-    from scripts.schedules.stages import pair_row
-
     rows = []
     for row in lists:
         chosen = select_pairs(row["scores"], min_score=options.min_score, min_gap=options.min_gap, most=options.pairs_per_prompt)
@@ -151,8 +149,6 @@ def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions) -> list
 
 def replayed(options: IterateOptions, number: int, num_own: int) -> list[dict[str, Any]]:
     """Draw pairs that earlier rounds made themselves."""
-    from mmalign.data.datasets import load_rows
-
     rows: list[dict[str, Any]] = []
     share, generator = options.replay, random.Random(f"{options.seed}/{number}")
     for earlier in range(number - 1, 0, -1):
@@ -165,19 +161,13 @@ def replayed(options: IterateOptions, number: int, num_own: int) -> list[dict[st
 
 def measure(options: IterateOptions, folder: Path) -> dict[str, float]:
     """Score the round's model by CHAIR and POPE, where there is something to score it on."""
-    from scripts.schedules.stages import run as mmalign
-
     metrics: dict[str, float] = {}
-    for benchmark in ("chair", "pope") if options.eval_data is not None else ():
+    for benchmark in BENCHMARKS if options.eval_data is not None else ():
         path = folder / "eval" / f"{benchmark}.json"
         if not path.is_file():
-            mmalign("evaluate", benchmark, "--model", folder / "model", "--data", options.eval_data, "--out", folder / "eval")
+            run_command("evaluate", benchmark, "--model", folder / "model", "--data", options.eval_data, "--out", folder / "eval")
         metrics |= json.loads(path.read_text(encoding="utf-8"))["metrics"]
     return metrics
-
-
-def _lines(metrics: dict[str, float]) -> list[str]:
-    return [f"{key} {metrics[key]:.3f}" for key in ("chair/chair_i", "chair/chair_s", "chair/coverage", "pope/f1") if key in metrics]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -53,13 +53,13 @@ def training_words(text: str) -> list[str]:
 
 
 def train(words: Sequence[str], *, model: str, data: Path, out: Path) -> None:
-    """Train a stage, or go on; its reference is a copy of the model that it starts from. Nothing happens where it is done."""
+    """Train a stage, or resume it; its reference is a copy of the model that it starts from. Nothing happens where it is done."""
     if (out / "train_log.json").is_file():
         return
-    run("train", "preference", "--model", model, "--data", data, "--out", out, *words)
+    run_command("train", "preference", "--model", model, "--data", data, "--out", out, *words)
 
 
-def run(*words: object) -> None:
+def run_command(*words: object) -> None:
     """Run one mmalign command.
 
     Raises:
@@ -68,7 +68,7 @@ def run(*words: object) -> None:
     text = [str(word) for word in words]
     print(f"$ mmalign {shlex.join(text)}", flush=True)
     if mmalign(text) != 0:
-        raise ValueError(f"the schedule stopped at: mmalign {shlex.join(text)}; mend the cause and give the same command again")
+        raise ValueError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
 
 
 def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str) -> Iterator[dict[str, Any]]:

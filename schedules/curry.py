@@ -1,12 +1,12 @@
 """Curry-DPO (arXiv:2403.07230): train on the easiest pairs first, each stage held to the model that the one before it left.
 
-    python -m scripts.schedules.curry lists.parquet --model sft --out runs/curry --stages 3 --train "--learning-rate 1e-5 --epochs 1"
+    python -m schedules.curry lists.parquet --model sft --out runs/curry --stages 3 --train "--learning-rate 1e-5 --epochs 1"
 
 DATA has rows of ``responses`` and ``scores`` (three and more, as ``train listwise`` reads them): stage 1 takes the best against the
 worst of each prompt, the last stage the best against the second best. Or it has pairs: they are cut into stages across prompts, by
 score_chosen - score_rejected, widest first, or by ``difficulty``, easiest first; that is a plain curriculum with staged references.
 
-Every stage is one ``mmalign train preference``; its reference is a copy of the model it starts from. A stopped schedule goes on where it
+Every stage is one ``mmalign train preference``; its reference is a copy of the model it starts from. A stopped schedule resumes where it
 stopped, finished stages are kept. The model is OUT/stage-N.
 """
 
@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_tools.program import run_program
+from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.hashing import hash_file
+from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
+from schedules.stages import claim, pair_row, train, training_words, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +44,6 @@ def run(options: CurryOptions) -> None:
     Raises:
         ValueError: If the data can't be ranked, a training fails, or OUT holds another schedule.
     """
-    from mmalign.data.datasets import find_data_files, load_rows
-    from mmalign.data.hashing import hash_file
-    from mmalign.data.rows import check_columns
-    from scripts.schedules.stages import claim, train, training_words, write_rows
-
     if options.stages < 1:
         raise ValueError(f"stages is {options.stages}; expected at least 1")
     words, dataset = training_words(options.train), load_rows(options.data)
@@ -91,9 +90,6 @@ def rank_pairs(scores: Sequence[float], stages: int) -> list[tuple[int, int] | N
 
 def cut_lists(rows: Any, stages: int) -> list[list[dict[str, Any]]]:
     """Make each stage's pairs from lists of scored responses. A list without two different scores gives none."""
-    from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
-    from scripts.schedules.stages import pair_row
-
     check_columns(rows.column_names, (*LIST_COLUMNS, "images"), what="the data set")
     found: list[list[dict[str, Any]]] = [[] for _ in range(stages)]
     for index, row in enumerate(rows):
@@ -106,7 +102,7 @@ def cut_lists(rows: Any, stages: int) -> list[list[dict[str, Any]]]:
     return found
 
 
-def cut_pairs(rows: Sequence[Mapping[str, Any]], stages: int, *, by: Literal["scores", "difficulty"]) -> list[list[Mapping[str, Any]]]:
+def cut_pairs(rows: Sequence[dict[str, Any]], stages: int, *, by: Literal["scores", "difficulty"]) -> list[list[dict[str, Any]]]:
     """Cut pairs into stages of about equal size, the easiest first; ties stay in the order of the data."""
 
     def hardness(row: Mapping[str, Any]) -> float:
