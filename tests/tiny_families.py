@@ -8,51 +8,25 @@ from typing import Any
 
 import torch
 import transformers as hf
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from mmalign.models.chat_templates import build_chat_template
-from tests.tiny_models import build_tiny_llava, build_tokenizer
+from scripts.smoke_models import (
+    TEXT,
+    TOWER,
+    VOCAB,
+    Built,
+    build_qwen3_vl,
+    build_qwen_processor,
+    build_tiny_llava,
+    qwen2_5_vl,
+    qwen3_vl,
+    scaled,
+    smolvlm,
+    template,
+    tokenizer_with,
+)
 
-VOCAB = 512
-SIZES = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-TEXT = {**SIZES, "vocab_size": VOCAB, "max_position_embeddings": 1024, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
 CLIP = {**TOWER, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, "projection_dim": 32}
 SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
-
-Built = tuple[PreTrainedModel, Any]
-
-
-def tokenizer_with(**tokens: str) -> PreTrainedTokenizerFast:
-    """The usual tokenizer with more special tokens, which processors find by name."""
-    tokenizer = build_tokenizer()
-    new = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>", **tokens},
-    )
-    new.add_special_tokens({"additional_special_tokens": list(tokens.values())})
-    assert len(new) <= VOCAB
-    return new
-
-
-def template(placeholder: str) -> str:
-    """The chat template with a family's own image placeholder."""
-    return build_chat_template("vicuna", image_token=placeholder, eos_token="</s>")
-
-
-def scaled(model: PreTrainedModel) -> PreTrainedModel:
-    """Scale random weights up, and fill what is initialised to zero."""
-    torch.manual_seed(1)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and not parameter.any():
-                parameter.normal_(0, 0.2)
-            elif parameter.ndim > 1:
-                parameter.mul_(3.0 if "language_model" in name or "text" in name else 2.0)
-    return model.eval()
 
 
 def llava() -> Built:
@@ -120,70 +94,24 @@ def fastvlm() -> Built:
     return model, processor
 
 
-QWEN_TOKENS = {"image_token": "<|image_pad|>", "video_token": "<|video_pad|>"}
-QWEN_TOKENS |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
-
-
-def _qwen(processor_class: Any, image_options: dict[str, Any], video: Any) -> tuple[Any, dict[str, int]]:
-    tokenizer = tokenizer_with(**QWEN_TOKENS)
-    images = hf.Qwen2VLImageProcessor(min_pixels=8 * 8 * 4, max_pixels=8 * 8 * 36, **image_options)
-    processor = processor_class(images, tokenizer, video, chat_template=template("<|vision_start|><|image_pad|><|vision_end|>"))
-    names = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
-    names |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
-    return processor, {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
-
-
 def qwen2_vl() -> Built:
     """Qwen2-VL: native resolution, positions on three axes."""
-    processor, ids = _qwen(hf.Qwen2VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen2VLVideoProcessor())
+    processor, ids = build_qwen_processor(hf.Qwen2VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen2VLVideoProcessor())
     vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": 4, "mlp_ratio": 2}
     text = {**TEXT, "model_type": "qwen2_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
     torch.manual_seed(0)
     return scaled(hf.Qwen2VLForConditionalGeneration(hf.Qwen2VLConfig(vision_config=vision, text_config=text, **ids))), processor
 
 
-def qwen2_5_vl() -> Built:
-    """Qwen2.5-VL: window attention in the tower, positions on three axes."""
-    processor, ids = _qwen(hf.Qwen2_5_VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen2VLVideoProcessor())
-    vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64, "window_size": 16,
-        "fullatt_block_indexes": [1],
-    }  # fmt: skip
-    text = {**TEXT, "model_type": "qwen2_5_vl_text", "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3]}}
-    torch.manual_seed(0)
-    return scaled(hf.Qwen2_5_VLForConditionalGeneration(hf.Qwen2_5_VLConfig(vision_config=vision, text_config=text, **ids))), processor
-
-
-def _qwen3_vl(model_class: Any, config_class: Any, text: dict[str, Any]) -> Built:
-    processor, ids = _qwen(hf.Qwen3VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen3VLVideoProcessor())
-    vision = {
-        "depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64,
-        "deepstack_visual_indexes": [0, 1], "num_position_embeddings": 64,
-    }  # fmt: skip
-    text = {
-        **TEXT,
-        "head_dim": 16,
-        "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "mrope_interleaved": True},
-        **text,
-    }
-    torch.manual_seed(0)
-    return scaled(model_class(config_class(vision_config=vision, text_config=text, **ids))), processor
-
-
-def qwen3_vl() -> Built:
-    """Qwen3-VL: image features enter several layers."""
-    return _qwen3_vl(hf.Qwen3VLForConditionalGeneration, hf.Qwen3VLConfig, {})
-
-
 def qwen3_vl_moe() -> Built:
     """Qwen3-VL with experts."""
     experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 48}
-    return _qwen3_vl(hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, experts)
+    return build_qwen3_vl(hf.Qwen3VLMoeForConditionalGeneration, hf.Qwen3VLMoeConfig, experts)
 
 
 def qwen3_5() -> Built:
     """Qwen3.5: three linear-attention layers to one of full attention. Shared rows are not exact for it."""
-    processor, ids = _qwen(hf.Qwen3VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen3VLVideoProcessor())
+    processor, ids = build_qwen_processor(hf.Qwen3VLProcessor, {"patch_size": 4, "merge_size": 2}, hf.Qwen3VLVideoProcessor())
     vision = {
         "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": 4, "out_hidden_size": 64,
         "num_position_embeddings": 64,
@@ -211,24 +139,6 @@ def idefics3() -> Built:
     )  # fmt: skip
     torch.manual_seed(0)
     model = hf.Idefics3ForConditionalGeneration(config)
-    model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
-    return scaled(model), processor
-
-
-def smolvlm() -> Built:
-    """SmolVLM2: Idefics3's design with its own classes and a video processor."""
-    tokenizer = tokenizer_with(
-        fake_image_token="<fake_token_around_image>", end_of_utterance_token="<end_of_utterance>", global_image_token="<global-img>"
-    )
-    images = hf.SmolVLMImageProcessor(size={"longest_edge": 56}, max_image_size={"longest_edge": 28})
-    videos = hf.SmolVLMVideoProcessor()
-    processor = hf.SmolVLMProcessor(images, tokenizer, videos, image_seq_len=4, chat_template=template("<image>"))
-    config = hf.SmolVLMConfig(
-        vision_config={**TOWER, "image_size": 28, "patch_size": 7}, text_config={**TEXT, "model_type": "llama"}, scale_factor=2,
-        image_token_id=processor.tokenizer.convert_tokens_to_ids("<image>"), tie_word_embeddings=False,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    model = hf.SmolVLMForConditionalGeneration(config)
     model.resize_token_embeddings(max(VOCAB, len(processor.tokenizer)))
     return scaled(model), processor
 

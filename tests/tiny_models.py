@@ -1,83 +1,19 @@
-"""Tiny random models of real architectures, and rows of data for them, made in memory."""
+"""Rows of data for tiny random models, and the models themselves, which smoke sizes run on too."""
 
-import json
 import random
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, ProcessorMixin
 
-from mmalign.models.compose import ComposeConfig, compose_mllm
+from scripts.smoke_models import CLIP_TOWER, QWEN3, WORDS, build_tiny_llava, build_tokenizer
 
-WORDS = (
-    "there is a red blue green circle square star dog cat on the left right of table yes no what do you see describe".split()  # noqa: SIM905
-)
-
-CLIP_TOWER = {
-    "model_type": "clip_vision_model",
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "image_size": 28,
-    "patch_size": 14,
-    "projection_dim": 32,
-}
-QWEN3 = {
-    "model_type": "qwen3",
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "tie_word_embeddings": True,
-}
-
-
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE trained on a few sentences."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    rng = random.Random(0)
-    corpus = [" ".join(rng.choices(WORDS, k=12)) + " USER: ASSISTANT:" for _ in range(200)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        corpus, trainers.BpeTrainer(vocab_size=500, special_tokens=["<pad>", "<s>", "</s>", "<image>"], initial_alphabet=alphabet)
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens={"image_token": "<image>"},
-    )
-
-
-def build_tiny_llava(
-    *, vision: dict[str, Any] | None = None, llm: dict[str, Any] | None = None, seed: int = 0, scale: float = 3.0, **options: Any
-) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Compose a random model. Weights are scaled up, so that a wrong mask or position moves numbers by tenths and not by 1e-6."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, values in (("vision", vision or CLIP_TOWER), ("llm", llm or QWEN3)):
-            Path(folder, f"{name}.json").write_text(json.dumps(values))
-        build_tokenizer().save_pretrained(Path(folder, "tokenizer"))
-        config = ComposeConfig(f"{folder}/vision.json", f"{folder}/llm.json", f"{folder}/tokenizer", seed=seed, **options)
-        model, processor = compose_mllm(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1 and "vision_tower" not in name:
-                parameter.mul_(scale)
-    return model.eval(), processor
+__all__ = [
+    "CLIP_TOWER", "QWEN3", "WORDS", "build_tiny_llava", "build_tokenizer", "fill_adapter", "list_rows", "pair_rows", "random_image",
+    "random_text",
+]  # fmt: skip
 
 
 def random_image(seed: int, size: tuple[int, int] = (40, 32)) -> Image.Image:

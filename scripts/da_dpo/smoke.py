@@ -16,8 +16,7 @@ from typing import Any
 from mmalign.models.contrastive import build_clip
 from mmalign.worlds.build import build_world
 from mmalign.worlds.config import WorldConfig
-from tests.tiny_families import qwen2_5_vl, qwen3_vl, smolvlm
-from tests.tiny_models import QWEN3, build_tiny_llava
+from scripts.smoke_models import QWEN3, build_tiny_llava, qwen2_5_vl, qwen3_vl, smolvlm
 
 WORLD = {"num_scenes": 8, "num_pairs": 24, "num_eval_scenes": 4, "num_workers": 1}
 LLAMA = {key: value for key, value in QWEN3.items() if key != "head_dim"} | {"model_type": "llama", "tie_word_embeddings": False}

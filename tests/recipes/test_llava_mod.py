@@ -14,10 +14,24 @@ from mmalign.models.load import load_mllm
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--teacher", "a", "--llm", "b"], "--captions is missing"),
+        (["--pairs", "--smoke"], "--pairs needs a value"),
+        (["--tutor", "a"], "unknown option --tutor"),
+    ],
+)
+def test_what_the_recipe_refuses(words: list[str], message: str) -> None:
+    done = subprocess.run(["scripts/llava_mod/run.sh", *words], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+
+
 @pytest.mark.slow
 def test_smoke_size(tmp_path: Path) -> None:
-    environment = {**os.environ, "SMOKE": "1", "OUT": str(tmp_path / "run"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    command = ["bash", "scripts/llava_mod/run.sh"]
+    environment = {**os.environ, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = ["scripts/llava_mod/run.sh", "--smoke", "--out", str(tmp_path / "run")]
     for attempt in (1, 2):
         done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False, timeout=1200)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -1,7 +1,7 @@
 """Configs of the smoke size: a tower, a student, and a teacher twice as wide. ``run.sh`` composes random models from them."""
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 TOWER = {"model_type": "clip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -16,8 +16,10 @@ def language_model(width: int) -> dict[str, object]:
 
 
 def main() -> None:
-    """Write them into the folder that is named."""
-    out = Path(sys.argv[1])
+    """Write them."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of vision.json, student.json and teacher.json")
+    out = parser.parse_args().out
     for name, values in (("vision", TOWER), ("student", language_model(64)), ("teacher", language_model(128))):
         (out / f"{name}.json").write_text(json.dumps(values))
 
