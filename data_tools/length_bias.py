@@ -1,9 +1,10 @@
 """Is the chosen response the longer one? A model can learn that instead of what is true."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
+
+from scipy import stats
 
 
 @dataclass
@@ -37,12 +38,5 @@ class LengthBias:
 
 
 def sign_test(positive: int, negative: int) -> float:
-    """Compute the exact two-sided p-value of a sign test: how likely is a split as uneven, if both signs are equally likely?
-
-    Returns:
-        Twice the binomial tail, at most 1. Values below the smallest float come out as 0.
-    """
-    n, k = positive + negative, min(positive, negative)
-    # In logarithms, because C(n, i) of a large set is no float.
-    logs = (math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) - n * math.log(2) for i in range(k + 1))
-    return min(1.0, 2 * math.fsum(map(math.exp, logs)))
+    """Compute the exact two-sided p-value of a sign test: how likely is so uneven a split, if both signs are equally likely?"""
+    return float(stats.binomtest(positive, positive + negative).pvalue) if positive + negative else 1.0
