@@ -27,15 +27,20 @@ from schedules.stages import claim, pair_row, train, training_words, write_rows
 class CurryOptions:
     """Options of ``curry.py``."""
 
-    data: Path = field(
-        metadata={"help": "lists of scored responses, or pairs: parquet, json or jsonl file, or a folder", "positional": True}
-    )
-    model: str = field(metadata={"help": "multimodal LLM to start from: folder or hub id"})
-    out: Path = field(metadata={"help": "folder of the stages"})
-    stages: int = field(default=3, metadata={"help": "trainings, from easy to hard"})
-    rank_by: Literal["scores", "difficulty"] = field(default="scores", metadata={"help": "pairs only: what tells easy from hard"})
-    train: str = field(default="", metadata={"help": "options of mmalign train preference for every stage, in quotes"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
+    data: Path = field(metadata={"positional": True})
+    """Lists of scored responses, or pairs: parquet, json or jsonl file, or a folder."""
+    model: str
+    """Multimodal LLM to start from: folder or hub id."""
+    out: Path
+    """Folder of the stages."""
+    stages: int = 3
+    """Trainings, from easy to hard."""
+    rank_by: Literal["scores", "difficulty"] = "scores"
+    """Pairs only: what tells easy from hard."""
+    train: str = ""
+    """Options of mmalign train preference for every stage, in quotes."""
+    image_root: Path | None = None
+    """Folder that relative image paths in the data start from."""
 
 
 def run(options: CurryOptions) -> None:

@@ -27,7 +27,6 @@ from typing import Any
 
 from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
-from data_tools.sampling import load_source
 from mmalign.data.datasets import load_rows
 from mmalign.data.whole_files import write_whole
 from schedules.stages import claim, pair_row, read_lists, run_command, train, training_words, write_rows
@@ -40,21 +39,32 @@ PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
 class IterateOptions:
     """Options of ``iterate.py``."""
 
-    sources: list[Path] = field(metadata={"help": "what to sample on: one source for all rounds, or one for each", "positional": True})
-    model: str = field(metadata={"help": "multimodal LLM to start from: folder or hub id"})
-    out: Path = field(metadata={"help": "folder of the rounds"})
-    sample: str = field(metadata={"help": "options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them"})
-    rounds: int = field(default=3, metadata={"help": "rounds in all"})
-    min_score: float | None = field(default=None, metadata={"help": "lowest score of a chosen response; any if not given"})
-    min_gap: float = field(default=1e-6, metadata={"help": "smallest score of chosen - score of rejected"})
-    pairs_per_prompt: int = field(default=1, metadata={"help": "most pairs of a prompt, the widest margins first"})
-    replay: float = field(
-        default=0.0, metadata={"help": "pairs of the round before, by the round's own; half of that of the one before it, ..."}
-    )
-    train: str = field(default="", metadata={"help": "options of mmalign train preference for every round, in quotes"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder of the images, where the source needs one"})
-    eval_data: Path | None = field(default=None, metadata={"help": "folder with CHAIR's and POPE's files: scores each round's model"})
-    seed: int = field(default=0, metadata={"help": "of sampling and of the replay; each round adds its number"})
+    sources: list[Path] = field(metadata={"positional": True})
+    """What to sample on: one source for all rounds, or one for each."""
+    model: str
+    """Multimodal LLM to start from: folder or hub id."""
+    out: Path
+    """Folder of the rounds."""
+    sample: str
+    """Options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them."""
+    rounds: int = 3
+    """Rounds in all."""
+    min_score: float | None = None
+    """Lowest score of a chosen response; any if not given."""
+    min_gap: float = 1e-6
+    """Smallest score of chosen - score of rejected."""
+    pairs_per_prompt: int = 1
+    """Most pairs of a prompt, the widest margins first."""
+    replay: float = 0.0
+    """Pairs of the round before, by the round's own; half as many of the round before that, and so on."""
+    train: str = ""
+    """Options of mmalign train preference for every round, in quotes."""
+    image_root: Path | None = None
+    """Folder of the images, where the source needs one."""
+    eval_data: Path | None = None
+    """Folder with CHAIR's and POPE's files: scores each round's model."""
+    seed: int = 0
+    """Of sampling and of the replay; each round adds its number."""
 
 
 def run(options: IterateOptions) -> None:
@@ -108,6 +118,9 @@ def run_round(options: IterateOptions, number: int) -> None:
 
 def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
     """Sample and score by ``data_tools/sample_pairs.py``, and read every response with its score."""
+    # It imports torch, which --help does without.
+    from data_tools.sampling import load_source
+
     source = options.sources[0 if len(options.sources) == 1 else number - 1]
     words = [str(source), "--model", policy, "--out", str(out), "--seed", str(options.seed + number), *shlex.split(options.sample)]
     words += [] if options.image_root is None else ["--image-root", str(options.image_root)]
