@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from mmalign.models.load import load_mllm
-from mmalign.models.precision import Dtype
+from mmalign.options.precision import Dtype
 
 
 def load_on_accelerator(source: str, *, dtype: Dtype) -> tuple[Any, Any]:

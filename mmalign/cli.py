@@ -4,51 +4,112 @@ import importlib
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmalign import __version__
 from mmalign.config import parse_options
 
 
 class Command(NamedTuple):
-    """Where a command lives. Its module is imported when the command is called, so that help comes at once."""
+    """Where a command lives: ``module:name`` in options and in runs. What runs is imported when the options are read."""
 
-    module: str
     options: str
     run: str
     summary: str
 
 
 COMMANDS = {
-    "world build": Command("world", "WorldConfig", "run", "make a world: images of known content, chats, pairs, questions"),
-    "compose": Command("compose", "ComposeOptions", "run", "join a vision encoder and a language model"),
-    "upcycle": Command("upcycle", "UpcycleOptions", "run", "turn a dense model into a mixture of experts that computes the same"),
-    "train contrastive": Command("train", "ContrastiveOptions", "run_contrastive", "train an image-text scorer (CLIP)"),
-    "train sft": Command("train", "SftOptions", "run_sft", "fine-tune on chats about images"),
-    "train mimic": Command("train", "MimicOptions", "run_mimic", "distil a teacher into a student on chats"),
-    "train preference": Command("train", "PreferenceOptions", "run_preference", "DPO and its family on preference pairs"),
-    "train listwise": Command("train", "ListwiseOptions", "run_listwise", "the same on lists of scored responses"),
-    "merge": Command("merge", "MergeOptions", "run", "join a LoRA adapter and its base model to one checkpoint"),
+    "world build": Command(
+        "world:WorldConfig",
+        "world:run",
+        "make a world: images of known content, chats, pairs, questions",
+    ),
+    "compose": Command("models:ComposeOptions", "compose:run", "join a vision encoder and a language model"),
+    "upcycle": Command(
+        "models:UpcycleOptions",
+        "upcycle:run",
+        "turn a dense model into a mixture of experts that computes the same",
+    ),
+    "train contrastive": Command("training:ContrastiveOptions", "train:run_contrastive", "train an image-text scorer (CLIP)"),
+    "train sft": Command("methods:SftOptions", "train:run_sft", "fine-tune on chats about images"),
+    "train mimic": Command("methods:MimicOptions", "train:run_mimic", "distil a teacher into a student on chats"),
+    "train preference": Command(
+        "methods:PreferenceOptions",
+        "train:run_preference",
+        "DPO and its family on preference pairs",
+    ),
+    "train listwise": Command("methods:ListwiseOptions", "train:run_listwise", "the same on lists of scored responses"),
+    "merge": Command(
+        "models:MergeOptions",
+        "merge:run",
+        "join a LoRA adapter and its base model to one checkpoint",
+    ),
     "train dual-head": Command(
-        "classify", "DualHeadOptions", "run_train", "distil a vision-language teacher into a classifier, few labels"
+        "classifier:DualHeadOptions",
+        "classify:run_train",
+        "distil a vision-language teacher into a classifier, few labels",
     ),
     "evaluate-classifier": Command(
-        "classify", "EvaluateClassifierOptions", "run_evaluate", "accuracy and calibration of both heads and mixed"
+        "classifier:EvaluateClassifierOptions",
+        "classify:run_evaluate",
+        "accuracy and calibration of both heads and mixed",
     ),
-    "tune-mixing": Command("classify", "TuneMixingOptions", "run_tune", "choose how both heads are mixed, on validation images"),
-    "export": Command("classify", "ExportOptions", "run_export", "write a classifier as one plain module: torch.export or ONNX"),
-    "score-difficulty": Command("difficulty", "ScoreOptions", "run_score", "score how difficult preference pairs are"),
-    "fuse-difficulty": Command("difficulty", "FuseOptions", "run_fuse", "vote again on scored pairs, without scoring again"),
-    "cache-logps": Command("difficulty", "CacheOptions", "run_cache", "store a reference's log-probabilities beside the pairs"),
-    "cache-teacher": Command("difficulty", "CacheTeacherOptions", "run_cache_teacher", "store a teacher's likeliest tokens beside chats"),
-    "evaluate": Command("evaluate", "EvaluateOptions", "run", "measure hallucination: pope, chair, amber, mme, ..."),
-    "diagnose": Command("diagnose", "DiagnoseOptions", "run", "what preference training moved, and what its pairs are like"),
-    "report eval": Command("report", "ReportEvalOptions", "run_eval", "results of several models as a table and a page"),
-    "report training": Command("report", "ReportTrainingOptions", "run_training", "reward margin and accuracy by difficulty, over time"),
+    "tune-mixing": Command(
+        "classifier:TuneMixingOptions",
+        "classify:run_tune",
+        "choose how both heads are mixed, on validation images",
+    ),
+    "export": Command(
+        "classifier:ExportOptions",
+        "classify:run_export",
+        "write a classifier as one plain module: torch.export or ONNX",
+    ),
+    "score-difficulty": Command(
+        "difficulty:ScoreOptions",
+        "difficulty:run_score",
+        "score how difficult preference pairs are",
+    ),
+    "fuse-difficulty": Command(
+        "difficulty:FuseOptions",
+        "difficulty:run_fuse",
+        "vote again on scored pairs, without scoring again",
+    ),
+    "cache-logps": Command(
+        "difficulty:CacheOptions",
+        "difficulty:run_cache",
+        "store a reference's log-probabilities beside the pairs",
+    ),
+    "cache-teacher": Command(
+        "difficulty:CacheTeacherOptions",
+        "difficulty:run_cache_teacher",
+        "store a teacher's likeliest tokens beside chats",
+    ),
+    "evaluate": Command(
+        "evaluate:EvaluateOptions",
+        "evaluate:run",
+        "measure hallucination: pope, chair, amber, mme, ...",
+    ),
+    "diagnose": Command(
+        "diagnose:DiagnoseOptions",
+        "diagnose:run",
+        "what preference training moved, and what its pairs are like",
+    ),
+    "report eval": Command(
+        "report:ReportEvalOptions",
+        "report:run_eval",
+        "results of several models as a table and a page",
+    ),
+    "report training": Command(
+        "report:ReportTrainingOptions",
+        "report:run_training",
+        "reward margin and accuracy by difficulty, over time",
+    ),
     "report difficulty": Command(
-        "report", "ReportDifficultyOptions", "run_difficulty", "a page of difficulty scores, pairs easiest to hardest"
+        "report:ReportDifficultyOptions",
+        "report:run_difficulty",
+        "a page of difficulty scores, pairs easiest to hardest",
     ),
-    "lmms-tasks": Command("harness", "LmmsTasksOptions", "run", "write POPE as a task folder of lmms-eval"),
+    "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
 }
 
 
@@ -70,14 +131,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         return _unknown(words)
     command = COMMANDS[name]
-    module = importlib.import_module(f"mmalign.commands.{command.module}")
+    options_class = _find("options", command.options)
+    options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     joined = _in_process_group()
     finished = False
     try:
-        options = parse_options(
-            getattr(module, command.options), words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary
-        )
-        getattr(module, command.run)(options)
+        _find("runs", command.run)(options)
         finished = True
     except (ValueError, FloatingPointError, FileNotFoundError) as error:
         print(f"mmalign {name}: error: {error}", file=sys.stderr)
@@ -89,6 +148,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not joined:
             _leave_process_group(wait=finished)
     return 0
+
+
+def _find(part: str, place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(f"mmalign.{part}.{module}"), name)
 
 
 def _in_process_group() -> bool:

@@ -10,9 +10,15 @@ import pytest
 import mmalign
 
 PACKAGE = Path(mmalign.__file__).parent
-BELOW = {"losses": set(), "data": {"losses"}, "models": {"losses", "data"}, "engine": {"models", "data", "losses"}}
+BELOW = {
+    "options": set(),
+    "losses": {"options"},
+    "data": {"losses", "options"},
+    "models": {"losses", "data", "options"},
+    "engine": {"models", "data", "losses", "options"},
+}
 BELOW |= {
-    room: {"engine", "models", "data", "losses"}
+    room: {"engine", "models", "data", "losses", "options"}
     for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
 ROOMS = set(BELOW)
@@ -36,9 +42,41 @@ def test_imports_run_downwards(module: Path) -> None:
         assert imported_rooms(PACKAGE / module) <= BELOW[room] | {room}
 
 
+OPTIONAL = {"lmms_eval", "openai", "spacy", "nltk", "open_clip"}
+RUNS = [module for module in MODULES if module.parts[0] in ("runs", "options")]
+
+
+@pytest.mark.parametrize("module", RUNS, ids=str)
+def test_imports_stand_at_the_top(module: Path) -> None:
+    tree = ast.parse((PACKAGE / module).read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.If))]
+    inside = [node for function in functions for node in ast.walk(function) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = {alias.name if isinstance(node, ast.Import) else str(node.module) for node in inside for alias in node.names}
+    assert {name.partition(".")[0] for name in names} <= OPTIONAL
+
+
+def imported_modules(module: Path) -> set[str]:
+    """What a module imports of the package when it is imported itself."""
+    found = set()
+    for node in ast.parse((PACKAGE / module).read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("mmalign."):
+            found |= {str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found & NAMES.keys()
+
+
+NAMES = {"mmalign." + ".".join(module.with_suffix("").parts): module for module in MODULES}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    arrows = {name: imported_modules(module) for name, module in NAMES.items()}
+    while leaves := {name for name, targets in arrows.items() if not targets & arrows.keys()}:
+        arrows = {name: targets for name, targets in arrows.items() if name not in leaves}
+    assert not arrows, f"these import each other: {', '.join(sorted(arrows))}"
+
+
 def test_every_folder_is_a_known_room() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name != "__pycache__"}
-    assert folders == ROOMS | {"commands"}
+    assert folders == ROOMS | {"runs"}
 
 
 def test_no_drawer_for_everything() -> None:

@@ -12,7 +12,7 @@ import jinja2
 from transformers import Molmo2Processor
 
 from mmalign.data.messages import Message, text_of
-from mmalign.data.options import AnswerEnd
+from mmalign.options.rows import AnswerEnd
 
 Span = tuple[int, int]
 

@@ -12,7 +12,6 @@ from tqdm import tqdm
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.images import digest_images
 from mmalign.data.json_files import expected_form, read_json_object
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
 from mmalign.data.whole_files import write_whole
@@ -21,6 +20,7 @@ from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
+from mmalign.options.rows import AnswerEnd
 
 SHARD_SIZE = 512
 CUT = "num_cut_sentences"

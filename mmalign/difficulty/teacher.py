@@ -15,7 +15,6 @@ from tqdm import tqdm
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.images import digest_images
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
 from mmalign.difficulty.scoring import SHARD_SIZE, claim
@@ -24,6 +23,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.teacher_cache import FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
+from mmalign.options.rows import AnswerEnd
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.hashing import hash_file
 from mmalign.models.load import named_errors, resolve_dtype
-from mmalign.models.precision import Dtype, Quantization
+from mmalign.options.precision import Dtype, Quantization
 
 LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")

@@ -13,7 +13,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import LIST_COLUMNS, ListRow, read_list
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
@@ -24,6 +23,7 @@ from mmalign.losses.steps import StepKind
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
 from mmalign.models.references import Reference
+from mmalign.options.rows import AnswerEnd
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from datasets import Dataset
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import compute_student_output
@@ -22,6 +21,7 @@ from mmalign.engine.divergence import Divergence
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.methods.teachers import Teacher
+from mmalign.options.rows import AnswerEnd
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,6 @@ from datasets import Dataset
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
@@ -30,6 +29,7 @@ from mmalign.methods.forward import as_logps, compute_policy_and_reference, scor
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
+from mmalign.options.rows import AnswerEnd
 
 _COEFFICIENTS = ("pair_beta_scale", "pair_weight")
 _QUARTILE = "difficulty_quartile"

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, check_rows
+from mmalign.options.rows import AnswerEnd
 
 
 class SupervisedMethod:

@@ -10,7 +10,6 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
-from mmalign.data.options import AnswerEnd
 from mmalign.data.rows import ChatRow
 from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs, same_text
 from mmalign.engine.batch import collate_prompts
@@ -18,6 +17,7 @@ from mmalign.engine.distillation import TeacherStates, TopTokens, compute_teache
 from mmalign.engine.logps import unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.models.references import Reference
+from mmalign.options.rows import AnswerEnd
 
 
 class Teacher(Protocol):

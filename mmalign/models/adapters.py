@@ -10,8 +10,8 @@ from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.models.load import check_exists, load_mllm, named_errors
-from mmalign.models.precision import Dtype, Quantization
 from mmalign.models.quantize import is_quantized
+from mmalign.options.precision import Dtype, Quantization
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Frozen = Part | Literal["attention_and_embeddings"]

@@ -14,8 +14,8 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
-from mmalign.models.precision import Dtype, Quantization
 from mmalign.models.quantize import keep_gradients, quantization_options
+from mmalign.options.precision import Dtype, Quantization
 
 Attention = Literal["sdpa", "flex_attention"]
 MOST_LAYERS = 10_000

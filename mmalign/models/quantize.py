@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 
 from mmalign.models.parameters import num_weights
-from mmalign.models.precision import Quantization
+from mmalign.options.precision import Quantization
 
 
 def quantization_options(source: str, quantization: Quantization, *, dtype: torch.dtype, device: torch.device, **options: Any) -> Any:

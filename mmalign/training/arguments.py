@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from mmalign.training.config import TrainConfig
+from mmalign.options.training import TrainConfig
 
 _NO_EVAL_SET = "no evaluation set is given to transformers.Trainer; --eval-benchmarks and --eval-every score the model in training"
 # Fields that transformers.Trainer takes and that change nothing here, or break what stands here instead of them: why, and what to do.

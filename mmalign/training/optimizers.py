@@ -4,7 +4,7 @@ from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
 
-from mmalign.training.config import TrainConfig
+from mmalign.options.training import TrainConfig
 from mmalign.training.dct_adamw import DctAdamW
 
 

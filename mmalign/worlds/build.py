@@ -15,7 +15,7 @@ from tqdm import tqdm
 from mmalign import __version__
 from mmalign.data.hashing import hash_file
 from mmalign.data.json_files import read_json_object
-from mmalign.worlds.config import WorldConfig
+from mmalign.options.world import WorldConfig
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
 from mmalign.worlds.rows import SceneMaker

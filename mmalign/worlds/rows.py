@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmalign.worlds.config import WorldConfig
+from mmalign.options.world import WorldConfig
 from mmalign.worlds.pairs import make_pair
 from mmalign.worlds.render import draw_mosaic, draw_shapes, to_png
 from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item, without_colours

@@ -31,8 +31,8 @@ from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
+from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
-from mmalign.training.config import TrainConfig
 from mmalign.training.trainer import MethodTrainer
 
 ARMS = ("preference bfloat16", "preference nf4", "scoring bfloat16", "scoring nf4", "attention bfloat16")

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.models.contrastive import build_clip
+from mmalign.options.world import WorldConfig
 from mmalign.worlds.build import build_world
-from mmalign.worlds.config import WorldConfig
 from scripts.smoke_models import QWEN3, build_tiny_llava, qwen2_5_vl, qwen3_vl, smolvlm
 
 WORLD = {"num_scenes": 8, "num_pairs": 24, "num_eval_scenes": 4, "num_workers": 1}

@@ -8,8 +8,8 @@ from datasets import Dataset, Features, Image, List, Value
 from huggingface_hub import ModelCard
 
 from mmalign.cli import main
-from mmalign.commands.cards import add_result, write_card
-from mmalign.commands.run_record import read_record
+from mmalign.runs.cards import add_result, write_card
+from mmalign.runs.run_record import read_record
 from tests.tiny_models import random_image
 
 RESULT = {

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.commands.evaluate import EvaluateOptions, build_judge, evaluate
+from mmalign.options.evaluate import EvaluateOptions
+from mmalign.runs.evaluate import build_judge, evaluate
 from tests.tiny_models import random_image
 
 
@@ -100,7 +101,7 @@ def test_a_judge_is_asked_and_its_replies_are_kept(tmp_path: Path, monkeypatch: 
             assert all("Response: A cat." in prompt for prompt in prompts)
             return ["Rating: 4"] * len(prompts)
 
-    monkeypatch.setattr("mmalign.commands.evaluate.build_judge", lambda options: Judge())
+    monkeypatch.setattr("mmalign.runs.evaluate.build_judge", lambda options: Judge())
     (tmp_path / "mmhal.json").write_text(json.dumps(MMHAL))
     (tmp_path / "answers.json").write_text(json.dumps([row | {"model_answer": "A cat."} for row in MMHAL]))
     options = EvaluateOptions(benchmark="mmhal", data=tmp_path / "mmhal.json", answers=tmp_path / "answers.json", out=tmp_path / "out")

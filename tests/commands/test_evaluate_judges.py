@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.commands.evaluate import EvaluateOptions, build_judge, load_benchmark
+from mmalign.options.evaluate import EvaluateOptions
+from mmalign.runs.evaluate import build_judge, load_benchmark
 from tests.evaluation.judges.chat_server import ChatServer, fault, run_chat_server
 from tests.tiny_models import random_image
 

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from mmalign.cli import COMMANDS, main
+from mmalign.config import read_help
 
 
 def test_import_is_light() -> None:
@@ -47,9 +48,11 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str], name: st
     out = capsys.readouterr().out
     # Each entry begins at the margin; its text follows behind spaces or on the lines below.
     entries = re.split(r"\n  (?=-)", out)
-    module = importlib.import_module(f"mmalign.commands.{COMMANDS[name].module}")
-    for option in dataclasses.fields(getattr(module, COMMANDS[name].options)):
-        words = option.metadata.get("help", "")
+    module, _, options = COMMANDS[name].options.partition(":")
+    options_class = getattr(importlib.import_module(f"mmalign.options.{module}"), options)
+    texts = read_help(options_class)
+    for option in dataclasses.fields(options_class):
+        words = texts.get(option.name, "")
         assert len(words.split()) >= 2, f"{option.name} has no help"
         flag = "--" + option.name.replace("_", "-")
         entry = next((entry for entry in entries if re.match(rf"{flag}[ ,\n]", entry)), None)

@@ -16,7 +16,7 @@ from mmalign.data.rows import read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.models.load import load_mllm
-from mmalign.models.precision import PrecisionOptions
+from mmalign.options.precision import PrecisionOptions
 from tests.data_files import chat_rows, save_rows, scored_rows
 from tests.tiny_models import pair_rows
 
@@ -126,7 +126,7 @@ def test_every_command_that_takes_a_precision_takes_bits() -> None:
     takes = {"train sft", "train preference", "train listwise", "score-difficulty", "cache-logps", "evaluate"}
     found = set()
     for name, command in COMMANDS.items():
-        options = getattr(importlib.import_module(f"mmalign.commands.{command.module}"), command.options)
+        options = getattr(importlib.import_module(f"mmalign.runs.{command.module}"), command.options)
         found |= {name} if issubclass(options, PrecisionOptions) else set()
     assert found >= takes
 

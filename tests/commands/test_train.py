@@ -12,10 +12,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.cli import main
-from mmalign.commands.train import LIST_NAMES, PAIR_NAMES
+from mmalign.config import read_help
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.models.load import load_mllm
+from mmalign.options.methods import ListwiseOptions, PreferenceOptions
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.commands.training import read_log, read_rejects, train
 from tests.data_files import encoded, save_encoded, save_rows
@@ -87,8 +88,8 @@ def test_lists_train(tiny_llava_dir: Path, tmp_path: Path) -> None:
 
 def test_help_names_every_objective() -> None:
     """The names are written out, because the registries need torch."""
-    assert PAIR_NAMES.split(", ") == PAIR_OBJECTIVES.names()
-    assert LIST_NAMES.split(", ") == LIST_OBJECTIVES.names()
+    for options, registry in ((PreferenceOptions, PAIR_OBJECTIVES), (ListwiseOptions, LIST_OBJECTIVES)):
+        assert read_help(options)["objective"].partition(": ")[2].split(", ") == registry.names()
 
 
 def test_contrastive_learns_from_a_config_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

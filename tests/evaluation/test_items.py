@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from mmalign.commands.evaluate import make_items
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.hallusionbench import HallusionQuestion, load_hallusionbench
 from mmalign.evaluation.intervals import compute_metrics
@@ -22,6 +21,7 @@ from mmalign.evaluation.items import (
     write_items,
 )
 from mmalign.evaluation.pope import PopeQuestion, parse_official, parse_strict
+from mmalign.runs.evaluate import make_items
 
 CAPTIONS = {"a": "a dog and a dog and a cat", "b": "a car", "c": ""}
 TRUTHS = {"a": {"dog"}, "b": {"car", "cat"}, "c": {"dog"}}

@@ -16,9 +16,9 @@ from mmalign.losses.dual_head import label_cross_entropy, teacher_kl
 from mmalign.methods.dual_head import DualHeadMethod, DualHeadObjective, StreamRows, compute_gradient_cosine
 from mmalign.models.dual_head import DualHead
 from mmalign.models.teachers import ClassifierTeacher
+from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
-from mmalign.training.config import TrainConfig
 from mmalign.training.ema import EmaCallback
 from mmalign.training.trainer import MethodTrainer
 from tests.tiny_classifiers import CLASSES, build_tiny_classifier

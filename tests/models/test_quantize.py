@@ -17,9 +17,9 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.models.adapters import LoraOptions, add_lora, load_merged
 from mmalign.models.load import load_mllm
-from mmalign.models.precision import Quantization
 from mmalign.models.quantize import describe_quantization, find_four_bit, find_unquantised, is_quantized
 from mmalign.models.references import Reference
+from mmalign.options.precision import Quantization
 from tests.engine.test_logps import encode
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import fill_adapter

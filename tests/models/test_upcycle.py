@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from mmalign.cli import main
-from mmalign.commands.upcycle import parse_layers
 from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.stages import SPARSE_STAGES
 from mmalign.models.upcycle import UpcycleConfig, compute_largest_difference, upcycle
+from mmalign.runs.upcycle import parse_layers
 from tests.models.test_compose import PLAIN_USER
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import QWEN3, build_tiny_llava, random_image

@@ -54,7 +54,7 @@ def parse(words: list[str]) -> Any:
     words = words[words.index("mmalign") + 1 :]
     name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in cli.COMMANDS)
     command = cli.COMMANDS[name]
-    options = getattr(__import__(f"mmalign.commands.{command.module}", fromlist=["_"]), command.options)
+    options = getattr(__import__(f"mmalign.runs.{command.module}", fromlist=["_"]), command.options)
     return parse_options(options, words[len(name.split()) :], prog=name, description="")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mmalign.cli import main
-from mmalign.commands.classify import DualHeadOptions
 from mmalign.config import parse_options
 from mmalign.data.labeled_images import COOP_SETS
+from mmalign.options.classifier import DualHeadOptions
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import CLASSES, save_tiny_clip
 from tests.tiny_models import random_image

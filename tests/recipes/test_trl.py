@@ -20,8 +20,8 @@ from mmalign.losses.kernel import objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.references import Reference
+from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
-from mmalign.training.config import TrainConfig
 from mmalign.training.trainer import MethodTrainer
 from tests.data_files import save_rows
 from tests.losses.pair_example import random_pairs

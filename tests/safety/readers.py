@@ -13,12 +13,6 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from data_tools import records
-from mmalign.commands.cards import write_card
-from mmalign.commands.difficulty import FuseOptions, run_fuse
-from mmalign.commands.evaluate import EvaluateOptions, evaluate, load_benchmark
-from mmalign.commands.report import ReportEvalOptions, run_eval
-from mmalign.commands.train import PreferenceOptions
-from mmalign.commands.world import run as run_world
 from mmalign.config import parse_options
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.hashing import hash_file
@@ -29,8 +23,17 @@ from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.runner import resume_answers
 from mmalign.evaluation.word_similarity import read_table
 from mmalign.models.load import load_config
+from mmalign.options.difficulty import FuseOptions
+from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.methods import PreferenceOptions
+from mmalign.options.report import ReportEvalOptions
+from mmalign.options.world import WorldConfig
+from mmalign.runs.cards import write_card
+from mmalign.runs.difficulty import run_fuse
+from mmalign.runs.evaluate import evaluate, load_benchmark
+from mmalign.runs.report import run_eval
+from mmalign.runs.world import run as run_world
 from mmalign.training.checkpoints import find_checkpoint, write_manifest
-from mmalign.worlds.config import WorldConfig
 from mmalign.worlds.photos import load_photos
 from tests.commands.test_report import write_results
 from tests.evaluation.test_hallusionbench import RECORDS

@@ -156,7 +156,8 @@ def test_object_sets_that_unpack_to_gigabytes_are_refused(tmp_path: Path, monkey
 
 def test_pictures_of_a_question_file_stay_in_their_folder(tmp_path: Path) -> None:
     """Their names come from the file, as those of an archive would."""
-    from mmalign.commands.evaluate import EvaluateOptions, load_benchmark
+    from mmalign.options.evaluate import EvaluateOptions
+    from mmalign.runs.evaluate import load_benchmark
     from tests.safety.readers import lines, write_halbench
 
     write_halbench(tmp_path)

@@ -9,12 +9,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
-import mmalign.commands.evaluate
-import mmalign.commands.training_run
-import mmalign.difficulty.fuse
-import mmalign.evaluation.runner
-import mmalign.methods.preference
-import mmalign.methods.sft  # noqa: F401
 from mmalign.difficulty import scoring
 
 torch.set_num_threads(1)

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mmalign.cli import main
-from mmalign.commands import training_run
+from mmalign.runs import training_run
 from tests.survival.faults import slow_steps
 from tests.training.sharded_trainer import ShardedTrainer
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from mmalign.commands.classify import DualHeadOptions
-from mmalign.commands.dual_head_run import train_classifier
-from mmalign.commands.train import PreferenceOptions, SftOptions
+from mmalign.options.classifier import DualHeadOptions
+from mmalign.options.methods import PreferenceOptions, SftOptions
+from mmalign.runs.dual_head_run import train_classifier
 from mmalign.training import arguments
 from mmalign.training.arguments import build_training_arguments
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmalign.training.config import TrainConfig
+from mmalign.options.training import TrainConfig
 from mmalign.training.dct_adamw import DctAdamW, cosine_columns, dct, is_low_rank, largest_columns
 from mmalign.training.optimizers import build_optimizer
 from tests.tiny_models import build_tiny_llava

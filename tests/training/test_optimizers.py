@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from mmalign.training.config import TrainConfig
+from mmalign.options.training import TrainConfig
 from mmalign.training.optimizers import build_optimizer
 from tests.tiny_models import build_tiny_llava
 

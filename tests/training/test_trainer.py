@@ -18,9 +18,9 @@ from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.references import Reference
+from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
-from mmalign.training.config import TrainConfig
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.trainer import MethodTrainer
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows

@@ -24,9 +24,9 @@ from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
+from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, verify_checkpoint
-from mmalign.training.config import TrainConfig
 from mmalign.training.trainer import MethodTrainer
 from tests.data_files import chat_rows, save_rows
 from tests.methods.test_router import build_sparse

@@ -10,8 +10,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import response_text
+from mmalign.options.world import WorldConfig
 from mmalign.worlds.build import build_world
-from mmalign.worlds.config import WorldConfig
 from mmalign.worlds.pairs import ANSWERS, DIFFICULTY, EASY, HARD
 from mmalign.worlds.questions import absent_kinds, count_objects
 from mmalign.worlds.rows import DESCRIPTION_SHARE, SceneMaker

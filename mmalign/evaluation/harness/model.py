@@ -15,7 +15,7 @@ from mmalign.data.encode import batch_prompts
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
 from mmalign.models.load import load_mllm
-from mmalign.models.precision import Dtype
+from mmalign.options.precision import Dtype
 
 # What a task says beside the stop words and reaches generate; sampling settings do only where the task samples.
 _ALWAYS = ("max_new_tokens", "num_beams")

@@ -18,7 +18,7 @@ from mmalign.data.rows import Message
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
-from mmalign.models.precision import Dtype
+from mmalign.options.precision import Dtype
 
 
 class LocalJudge:

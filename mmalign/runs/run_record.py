@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import __version__
-from mmalign.commands.train import RunOptions
 from mmalign.data.datasets import find_data_files
 from mmalign.data.hashing import hash_file
 from mmalign.data.json_files import read_json_object
-from mmalign.training.config import TrainConfig
+from mmalign.options.training import RunOptions, TrainConfig
 
 RUN_FILE = "mmalign_run.json"
 _SECRET = ("token", "api_key", "password", "secret")

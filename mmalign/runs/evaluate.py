@@ -1,76 +1,38 @@
 """``mmalign evaluate NAME``: answer a benchmark's questions where a model is given, and score the answers."""
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from mmalign.models.precision import PrecisionOptions
-
-if TYPE_CHECKING:
-    from mmalign.evaluation.answers import Endings
-    from mmalign.evaluation.benchmark import Benchmark
-    from mmalign.evaluation.items import Item
-    from mmalign.evaluation.judging import Judge, Replies
-    from mmalign.evaluation.results import Result
+from mmalign.data.json_files import expected_form
+from mmalign.data.rejects import Rejects
+from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.evaluation.amber import load_amber
+from mmalign.evaluation.answers import Endings, Question, check_texts, count_endings, match_answers, read_answers, read_decoding
+from mmalign.evaluation.benchmark import Benchmark
+from mmalign.evaluation.chair import Chair, load_chair
+from mmalign.evaluation.hallusionbench import HallusionBench, find_codes, find_right, load_hallusionbench
+from mmalign.evaluation.items import Item, items_path, make_chair_items, make_hallusion_items, make_pope_items, write_items
+from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
+from mmalign.evaluation.judges.local import LocalJudge, read_length
+from mmalign.evaluation.judging import Judge, Replies, ask_judge, hash_text, read_judgements, strip_replies, write_judgements
+from mmalign.evaluation.mme import load_mme
+from mmalign.evaluation.mmhal import load_mmhal
+from mmalign.evaluation.object_halbench import load_object_halbench
+from mmalign.evaluation.object_words import find_mentions
+from mmalign.evaluation.pope import Pope, load_pope, parse_official
+from mmalign.evaluation.results import Result, differing, hash_files
+from mmalign.evaluation.rows import read_text
+from mmalign.evaluation.runner import generate_answers
+from mmalign.evaluation.verdicts import UnreadableError
+from mmalign.evaluation.yes_no import parse_strict
+from mmalign.models.load import best_device, load_mllm
+from mmalign.options.evaluate import EvaluateOptions
+from mmalign.runs.cards import add_result
 
 logger = logging.getLogger(__name__)
-Name = Literal["pope", "chair", "amber", "mme", "hallusionbench", "mmhal", "object-halbench"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(PrecisionOptions):
-    """Options of ``mmalign evaluate``."""
-
-    benchmark: Name = field(metadata={"help": "pope, chair, amber, mme, hallusionbench, mmhal or object-halbench", "positional": True})
-    data: Path = field(metadata={"help": "the benchmark's own files: their folder, or the question file"})
-    model: str | None = field(default=None, metadata={"help": "answer with this model: folder or hub id"})
-    answers: Path | None = field(
-        default=None, metadata={"help": "score these saved answers instead: JSONL of id and response, or the benchmark's own format"}
-    )
-    images: Path | None = field(default=None, metadata={"help": "folder of the images; DATA/images if not given"})
-    out: Path | None = field(default=None, metadata={"help": "folder for answers and result; needed with --model"})
-    json: bool = field(default=False, metadata={"help": "print one JSON object instead of a table"})
-    mode: Literal["official", "strict"] = field(
-        default="official", metadata={"help": "read answers as the original script does, or whole words only"}
-    )
-    allow_partial: bool = field(default=False, metadata={"help": "score what is there, although answers are missing, doubled or foreign"})
-    variant: Literal["original", "wordnet"] = field(default="original", metadata={"help": "CHAIR: how words become singular"})
-    similarity: str = field(
-        default="auto", metadata={"help": "AMBER: which words are near: spacy, exact, a table's path, or auto for the best there is"}
-    )
-    questions: Literal["all", "image"] = field(
-        default="all", metadata={"help": "HallusionBench: all 1,129 questions, or the 951 with an image"}
-    )
-    judge_url: str | None = field(default=None, metadata={"help": "judge behind this OpenAI-compatible endpoint"})
-    judge_model: str | None = field(default=None, metadata={"help": "its model"})
-    judge_key_env: str = field(
-        default="auto",
-        metadata={"help": "environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"},
-    )
-    judge_decoding: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={
-            "help": "'{max_completion_tokens: 4096, temperature: null}': sent with each request, null is not; for --judge max_new_tokens"
-        },
-    )
-    judge_timeout: float = field(default=120.0, metadata={"help": "seconds that a request to the endpoint may take"})
-    judge_retries: int = field(default=6, metadata={"help": "times that a request which failed in passing is sent again"})
-    judge_concurrency: int = field(default=8, metadata={"help": "most requests at once"})
-    judge: str | None = field(default=None, metadata={"help": "judge with this local model: folder or hub id"})
-    judge_prompt: Path | None = field(default=None, metadata={"help": "text file with another wording for the judge"})
-    judgements: Path | None = field(default=None, metadata={"help": "a judge's saved replies, instead of asking"})
-    prompt_suffix: str = field(default="", metadata={"help": "text behind every question, such as LLaVA's single-word request"})
-    max_new_tokens: int | None = field(
-        default=None,
-        metadata={"help": "longest answer in tokens; the benchmark's own if not given: 128 for a word, 512 or 1024 for texts"},
-    )
-    batch_size: int = field(default=64, metadata={"help": "questions at once"})
-    max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of questions has a broken image"})
 
 
 def run(options: EvaluateOptions) -> None:
@@ -96,10 +58,6 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     Raises:
         ValueError: If data, answers, images or a judge are missing or don't fit.
     """
-    from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.answers import count_endings, match_answers, read_answers, read_decoding
-    from mmalign.evaluation.results import hash_files
-
     benchmark = benchmark or load_benchmark(options)
     path, partial = options.answers, options.allow_partial
     if path is not None:
@@ -126,8 +84,6 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     )
     _save(options, result, items)
     if options.model is not None and loaded is None:
-        from mmalign.commands.cards import add_result
-
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
 
@@ -156,14 +112,6 @@ def make_items(
     judgements: Mapping[str, str] | None = None,
 ) -> list[Item]:
     """Return what a report shows of each answer; none where a benchmark has no such parts."""
-    from mmalign.evaluation.answers import Question
-    from mmalign.evaluation.chair import Chair
-    from mmalign.evaluation.hallusionbench import HallusionBench, find_codes, find_right
-    from mmalign.evaluation.items import make_chair_items, make_hallusion_items, make_pope_items
-    from mmalign.evaluation.object_words import find_mentions
-    from mmalign.evaluation.pope import Pope, parse_official
-    from mmalign.evaluation.yes_no import parse_strict
-
     if isinstance(benchmark, Pope):
         return make_pope_items(benchmark.items, answers, parse=parse_official if mode == "official" else parse_strict)
     if isinstance(benchmark, Chair):
@@ -185,9 +133,6 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
     Raises:
         ValueError: If files are missing, damaged, or not of the benchmark's form.
     """
-    from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.answers import check_texts
-
     with expected_form(options.data):
         benchmark = _load_benchmark(options)
         check_texts(getattr(benchmark, "items", ()), what=options.data)
@@ -199,30 +144,17 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
 
 def _load_benchmark(options: EvaluateOptions) -> Benchmark:
     if options.benchmark == "pope":
-        from mmalign.evaluation.pope import load_pope
-
         return load_pope(options.data, answers=options.answers)
     if options.benchmark == "chair":
-        from mmalign.evaluation.chair import load_chair
-
         return load_chair(options.data, variant=options.variant, answers=options.answers)
     if options.benchmark == "amber":
-        from mmalign.evaluation.amber import load_amber
-
         return load_amber(options.data, similarity=options.similarity)
     if options.benchmark == "mme":
-        from mmalign.evaluation.mme import load_mme
-
         return load_mme(options.data, answers=options.answers)
     if options.benchmark == "hallusionbench":
-        from mmalign.evaluation.hallusionbench import load_hallusionbench
-
         return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
     if options.benchmark == "mmhal":
-        from mmalign.evaluation.mmhal import load_mmhal
-
         return load_mmhal(options.data, answers=options.answers)
-    from mmalign.evaluation.object_halbench import load_object_halbench
 
     return load_object_halbench(options.data, answers=options.answers)
 
@@ -244,8 +176,6 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     folder.mkdir(parents=True, exist_ok=True)
     cache = folder / f"{options.benchmark}_judge_cache.jsonl"
     if options.judge_url is not None:
-        from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
-
         return OpenAIJudge(
             url=options.judge_url,
             model=str(options.judge_model),
@@ -257,7 +187,6 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
             timeout=options.judge_timeout,
             option="--judge-decoding",
         )
-    from mmalign.evaluation.judges.local import LocalJudge, read_length
 
     length = read_length(options.judge_decoding, default=1024, option="--judge-decoding")
     return LocalJudge(str(options.judge), cache=cache, max_new_tokens=length)
@@ -291,8 +220,6 @@ class _Judged(NamedTuple):
 
 
 def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
-    from mmalign.evaluation.judging import hash_text
-    from mmalign.evaluation.results import Result, differing, hash_files
 
     judged = _judge(options, benchmark, answers)
     judgements = None if judged is None else judged.replies.texts
@@ -323,8 +250,6 @@ def _score_other(
     options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str], judgements: dict[str, str] | None
 ) -> dict[str, float] | None:
     """Score in the mode that was not asked for; None where there is no other, or it can read nothing."""
-    from mmalign.evaluation.verdicts import UnreadableError
-
     other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
     try:
         return benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else None
@@ -335,10 +260,6 @@ def _score_other(
 
 def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> _Judged | None:
     """Return the judge's replies; None where no judge was asked for."""
-    from mmalign.data.json_files import expected_form
-    from mmalign.evaluation.judging import ask_judge, read_judgements, strip_replies, write_judgements
-    from mmalign.evaluation.rows import read_text
-
     judge = build_judge(options)
     if judge is None and options.judgements is None:
         return None
@@ -358,10 +279,6 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
-    from mmalign.data.rejects import Rejects
-    from mmalign.engine.reference_cache import fingerprint_checkpoint
-    from mmalign.evaluation.runner import generate_answers
-    from mmalign.models.load import best_device, load_mllm
 
     if options.out is None or options.model is None:
         raise ValueError("--out is missing: the folder that answers and result are saved in")
@@ -392,7 +309,6 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
 
 
 def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
-    from mmalign.evaluation.items import items_path, write_items
 
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,6 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
-from mmalign.commands.run_record import RUN_FILE, read_record, write_record
 from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
@@ -15,6 +14,7 @@ from mmalign.losses.registry import Registry
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
+from mmalign.runs.run_record import RUN_FILE, read_record, write_record
 
 METHODS = {
     "contrastive": "a contrastive image-text model, trained on image and text pairs",

@@ -1,21 +1,10 @@
 """``mmalign merge``: a LoRA adapter and its base model to one checkpoint that plain transformers loads."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from mmalign.models.precision import Dtype, Quantization
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeOptions:
-    """Options of ``mmalign merge``."""
-
-    adapter: str = field(metadata={"help": "folder of the adapter, as mmalign train --lora-rank leaves it", "positional": True})
-    out: Path = field(metadata={"help": "folder of the merged model"})
-    dtype: Dtype = field(default="auto", metadata={"help": "precision of the merged weights"})
-    quantization: Quantization | None = field(
-        default=None, metadata={"help": "how the base was held in training; what the adapter's run says if not given"}
-    )
+from mmalign.models.adapters import load_merged
+from mmalign.options.models import MergeOptions
+from mmalign.runs.run_record import RUN_FILE, read_record
 
 
 def run(options: MergeOptions) -> None:
@@ -26,9 +15,6 @@ def run(options: MergeOptions) -> None:
     Raises:
         ValueError: If ``out`` is not empty, or there is no adapter.
     """
-    from mmalign.commands.run_record import RUN_FILE, read_record
-    from mmalign.models.adapters import load_merged
-
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty; choose another --out")
     folder = Path(options.adapter)

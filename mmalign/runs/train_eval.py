@@ -9,11 +9,12 @@ from typing import Any
 
 from torch import nn
 
-from mmalign.commands.evaluate import EvaluateOptions, check_can_answer, evaluate, load_benchmark
-from mmalign.commands.train import MllmOptions
 from mmalign.config import coerce
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.yes_no import BASELINES
+from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.training import MllmOptions
+from mmalign.runs.evaluate import check_can_answer, evaluate, load_benchmark
 from mmalign.training.scoring import Score
 
 # What the training run itself says.

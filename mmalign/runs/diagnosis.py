@@ -16,8 +16,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from mmalign import __version__
-from mmalign.commands.diagnose import DiagnoseOptions
-from mmalign.commands.run_record import RUN_FILE, read_record
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.hashing import hash_file
@@ -31,7 +29,9 @@ from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.states import OutputHead, read_output_head
 from mmalign.models.load import best_device, load_mllm
+from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
+from mmalign.runs.run_record import RUN_FILE, read_record
 
 _THUMBNAIL = (240, 240)
 

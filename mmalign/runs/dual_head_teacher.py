@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmalign.commands.classify import DualHeadOptions
 from mmalign.data.classes import read_class_names
 from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages
@@ -20,6 +19,7 @@ from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save
 from mmalign.data.views import fixed_numbers, make_views
 from mmalign.models.open_clip_teacher import OpenClipTeacher
 from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
+from mmalign.options.classifier import DualHeadOptions
 
 # Teachers that read the classes' names.
 TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")

@@ -1,15 +1,14 @@
 """``mmalign world build``."""
 
-from mmalign.worlds.config import WorldConfig
+from mmalign.data.json_files import expected_form, read_json_object
+from mmalign.options.world import WorldConfig
+from mmalign.worlds.build import build_world
 
 __all__ = ["WorldConfig", "run"]
 
 
 def run(options: WorldConfig) -> None:
     """Build the world and print what is in it."""
-    from mmalign.data.json_files import expected_form, read_json_object
-    from mmalign.worlds.build import build_world
-
     folder = build_world(options)
     record = folder / "world.json"
     with expected_form(record):

@@ -1,30 +1,15 @@
 """``mmalign upcycle``: turn a dense model into a mixture of experts that computes the same."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
-
-@dataclass(frozen=True, kw_only=True)
-class UpcycleOptions:
-    """Options of ``mmalign upcycle``."""
-
-    model: str = field(metadata={"help": "dense multimodal LLM: folder or hub id", "positional": True})
-    out: Path = field(metadata={"help": "folder of the sparse model"})
-    num_experts: int = field(default=4, metadata={"help": "copies of each feed-forward network"})
-    top_k: int = field(default=2, metadata={"help": "copies that a token passes through"})
-    layers: list[str] = field(
-        default_factory=lambda: ["alternate"], metadata={"help": "layers that get experts: alternate (0, 2, 4, ...), all, or numbers"}
-    )
-    granularity: int = field(default=1, metadata={"help": "cut each copy into this many narrower experts"})
-    router_init: Literal["normal", "uniform"] = field(default="normal", metadata={"help": "uniform is LLaVA-MoD's"})
-    router_std: float = field(default=0.02, metadata={"help": "standard deviation of a normal router"})
-    shared_expert: bool = field(default=False, metadata={"help": "half of a layer's output from a copy that every token passes"})
-    norm_topk_prob: bool = field(default=True, metadata={"help": "weights of the chosen experts sum to 1; off is refused"})
-    seed: int = field(default=0, metadata={"help": "of the router"})
+from mmalign.models.load import load_mllm
+from mmalign.models.parameters import count_parameters
+from mmalign.models.quantize import is_quantized
+from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
+from mmalign.models.upcycle import IDENTITY_TOLERANCE, UpcycleConfig, compute_largest_difference, upcycle
+from mmalign.options.models import UpcycleOptions
 
 
 def run(options: UpcycleOptions) -> None:
@@ -33,12 +18,6 @@ def run(options: UpcycleOptions) -> None:
     Raises:
         ValueError: If ``out`` is not empty, the model can't be upcycled, or the sparse one computes something else.
     """
-    from transformers import AutoConfig, PreTrainedModel
-
-    from mmalign.models.load import load_mllm
-    from mmalign.models.quantize import is_quantized
-    from mmalign.models.upcycle import IDENTITY_TOLERANCE, UpcycleConfig, compute_largest_difference, upcycle
-
     if options.out.exists() and any(options.out.iterdir()):
         raise ValueError(f"{options.out} is not empty; choose another --out")
     config = UpcycleConfig(
@@ -91,9 +70,6 @@ def parse_layers(words: list[str]) -> 'Literal["alternate", "all"] | tuple[int, 
 
 def format_card(dense: "PreTrainedModel", sparse: "PreTrainedModel", sparse_layers: tuple[int, ...]) -> str:
     """Lay out total, activated and trainable parameters; the first two stages train the dense model."""
-    from mmalign.models.parameters import count_parameters
-    from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
-
     text = sparse.config.get_text_config()
     before, after = count_parameters(dense), count_parameters(sparse)
     where = f"{len(sparse_layers)} of {text.num_hidden_layers} layers ({', '.join(map(str, sparse_layers))})"

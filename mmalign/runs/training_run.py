@@ -10,10 +10,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel, set_seed
 
-from mmalign.commands.cards import write_card
-from mmalign.commands.run_record import claim_folder, describe_run, is_first_process, write_record
-from mmalign.commands.train import ListwiseOptions, MimicOptions, MllmOptions, PreferenceOptions, ReferencedOptions, RunOptions
-from mmalign.commands.train_eval import build_score
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns, unused_columns
@@ -30,10 +26,15 @@ from mmalign.methods.teachers import LiveTeacher, Teacher
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
-from mmalign.models.precision import Quantization
 from mmalign.models.quantize import describe_quantization, is_quantized
 from mmalign.models.references import Reference
 from mmalign.models.stages import find_frozen
+from mmalign.options.methods import ListwiseOptions, MimicOptions, PreferenceOptions
+from mmalign.options.precision import Quantization
+from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
+from mmalign.runs.cards import write_card
+from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
+from mmalign.runs.train_eval import build_score
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.optimizers import build_optimizer

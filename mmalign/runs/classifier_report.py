@@ -9,8 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmalign.commands.classify import EvaluateClassifierOptions, TuneMixingOptions
-from mmalign.commands.run_record import RUN_FILE, read_record
 from mmalign.data.image_cache import CachedImages, cache_images
 from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
@@ -20,6 +18,8 @@ from mmalign.evaluation.classification import score_probabilities, search_mixing
 from mmalign.losses.dual_head import mix_probabilities
 from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_config
 from mmalign.models.load import best_device
+from mmalign.options.classifier import EvaluateClassifierOptions, TuneMixingOptions
+from mmalign.runs.run_record import RUN_FILE, read_record
 
 Scores = dict[str, dict[str, float]]
 

@@ -13,20 +13,6 @@ from numpy.typing import NDArray
 from timm.data import resolve_model_data_config
 from transformers import set_seed
 
-from mmalign.commands.classifier_card import write_classifier_card
-from mmalign.commands.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
-from mmalign.commands.classify import DualHeadOptions
-from mmalign.commands.dual_head_teacher import (
-    TEXT_TEACHERS,
-    cache_teacher,
-    choose_prompts,
-    choose_words,
-    find_feature_width,
-    hash_teacher,
-    load_teacher,
-    score_beside,
-)
-from mmalign.commands.run_record import build_record, claim_folder, is_first_process, write_record
 from mmalign.data.classes import check_words
 from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages, cache_images
@@ -49,6 +35,20 @@ from mmalign.models.dual_head import (
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
 from mmalign.models.teachers import Teacher, embed_classes
+from mmalign.options.classifier import DualHeadOptions
+from mmalign.runs.classifier_card import write_classifier_card
+from mmalign.runs.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
+from mmalign.runs.dual_head_teacher import (
+    TEXT_TEACHERS,
+    cache_teacher,
+    choose_prompts,
+    choose_words,
+    find_feature_width,
+    hash_teacher,
+    load_teacher,
+    score_beside,
+)
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback

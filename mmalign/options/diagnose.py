@@ -1,0 +1,47 @@
+"""What is looked at in a trained model."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from mmalign.options.rows import AnswerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions(AnswerOptions):
+    """Options of ``mmalign diagnose``."""
+
+    pairs: Path = field(metadata={"positional": True})
+    """pairs: parquet, json or jsonl file, or a folder of them"""
+    model: str
+    """the trained model: folder or hub id; a run's folder brings its log"""
+    out: Path
+    """folder of diagnosis.json and diagnosis.html"""
+    reference: str | None = None
+    """what training started from; a LoRA adapter's base if not given"""
+    held_out: Path | None = None
+    """pairs that were not trained on, for the dispersion"""
+    checkpoints: list[Path] = field(default_factory=list)
+    """models between start and end, in their order; a folder of checkpoint-N stands for all of them"""
+    beta: float = 0.1
+    """factor of the credits, as in training"""
+    max_pairs: int = 256
+    """pairs that are looked at, drawn at random; of the held-out ones as many"""
+    max_tokens: int = 1024
+    """response tokens whose states are kept for the layers and the information"""
+    credited: int = 8
+    """pairs whose credit is drawn"""
+    batch_size: int = 16
+    """pairs at once"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """precision of the weights"""
+    max_length: int | None = None
+    """longest row in tokens, images included; longer ones are rejected"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of rows is broken"""
+    title: str = "Diagnosis"
+    """title of the page"""
+    seed: int = 0
+    """of the sample of pairs and the probe's folds"""

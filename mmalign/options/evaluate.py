@@ -1,0 +1,67 @@
+"""A benchmark: its files, the model or its answers, the judge."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmalign.options.precision import PrecisionOptions
+
+Name = Literal["pope", "chair", "amber", "mme", "hallusionbench", "mmhal", "object-halbench"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(PrecisionOptions):
+    """Options of ``mmalign evaluate``."""
+
+    benchmark: Name = field(metadata={"positional": True})
+    """pope, chair, amber, mme, hallusionbench, mmhal or object-halbench"""
+    data: Path
+    """the benchmark's own files: their folder, or the question file"""
+    model: str | None = None
+    """answer with this model: folder or hub id"""
+    answers: Path | None = None
+    """score these saved answers instead: JSONL of id and response, or the benchmark's own format"""
+    images: Path | None = None
+    """folder of the images; DATA/images if not given"""
+    out: Path | None = None
+    """folder for answers and result; needed with --model"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+    mode: Literal["official", "strict"] = "official"
+    """read answers as the original script does, or whole words only"""
+    allow_partial: bool = False
+    """score what is there, although answers are missing, doubled or foreign"""
+    variant: Literal["original", "wordnet"] = "original"
+    """CHAIR: how words become singular"""
+    similarity: str = "auto"
+    """AMBER: which words are near: spacy, exact, a table's path, or auto for the best there is"""
+    questions: Literal["all", "image"] = "all"
+    """HallusionBench: all 1,129 questions, or the 951 with an image"""
+    judge_url: str | None = None
+    """judge behind this OpenAI-compatible endpoint"""
+    judge_model: str | None = None
+    """its model"""
+    judge_key_env: str = "auto"
+    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
+    judge_decoding: dict[str, Any] = field(default_factory=dict)
+    """'{max_completion_tokens: 4096, temperature: null}': sent with each request, null is not; for --judge max_new_tokens"""
+    judge_timeout: float = 120.0
+    """seconds that a request to the endpoint may take"""
+    judge_retries: int = 6
+    """times that a request which failed in passing is sent again"""
+    judge_concurrency: int = 8
+    """most requests at once"""
+    judge: str | None = None
+    """judge with this local model: folder or hub id"""
+    judge_prompt: Path | None = None
+    """text file with another wording for the judge"""
+    judgements: Path | None = None
+    """a judge's saved replies, instead of asking"""
+    prompt_suffix: str = ""
+    """text behind every question, such as LLaVA's single-word request"""
+    max_new_tokens: int | None = None
+    """longest answer in tokens; the benchmark's own if not given: 128 for a word, 512 or 1024 for texts"""
+    batch_size: int = 64
+    """questions at once"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of questions has a broken image"""

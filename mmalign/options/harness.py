@@ -1,0 +1,20 @@
+"""Tasks for lmms-eval."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LmmsTasksOptions:
+    """Options of ``mmalign lmms-tasks``."""
+
+    data: Path = field(metadata={"positional": True})
+    """POPE's question file, or folder of them"""
+    images: Path
+    """folder of the images"""
+    out: Path
+    """folder to give to lmms-eval as --include_path"""
+    prompt_suffix: str = ""
+    """text behind every question, such as LLaVA's single-word request"""
+    max_new_tokens: int = 64
+    """longest answer in tokens"""

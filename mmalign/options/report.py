@@ -1,0 +1,56 @@
+"""Pages and tables."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportEvalOptions:
+    """Options of ``mmalign report eval``."""
+
+    results: list[Path] = field(metadata={"positional": True})
+    """folders that mmalign evaluate --out wrote, one a model"""
+    out: Path
+    """folder of report.html, report.md and report.csv"""
+    names: list[str] = field(default_factory=list)
+    """the models' names in that order; the folders' names if not given"""
+    images: list[Path] = field(default_factory=list)
+    """folders to look for the images of wrong answers in"""
+    title: str = "Evaluation"
+    """title of the page"""
+    max_wrong: int = 40
+    """most wrong answers shown of a model and benchmark, drawn at random"""
+    resamples: int = 2000
+    """resamples of the images for the intervals"""
+    seed: int = 0
+    """of the resampling and of the wrong answers that are shown"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportTrainingOptions:
+    """Options of ``mmalign report training``."""
+
+    runs: list[Path] = field(metadata={"positional": True})
+    """folders of train preference on scored pairs, one a run"""
+    out: Path
+    """the figure: a .png or .svg file"""
+    names: list[str] = field(default_factory=list)
+    """the runs' names in that order; the folders' names if not given"""
+    smooth: int = 5
+    """each point is the mean of this many logs; 1 shows the logs as they are"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportDifficultyOptions:
+    """Options of ``mmalign report difficulty``."""
+
+    scores: Path = field(metadata={"positional": True})
+    """folder that mmalign score-difficulty --out wrote"""
+    out: Path
+    """the page: an .html file"""
+    num_pairs: int = 24
+    """pairs shown, evenly spaced from the easiest to the hardest"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    title: str = "Difficulty of preference pairs"
+    """title of the page"""

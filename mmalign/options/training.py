@@ -1,0 +1,129 @@
+"""A training run: what it reads and writes, how it optimises, which parts of the model train."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mmalign.options.evaluate import Name
+from mmalign.options.precision import PrecisionOptions, Quantization
+from mmalign.options.rows import AnswerOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Options that every method shares. Everything else of TrainingArguments is reached through ``trainer``."""
+
+    learning_rate: float
+    """peak learning rate"""
+    batch_size: int = 8
+    """rows a device and micro-batch"""
+    gradient_accumulation_steps: int = 1
+    """micro-batches a step"""
+    epochs: float = 1.0
+    """passes over the data; max-steps wins where it is set"""
+    max_steps: int = -1
+    """optimiser steps; -1 trains by epochs"""
+    optimizer: Literal["adamw", "muon", "dct-adamw"] = "adamw"
+    """muon learns faster from random weights; dct-adamw holds smaller moments"""
+    dct_rank: int = 128
+    """dct-adamw: columns of each matrix that have moments; smaller matrices take AdamW"""
+    dct_error_feedback: bool = False
+    """dct-adamw: carry over what the columns leave out; a whole matrix more"""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """learning rate after the warm-up"""
+    warmup_ratio: float = 0.03
+    """share of the steps over which the learning rate rises"""
+    weight_decay: float = 0.0
+    """AdamW's weight decay"""
+    adam_beta2: float = 0.999
+    """AdamW's; 0.95 learns faster from random weights"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this norm"""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """autocast type of the forward pass"""
+    gradient_checkpointing: bool = False
+    """recompute activations: less memory, a third more time"""
+    logging_steps: int = 10
+    """steps between logs"""
+    save_steps: int = 500
+    """steps between checkpoints"""
+    save_total_limit: int = 2
+    """checkpoints kept"""
+    num_workers: int = 0
+    """processes that load data"""
+    seed: int = 0
+    """of the data order, dropout and new weights"""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """any other field of transformers.TrainingArguments (YAML only)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(TrainConfig):
+    """What every training run reads and writes."""
+
+    data: Path
+    """parquet, json or jsonl file, or a folder of them"""
+    out: Path
+    """folder of the trained model; run the same command again to go on after a stop"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    max_length: int | None = None
+    """longest row in tokens, images included; longer ones are rejected"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of rows is broken"""
+    license: str | None = None
+    """licence named in the model card; that of the starting model if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveOptions(RunOptions):
+    """Options of ``mmalign train contrastive``."""
+
+    model: str
+    """CLIP model: folder, hub id, or JSON config for random weights"""
+    tokenizer: str | None = None
+    """tokenizer folder; needed where the model is a config"""
+    learning_rate: float = 5e-4
+    """peak learning rate"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions):
+    """What training a multimodal LLM needs beside."""
+
+    model: str
+    """multimodal LLM: folder or hub id"""
+    attention: Literal["sdpa", "flex_attention"] = "sdpa"
+    """language model only; flex trains on GPUs"""
+    freeze: list[Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]] = field(default_factory=list)
+    """parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"""
+    stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = None
+    """LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"""
+    lora_rank: int = 0
+    """LoRA on the language model; 0 trains full weights"""
+    lora_alpha: int | None = None
+    """LoRA scale is alpha / rank; twice the rank if not given"""
+    lora_dropout: float = 0.0
+    """dropout before the adapter"""
+    eval_benchmarks: list[Name] = field(default_factory=list)
+    """benchmarks that the model in training is scored on, such as pope chair"""
+    eval_data: list[Path] = field(default_factory=list)
+    """their files, as mmalign evaluate --data takes them: one folder for all, or one for each"""
+    eval_every: int = 500
+    """steps between scores; the last step is always scored"""
+    eval_options: dict[str, Any] = field(default_factory=dict)
+    """other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"""
+    balance_weight: float | None = None
+    """sparse models: load-balancing loss, summed over layers; 0.01 if not given"""
+    router_z_weight: float = 0.0
+    """sparse models: squared log-sum of router logits, summed over layers"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferencedOptions(MllmOptions):
+    """What methods need beside that hold the model to a frozen one."""
+
+    reference_model: str | None = None
+    """another model as the reference, or the one that cached log-probs are of: folder or hub id"""
+    reference_quantization: Quantization | None = None
+    """hold a reference of its own in 4 bits, or not; as --quantization if not given"""
