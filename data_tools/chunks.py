@@ -11,6 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 
@@ -33,7 +34,7 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
         ValueError: If ``size`` is below 1, or ``out`` holds something else.
     """
     if size < 1:
-        raise ValueError(f"batch_size is {size}; expected at least 1")
+        raise UserError(f"batch_size is {size}; expected at least 1")
     _claim(out, {**fingerprint, "rows": num_rows, "chunk": size})
     (out / "chunks").mkdir(exist_ok=True)
     paths = []
@@ -59,7 +60,7 @@ def chunk_seed(seed: int, start: int) -> int:
         ValueError: If the seed is out of range.
     """
     if not 0 <= seed < 2**31:
-        raise ValueError(f"seed is {seed}; expected 0 to {2**31 - 1}")
+        raise UserError(f"seed is {seed}; expected 0 to {2**31 - 1}")
     return seed * 2**32 + start
 
 
@@ -79,7 +80,7 @@ def _claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
         differing = [key for key in wanted if held.get(key) != wanted[key]]
         if differing:
             key = differing[0]
-            raise ValueError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted[key]!r}; choose another --out")
+            raise UserError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted[key]!r}; choose another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_tools.program import run_program
+from mmalign.errors import UserError
 
 PARTS = ("train", "val")
 
@@ -41,11 +42,11 @@ def run(options: ObjectOptions) -> None:
     from mmalign.evaluation.object_words import read_synonyms
 
     if "objects" not in options.out.name or not options.out.name.endswith((".json", ".json.gz")):
-        raise ValueError(f"--out is {options.out.name}; expected a name with 'objects' that ends in .json or .json.gz")
+        raise UserError(f"--out is {options.out.name}; expected a name with 'objects' that ends in .json or .json.gz")
     files = [options.annotations / f"{kind}_{part}2014.json" for kind in ("instances", "captions") for part in PARTS]
     missing = [path.name for path in (*files, options.words) if not path.is_file()]
     if missing:
-        raise ValueError(f"{options.annotations} has no {', '.join(missing)}; unpack annotations_trainval2014.zip, and name the word list")
+        raise UserError(f"{options.annotations} has no {', '.join(missing)}; unpack annotations_trainval2014.zip, and name the word list")
     synonyms = read_synonyms(options.words.read_text(encoding="utf-8"), strip=options.benchmark == "object-halbench")
     find = choose_finder(options.benchmark, synonyms)
     objects = list_objects(map(_read, files[:2]), map(_read, files[2:]), synonyms=synonyms, find=find)
@@ -90,7 +91,7 @@ def list_objects(
         names = {category["id"]: category["name"] for category in part["categories"]}
         unknown = sorted(name for name in names.values() if name not in synonyms)
         if unknown:
-            raise ValueError(f"the word list has no {', '.join(unknown)}, which COCO's instances hold; expected the benchmark's own list")
+            raise UserError(f"the word list has no {', '.join(unknown)}, which COCO's instances hold; expected the benchmark's own list")
         for image in part["images"]:
             objects.setdefault(str(image["id"]), set())
         for instance in part["annotations"]:

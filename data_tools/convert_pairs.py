@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from data_tools.pair_sets import SETS, Pair
 from data_tools.program import run_program
+from mmalign.errors import UserError
 
 SetName = Literal["bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "trl"]
 
@@ -45,7 +46,7 @@ def run(options: ConvertOptions) -> None:
 
     files = list_files(options.files)
     if options.out.exists():
-        raise ValueError(f"{options.out} exists; choose another --out, or remove it")
+        raise UserError(f"{options.out} exists; choose another --out, or remove it")
     partial = options.out.with_name(options.out.name + ".partial")
     writer = PairWriter(partial / "pairs", shard_rows=options.shard_rows)
     for stale in writer.folder.glob("*.parquet"):
@@ -54,7 +55,7 @@ def run(options: ConvertOptions) -> None:
     counts = _convert(options, files, writer, rejects)
     writer.close()
     if not writer.num_rows:
-        raise ValueError(f"no pair in {len(files)} files ({_told(counts)}); the reasons are in {rejects.path}")
+        raise UserError(f"no pair in {len(files)} files ({_told(counts)}); the reasons are in {rejects.path}")
     _write_record(options, files, partial, {**counts, "pairs": writer.num_rows, "rejected": rejects.num_rejected})
     partial.rename(options.out)
     print(f"{writer.num_rows:,} pairs in {options.out / 'pairs'}, {rejects.num_rejected:,} rows rejected; {_told(counts)}")
@@ -72,14 +73,14 @@ def _convert(options: ConvertOptions, files: Sequence[Path], writer: Any, reject
             counts["records"] += 1
             try:
                 if record.fault:
-                    raise ValueError(record.fault)
+                    raise UserError(record.fault)
                 pairs = SETS[options.set](record.value, record.where)
                 counts["without_unequal_pair"] += not pairs
                 if options.max_words is not None and any(_words(pair) > options.max_words for pair in pairs):
                     counts["too_long"] += 1
                     continue
                 images = _load_images(pairs, options.image_root)
-            except ValueError as error:
+            except UserError as error:
                 seen += 1
                 rejects.add(record.where, str(error))
                 rejects.check(seen)
@@ -88,7 +89,7 @@ def _convert(options: ConvertOptions, files: Sequence[Path], writer: Any, reject
                 seen += 1
                 try:
                     writer.add(_checked_row(pair, images, options))
-                except ValueError as error:
+                except UserError as error:
                     rejects.add(pair.id, str(error))
                     rejects.check(seen)
     rejects.check(seen, final=True)

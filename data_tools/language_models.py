@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from mmalign.errors import UserError
+
 
 class NamesModel(Protocol):
     """Options that name a language model."""
@@ -44,7 +46,7 @@ def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max
         ValueError: If not exactly one is named, or a setting is none that can be set.
     """
     if (options.llm is None) == (options.url is None) or (options.url is None) != (options.llm_name is None):
-        raise ValueError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
+        raise UserError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
     cache = options.out / "replies.jsonl"
     if options.llm is not None:
         from mmalign.evaluation.judges.local import LocalJudge, read_length

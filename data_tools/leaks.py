@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from data_tools.image_hashes import hash_distances, perceptual_hash
 from mmalign.data.images import SUFFIXES, load_image
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def index_images(folders: Sequence[Path]) -> BenchmarkImages:
     unreadable: list[str] = []
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"no folder {folder}; --benchmark-images names folders of images")
+            raise UserError(f"no folder {folder}; --benchmark-images names folders of images")
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
         for path in tqdm(files, desc=f"hashing {folder.name}", unit="image", leave=False):
             data = path.read_bytes()
@@ -64,5 +65,5 @@ def index_images(folders: Sequence[Path]) -> BenchmarkImages:
             names.append(str(path))
             digests.setdefault(hashlib.sha256(data).hexdigest(), str(path))
     if folders and not names:
-        raise ValueError(f"no image that can be read in {', '.join(map(str, folders))}")
+        raise UserError(f"no image that can be read in {', '.join(map(str, folders))}")
     return BenchmarkImages(names, digests, np.array(hashes), unreadable)

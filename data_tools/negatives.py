@@ -14,6 +14,7 @@ from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
+from mmalign.errors import UserError
 
 # The rejected responses to some rows: a text, or a ValueError that tells why there is none.
 Answers = list[str | ValueError]
@@ -81,7 +82,7 @@ def build_negatives(
     )
 
 
-class RejectedRow(ValueError):
+class RejectedRow(UserError):
     """A row that gives no pair, by its id."""
 
     def __init__(self, name: str, reason: str) -> None:
@@ -131,7 +132,7 @@ def write_pairs(
     writer.close()
     rejects.check(seen, final=True)
     if not writer.num_rows:
-        raise ValueError(f"no pair from {seen} rows ({without} without two unequal responses); reasons, if any, are in {rejects.path}")
+        raise UserError(f"no pair from {seen} rows ({without} without two unequal responses); reasons, if any, are in {rejects.path}")
     shutil.rmtree(out / "pairs", ignore_errors=True)
     partial.rename(out / "pairs")
     print(f"{writer.num_rows:,} pairs in {out / 'pairs'}, {rejects.num_rejected:,} rows rejected, {without:,} without a pair")
@@ -151,10 +152,10 @@ def answered_messages(raw: Mapping[str, Any]) -> Messages:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
         messages += [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
     else:
-        raise ValueError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
+        raise UserError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise ValueError(f"a message is {str(message)[:80]!r}; expected role and content")
+            raise UserError(f"a message is {str(message)[:80]!r}; expected role and content")
     return [{"role": message["role"], "content": _plain(message.get("content"))} for message in messages]
 
 
@@ -173,8 +174,8 @@ def _plain(content: Any) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list) or not all(isinstance(part, dict) and part.get("type") for part in content):
-        raise ValueError(f"the content of a message is {str(content)[:80]!r}; expected text, or a list of parts that have a type")
+        raise UserError(f"the content of a message is {str(content)[:80]!r}; expected text, or a list of parts that have a type")
     kinds = [part["type"] for part in content]
     if "image" in kinds[kinds.index("text") :] if "text" in kinds else False:
-        raise ValueError("an image stands after text inside a message; only images before the text are supported here")
+        raise UserError("an image stands after text inside a message; only images before the text are supported here")
     return "".join(part.get("text") or "" for part in content if part["type"] == "text")

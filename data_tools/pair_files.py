@@ -8,6 +8,7 @@ from typing import Any
 from data_tools.pair_sets import Pair
 from mmalign.data.images import resolve_image_path
 from mmalign.data.rows import PairRow, read_pair
+from mmalign.errors import UserError
 
 # Rows held before they are written: with images of a few hundred kilobytes, some tens of megabytes.
 GROUP_ROWS = 100
@@ -43,7 +44,7 @@ def checked_pair(pair: Pair, images: Sequence[Any]) -> PairRow:
     try:
         return read_pair({**raw, "source": pair.source}, index=0)
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"prompt, chosen or rejected is not in one of TRL's forms: {error!r}") from error
+        raise UserError(f"prompt, chosen or rejected is not in one of TRL's forms: {error!r}") from error
 
 
 def text_form(value: Any) -> str:
@@ -64,7 +65,7 @@ def check_unicode(*values: Any) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         before = text[max(0, error.start - 20) : error.start]
-        raise ValueError(f"half of a surrogate pair, {text[error.start]!a}, stands after {before!a}; expected Unicode text") from error
+        raise UserError(f"half of a surrogate pair, {text[error.start]!a}, stands after {before!a}; expected Unicode text") from error
 
 
 class PairWriter:
@@ -73,7 +74,7 @@ class PairWriter:
     def __init__(self, folder: Path, *, shard_rows: int) -> None:
         """Write to ``folder``, at most ``shard_rows`` rows a file."""
         if shard_rows < 1:
-            raise ValueError(f"shard_rows is {shard_rows}; expected at least 1")
+            raise UserError(f"shard_rows is {shard_rows}; expected at least 1")
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.shard_rows = shard_rows
@@ -96,7 +97,7 @@ class PairWriter:
             self._schema = _schema(forms)
         for name, form in forms.items():
             if form != self.forms[name]:
-                raise ValueError(f"{name} is {form}, where the first row's is {self.forms[name]}; convert the two kinds apart")
+                raise UserError(f"{name} is {form}, where the first row's is {self.forms[name]}; convert the two kinds apart")
         self._buffer.append(row)
         self.num_rows += 1
         if len(self._buffer) == GROUP_ROWS or self.num_rows % self.shard_rows == 0:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmalign.errors import UserError
+
 Messages = list[dict[str, str]]
 VLFEEDBACK_ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
@@ -55,9 +57,9 @@ def rlhf_v(record: Mapping[str, Any], default_id: str) -> list[Pair]:
         try:
             text = json.loads(text)
         except json.JSONDecodeError as error:
-            raise ValueError(f"field text is not JSON: {error}") from error
+            raise UserError(f"field text is not JSON: {error}") from error
     if not isinstance(text, dict):
-        raise ValueError(f"field text is a {type(text).__name__}; expected JSON with question, chosen and rejected{_has(record)}")
+        raise UserError(f"field text is a {type(text).__name__}; expected JSON with question, chosen and rejected{_has(record)}")
     return [_plain_pair({**record, **text}, default_id, set_name="rlhf-v", id_field="idx", part_field="origin_dataset")]
 
 
@@ -81,7 +83,7 @@ def vlfeedback(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     completions = _objects({**record, "completions": _as_rows(record.get("completions"))}, "completions")
     rated = [(rating, _field(c, "response", str)) for c in completions if (rating := _mean_rating(c)) is not None]
     if len(rated) < 2:
-        raise ValueError(f"{len(rated)} responses with ratings of {', '.join(VLFEEDBACK_ASPECTS)}; expected at least two")
+        raise UserError(f"{len(rated)} responses with ratings of {', '.join(VLFEEDBACK_ASPECTS)}; expected at least two")
     images = [image]
     pairs = []
     for (i, first), (j, second) in itertools.combinations(enumerate(rated), 2):
@@ -96,7 +98,7 @@ def llava_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """LLaVA-RLHF (arXiv:2309.14525): two outputs in place of the last turn; ``preference`` says which is better, 1 or 2."""
     preference = record.get("preference")
     if preference not in (1, 2):
-        raise ValueError(f"preference is {preference!r}; expected 1 or 2{_has(record)}")
+        raise UserError(f"preference is {preference!r}; expected 1 or 2{_has(record)}")
     turns = _turns(_field(record, "conversations", list))
     outputs = [_field(_field(record, name, dict), "value", str) for name in ("output_1", "output_2")]
     images = [record["image"]] if record.get("image") is not None else []
@@ -114,7 +116,7 @@ def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     chosen, rejected = (_turns(_field(record, name, list)) for name in ("conversations", "rejected_conversations"))
     prompt = _without_answer(chosen)
     if prompt != _without_answer(rejected):
-        raise ValueError("conversations and rejected_conversations differ before the last turn: there is no common prompt")
+        raise UserError("conversations and rejected_conversations differ before the last turn: there is no common prompt")
     images = [record["image"]] if record.get("image") is not None else []
     return [Pair(str(record.get("id", default_id)), "povid", images, prompt, chosen[-1:], rejected[-1:])]
 
@@ -123,7 +125,7 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """TRL's own columns: the texts stay exactly as they are."""
     missing = [name for name in ("prompt", "chosen", "rejected") if record.get(name) is None]
     if missing:
-        raise ValueError(f"no field {', '.join(missing)}{_has(record)}")
+        raise UserError(f"no field {', '.join(missing)}{_has(record)}")
     images = record["images"] if record.get("images") is not None else record.get("image")
     images = [] if images is None else images if isinstance(images, list) else [images]
     source = str(record.get("source") or "trl")
@@ -163,7 +165,7 @@ def _as_rows(completions: Any) -> Any:
         return completions
     lengths = {name: len(values) if isinstance(values, list) else None for name, values in completions.items()}
     if None in lengths.values() or len(set(lengths.values())) > 1:
-        raise ValueError(f"completions is a dict of columns of lengths {lengths}; expected lists of one length")
+        raise UserError(f"completions is a dict of columns of lengths {lengths}; expected lists of one length")
     return [dict(zip(completions, values, strict=True)) for values in zip(*completions.values(), strict=True)]
 
 
@@ -186,14 +188,14 @@ def _turns(conversation: list[Any]) -> Messages:
     for turn in _objects({"conversation": conversation}, "conversation"):
         role = turn.get("from")
         if role not in ROLES:
-            raise ValueError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
+            raise UserError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
         turns.append({"role": ROLES[role], "content": without_placeholder(_field(turn, "value", str))})
     return turns
 
 
 def _without_answer(turns: Messages) -> Messages:
     if len(turns) < 2 or turns[-1]["role"] != "assistant":
-        raise ValueError("a conversation must hold a user turn and end with an assistant turn")
+        raise UserError("a conversation must hold a user turn and end with an assistant turn")
     return turns[:-1]
 
 
@@ -215,9 +217,9 @@ def _assistant(text: str) -> Messages:
 def _field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
     value = record.get(name)
     if value is None:
-        raise ValueError(f"no field {name}{_has(record)}")
+        raise UserError(f"no field {name}{_has(record)}")
     if not isinstance(value, kind):
-        raise ValueError(f"field {name} is a {type(value).__name__}; expected {_kind_name(kind)}")
+        raise UserError(f"field {name} is a {type(value).__name__}; expected {_kind_name(kind)}")
     return value
 
 
@@ -230,14 +232,14 @@ def _objects(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     values = _field(record, name, list)
     odd = next((value for value in values if not isinstance(value, dict)), None)
     if odd is not None:
-        raise ValueError(f"field {name} holds a {type(odd).__name__}; expected objects")
+        raise UserError(f"field {name} holds a {type(odd).__name__}; expected objects")
     return values
 
 
 def _number(record: Mapping[str, Any], name: str) -> float:
     value = float(_field(record, name, (int, float)))
     if not math.isfinite(value):
-        raise ValueError(f"field {name} is {value}; expected a finite number")
+        raise UserError(f"field {name} is {value}; expected a finite number")
     return value
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmalign.config import parse_options
+from mmalign.errors import UserError
 
 Options = TypeVar("Options")
 
@@ -30,7 +31,7 @@ def run_program(
     options = parse_options(options_class, list(sys.argv[1:] if argv is None else argv), prog=prog, description=description)
     try:
         run(options)
-    except (ValueError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(f"{prog}: error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.errors import UserError
+
 # Characters read at once from a JSON array, and rows at once from Parquet (with their images, which may be megabytes each).
 JSON_CHUNK = 1 << 20
 PARQUET_ROWS = 32
@@ -29,15 +31,15 @@ def list_files(sources: list[Path]) -> list[Path]:
     for source in sources:
         found = sorted(path for path in source.iterdir() if path.suffix in _READERS) if source.is_dir() else [source]
         if not found:
-            raise ValueError(f"no data in {source}: expected {', '.join(_READERS)} files")
+            raise UserError(f"no data in {source}: expected {', '.join(_READERS)} files")
         files += found
     if not files:
-        raise ValueError(f"no files given; name one or more {', '.join(_READERS)} files, or folders of them")
+        raise UserError(f"no files given; name one or more {', '.join(_READERS)} files, or folders of them")
     for path in files:
         if not path.is_file():
-            raise ValueError(f"file not found: {path}")
+            raise UserError(f"file not found: {path}")
         if path.suffix not in _READERS:
-            raise ValueError(f"{path} is a {path.suffix or 'file without an ending'}; expected one of {', '.join(_READERS)}")
+            raise UserError(f"{path} is a {path.suffix or 'file without an ending'}; expected one of {', '.join(_READERS)}")
     return files
 
 
@@ -82,7 +84,7 @@ def _read_json(path: Path) -> Iterator[Record]:
             for number, value in enumerate(_array_items(file, path)):
                 yield _checked(f"{path.name}[{number}]", value)
         except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8: {error}") from error
+            raise UserError(f"{path} is not UTF-8: {error}") from error
 
 
 def _array_items(file: Any, path: Path) -> Iterator[Any]:
@@ -102,11 +104,11 @@ def _array_items(file: Any, path: Path) -> Iterator[Any]:
             if end == len(text) and text[position] not in '{["':
                 raise json.JSONDecodeError("may go on", text, position)
         except RecursionError as error:
-            raise ValueError(f"{path} is nested too deeply after {count} records") from error
+            raise UserError(f"{path} is nested too deeply after {count} records") from error
         except json.JSONDecodeError as error:
             more = file.read(chunk)
             if not more:
-                raise ValueError(f"{path} is cut off or damaged after {count} records: {error}") from error
+                raise UserError(f"{path} is cut off or damaged after {count} records: {error}") from error
             text, position = text[position:] + more, 0
             # Doubled, so that one huge record is not decoded from its start again for every megabyte.
             chunk *= 2
@@ -128,7 +130,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
                     yield Record(f"{path.name}[{number}]", value)
                     number += 1
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read as Parquet after {number} rows: {error}") from error
+        raise UserError(f"{path} can't be read as Parquet after {number} rows: {error}") from error
 
 
 def _checked(where: str, value: Any) -> Record:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
@@ -76,9 +77,7 @@ class JudgeScorer:
         prompts = []
         for item in items:
             if not item.reference:
-                raise ValueError(
-                    f"question {item.question.id} has no reference; --scorer judge needs one, --scorer mllm looks at the image"
-                )
+                raise UserError(f"question {item.question.id} has no reference; --scorer judge needs one, --scorer mllm looks at the image")
             for response in item.responses:
                 texts = {"question": item.question.prompt, "reference": item.reference, "response": response}
                 prompts.append(_fill(RATING, texts))

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_tools.program import run_program
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,9 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.sampling import load_source, sample_chunk
 
     if options.samples < 2 or options.temperature <= 0:
-        raise ValueError(f"samples is {options.samples}, temperature {options.temperature}; expected at least 2, and more than 0")
+        raise UserError(f"samples is {options.samples}, temperature {options.temperature}; expected at least 2, and more than 0")
     if (options.scorer == "mllm") != (options.labeler is not None):
-        raise ValueError("--scorer mllm and --labeler MODEL go together; give both or neither")
+        raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
     items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
     policy = load_on_accelerator(options.model, dtype=options.dtype)
     scorer = _build_scorer(options, judge, policy, root, words)
@@ -117,7 +118,7 @@ def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], r
 
     if options.scorer == "truth":
         if words is None:
-            raise ValueError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
+            raise UserError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
         return TruthScorer(words)
     if options.scorer == "judge":
         return JudgeScorer(judge)

@@ -12,6 +12,7 @@ from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.rows import read_jsonl
@@ -34,25 +35,25 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
         return items, image_root or source / "images", chair.words, {path.name: hash_file(path) for path in chair.files}
     if source.is_dir():
         if not prompts:
-            raise ValueError(f"{source} is a folder of images; say what to ask about each with --prompts")
+            raise UserError(f"{source} is a folder of images; say what to ask about each with --prompts")
         paths = sorted(path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not paths:
-            raise ValueError(f"no images in {source}")
+            raise UserError(f"no images in {source}")
         names = [path.relative_to(source).as_posix() for path in paths]
         questions = [Question(f"{name}/{i}", name, prompt) for name in names for i, prompt in enumerate(prompts)]
         hashes = {name: hash_file(path) for name, path in zip(names, paths, strict=True)}
         return [Sampled(question, None, None, []) for question in questions], source, None, hashes
     if image_root is None:
-        raise ValueError(f"name the folder that the images of {source} lie in with --image-root")
+        raise UserError(f"name the folder that the images of {source} lie in with --image-root")
     rows = read_jsonl(source)
     if not rows:
-        raise ValueError(f"{source} has no questions")
+        raise UserError(f"{source} has no questions")
     return [_item(row, number, source) for number, row in enumerate(rows, start=1)], image_root, None, {source.name: hash_file(source)}
 
 
 def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
     if not isinstance(row.get("image"), str) or not isinstance(row.get("prompt"), str):
-        raise ValueError(f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference")
+        raise UserError(f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference")
     return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [])
 
 
@@ -79,7 +80,7 @@ def sample_chunk(
     for i, item in enumerate(items):
         try:
             images[i] = load_image(item.question.image, root=image_root)
-        except ValueError as error:
+        except UserError as error:
             lines[i] = {"reason": str(error)}
     if images:
         prompts = [items[i].question.prompt for i in images]

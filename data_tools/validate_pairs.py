@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.program import run_program
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ def run(options: ValidateOptions) -> None:
     from data_tools.validation_summary import summarise
 
     if not 0 <= options.max_distance < 128:
-        raise ValueError(f"max_distance is {options.max_distance}; expected 0 to 127: unrelated images differ in about 128 bits")
+        raise UserError(f"max_distance is {options.max_distance}; expected 0 to 127: unrelated images differ in about 128 bits")
     files = list_files(options.files)
     validation = Validation(
         out=options.out, image_root=options.image_root, benchmark_images=options.benchmark_images, max_distance=options.max_distance

@@ -19,6 +19,7 @@ from data_tools.pair_sets import trl
 from data_tools.records import read_records
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
 
 
 class Validation:
@@ -60,9 +61,9 @@ class Validation:
                     rows += 1
                     try:
                         if record.fault:
-                            raise ValueError(record.fault)
+                            raise UserError(record.fault)
                         duplicate, found = self._row(record.value, record.where)
-                    except ValueError as error:
+                    except UserError as error:
                         self.rejects.add(str(record.value.get("id") or record.where), str(error))
                         continue
                     if duplicate is not None:
@@ -93,7 +94,7 @@ class Validation:
         prompts = self.duplicates.prompts
         good = sum(prompts.values())
         if not good:
-            raise ValueError(f"no row of {rows} can be used; the reasons are in {self.rejects.path}")
+            raise UserError(f"no row of {rows} can be used; the reasons are in {self.rejects.path}")
         # One source is all there is to tell about: its numbers are those of all.
         lengths = self.lengths if len(self.lengths) > 2 else {"all": self.lengths["all"]}
         return {

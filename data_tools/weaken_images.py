@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +47,9 @@ def run(options: WeakenOptions) -> None:
     from mmalign.engine.reference_cache import fingerprint_checkpoint
 
     if not 0 <= options.step < NUM_STEPS:
-        raise ValueError(f"step is {options.step}; expected 0 to {NUM_STEPS - 1}")
+        raise UserError(f"step is {options.step}; expected 0 to {NUM_STEPS - 1}")
     if not 0 < options.plausibility <= 1 or options.contrast < 0 or options.temperature < 0:
-        raise ValueError(
+        raise UserError(
             f"plausibility is {options.plausibility}, contrast {options.contrast}, temperature {options.temperature}; "
             "expected a share in (0, 1] and two numbers of at least 0"
         )

@@ -12,6 +12,7 @@ from transformers import LogitsProcessor
 
 from mmalign.data.encode import batch_prompts
 from mmalign.engine.batch import concatenate_images
+from mmalign.errors import UserError
 
 NUM_STEPS = 1000
 
@@ -33,7 +34,7 @@ def add_noise(pixels: Tensor, *, step: int, generator: torch.Generator) -> Tenso
         ValueError: If the step is outside the schedule.
     """
     if not 0 <= step < NUM_STEPS:
-        raise ValueError(f"step is {step}; expected 0 to {NUM_STEPS - 1}")
+        raise UserError(f"step is {step}; expected 0 to {NUM_STEPS - 1}")
     kept = alpha_bars()[step].item()
     # Drawn on the CPU in float32, so that the noise does not depend on the device or the precision of the weights.
     noise = torch.randn(pixels.shape, generator=generator).to(pixels)

@@ -1,6 +1,7 @@
 """``mmalign <command>``: find the command, parse its options, call one function."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 from mmalign import __version__
 from mmalign.config import parse_options
+from mmalign.errors import UserError
 
 
 class Command(NamedTuple):
@@ -131,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         return _unknown(words)
     command = COMMANDS[name]
+    traced = "--traceback" in words or bool(os.environ.get("MMALIGN_DEBUG"))
+    words = [word for word in words if word != "--traceback"]
     options_class = _find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     joined = _in_process_group()
@@ -138,7 +142,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         _find("runs", command.run)(options)
         finished = True
-    except (ValueError, FloatingPointError, FileNotFoundError) as error:
+    except (UserError, FloatingPointError, FileNotFoundError) as error:
+        if traced:
+            raise
         print(f"mmalign {name}: error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
@@ -191,6 +197,7 @@ def _help() -> str:
             *lines,
             "",
             "'mmalign COMMAND --help' lists a command's options; each can also stand in a YAML file: --config FILE.",
+            "Faults of your input are told in a line; --traceback or MMALIGN_DEBUG=1 shows where they were found.",
         ]
     )
 

@@ -17,6 +17,8 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 import yaml
 
+from mmalign.errors import UserError
+
 Options = TypeVar("Options")
 
 
@@ -114,14 +116,14 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If the file is missing or no mapping, or a key is unknown; the message names the nearest key.
     """
     if not path.is_file():
-        raise ValueError(f"config file not found: {path}")
+        raise UserError(f"config file not found: {path}")
     values = _read_yaml(path.read_bytes(), what=str(path)) or {}
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
+        raise UserError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: unknown option {key!r}{_nearest(key, known)}")
+            raise UserError(f"{path}: unknown option {key!r}{_nearest(key, known)}")
     return values
 
 
@@ -137,25 +139,25 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
         return None if value in (None, "none", "null") else coerce(value, inner, name=name)
     if origin is Literal:
         if value not in arguments:
-            raise ValueError(f"{name} is {value!r}; expected one of {', '.join(map(str, arguments))}")
+            raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(str, arguments))}")
         return value
     if origin is list:
         return [coerce(item, arguments[0], name=name) for item in (value if isinstance(value, list) else [value])]
     if origin is dict:
         value = _read_yaml(value, what=name) if isinstance(value, str) else value
         if not isinstance(value, dict):
-            raise ValueError(f"{name} is {value!r}; expected a mapping")
+            raise UserError(f"{name} is {value!r}; expected a mapping")
         return value
     if hint is bool:
         if not isinstance(value, bool):
-            raise ValueError(f"{name} is {value!r}; expected true or false")
+            raise UserError(f"{name} is {value!r}; expected true or false")
         return value
     try:
         if hint is int and isinstance(value, float) and value != int(value):
             raise ValueError
         return hint(value)
     except (OverflowError, TypeError, ValueError) as error:
-        raise ValueError(f"{name} is {value!r}; expected {hint.__name__}") from error
+        raise UserError(f"{name} is {value!r}; expected {hint.__name__}") from error
 
 
 def _read_yaml(text: str | bytes, *, what: str) -> Any:
@@ -163,7 +165,7 @@ def _read_yaml(text: str | bytes, *, what: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,6 +20,7 @@ from data_tools.program import run_program
 from mmalign.data.datasets import find_data_files, load_rows
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
+from mmalign.errors import UserError
 from schedules.stages import claim, pair_row, train, training_words, write_rows
 
 
@@ -50,7 +51,7 @@ def run(options: CurryOptions) -> None:
         ValueError: If the data can't be ranked, a training fails, or OUT holds another schedule.
     """
     if options.stages < 1:
-        raise ValueError(f"stages is {options.stages}; expected at least 1")
+        raise UserError(f"stages is {options.stages}; expected at least 1")
     words, dataset = training_words(options.train), load_rows(options.data)
     files = {path.name: hash_file(path) for path in find_data_files(options.data)}
     settings = {"model": options.model, "stages": options.stages, "rank_by": options.rank_by, "train": options.train, "data": files}
@@ -62,7 +63,7 @@ def run(options: CurryOptions) -> None:
         stages = cut_pairs(list(dataset), options.stages, by=options.rank_by)
     empty = [number for number, rows in enumerate(stages, start=1) if not rows]
     if empty:
-        raise ValueError(f"stage {empty[0]} of {options.stages} has no pairs; give more responses with different scores, or fewer stages")
+        raise UserError(f"stage {empty[0]} of {options.stages} has no pairs; give more responses with different scores, or fewer stages")
     claim(options.out, settings)
     model = options.model
     for number, rows in enumerate(stages, start=1):

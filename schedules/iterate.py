@@ -29,6 +29,7 @@ from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.data.datasets import load_rows
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 from schedules.stages import claim, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
@@ -74,11 +75,11 @@ def run(options: IterateOptions) -> None:
         ValueError: If options don't fit together, a step fails, or OUT holds another schedule.
     """
     if options.rounds < 1 or options.pairs_per_prompt < 1:
-        raise ValueError(f"rounds is {options.rounds} and pairs_per_prompt {options.pairs_per_prompt}; expected at least 1 of each")
+        raise UserError(f"rounds is {options.rounds} and pairs_per_prompt {options.pairs_per_prompt}; expected at least 1 of each")
     if not options.min_gap > 0 or not 0 <= options.replay <= 1:
-        raise ValueError(f"min_gap is {options.min_gap} and replay {options.replay}; expected more than 0, and a share in [0, 1]")
+        raise UserError(f"min_gap is {options.min_gap} and replay {options.replay}; expected more than 0, and a share in [0, 1]")
     if len(options.sources) not in (1, options.rounds):
-        raise ValueError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
+        raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
     named = ("model", "sample", "min_score", "min_gap", "pairs_per_prompt", "replay", "train", "eval_data", "seed")
     claim(options.out, {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]})
@@ -101,7 +102,7 @@ def run_round(options: IterateOptions, number: int) -> None:
         write_rows(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1], image_root=None)
     own = make_pairs(lists, options)
     if not own:
-        raise ValueError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
+        raise UserError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
     if not (folder / "pairs.parquet").is_file():
         write_rows(folder / "pairs.parquet", [*own, *replayed(options, number, len(own))], image_root=None)
     train(training_words(options.train), model=policy, data=folder / "pairs.parquet", out=folder / "model")
@@ -126,7 +127,7 @@ def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iter
     words += [] if options.image_root is None else ["--image-root", str(options.image_root)]
     if not (out / "finished").is_file():
         if sample_pairs(words) != 0:
-            raise ValueError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}")
+            raise UserError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}")
         (out / "finished").touch()
     prompts = _prompts(options.sample)
     items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)

@@ -12,6 +12,7 @@ from data_tools.chunks import read_chunks
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
@@ -33,7 +34,7 @@ def claim(out: Path, settings: Mapping[str, Any]) -> None:
     differing = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
     if differing:
         key = differing[0]
-        raise ValueError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted.get(key)!r}; choose another --out")
+        raise UserError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted.get(key)!r}; choose another --out")
 
 
 def training_words(text: str) -> list[str]:
@@ -46,9 +47,9 @@ def training_words(text: str) -> list[str]:
     for word in words:
         name = word.split("=")[0]
         if name in OWN_OPTIONS:
-            raise ValueError(f"--train holds {name}, which the schedule sets itself; leave it out")
+            raise UserError(f"--train holds {name}, which the schedule sets itself; leave it out")
         if name in ("--lora-rank", "--config"):
-            raise ValueError(f"--train holds {name}: stages train full weights, because each starts from the whole model before it")
+            raise UserError(f"--train holds {name}: stages train full weights, because each starts from the whole model before it")
     return words
 
 
@@ -68,7 +69,7 @@ def run_command(*words: object) -> None:
     text = [str(word) for word in words]
     print(f"$ mmalign {shlex.join(text)}", flush=True)
     if mmalign(text) != 0:
-        raise ValueError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
+        raise UserError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
 
 
 def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str) -> Iterator[dict[str, Any]]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.data.json_files import read_json
+from mmalign.errors import UserError
 
 # WordNet's ids, as ImageNet's folders are called.
 _WORDNET = re.compile(r"n\d{8}")
@@ -39,7 +40,7 @@ def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> N
         alone = [f"{what} alone has {few(unknown)}"] if unknown else []
         alone += [f"the data alone have {few(missing)}"] if missing else []
         alone += [f"{what} has a name twice"] if len(place) != len(theirs) else []
-        raise ValueError(
+        raise UserError(
             f"{what} knows classes {few(theirs)} and the data {few(ours)}; expected the same names, in any order: {', '.join(alone)}"
         )
     return np.array([place[name] for name in ours], dtype=np.int64)
@@ -100,17 +101,17 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
     if path.suffix == ".json":
         table = _from_json(read_json(path), path)
     elif not path.is_file():
-        raise ValueError(f"file of class names not found: {path}")
+        raise UserError(f"file of class names not found: {path}")
     else:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
         table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes)
     if isinstance(table, list):
         if len(table) != len(classes):
-            raise ValueError(f"{path} has {len(table)} names and the data {len(classes)} classes; expected one for each, in their order")
+            raise UserError(f"{path} has {len(table)} names and the data {len(classes)} classes; expected one for each, in their order")
         return tuple(table)
     missing = [name for name in classes if name not in table]
     if missing:
-        raise ValueError(f"{path} has no name for {few(missing)}; it names {few(list(table))}")
+        raise UserError(f"{path} has no name for {few(missing)}; it names {few(list(table))}")
     return tuple(table[name] for name in classes)
 
 
@@ -124,7 +125,7 @@ def check_words(names: Sequence[str]) -> list[str]:
         ValueError: If all are WordNet ids.
     """
     if all(_WORDNET.fullmatch(name) for name in names):
-        raise ValueError(
+        raise UserError(
             f"classes are WordNet ids ({few(names)}), which no text tower can read; name a table of their names with --class-names"
         )
     notes = []
@@ -144,14 +145,14 @@ def _from_json(value: Any, path: Path) -> dict[str, str] | list[str]:
         pairs = list(value.values())
         if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in pairs):
             return dict(pairs)
-    raise ValueError(f"{path} holds {json.dumps(value)[:60]}; expected a mapping of classes to names, or a list of names")
+    raise UserError(f"{path} holds {json.dumps(value)[:60]}; expected a mapping of classes to names, or a list of names")
 
 
 def _from_csv(lines: Sequence[str], path: Path) -> dict[str, str]:
     rows = [row for row in csv.reader(lines) if row]
     odd = next((row for row in rows if len(row) != 2), None)
     if odd is not None or not rows:
-        raise ValueError(f"{path} has the row {odd}; expected two columns: class and name")
+        raise UserError(f"{path} has the row {odd}; expected two columns: class and name")
     # A heading is one name more, which no class asks for.
     return {name.strip(): words.strip() for name, words in rows}
 

@@ -12,6 +12,7 @@ from pyarrow import ArrowException
 from tqdm import tqdm
 
 from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
 
 _READERS: dict[str, Callable[..., Dataset]] = {
     ".parquet": Dataset.from_parquet,
@@ -34,7 +35,7 @@ def find_data_files(source: Path) -> list[Path]:
     """
     files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _READERS)
     if not files or any(path.suffix not in _READERS for path in files):
-        raise ValueError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
+        raise UserError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
     return files
 
 
@@ -47,7 +48,7 @@ def load_rows(source: Path) -> Dataset:
     parts = [part for part in map(_read, find_data_files(source)) if part is not None]
     dataset = concatenate_datasets(_with_one_form(parts, source) or [Dataset.from_dict({})])
     if len(dataset) == 0:
-        raise ValueError(f"{source} has no rows")
+        raise UserError(f"{source} has no rows")
     for name, feature in dataset.features.items():
         encoded = _leave_encoded(feature)
         if encoded != feature:
@@ -65,7 +66,7 @@ def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:
         if all(feature == held[0] for feature in held):
             continue
         if any(_leave_encoded(feature) != feature for feature in held):
-            raise ValueError(f"the files of {source} hold column {name} in forms that don't go together: {held[0]} and {held[-1]}")
+            raise UserError(f"the files of {source} hold column {name} in forms that don't go together: {held[0]} and {held[-1]}")
         parts = [_with_json(part, name) if name in part.column_names else part for part in parts]
     return parts
 
@@ -97,7 +98,7 @@ def _read(path: Path) -> Dataset | None:
         if "corresponds to no data" in str(error):
             # How datasets says that a file has columns and no rows.
             return None
-        raise ValueError(f"{path} can't be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
+        raise UserError(f"{path} can't be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
 
 
 def _check_begin(path: Path) -> None:
@@ -107,7 +108,7 @@ def _check_begin(path: Path) -> None:
     starts = (b"PAR1",) if path.suffix == ".parquet" else (b"{", b"[")
     if not head.startswith(starts):
         named = " or ".join(start.decode() for start in starts)
-        raise ValueError(f"{path} is no {path.suffix[1:]} file: it begins with {head[:8]!r}, expected {named}")
+        raise UserError(f"{path} is no {path.suffix[1:]} file: it begins with {head[:8]!r}, expected {named}")
 
 
 def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:
@@ -126,12 +127,12 @@ def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rej
         try:
             check(row, index=index)
             good.append(index)
-        except ValueError as error:
+        except UserError as error:
             rejects.add(str(_id(row, index)), str(error))
             rejects.check(index + 1)
     rejects.check(len(dataset), final=True)
     if not good:
-        raise ValueError(f"no row of {len(dataset)} can be used; the reasons are in {rejects.path}")
+        raise UserError(f"no row of {len(dataset)} can be used; the reasons are in {rejects.path}")
     return dataset if len(good) == len(dataset) else dataset.select(good)
 
 

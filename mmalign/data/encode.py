@@ -20,6 +20,7 @@ from mmalign.data.images import digest_images
 from mmalign.data.messages import Message, text_of
 from mmalign.data.rows import ChatRow, ListRow, PairRow
 from mmalign.data.templates import AnswerEnd, RenderedChat, Span, render, render_answers, replace_text
+from mmalign.errors import UserError
 
 # "labels": PaliGemma's processor adds them; they are made here.
 _TEXT_KEYS = frozenset({"input_ids", "attention_mask", "labels", "offset_mapping", "text_replacement_offsets"})
@@ -108,7 +109,7 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
         max_length=max_length,
     )
     if len({tuple(ids) for ids in encoded.responses}) < len(responses):
-        raise ValueError("two responses are the same text once the chat template has trimmed them")
+        raise UserError("two responses are the same text once the chat template has trimmed them")
     return encoded
 
 
@@ -197,7 +198,7 @@ def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: 
     rows = [first, *(_tokenize(processor, text, images) if rewrites else _tokenize_again(processor, text, first) for text in texts[1:])]
     start = _shared_length([row.ids for row in rows])
     if any(first.types.get("mm_token_type_ids", [])[start:]):
-        raise ValueError("an image stands behind the first word that differs: these questions can't share their beginning")
+        raise UserError("an image stands behind the first word that differs: these questions can't share their beginning")
     return _cut(rows, [[False] * len(row.ids) for row in rows], start, images)
 
 
@@ -230,7 +231,7 @@ def _tokenize(processor: Any, text: str, images: Sequence[Image.Image]) -> _Toke
     try:
         out = processor(text=[text], images=[list(images)] if images else None, **options, **text_options(processor, text))
     except (ValueError, StopIteration) as error:
-        raise ValueError(f"{type(processor).__name__} refuses the row: {error or 'more image placeholders than images'}") from error
+        raise UserError(f"{type(processor).__name__} refuses the row: {error or 'more image placeholders than images'}") from error
     length = out["input_ids"].shape[1]
     rest = {key: value for key, value in out.items() if key not in _TEXT_KEYS}
     types = {key: value[0].tolist() for key, value in rest.items() if key.endswith("token_type_ids") and value.shape == (1, length)}
@@ -251,7 +252,7 @@ def _tokenize_again(processor: Any, text: str, first: _Tokens) -> _Tokens:
     for _, written in first.places:
         start = text.find(first.placeholder, at)
         if start < 0:
-            raise ValueError(f"the chat template writes fewer than {len(first.places)} images")
+            raise UserError(f"the chat template writes fewer than {len(first.places)} images")
         end = start + len(first.placeholder)
         expanded += text[at:start] + written
         places.append(((start, end), written))
@@ -290,9 +291,9 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
     Its processor takes the answer as ``suffix`` and ends it with the end token; token type 1 marks what is read from left to right.
     """
     if not all(chat.text.startswith(prompt_text) for chat in chats):
-        raise ValueError("the chat template renders the prompt differently once it is answered")
+        raise UserError("the chat template renders the prompt differently once it is answered")
     if any(processor.image_token in chat.text[len(prompt_text) :] for chat in chats):
-        raise ValueError("an image stands behind the first answer; PaliGemma reads images of the first prompt alone")
+        raise UserError("an image stands behind the first answer; PaliGemma reads images of the first prompt alone")
     prefix = _tokenize(processor, prompt_text, images)
     rows, flags = [], []
     for chat in chats:
@@ -313,7 +314,7 @@ def _check_text(processor: Any, messages: Sequence[Message]) -> None:
     for message in messages:
         found = next((token for token in sorted(tokens) if token in text_of(message)), None)
         if found:
-            raise ValueError(f"the text of the {message['role']} holds {found}, which {type(processor).__name__} reads as an image's place")
+            raise UserError(f"the text of the {message['role']} holds {found}, which {type(processor).__name__} reads as an image's place")
 
 
 def _shared_length(rows: Sequence[Sequence[int]]) -> int:
@@ -327,8 +328,8 @@ def _shared_length(rows: Sequence[Sequence[int]]) -> int:
 def _checked(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:
     for response, scored in zip(encoded.responses, encoded.scored, strict=True):
         if not any(scored):
-            raise ValueError("a response has no token to score")
+            raise UserError("a response has no token to score")
         length = len(encoded.prefix_ids) + len(response)
         if max_length is not None and length > max_length:
-            raise ValueError(f"prompt and response take {length} tokens (images included), more than max_length {max_length}")
+            raise UserError(f"prompt and response take {length} tokens (images included), more than max_length {max_length}")
     return encoded

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from mmalign.errors import UserError
+
 _MARK = b"version https://git-lfs.github.com/spec/"
 
 
@@ -15,4 +17,4 @@ def refuse_pointer(path: Path) -> None:
         return
     with path.open("rb") as file:
         if file.read(len(_MARK)) == _MARK:
-            raise ValueError(f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its repository")
+            raise UserError(f"{path} is a Git LFS pointer, not the file itself: run 'git lfs pull' in its repository")

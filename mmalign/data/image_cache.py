@@ -17,6 +17,7 @@ from tqdm import tqdm
 from mmalign.data.images import digest_images, load_image
 from mmalign.data.labeled_images import LabeledImages
 from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
 
 # How images are decoded: a cache of another rule is of other pixels.
 _RULE = "upright, on white, scaled"
@@ -73,14 +74,14 @@ def _decode(data: LabeledImages, path: Path, about_path: Path, *, side: int, rej
             decoded = load_image(image, root=data.root)
             pixels[len(digests)] = to_square(decoded, side)
             digests.append(digest_images([decoded]))
-        except ValueError as error:
+        except UserError as error:
             broken[index] = str(error)
             rejects.add(data.ids[index], str(error))
             rejects.check(index + 1)
     try:
         rejects.check(len(data), final=True)
         if not digests:
-            raise ValueError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
+            raise UserError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
         pixels.flush()
         del pixels
         if broken:

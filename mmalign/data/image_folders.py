@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mmalign.data.images import SUFFIXES
+from mmalign.errors import UserError
 
 # What a split is called in the wild, by the name that mmalign says.
 _SPLITS = {
@@ -47,7 +48,7 @@ def find_class_folders(source: Path, split: str) -> ClassFolders:
         ValueError: If the split isn't there, images have no class, or there are none.
     """
     if not source.is_dir():
-        raise ValueError(f"no images at {source}: expected a folder of images for each class, or a data set's file")
+        raise UserError(f"no images at {source}: expected a folder of images for each class, or a data set's file")
     folders = [path for path in sorted(source.iterdir()) if path.is_dir() and not is_hidden(path)]
     splits = _split_folders(folders)
     if not splits:
@@ -56,7 +57,7 @@ def find_class_folders(source: Path, split: str) -> ClassFolders:
     if len(mine) != 1:
         what = f"nothing for split {split!r}" if not mine else f"{' and '.join(path.name for path in mine)} for split {split!r}"
         named = ", ".join(path.name for path in splits)
-        raise ValueError(f"{source} has {named} and {what}; name the folder itself, such as {(mine or list(splits))[-1]}")
+        raise UserError(f"{source} has {named} and {what}; name the folder itself, such as {(mine or list(splits))[-1]}")
     inside = [path for path in sorted(mine[0].iterdir()) if path.is_dir() and not is_hidden(path)]
     found = _read_classes(mine[0], inside, split)
     beside = [path.name for path in folders if path not in splits]
@@ -85,7 +86,7 @@ def _split_folders(folders: list[Path]) -> dict[Path, str]:
         return {path: split for path, split in loosely.items() if split is not None}
     flat = [path.name for path in folders if find_split(path.name) is not None]
     if flat and len(flat) == len(folders):
-        raise ValueError(
+        raise UserError(
             f"{', '.join(flat)} in {folders[0].parent} hold images without a folder for each class; "
             "expected class folders, or a table that has labels"
         )
@@ -105,14 +106,14 @@ def _holds_folders(path: Path) -> bool:
 
 def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders:
     if len(folders) == 1 and _holds_folders(folders[0]) and not any(map(_is_image, folders[0].iterdir())):
-        raise ValueError(
+        raise UserError(
             f"{folder} has the one folder {folders[0].name}, which holds folders; name the folder whose folders are classes, "
             f"such as {folders[0]}"
         )
     files = [_walk(path) for path in folders]
     images = [[path for path in found if _is_image(path)] for found in files]
     if not any(images):
-        raise ValueError(f"no images at {folder} for split {split!r}: expected a folder of images for each class, or a data set's file")
+        raise UserError(f"no images at {folder} for split {split!r}: expected a folder of images for each class, or a data set's file")
     others = [path for found in files for path in found if not _is_image(path)]
     loose = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path) and _is_image(path)]
     notes = []

@@ -16,6 +16,8 @@ import numpy as np
 import xxhash
 from PIL import Image, UnidentifiedImageError
 
+from mmalign.errors import UserError
+
 # Pillow's own limit warns at this size and errors at twice it; training data has no use for either.
 MAX_PIXELS = 89_478_485
 # Pictures alone: Pillow also hands PostScript to Ghostscript, and opens containers that no data set holds pictures in.
@@ -61,7 +63,7 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
         elif value.get("path"):
             value = value["path"]
         else:
-            raise ValueError("image is a dict without bytes and path")
+            raise UserError("image is a dict without bytes and path")
     if isinstance(value, Image.Image):
         return _decode(value, name="image")
     if isinstance(value, bytes):
@@ -71,22 +73,22 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
         try:
             found = path.is_file()
         except OSError as error:
-            raise ValueError(f"image path {str(value)[:200]!r} can't be looked up: {error.strerror}") from error
+            raise UserError(f"image path {str(value)[:200]!r} can't be looked up: {error.strerror}") from error
         if not found:
-            raise ValueError(f"image not found: {path}")
+            raise UserError(f"image not found: {path}")
         return _open(path, name=str(path))
-    raise ValueError(f"image is a {type(value).__name__}; expected a PIL image, bytes, a path or a dict with one of them")
+    raise UserError(f"image is a {type(value).__name__}; expected a PIL image, bytes, a path or a dict with one of them")
 
 
 def resolve_image_path(value: str | Path, *, root: Path | None) -> Path:
     """Join a path of a data row to its root, and refuse one that leads out of it."""
     if root is None:
         if not Path(value).is_absolute():
-            raise ValueError(f"image path {str(value)!r} is relative; pass the folder it starts from as --image-root")
-        raise ValueError(f"image path {str(value)!r} is absolute; pass the folder that holds the images as --image-root")
+            raise UserError(f"image path {str(value)!r} is relative; pass the folder it starts from as --image-root")
+        raise UserError(f"image path {str(value)!r} is absolute; pass the folder that holds the images as --image-root")
     path = (root / value).resolve()
     if not path.is_relative_to(root.resolve()):
-        raise ValueError(f"image path {str(value)!r} leaves the image root {root}")
+        raise UserError(f"image path {str(value)!r} leaves the image root {root}")
     return path
 
 
@@ -97,28 +99,28 @@ def _open(source: Path | io.BytesIO, *, name: str) -> Image.Image:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(source, formats=FORMATS)
     except UnidentifiedImageError as error:
-        raise ValueError(f"{name} is not an image that Pillow can read{_looks_like(source)}") from error
+        raise UserError(f"{name} is not an image that Pillow can read{_looks_like(source)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
+        raise UserError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
     except _DAMAGE as error:
-        raise ValueError(f"{name} is damaged: {error}") from error
+        raise UserError(f"{name} is damaged: {error}") from error
     with image:
         return _decode(image, name=name)
 
 
 def _decode(image: Image.Image, *, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb")
+        raise UserError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb")
     try:
         image.load()
     except _DAMAGE as error:
-        raise ValueError(f"{name} is truncated or damaged: {error}") from error
+        raise UserError(f"{name} is truncated or damaged: {error}") from error
     # Behind loading: TIFF's reader turns the pixels itself, and then drops the tag.
     turn = _TURNS.get(_read_orientation(image))
     try:
         rgb = _on_white(_to_eight_bits(image)).convert("RGB")
     except _DAMAGE as error:
-        raise ValueError(f"{name} can't be shown as RGB (mode {image.mode}): {error}") from error
+        raise UserError(f"{name} can't be shown as RGB (mode {image.mode}): {error}") from error
     rgb = rgb if turn is None else rgb.transpose(turn)
     # Its tags are used up: whoever reads the image again must not turn it twice.
     rgb.info = {}
@@ -138,7 +140,7 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
         return image
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise ValueError("it holds values that are not finite")
+        raise UserError("it holds values that are not finite")
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _full_range(values, floats=image.mode == "F")
     grey = Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1e-300)).astype(np.uint8))
     clear = image.info.get("transparency")

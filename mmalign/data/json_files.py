@@ -6,6 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mmalign.errors import UserError
+
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.
@@ -14,19 +16,19 @@ def read_json(path: Path) -> Any:
         ValueError: If it is missing, no UTF-8 text, or no JSON.
     """
     if not path.is_file():
-        raise ValueError(f"file not found: {path}")
+        raise UserError(f"file not found: {path}")
     try:
         return json.loads(path.read_text(encoding="utf-8-sig"))
     # JSON's and Unicode's errors are ValueErrors, and so is that of a number with too many digits.
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+        raise UserError(f"{path} is damaged or no JSON: {error}") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Read a JSON file that holds an object. Raises as ``read_json``, and if it holds something else."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value
 
 
@@ -40,6 +42,6 @@ def expected_form(what: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyError as error:
-        raise ValueError(f"{what} is not of the form expected: {error} is missing") from error
+        raise UserError(f"{what} is not of the form expected: {error} is missing") from error
     except (AttributeError, IndexError, OverflowError, RecursionError, TypeError) as error:
-        raise ValueError(f"{what} is not of the form expected: {error}") from error
+        raise UserError(f"{what} is not of the form expected: {error}") from error

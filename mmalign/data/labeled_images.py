@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from mmalign.data.classes import few
 from mmalign.data.image_folders import find_class_folders, find_split
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 
 SPLITS = ("train", "validation", "test")
 
@@ -99,7 +100,7 @@ class LabeledImages:
         seen = [self.classes[label] for label in np.unique(self.labels)]
         unknown = [name for name in seen if name not in place]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{what} has images of {few(unknown)}, and the classes are {few(classes)}; expected no other class: "
                 "classes are matched by their names, letter by letter"
             )
@@ -122,7 +123,7 @@ def load_labeled_images(source: Path, *, split: str = "train", name: str | None 
         ValueError: If nothing is there that can be read, or a label has no class.
     """
     if split not in SPLITS:
-        raise ValueError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
     found = _load(source, split, name)
     seen = set(np.unique(found.labels).tolist())
     empty = [name for label, name in enumerate(found.classes) if label not in seen]
@@ -133,7 +134,7 @@ def _load(source: Path, split: str, name: str | None) -> LabeledImages:
     if name is not None:
         return _load_coop_set(name, source, split)
     if not source.exists():
-        raise ValueError(f"no images at {source}: expected a folder or a file")
+        raise UserError(f"no images at {source}: expected a folder or a file")
     if source.suffix == ".json":
         return read_coop_split(source, source.parent, split)
     if source.suffix == ".parquet":
@@ -145,7 +146,7 @@ def _load(source: Path, split: str, name: str | None) -> LabeledImages:
     if mine:
         return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), what=f"{source} ({split})")
     if tables:
-        raise ValueError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
+        raise UserError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
     return _from_folders(source, split)
 
 
@@ -156,18 +157,18 @@ def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
         ValueError: If the file has another form, or its class names and numbers don't agree.
     """
     if not path.is_file():
-        raise ValueError(f"split file not found: {path}; CoOp's data instructions say where to get it")
+        raise UserError(f"split file not found: {path}; CoOp's data instructions say where to get it")
     values = json.loads(path.read_text(encoding="utf-8"))
     key = next((key for key in values if find_split(key) == split), None) if isinstance(values, dict) else None
     if key is None:
-        raise ValueError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
+        raise UserError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
     names: dict[int, str] = {}
     for rows in values.values():
         for _, label, name in rows:
             if names.setdefault(int(label), name) != name:
-                raise ValueError(f"{path}: label {label} is both {names[int(label)]!r} and {name!r}")
+                raise UserError(f"{path}: label {label} is both {names[int(label)]!r} and {name!r}")
     if sorted(names) != list(range(len(names))):
-        raise ValueError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
+        raise UserError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
     rows = values[key]
     ids, labels = tuple(row[0] for row in rows), np.array([int(row[1]) for row in rows], dtype=np.int64)
     return LabeledImages(ids, ids, labels, tuple(names[label] for label in range(len(names))), images)
@@ -175,7 +176,7 @@ def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
 
 def _load_coop_set(name: str, root: Path, split: str) -> LabeledImages:
     if name not in COOP_SETS:
-        raise ValueError(f"set is {name!r}; expected one of {', '.join(COOP_SETS)}")
+        raise UserError(f"set is {name!r}; expected one of {', '.join(COOP_SETS)}")
     place = COOP_SETS[name]
     if name == "fgvc_aircraft":
         return _read_aircraft(root / place.split_file, root / place.images, split)
@@ -187,13 +188,13 @@ def _read_aircraft(folder: Path, images: Path, split: str) -> LabeledImages:
     variants, listed = folder / "variants.txt", folder / f"images_variant_{'val' if split == 'validation' else split}.txt"
     for path in (variants, listed):
         if not path.is_file():
-            raise ValueError(f"list not found: {path}; it comes with FGVC Aircraft's archive (data/ there)")
+            raise UserError(f"list not found: {path}; it comes with FGVC Aircraft's archive (data/ there)")
     classes = tuple(line.strip() for line in variants.read_text(encoding="utf-8").splitlines() if line.strip())
     number = {name: index for index, name in enumerate(classes)}
     rows = [line.strip().split(" ", 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
     unknown = [name for _, name in rows if name not in number]
     if unknown:
-        raise ValueError(f"{listed}: variant {unknown[0]!r} is not in {variants}")
+        raise UserError(f"{listed}: variant {unknown[0]!r} is not in {variants}")
     ids = tuple(f"{row[0]}.jpg" for row in rows)
     return LabeledImages(ids, ids, np.array([number[row[1]] for row in rows], dtype=np.int64), classes, images)
 
@@ -203,7 +204,7 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
         return loaded
     key = next((key for key in loaded if find_split(key) == split), None)
     if key is None:
-        raise ValueError(f"{what} has no split {split!r}; it has {', '.join(loaded)}")
+        raise UserError(f"{what} has no split {split!r}; it has {', '.join(loaded)}")
     return loaded[key]
 
 
@@ -211,12 +212,12 @@ def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
     image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
     label = next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
     if image is None or label is None:
-        raise ValueError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and a ClassLabel")
+        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and a ClassLabel")
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
     labels = np.array(table[label].to_pylist(), dtype=np.int64)
     names = dataset.features[label].names
     if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
-        raise ValueError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
+        raise UserError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
     return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
 
@@ -230,7 +231,7 @@ def _from_folders(source: Path, split: str) -> LabeledImages:
 
 def _unique(found: LabeledImages, *, what: str) -> LabeledImages:
     if len(set(found.ids)) != len(found.ids):
-        raise ValueError(f"{what} has {len(found.ids)} images and {len(set(found.ids))} different ids; expected each id once")
+        raise UserError(f"{what} has {len(found.ids)} images and {len(set(found.ids))} different ids; expected each id once")
     return found
 
 

@@ -12,6 +12,8 @@ from itertools import takewhile
 from typing import Any, TypedDict
 from urllib.parse import unquote, unquote_to_bytes, urlparse
 
+from mmalign.errors import UserError
+
 IMAGE_TAG = "<image>"
 """How LLaVA's files write the place of an image into a text."""
 
@@ -42,7 +44,7 @@ def read_messages(value: Any, what: str) -> list[Message]:
         _refuse_json(value, what)
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list) or not value:
-        raise ValueError(f"{what} is {_kind(value)}; expected text or a list of messages")
+        raise UserError(f"{what} is {_kind(value)}; expected text or a list of messages")
     return [_message(message, what) for message in value]
 
 
@@ -69,12 +71,12 @@ def place_images(messages: Sequence[Message], images: Sequence[Any], what: str =
     if images and not parts:
         user = next((message for message in placed if message["role"] == "user"), None)
         if user is None:
-            raise ValueError(f"{what} has images and no user turn to place them in")
+            raise UserError(f"{what} has images and no user turn to place them in")
         user["content"] = [{"type": "image"} for _ in images] + user["content"]
         return placed, list(images)
     if bare != len(images):
         own = f" beside {len(parts) - bare} that hold their own" if bare < len(parts) else ""
-        raise ValueError(f"{what} has {bare} image placeholders{own} for {len(images)} images")
+        raise UserError(f"{what} has {bare} image placeholders{own} for {len(images)} images")
     rest = iter(images)
     ordered = [part["image"] if "image" in part else next(rest) for part in parts]
     bared = [
@@ -101,20 +103,20 @@ def shared_beginning(first: Sequence[Message], second: Sequence[Message]) -> lis
 
 def _message(message: Any, what: str) -> Message:
     if not isinstance(message, Mapping):
-        raise ValueError(f"{what} holds {_kind(message)} where a message with role and content belongs: {_shown(message)}")
+        raise UserError(f"{what} holds {_kind(message)} where a message with role and content belongs: {_shown(message)}")
     names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     missing = [name for name in names if message.get(name) is None]
     if missing:
-        raise ValueError(f"a message of {what} has no {' and no '.join(missing)}; it has {', '.join(map(str, message))}")
+        raise UserError(f"a message of {what} has no {' and no '.join(missing)}; it has {', '.join(map(str, message))}")
     extra = [str(key) for key, value in message.items() if key not in names and not _is_empty(value)]
     if extra:
-        raise ValueError(f"a message of {what} has {', '.join(extra)}, which can't be used; expected {' and '.join(names)} alone")
+        raise UserError(f"a message of {what} has {', '.join(extra)}, which can't be used; expected {' and '.join(names)} alone")
     role = _ROLES.get(message[names[0]], message[names[0]]) if names[0] == "from" else message[names[0]]
     if role not in ("system", "user", "assistant"):
-        raise ValueError(f"a message of {what} has the role {role!r}; expected system, user or assistant")
+        raise UserError(f"a message of {what} has the role {role!r}; expected system, user or assistant")
     parts = _parts(message[names[1]], what)
     if role == "assistant" and any(part["type"] == "image" for part in parts):
-        raise ValueError(f"an assistant turn of {what} holds an image; images in answers can't be trained on")
+        raise UserError(f"an assistant turn of {what} holds an image; images in answers can't be trained on")
     return Message(role=role, content=parts)
 
 
@@ -123,29 +125,29 @@ def _parts(content: Any, what: str) -> list[dict[str, Any]]:
         _refuse_json(content, what)
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise ValueError(f"the content of a message of {what} is {_kind(content)}; expected text or a list of parts")
+        raise UserError(f"the content of a message of {what} is {_kind(content)}; expected text or a list of parts")
     return [_part(part, what) for part in content]
 
 
 def _part(part: Any, what: str) -> dict[str, Any]:
     if not isinstance(part, Mapping):
-        raise ValueError(f"{what} holds {_kind(part)} where a part with its type belongs: {_shown(part)}")
+        raise UserError(f"{what} holds {_kind(part)} where a part with its type belongs: {_shown(part)}")
     # Arrow gives every part the keys of all others, empty.
     held = {key: value for key, value in part.items() if not _is_empty(value) or key == "text" == part.get("type")}
     kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in _IMAGE_KEYS) else None)
     names = {"text": ("text",), "image": _IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
     if names is None:
-        raise ValueError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
+        raise UserError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
     extra = [str(key) for key in held if key not in (*names, *_UNUSED_KEYS)]
     if extra:
-        raise ValueError(f"a part of type {kind} in {what} has {', '.join(extra)}, which can't be used")
+        raise UserError(f"a part of type {kind} in {what} has {', '.join(extra)}, which can't be used")
     if kind == "text":
         if not isinstance(held.get("text"), str):
-            raise ValueError(f"a text part of {what} holds {_kind(held.get('text'))}; expected text")
+            raise UserError(f"a text part of {what} holds {_kind(held.get('text'))}; expected text")
         return {"type": "text", "text": held["text"]}
     values = [(key, held[key]) for key in names if key in held]
     if len(values) > 1:
-        raise ValueError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
+        raise UserError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
     return {"type": "image", "image": image_value(*values[0])} if values else {"type": "image"}
 
 
@@ -175,7 +177,7 @@ def inline_image(value: str) -> str | bytes:
     if scheme == "file":
         return unquote(urlparse(value).path)
     if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
-        raise ValueError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
+        raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
     return value
 
 
@@ -183,7 +185,7 @@ def _base64(text: str) -> bytes:
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise ValueError(f"an image's base64 text is damaged: {error}") from error
+        raise UserError(f"an image's base64 text is damaged: {error}") from error
 
 
 def _with_places(message: Message) -> Message:
@@ -216,7 +218,7 @@ def _refuse_json(text: str, what: str) -> None:
         return
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, dict) and ({"role", "from"} & first.keys() or first.get("type") in ("text", "image", "image_url")):
-        raise ValueError(f"{what} is JSON inside a text: {_shown(text)}; store the messages themselves (json.loads of this text)")
+        raise UserError(f"{what} is JSON inside a text: {_shown(text)}; store the messages themselves (json.loads of this text)")
 
 
 def _is_empty(value: Any) -> bool:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from mmalign.errors import UserError
+
 
 class Rejects:
     """Collects rejected rows as JSON lines ``{"id", "reason"}`` and stops a run that rejects too many.
@@ -25,7 +27,7 @@ class Rejects:
             ValueError: If ``max_share`` is not in [0, 1].
         """
         if not 0.0 <= max_share <= 1.0:
-            raise ValueError(f"max_share is {max_share}; expected a share in [0, 1]")
+            raise UserError(f"max_share is {max_share}; expected a share in [0, 1]")
         self.path = path
         self.max_share = max_share
         self.num_rejected = 0
@@ -55,7 +57,7 @@ class Rejects:
         """
         enough = final or num_seen >= self.MIN_ROWS_FOR_SHARE
         if enough and num_seen and self.num_rejected > self.max_share * num_seen:
-            raise ValueError(
+            raise UserError(
                 f"{self.num_rejected} of {num_seen} rows are broken, more than the tolerated share of "
                 f"{self.max_share:.1%}; read the reasons in {self.path}, mend the data or raise --max-reject-share"
             )

@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmalign.data.images import load_image
 from mmalign.data.messages import Message, inline_image, place_images, read_messages, shared_beginning, text_of, without_images
+from mmalign.errors import UserError
 
 PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
@@ -81,7 +82,7 @@ def check_columns(columns: Iterable[str], required: Iterable[str], *, what: str)
     columns = list(columns)
     missing = [name for name in required if name not in columns and OTHER_NAMES.get(name) not in columns]
     if missing:
-        raise ValueError(f"{what} has no column {', '.join(missing)}; it has {', '.join(columns)}. Needed: {', '.join(required)}")
+        raise UserError(f"{what} has no column {', '.join(missing)}; it has {', '.join(columns)}. Needed: {', '.join(required)}")
 
 
 def row_id(raw: Mapping[str, Any], *, index: int) -> str:
@@ -113,7 +114,7 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     """
     prompt, chosen, rejected = _split_pair(raw)
     if chosen == rejected:
-        raise ValueError("chosen and rejected are the same text")
+        raise UserError("chosen and rejected are the same text")
     messages, images = _with_images(raw, prompt, image_root, "prompt") if with_images else (without_images(prompt), [])
     ends = tuple(_flag(raw, name, default=_flag(raw, "ends", default=True)) for name in ("ends_chosen", "ends_rejected"))
     source = str(raw.get("source") or "all")
@@ -124,18 +125,18 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
     for name in ("responses", "scores"):
         if not isinstance(raw[name], list):
-            raise ValueError(f"{name} is a {type(raw[name]).__name__}; expected a list")
+            raise UserError(f"{name} is a {type(raw[name]).__name__}; expected a list")
     responses = [response_text(value, f"response {number}") for number, value in enumerate(raw["responses"])]
     scores = list(raw["scores"])
     if len(responses) < 2 or len(scores) != len(responses):
-        raise ValueError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
+        raise UserError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
     for score in scores:
         if not (isinstance(score, (int, float)) and math.isfinite(score)):
-            raise ValueError(f"scores hold {score!r}; expected finite numbers")
+            raise UserError(f"scores hold {score!r}; expected finite numbers")
     if len(set(responses)) < len(responses):
-        raise ValueError("two responses are the same text")
+        raise UserError("two responses are the same text")
     if len(set(scores)) == 1:
-        raise ValueError(f"every response has score {scores[0]:g}: there is no preference to learn")
+        raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
     prompt, images = _with_images(raw, read_messages(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
     return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True))
@@ -146,13 +147,13 @@ def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     name = "messages" if raw.get("messages") is not None else "conversations" if "conversations" in raw else "messages"
     messages = read_messages(raw[name], name)
     if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise ValueError(f"{name} must hold a user turn and end with an assistant turn")
+        raise UserError(f"{name} must hold a user turn and end with an assistant turn")
     first = next(message["role"] for message in messages if message["role"] != "system")
     if first != "user":
-        raise ValueError(f"{name} begin with an assistant turn; a user turn comes first")
+        raise UserError(f"{name} begin with an assistant turn; a user turn comes first")
     for message in messages:
         if message["role"] == "assistant" and not text_of(message).strip():
-            raise ValueError("an assistant turn is empty")
+            raise UserError("an assistant turn is empty")
     placed, images = _with_images(raw, messages, image_root, name)
     return ChatRow(row_id(raw, index=index), images, placed)
 
@@ -164,7 +165,7 @@ def response_text(value: Any, name: str) -> str:
         ValueError: If it is empty, has several turns, or is not text.
     """
     if not isinstance(value, (str, list)):
-        raise ValueError(f"{name} is a {type(value).__name__}; expected text or one assistant message")
+        raise UserError(f"{name} is a {type(value).__name__}; expected text or one assistant message")
     return _answer([Message(role="assistant", content=value)] if isinstance(value, str) else value, name)
 
 
@@ -172,10 +173,10 @@ def _answer(messages: Sequence[Any], name: str) -> str:
     read = read_messages(list(messages), name)
     if len(read) != 1 or read[0]["role"] != "assistant":
         roles = ", ".join(message["role"] for message in read)
-        raise ValueError(f"{name} must be one assistant message; it has {len(read)} messages ({roles})")
+        raise UserError(f"{name} must be one assistant message; it has {len(read)} messages ({roles})")
     text = text_of(read[0])
     if not text.strip():
-        raise ValueError(f"{name} is empty")
+        raise UserError(f"{name} is empty")
     return text
 
 
@@ -187,13 +188,13 @@ def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
         chosen, rejected = (_behind(prompt, side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
         return prompt, chosen, rejected
     if any(isinstance(side, str) for side in sides):
-        raise ValueError("the row has no prompt, and chosen or rejected is plain text; put what stands before the answers into prompt")
+        raise UserError("the row has no prompt, and chosen or rejected is plain text; put what stands before the answers into prompt")
     first, second = (read_messages(side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
     prompt = shared_beginning(first, second)
     if len(prompt) in (len(first), len(second)):
-        raise ValueError("chosen and rejected are the same conversation, or one is the beginning of the other")
+        raise UserError("chosen and rejected are the same conversation, or one is the beginning of the other")
     if not prompt:
-        raise ValueError("the row has no prompt, and chosen and rejected begin with different messages")
+        raise UserError("the row has no prompt, and chosen and rejected begin with different messages")
     chosen, rejected = (_answer(side[len(prompt) :], name) for side, name in zip((first, second), PAIR_COLUMNS, strict=True))
     return prompt, chosen, rejected
 
@@ -203,7 +204,7 @@ def _behind(prompt: list[Message], side: Any, name: str) -> str:
     if isinstance(side, list) and len(side) > 1:
         read = read_messages(side, name)
         if read[: len(prompt)] != prompt:
-            raise ValueError(f"{name} has {len(read)} messages and does not begin with the prompt; expected one assistant message")
+            raise UserError(f"{name} has {len(read)} messages and does not begin with the prompt; expected one assistant message")
         return _answer(read[len(prompt) :], name)
     return response_text(side, name)
 
@@ -211,7 +212,7 @@ def _behind(prompt: list[Message], side: Any, name: str) -> str:
 def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | None, what: str) -> tuple[list[Message], list[Image.Image]]:
     for name, reason in _UNUSABLE.items():
         if raw.get(name):
-            raise ValueError(f"the row has {name}: {reason}, which can't be trained on here")
+            raise UserError(f"the row has {name}: {reason}, which can't be trained on here")
     values = raw.get("images") if raw.get("images") is not None else raw.get("image")
     given = [] if values is None else values if isinstance(values, list) else [values]
     placed, ordered = place_images(messages, given, what)
@@ -221,5 +222,5 @@ def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | N
 def _flag(raw: Mapping[str, Any], name: str, *, default: bool) -> bool:
     value = raw.get(name)
     if value is not None and not isinstance(value, bool):
-        raise ValueError(f"{name} is {value!r}; expected true or false")
+        raise UserError(f"{name} is {value!r}; expected true or false")
     return default if value is None else value

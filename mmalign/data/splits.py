@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 
 Indices = NDArray[np.int64]
 
@@ -43,9 +44,9 @@ def draw_split(
         ValueError: If shots and share are both or neither given, or out of range.
     """
     if (shots is None) == (share is None):
-        raise ValueError(f"shots is {shots} and share {share}; expected one of the two")
+        raise UserError(f"shots is {shots} and share {share}; expected one of the two")
     if (shots is not None and shots < 1) or (share is not None and not 0 < share <= 1) or not 0 <= validation_share < 1:
-        raise ValueError(f"shots is {shots}, share {share}, validation_share {validation_share}; expected shots >= 1, shares in (0, 1]")
+        raise UserError(f"shots is {shots}, share {share}, validation_share {validation_share}; expected shots >= 1, shares in (0, 1]")
     rng = np.random.default_rng(seed)
     pools = [rng.permutation(np.flatnonzero(labels == label)) for label in range(num_classes)]
     held = [round(validation_share * len(pool)) for pool in pools]
@@ -72,26 +73,26 @@ def load_split(path: Path, ids: Sequence[str]) -> LabelSplit:
         ValueError: If the file is missing or has another form, names an unknown image, or one in two lists.
     """
     if not path.is_file():
-        raise ValueError(f"split file not found: {path}")
+        raise UserError(f"split file not found: {path}")
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict) or not {"labeled", "unlabeled"} <= values.keys():
-        raise ValueError(f"{path} is no split; expected lists of image ids: labeled, unlabeled and, if there is one, validation")
+        raise UserError(f"{path} is no split; expected lists of image ids: labeled, unlabeled and, if there is one, validation")
     place = {image_id: index for index, image_id in enumerate(ids)}
     lists = [values["labeled"], values["unlabeled"], values.get("validation", [])]
     unknown = [image_id for part in lists for image_id in part if image_id not in place]
     if unknown:
-        raise ValueError(f"{path} names image {unknown[0]!r}, which the data don't have ({len(unknown)} such images)")
+        raise UserError(f"{path} names image {unknown[0]!r}, which the data don't have ({len(unknown)} such images)")
     named = [image_id for part in lists for image_id in part]
     if len(set(named)) != len(named):
         twice = next(image_id for image_id in named if named.count(image_id) > 1)
-        raise ValueError(f"{path} names image {twice!r} twice; labelled, unlabelled and validation images must be disjoint")
+        raise UserError(f"{path} names image {twice!r} twice; labelled, unlabelled and validation images must be disjoint")
     return LabelSplit(*(np.array(sorted(place[image_id] for image_id in part), dtype=np.int64) for part in lists))
 
 
 def _balance(total: int, sizes: Indices, rng: np.random.Generator) -> Indices:
     """Deal ``total`` out to classes as evenly as their sizes allow."""
     if total < 1:
-        raise ValueError(f"the share of {sizes.sum()} images is less than one image; raise it")
+        raise UserError(f"the share of {sizes.sum()} images is less than one image; raise it")
     wanted = np.zeros_like(sizes)
     while wanted.sum() < total:
         free = np.flatnonzero(wanted < sizes)

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmalign.data.classes import match_classes
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -66,25 +67,25 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
         ValueError: If the file is damaged, knows other classes, lacks an image, or is of another image with the same id.
     """
     if not path.is_file():
-        raise ValueError(f"teacher logits not found: {path}")
+        raise UserError(f"teacher logits not found: {path}")
     try:
         with safe_open(path, framework="pt") as file:
             about = file.metadata() or {}
             logits = file.get_tensor("logits").float()
             features = file.get_tensor("features").float() if "features" in file.keys() else None  # noqa: SIM118 not a mapping
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} can't be read as teacher logits: {error}") from error
+        raise UserError(f"{path} can't be read as teacher logits: {error}") from error
     missing = [key for key in ("ids", "classes") if key not in about]
     if missing:
-        raise ValueError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.data.teacher_logits")
+        raise UserError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.data.teacher_logits")
     known = json.loads(about["classes"])
     columns = match_classes(known, classes, what=str(path))
     place = {image_id: index for index, image_id in enumerate(json.loads(about["ids"]))}
     absent = [image_id for image_id in ids if image_id not in place]
     if absent:
-        raise ValueError(f"{path} has no logits of image {absent[0]!r} ({len(absent)} such images)")
+        raise UserError(f"{path} has no logits of image {absent[0]!r} ({len(absent)} such images)")
     if logits.shape[0] != len(place) or logits.shape[-1] != len(known):
-        raise ValueError(f"{path} holds logits {tuple(logits.shape)} of {len(place)} images and {len(known)} classes")
+        raise UserError(f"{path} holds logits {tuple(logits.shape)} of {len(place)} images and {len(known)} classes")
     order = torch.tensor([place[image_id] for image_id in ids])
     held = json.loads(about.get("digests", "[]"))
     if held and digests:
@@ -98,7 +99,7 @@ def _check_digests(path: Path, ids: Sequence[str], held: Sequence[str], now: Seq
     stale = [i for i, (one, other) in enumerate(zip(held, now, strict=True)) if one != other]
     if stale:
         first = stale[0]
-        raise ValueError(
+        raise UserError(
             f"{path} is stale: its logits of {ids[first]!r} are of the image {held[first]}, and the data's is {now[first]} "
             f"({len(stale)} such images); let the teacher score these images again"
         )

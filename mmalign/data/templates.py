@@ -12,6 +12,7 @@ import jinja2
 from transformers import Molmo2Processor
 
 from mmalign.data.messages import Message, text_of
+from mmalign.errors import UserError
 from mmalign.options.rows import AnswerEnd
 
 Span = tuple[int, int]
@@ -38,7 +39,7 @@ def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt
         ValueError: If the processor has none, or its template refuses the conversation.
     """
     if not getattr(processor, "chat_template", None):
-        raise ValueError(
+        raise UserError(
             f"{type(processor).__name__} has no chat template; save one beside it as chat_template.jinja (docs/families.md has "
             "PaliGemma's) or recompose the model"
         )
@@ -50,7 +51,7 @@ def _apply(processor: Any, messages: Sequence[Message], **options: bool) -> str:
     try:
         text = processor.apply_chat_template(list(messages), tokenize=False, **options)
     except jinja2.TemplateError as error:
-        raise ValueError(f"the chat template refuses this conversation: {error}") from error
+        raise UserError(f"the chat template refuses this conversation: {error}") from error
     return _with_begin(processor, text)
 
 
@@ -101,7 +102,7 @@ def _begun_length(written: str, begun: str) -> int:
     for words in (begun, begun.lstrip()):
         if written.startswith(words):
             return len(words)
-    raise ValueError("the chat template changes the words that the answer continues")
+    raise UserError("the chat template changes the words that the answer continues")
 
 
 def describe_end(processor: Any, model_ends: Sequence[int], end: AnswerEnd) -> str | None:
@@ -157,7 +158,7 @@ def _render_around(processor: Any, messages: Sequence[Message], answers: Sequenc
     for i in answers:
         before, found, text = text.partition(_STAND_IN.format(i))
         if not found:
-            raise ValueError("the chat template leaves out an answer, or changes its words")
+            raise UserError("the chat template leaves out an answer, or changes its words")
         around.append(before)
     return [*around, text]
 
@@ -182,7 +183,7 @@ def _find_words(text: str, at: int, words: str, before: str, behind: str, tail: 
     said = words.rpartition("</think>")[2].strip()
     start = len(text) - len(tail) - len(said) if is_last else text.find(said + _shared(behind, tail), at)
     if start < at or not text.startswith(said, start):
-        raise ValueError("the chat template changes an answer's words, so that its tokens can't be told apart")
+        raise UserError("the chat template changes an answer's words, so that its tokens can't be told apart")
     return start, start + len(said)
 
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mmalign.errors import UserError
+
 
 def count_shared_tokens(student: Any, teacher: Any, *, student_size: int, teacher_size: int) -> int:
     """Count the ids, from 0 on, that stand for the same token in both tokenizers.
@@ -30,7 +32,7 @@ def count_shared_tokens(student: Any, teacher: Any, *, student_size: int, teache
         ordinary = [i for i in mine if i >= shared and i not in special]
         if ordinary:
             first = shared if shared < size else min(ordinary)
-            raise ValueError(
+            raise UserError(
                 f"student and teacher don't share their tokens: of {student_size:,} and {teacher_size:,} rows of their output heads the "
                 f"first {shared:,} agree, and id {first} is {names[0].get(first)!r} to the student, {names[1].get(first)!r} to the "
                 "teacher. Distil from a model with the same tokenizer"
@@ -53,12 +55,12 @@ def check_same_responses(student: list[list[int]], teacher: list[list[int]], *, 
         if mine != theirs:
             at = next((i for i, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), min(len(mine), len(theirs)))
             ids = [tokens[at] if at < len(tokens) else "none" for tokens in (mine, theirs)]
-            raise ValueError(
+            raise UserError(
                 f"token {at} of the answer is {ids[0]} to the student and {ids[1]} to the teacher: their chat templates differ; give both "
                 "the same one (mmalign compose --chat-template, or the file chat_template.jinja beside the weights)"
             )
         if max(mine, default=0) >= vocabulary:
-            raise ValueError(f"the answer holds token {max(mine)}, and student and teacher share only the first {vocabulary:,}")
+            raise UserError(f"the answer holds token {max(mine)}, and student and teacher share only the first {vocabulary:,}")
 
 
 def same_text(student: Any, teacher: Any) -> bool:

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from mmalign.errors import UserError
+
 
 def token_credits(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
     """Compute each token's credit.
@@ -25,7 +27,7 @@ def token_credits(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
         ValueError: If the lengths differ.
     """
     if policy.shape != reference.shape:
-        raise ValueError(f"{len(policy)} tokens under the policy and {len(reference)} under the reference; expected the same response")
+        raise UserError(f"{len(policy)} tokens under the policy and {len(reference)} under the reference; expected the same response")
     return beta * (policy.double() - reference.double())
 
 

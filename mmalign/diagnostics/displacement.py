@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from mmalign.errors import UserError
+
 DROP_PER_TOKEN = -1.0
 """Nats a token below which a rejected response counts as dropped: each token e times less likely than at the start. Ours."""
 
@@ -47,7 +49,7 @@ def measure_movement(policy: Tensor, start: Tensor, lengths: Tensor) -> Movement
         ValueError: If the shapes disagree.
     """
     if not policy.shape == start.shape == lengths.shape:
-        raise ValueError(f"shapes {tuple(policy.shape)}, {tuple(start.shape)} and {tuple(lengths.shape)}; expected (pairs, 2) of each")
+        raise UserError(f"shapes {tuple(policy.shape)}, {tuple(start.shape)} and {tuple(lengths.shape)}; expected (pairs, 2) of each")
     moved = policy.double() - start.double()
     by_token = moved / lengths.clamp(min=1)
     (chosen, rejected), (chosen_by_token, rejected_by_token) = (values.mean(0).tolist() for values in (moved, by_token))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mmalign.engine.head import chunks
 from mmalign.engine.states import OutputHead
+from mmalign.errors import UserError
 
 
 def information_entropy(log_ratio: Tensor) -> Tensor:
@@ -44,7 +45,7 @@ def token_information_entropy(policy_states: Tensor, policy: OutputHead, referen
         ValueError: If there are different numbers of tokens.
     """
     if len(policy_states) != len(reference_states):
-        raise ValueError(f"{len(policy_states)} tokens of the policy and {len(reference_states)} of the reference; expected as many")
+        raise UserError(f"{len(policy_states)} tokens of the policy and {len(reference_states)} of the reference; expected as many")
     size = min(len(policy.head.weight), len(reference.head.weight))
     device = policy.head.weight.device
     found = [torch.zeros(0, dtype=torch.float64)]

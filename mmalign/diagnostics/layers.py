@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mmalign.engine.head import chunks
 from mmalign.engine.states import OutputHead
+from mmalign.errors import UserError
 
 HEAD_SHARE = 1 / 8
 """Share of the largest singular values that the fit leaves out: they are means and outliers, not the tail. Ours."""
@@ -43,7 +44,7 @@ def spectral_exponent(singular: Tensor) -> float:
     kept = (rank >= max(1, round(HEAD_SHARE * len(singular)))) & (singular > NOISE * singular[0])
     x, y = rank[kept].log(), singular.double()[kept].log()
     if len(x) < 3:
-        raise ValueError(f"{len(x)} singular values to fit; expected three or more: give more tokens")
+        raise UserError(f"{len(x)} singular values to fit; expected three or more: give more tokens")
     x, y = x - x.mean(), y - y.mean()
     return float(-(x * y).sum() / x.square().sum())
 

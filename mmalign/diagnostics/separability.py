@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
+
 FOLDS = 5
 RIDGE = 1.0
 
@@ -43,7 +45,7 @@ def probe_pairs(features: Tensor, *, seed: int, folds: int = FOLDS) -> Probe:
         ValueError: If there are fewer pairs than folds.
     """
     if len(features) < folds:
-        raise ValueError(f"{len(features)} pairs for {folds} folds; the probe needs more pairs")
+        raise UserError(f"{len(features)} pairs for {folds} folds; the probe needs more pairs")
     features = features.double()
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     right = torch.zeros(len(features), 2, dtype=torch.float64)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from mmalign.data.rows import PairRow
 from mmalign.difficulty.sentences import cut_to_fit, split_sentences
+from mmalign.errors import UserError
 
 TEXT_POLICY = "mean over sentences of any language; longer ones in pieces of whole words"
 # Trained on texts padded to the limit, without a mask: what stands at the last place is the text's embedding.
@@ -32,7 +33,7 @@ def text_limit(config: Any) -> int:
     """
     limit = getattr(getattr(config, "text_config", None), "max_position_embeddings", None)
     if limit is None:
-        raise ValueError(f"the config of {config.model_type} has no text_config.max_position_embeddings; name a CLIP or SigLIP model")
+        raise UserError(f"the config of {config.model_type} has no text_config.max_position_embeddings; name a CLIP or SigLIP model")
     return limit
 
 

@@ -15,6 +15,7 @@ from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign
 from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
+from mmalign.errors import UserError
 
 LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
@@ -47,7 +48,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
     check_votes(dataset, config)
     scores = _read_scores(dataset, shards, out=out)
     if any(_gap(name) not in row for row in scores for name in PROXIES):
-        raise ValueError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
+        raise UserError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
     gaps = _read_gaps(dataset, scores, config)
     groups = np.array([row["source"] if config.by_source else "all" for row in scores])
     difficulty, fused = np.empty(len(scores)), np.empty(len(scores))
@@ -89,7 +90,7 @@ def _read_gaps(dataset: Dataset, scores: Sequence[dict[str, Any]], config: VoteC
         try:
             gaps[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the column {_gap(name)} holds no numbers: {error}") from error
+            raise UserError(f"the column {_gap(name)} holds no numbers: {error}") from error
     return gaps
 
 
@@ -115,13 +116,13 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
 def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list[dict[str, Any]]:
     scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
     if any(not 0 <= row["index"] < len(dataset) for row in scores):
-        raise ValueError(f"the shards of {out} hold scores of rows that the data set of {len(dataset):,} rows has not; score it anew")
+        raise UserError(f"the shards of {out} hold scores of rows that the data set of {len(dataset):,} rows has not; score it anew")
     if not scores:
-        raise ValueError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
+        raise UserError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.
     fingerprint = read_json_object(out / "scoring.json").get("reference")
     if not isinstance(fingerprint, str):
-        raise ValueError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
+        raise UserError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
     return [{**row, FINGERPRINT: fingerprint} for row in scores]
 
 

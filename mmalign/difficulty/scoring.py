@@ -20,6 +20,7 @@ from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
+from mmalign.errors import UserError
 from mmalign.options.rows import AnswerEnd
 
 SHARD_SIZE = 512
@@ -120,7 +121,7 @@ def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> 
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of {len(shards)} shards are missing in {out / 'shards'}: {named}; "
             "run the parts that have not ended again, or the scoring command without --shard"
         )
@@ -162,10 +163,10 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
         try:
             rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}; remove it and run again to have its pairs scored anew") from error
+            raise UserError(f"{path} is damaged: {error}; remove it and run again to have its pairs scored anew") from error
         for number, row in enumerate(rows, start=1):
             if odd := [key for key, value in row.items() if not _is_kind(key, value)] or [key for key in _needed(row) if key not in row]:
-                raise ValueError(f"{path}, line {number}: {', '.join(odd)} is missing or of another kind; remove the shard and run again")
+                raise UserError(f"{path}, line {number}: {', '.join(odd)} is missing or of another kind; remove the shard and run again")
     return rows
 
 
@@ -195,7 +196,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
         differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
         if differing:
             key = differing[0]
-            raise ValueError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
+            raise UserError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
@@ -212,7 +213,7 @@ def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:
         row: PairRow | ListRow = read(dataset[line["index"]], index=line["index"], image_root=config.image_root)
         found = digest_images(row.images)
         if line[IMAGES] != found:
-            raise ValueError(
+            raise UserError(
                 f"{path} holds scores of row {row.id} with the images {line[IMAGES] or 'none'}, and the row's are {found or 'none'} now; "
                 "remove the shards of images that changed to have them scored anew, or choose another --out"
             )
@@ -256,7 +257,7 @@ def _read_window(
             read = read_list if config.lists else read_pair
             row: PairRow | ListRow = read(raw, index=index, image_root=config.image_root)
             good.append((index, row, encode_row(scorers.processor, row, answer_end=config.answer_end, max_length=config.max_length)))
-        except ValueError as error:
+        except UserError as error:
             broken.append({"index": index, "id": row_id(raw, index=index), "reason": str(error)})
     return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken
 

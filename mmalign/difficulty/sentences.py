@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable
 
+from mmalign.errors import UserError
+
 _CLOSING = "\"'”’»)\\]」』】）〉》"  # noqa: RUF001
 # The full stops of Chinese, Japanese, Hindi and Urdu, and their question and exclamation marks, need no space behind them.
 _END = re.compile(rf"[.!?…]+[{_CLOSING}]*(?=\s)|[。！？｡।॥۔؟]+[{_CLOSING}]*|\n\s*")  # noqa: RUF001
@@ -62,7 +64,7 @@ def cut_to_fit(sentence: str, fits: Callable[[str], bool]) -> list[str]:
     while sentence and not fits(sentence):
         end = _longest(sentence, fits)
         if not end:
-            raise ValueError(f"not even {sentence[0]!r} fits the text tower; its limit is too small")
+            raise UserError(f"not even {sentence[0]!r} fits the text tower; its limit is too small")
         space = sentence.rfind(" ", 0, end + 1)
         end = space if space > 0 else end
         pieces.append(sentence[:end].strip())

@@ -9,6 +9,8 @@ from typing import TypeVar
 import torch
 from accelerate import PartialState
 
+from mmalign.errors import UserError
+
 Item = TypeVar("Item")
 # One process may have the longest texts; the others wait for it at the end and at no other time.
 PATIENCE = timedelta(days=7)
@@ -34,7 +36,7 @@ def parse_share(text: str) -> Share:
     """
     first, _, second = text.partition("/")
     if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
-        raise ValueError(f"shard is {text!r}; expected i/N with i from 1 to N, such as 1/8 on the first of eight machines")
+        raise UserError(f"shard is {text!r}; expected i/N with i from 1 to N, such as 1/8 on the first of eight machines")
     return Share(int(first) - 1, int(second))
 
 

@@ -23,6 +23,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.teacher_cache import FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
+from mmalign.errors import UserError
 from mmalign.options.rows import AnswerEnd
 
 
@@ -45,7 +46,7 @@ class TeacherCacheConfig:
             ValueError: If top_k is not positive.
         """
         if self.top_k < 1:
-            raise ValueError(f"top_k is {self.top_k}; expected 1 token or more, such as 64")
+            raise UserError(f"top_k is {self.top_k}; expected 1 token or more, such as 64")
 
 
 def write_teacher_cache(
@@ -107,14 +108,14 @@ def write_teacher_cache(
 def _check_images(path: Path, config: TeacherCacheConfig) -> None:
     """Refuse a file whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
     if IMAGES not in pq.read_schema(path).names:
-        raise ValueError(f"{path} has no column {IMAGES}: an earlier version wrote it; choose another --out")
+        raise UserError(f"{path} has no column {IMAGES}: an earlier version wrote it; choose another --out")
     if config.image_root is None or pq.read_metadata(path).num_rows == 0:
         return
     for index, raw in enumerate(load_rows(path)):
         row = read_chat(raw, index=index, image_root=config.image_root)
         found = digest_images(row.images)
         if raw[IMAGES] != found:
-            raise ValueError(
+            raise UserError(
                 f"in {path} the teacher saw the images {raw[IMAGES] or 'none'} of row {row.id}, and they are {found or 'none'} now; remove "
                 "the files of images that changed to have the teacher asked anew, or choose another --out"
             )
@@ -139,14 +140,14 @@ def _write_shard(
     # Rows past a padding row of the head are no tokens.
     vocabulary = min(head_size(model), len(processor.tokenizer))
     if config.top_k >= vocabulary:
-        raise ValueError(f"top_k is {config.top_k} of {vocabulary} tokens; expected fewer")
+        raise UserError(f"top_k is {config.top_k} of {vocabulary} tokens; expected fewer")
     kept: list[int] = []
     for index in indices:
         raw = dataset[index]
         try:
             row = read_chat(raw, index=index, image_root=config.image_root)
             good.append((index, row, encode_chat(processor, row, answer_end=config.answer_end, max_length=config.max_length)))
-        except ValueError as error:
+        except UserError as error:
             reasons.append({"row_id": row_id(raw, index=index), "reason": str(error)})
         if len(good) == config.batch_size or (good and index == indices[-1]):
             if check and not kept:

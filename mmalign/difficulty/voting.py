@@ -14,6 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from mmalign.errors import UserError
+
 Weighting = Literal["accuracy", "above-chance", "equal"]
 Gaps = NDArray[np.float64]
 PROXIES = ("contrastive", "generative")
@@ -41,16 +43,16 @@ class VoteConfig:
         """
         taken = [name for name in self.extra_proxies if name in (*PROXIES, FUSED) or self.extra_proxies.count(name) > 1]
         if taken:
-            raise ValueError(
+            raise UserError(
                 f"extra gap {taken[0]!r} is given twice or is one of {', '.join((*PROXIES, FUSED))}; rename its column gap_{taken[0]}"
             )
         if self.weights is None:
             return
         if set(self.weights) != set(self.proxies):
-            raise ValueError(f"weights are of {', '.join(self.weights)}; expected one for each proxy: {', '.join(self.proxies)}")
+            raise UserError(f"weights are of {', '.join(self.weights)}; expected one for each proxy: {', '.join(self.proxies)}")
         if not all(math.isfinite(value) and value >= 0 for value in self.weights.values()) or not sum(self.weights.values()) > 0:
             given = ", ".join(f"{name}={value:g}" for name, value in self.weights.items())
-            raise ValueError(f"weights are {given}; expected numbers from 0 that are not all 0")
+            raise UserError(f"weights are {given}; expected numbers from 0 that are not all 0")
 
     @property
     def proxies(self) -> tuple[str, ...]:
@@ -70,9 +72,9 @@ def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:
         try:
             number = float(value)
         except ValueError as error:
-            raise ValueError(f"weights hold {item!r}; expected NAME=NUMBER, such as contrastive=0.3,generative=0.7") from error
+            raise UserError(f"weights hold {item!r}; expected NAME=NUMBER, such as contrastive=0.3,generative=0.7") from error
         if name in weights:
-            raise ValueError(f"weights name {name} twice; name it once")
+            raise UserError(f"weights name {name} twice; name it once")
         weights[name] = number
     return weights or None
 
@@ -136,7 +138,7 @@ def vote_weights(accuracies: Mapping[str, float], *, weighting: Weighting, fixed
         ValueError: If the weighting is unknown.
     """
     if weighting not in get_args(Weighting):
-        raise ValueError(f"weighting is {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
+        raise UserError(f"weighting is {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
     floor = 0.5 if weighting == "above-chance" else 0.0
     if fixed is not None:
         return {name: fixed[name] / sum(fixed.values()) for name in accuracies}
@@ -165,7 +167,7 @@ def fuse_gaps(
     for name, values in gaps.items():
         broken = np.flatnonzero(~np.isfinite(values))
         if len(broken):
-            raise ValueError(f"the {name} gap of pair {ids[broken[0]]!r} is {values[broken[0]]}; score it again or drop the pair")
+            raise UserError(f"the {name} gap of pair {ids[broken[0]]!r} is {values[broken[0]]}; score it again or drop the pair")
     accuracies = {name: preference_accuracy(values) for name, values in gaps.items()}
     weights = vote_weights(accuracies, weighting=weighting, fixed=fixed)
     easiness = {name: project_gaps(values) for name, values in gaps.items()}

@@ -19,6 +19,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
 
+from mmalign.errors import UserError
+
 SHARED = {"sdpa": "mmalign_shared_sdpa", "flex_attention": "mmalign_shared_flex", "eager": "mmalign_shared_eager"}
 """What each of transformers' implementations becomes. FlexAttention skips the blocks that the mask leaves empty; it has no backward
 pass on the CPU (torch 2.15). Eager is what models have whose attention is more than a softmax (Gemma-2 bounds its logits)."""
@@ -77,7 +79,7 @@ def use_shared_attention(model: PreTrainedModel) -> None:
     if current in SHARED.values():
         return
     if current not in SHARED:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "
             "load it with attn_implementation='sdpa', or 'eager' where the model has no other"
         )
@@ -92,7 +94,7 @@ def _own_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
     """
     forward = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
     if forward is None:
-        raise ValueError(f"{type(module).__name__} has no eager_attention_forward of its own; shared rows need it, or 'sdpa'")
+        raise UserError(f"{type(module).__name__} has no eager_attention_forward of its own; shared rows need it, or 'sdpa'")
     return forward(module, *args, **kwargs)
 
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from mmalign.engine.head import LogitTransform, add_product_, chunks, times_slope_
+from mmalign.errors import UserError
 
 DivergenceKind = Literal["forward", "reverse", "jensen-shannon"]
 
@@ -59,9 +60,9 @@ class Divergence:
             ValueError: If one is out of its range.
         """
         if not self.temperature > 0:
-            raise ValueError(f"temperature is {self.temperature}; expected a positive number")
+            raise UserError(f"temperature is {self.temperature}; expected a positive number")
         if not 0 < self.teacher_share < 1:
-            raise ValueError(f"teacher_share is {self.teacher_share}; expected a number between 0 and 1, both excluded")
+            raise UserError(f"teacher_share is {self.teacher_share}; expected a number between 0 and 1, both excluded")
 
 
 def linear_divergence(
@@ -116,13 +117,13 @@ def linear_top_divergence(
     _check_as_many(student_hidden, top_ids)
     kind = divergence or Divergence()
     if kind.temperature != 1.0:
-        raise ValueError(f"temperature is {kind.temperature}; log-probabilities of a cached teacher are those at 1: run it live")
+        raise UserError(f"temperature is {kind.temperature}; log-probabilities of a cached teacher are those at 1: run it live")
     return _apply(student_hidden, student, _TopTeacher(top_ids, top_logps), kind)
 
 
 def _check_as_many(student: Tensor, teacher: Tensor) -> None:
     if len(student) != len(teacher):
-        raise ValueError(f"{len(student)} tokens of the student and {len(teacher)} of the teacher; expected as many")
+        raise UserError(f"{len(student)} tokens of the student and {len(teacher)} of the teacher; expected as many")
 
 
 class _Teacher(Protocol):

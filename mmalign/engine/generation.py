@@ -22,6 +22,7 @@ from mmalign.engine.batch import collate_prefixes
 from mmalign.engine.positions import find_prefix_positions
 from mmalign.engine.probe import TOLERANCE, RowChoice
 from mmalign.engine.vision import encode_images, feature_inputs, image_inputs
+from mmalign.errors import UserError
 
 COARSE_TOLERANCE = 0.25
 """Of half precision: see ``probe``."""
@@ -82,7 +83,7 @@ def probe_prefix(model: PreTrainedModel, encoded: EncodedPrompt, *, pad_token_id
         cache.batch_select_indices(torch.tensor([0], device=model.device))
         logits, *_ = _run_rests(model, prefix, cache, torch.tensor([0], device=model.device), [encoded.responses[0]], pad_token_id)
         difference = float((logits[0].float().log_softmax(-1) - expected).abs().max())
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, NotImplementedError) as error:
+    except UserError as error:
         return RowChoice(False, f"questions to {name} can't share their image's cache: {error}")
     if difference <= TOLERANCE.get(model.dtype, COARSE_TOLERANCE):
         return RowChoice(True, f"questions share their image's cache (largest difference {difference:.1e})")
@@ -98,7 +99,7 @@ def _run_prefixes(model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, p
     length = batch["input_ids"].shape[1]
     cache = out.past_key_values
     if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers) or cache.get_seq_length() != length:
-        raise ValueError(f"its cache does not hold the {length} tokens of the prompt one by one")
+        raise UserError(f"its cache does not hold the {length} tokens of the prompt one by one")
     axes = positions if positions.ndim == 3 else positions[None]
     return _Prefix(cache, batch["attention_mask"], axes.amax((0, 2)) + 1, len(positions) if positions.ndim == 3 else 0)
 

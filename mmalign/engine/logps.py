@@ -21,6 +21,7 @@ from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
 from mmalign.engine.head import LogitTransform, linear_token_logps
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction) -> Iterator[Lo
     """Make the output head return what ``compute`` does instead of logits, for one forward pass."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
-        raise ValueError(
+        raise UserError(
             f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
             "leave lm_head out of the adapter's and the quantiser's modules"
         )

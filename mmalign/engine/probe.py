@@ -16,6 +16,7 @@ from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps, unwrap
 from mmalign.engine.vision import image_inputs
+from mmalign.errors import UserError
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE_TOLERANCE = 0.25
@@ -57,7 +58,7 @@ def probe_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_
         _check_difference(model, plain, tolerance)
         try:
             shared = float(_differences(model, encoded, expected, pad_token_id=pad_token_id, shared=True).max())
-        except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        except UserError as error:
             return RowChoice(False, f"{type(model).__name__} can't share rows: {error}")
         if shared <= tolerance:
             return RowChoice(True, f"responses share their prompt's row (largest difference {shared:.1e})")
@@ -107,7 +108,7 @@ def _tolerance(model: nn.Module) -> float:
 
 def _check_difference(model: nn.Module, difference: float, tolerance: float) -> None:
     if not difference <= tolerance:
-        raise ValueError(
+        raise UserError(
             f"the engine's log-probabilities of {type(unwrap(model)).__name__} differ by {difference:.2g} from its own logits (tolerance "
             f"{tolerance:g}): this model can't be trained or scored exactly; please report its class"
         )

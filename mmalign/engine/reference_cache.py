@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.hashing import hash_file
+from mmalign.errors import UserError
 from mmalign.models.load import named_errors, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
@@ -78,7 +79,7 @@ def check_fingerprint(held: Sequence[str], expected: str) -> None:
     """
     for found in sorted(set(held)):
         if found != expected:
-            raise ValueError(
+            raise UserError(
                 f"the cached log-probabilities are stale: they come from {found}, the reference is {expected}; "
                 "run mmalign cache-logps with the reference, or name the model they come from with --reference-model"
             )
@@ -92,7 +93,7 @@ def check_row(row: Mapping[str, Any], encoded: EncodedPrompt) -> None:
     """
     for what, held, found in (("text", row[TEXT], digest_text(encoded)), ("images", row[IMAGES], encoded.image_digest)):
         if held != found:
-            raise ValueError(
+            raise UserError(
                 f"the cached log-probabilities of row {row.get('id')} are stale: they are of the {what} {held or 'none'}, the row's "
                 f"{what} {'is' if what == 'text' else 'are'} {found or 'none'}; run mmalign cache-logps again on these rows"
             )
@@ -117,7 +118,7 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     if (folder / "adapter_config.json").is_file():
         weights += _find(_local_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path), WEIGHTS)
     if not weights:
-        raise ValueError(f"{source} has no safetensors weights to take a fingerprint of")
+        raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = _hash(_find(folder, PROCESSOR))
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
     return f"weights {_hash(weights)}, processor {processor}, {', '.join(precision)}"

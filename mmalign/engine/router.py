@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmalign.engine.logps import unwrap
+from mmalign.errors import UserError
 
 
 def find_routers(model: nn.Module) -> dict[str, nn.Module]:
@@ -54,12 +55,12 @@ class RouterRecord:
         """
         counts = {len(values) for values in self._logits.values()}
         if counts == {0}:
-            raise ValueError(
+            raise UserError(
                 "no router was heard in a forward pass with gradient: gradient checkpointing with use_reentrant=True hides them; set "
                 "use_reentrant to False"
             )
         if counts != {1}:
-            raise ValueError(f"routers ran {sorted(counts)} times in one step with gradient; expected one forward pass of the policy")
+            raise UserError(f"routers ran {sorted(counts)} times in one step with gradient; expected one forward pass of the policy")
         return torch.stack([values[0] for values in self._logits.values()])
 
 
@@ -72,7 +73,7 @@ def record_routers(model: nn.Module) -> Iterator[RouterRecord]:
     """
     routers = find_routers(unwrap(model))
     if not routers:
-        raise ValueError(f"{type(unwrap(model)).__name__} has no routers: it is dense; make it sparse with mmalign upcycle")
+        raise UserError(f"{type(unwrap(model)).__name__} has no routers: it is dense; make it sparse with mmalign upcycle")
     record = RouterRecord(routers)
     with ExitStack() as stack:
         for name, router in routers.items():

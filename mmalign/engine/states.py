@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mmalign.engine.divergence import Head
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, find_transform, unwrap
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_output_head(model: nn.Module) -> OutputHead:
 def _decoder(inner: Any) -> Any:
     decoder = inner.get_decoder()
     if not isinstance(getattr(decoder, "layers", None), nn.ModuleList):
-        raise ValueError(f"the language model of {type(inner).__name__} is a {type(decoder).__name__} without a list of layers")
+        raise UserError(f"the language model of {type(inner).__name__} is a {type(decoder).__name__} without a list of layers")
     return decoder
 
 
@@ -104,5 +105,5 @@ def _final_norm(decoder: nn.Module, width: int) -> nn.Module:
     weights = [(child, getattr(child, "weight", None)) for child in decoder.children()]
     found = [child for child, weight in weights if isinstance(weight, Tensor) and weight.shape == (width,)]
     if len(found) != 1:
-        raise ValueError(f"{type(decoder).__name__} has {len(found)} norms of {width} values beside its layers; expected the final one")
+        raise UserError(f"{type(decoder).__name__} has {len(found)} norms of {width} values beside its layers; expected the final one")
     return found[0]

@@ -12,6 +12,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
+from mmalign.errors import UserError
+
 _PIXELS = "pixel_values"
 
 PATCH_INDICES = "image_token_pooling"
@@ -111,7 +113,7 @@ def _repeat(value: Any, blocks: Tensor, repeats: Tensor, key: str) -> Any:
         return value
     fitting = next((block for block in blocks if int(block.sum()) == len(value)), None)
     if fitting is None:
-        raise ValueError(f"{len(value)} entries of image features can't be divided among {len(repeats)} prompts; use shared rows")
+        raise UserError(f"{len(value)} entries of image features can't be divided among {len(repeats)} prompts; use shared rows")
     order = []
     start = 0
     for size, count in zip(fitting.tolist(), repeats.tolist(), strict=True):

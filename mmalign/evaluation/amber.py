@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmalign.errors import UserError
 from mmalign.evaluation.amber_generative import Scene, Words, score_descriptions
 from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_file
@@ -62,9 +63,7 @@ class Amber(Benchmark):
     def questions(self) -> list[Question]:
         """The queries."""
         if not self.asked:
-            raise ValueError(
-                "AMBER's questions are missing: put query_all.json, or the folder query that holds it, beside annotations.json"
-            )
+            raise UserError("AMBER's questions are missing: put query_all.json, or the folder query that holds it, beside annotations.json")
         lengths = dict.fromkeys(self.scenes, DESCRIPTION_LENGTH)
         return [question._replace(max_new_tokens=lengths.get(question.id, SHORT_ANSWER)) for question in self.asked]
 
@@ -184,7 +183,7 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
 def _read_item(row: Mapping[str, Any], path: Path) -> AmberQuestion:
     known = {type_ for types in KINDS.values() for type_ in types}
     if row["type"] not in known or row["truth"] not in ("yes", "no"):
-        raise ValueError(
+        raise UserError(
             f"{path}: {row['id']} is of type {row['type']!r} with truth {row['truth']!r}; expected yes or no, and {', '.join(known)}"
         )
     return AmberQuestion(str(row["id"]), row["type"], row["truth"] == "yes")
@@ -197,7 +196,7 @@ def _read_words(source: Path, scenes: Mapping[str, Scene], *, similarity: str) -
     for identifier, scene in scenes.items():
         unknown = [word for word in (*scene.truth, *scene.hallu) if word not in associations]
         if unknown:
-            raise ValueError(f"{relation_file} has no {', '.join(unknown)}, which annotation {identifier} holds")
+            raise UserError(f"{relation_file} has no {', '.join(unknown)}, which annotation {identifier} holds")
     chosen = choose_similarity(similarity, folder=relation_file.parent)
     safe = frozenset(read_text(safe_file).split("\n"))
     return Words(associations, safe, chosen), [relation_file, safe_file, *chosen.files]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.errors import UserError
 from mmalign.evaluation.question_texts import Asked, align_parts, find_mismatch
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
@@ -63,7 +64,7 @@ def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
         for one in fields(item):
             value = getattr(item, one.name)
             if one.type in (str, str | None) and not (isinstance(value, str) or (value is None and one.type is not str)):
-                raise ValueError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
+                raise UserError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
 
 
 def read_answer_file(path: Path) -> list[Any]:
@@ -128,7 +129,7 @@ def read_answers(
     """
     rows = form.read_rows(path)
     if not rows:
-        raise ValueError(f"there are no answers in {path}")
+        raise UserError(f"there are no answers in {path}")
     answers = _read_responses(rows, form, path)
     ids = [_row_id(row, form) for row in rows]
     named = [None if i is None else form.normalise(str(i)) for i in ids]
@@ -145,19 +146,19 @@ def read_answers(
             return _keep_aligned(answers, aligned.ids, path)
         if aligned is not None and (mismatch is not None or not any(i in texts for i in named)):
             part = aligned.missing[0]
-            raise ValueError(
+            raise UserError(
                 f"{path} repeats other parts of the data in their order, but not the {len(part)} questions from {part[0]} on "
                 f"({texts[part[0]]!r}); give --data the very files that the model was asked from, or the parts that are answered"
             )
     if counted:
-        raise ValueError(
+        raise UserError(
             f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
         )
     if mismatch is not None:
-        raise ValueError(_describe_mismatch(mismatch, named[mismatch.row], texts, path, ordered=without_ids))
+        raise UserError(_describe_mismatch(mismatch, named[mismatch.row], texts, path, ordered=without_ids))
     for number, (row, identifier) in enumerate(zip(rows, named, strict=True), start=1):
         if identifier is None:
-            raise ValueError(f"{path}, row {number} has keys {', '.join(row)}; expected id and response (text)")
+            raise UserError(f"{path}, row {number} has keys {', '.join(row)}; expected id and response (text)")
     return [answer._replace(id=str(i)) for i, answer in zip(named, answers, strict=True)]
 
 
@@ -236,15 +237,15 @@ def _response(row: Any, form: AnswerFormat, *, where: str) -> str:
         return row
     names = ("response", *form.text)
     if not isinstance(row, Mapping):
-        raise ValueError(f"{where} is {json.dumps(row)[:40]}; expected an object with id and response")
+        raise UserError(f"{where} is {json.dumps(row)[:40]}; expected an object with id and response")
     name = next((name for name in names if name in row), None)
     if name is None:
-        raise ValueError(f"{where} has keys {', '.join(row)}; expected id and {' or '.join(names)}")
+        raise UserError(f"{where} has keys {', '.join(row)}; expected id and {' or '.join(names)}")
     if row[name] is None and any(isinstance(row.get(field), str) for field in REASONING_FIELDS):
         # A server that sends reasoning apart sends null where the reply ended inside it.
         return ""
     if not isinstance(row[name], str):
-        raise ValueError(f'{where}: {name} is {json.dumps(row[name])[:40]}; expected text, and "" where nothing was said')
+        raise UserError(f'{where}: {name} is {json.dumps(row[name])[:40]}; expected text, and "" where nothing was said')
     return str(row[name])
 
 
@@ -277,9 +278,9 @@ def match_answers(
         ids = wanted or (known if isinstance(known, Iterable) else ())
         mine, theirs = next(iter(ids), None), next(iter(counts))
         expected = f", expected ids such as {_shortened(mine)}" if mine is not None else ""
-        raise ValueError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {_shortened(theirs)}{expected}")
+        raise UserError(f"none of {len(counts)} answers belongs to this benchmark: their ids are such as {_shortened(theirs)}{expected}")
     if found and not allow_partial:
-        raise ValueError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
+        raise UserError(f"{found}. Answer each question once, or pass --allow-partial to score what is there")
     if found:
         logger.warning("scored in part: %s", found)
     responses: dict[str, str] = {}
@@ -287,7 +288,7 @@ def match_answers(
         if answer.id in (wanted or known):
             responses.setdefault(answer.id, answer.response)
     if not responses:
-        raise ValueError("there are no answers to score")
+        raise UserError("there are no answers to score")
     return {i: responses[i] for i in wanted or responses if i in responses}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.data.git_lfs import refuse_pointer
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import OURS, AnswerFormat, Question
 from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.yes_no import Mode
@@ -37,7 +38,7 @@ class Benchmark(ABC):
     @property
     def judgement_form(self) -> AnswerFormat:
         """How saved replies of a judge look."""
-        raise ValueError(f"{self.name} asks no judge")
+        raise UserError(f"{self.name} asks no judge")
 
     @abstractmethod
     def questions(self) -> list[Question]:
@@ -90,7 +91,7 @@ class Benchmark(ABC):
         Raises:
             ValueError: If the benchmark asks no judge.
         """
-        raise ValueError(f"{self.name} asks no judge")
+        raise UserError(f"{self.name} asks no judge")
 
     def images_in(self, folder: Path) -> Path:
         """Where the images lie in a folder of the data."""
@@ -145,11 +146,11 @@ def find_file(source: Path, *patterns: str, what: str, answers: Path | None = No
         ValueError: If there is none, more than one, or a Git LFS pointer in its place.
     """
     if not source.exists():
-        raise ValueError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
+        raise UserError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
     folder = source if source.is_dir() else source.parent
     found = _without(sorted({path for pattern in patterns for path in folder.glob(pattern)}), answers)
     if len(found) != 1:
         have = f"found {', '.join(path.name for path in found)}" if found else "found none"
-        raise ValueError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")
+        raise UserError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")
     refuse_pointer(found[0])
     return found[0]

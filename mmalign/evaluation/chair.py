@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mmalign.data.git_lfs import refuse_pointer
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file, spread
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.image_ids import ImageIds, is_coco_file
@@ -74,7 +75,7 @@ class Chair(Benchmark):
     def questions(self) -> list[Question]:
         """The images of ``chair.jsonl``."""
         if not self.asked:
-            raise ValueError("which images to describe is not said: put chair.jsonl (id, image, question) beside synonyms.txt")
+            raise UserError("which images to describe is not said: put chair.jsonl (id, image, question) beside synonyms.txt")
         return [question._replace(max_new_tokens=CAPTION_LENGTH) for question in self.asked]
 
     def required(self) -> list[str]:
@@ -171,7 +172,7 @@ def load_chair(source: Path, *, variant: Variant = "original", answers: Path | N
         truths = {str(row["id"]): frozenset(row["truth"]) for row in rows}
         words = read_synonyms(text, strip=True)
         if not words:
-            raise ValueError(f"{synonyms_file} names no object; expected one a line: its name, then synonyms, split by ', '")
+            raise UserError(f"{synonyms_file} names no object; expected one a line: its name, then synonyms, split by ', '")
         check_truths(truths, words, file=questions_file)
         return Chair([questions_file, synonyms_file], truths, asked, words, partial(find_in_closed_list, words=words), "words")
     objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images", answers=answers)
@@ -210,7 +211,7 @@ def check_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str],
     names = set(words.values())
     for identifier, truth in truths.items():
         if not truth <= names:
-            raise ValueError(f"{file}: {identifier} holds {', '.join(sorted(truth - names))}, which synonyms.txt does not name")
+            raise UserError(f"{file}: {identifier} holds {', '.join(sorted(truth - names))}, which synonyms.txt does not name")
 
 
 def find_in_closed_list(caption: str, *, words: Mapping[str, str]) -> list[str]:
@@ -229,19 +230,19 @@ def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
-            raise ValueError(f"more than {_LARGEST:,} bytes")
+            raise UserError(f"more than {_LARGEST:,} bytes")
         sets = {identifier: frozenset(names) for identifier, names in json.loads(text, object_pairs_hook=_unique).items()}
     except (AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError, zlib.error) as error:
-        raise ValueError(f"{path} holds no object sets ({error}); expected a JSON object of image id -> names of objects") from error
+        raise UserError(f"{path} holds no object sets ({error}); expected a JSON object of image id -> names of objects") from error
     if odd := next((i for i, names in sets.items() if not all(isinstance(name, str) for name in names)), None):
-        raise ValueError(f"{path}: the objects of image {odd} are not all text")
+        raise UserError(f"{path}: the objects of image {odd} are not all text")
     return sets
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     doubled = [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]
     if doubled:
-        raise ValueError(f"{doubled[0]!r} stands there twice")
+        raise UserError(f"{doubled[0]!r} stands there twice")
     return dict(pairs)
 
 

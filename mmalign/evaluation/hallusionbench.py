@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, question_id, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.judging import fill_prompt
@@ -180,11 +181,11 @@ def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | No
     """
     files = find_question_files(source, ["HallusionBench*.json", "HallusionBench*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
-        raise ValueError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
+        raise UserError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
     items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
     ids = frozenset(item.id for item in items)
     if len(ids) != len(items):
-        raise ValueError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")
+        raise UserError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")
     return HallusionBench(files, [item for item in items if which == "all" or item.image is not None], ids, which)
 
 
@@ -195,7 +196,7 @@ def _is_question(row: Mapping[str, Any]) -> bool:
 def _read_question(row: Mapping[str, Any], number: int, path: Path) -> HallusionQuestion:
     missing = [key for key in (*NAME_FIELDS, "visual_input", "question", "gt_answer", "gt_answer_details") if key not in row]
     if missing or str(row["gt_answer"]) not in ("0", "1"):
-        raise ValueError(
+        raise UserError(
             f"{path}, record {number}: expected {', '.join(missing)}"
             if missing
             else f"{path}, record {number}: gt_answer is {row['gt_answer']!r}; expected 0 or 1"

@@ -5,6 +5,8 @@ from collections.abc import Iterable
 from pathlib import PurePosixPath
 from typing import Any
 
+from mmalign.errors import UserError
+
 _ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
 _COCO = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?0*(\d+)")
 _COCO_FILE = re.compile(r"COCO_(?:train|val|test)20\d\d_0*\d+", re.IGNORECASE)
@@ -48,7 +50,7 @@ class ImageIds:
                 return exact
         for meant in (self._stems.get(_stem(text), []), self._numbers.get(read_coco_id(text), [])):
             if len(meant) > 1:
-                raise ValueError(f"image {text!r} may be any of {', '.join(meant[:5])}; write the id as the object sets do")
+                raise UserError(f"image {text!r} may be any of {', '.join(meant[:5])}; write the id as the object sets do")
             if meant:
                 return meant[0]
         return read_coco_id(text)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mmalign.errors import UserError
 from mmalign.evaluation.items import Item
 
 # Over its groups a benchmark's metric is their plain mean here, and pooled elsewhere.
@@ -70,7 +71,7 @@ def compute_differences(
     """
     check_bootstrap(level=level, resamples=resamples)
     if {item.id for item in items} != {item.id for item in baseline}:
-        raise ValueError(f"{benchmark}: the models answered different questions ({len(items)} and {len(baseline)} answers)")
+        raise UserError(f"{benchmark}: the models answered different questions ({len(items)} and {len(baseline)} answers)")
     ours, theirs = (_replicate(benchmark, those, resamples=resamples, seed=seed) for those in (items, baseline))
     values, before = compute_metrics(benchmark, items), compute_metrics(benchmark, baseline)
     return {key: _interval(values[key] - before[key], ours[key] - theirs[key], level) for key in values}
@@ -83,7 +84,7 @@ def check_bootstrap(*, level: float, resamples: int) -> None:
         ValueError: If ``level`` is not between 0 and 1, or there are fewer than 100 resamples.
     """
     if not 0 < level < 1 or resamples < 100:
-        raise ValueError(f"level is {level} and resamples {resamples}; expected a share between 0 and 1, and at least 100")
+        raise UserError(f"level is {level} and resamples {resamples}; expected a share between 0 and 1, and at least 100")
 
 
 class _Sums:
@@ -91,7 +92,7 @@ class _Sums:
 
     def __init__(self, items: Sequence[Item]) -> None:
         if not items:
-            raise ValueError("there are no scored answers")
+            raise UserError("there are no scored answers")
         self.names = sorted({(item.group, name) for item in items for name in item.values})
         columns = {name: column for column, name in enumerate(self.names)}
         rows = {image: row for row, image in enumerate(sorted({_cluster(item) for item in items}))}

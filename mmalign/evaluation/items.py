@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.hallusionbench import HallusionQuestion
 from mmalign.evaluation.pope import PopeQuestion
@@ -72,7 +73,7 @@ def read_items(path: Path) -> list[Item]:
                 raise TypeError("a field is of another type")
             items.append(item)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"{path}, row {number} is no scored answer ({error}); evaluate again") from error
+            raise UserError(f"{path}, row {number} is no scored answer ({error}); evaluate again") from error
     return items
 
 

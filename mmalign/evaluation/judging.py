@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, AnswerFormat, Endings, count_endings, match_answers, read_answers
 from mmalign.evaluation.reasoning import strip_reasoning
 
@@ -36,7 +37,7 @@ def ask_judge(judge: Judge, prompts: Mapping[str, str]) -> dict[str, str]:
     """
     replies = judge.ask(list(prompts.values()))
     if len(replies) != len(prompts):
-        raise ValueError(f"judge {judge.name} gave {len(replies)} replies to {len(prompts)} prompts; expected one each, in order")
+        raise UserError(f"judge {judge.name} gave {len(replies)} replies to {len(prompts)} prompts; expected one each, in order")
     return dict(zip(prompts, replies, strict=True))
 
 
@@ -70,7 +71,7 @@ def fill_prompt(template: str, fields: Mapping[str, str]) -> str:
     for name in fields:
         pieces = [piece for text in pieces for piece in _split_at(text, name)]
     if len(pieces) == 1:
-        raise ValueError(
+        raise UserError(
             f"the judge's prompt has no field; expected {', '.join('{' + name + '}' for name in fields)}, or {len(fields)} times {{}}"
         )
     return "".join(fields.get(piece[1:-1], piece) if piece.startswith("{") and piece.endswith("}") else piece for piece in pieces)
@@ -98,7 +99,7 @@ def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], ord
     wanted = set(asked)
     if lacking := wanted - {reply.id for reply in replies}:
         first = ", ".join([i for i in asked if i in lacking][:10])
-        raise ValueError(f"{path} has no judgement of {len(lacking)} of {len(wanted)} answers (first: {first}); judge them too")
+        raise UserError(f"{path} has no judgement of {len(lacking)} of {len(wanted)} answers (first: {first}); judge them too")
     # A file may hold replies on more answers than are scored.
     chosen = [reply for reply in replies if reply.id in wanted]
     return Replies(match_answers(chosen, required=asked) if asked else {}, count_endings(chosen))

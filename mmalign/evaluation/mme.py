@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.pictures import write_pictures
@@ -151,7 +152,7 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
     if folders:
         rows, files = _read_release(source)
     if not rows:
-        raise ValueError(
+        raise UserError(
             f"no MME questions at {source}: expected rows with question_id, question, answer and category {', '.join(CATEGORIES)}, "
             "or the release's folders of these names"
         )
@@ -160,7 +161,7 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
     sizes = Counter(pairs)
     odd = [pair for pair, size in sizes.items() if size != 2]
     if odd:
-        raise ValueError(f"{len(odd)} images of {source} have not two questions: {', '.join(odd[:10])}")
+        raise UserError(f"{len(odd)} images of {source} have not two questions: {', '.join(odd[:10])}")
     items = []
     place: Counter[str] = Counter()
     for row, pair in zip(rows, pairs, strict=True):
@@ -188,7 +189,7 @@ def _read_release(source: Path) -> tuple[list[Mapping[str, Any]], list[Path]]:
                 continue
             cells = line.rstrip("\r").split("\t")
             if len(cells) != 2:
-                raise ValueError(f"{file}, line {number} has {len(cells)} cells; expected question and answer with a tab between them")
+                raise UserError(f"{file}, line {number} has {len(cells)} cells; expected question and answer with a tab between them")
             name = f"{category}/{image.name}"
             asked = {"category": category, "question": cells[0], "answer": cells[1]}
             rows.append({"question_id": name, "image": str(image.relative_to(source)), **asked})
@@ -205,7 +206,7 @@ def _find_image(questions: Path, category: Path) -> Path:
 def _read_question(row: Mapping[str, Any], identifier: str, pair: str, source: Path) -> MmeQuestion:
     label = str(row["answer"]).strip().lower()
     if label not in ("yes", "no"):
-        raise ValueError(f"{source}: the answer of {identifier} is {row['answer']!r}; expected Yes or No")
+        raise UserError(f"{source}: the answer of {identifier} is {row['answer']!r}; expected Yes or No")
     return MmeQuestion(identifier, pair, row["category"], _image_name(row), row["question"], label == "yes")
 
 
@@ -256,7 +257,7 @@ def _read_result_file(path: Path) -> list[dict[str, str]]:
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         cells = line.split("\t")
         if line.strip() and len(cells) != 4:
-            raise ValueError(f"{path}, line {number} has {len(cells)} cells; expected image, question, truth and response between tabs")
+            raise UserError(f"{path}, line {number} has {len(cells)} cells; expected image, question, truth and response between tabs")
         if line.strip():
             rows.append({"question_id": f"{path.stem}/{cells[0]}", "question": cells[1], "response": cells[3]})
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 from urllib.parse import urlparse
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.judging import fill_prompt
@@ -111,7 +112,7 @@ class Mmhal(Benchmark):
             ValueError: If there are no judgements, or none can be read.
         """
         if judgements is None:
-            raise ValueError("MMHal-Bench needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+            raise UserError("MMHal-Bench needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
         ratings = {item: parse_rating(judgements[item.id], mode=mode) for item in self.items if item.id in answers}
         return score_ratings(ratings)
 
@@ -150,7 +151,7 @@ def load_mmhal(source: Path, *, answers: Path | None = None) -> Mmhal:
     """
     files = find_question_files(source, ["*mmhal*.json", "*mmhal*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
-        raise ValueError(f"MMHal-Bench's questions are missing at {source}: expected one file, mmhal-bench_answer_template.json")
+        raise UserError(f"MMHal-Bench's questions are missing at {source}: expected one file, mmhal-bench_answer_template.json")
     return Mmhal(files, [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]))])
 
 
@@ -161,7 +162,7 @@ def _is_question(row: Mapping[str, Any]) -> bool:
 def _read_question(row: Mapping[str, Any], number: int, path: Path) -> MmhalQuestion:
     missing = [key for key in ("question_type", "image_content", "question", "gt_answer") if key not in row]
     if missing:
-        raise ValueError(f"{path}, record {number} has no {', '.join(missing)}")
+        raise UserError(f"{path}, record {number} has no {', '.join(missing)}")
     image = PurePosixPath(urlparse(row.get("image_src", "")).path).name
     identifier = _image_id(row) or str(number)
     return MmhalQuestion(identifier, row["question_type"], image, ", ".join(row["image_content"]), row["question"], row["gt_answer"])

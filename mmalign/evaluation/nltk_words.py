@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from mmalign.errors import UserError
+
 Result = TypeVar("Result")
 DATA = "punkt_tab averaged_perceptron_tagger_eng wordnet"
 # Penn Treebank tags begin with these letters; every other word is looked up as a noun.
@@ -47,7 +49,7 @@ def _nltk() -> Any:
     try:
         import nltk
     except ImportError as error:
-        raise ValueError("this benchmark needs NLTK: pip install 'mmalign[chair]'") from error
+        raise UserError("this benchmark needs NLTK: pip install 'mmalign[chair]'") from error
     return nltk
 
 
@@ -102,6 +104,6 @@ def _with_data(function: Callable[[], Result]) -> Result:
     try:
         return function()
     except LookupError as error:
-        raise ValueError(
+        raise UserError(
             f"NLTK's data are missing: python -m nltk.downloader {DATA}; or name a folder that has them with NLTK_DATA"
         ) from error

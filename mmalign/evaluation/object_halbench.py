@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_file, find_question_files
 from mmalign.evaluation.chair import OBJECT_SETS, caption_format, count_hallucinations, read_object_sets
@@ -78,7 +79,7 @@ class ObjectHalBench(Benchmark):
     def questions(self) -> list[Question]:
         """Each as it stands."""
         if not self.asked:
-            raise ValueError("Object HalBench's questions are missing: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt")
+            raise UserError("Object HalBench's questions are missing: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt")
         return list(self.asked)
 
     def required(self) -> list[str]:
@@ -109,7 +110,7 @@ class ObjectHalBench(Benchmark):
             try:
                 (folder / name).write_bytes(base64.b64decode(picture))
             except (TypeError, ValueError) as error:
-                raise ValueError(f"the picture of {name} in {self.files[-1]} is no base64 text: {error}") from error
+                raise UserError(f"the picture of {name} in {self.files[-1]} is no base64 text: {error}") from error
         return bool(self.pictures)
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
@@ -258,7 +259,7 @@ def _read_question(row: Mapping[str, Any], known: ImageIds) -> Question:
     name = identifier if identifier not in known.names else read_coco_id(identifier)
     if "/" in name or "\\" in name or name.startswith(".") or len(name) > 200:
         # The pictures of the file are written under this name.
-        raise ValueError(f"image_id is {identifier[:80]!r}; expected an id that can name a file")
+        raise UserError(f"image_id is {identifier[:80]!r}; expected an id that can name a file")
     return Question(identifier, f"{name}.jpg", row["question"], DESCRIPTION_LENGTH)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmalign.errors import UserError
 from mmalign.evaluation.rows import has_pictures, read_pictures
 
 
@@ -29,7 +30,7 @@ def write_pictures(files: Sequence[Path], names: Mapping[Path, Sequence[str]], f
             if not name or picture is None or path.is_file():
                 continue
             if not path.resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"{file}: an image is named {name!r}, which lies outside {folder}")
+                raise UserError(f"{file}: an image is named {name!r}, which lies outside {folder}")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(picture)
             found = True

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.pictures import write_pictures
@@ -130,7 +131,7 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
     patterns = ("*pope*.json", "*pope*.jsonl", "*.parquet", "data/*.parquet")
     files = find_question_files(source, patterns, is_question=_is_question, answers=answers)
     if not files:
-        raise ValueError(f"no POPE questions at {source}: expected files such as coco_pope_random.json, or the hub's Parquet")
+        raise UserError(f"no POPE questions at {source}: expected files such as coco_pope_random.json, or the hub's Parquet")
     items: list[PopeQuestion] = []
     images: dict[Path, list[str]] = {}
     owners: dict[str, list[str]] = {}
@@ -139,7 +140,7 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
         # The COCO files are JSON lines, those of A-OKVQA and GQA are arrays.
         read = [_read_question(row, places, path) for row in read_records(path)]
         if not read and _split_of(path) is None:
-            raise ValueError(f"{path.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
+            raise UserError(f"{path.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
         images[path] = [item.image for item in read]
         for split in dict.fromkeys(item.split for item in read):
             owners.setdefault(split, []).append(path.name)
@@ -148,10 +149,10 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
     doubled = [split for split, names in owners.items() if len(names) > 1 and not all(name.endswith(".parquet") for name in names)]
     if doubled:
         named = ", ".join(name for split in doubled for name in owners[split])
-        raise ValueError(f"{source} has more than one file of split {', '.join(doubled)}: {named}; give each set its folder")
+        raise UserError(f"{source} has more than one file of split {', '.join(doubled)}: {named}; give each set its folder")
     counts = Counter(item.id for item in items)
     if repeated := [identifier for identifier, count in counts.items() if count > 1]:
-        raise ValueError(f"{source} holds {len(repeated)} questions twice (first: {repeated[0]}); expected each question_id once a split")
+        raise UserError(f"{source} holds {len(repeated)} questions twice (first: {repeated[0]}); expected each question_id once a split")
     return Pope(files, items, images)
 
 
@@ -163,16 +164,16 @@ def _read_question(row: Mapping[str, Any], places: Counter[str], path: Path) -> 
     """Read a row of the release (text, label), or of the hub (question, answer, category, image_source); without an id, count it."""
     text, label, image = (next((row[name] for name in names if row.get(name) is not None), None) for names in HUB_FIELDS)
     if text is None or label is None or not ({"image", "image_source"} & set(row)):
-        raise ValueError(f"{path}: a row has keys {', '.join(row)}; expected {', '.join(FIELDS)}, or question, answer and image_source")
+        raise UserError(f"{path}: a row has keys {', '.join(row)}; expected {', '.join(FIELDS)}, or question, answer and image_source")
     split = row.get("category") or _split_of(path)
     if split not in SPLITS:
         where = f"{path.name} names no split" if split is None else f"{path}: a row's category is {split!r}"
-        raise ValueError(f"{where}; expected one of {', '.join(SPLITS)} in the file's name or in the rows' category")
+        raise UserError(f"{where}; expected one of {', '.join(SPLITS)} in the file's name or in the rows' category")
     places[split] += 1
     identifier = row.get("question_id", places[split])
     answer = str(label).strip().lower()
     if answer not in ("yes", "no"):
-        raise ValueError(f"{path}: label of question {identifier} is {label!r}; expected yes or no")
+        raise UserError(f"{path}: label of question {identifier} is {label!r}; expected yes or no")
     # The hub's rows name the image without its ending, or hold it without a name.
     name = f"{split}_{identifier}" if image is None else image
     named = name if not isinstance(name, str) or Path(name).suffix else f"{name}.jpg"
@@ -190,7 +191,7 @@ def read_answer_rows(path: Path) -> list[Any]:
             continue
         split = _split_of(file)
         if split is None:
-            raise ValueError(f"{file.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
+            raise UserError(f"{file.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
         for number, row in enumerate(read, start=1):
             rows.append(row if "id" in row else {**row, "split": split, "question_id": row.get("question_id", number)})
     return rows

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.data.git_lfs import refuse_pointer
+from mmalign.errors import UserError
 
 # Reasons for which servers say that a reply ended at its longest length; whatever else they say, it ended by itself.
 _LIMITS = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
@@ -20,12 +21,12 @@ def read_text(path: Path) -> str:
         ValueError: If the file is missing, a Git LFS pointer, or of another encoding.
     """
     if not path.is_file():
-        raise ValueError(f"file not found: {path}")
+        raise UserError(f"file not found: {path}")
     refuse_pointer(path)
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
+        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -46,9 +47,9 @@ def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
+            raise UserError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
+            raise UserError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
         rows.append(row)
     return rows
 
@@ -67,7 +68,7 @@ def read_records(path: Path) -> list[Any]:
         try:
             records: list[Any] = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise UserError(f"{path}: {error}") from error
         return records
     # A line that opens an object and does not close it: one object, written with indents.
     if start.startswith("{") and not text.lstrip().partition("\n")[0].rstrip().endswith("}"):
@@ -95,7 +96,7 @@ def read_table(path: Path) -> list[dict[str, Any]]:
             # A struct's field is read by its path: the pictures' bytes stay on disk.
             rows: list[dict[str, Any]] = file.read(columns=[*plain, *(f"{name}.path" for name in pictures)]).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+            raise UserError(f"{path} can't be read as Parquet: {error}") from error
     return [{key: value["path"] if key in pictures and value else value for key, value in row.items()} for row in rows]
 
 
@@ -113,7 +114,7 @@ def read_pictures(path: Path) -> list[bytes | None]:
         try:
             rows = file.read(columns=["image"]).to_pylist()
         except (pyarrow.ArrowException, OSError) as error:
-            raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+            raise UserError(f"{path} can't be read as Parquet: {error}") from error
     return [row["image"]["bytes"] if row["image"] else None for row in rows]
 
 
@@ -138,12 +139,12 @@ def _open_table(path: Path) -> Any:
     import pyarrow.parquet
 
     if not path.is_file():
-        raise ValueError(f"file not found: {path}")
+        raise UserError(f"file not found: {path}")
     refuse_pointer(path)
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} can't be read as Parquet: {error}") from error
+        raise UserError(f"{path} can't be read as Parquet: {error}") from error
 
 
 class Reply(NamedTuple):

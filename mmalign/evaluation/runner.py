@@ -16,6 +16,7 @@ from mmalign.data.rows import Message
 from mmalign.engine.generation import generate_greedy, probe_prefix
 from mmalign.engine.logps import unwrap
 from mmalign.engine.probe import RowChoice
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.evaluation.rows import read_jsonl
@@ -107,12 +108,12 @@ def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[s
     differing = [key for key in origin if held.get(key) != origin[key]]
     if differing:
         key = differing[0]
-        raise ValueError(
+        raise UserError(
             f"{partial} holds unfinished answers of another run: its {key} is {held.get(key)!r}, this one's {origin[key]!r}; "
             "finish that run, remove the file, or choose another --out"
         )
     if any(not isinstance(row.get("id"), str) or not isinstance(row.get("response"), str) for row in answers):
-        raise ValueError(f"{partial} is damaged: a line has no id and response; remove the file and run again")
+        raise UserError(f"{partial} is damaged: a line has no id and response; remove the file and run again")
     return {row["id"]: row for row in answers}
 
 

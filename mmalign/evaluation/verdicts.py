@@ -9,11 +9,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from mmalign.errors import UserError
+
 BEST = 6
 """The highest rating of MMHal-Bench."""
 
 
-class UnreadableError(ValueError):
+class UnreadableError(UserError):
     """A judge's replies that a mode can't read at all."""
 
 

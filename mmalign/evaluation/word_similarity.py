@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.errors import UserError
 from mmalign.evaluation.rows import read_text
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ def _load_vectors() -> Any:
 
         return spacy.load(MODEL)
     except (ImportError, OSError) as error:
-        raise ValueError(f"no word vectors: pip install 'mmalign[amber]'; python -m spacy download {MODEL}") from error
+        raise UserError(f"no word vectors: pip install 'mmalign[amber]'; python -m spacy download {MODEL}") from error
 
 
 def read_table(path: Path) -> Similarity:
@@ -95,11 +96,11 @@ def read_table(path: Path) -> Similarity:
         ValueError: If the file is missing or holds something else.
     """
     if not path.is_file():
-        raise ValueError(f"no table of near words at {path}")
+        raise UserError(f"no table of near words at {path}")
     try:
         near = {frozenset(pair) for *pair, value in _entries(json.loads(read_text(path))) if value > THRESHOLD}
     except (AttributeError, RecursionError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is no table of near words; expected JSON: [[first, second, similarity], ...]") from error
+        raise UserError(f"{path} is no table of near words; expected JSON: [[first, second, similarity], ...]") from error
     return Similarity(f"table {path.name}", lambda first, second: first == second or frozenset((first, second)) in near, (path,))
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
 from mmalign.losses.scores import at_least_float32
 
 DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
@@ -54,11 +55,11 @@ def difficulty_coefficients(difficulty: Tensor, *, beta: float, mode: Difficulty
     outside = ~((difficulty >= 0) & (difficulty <= 1))
     if outside.any():
         row = int(outside.nonzero()[0])
-        raise ValueError(f"difficulty of row {row} is {difficulty[row].item()}; expected a number in [0, 1]: score the pairs again")
+        raise UserError(f"difficulty of row {row} is {difficulty[row].item()}; expected a number in [0, 1]: score the pairs again")
     betas, weights = torch.full_like(difficulty, beta), torch.ones_like(difficulty)
     easiness = 1 - difficulty
     if mode not in get_args(DifficultyMode):
-        raise ValueError(f"difficulty mode is {mode!r}; expected one of {', '.join(get_args(DifficultyMode))}")
+        raise UserError(f"difficulty mode is {mode!r}; expected one of {', '.join(get_args(DifficultyMode))}")
     if mode in ("paper", "both"):
         betas = beta * (1 + easiness)
     elif mode == "paper-norm":
@@ -90,9 +91,9 @@ def margin_weight(gap: Tensor, *, strongest: float, weakest: float, steepness: f
         ValueError: If a parameter is outside its range.
     """
     if not (strongest > 1 > weakest > 0):
-        raise ValueError(f"strongest is {strongest} and weakest {weakest}; expected strongest > 1 > weakest > 0")
+        raise UserError(f"strongest is {strongest} and weakest {weakest}; expected strongest > 1 > weakest > 0")
     if not (steepness > 0 and turning_gap > 0):
-        raise ValueError(f"steepness is {steepness} and turning_gap {turning_gap}; expected two positive numbers")
+        raise UserError(f"steepness is {steepness} and turning_gap {turning_gap}; expected two positive numbers")
     gap = gap.detach()
     odds = (strongest - 1) / (1 - weakest) * torch.exp(steepness * (gap.abs() - turning_gap))
     strength = weakest + (strongest - weakest) / (1 + odds)
@@ -107,7 +108,7 @@ def preference_probability(gap: Tensor, *, temperature: float) -> Tensor:
         ValueError: If the temperature is not positive.
     """
     if not temperature > 0:
-        raise ValueError(f"score_temperature is {temperature}; expected a positive number, the gap at which 73% agree")
+        raise UserError(f"score_temperature is {temperature}; expected a positive number, the gap at which 73% agree")
     return torch.sigmoid(gap.detach() / temperature)
 
 
@@ -179,7 +180,7 @@ def anchored_target(scores: Tensor, mask: Tensor, *, temperature: float) -> Tens
         ValueError: If the temperature is not positive.
     """
     if not temperature > 0:
-        raise ValueError(f"score_temperature is {temperature}; expected a positive number, such as 0.5")
+        raise UserError(f"score_temperature is {temperature}; expected a positive number, such as 0.5")
     scores = scores.detach().masked_fill(~mask, 0)
     count = mask.sum(1, keepdim=True)
     centred = (scores - scores.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~mask, 0)

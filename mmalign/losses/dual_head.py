@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
+
 IGNORED_LABEL = -100
 
 
@@ -24,10 +26,10 @@ def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         ValueError: If the shapes don't fit, or a label is no class.
     """
     if logits.ndim != 2 or labels.shape != logits.shape[:1]:
-        raise ValueError(f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; expected (images, classes) and (images,)")
+        raise UserError(f"logits are {tuple(logits.shape)} and labels {tuple(labels.shape)}; expected (images, classes) and (images,)")
     wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= logits.shape[1]))
     if wrong.any():
-        raise ValueError(f"label {labels[wrong][0].item()} is no class; expected 0 to {logits.shape[1] - 1}, or {IGNORED_LABEL} for none")
+        raise UserError(f"label {labels[wrong][0].item()} is no class; expected 0 to {logits.shape[1] - 1}, or {IGNORED_LABEL} for none")
     return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED_LABEL, reduction="none")
 
 
@@ -49,7 +51,7 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
         ValueError: If the shapes differ or ``temperature`` is not positive.
     """
     if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise ValueError(
+        raise UserError(
             f"student logits are {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}; expected equal "
             "(images, classes): do both know the same classes?"
         )
@@ -65,7 +67,7 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
 def feature_distance(student_features: Tensor, teacher_features: Tensor) -> Tensor:
     """Compute 1 - cosine of student and teacher features, the feature-distillation baseline, (B,) float32."""
     if student_features.shape != teacher_features.shape:
-        raise ValueError(f"student features are {tuple(student_features.shape)}, the teacher's {tuple(teacher_features.shape)}")
+        raise UserError(f"student features are {tuple(student_features.shape)}, the teacher's {tuple(teacher_features.shape)}")
     return 1 - F.cosine_similarity(_wide(student_features), _wide(teacher_features.detach()), dim=-1)
 
 
@@ -96,7 +98,7 @@ def mix_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, ce_head_weight: f
         ValueError: If a or b is out of range.
     """
     if not 0.0 <= ce_head_weight <= 1.0:
-        raise ValueError(f"ce_head_weight is {ce_head_weight}; expected a share in [0, 1]")
+        raise UserError(f"ce_head_weight is {ce_head_weight}; expected a share in [0, 1]")
     _check_temperature(kd_head_temperature)
     from_labels, from_teacher = _wide(ce_logits).softmax(-1), (_wide(kd_logits) / kd_head_temperature).softmax(-1)
     return ce_head_weight * from_labels + (1 - ce_head_weight) * from_teacher
@@ -104,7 +106,7 @@ def mix_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, ce_head_weight: f
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature is {temperature}; expected a number above 0")
+        raise UserError(f"temperature is {temperature}; expected a number above 0")
 
 
 def _wide(values: Tensor) -> Tensor:

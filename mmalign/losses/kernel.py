@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
 from mmalign.losses.links import Link, identity
 from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, at_least_float32
 
@@ -130,7 +131,7 @@ class PairObjective:
         """
         for name, value in (("beta", self.beta), ("beta_rejected", self.beta_rejected)):
             if value is not None and not value > 0:
-                raise ValueError(f"{name} is {value}; expected a positive number, such as 0.1")
+                raise UserError(f"{name} is {value}; expected a positive number, such as 0.1")
         empty = torch.zeros(0)
         for name, parameter in self.maps().items():
             _per_pair(parameter, columns=dict.fromkeys(self.columns, empty), like=empty, name=name)
@@ -171,7 +172,7 @@ def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
     score = objective.score(batch.policy, batch.tokens)
     if objective.uses_reference:
         if batch.reference is None:
-            raise ValueError("this objective compares with a reference, and the batch has no log-probabilities of one")
+            raise UserError("this objective compares with a reference, and the batch has no log-probabilities of one")
         score = score - objective.score(batch.reference, batch.tokens)
     linked = objective.link(score)
     return PairValues(linked[0::2], linked[1::2])
@@ -262,5 +263,5 @@ def _per_pair(value: float | Tensor | ColumnMap, *, columns: Columns, like: Tens
     if not isinstance(value, Tensor):
         return value
     if value.shape != like.shape:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}; expected one value a pair, {tuple(like.shape)}")
+        raise UserError(f"{name} has shape {tuple(value.shape)}; expected one value a pair, {tuple(like.shape)}")
     return value.to(like)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
+
 Link = Callable[[Tensor], Tensor]
 Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
@@ -47,7 +49,7 @@ def alpha_divergence(coefficient: float) -> Link:
         ValueError: If it is outside (0, 1].
     """
     if not 0 < coefficient <= 1:
-        raise ValueError(f"divergence_coefficient is {coefficient}; expected a number in (0, 1]: near 0 is reverse KL, 1 forward KL")
+        raise UserError(f"divergence_coefficient is {coefficient}; expected a number in (0, 1]: near 0 is reverse KL, 1 forward KL")
     return lambda log_ratio: -torch.expm1(-(coefficient * log_ratio).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) / coefficient
 
 
@@ -64,7 +66,7 @@ def clipped_log_ratio(clip_range: float) -> Link:
         ValueError: If the range is outside (0, 1).
     """
     if not 0 < clip_range < 1:
-        raise ValueError(f"clip_range is {clip_range}; expected a number between 0 and 1, such as 0.1")
+        raise UserError(f"clip_range is {clip_range}; expected a number between 0 and 1, such as 0.1")
     low, high = math.log1p(-clip_range), math.log1p(clip_range)
     return lambda log_ratio: log_ratio.clamp(low, high)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from mmalign.errors import UserError
 from mmalign.losses.coefficients import anchored_target
 from mmalign.losses.links import Link, identity
 from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
@@ -46,7 +47,7 @@ class ListObjective:
             ValueError: If beta is not positive.
         """
         if not self.beta > 0:
-            raise ValueError(f"beta is {self.beta}; expected a positive number, such as 0.1")
+            raise UserError(f"beta is {self.beta}; expected a positive number, such as 0.1")
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def adpo(*, temperature: float = 10.0, score_temperature: float = 0.5, score: Se
     """
     for name, value in (("temperature", temperature), ("score_temperature", score_temperature)):
         if not value > 0:
-            raise ValueError(f"{name} is {value}; expected a positive number")
+            raise UserError(f"{name} is {value}; expected a positive number")
 
     def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         return list_cross_entropy(rewards, anchored_target(scores, mask, temperature=score_temperature), mask)
@@ -142,7 +143,7 @@ def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mea
         ValueError: If a sum is asked for and steps too, which are means.
     """
     if steps != "whole" and score != "mean":
-        raise ValueError(f"steps is {steps}, which averages, and score is {score}; leave score out")
+        raise UserError(f"steps is {steps}, which averages, and score is {score}; leave score out")
 
     def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
         return lambda_loss(rewards, scores, mask, weighted=weighted)

@@ -9,6 +9,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mmalign.errors import UserError
 from mmalign.losses.coefficients import margin_weight, preference_probability, visit_flip
 from mmalign.losses.kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
 from mmalign.losses.links import Divergence, build_divergence_link, clipped_log_ratio, log_odds
@@ -89,7 +90,7 @@ def ld_dpo(*, beta: float = 0.1, tail_weight: float = 0.5) -> PairObjective:
         ValueError: If the weight is outside [0, 1].
     """
     if not 0 <= tail_weight <= 1:
-        raise ValueError(f"tail_weight is {tail_weight}; expected a number in [0, 1]: 1 is DPO, 0 cuts the longer response off")
+        raise UserError(f"tail_weight is {tail_weight}; expected a number in [0, 1]: 1 is DPO, 0 cuts the longer response off")
     return PairObjective(beta=beta, score=Score(partial(length_desensitized_weights, tail_weight=tail_weight)))
 
 
@@ -172,13 +173,13 @@ def ddo(*, beta: float = 0.1, rejected_weight: float = 1.0) -> PairObjective:
 
 def _smoothing(value: float) -> float:
     if not 0 <= value < 0.5:
-        raise ValueError(f"label_smoothing is {value}; expected a number in [0, 0.5): at a half the labels say nothing")
+        raise UserError(f"label_smoothing is {value}; expected a number in [0, 0.5): at a half the labels say nothing")
     return value
 
 
 def _positive(value: float, name: str) -> float:
     if not value > 0:
-        raise ValueError(f"{name} is {value}; expected a positive number")
+        raise UserError(f"{name} is {value}; expected a positive number")
     return value
 
 

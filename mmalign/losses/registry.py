@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Generic, Literal, TypeVar
 
+from mmalign.errors import UserError
+
 Built = TypeVar("Built")
 Factory = TypeVar("Factory", bound=Callable[..., Any])
 WEIGHT = "weight"
@@ -41,7 +43,7 @@ class Registry(Generic[Built]):
             ValueError: If the name is taken.
         """
         if name in self._factories:
-            raise ValueError(f"{self.kind} objective {name!r} is already registered; choose another name")
+            raise UserError(f"{self.kind} objective {name!r} is already registered; choose another name")
 
         def add(factory: Factory) -> Factory:
             self._factories[name] = factory
@@ -66,7 +68,7 @@ class Registry(Generic[Built]):
         if name not in self._factories:
             near = get_close_matches(name, self._factories, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._factories)}"
-            raise ValueError(f"unknown {self.kind} objective {name!r}; {hint}")
+            raise UserError(f"unknown {self.kind} objective {name!r}; {hint}")
         hints = typing.get_type_hints(self._factories[name])
         return {key: hints[key] for key in inspect.signature(self._factories[name]).parameters}
 
@@ -79,7 +81,7 @@ class Registry(Generic[Built]):
         known = self.parameters(name)
         for key in parameters:
             if key not in known:
-                raise ValueError(f"objective {name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
+                raise UserError(f"objective {name} has no parameter {key!r}; it has {', '.join(known) or 'none'}")
         return self._factories[name](**parameters)
 
     def parse(self, text: str, *, beta: float | None = None) -> Named[Built]:
@@ -98,13 +100,13 @@ class Registry(Generic[Built]):
         for item in filter(None, (part.strip() for part in rest.split(","))):
             key, equals, value = (part.strip() for part in item.partition("="))
             if not equals or (key != WEIGHT and key not in known):
-                raise ValueError(f"objective {name}: {item!r} is no parameter=value; parameters: {', '.join([*known, WEIGHT])}")
+                raise UserError(f"objective {name}: {item!r} is no parameter=value; parameters: {', '.join([*known, WEIGHT])}")
             if key in values:
-                raise ValueError(f"objective {name}: {key} is given twice; give it once")
+                raise UserError(f"objective {name}: {key} is given twice; give it once")
             values[key] = _read(value, float if key == WEIGHT else known[key], name=f"{name}: {key}")
         weight = values.pop(WEIGHT, 1.0)
         if not weight > 0:
-            raise ValueError(f"{name}: weight is {weight}; expected a positive number")
+            raise UserError(f"{name}: weight is {weight}; expected a positive number")
         if beta is not None and "beta" in known:
             values.setdefault("beta", beta)
         return Named(name, self.build(name, **values), weight)
@@ -122,12 +124,12 @@ class Registry(Generic[Built]):
         named = tuple(self.parse(text, beta=beta) for text in _split(texts))
         names = [one.name for one in named]
         if not names:
-            raise ValueError(f"no objective is named; choose one or more of {', '.join(self.names())}")
+            raise UserError(f"no objective is named; choose one or more of {', '.join(self.names())}")
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"objective {twice[0]} is named twice; name it once, with its parameters and weight")
+            raise UserError(f"objective {twice[0]} is named twice; name it once, with its parameters and weight")
         if beta is not None and not any("beta" in self.parameters(name) for name in names):
-            raise ValueError(f"beta is {beta}, and {', '.join(names)} has none; leave it out")
+            raise UserError(f"beta is {beta}, and {', '.join(names)} has none; leave it out")
         return named
 
 
@@ -147,16 +149,16 @@ def _read(text: str, hint: Any, *, name: str) -> Any:
     """Read a value of a type that factories use: numbers, bool, Literal."""
     if typing.get_origin(hint) is Literal:
         if text not in typing.get_args(hint):
-            raise ValueError(f"{name} is {text!r}; expected one of {', '.join(typing.get_args(hint))}")
+            raise UserError(f"{name} is {text!r}; expected one of {', '.join(typing.get_args(hint))}")
         return text
     if hint is bool:
         if text.lower() not in ("true", "false"):
-            raise ValueError(f"{name} is {text!r}; expected true or false")
+            raise UserError(f"{name} is {text!r}; expected true or false")
         return text.lower() == "true"
     try:
         value = hint(text)
     except ValueError as error:
-        raise ValueError(f"{name} is {text!r}; expected a {hint.__name__}") from error
+        raise UserError(f"{name} is {text!r}; expected a {hint.__name__}") from error
     if not math.isfinite(value):
-        raise ValueError(f"{name} is {text!r}; expected a finite number")
+        raise UserError(f"{name} is {text!r}; expected a finite number")
     return value

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
+
 
 def load_balancing_loss(router_logits: Tensor, counted: Tensor, *, top_k: int) -> Tensor:
     """Compute each layer's load-balancing loss, E * sum_e f_e P_e (arXiv:2101.03961, Eq. 4 to 6, for top_k choices).
@@ -50,7 +52,7 @@ def compute_expert_load(router_logits: Tensor, counted: Tensor, *, top_k: int) -
     logits = _prepare(router_logits, counted)
     num_experts = router_logits.shape[-1]
     if not 1 <= top_k <= num_experts:
-        raise ValueError(f"top_k is {top_k}; expected 1 to the number of experts ({num_experts})")
+        raise UserError(f"top_k is {top_k}; expected 1 to the number of experts ({num_experts})")
     # By probability in float32, as the library's routers choose: ties fall alike.
     chosen = logits.softmax(-1).topk(top_k, dim=-1).indices
     return _masked_mean(F.one_hot(chosen, num_experts).sum(-2).to(logits.dtype), counted) / top_k
@@ -65,7 +67,7 @@ def compute_router_entropy(router_logits: Tensor, counted: Tensor) -> Tensor:
 def _prepare(router_logits: Tensor, counted: Tensor) -> Tensor:
     """Check shapes, widen to float32 and blank out what doesn't count, so that not even a NaN there has a part in gradients."""
     if router_logits.ndim != 3 or counted.shape != router_logits.shape[1:2]:
-        raise ValueError(
+        raise UserError(
             f"router_logits are {tuple(router_logits.shape)} and counted is {tuple(counted.shape)}; expected (layers, tokens, experts) and "
             "(tokens,)"
         )

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
+
 
 @dataclass(frozen=True)
 class ScoredTokens:
@@ -86,7 +88,7 @@ class Score:
             total, weight = at_least_float32(logps.sums), tokens.lengths()
         else:
             if logps.tokens is None:
-                raise ValueError("this score weights tokens, and only sums of log-probabilities are given: give log-probabilities by token")
+                raise UserError("this score weights tokens, and only sums of log-probabilities are given: give log-probabilities by token")
             values = at_least_float32(logps.tokens)
             weights = self.token_weights(tokens).to(values.dtype)
             total, weight = tokens.sums(weights * values), tokens.sums(weights)
@@ -133,7 +135,7 @@ def suffix_weights(tokens: ScoredTokens) -> Tensor:
         ValueError: If there are no token ids.
     """
     if tokens.token_ids is None:
-        raise ValueError("suffix_weights compares token ids, and none are given")
+        raise UserError("suffix_weights compares token ids, and none are given")
     partner = tokens.response ^ 1
     position, starts = tokens.positions(), tokens.starts()
     has_partner = position < tokens.lengths()[partner]

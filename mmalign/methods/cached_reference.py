@@ -14,6 +14,7 @@ from torch import Tensor
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import check_columns
 from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_row
+from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
 
 
@@ -35,7 +36,7 @@ class CachedReference:
             ValueError: If they don't; the message names both fingerprints.
         """
         if TEXT in dataset.column_names and IMAGES not in dataset.column_names:
-            raise ValueError(
+            raise UserError(
                 f"the cached log-probabilities have no column {IMAGES}: an earlier version wrote them, and they may be of other images; "
                 "run mmalign cache-logps or score-difficulty again on these rows"
             )
@@ -53,7 +54,7 @@ class CachedReference:
             values = raw.get(name, [])
             for value in values if isinstance(values, list) else [values]:
                 if not (isinstance(value, (int, float)) and math.isfinite(value)):
-                    raise ValueError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
+                    raise UserError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
     def check_text(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
         """Check that a row's log-probabilities are those of its text and images, one for each token.
@@ -64,9 +65,7 @@ class CachedReference:
         check_row(raw, encoded)
         for name, scored in zip(self.columns, encoded.scored, strict=True) if self.by_token else ():
             if len(raw[name]) != sum(scored):
-                raise ValueError(
-                    f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows"
-                )
+                raise UserError(f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows")
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""

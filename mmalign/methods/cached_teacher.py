@@ -14,6 +14,7 @@ from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.engine.distillation import TopTokens, head_size
 from mmalign.engine.teacher_cache import COLUMNS, FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, digest_answers
+from mmalign.errors import UserError
 
 
 class CachedTeacher:
@@ -36,13 +37,13 @@ class CachedTeacher:
         check_columns(dataset.column_names, COLUMNS, what="the data set, for teacher 'cached',")
         found = sorted(set(dataset[FINGERPRINT]))
         if len(found) > 1 or (self.fingerprint is not None and found[0] != self.fingerprint):
-            raise ValueError(
+            raise UserError(
                 f"the cached teacher is {' and '.join(found)}; expected {self.fingerprint or 'one teacher'}: cache it again, "
                 "or name the teacher that the columns come from with --teacher-model"
             )
         theirs = max(dataset[VOCABULARY])
         if theirs > self.vocabulary:
-            raise ValueError(f"the teacher has {theirs:,} tokens and the student's head {self.vocabulary:,} rows; expected no fewer")
+            raise UserError(f"the teacher has {theirs:,} tokens and the student's head {self.vocabulary:,} rows; expected no fewer")
         self.vocabulary = theirs
         self._told = f"the teacher is cached ({found[0]}), over {theirs:,} tokens"
 
@@ -54,12 +55,12 @@ class CachedTeacher:
         """
         text = digest_answers(row, student)
         if raw[TEXT] != text:
-            raise ValueError(
+            raise UserError(
                 f"the cached teacher is stale, or reads other tokens: it is of the text {raw[TEXT]}, the student's is {text}; "
                 "cache it again on these rows, from a teacher with the student's tokenizer and chat template"
             )
         if raw[IMAGES] != student.image_digest:
-            raise ValueError(
+            raise UserError(
                 f"the cached teacher is stale: it saw the images {raw[IMAGES] or 'none'}, the row's are {student.image_digest or 'none'}; "
                 "cache it again on these rows"
             )

@@ -11,6 +11,7 @@ from torch import nn
 from mmalign.data.images import load_image
 from mmalign.data.rows import response_text
 from mmalign.engine.method import MethodOutput, Sum
+from mmalign.errors import UserError
 from mmalign.losses.contrastive import clip_loss
 
 
@@ -28,7 +29,7 @@ class ContrastiveMethod:
 
     def _read(self, raw: Mapping[str, Any]) -> tuple[Any, str]:
         if len(raw["images"]) != 1:
-            raise ValueError(f"row has {len(raw['images'])} images; expected one image and its text")
+            raise UserError(f"row has {len(raw['images'])} images; expected one image and its text")
         return load_image(raw["images"][0], root=self.image_root), response_text(raw["text"], "text")
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:

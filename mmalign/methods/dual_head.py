@@ -18,6 +18,7 @@ from mmalign.data.splits import LabelSplit
 from mmalign.data.teacher_logits import TeacherLogits
 from mmalign.data.views import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, strengthen
 from mmalign.engine.method import MethodOutput, Sum
+from mmalign.errors import UserError
 from mmalign.losses.dual_head import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
 from mmalign.models.dual_head import DualHeadOutput, Preprocessing
 from mmalign.models.teachers import Teacher
@@ -49,11 +50,11 @@ class DualHeadObjective:
     def __post_init__(self) -> None:
         """Check the weights."""
         if not 0.0 <= self.label_weight <= 1.0:
-            raise ValueError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
+            raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
         if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
-            raise ValueError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected numbers from 0 on")
+            raise UserError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected numbers from 0 on")
         if self.strong and self.form == "fixmatch":
-            raise ValueError("fixmatch has a strong view of its own; leave strong_augmentation out")
+            raise UserError("fixmatch has a strong view of its own; leave strong_augmentation out")
 
 
 class StreamRows(Dataset):
@@ -70,7 +71,7 @@ class StreamRows(Dataset):
         self.num_rows, self.per_label, self.seed = num_rows, unlabeled_per_label, seed
         self._held: dict[tuple[int, int], NDArray[np.int64]] = {}
         if len(self.labeled) == 0 or (unlabeled_per_label and len(self.unlabeled) == 0):
-            raise ValueError(f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both")
+            raise UserError(f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both")
 
     def __len__(self) -> int:
         """Rows of the whole run: steps by batch."""
@@ -125,11 +126,11 @@ class DualHeadMethod:
         needs = objective.form in FORMS_WITH_TEACHER
         if needs == (cached is None and teacher is None) or (cached is not None and teacher is not None):
             given = "none" if cached is None and teacher is None else "one"
-            raise ValueError(f"form {objective.form} {'needs a teacher' if needs else 'has no use for a teacher'}, and {given} is given")
+            raise UserError(f"form {objective.form} {'needs a teacher' if needs else 'has no use for a teacher'}, and {given} is given")
         if objective.form == "feature-kd" and cached is not None and cached.features is None:
-            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
+            raise UserError("form feature-kd needs the teacher's features, and the file of logits has none")
         if cached is not None and cached.logits.shape[1] != max(1, fixed_views):
-            raise ValueError(f"the teacher's logits are of {cached.logits.shape[1]} views and {max(1, fixed_views)} are asked for")
+            raise UserError(f"the teacher's logits are of {cached.logits.shape[1]} views and {max(1, fixed_views)} are asked for")
         self.images, self.objective, self.preprocessing = images, objective, preprocessing
         self.cached, self.teacher, self.fixed_views = cached, teacher, fixed_views
         self.labels = torch.from_numpy(images.labels)

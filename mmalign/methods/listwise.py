@@ -17,6 +17,7 @@ from mmalign.data.rows import LIST_COLUMNS, ListRow, read_list
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import probe_rows
+from mmalign.errors import UserError
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
 from mmalign.losses.registry import Named
 from mmalign.losses.steps import StepKind
@@ -47,7 +48,7 @@ class ListwiseConfig:
         """
         self.build_objectives()
         if self.row_tokens is not None and self.row_tokens < 1:
-            raise ValueError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
+            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
 
     def build_objectives(self) -> tuple[Named[ListObjective], ...]:
         """Build what is summed; rewards are logged as the first one has them."""
@@ -86,7 +87,7 @@ class ListwiseMethod:
         self.objectives = config.build_objectives()
         by_token = [named.name for named in self.objectives if named.objective.needs_tokens]
         if reference is None and by_token:
-            raise ValueError(f"objective {by_token[0]} weights tokens, and lists are cached as sums; use reference 'copy' or 'adapter-off'")
+            raise UserError(f"objective {by_token[0]} weights tokens, and lists are cached as sums; use reference 'copy' or 'adapter-off'")
         self.cached = CachedReference(reference_fingerprint, by_token=False, lists=True) if reference is None else None
         self.reference = reference
         self.image_root = image_root
@@ -124,7 +125,7 @@ class ListwiseMethod:
             low, high = named.objective.score_range
             outside = [score for score in row.scores if not low <= score <= high]
             if outside:
-                raise ValueError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
+                raise UserError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
         self._encode_row(row)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -20,6 +20,7 @@ from mmalign.engine.distillation import compute_student_output
 from mmalign.engine.divergence import Divergence
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, check_rows
+from mmalign.errors import UserError
 from mmalign.methods.teachers import Teacher
 from mmalign.options.rows import AnswerEnd
 
@@ -45,9 +46,9 @@ class MimicConfig:
             ValueError: If the divergence has no weight, or the cross-entropy a negative one.
         """
         if not self.kl_weight > 0:
-            raise ValueError(f"kl_weight is {self.kl_weight}; expected a positive number: without a teacher it is mmalign train sft")
+            raise UserError(f"kl_weight is {self.kl_weight}; expected a positive number: without a teacher it is mmalign train sft")
         if not self.ce_weight >= 0:
-            raise ValueError(f"ce_weight is {self.ce_weight}; expected 0 or more")
+            raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
 
 
 class MimicMethod:

@@ -11,6 +11,8 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from mmalign.errors import UserError
+
 Curriculum = Literal["none", "easy-to-hard", "hard-to-easy"]
 NoisyGap = Literal["keep", "drop", "flip", "smooth"]
 
@@ -40,21 +42,21 @@ class SelectionConfig:
             ValueError: With the option, its value and what is expected.
         """
         if not self.noisy_gap_std >= 0:
-            raise ValueError(f"noisy_gap_std is {self.noisy_gap_std}; expected 0 or more standard deviations below zero, such as 1")
+            raise UserError(f"noisy_gap_std is {self.noisy_gap_std}; expected 0 or more standard deviations below zero, such as 1")
         if self.noisy_gap_quantile is not None and not 0 < self.noisy_gap_quantile < 1:
-            raise ValueError(f"noisy_gap_quantile is {self.noisy_gap_quantile}; expected a share between 0 and 1, such as 0.02")
+            raise UserError(f"noisy_gap_quantile is {self.noisy_gap_quantile}; expected a share between 0 and 1, such as 0.02")
         if self.noisy_gap_quantile is not None and self.noisy_gap == "keep":
-            raise ValueError(
+            raise UserError(
                 f"noisy_gap_quantile is {self.noisy_gap_quantile}, and noisy_gap 'keep' changes no pair; take drop, flip or smooth"
             )
         if not 0 < self.noisy_gap_label_flip <= 0.5:
-            raise ValueError(
+            raise UserError(
                 f"noisy_gap_label_flip is {self.noisy_gap_label_flip}; expected more than 0 and at most 0.5, where a label says nothing; "
                 "for more take --noisy-gap flip"
             )
         if self.difficulty_range is not None and not 0 <= self.difficulty_range[0] < self.difficulty_range[1] <= 1:
             low, high = self.difficulty_range
-            raise ValueError(f"difficulty_range is {low} {high}; expected two numbers in [0, 1], the lower one first, such as 0.2 0.9")
+            raise UserError(f"difficulty_range is {low} {high}; expected two numbers in [0, 1], the lower one first, such as 0.2 0.9")
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def select_pairs(dataset: Dataset, config: SelectionConfig) -> Selection:
         counts["outside_difficulty_range"] = len(dataset) - len(inside)
         notes.append(f"difficulty from {low:g} to {high:g}: {len(inside):,} of {len(dataset):,} pairs remain")
         if not len(inside):
-            raise ValueError(
+            raise UserError(
                 f"no pair of {len(dataset):,} has a difficulty from {low:g} to {high:g}: they are from {difficulty.min():.3f} to "
                 f"{difficulty.max():.3f}; widen --difficulty-range"
             )
@@ -128,9 +130,7 @@ def _treat_noisy(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, di
     counts = {"noisy_gap": config.noisy_gap, "noisy_gap_threshold": threshold, "noisy_pairs": int(noisy.sum())}
     if config.noisy_gap == "drop":
         if noisy.all():
-            raise ValueError(
-                f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them"
-            )
+            raise UserError(f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them")
         dataset = dataset.select(np.flatnonzero(~noisy))
     elif config.noisy_gap == "flip":
         dataset = dataset.add_column(FLIPPED, noisy.tolist())
@@ -141,14 +141,14 @@ def _treat_noisy(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, di
 
 def _read_column(dataset: Dataset, name: str, *, option: str) -> NDArray[np.float64]:
     if name not in dataset.column_names:
-        raise ValueError(
+        raise UserError(
             f"--{option} reads the column {name}, and the data set has none: run mmalign score-difficulty, or mmalign fuse-difficulty "
             "again where it was scored by an earlier version, and train on scored.parquet"
         )
     values = np.array([np.nan if value is None else value for value in dataset[name]], dtype=np.float64)
     broken = np.flatnonzero(~np.isfinite(values))
     if len(broken):
-        raise ValueError(f"{name} of row {broken[0]} is {dataset[name][int(broken[0])]!r}; expected a finite number: score the pairs again")
+        raise UserError(f"{name} of row {broken[0]} is {dataset[name][int(broken[0])]!r}; expected a finite number: score the pairs again")
     return values
 
 

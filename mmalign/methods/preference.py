@@ -20,6 +20,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.processes import mean_over_processes
+from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, DifficultyMode, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
@@ -62,11 +63,9 @@ class PreferenceConfig:
         named = self.build_objectives()
         without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
         if self.difficulty_mode in BETA_MODES and without:
-            raise ValueError(
-                f"difficulty_mode {self.difficulty_mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'"
-            )
+            raise UserError(f"difficulty_mode {self.difficulty_mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'")
         if self.row_tokens is not None and self.row_tokens < 1:
-            raise ValueError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
+            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
 
     def build_objectives(self) -> tuple[Named[PairObjective], ...]:
         """Build what is summed; rewards are logged as the first one has them."""
@@ -102,7 +101,7 @@ class PreferenceMethod:
         self.objectives = config.build_objectives()
         with_reference = [named for named in self.objectives if named.objective.uses_reference]
         if reference is not None and not with_reference:
-            raise ValueError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
+            raise UserError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
         by_token = any(named.objective.score.needs_tokens for named in with_reference)
         cached = reference is None and bool(with_reference)
         self.cached = CachedReference(reference_fingerprint, by_token=by_token) if cached else None
@@ -126,7 +125,7 @@ class PreferenceMethod:
             self.cached.check_dataset(dataset)
         has_difficulty = "difficulty" in dataset.column_names
         if not has_difficulty and self.config.difficulty_mode != "off":
-            raise ValueError(
+            raise UserError(
                 f"difficulty_mode is {self.config.difficulty_mode!r} and the data set has no column difficulty: "
                 "run mmalign score-difficulty first and train on its scored.parquet"
             )
@@ -154,10 +153,10 @@ class PreferenceMethod:
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Check the row's numbers, decode and tokenise it."""
         if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
-            raise ValueError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
+            raise UserError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for name in self.objective_columns:
             if not (_is_number(raw[name]) and math.isfinite(raw[name]) and (name not in VISITS or raw[name] >= 0)):
-                raise ValueError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
+                raise UserError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
         if self.cached is not None:
             self.cached.check(raw)
         self._encode(raw, index)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmalign.engine.method import Method, MethodOutput, Sum
 from mmalign.engine.router import find_top_k, record_routers
+from mmalign.errors import UserError
 from mmalign.losses.router import compute_expert_load, compute_router_entropy, load_balancing_loss, router_z_loss
 
 
@@ -31,7 +32,7 @@ class RouterConfig:
         """
         for name in ("balance_weight", "z_weight"):
             if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected 0 or more")
+                raise UserError(f"{name} is {getattr(self, name)}; expected 0 or more")
 
 
 class RoutedMethod:

@@ -9,6 +9,7 @@ from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
+from mmalign.errors import UserError
 from mmalign.models.load import check_exists, load_mllm, named_errors
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
@@ -41,7 +42,7 @@ def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
         names = ("multi_modal_projector", "connector", "embed_vision", "aligner")
         found = next((getattr(model.base_model, name) for name in names if hasattr(model.base_model, name)), model)
     if found is model or found is model.base_model:
-        raise ValueError(f"{type(model).__name__} has no {part} of its own; leave it out of --freeze")
+        raise UserError(f"{type(model).__name__} has no {part} of its own; leave it out of --freeze")
     return found
 
 
@@ -55,7 +56,7 @@ def freeze_parts(model: PreTrainedModel, parts: Sequence[Frozen]) -> None:
         for parameter in find_parameters(model, part):
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"nothing is left to train with {', '.join(parts)} frozen; leave one out of --freeze")
+        raise UserError(f"nothing is left to train with {', '.join(parts)} frozen; leave one out of --freeze")
 
 
 def find_parameters(model: PreTrainedModel, part: Frozen) -> Iterator[nn.Parameter]:
@@ -72,7 +73,7 @@ def find_parameters(model: PreTrainedModel, part: Frozen) -> Iterator[nn.Paramet
     if part == "attention_and_embeddings":
         for layer in decoder.layers:
             if not hasattr(layer, "mlp"):
-                raise ValueError(f"{type(layer).__name__} has no feed-forward network of the name mlp; use --freeze language_model")
+                raise UserError(f"{type(layer).__name__} has no feed-forward network of the name mlp; use --freeze language_model")
             kept |= {id(parameter) for parameter in layer.mlp.parameters()}
     for module in (decoder, model.get_output_embeddings()):
         yield from (parameter for parameter in module.parameters() if id(parameter) not in kept)

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal, get_args
 
+from mmalign.errors import UserError
+
 NamedTemplate = Literal["vicuna", "chatml"]
 
 _CONTENT = (
@@ -34,4 +36,4 @@ def build_chat_template(name_or_file: str, *, image_token: str, eos_token: str) 
         return _TEMPLATES[name_or_file].replace("IMAGE", image_token).replace("EOS", eos_token)
     if Path(name_or_file).is_file():
         return Path(name_or_file).read_text(encoding="utf-8")
-    raise ValueError(f"chat template {name_or_file!r} is neither one of {', '.join(get_args(NamedTemplate))} nor a file")
+    raise UserError(f"chat template {name_or_file!r} is neither one of {', '.join(get_args(NamedTemplate))} nor a file")

@@ -34,6 +34,7 @@ from transformers import (
     TimmWrapperModel,
 )
 
+from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.load import check_folder, check_safetensors, named_errors, read_config_values
 
@@ -94,7 +95,7 @@ def _is_config_file(source: str) -> bool:
 def _config_from_file(source: str) -> PreTrainedConfig:
     values = read_config_values(Path(source))
     if "model_type" not in values:
-        raise ValueError(f"{source} has no model_type; a transformers config names one, such as clip_vision_model or qwen3")
+        raise UserError(f"{source} has no model_type; a transformers config names one, such as clip_vision_model or qwen3")
     return AutoConfig.for_model(**values)
 
 
@@ -104,7 +105,7 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     whole = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
     config = getattr(whole, "vision_config", whole)
     if config.model_type not in _TOWERS:
-        raise ValueError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
+        raise UserError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
     tower_class = _TOWERS[config.model_type]
     if not from_file:
         check_safetensors(source)
@@ -126,7 +127,7 @@ def _load_whole(model_class: Any, source: str) -> Any:
         source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
     )
     if missing := sorted(info["missing_keys"]):
-        raise ValueError(
+        raise UserError(
             f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint"
         )
     return model
@@ -136,7 +137,7 @@ def _load_llm(source: str) -> PreTrainedModel:
     from_file = _is_config_file(source)
     config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ValueError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
+        raise UserError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
     if from_file:
         return AutoModelForCausalLM.from_config(config)
     check_safetensors(source)
@@ -145,13 +146,13 @@ def _load_llm(source: str) -> PreTrainedModel:
 
 def _load_tokenizer(config: ComposeConfig) -> Any:
     if config.tokenizer is None and _is_config_file(config.llm):
-        raise ValueError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
+        raise UserError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
     load = partial(AutoTokenizer.from_pretrained, config.tokenizer or config.llm, trust_remote_code=False)
     tokenizer = load()
     if getattr(tokenizer, "image_token", None) is None:
         tokenizer = load(extra_special_tokens={"image_token": "<image>"})
     if tokenizer.eos_token is None:
-        raise ValueError(f"the tokenizer of {config.tokenizer or config.llm} has no eos_token, which ends every answer")
+        raise UserError(f"the tokenizer of {config.tokenizer or config.llm} has no eos_token, which ends every answer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -173,11 +174,11 @@ def _join_clip(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedMod
 
 def _join_timm(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
     if config.vision_feature_layer not in (None, -1):
-        raise ValueError(f"vision_feature_layer is {config.vision_feature_layer}; a timm tower gives its last layer (-1) only")
+        raise UserError(f"vision_feature_layer is {config.vision_feature_layer}; a timm tower gives its last layer (-1) only")
     with torch.no_grad():
         features = tower.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
     if features.ndim != 4:
-        raise ValueError(f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map")
+        raise UserError(f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map")
     tower.config.hidden_size = features.shape[1]
     joint = FastVlmConfig(
         vision_config=tower.config,
@@ -231,7 +232,7 @@ def _tower_image_processor(vision: Any, source: str | None) -> Any:
 def _timm_image_processor(config: ComposeConfig, model: PreTrainedModel) -> tuple[CLIPImageProcessor, int]:
     side, tokens_a_side = config.image_size, round(model.config.image_seq_length**0.5)
     if side % tokens_a_side:
-        raise ValueError(
+        raise UserError(
             f"image_size {side} is no multiple of the tower's {tokens_a_side} x {tokens_a_side} feature map; choose one that is"
         )
     statistics = resolve_model_data_config(model.model.vision_tower.timm_model)

@@ -7,6 +7,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from mmalign.errors import UserError
 from mmalign.models.load import load_clip, read_config_values
 
 
@@ -26,12 +27,12 @@ def build_or_load_clip(source: str, *, tokenizer: str | None, seed: int) -> tupl
     """
     if not source.endswith(".json"):
         if tokenizer is not None:
-            raise ValueError(f"--tokenizer is for a model built from a JSON config; {source} has its own")
+            raise UserError(f"--tokenizer is for a model built from a JSON config; {source} has its own")
         return load_clip(source, dtype="float32")
     if tokenizer is None:
-        raise ValueError(f"{source} is a config without a tokenizer; name one with --tokenizer")
+        raise UserError(f"{source} is a config without a tokenizer; name one with --tokenizer")
     if not Path(source).is_file():
-        raise ValueError(f"config file not found: {source}")
+        raise UserError(f"config file not found: {source}")
     return build_clip(read_config_values(Path(source)), tokenizer=tokenizer, seed=seed)
 
 
@@ -54,7 +55,7 @@ def build_clip(values: dict[str, Any], *, tokenizer: str, seed: int) -> tuple[CL
     }
     if text_config["eos_token_id"] == 2:
         # CLIPTextModel takes id 2 for the original models' wrong config and pools at the highest id instead.
-        raise ValueError("the tokenizer's eos token has id 2, at which CLIP's text tower would pool elsewhere; give it another id")
+        raise UserError("the tokenizer's eos token has id 2, at which CLIP's text tower would pool elsewhere; give it another id")
     torch.manual_seed(seed)
     config = CLIPConfig(**{**values, "text_config": text_config})
     side = config.vision_config.image_size

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
+from mmalign.errors import UserError
 from mmalign.losses.dual_head import mix_probabilities
 from mmalign.models.load import check_folder, named_errors
 
@@ -57,7 +58,7 @@ class Preprocessing:
     def __post_init__(self) -> None:
         """Check the sizes."""
         if not 0 < self.image_size <= self.resize_size:
-            raise ValueError(f"resize_size is {self.resize_size} and image_size {self.image_size}; expected 0 < image_size <= resize_size")
+            raise UserError(f"resize_size is {self.resize_size} and image_size {self.image_size}; expected 0 < image_size <= resize_size")
 
     def normalize(self, views: Tensor) -> Tensor:
         """(B, 3, H, W) in [0, 1] to (x - mean) / std; channels last in memory, which convolutions run a quarter faster in."""
@@ -86,7 +87,7 @@ class DualHeadConfig:
     def __post_init__(self) -> None:
         """Check the classes."""
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
-            raise ValueError(f"classes are {', '.join(self.classes) or 'none'}; expected at least two, all different")
+            raise UserError(f"classes are {', '.join(self.classes) or 'none'}; expected at least two, all different")
 
 
 class DualHeadOutput(NamedTuple):
@@ -171,14 +172,14 @@ def load_dual_head(source: Path) -> DualHead:
         ValueError: If there is none, or its weights don't fit its config.
     """
     if not (source / CONFIG_FILE).is_file() or not (source / WEIGHTS_FILE).is_file():
-        raise ValueError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as train dual-head saves it")
+        raise UserError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as train dual-head saves it")
     with named_errors(str(source)):
         weights = load_file(source / WEIGHTS_FILE)
     model = DualHead(read_config(source))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
-        raise ValueError(f"{source}: {WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
+        raise UserError(f"{source}: {WEIGHTS_FILE} does not fit {CONFIG_FILE}: {error}") from error
     return model.eval()
 
 
@@ -188,7 +189,7 @@ def read_config(source: Path) -> DualHeadConfig:
     known = {f.name for f in dataclasses.fields(DualHeadConfig)}
     unknown = [key for key in values if key not in known]
     if unknown:
-        raise ValueError(f"{source / CONFIG_FILE} has unknown {', '.join(unknown)}; it was written by another version of mmalign")
+        raise UserError(f"{source / CONFIG_FILE} has unknown {', '.join(unknown)}; it was written by another version of mmalign")
     sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocessing"].items()}
     read = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**sizes), "mixing": Mixing(**values["mixing"])}
     return DualHeadConfig(**{**values, **read})
@@ -229,7 +230,7 @@ def read_tower_config(source: str) -> tuple[str, dict[str, Any]]:
     projection = getattr(config, "projection_dim", None)
     config = getattr(config, "vision_config", config)
     if config.model_type not in _TOWERS:
-        raise ValueError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
+        raise UserError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
     values = config.to_diff_dict()
     if projection is not None:
         values["projection_dim"] = projection
@@ -248,9 +249,9 @@ def init_heads_from_text(model: DualHead, text_features: Tensor) -> None:
     heads = [head for head in (model.ce_head, model.kd_head) if head is not None]
     for head in heads:
         if not isinstance(head, (nn.Linear, CosineHead)):
-            raise ValueError("a head that is an MLP can't start from text embeddings; choose linear or cosine")
+            raise UserError("a head that is an MLP can't start from text embeddings; choose linear or cosine")
         if head.weight.shape != text_features.shape:
-            raise ValueError(
+            raise UserError(
                 f"text embeddings are {tuple(text_features.shape)} and the head's weight {tuple(head.weight.shape)}; the text must come "
                 "from the student's own CLIP or SigLIP, with the same classes"
             )
@@ -274,7 +275,7 @@ class _Tower(nn.Module):
 def _build_backbone(config: DualHeadConfig) -> nn.Module:
     if config.library == "transformers":
         if config.architecture not in _TOWERS:
-            raise ValueError(f"architecture is {config.architecture!r}; expected one of {', '.join(_TOWERS)}")
+            raise UserError(f"architecture is {config.architecture!r}; expected one of {', '.join(_TOWERS)}")
         return _Tower(_TOWERS[config.architecture]._from_config(_tower_config(config)))
     return create_timm(config.architecture, pretrained=False, num_classes=0, **config.backbone)
 
@@ -291,13 +292,13 @@ def create_timm(architecture: str, **options: Any) -> Any:
     """
     check_folder(architecture.removeprefix("local-dir:"))
     if Path(architecture).is_dir():
-        raise ValueError(f"{architecture} is a folder; timm takes a folder as local-dir:{architecture}")
+        raise UserError(f"{architecture} is a folder; timm takes a folder as local-dir:{architecture}")
     try:
         with named_errors(architecture):
             return timm.create_model(architecture, **options)
     except RuntimeError as error:
         near = timm.list_models(f"*{architecture.split('_')[0][:6]}*")[:3]
-        raise ValueError(f"timm has no model {architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
+        raise UserError(f"timm has no model {architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
 
 
 def _tower_config(config: DualHeadConfig) -> Any:
@@ -310,7 +311,7 @@ def _feature_width(backbone: nn.Module, image_size: int) -> int:
     features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
     backbone.train(training)
     if features.ndim != 2:
-        raise ValueError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector an image")
+        raise UserError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector an image")
     return features.shape[1]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
 from mmalign.models.dual_head import DualHead
 
 ExportFormat = Literal["torch", "onnx"]
@@ -75,7 +76,7 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
     got = _write_onnx(plain, images, path) if file_format == "onnx" else _write_torch(plain, images, path)
     difference = (got - expected).abs().max().item()
     if not difference <= TOLERANCE:
-        raise ValueError(f"{path} gives probabilities that differ by {difference:.2g} from the model's (tolerance {TOLERANCE:g})")
+        raise UserError(f"{path} gives probabilities that differ by {difference:.2g} from the model's (tolerance {TOLERANCE:g})")
     about: dict[str, Any] = {
         "classes": model.settings.classes,
         "image_size": size,
@@ -99,7 +100,7 @@ def _write_onnx(plain: nn.Module, images: Tensor, path: Path) -> Tensor:
         import onnxruntime
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise ValueError(f"{error.name} is not installed; ONNX needs the extra: pip install 'mmalign[onnx]'") from error
+        raise UserError(f"{error.name} is not installed; ONNX needs the extra: pip install 'mmalign[onnx]'") from error
     batch = torch.export.Dim("batch", min=1)
     torch.onnx.export(
         plain,

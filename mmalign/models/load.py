@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from mmalign.errors import UserError
 from mmalign.models.quantize import keep_gradients, quantization_options
 from mmalign.options.precision import Dtype, Quantization
 
@@ -96,7 +97,7 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
         model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
         processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
-        raise ValueError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
+        raise UserError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
     return model, processor
 
 
@@ -112,7 +113,7 @@ def load_config(source: str) -> Any:
             return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
         # A config is plain values: whatever its class makes of them, they are what is wrong.
-        raise ValueError(f"the config of {source} can't be used: {error!r}") from error
+        raise UserError(f"the config of {source} can't be used: {error!r}") from error
 
 
 @contextmanager
@@ -120,9 +121,11 @@ def named_errors(source: str) -> Iterator[None]:
     """Name the checkpoint where files are missing, on disk or on the hub, or weights are cut off."""
     try:
         yield
-    except (OSError, SafetensorError, StrictDataclassError) as error:
+    except UserError:
+        raise
+    except (OSError, SafetensorError, StrictDataclassError, ValueError) as error:
         where = "" if Path(source).exists() else "there is no such folder, and as a hub id: "
-        raise ValueError(f"{source} can't be loaded: {where}{error}") from error
+        raise UserError(f"{source} can't be loaded: {where}{error}") from error
 
 
 def check_folder(source: str) -> None:
@@ -134,7 +137,7 @@ def check_folder(source: str) -> None:
     folder = Path(source)
     is_path = folder.is_absolute() or source.startswith(".") or len(folder.parts) > 2 or folder.suffix == ".json"
     if is_path and not folder.exists():
-        raise ValueError(f"there is no {source}; expected a folder of a checkpoint, or a hub id such as org/name")
+        raise UserError(f"there is no {source}; expected a folder of a checkpoint, or a hub id such as org/name")
 
 
 def check_processor(processor: Any, source: str, config: Any) -> None:
@@ -162,7 +165,7 @@ def check_processor(processor: Any, source: str, config: Any) -> None:
     if hasattr(processor, "num_additional_image_tokens"):
         # CLIP's class token; SigLIP has none.
         values["num_additional_image_tokens"] = int(getattr(vision, "model_type", "") == "clip_vision_model")
-    raise ValueError(
+    raise UserError(
         f"the processor of {source} has no {' and no '.join(missing)}, by which it counts an image's tokens; write into "
         f"{Path(source) / 'processor_config.json'}, as the model's config says: {json.dumps(values)[1:-1]}"
     )
@@ -179,7 +182,7 @@ def check_safetensors(source: str) -> None:
         return
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in _PICKLES and path.name != "training_args.bin")
     if pickles:
-        raise ValueError(
+        raise UserError(
             f"{source} holds its weights as {', '.join(pickles[:3])}, and a pickle can run any code when it is read; mmalign reads "
             "safetensors only. Where you trust the file, convert it once: load it with transformers or peft, and save_pretrained it"
         )
@@ -195,7 +198,7 @@ def check_exists(source: str, *names: str) -> None:
     # A hub id looks like a relative path of one or two parts; anything that looks like a local path must exist.
     looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2
     if looks_local and not any((folder / name).is_file() for name in names):
-        raise ValueError(f"no checkpoint at {source}: expected a folder with {' or '.join(names)}, or a hub id such as org/name")
+        raise UserError(f"no checkpoint at {source}: expected a folder with {' or '.join(names)}, or a hub id such as org/name")
     for path in folder.glob("*config.json"):
         read_config_values(path)
 
@@ -209,9 +212,9 @@ def read_config_values(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
+        raise UserError(f"{path} is damaged or no JSON: {error}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path} holds a {type(values).__name__}; expected a JSON object of config values")
+        raise UserError(f"{path} holds a {type(values).__name__}; expected a JSON object of config values")
     parts = [values]
     while parts:
         for key, value in parts.pop().items():
@@ -219,5 +222,5 @@ def read_config_values(path: Path) -> dict[str, Any]:
                 parts.append(value)
             elif ("layers" in key or key == "depth") and isinstance(value, int | float) and value > MOST_LAYERS:
                 # transformers lists the kind of every layer before anything else could fail.
-                raise ValueError(f"{path}: {key} is {value:g}; expected at most {MOST_LAYERS:,}")
+                raise UserError(f"{path}: {key} is {value:g}; expected at most {MOST_LAYERS:,}")
     return values

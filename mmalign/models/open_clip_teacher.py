@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.errors import UserError
 from mmalign.models.dual_head import Preprocessing
 from mmalign.models.load import check_folder, resolve_dtype
 from mmalign.models.teachers import TeacherOutput, average_prompts
@@ -59,13 +60,13 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
     try:
         import open_clip
     except ImportError as error:
-        raise ValueError("an open-clip teacher needs open_clip: pip install 'mmalign[open-clip]'") from error
+        raise UserError("an open-clip teacher needs open_clip: pip install 'mmalign[open-clip]'") from error
     check_folder(source.removeprefix("local-dir:"))
     name, tag = f"local-dir:{source}" if Path(source).is_dir() else source, None
     if not name.startswith(("local-dir:", "hf-hub:")):
         name, _, tag = source.rpartition("/")
         if not name:
-            raise ValueError(f"open-clip teacher is {source!r}; expected ARCHITECTURE/TAG, such as ViT-B-32/openai, hf-hub:ID or a folder")
+            raise UserError(f"open-clip teacher is {source!r}; expected ARCHITECTURE/TAG, such as ViT-B-32/openai, hf-hub:ID or a folder")
     dtype = resolve_dtype("auto")
     precision = "bf16" if dtype is torch.bfloat16 else "fp32"
     try:
@@ -73,5 +74,5 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
         tokenizer = open_clip.get_tokenizer(name)
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         # Without a hub, unknown tags, weights that don't fit: open_clip raises each of these.
-        raise ValueError(f"open-clip teacher {source} can't be loaded: {error}") from error
+        raise UserError(f"open-clip teacher {source} can't be loaded: {error}") from error
     return model.requires_grad_(False).eval(), tokenizer, dtype

@@ -7,6 +7,8 @@ from fractions import Fraction
 from torch import nn
 from transformers import PreTrainedModel
 
+from mmalign.errors import UserError
+
 
 @dataclass(frozen=True)
 class ParameterCounts:
@@ -49,7 +51,7 @@ def _expert_shares(model: nn.Module) -> dict[int, Fraction]:
             for parameter in module.parameters(recurse=False)
         }
         if not found:
-            raise ValueError(
+            raise UserError(
                 f"{type(part).__name__} routes each token to {top_k} experts, and no layer of it holds fused expert weights "
                 "(num_experts, rows, columns): its activated parameters can't be counted"
             )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 
+from mmalign.errors import UserError
 from mmalign.models.parameters import num_weights
 from mmalign.options.precision import Quantization
 
@@ -28,13 +29,13 @@ def quantization_options(source: str, quantization: Quantization, *, dtype: torc
         ValueError: If the checkpoint is quantised already, or the kind is unknown.
     """
     if quantization not in get_args(Quantization):
-        raise ValueError(f"quantization is {quantization!r}; expected one of {', '.join(get_args(Quantization))}")
+        raise UserError(f"quantization is {quantization!r}; expected one of {', '.join(get_args(Quantization))}")
     config = AutoConfig.from_pretrained(source, **options)
     already = getattr(config, "quantization_config", None) is not None
     if quantization == "none":
         return {"device_map": {"": device}} if already else {}
     if already:
-        raise ValueError(f"{source} is quantised already; leave --quantization out, or name the checkpoint that it was made from")
+        raise UserError(f"{source} is quantised already; leave --quantization out, or name the checkpoint that it was made from")
     with torch.device("meta"):
         skeleton = AutoModelForImageTextToText.from_config(config, **options)
     quantiser = BitsAndBytesConfig(
@@ -58,7 +59,7 @@ def find_unquantised(model: PreTrainedModel) -> list[str]:
     """
     decoder = model.get_decoder()
     if decoder is model or decoder is model.base_model:
-        raise ValueError(f"{type(model).__name__} has no language model of its own; it can't be held in 4 bits")
+        raise UserError(f"{type(model).__name__} has no language model of its own; it can't be held in 4 bits")
     return list(_outside(model, decoder, model.get_output_embeddings(), prefix=""))
 
 

@@ -12,6 +12,8 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from mmalign.errors import UserError
+
 ReferenceKind = Literal["adapter-off", "copy", "cached"]
 
 
@@ -70,10 +72,10 @@ class Reference:
 def _check_only_adapters_train(policy: nn.Module) -> None:
     """A weight that trains outside the adapter is not switched off with it, and the reference would drift."""
     if not isinstance(policy, PeftModel):
-        raise ValueError("reference 'adapter-off' needs a policy with a LoRA adapter; set --lora-rank, or use 'copy' or 'cached'")
+        raise UserError("reference 'adapter-off' needs a policy with a LoRA adapter; set --lora-rank, or use 'copy' or 'cached'")
     leaking = [name for name, p in policy.named_parameters() if p.requires_grad and not _is_adapter(name, policy)]
     if leaking:
-        raise ValueError(
+        raise UserError(
             f"{leaking[0]} and {len(leaking) - 1} more weights train outside the adapter, so a reference with the adapter off "
             "would move with them; freeze them, or use reference 'copy' or 'cached'"
         )

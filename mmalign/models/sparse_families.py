@@ -15,6 +15,8 @@ from transformers import (
     Qwen3VLMoeTextConfig,
 )
 
+from mmalign.errors import UserError
+
 NEUTRAL_WIDTH = 8
 """Width of a shared expert that adds nothing: the class has one in any case, and fused kernels want a multiple of 8."""
 
@@ -56,10 +58,10 @@ def find_sparse_family(text_config: PreTrainedConfig, *, all_layers: bool, share
     llama = _MIXTRAL if all_layers and not shared_expert else _QWEN2_MOE
     families = {"qwen3": _QWEN3_MOE, "qwen2": _QWEN2_MOE, "llama": llama, "mistral": llama, "qwen3_vl_text": _QWEN3_VL_MOE}
     if kind not in families:
-        raise ValueError(f"the language model is a {kind}, which has no mixture-of-experts class here; what works: {WORKS}")
+        raise UserError(f"the language model is a {kind}, which has no mixture-of-experts class here; what works: {WORKS}")
     if shared_expert and not families[kind].has_shared_expert:
         name = families[kind].text_config.model_type
-        raise ValueError(
+        raise UserError(
             f"{kind} becomes {name}, whose layers have no shared expert; leave --shared-expert out, or start from qwen2 or llama"
         )
     return families[kind]
@@ -112,7 +114,7 @@ def _attention_windows(text: PreTrainedConfig, family: SparseFamily) -> dict[str
     if family is _QWEN2_MOE:
         return {"sliding_window": window, "use_sliding_window": True, "layer_types": types}
     if len(set(types)) > 1:
-        raise ValueError(
+        raise UserError(
             f"some layers of this {text.model_type} attend in a sliding window of {window} tokens and some don't; "
             f"{family.text_config.model_type} has one rule for all: this model can't be upcycled exactly"
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedModel
 
+from mmalign.errors import UserError
 from mmalign.models.adapters import Frozen, find_parameters
 
 DENSE_STAGES: dict[str, tuple[Frozen, ...]] = {
@@ -28,7 +29,7 @@ def find_frozen(stage: str, *, sparse: bool) -> tuple[Frozen, ...]:
     if stage not in stages:
         kind, remedy = ("sparse", "train the model that it was made from") if sparse else ("dense", "run mmalign upcycle first")
         names = ", ".join(stages)
-        raise ValueError(f"stage {stage} is not of a {kind} model, whose stages are {names}; {remedy}, or name parts with --freeze")
+        raise UserError(f"stage {stage} is not of a {kind} model, whose stages are {names}; {remedy}, or name parts with --freeze")
     return stages[stage]
 
 

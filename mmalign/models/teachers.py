@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmalign.data.classes import few, match_classes, match_words
+from mmalign.errors import UserError
 from mmalign.models.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
 from mmalign.models.load import load_clip
 
@@ -105,7 +106,7 @@ class TimmTeacher:
         """
         self.model = create_timm(architecture, pretrained=True).requires_grad_(False).eval().to(device)
         if self.model.num_classes != len(classes):
-            raise ValueError(
+            raise UserError(
                 f"{architecture} knows {self.model.num_classes} classes and the data have {few(classes)}; they must be the same"
             )
         names, descriptions = _read_label_names(self.model, classes)
@@ -240,7 +241,7 @@ def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[
     """
     for prompt in prompts:
         if "{}" not in prompt:
-            raise ValueError(f"prompt {prompt!r} has no {{}}, the place of the class name")
+            raise UserError(f"prompt {prompt!r} has no {{}}, the place of the class name")
     rows = []
     for name in classes:
         each = F.normalize(encode([prompt.format(name.replace("_", " ")) for prompt in prompts]), dim=-1)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
+from mmalign.errors import UserError
 from mmalign.models.sparse_families import NEUTRAL_WIDTH, build_sparse_config, find_sparse_family
 
 IDENTITY_TOLERANCE = 1e-4
@@ -48,17 +49,17 @@ class UpcycleConfig:
             ValueError: With the value, and what was expected.
         """
         if self.num_experts < 2:
-            raise ValueError(f"num_experts is {self.num_experts}; expected 2 or more")
+            raise UserError(f"num_experts is {self.num_experts}; expected 2 or more")
         if not 1 <= self.top_k <= self.num_experts:
-            raise ValueError(f"top_k is {self.top_k}; expected 1 to num_experts ({self.num_experts})")
+            raise UserError(f"top_k is {self.top_k}; expected 1 to num_experts ({self.num_experts})")
         if self.granularity < 1:
-            raise ValueError(f"granularity is {self.granularity}; expected 1 (whole copies) or more parts")
+            raise UserError(f"granularity is {self.granularity}; expected 1 (whole copies) or more parts")
         if not self.router_std > 0:
-            raise ValueError(
+            raise UserError(
                 f"router_std is {self.router_std}; expected a positive number: with equal router logits every token takes the same experts"
             )
         if not self.norm_topk_prob:
-            raise ValueError(
+            raise UserError(
                 "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1, and the sparse model would not "
                 "compute what the dense one does; leave it on"
             )
@@ -73,7 +74,7 @@ class UpcycleConfig:
             return tuple(range(0, num_layers, 2 if self.layers == "alternate" else 1))
         outside = [layer for layer in self.layers if not 0 <= layer < num_layers]
         if outside or not self.layers:
-            raise ValueError(f"layers are {list(self.layers)}; expected numbers from 0 to {num_layers - 1}, alternate or all")
+            raise UserError(f"layers are {list(self.layers)}; expected numbers from 0 to {num_layers - 1}, alternate or all")
         return tuple(sorted(set(self.layers)))
 
 
@@ -96,7 +97,7 @@ def upcycle(dense: PreTrainedModel, config: UpcycleConfig) -> PreTrainedModel:
     all_layers = len(layers) == text.num_hidden_layers
     family = find_sparse_family(text, all_layers=all_layers, shared_expert=config.shared_expert)
     if text.intermediate_size % config.granularity:
-        raise ValueError(
+        raise UserError(
             f"granularity is {config.granularity}, and the feed-forward width {text.intermediate_size} is no multiple of it: "
             "choose a divisor"
         )
@@ -170,7 +171,7 @@ def _fill(sparse: PreTrainedModel, weights: dict[str, Tensor]) -> None:
     without_place, missing = sorted(weights.keys() - expected.keys()), sorted(expected.keys() - weights.keys())
     if without_place or missing:
         name = (without_place or missing)[0]
-        raise ValueError(
+        raise UserError(
             f"{type(sparse).__name__} with a {sparse.config.get_text_config().model_type} can't compute what the dense model does: "
             f"{name} {'has no place in it' if without_place else 'is not in the dense model'}, and {len(without_place + missing) - 1} "
             "more weights differ"

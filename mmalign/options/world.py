@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmalign.errors import UserError
+
 SHARES = ("caption_noise", "existence_noise", "easy_share", "label_noise")
 
 
@@ -48,13 +50,13 @@ class WorldConfig:
         """
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
+                raise UserError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
         for name in ("num_scenes", "num_pairs", "num_eval_scenes", "num_workers"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least 1")
+                raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not 1 <= self.max_objects <= 4:
-            raise ValueError(f"max_objects is {self.max_objects}; expected 1 to 4, one for each quarter of the image")
+            raise UserError(f"max_objects is {self.max_objects}; expected 1 to 4, one for each quarter of the image")
         if self.image_size < 24:
-            raise ValueError(f"image_size is {self.image_size}; expected at least 24 pixels, or shapes can't be told apart")
+            raise UserError(f"image_size is {self.image_size}; expected at least 24 pixels, or shapes can't be told apart")
         if (self.source == "photos") != (self.photos is not None):
-            raise ValueError("--source photos and --photos FILE go together; give both or neither")
+            raise UserError("--source photos and --photos FILE go together; give both or neither")

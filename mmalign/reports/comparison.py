@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from mmalign.errors import UserError
 from mmalign.reports.metric_names import BENCHMARKS, MetricInfo, describe_metric, is_baseline
 from mmalign.reports.results_table import ARROWS, escape_pipe, markdown_line, nearness
 
@@ -86,7 +87,7 @@ def build_comparison(runs: Sequence[EvalRun]) -> list[Group]:
     """
     names = [run.name for run in runs]
     if not names or len(set(names)) != len(names):
-        raise ValueError(f"the models are {names}; expected one or more with different names")
+        raise UserError(f"the models are {names}; expected one or more with different names")
     keys = list(dict.fromkeys(key for run in runs for key in run.metrics))
     present = {key.split("/")[0] for key in keys}
     order = [name for name in BENCHMARKS if name in present] + sorted(present - BENCHMARKS.keys())

@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from mmalign.errors import UserError
+
 Grade = Literal["easy", "hard"]
 GRADES: tuple[Grade, ...] = ("easy", "hard")
 
@@ -41,13 +43,13 @@ def split_by_grade(summary: DifficultySummary) -> dict[Grade, list[float]]:
         ValueError: If the lengths differ, or a value or a grade is out of range.
     """
     if len(summary.difficulty) != len(summary.true_grades) or not summary.difficulty:
-        raise ValueError(f"{len(summary.difficulty)} difficulties and {len(summary.true_grades)} true grades; expected one grade a pair")
+        raise UserError(f"{len(summary.difficulty)} difficulties and {len(summary.true_grades)} true grades; expected one grade a pair")
     groups: dict[Grade, list[float]] = {grade: [] for grade in GRADES}
     for value, grade in zip(summary.difficulty, summary.true_grades, strict=True):
         if grade not in groups:
-            raise ValueError(f"true grade {grade!r}; expected {' or '.join(GRADES)}")
+            raise UserError(f"true grade {grade!r}; expected {' or '.join(GRADES)}")
         if not 0 <= value <= 1:
-            raise ValueError(f"difficulty {value}; expected a number in [0, 1]")
+            raise UserError(f"difficulty {value}; expected a number in [0, 1]")
         groups[grade].append(value)
     return groups
 
@@ -59,7 +61,7 @@ def compute_ordering(easy: Sequence[float], hard: Sequence[float]) -> float:
         ValueError: If either side is empty.
     """
     if not easy or not hard:
-        raise ValueError(f"{len(easy)} easy and {len(hard)} hard pairs; expected some of each")
+        raise UserError(f"{len(easy)} easy and {len(hard)} hard pairs; expected some of each")
     ordered = np.sort(np.asarray(easy, dtype=np.float64))
     below = np.searchsorted(ordered, hard, side="left")
     not_above = np.searchsorted(ordered, hard, side="right")

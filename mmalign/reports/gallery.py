@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mmalign.errors import UserError
+
 Mark = Literal["wrong", "right", "plain"]
 Span = tuple[int, int]
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -56,9 +58,9 @@ def cut_caption(caption: Caption) -> list[Piece]:
     pieces, position = [], 0
     for (start, end), mark in marked:
         if not 0 <= start < end <= len(caption.text):
-            raise ValueError(f"span ({start}, {end}) is not inside the {len(caption.text)} characters of {caption.text!r}")
+            raise UserError(f"span ({start}, {end}) is not inside the {len(caption.text)} characters of {caption.text!r}")
         if start < position:
-            raise ValueError(f"span ({start}, {end}) overlaps the one before it, which ends at {position}, in {caption.text!r}")
+            raise UserError(f"span ({start}, {end}) overlaps the one before it, which ends at {position}, in {caption.text!r}")
         pieces += [Piece(caption.text[position:start], "plain"), Piece(caption.text[start:end], mark)]
         position = end
     pieces.append(Piece(caption.text[position:], "plain"))
@@ -73,9 +75,9 @@ def check_gallery(gallery: Sequence[GalleryItem], *, names: Sequence[str]) -> No
     """
     for index, item in enumerate(gallery):
         if not item.image.startswith(_PNG):
-            raise ValueError(f"gallery item {index}: the image starts with {item.image[:8]!r}; expected the bytes of a PNG file")
+            raise UserError(f"gallery item {index}: the image starts with {item.image[:8]!r}; expected the bytes of a PNG file")
         if set(item.captions) != set(names):
-            raise ValueError(f"gallery item {index} has captions of {sorted(item.captions)}; expected one of each of {sorted(names)}")
+            raise UserError(f"gallery item {index} has captions of {sorted(item.captions)}; expected one of each of {sorted(names)}")
 
 
 def to_data_uri(image: bytes, *, kind: Literal["png", "jpeg"] = "png") -> str:

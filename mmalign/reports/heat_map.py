@@ -7,6 +7,8 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from mmalign.errors import UserError
+
 
 def save_heat_map(
     path: Path,
@@ -37,10 +39,10 @@ def save_heat_map(
         ValueError: If the shape is not that of the names, or no value is there.
     """
     if [len(line) for line in values] != [len(columns)] * len(rows):
-        raise ValueError(f"values have {[len(line) for line in values]} columns a row; expected {len(rows)} rows of {len(columns)}")
+        raise UserError(f"values have {[len(line) for line in values]} columns a row; expected {len(rows)} rows of {len(columns)}")
     known = [value for line in values for value in line if value is not None]
     if not known:
-        raise ValueError("a heat map needs at least one value")
+        raise UserError("a heat map needs at least one value")
     reach = max(abs(value - (centre or 0.0)) for value in known) or 1.0
     low, high = (min(known), max(known)) if centre is None else (centre - reach, centre + reach)
     with rc_context({"font.size": 8.5, "figure.constrained_layout.use": True}):

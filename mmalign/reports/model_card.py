@@ -16,6 +16,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
+from mmalign.errors import UserError
 from mmalign.models.parameters import ParameterCounts
 
 Kind = Literal["full", "adapter", "contrastive", "classifier"]
@@ -119,7 +120,7 @@ def card_results(result: Mapping[str, Any]) -> list[CardResult]:
     """
     missing = [key for key in ("benchmark", "mode", "metrics", "num_answers", "data") if key not in result]
     if missing:
-        raise ValueError(f"the result has no {', '.join(missing)}; expected a result file of mmalign evaluate")
+        raise UserError(f"the result has no {', '.join(missing)}; expected a result file of mmalign evaluate")
     mode = ", ".join(part for part in (result["mode"], result.get("variant")) if part)
     common = {
         "benchmark": result["benchmark"],
@@ -198,7 +199,7 @@ def _check_facts(facts: CardFacts) -> None:
     ]
     wrong += [f"kind is {facts.kind!r}, expected one of {', '.join(_PIPELINES)}"] if facts.kind not in _PIPELINES else []
     if wrong:
-        raise ValueError(f"the card of {facts.model_name or 'a model'} can't be written: {'; '.join(wrong)}")
+        raise UserError(f"the card of {facts.model_name or 'a model'} can't be written: {'; '.join(wrong)}")
 
 
 def _is_blank(value: Any) -> bool:

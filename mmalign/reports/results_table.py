@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from mmalign.errors import UserError
+
 Better = Literal["lower", "higher", "near_half"]
 
 
@@ -127,7 +129,7 @@ def check_models(models: Sequence[ModelRun]) -> None:
     """
     names = [model.name for model in models]
     if len(names) < 2 or len(set(names)) != len(names):
-        raise ValueError(f"the models are {names}; expected two or more with different names, the starting point first")
+        raise UserError(f"the models are {names}; expected two or more with different names, the starting point first")
 
 
 def read_metric(model: ModelRun, key: str) -> float:
@@ -137,10 +139,10 @@ def read_metric(model: ModelRun, key: str) -> float:
         ValueError: If the model has no such metric, or it is no number between 0 and 1.
     """
     if key not in model.metrics:
-        raise ValueError(f"{model.name} has no metric {key}; it has {', '.join(sorted(model.metrics)) or 'none'}")
+        raise UserError(f"{model.name} has no metric {key}; it has {', '.join(sorted(model.metrics)) or 'none'}")
     value = model.metrics[key]
     if not 0 <= value <= 1:
-        raise ValueError(f"{model.name}: {key} is {value}; expected a share between 0 and 1")
+        raise UserError(f"{model.name}: {key} is {value}; expected a share between 0 and 1")
     return value
 
 
@@ -178,7 +180,7 @@ def _build_row(row: MetricRow, models: Sequence[ModelRun]) -> TableRow:
 def _count(model: ModelRun, benchmark: str) -> int:
     number = model.num_answers.get(benchmark, 0)
     if number < 1:
-        raise ValueError(f"{model.name} has {number} answers on {benchmark}; expected the number that its metrics come from")
+        raise UserError(f"{model.name} has {number} answers on {benchmark}; expected the number that its metrics come from")
     return number
 
 

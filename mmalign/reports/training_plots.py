@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from mmalign.errors import UserError
 from mmalign.reports.plots import DASHES, Curve, CurvePanel, draw_curves, model_colour, save_curves
 from mmalign.reports.results_table import ModelRun
 
@@ -103,15 +104,15 @@ def save_quartile_figure(out: Path, models: Sequence[ModelRun], *, smooth: int) 
         ValueError: If a run has not logged them, or ``out`` is neither PNG nor SVG.
     """
     if out.suffix not in (".png", ".svg"):
-        raise ValueError(f"the figure is to be {out.name}; expected a name that ends in .png or .svg")
+        raise UserError(f"the figure is to be {out.name}; expected a name that ends in .png or .svg")
     if smooth < 1:
-        raise ValueError(f"smooth is {smooth}; expected a number of logs from 1")
+        raise UserError(f"smooth is {smooth}; expected a number of logs from 1")
     rows = []
     for measure in QUARTILE_MEASURES:
         curves = {model.name: quartile_curves(model, measure.key, smooth=smooth) for model in models}
         missing = [name for name, found in curves.items() if not found]
         if missing:
-            raise ValueError(f"{missing[0]} has logged no {measure.key}_q1; expected a run of train preference on scored.parquet")
+            raise UserError(f"{missing[0]} has logged no {measure.key}_q1; expected a run of train preference on scored.parquet")
         rows.append([CurvePanel(f"{name}: {measure.title}", measure.y_label, found) for name, found in curves.items()])
     out.parent.mkdir(parents=True, exist_ok=True)
     save_curves(out, rows)

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
 from mmalign.data.json_files import expected_form, read_json_object
+from mmalign.errors import UserError
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Registry
@@ -45,11 +46,11 @@ def write_card(folder: Path) -> Path:
     """
     record = read_record(folder)
     if "parameters" not in record:
-        raise ValueError(f"{folder} holds no finished run: its {RUN_FILE} has no parameter counts")
+        raise UserError(f"{folder} holds no finished run: its {RUN_FILE} has no parameter counts")
     counts = {key: record.get(key) for key in ("steps", "batch", "num_rows", "num_rejected")}
     counts |= record["parameters"] if isinstance(record["parameters"], dict) else {"parameters": record["parameters"]}
     if odd := {key: value for key, value in counts.items() if not isinstance(value, int)}:
-        raise ValueError(f"{folder / RUN_FILE} holds {odd}; expected whole numbers, as mmalign train writes them")
+        raise UserError(f"{folder / RUN_FILE} holds {odd}; expected whole numbers, as mmalign train writes them")
     with expected_form(folder / RUN_FILE):
         facts = collect_facts(folder, record)
     return write_model_card(folder, facts)

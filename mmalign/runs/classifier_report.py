@@ -14,6 +14,7 @@ from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.teacher_logits import load_teacher_logits
 from mmalign.data.views import make_views
+from mmalign.errors import UserError
 from mmalign.evaluation.classification import score_probabilities, search_mixing
 from mmalign.losses.dual_head import mix_probabilities
 from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_config
@@ -116,10 +117,10 @@ def tune_folder(options: TuneMixingOptions) -> None:
         ValueError: If the images are test images, by name or because the run named them so; or there is one head.
     """
     if options.split == "test":
-        raise ValueError("the mixing may not be tuned on test images: the test accuracy would no longer be one; use --split validation")
+        raise UserError("the mixing may not be tuned on test images: the test accuracy would no longer be one; use --split validation")
     model = load_dual_head(options.model).to(best_device())
     if model.kd_head is None:
-        raise ValueError(f"{options.model} has a single head: there is nothing to mix")
+        raise UserError(f"{options.model} has a single head: there is nothing to mix")
     images = read_for(
         model,
         load_labeled_images(options.data, split=options.split, name=options.set),
@@ -127,7 +128,7 @@ def tune_folder(options: TuneMixingOptions) -> None:
         rejects=options.cache / "rejects.jsonl",
     )
     if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
-        raise ValueError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
+        raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
     tune_mixing(
         model,
         compute_logits(model, images, batch_size=options.batch_size),

@@ -1,5 +1,6 @@
 """``mmalign compose``: join a vision encoder and a language model."""
 
+from mmalign.errors import UserError
 from mmalign.models.compose import ComposeConfig, compose_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.options.models import ComposeOptions
@@ -12,7 +13,7 @@ def run(options: ComposeOptions) -> None:
         ValueError: If ``out`` exists already, or the halves can't be joined.
     """
     if options.out.exists() and any(options.out.iterdir()):
-        raise ValueError(f"{options.out} is not empty; choose another --out")
+        raise UserError(f"{options.out} is not empty; choose another --out")
     model, processor = compose_mllm(
         ComposeConfig(
             vision=options.vision,

@@ -1,5 +1,6 @@
 """``mmalign diagnose``: what preference training did to a model, and what its pairs are like."""
 
+from mmalign.errors import UserError
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.runs.diagnosis import diagnose
 
@@ -12,9 +13,9 @@ def run(options: DiagnoseOptions) -> None:
     """
     for name in ("max_pairs", "max_tokens", "batch_size"):
         if getattr(options, name) < 1:
-            raise ValueError(f"{name} is {getattr(options, name)}; expected at least 1")
+            raise UserError(f"{name} is {getattr(options, name)}; expected at least 1")
     if options.credited < 0 or not options.beta > 0:
-        raise ValueError(f"credited is {options.credited} and beta {options.beta}; expected a number from 0 and a positive one")
+        raise UserError(f"credited is {options.credited} and beta {options.beta}; expected a number from 0 and a positive one")
 
     diagnosis, page = diagnose(options)
     for name, moved in diagnosis["movement"].items():

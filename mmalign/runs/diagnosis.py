@@ -28,6 +28,7 @@ from mmalign.diagnostics.information import information_entropy, token_informati
 from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.states import OutputHead, read_output_head
+from mmalign.errors import UserError
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
@@ -115,7 +116,7 @@ def _opened(options: DiagnoseOptions, source: Path | None) -> Iterator[tuple[nn.
         yield model, processor
         return
     if not isinstance(model, PeftModel):
-        raise ValueError(f"{options.model} is no LoRA adapter, so what it started from is not known; name it with --reference")
+        raise UserError(f"{options.model} is no LoRA adapter, so what it started from is not known; name it with --reference")
     with model.disable_adapter():
         yield model, processor
 
@@ -216,7 +217,7 @@ def _find_checkpoints(options: DiagnoseOptions) -> list[Path]:
         numbered = [p for p in path.glob("checkpoint-*") if p.name.split("-")[-1].isdigit()]
         inside = sorted(numbered, key=lambda p: int(p.name.split("-")[-1]))
         if not inside and not any((path / name).is_file() for name in ("config.json", "adapter_config.json")):
-            raise ValueError(f"no checkpoint at {path}: expected a model, or a folder of checkpoint-N such as RUN/checkpoints")
+            raise UserError(f"no checkpoint at {path}: expected a model, or a folder of checkpoint-N such as RUN/checkpoints")
         found += inside or [path]
     return found
 

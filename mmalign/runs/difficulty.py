@@ -16,6 +16,7 @@ from mmalign.difficulty.teacher import TeacherCacheConfig, write_teacher_cache
 from mmalign.difficulty.voting import VoteConfig, parse_weights
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.errors import UserError
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
 from mmalign.options.difficulty import CacheOptions, CacheTeacherOptions, FuseOptions, ReadOptions, ScoreOptions, VoteOptions
 
@@ -35,7 +36,7 @@ def _read_votes(options: VoteOptions) -> VoteConfig:
     """Turn the options into a VoteConfig."""
     weights = parse_weights(options.weights)
     if weights is not None and options.weighting != "accuracy":
-        raise ValueError(f"--weighting {options.weighting} and --weights exclude each other; leave one out")
+        raise UserError(f"--weighting {options.weighting} and --weights exclude each other; leave one out")
     names = tuple(name.strip() for text in options.extra_gaps for name in text.split(",") if name.strip())
     return VoteConfig(weighting=options.weighting, weights=weights, by_source=options.by_source, extra_proxies=names)
 
@@ -127,11 +128,11 @@ def run_fuse(options: FuseOptions) -> None:
     votes = _read_votes(options)
     record = options.out / "scoring.json"
     if not record.is_file():
-        raise ValueError(f"no scores in {options.out}; run mmalign score-difficulty first")
+        raise UserError(f"no scores in {options.out}; run mmalign score-difficulty first")
     held = read_json_object(record).get("data")
     given = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     if held != given:
-        raise ValueError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
+        raise UserError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
     dataset = load_rows(options.pairs)
     shards = merge_shards(options.out, len(dataset))
     print_summary(fuse_shards(dataset, shards, out=options.out, config=votes), options.out)

@@ -14,6 +14,7 @@ from PIL import Image
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import Message, check_columns, read_pair
 from mmalign.difficulty.fuse import SCORED, SUMMARY
+from mmalign.errors import UserError
 from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
 
@@ -30,15 +31,13 @@ def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
     """
     for name in (SCORED, SUMMARY):
         if not (folder / name).is_file():
-            raise ValueError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
+            raise UserError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
     summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
     if "proxy_agreement" not in summary:
-        raise ValueError(
-            f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again"
-        )
+        raise UserError(f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again")
     dataset = load_rows(folder / SCORED)
     if len(dataset) != summary["num_scored"]:
-        raise ValueError(f"{SCORED} has {len(dataset)} pairs and {SUMMARY} {summary['num_scored']}; run mmalign fuse-difficulty again")
+        raise UserError(f"{SCORED} has {len(dataset)} pairs and {SUMMARY} {summary['num_scored']}; run mmalign fuse-difficulty again")
     proxies = list(next(iter(summary["statistics"].values())))
     check_columns(dataset.column_names, ("difficulty", *(f"gap_{name}" for name in proxies)), what=str(folder / SCORED))
     difficulty = np.array(dataset["difficulty"], dtype=np.float64)
@@ -59,9 +58,9 @@ def pick_pairs(dataset: Dataset, scores: DifficultyScores, *, number: int, image
         ValueError: If ``number`` is not positive, or ``image_root`` is no folder.
     """
     if number < 1:
-        raise ValueError(f"num_pairs is {number}; expected 1 or more")
+        raise UserError(f"num_pairs is {number}; expected 1 or more")
     if image_root is not None and not image_root.is_dir():
-        raise ValueError(f"no folder of images at {image_root}")
+        raise UserError(f"no folder of images at {image_root}")
     order = np.argsort(scores.difficulty, kind="stable")
     ranks = np.unique(np.linspace(0, len(order) - 1, min(number, len(order))).round().astype(int))
     return [_read_ranked(dataset, int(order[rank]), int(rank) + 1, scores, image_root) for rank in ranks.tolist()]
@@ -92,7 +91,7 @@ def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScor
     try:
         row = read_pair(raw, index=index, image_root=image_root)
         images, kind = _encode(row.images)
-    except ValueError:
+    except UserError:
         # An image that has gone since the scoring; what the pair says can still be shown.
         row = read_pair(raw, index=index, with_images=False)
         images = None

@@ -21,6 +21,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.teacher_logits import TeacherLogits
 from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
 from mmalign.models.dual_head import (
     PUBLISHED_MIXING,
@@ -169,7 +170,7 @@ def decode_parts(
         found = _decode(options, data, f"{name}_rejects.jsonl", cache, side)
         parts[name] = found, np.arange(len(found.ids))
     if "validation" in parts and "test" in parts and parts["validation"][0].fingerprint == parts["test"][0].fingerprint:
-        raise ValueError("validation and test images are the same; the mixing may be tuned on validation images only")
+        raise UserError("validation and test images are the same; the mixing may be tuned on validation images only")
     return parts
 
 
@@ -233,7 +234,7 @@ def make_trainer(
     arguments = build_training_arguments(plain, output_dir=options.out / "checkpoints")
     world = max(1, arguments.world_size)
     if world > 1 and options.forward == "separate":
-        raise ValueError("forward is separate; with several processes only concatenated works: batch norms change between the two passes")
+        raise UserError("forward is separate; with several processes only concatenated works: batch norms change between the two passes")
     rows = StreamRows(
         split,
         num_rows=options.max_steps * options.batch_size * options.gradient_accumulation_steps * world,
@@ -298,21 +299,21 @@ def finish(
 def _check(options: DualHeadOptions) -> None:
     given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
     if len(given) != 1:
-        raise ValueError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+        raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
     if options.max_steps < 1:
-        raise ValueError(f"max_steps is {options.max_steps}; both streams are endless, so that steps must be given")
+        raise UserError(f"max_steps is {options.max_steps}; both streams are endless, so that steps must be given")
     needs = options.form in FORMS_WITH_TEACHER
     if needs != (options.teacher is not None):
-        raise ValueError(f"form {options.form} {'needs --teacher' if needs else 'has no use for --teacher; leave it out'}")
+        raise UserError(f"form {options.form} {'needs --teacher' if needs else 'has no use for --teacher; leave it out'}")
     if options.teacher_kind == "logits" and options.teacher_mode == "live":
-        raise ValueError("a file of logits can't look at live views; use --teacher-mode cached")
+        raise UserError("a file of logits can't look at live views; use --teacher-mode cached")
     check_trainer(options)
     if options.trainer.get("neftune_noise_alpha") is not None:
-        raise ValueError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
+        raise UserError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
     if options.text_init and options.library != "transformers":
-        raise ValueError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
+        raise UserError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
     if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
-        raise ValueError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
+        raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 
 
 def _objective(options: DualHeadOptions) -> DualHeadObjective:

@@ -17,6 +17,7 @@ from mmalign.data.labeled_images import COOP_SETS
 from mmalign.data.splits import LabelSplit
 from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
 from mmalign.data.views import fixed_numbers, make_views
+from mmalign.errors import UserError
 from mmalign.models.open_clip_teacher import OpenClipTeacher
 from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.options.classifier import DualHeadOptions
@@ -125,7 +126,7 @@ def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, de
     """
     if cached is not None:
         if cached.features is None:
-            raise ValueError("form feature-kd needs the teacher's features, and the file of logits has none")
+            raise UserError("form feature-kd needs the teacher's features, and the file of logits has none")
         return cached.features.shape[-1]
     assert teacher is not None
     return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]

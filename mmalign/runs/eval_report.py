@@ -10,6 +10,7 @@ from typing import Any
 
 from mmalign.data.images import load_image
 from mmalign.data.json_files import read_json
+from mmalign.errors import UserError
 from mmalign.evaluation.intervals import compute_differences, compute_intervals
 from mmalign.evaluation.items import Item, items_path, read_items
 from mmalign.reports.comparison import EvalRun, Range
@@ -42,7 +43,7 @@ def collect_results(folders: Sequence[Path], *, names: Sequence[str]) -> list[Mo
     """
     names = list(names) or [folder.resolve().name for folder in folders]
     if len(names) != len(folders) or len(set(names)) != len(names):
-        raise ValueError(f"{len(folders)} folders of results and the names {', '.join(names)}; give each its own name with --names")
+        raise UserError(f"{len(folders)} folders of results and the names {', '.join(names)}; give each its own name with --names")
     models = [_read_model(name, folder) for name, folder in zip(names, folders, strict=True)]
     for model in models[1:]:
         for benchmark, result in model.results.items():
@@ -76,7 +77,7 @@ def collect_wrong(models: Sequence[ModelResults], *, images: Sequence[Path], max
     """Draw wrong answers of each model and benchmark, with what the other models said to the same questions."""
     for folder in images:
         if not folder.is_dir():
-            raise ValueError(f"no folder of images at {folder}")
+            raise UserError(f"no folder of images at {folder}")
     thumbnails: dict[str, bytes | None] = {}
     found = {}
     for benchmark in dict.fromkeys(benchmark for model in models for benchmark in model.items):
@@ -125,12 +126,12 @@ def _read_model(name: str, folder: Path) -> ModelResults:
         try:
             row = read_json(path)
         except ValueError as error:
-            raise ValueError(f"{error}; evaluate again") from error
+            raise UserError(f"{error}; evaluate again") from error
         if isinstance(row, dict) and row.keys() >= {"benchmark", "metrics", "mode", "num_answers", "data"}:
             _check_types(row, path)
             results[row["benchmark"]] = {"scorer_version": "unknown", **row}
     if not results:
-        raise ValueError(f"no results in {folder}; expected what mmalign evaluate --out writes, such as pope.json")
+        raise UserError(f"no results in {folder}; expected what mmalign evaluate --out writes, such as pope.json")
     items = {benchmark: read_items(items_path(folder, benchmark)) for benchmark in results if items_path(folder, benchmark).is_file()}
     return ModelResults(name, folder, results, items)
 
@@ -147,13 +148,13 @@ def _check_types(row: Mapping[str, Any], path: Path) -> None:
     wrong += [] if wrong else [f"metrics/{name}" for name, value in row["metrics"].items() if not isinstance(value, (int, float))]
     wrong += [] if wrong else [f"data/{name}" for name, value in row["data"].items() if not isinstance(value, str)]
     if wrong:
-        raise ValueError(f"{path} is no result: {', '.join(wrong[:5])} is of another type than mmalign evaluate writes; evaluate again")
+        raise UserError(f"{path} is no result: {', '.join(wrong[:5])} is of another type than mmalign evaluate writes; evaluate again")
 
 
 def _check_comparable(benchmark: str, first: Mapping[str, Any], other: Mapping[str, Any], *, names: tuple[str, str]) -> None:
     for key in _MUST_AGREE:
         if first.get(key) != other.get(key):
-            raise ValueError(
+            raise UserError(
                 f"{benchmark}: {names[0]} and {names[1]} can't be compared, they differ in {key}: {first.get(key)} and {other.get(key)}; "
                 "evaluate one of them again as the other"
             )
@@ -163,10 +164,10 @@ def _check_same_run(model: ModelResults, benchmark: str, computed: Mapping[str, 
     """Refuse scored answers that another run left beside the result."""
     result, path = model.results[benchmark], items_path(model.folder, benchmark)
     if result["num_answers"] != len(model.items[benchmark]):
-        raise ValueError(f"{path} has {len(model.items[benchmark])} answers and {benchmark}.json {result['num_answers']}; evaluate again")
+        raise UserError(f"{path} has {len(model.items[benchmark])} answers and {benchmark}.json {result['num_answers']}; evaluate again")
     for key, value in computed.items():
         if key in result["metrics"] and abs(result["metrics"][key] - value) > _ROUNDING[describe_metric(key).unit]:
-            raise ValueError(f"{path} gives {key} {value:.4f} and {benchmark}.json {result['metrics'][key]:.4f}; evaluate again")
+            raise UserError(f"{path} gives {key} {value:.4f} and {benchmark}.json {result['metrics'][key]:.4f}; evaluate again")
 
 
 def _ask(

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from mmalign.data.json_files import expected_form
 from mmalign.data.rejects import Rejects
 from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.errors import UserError
 from mmalign.evaluation.amber import load_amber
 from mmalign.evaluation.answers import Endings, Question, check_texts, count_endings, match_answers, read_answers, read_decoding
 from mmalign.evaluation.benchmark import Benchmark
@@ -42,7 +43,7 @@ def run(options: EvaluateOptions) -> None:
         ValueError: If model and answers are both given or both missing.
     """
     if (options.model is None) == (options.answers is None):
-        raise ValueError("give either --model, to answer the questions, or --answers, to score saved ones")
+        raise UserError("give either --model, to answer the questions, or --answers, to score saved ones")
     result = evaluate(options)
     print(result.to_json() if options.json else result.to_text())
 
@@ -138,7 +139,7 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
         check_texts(getattr(benchmark, "items", ()), what=options.data)
         for question in getattr(benchmark, "asked", ()):
             if not (isinstance(question.prompt, str) and isinstance(question.image, str | None)):
-                raise ValueError(f"{options.data}: question {question.id!r} or its image is no text")
+                raise UserError(f"{options.data}: question {question.id!r} or its image is no text")
     return benchmark
 
 
@@ -166,9 +167,9 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
         ValueError: If an endpoint is named without a model, a model without an endpoint, or two judges.
     """
     if (options.judge_url is None) != (options.judge_model is None):
-        raise ValueError("a judge behind an endpoint needs both --judge-url and --judge-model")
+        raise UserError("a judge behind an endpoint needs both --judge-url and --judge-model")
     if sum(choice is not None for choice in (options.judge_url, options.judge, options.judgements)) > 1:
-        raise ValueError("give one of --judge-url, --judge and --judgements")
+        raise UserError("give one of --judge-url, --judge and --judgements")
     if options.judge_url is None and options.judge is None:
         return None
     # Asking costs money or time: replies are kept even where no folder is named.
@@ -199,11 +200,11 @@ def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
         ValueError: If questions, the folder of the images, or a judge are missing.
     """
     if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
-        raise ValueError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+        raise UserError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
     benchmark.questions()
     root = _image_folder(options, benchmark)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
-        raise ValueError(f"no images at {root}; name their folder with --images")
+        raise UserError(f"no images at {root}; name their folder with --images")
 
 
 def _image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
@@ -281,7 +282,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
 
     if options.out is None or options.model is None:
-        raise ValueError("--out is missing: the folder that answers and result are saved in")
+        raise UserError("--out is missing: the folder that answers and result are saved in")
     check_can_answer(options, benchmark)
     questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
     options.out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from mmalign.errors import UserError
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
 from mmalign.runs.run_record import RUN_FILE, read_record
@@ -16,7 +17,7 @@ def run(options: MergeOptions) -> None:
         ValueError: If ``out`` is not empty, or there is no adapter.
     """
     if options.out.exists() and any(options.out.iterdir()):
-        raise ValueError(f"{options.out} is not empty; choose another --out")
+        raise UserError(f"{options.out} is not empty; choose another --out")
     folder = Path(options.adapter)
     quantization = options.quantization
     if quantization is None:

@@ -2,6 +2,7 @@
 
 import json
 
+from mmalign.errors import UserError
 from mmalign.options.report import ReportDifficultyOptions, ReportEvalOptions, ReportTrainingOptions
 from mmalign.reports.comparison import build_comparison, csv_table, markdown_table
 from mmalign.reports.difficulty_page import write_difficulty_page
@@ -20,12 +21,12 @@ def run_training(options: ReportTrainingOptions) -> None:
     """
     names = options.names or [folder.resolve().name for folder in options.runs]
     if len(names) != len(options.runs) or len(set(names)) != len(names) or not names:
-        raise ValueError(f"{len(options.runs)} runs and the names {', '.join(names)}; give each its own name with --names")
+        raise UserError(f"{len(options.runs)} runs and the names {', '.join(names)}; give each its own name with --names")
     models = []
     for name, folder in zip(names, options.runs, strict=True):
         log = folder / "train_log.json"
         if not log.is_file():
-            raise ValueError(f"no train_log.json in {folder}; expected the folder of a finished run of mmalign train preference")
+            raise UserError(f"no train_log.json in {folder}; expected the folder of a finished run of mmalign train preference")
         models.append(ModelRun(name=name, metrics={}, num_answers={}, log_history=json.loads(log.read_text(encoding="utf-8"))))
     save_quartile_figure(options.out, models, smooth=options.smooth)
     print(f"saved in {options.out}")

@@ -12,6 +12,7 @@ from mmalign import __version__
 from mmalign.data.datasets import find_data_files
 from mmalign.data.hashing import hash_file
 from mmalign.data.json_files import read_json_object
+from mmalign.errors import UserError
 from mmalign.options.training import RunOptions, TrainConfig
 
 RUN_FILE = "mmalign_run.json"
@@ -63,7 +64,7 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
         return
     # A kill may have left the record half written, and nothing else.
     if out.exists() and any(path.name != f"{RUN_FILE}.partial" for path in out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no run of mmalign; choose another --out")
+        raise UserError(f"{out} is not empty and holds no run of mmalign; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_record(out, record)
 
@@ -72,7 +73,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     """Read the record of a run's folder."""
     record = read_json_object(folder / RUN_FILE)
     if not (isinstance(record.get("method"), str) and isinstance(record.get("options"), dict) and isinstance(record.get("data"), dict)):
-        raise ValueError(f"{folder / RUN_FILE} is no record of a run: expected method, options and data; remove the folder and run again")
+        raise UserError(f"{folder / RUN_FILE} is no record of a run: expected method, options and data; remove the folder and run again")
     return record
 
 
@@ -111,7 +112,7 @@ def _check_same(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None
     differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
     if differing:
         key = differing[0]
-        raise ValueError(
+        raise UserError(
             f"{out} holds another run: its {key} is {old.get(key)!r}, this one's {new.get(key)!r}; "
             "choose another --out, or remove the folder"
         )

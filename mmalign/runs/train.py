@@ -4,6 +4,7 @@ from functools import partial
 from typing import Literal
 
 from mmalign.engine.divergence import Divergence
+from mmalign.errors import UserError
 from mmalign.methods.contrastive import ContrastiveMethod
 from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
 from mmalign.methods.mimic import MimicConfig, MimicMethod
@@ -50,9 +51,9 @@ def run_mimic(options: MimicOptions) -> None:
     )
     cached = options.teacher == "cached"
     if cached and (options.legacy_mask or options.temperature != 1.0):
-        raise ValueError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+        raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
     if options.teacher_model is not None and not cached:
-        raise ValueError(f"--teacher-model is for --teacher cached; the teacher is {options.teacher}")
+        raise UserError(f"--teacher-model is for --teacher cached; the teacher is {options.teacher}")
     model, processor = load_policy(options)
     method = MimicMethod(processor, config, teacher=build_teacher(options, model, processor), image_root=options.image_root)
     train_and_save(options, model, processor, route(options, model, method), prepare=method.prepare)
@@ -78,7 +79,7 @@ def run_preference(options: PreferenceOptions) -> None:
     uses_reference = any(named.objective.uses_reference for named in config.build_objectives())
     chosen = (options.reference != "auto", options.reference_model is not None, options.reference_quantization is not None)
     if not uses_reference and any(chosen):
-        raise ValueError(
+        raise UserError(
             f"objective {', '.join(options.objective)} compares with no reference; leave --reference, --reference-model and "
             "--reference-quantization out"
         )
@@ -104,9 +105,9 @@ def _read_selection(options: PreferenceOptions) -> SelectionConfig:
     """Turn the options into a SelectionConfig."""
     bounds = options.difficulty_range
     if len(bounds) not in (0, 2):
-        raise ValueError(f"difficulty_range is {' '.join(map(str, bounds))}; expected two numbers in [0, 1], such as 0.2 0.9")
+        raise UserError(f"difficulty_range is {' '.join(map(str, bounds))}; expected two numbers in [0, 1], such as 0.2 0.9")
     if options.curriculum_buckets < 1:
-        raise ValueError(f"curriculum_buckets is {options.curriculum_buckets}; expected 1 or more, such as 20")
+        raise UserError(f"curriculum_buckets is {options.curriculum_buckets}; expected 1 or more, such as 20")
     return SelectionConfig(
         noisy_gap=options.noisy_gap,
         noisy_gap_std=options.noisy_gap_std,

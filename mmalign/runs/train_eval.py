@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from mmalign.config import coerce
+from mmalign.errors import UserError
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.yes_no import BASELINES
 from mmalign.options.evaluate import EvaluateOptions
@@ -32,13 +33,13 @@ def build_score(options: MllmOptions, processor: Any) -> Score | None:
     names = options.eval_benchmarks
     unused = [name for name in options.eval_options if name not in names]
     if unused or (options.eval_data and not names):
-        raise ValueError(f"--eval-benchmarks is {' '.join(names) or 'empty'}; name there what --eval-data and --eval-options are for")
+        raise UserError(f"--eval-benchmarks is {' '.join(names) or 'empty'}; name there what --eval-data and --eval-options are for")
     if not names:
         return None
     if options.eval_every < 1:
-        raise ValueError(f"--eval-every is {options.eval_every}; expected 1 step or more")
+        raise UserError(f"--eval-every is {options.eval_every}; expected 1 step or more")
     if len(set(names)) != len(names) or len(options.eval_data) not in (1, len(names)):
-        raise ValueError(
+        raise UserError(
             f"--eval-benchmarks names {' '.join(names)} and --eval-data {len(options.eval_data)} folders; "
             "expected each benchmark once, and one folder for all or one for each"
         )
@@ -61,7 +62,7 @@ def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
     values = {str(key).replace("-", "_"): value for key, value in coerce(given, dict[str, Any], name=where).items()}
     for key in values:
         if key not in known:
-            raise ValueError(f"{where} has no option {key!r}; known: {', '.join(known)}")
+            raise UserError(f"{where} has no option {key!r}; known: {', '.join(known)}")
     return {key: coerce(value, hints[key], name=f"{where}.{key}") for key, value in values.items()}
 
 

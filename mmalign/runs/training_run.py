@@ -19,6 +19,7 @@ from mmalign.engine.logps import unwrap
 from mmalign.engine.method import Method
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
+from mmalign.errors import UserError
 from mmalign.methods.cached_teacher import CachedTeacher
 from mmalign.methods.pair_selection import Selection
 from mmalign.methods.router import RoutedMethod, RouterConfig
@@ -56,18 +57,18 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """
     set_seed(options.seed)
     if options.quantization != "none" and options.lora_rank == 0:
-        raise ValueError(f"--quantization {options.quantization} freezes the weights; set --lora-rank to train an adapter on them (QLoRA)")
+        raise UserError(f"--quantization {options.quantization} freezes the weights; set --lora-rank to train an adapter on them (QLoRA)")
     model, processor = load_model(options, options.model, options.quantization)
     if not isinstance(model, PreTrainedModel):
-        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and train that")
+        raise UserError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and train that")
     if is_quantized(model):
         if options.lora_rank == 0:
-            raise ValueError(f"{options.model} is quantised and can't train; set --lora-rank to train an adapter on it (QLoRA)")
+            raise UserError(f"{options.model} is quantised and can't train; set --lora-rank to train an adapter on it (QLoRA)")
         print(describe_quantization(model))
     if options.lora_rank and (options.freeze or options.stage):
-        raise ValueError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
+        raise UserError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
     if options.freeze and options.stage:
-        raise ValueError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
+        raise UserError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
     frozen = options.freeze if options.stage is None else find_frozen(options.stage, sparse=bool(find_routers(model)))
     freeze_parts(model, frozen)
     if options.lora_rank == 0:
@@ -92,17 +93,17 @@ def build_reference(options: PreferenceOptions | ListwiseOptions, policy: nn.Mod
         return None
     quantization = reference_quantization(options)
     if kind == "model" and options.reference_model is None:
-        raise ValueError("--reference model needs the model: name it with --reference-model")
+        raise UserError("--reference model needs the model: name it with --reference-model")
     if options.reference_model is not None:
         if kind not in ("auto", "model"):
-            raise ValueError(f"--reference {kind} and --reference-model exclude each other; leave one out")
+            raise UserError(f"--reference {kind} and --reference-model exclude each other; leave one out")
         return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
     if kind not in ("adapter-off", "copy"):
         kind = "adapter-off" if options.lora_rank and quantization == options.quantization else "copy"
     if quantization == options.quantization:
         return Reference(policy, kind=kind)
     if kind == "adapter-off":
-        raise ValueError(
+        raise UserError(
             f"--reference adapter-off is the policy's own weights, with --quantization {options.quantization}; "
             f"for --reference-quantization {quantization} use --reference copy"
         )
@@ -150,7 +151,7 @@ def route(options: MllmOptions, model: nn.Module, method: Method) -> Method:
         balance_weight = RouterConfig.balance_weight if options.balance_weight is None else options.balance_weight
         return RoutedMethod(method, RouterConfig(balance_weight, options.router_z_weight))
     if options.balance_weight is not None or options.router_z_weight:
-        raise ValueError(
+        raise UserError(
             f"{options.model} is dense and has no router; leave --balance-weight and --router-z-weight out, or run mmalign upcycle first"
         )
     return method
@@ -216,10 +217,10 @@ def train_and_save(
         sampler=None if num_buckets is None else BucketSampler(len(dataset), num_buckets=num_buckets, seed=options.seed),
     )
     if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise ValueError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
+        raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
     if isinstance(options, MllmOptions) and score is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise ValueError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
+            raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
         trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
     found = method.start(trainer.model, [dataset[i] for i in range(min(start_rows, len(dataset)))])
     if found is not None:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from transformers import AutoConfig, PreTrainedModel
 
+from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
@@ -19,7 +20,7 @@ def run(options: UpcycleOptions) -> None:
         ValueError: If ``out`` is not empty, the model can't be upcycled, or the sparse one computes something else.
     """
     if options.out.exists() and any(options.out.iterdir()):
-        raise ValueError(f"{options.out} is not empty; choose another --out")
+        raise UserError(f"{options.out} is not empty; choose another --out")
     config = UpcycleConfig(
         num_experts=options.num_experts,
         top_k=options.top_k,
@@ -33,14 +34,14 @@ def run(options: UpcycleOptions) -> None:
     )
     dense, processor = load_mllm(options.model, dtype="float32")
     if not isinstance(dense, PreTrainedModel):
-        raise ValueError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and upcycle that")
+        raise UserError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and upcycle that")
     if is_quantized(dense):
-        raise ValueError(f"{options.model} is quantised; upcycle the checkpoint that it was made from")
+        raise UserError(f"{options.model} is quantised; upcycle the checkpoint that it was made from")
     sparse = upcycle(dense, config)
     difference = compute_largest_difference(dense, sparse)
     # Not "difference > tolerance", which a NaN would pass.
     if not difference <= IDENTITY_TOLERANCE:
-        raise ValueError(
+        raise UserError(
             f"logits of the sparse model differ by {difference:.2g} of the largest one (tolerance {IDENTITY_TOLERANCE:g}): this "
             f"{type(dense).__name__} can't be upcycled exactly; please report its class"
         )
@@ -64,7 +65,7 @@ def parse_layers(words: list[str]) -> 'Literal["alternate", "all"] | tuple[int, 
     if parts == ["all"]:
         return "all"
     if not parts or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"layers are {' '.join(words)!r}; expected alternate, all, or numbers such as 0 2 4")
+        raise UserError(f"layers are {' '.join(words)!r}; expected alternate, all, or numbers such as 0 2 4")
     return tuple(map(int, parts))
 
 

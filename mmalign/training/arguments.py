@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from mmalign.errors import UserError
 from mmalign.options.training import TrainConfig
 
 _NO_EVAL_SET = "no evaluation set is given to transformers.Trainer; --eval-benchmarks and --eval-every score the model in training"
@@ -85,7 +86,7 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
     arguments = TrainingArguments(**values)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != launched:
-        raise ValueError(
+        raise UserError(
             f"{launched} processes were launched and this one knows of {arguments.world_size}: each would train alone; "
             "see the launch configs in scripts/accelerate"
         )
@@ -103,14 +104,14 @@ def check_trainer(config: TrainConfig) -> None:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
+            raise UserError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
         reason = _VOID.get(name)
         if name in _ADAMW_ALONE and config.optimizer != "adamw":
             reason = f"--optimizer {config.optimizer} takes none of transformers' own settings of an optimiser"
         if name == "neftune_noise_alpha" and hasattr(config, "reference"):
             reason = "the reference's embeddings would get noise too, and the margin would be one of noise"
         if reason is not None and value != _default(known[name]):
-            raise ValueError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")
+            raise UserError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mmalign.errors import UserError
+
 LARGEST_SIDE = 32_000
 """Matrices with a longer side, as vocabularies have, take AdamW."""
 
@@ -90,7 +92,7 @@ class DctAdamW(Optimizer):
             ValueError: If the rank is below 1.
         """
         if rank < 1:
-            raise ValueError(f"rank is {rank}; expected at least 1, such as 128")
+            raise UserError(f"rank is {rank}; expected at least 1, such as 128")
         defaults = {"lr": lr, "rank": rank, "betas": betas, "eps": eps, "weight_decay": weight_decay, "error_feedback": error_feedback}
         super().__init__(params, defaults)
 

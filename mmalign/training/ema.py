@@ -9,6 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from mmalign.errors import UserError
+
 EMA_FILE = "ema.safetensors"
 
 
@@ -25,7 +27,7 @@ class EmaCallback(TrainerCallback):
             ValueError: If ``decay`` is out of range.
         """
         if not 0.0 < decay < 1.0:
-            raise ValueError(f"ema_decay is {decay}; expected a number between 0 and 1, such as 0.999")
+            raise UserError(f"ema_decay is {decay}; expected a number between 0 and 1, such as 0.999")
         self.decay = decay
         self.checkpoint = checkpoint
         self.average: dict[str, Tensor] = {}

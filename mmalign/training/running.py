@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+from mmalign.errors import UserError
 from mmalign.training.checkpoints import find_checkpoint
 from mmalign.training.termination import EXIT_CODE, TerminationCallback
 from mmalign.training.trainer import MethodTrainer
@@ -33,7 +34,7 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
-        raise ValueError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+        raise UserError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
     except RuntimeError as error:
         # torch has no class of its own for it.
         if "DataLoader worker" not in str(error):

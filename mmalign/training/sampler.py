@@ -6,6 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch.utils.data import Sampler
 
+from mmalign.errors import UserError
+
 
 class BucketSampler(Sampler[int]):
     """Goes through the rows in the data set's order, in buckets that follow one another and are each shuffled anew every epoch.
@@ -20,7 +22,7 @@ class BucketSampler(Sampler[int]):
             ValueError: If there is no bucket.
         """
         if num_buckets < 1:
-            raise ValueError(f"the number of buckets is {num_buckets}; expected 1 or more, such as 20")
+            raise UserError(f"the number of buckets is {num_buckets}; expected 1 or more, such as 20")
         self.num_rows = num_rows
         self.num_buckets = min(num_buckets, num_rows)
         self.seed = seed

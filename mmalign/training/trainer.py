@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from mmalign.engine.method import Method
+from mmalign.errors import UserError
 from mmalign.training.sampler import BucketSampler
 
 # What a weights file may lack without harm: tied copies of weights that it has.
@@ -31,7 +32,7 @@ class MethodTrainer(Trainer):
         """
         super().__init__(*args, data_collator=method.collate, **kwargs)
         if sampler is not None and self.args.train_sampling_strategy != "random":
-            raise ValueError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
+            raise UserError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
         self.method = method
         self._sampler = sampler
         self.loss_is_scaled_for_ga = True
@@ -149,7 +150,7 @@ class MethodTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         missing = [key for key in load_result.missing_keys if not key.endswith(_TIED)]
         if missing or load_result.unexpected_keys:
-            raise ValueError(
+            raise UserError(
                 f"the checkpoint does not fit the model: {len(missing)} weights are missing (first: {missing[:1]}) and "
                 f"{len(load_result.unexpected_keys)} are unknown (first: {load_result.unexpected_keys[:1]})"
             )

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from mmalign import __version__
 from mmalign.data.hashing import hash_file
 from mmalign.data.json_files import read_json_object
+from mmalign.errors import UserError
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
@@ -60,15 +61,15 @@ def build_world(config: WorldConfig) -> Path:
     if record.is_file():
         held = read_json_object(record).get("config")
         if not isinstance(held, dict):
-            raise ValueError(f"{record} is no record of a world: expected its options under config; remove {out} and build it again")
+            raise UserError(f"{record} is no record of a world: expected its options under config; remove {out} and build it again")
         differing = [key for key in resolved if held.get(key) != resolved[key]]
         if differing:
             key = differing[0]
-            raise ValueError(f"{out} holds another world: its {key} is {held.get(key)!r}, not {resolved[key]!r}; choose another --out")
+            raise UserError(f"{out} holds another world: its {key} is {held.get(key)!r}, not {resolved[key]!r}; choose another --out")
         return out
     partial = out.with_name(out.name + ".partial")
     if out.exists() and any(out.iterdir()):
-        raise ValueError(f"{out} is not empty and holds no world; choose another --out")
+        raise UserError(f"{out} is not empty and holds no world; choose another --out")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     photos = None if config.photos is None else load_photos(config.photos)

@@ -8,6 +8,7 @@ from pyarrow import ArrowException
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.json_files import expected_form
+from mmalign.errors import UserError
 from mmalign.worlds.scenes import SPLITS
 
 
@@ -27,19 +28,19 @@ def load_photos(source: Path) -> PhotoPool:
             number of them, or a class without enough photos.
     """
     if not source.is_file():
-        raise ValueError(f"photos not found: {source}; expected a parquet file with columns image and label")
+        raise UserError(f"photos not found: {source}; expected a parquet file with columns image and label")
     try:
         columns = pq.read_schema(source).names
     except (ArrowException, OSError) as error:
-        raise ValueError(f"{source} can't be read as Parquet: {error}") from error
+        raise UserError(f"{source} can't be read as Parquet: {error}") from error
     if not {"image", "label"} <= set(columns):
-        raise ValueError(f"{source} has columns {', '.join(columns)}; expected image and label")
+        raise UserError(f"{source} has columns {', '.join(columns)}; expected image and label")
     dataset = load_rows(source).with_format("arrow")
     label = dataset.features["label"]
     if not hasattr(label, "names"):
-        raise ValueError(f"label of {source} is {label}; expected a datasets.ClassLabel, whose names become words")
+        raise UserError(f"label of {source} is {label}; expected a datasets.ClassLabel, whose names become words")
     if len(label.names) < 4 or len(label.names) % 2:
-        raise ValueError(f"{source} has {len(label.names)} classes; expected an even number from 4 on: kinds come in pairs")
+        raise UserError(f"{source} has {len(label.names)} classes; expected an even number from 4 on: kinds come in pairs")
     by_split: dict[str, dict[int, list[bytes]]] = {split: {kind: [] for kind in range(len(label.names))} for split in SPLITS}
     # Three of five photos go to fine-tuning, which needs variety most.
     dealing = ["sft", "captions", "sft", "pairs", "sft", "eval"]
@@ -48,11 +49,11 @@ def load_photos(source: Path) -> PhotoPool:
     with expected_form(source):
         for image, kind in zip(table["image"].to_pylist(), table["label"].to_pylist(), strict=True):
             if image["bytes"] is None:
-                raise ValueError(
+                raise UserError(
                     f"{source} holds the photo {image['path']!r} as a path; expected its bytes: save the data set with its images"
                 )
             by_split[dealing[seen[kind] % len(dealing)]][kind].append(image["bytes"])
             seen[kind] += 1
     if min(seen) < len(dealing):
-        raise ValueError(f"class {label.names[seen.index(min(seen))]!r} has {min(seen)} photos; expected at least {len(dealing)}")
+        raise UserError(f"class {label.names[seen.index(min(seen))]!r} has {min(seen)} photos; expected at least {len(dealing)}")
     return PhotoPool(tuple(name.replace("_", " ") for name in label.names), by_split)

@@ -9,6 +9,7 @@ import pytest
 from mmalign import __version__
 from mmalign.cli import COMMANDS, main
 from mmalign.config import parse_options
+from mmalign.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,3 +131,38 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str], words: list[str], 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.strip() == __version__
+
+
+def test_a_users_fault_is_told_in_a_line_and_traced_on_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fuse-difficulty", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "out")]
+    assert main(words) == 2
+    assert "no scores in" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no scores in"):
+        main([*words, "--traceback"])
+    monkeypatch.setenv("MMALIGN_DEBUG", "1")
+    with pytest.raises(UserError, match="no scores in"):
+        main(words)
+
+
+def test_a_fault_of_ours_is_not_told_as_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def broken(options: object) -> None:
+        raise ValueError("a fault of the program")
+
+    monkeypatch.setattr("mmalign.runs.difficulty.run_fuse", broken)
+    with pytest.raises(ValueError, match="a fault of the program"):
+        main(["fuse-difficulty", str(tmp_path / "no.parquet"), "--out", str(tmp_path / "out")])
+
+
+def test_options_are_printed_as_the_yaml_that_gives_them_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "preference", "--model", "m", "--data", "p.parquet", "--out", "o", "--beta", "0.2", "--objective", "dpo", "ipo"]
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--print-config"])
+    assert stop.value.code == 0
+    config = capsys.readouterr().out
+    (tmp_path / "run.yaml").write_text(config)
+    with pytest.raises(SystemExit):
+        main(["train", "preference", "--config", str(tmp_path / "run.yaml"), "--print-config"])
+    assert capsys.readouterr().out == config
+    assert "beta: 0.2" in config

@@ -126,7 +126,8 @@ def test_every_command_that_takes_a_precision_takes_bits() -> None:
     takes = {"train sft", "train preference", "train listwise", "score-difficulty", "cache-logps", "evaluate"}
     found = set()
     for name, command in COMMANDS.items():
-        options = getattr(importlib.import_module(f"mmalign.runs.{command.module}"), command.options)
+        module, _, options_name = command.options.partition(":")
+        options = getattr(importlib.import_module(f"mmalign.options.{module}"), options_name)
         found |= {name} if issubclass(options, PrecisionOptions) else set()
     assert found >= takes
 

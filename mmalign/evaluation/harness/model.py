@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mmalign.data.encode import batch_prompts
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
+from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
 from mmalign.options.precision import Dtype
 
@@ -56,9 +57,9 @@ class HarnessModel(lmms):
         # It passes max_batch_size on whether or not it was typed.
         unknown.pop("max_batch_size", None)
         if unknown:
-            raise ValueError(f"unknown model arguments {', '.join(unknown)}; known: pretrained, dtype, batch_size, device")
+            raise UserError(f"unknown model arguments {', '.join(unknown)}; known: pretrained, dtype, batch_size, device")
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; expected one process: start lmms-eval without accelerate launch")
+            raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; expected one process: start lmms-eval without accelerate launch")
         self.batch_size = int(batch_size)
         model, self.processor = load_mllm(pretrained, dtype=dtype)
         # The class of a loaded model is known at run time only.
@@ -115,7 +116,7 @@ class HarnessModel(lmms):
         visuals = doc_to_visual(self.task_dict[task][split][doc_id]) or []
         odd = [type(visual).__name__ for visual in visuals if not isinstance(visual, Image.Image)]
         if odd:
-            raise ValueError(f"task {task} shows {', '.join(sorted(set(odd)))}; expected images: video and audio are not supported")
+            raise UserError(f"task {task} shows {', '.join(sorted(set(odd)))}; expected images: video and audio are not supported")
         # Images stand before the text, as in training; a placeholder that the task writes would be one too many.
         text = context.replace(getattr(self.processor, "image_token", "<image>"), "").strip()
         return _Request(place, text, [load_image(image) for image in visuals], settings)

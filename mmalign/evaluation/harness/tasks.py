@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmalign.data.images import resolve_image_path
+from mmalign.errors import UserError
 from mmalign.evaluation.harness.pope_task import METRICS
 from mmalign.evaluation.pope import PopeQuestion
 
@@ -62,7 +63,7 @@ def write_pope_task(
     for question in questions:
         path = resolve_image_path(question.image, root=images)
         if not path.is_file():
-            raise ValueError(f"image not found: {path}; name the folder of POPE's images")
+            raise UserError(f"image not found: {path}; name the folder of POPE's images")
         label = "yes" if question.is_yes else "no"
         rows.append({"id": question.id, "split": question.split, "image": str(path), "text": question.text, "label": label})
     out.mkdir(parents=True, exist_ok=True)

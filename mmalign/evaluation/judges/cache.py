@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from mmalign.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -93,7 +95,7 @@ def _parse(line: bytes, place: str) -> dict[str, Any]:
             return row
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise ValueError(f"{place} is no judgement: {line[:80]!r}; remove the line to have its prompt asked again")
+    raise UserError(f"{place} is no judgement: {line[:80]!r}; remove the line to have its prompt asked again")
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

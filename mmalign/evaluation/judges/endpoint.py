@@ -18,6 +18,7 @@ from urllib.parse import urlparse
 
 import yaml
 
+from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.rows import read_choice
 
@@ -79,7 +80,7 @@ class OpenAIJudge:
             ImportError: If the client is not installed.
         """
         if concurrency < 1 or max_retries < 0 or timeout <= 0:
-            raise ValueError(
+            raise UserError(
                 f"concurrency is {concurrency}, max_retries {max_retries} and timeout {timeout}; expected at least 1, 0 and more than 0"
             )
         self._model, self._decoding, self._option = model, dict(decoding), option
@@ -116,7 +117,7 @@ class OpenAIJudge:
         left = self._cache.missing(prompts)
         if left:
             total = len(dict.fromkeys(prompts))
-            raise ValueError(
+            raise UserError(
                 f"{self._model} left {len(left)} of {total} prompts unanswered; {total - len(left)} are answered and cached in "
                 f"{self._cache.path}, and running again goes on with the rest. First reason: {failures.reasons[0]}"
             )
@@ -203,7 +204,7 @@ def _read_key(variable: str | None) -> str | None:
         return None
     key = os.environ.get(variable)
     if not key:
-        raise ValueError(
+        raise UserError(
             f"the environment variable {variable} is not set; set it to the endpoint's key, or name none if it needs none "
             "(--judge-key-env none, or another variable's name)"
         )
@@ -242,7 +243,7 @@ def merge_decoding(given: Mapping[str, Any], *, usual: Mapping[str, Any] = DECOD
         ValueError: If a setting is one that a request says anyway.
     """
     if taken := [name for name in given if name in _RESERVED]:
-        raise ValueError(
+        raise UserError(
             f"the judge's decoding holds {', '.join(taken)}, which can't be set; expected such as {{max_completion_tokens: 4096}}"
         )
     kept = {name: value for name, value in usual.items() if name != "max_tokens" or "max_completion_tokens" not in given}

@@ -15,6 +15,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 from mmalign.data.encode import batch_prompts
 from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
+from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
@@ -94,14 +95,14 @@ def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> in
     """
     length = decoding.get("max_new_tokens", default)
     if set(decoding) - {"max_new_tokens"} or not isinstance(length, int) or length < 1:
-        raise ValueError(f"{option} is {dict(decoding)}; a local model decodes greedily and takes max_new_tokens alone")
+        raise UserError(f"{option} is {dict(decoding)}; a local model decodes greedily and takes max_new_tokens alone")
     return length
 
 
 def _hash_checkpoint(folder: Path) -> str:
     """Hash what decides the answers: configs, tokenizer, template and weights."""
     if not (folder / "config.json").is_file():
-        raise ValueError(f"no checkpoint at {folder}: expected a folder with config.json; merge an adapter into its base first")
+        raise UserError(f"no checkpoint at {folder}: expected a folder with config.json; merge an adapter into its base first")
     files = [path for path in sorted(folder.iterdir()) if path.suffix in {".json", ".jinja", ".model", ".safetensors", ".txt"}]
     return hashlib.sha256("".join(f"{path.name} {hash_file(path)}\n" for path in files if path.is_file()).encode()).hexdigest()
 
