@@ -20,6 +20,8 @@ Span = tuple[int, int]
 # Stands for an answer while the text around it is looked at; private-use letters occur in no template.
 _STAND_IN = "\ue000{}\ue001"
 
+_TEXT_ALONE = "it is a text model's; save a multimodal one, which places images, as chat_template.jinja beside the processor"
+
 
 @dataclass(frozen=True)
 class RenderedChat:
@@ -52,6 +54,10 @@ def _apply(processor: Any, messages: Sequence[Message], **options: bool) -> str:
         text = processor.apply_chat_template(list(messages), tokenize=False, **options)
     except jinja2.TemplateError as error:
         raise UserError(f"the chat template refuses this conversation: {error}") from error
+    except TypeError as error:
+        raise UserError(f"the chat template can't read messages in parts ({error}): {_TEXT_ALONE}") from error
+    if any(isinstance(message["content"], list) and str(message["content"]) in text for message in messages):
+        raise UserError(f"the chat template writes a message's parts as source text ({str(messages[0]['content'])[:60]}): {_TEXT_ALONE}")
     return _with_begin(processor, text)
 
 

@@ -164,6 +164,34 @@ def test_a_template_that_changes_words_is_refused(qwen: Any) -> None:
         render(upper, chat("what", "a dog").messages, add_generation_prompt=False)
 
 
+SOURCE = "writes a message's parts as source text"
+TEXT_MODELS = {
+    "{{ m['role'] + ': ' }}{{ m['content'] }}": SOURCE,
+    "{{ m['role'] + ': ' }}{{ m['content'] | trim }}": SOURCE,
+    "{% if m['role'] == 'user' %}{{ m['content'][0]['text'] }}{% else %}{{ m['content'] }}{% endif %}": SOURCE,
+    "{{ m['role'] + ': ' + m['content'] }}": "can't read messages in parts .*can only concatenate",
+}
+
+
+@pytest.mark.parametrize("body", TEXT_MODELS)
+def test_a_text_models_template_is_refused_by_name(qwen: Any, body: str) -> None:
+    text = copy.copy(qwen)
+    text.chat_template = f"{{% for m in messages %}}{body}{{{{ '\n' }}}}{{% endfor %}}"
+    prompt = pair(images=[]).prompt
+    reason = f"the chat template {TEXT_MODELS[body]}.*: it is a text model's; save a multimodal one"
+    with pytest.raises(ValueError, match=reason):
+        encode_row(text, pair(images=[]))
+    with pytest.raises(ValueError, match=reason):
+        describe_end(text, [2], "token")
+    if "if" not in body:
+        with pytest.raises(ValueError, match=reason):
+            encode_questions(text, images=[], prompts=[prompt])
+
+
+def test_words_that_look_like_parts_are_words(qwen: Any) -> None:
+    assert answers(qwen, chat("what is it", "[{'type': 'text', 'text': 'a dog'}]")).startswith("[{'type': 'text'")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_words_that_mean_an_image_are_refused_by_name(family: str) -> None:
     _, processor = FAMILIES[family]()
