@@ -34,7 +34,7 @@ def read_messages(value: Any, what: str) -> list[Message]:
     """Bring a conversation to one form: every message with a list of parts. An image part keeps its own picture under ``image``.
 
     Args:
-        value: Plain text, which is a user's turn, or a list of messages.
+        value: Plain text, which is a user's turn, a list of messages, or one message alone.
         what: Name of the column, for errors.
 
     Raises:
@@ -43,9 +43,22 @@ def read_messages(value: Any, what: str) -> list[Message]:
     if isinstance(value, str):
         _refuse_json(value, what)
         value = [{"role": "user", "content": value}]
+    value = list_messages(value)
     if not isinstance(value, list) or not value:
         raise UserError(f"{what} is {_kind(value)}; expected text or a list of messages")
     return [_message(message, what) for message in value]
+
+
+def list_messages(value: Any) -> Any:
+    """Bring one message alone to a list, and messages that ``datasets`` stored key by key (a Sequence of a dict); others stay."""
+    if not isinstance(value, Mapping):
+        return value
+    if not value or not all(isinstance(held, list) for held in value.values()):
+        return [value]
+    lengths = {str(key): len(held) for key, held in value.items() if held}
+    if len(set(lengths.values())) > 1:
+        raise UserError(f"messages stored key by key differ in number: {', '.join(f'{n} {key}' for key, n in lengths.items())}")
+    return [dict(zip(lengths, held, strict=True)) for held in zip(*(value[key] for key in lengths), strict=True)]
 
 
 def place_images(messages: Sequence[Message], images: Sequence[Any], what: str = "prompt") -> tuple[list[Message], list[Any]]:
@@ -111,7 +124,8 @@ def _message(message: Any, what: str) -> Message:
     extra = [str(key) for key, value in message.items() if key not in names and not _is_empty(value)]
     if extra:
         raise UserError(f"a message of {what} has {', '.join(extra)}, which can't be used; expected {' and '.join(names)} alone")
-    role = _ROLES.get(message[names[0]], message[names[0]]) if names[0] == "from" else message[names[0]]
+    role = message[names[0]]
+    role = _ROLES.get(str(role), role) if names[0] == "from" else role
     if role not in ("system", "user", "assistant"):
         raise UserError(f"a message of {what} has the role {role!r}; expected system, user or assistant")
     parts = _parts(message[names[1]], what)

@@ -14,7 +14,16 @@ from typing import Any
 from PIL import Image
 
 from mmalign.data.images import load_image
-from mmalign.data.messages import Message, inline_image, place_images, read_messages, shared_beginning, text_of, without_images
+from mmalign.data.messages import (
+    Message,
+    inline_image,
+    list_messages,
+    place_images,
+    read_messages,
+    shared_beginning,
+    text_of,
+    without_images,
+)
 from mmalign.errors import UserError
 
 PAIR_COLUMNS = ("chosen", "rejected")
@@ -100,8 +109,8 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     """Decode and check one preference pair.
 
     Args:
-        raw: A row as ``datasets`` gives it. Without ``prompt``, chosen and rejected are whole conversations, and what they begin with
-            together is the prompt.
+        raw: A row as ``datasets`` gives it. The prompt may stand under ``conversations``, as in LLaMA-Factory's files. Without it,
+            chosen and rejected are whole conversations, and what they begin with together is the prompt.
         index: Position in the data set: the id of a row without one.
         image_root: Folder that relative image paths start from.
         with_images: False reads the words alone, without the images and their places.
@@ -137,7 +146,7 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
         raise UserError("two responses are the same text")
     if len(set(scores)) == 1:
         raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
-    prompt, images = _with_images(raw, read_messages(raw["prompt"], "prompt"), image_root, "prompt")
+    prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
     return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True))
 
@@ -159,11 +168,12 @@ def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
 
 
 def response_text(value: Any, name: str) -> str:
-    """Return the text of a response given as a string or as one assistant message.
+    """Return the text of a response given as a string or as one assistant message, alone or in a list.
 
     Raises:
         ValueError: If it is empty, has several turns, or is not text.
     """
+    value = list_messages(value)
     if not isinstance(value, (str, list)):
         raise UserError(f"{name} is a {type(value).__name__}; expected text or one assistant message")
     return _answer([Message(role="assistant", content=value)] if isinstance(value, str) else value, name)
@@ -182,9 +192,10 @@ def _answer(messages: Sequence[Any], name: str) -> str:
 
 def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
     """Part a pair into prompt and two responses, whichever of the three repeat the prompt."""
-    sides = [raw["chosen"], raw["rejected"]]
-    if raw.get("prompt") is not None:
-        prompt = read_messages(raw["prompt"], "prompt")
+    sides = [list_messages(raw[name]) for name in PAIR_COLUMNS]
+    what = next((name for name in ("prompt", "conversations") if raw.get(name) is not None), None)
+    if what is not None:
+        prompt = _read_prompt(raw[what], what)
         chosen, rejected = (_behind(prompt, side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
         return prompt, chosen, rejected
     if any(isinstance(side, str) for side in sides):
@@ -197,6 +208,16 @@ def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
         raise UserError("the row has no prompt, and chosen and rejected begin with different messages")
     chosen, rejected = (_answer(side[len(prompt) :], name) for side, name in zip((first, second), PAIR_COLUMNS, strict=True))
     return prompt, chosen, rejected
+
+
+def _read_prompt(value: Any, what: str) -> list[Message]:
+    """The turns before the answer. An assistant's turn without words at their end is the answer's own, still to be written."""
+    messages = read_messages(value, what)
+    if messages[-1]["role"] == "assistant" and not text_of(messages[-1]):
+        messages.pop()
+    if not messages:
+        raise UserError(f"{what} holds no words")
+    return messages
 
 
 def _behind(prompt: list[Message], side: Any, name: str) -> str:

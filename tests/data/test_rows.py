@@ -52,6 +52,7 @@ def test_the_row_itself_is_left_as_it_was() -> None:
         ({"chosen": None}, "chosen is a NoneType; expected text or one assistant message"),
         ({"chosen": [{"role": "user", "content": "x"}]}, "chosen must be one assistant message"),
         ({"images": [b"junk"]}, "not an image that Pillow can read"),
+        ({"images": ""}, "image path is empty; a row without an image has null there"),
         ({"prompt": []}, "prompt is an empty list; expected text or a list of messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}] * 2}]}, "prompt has 2 image placeholders for 1 images"),
         ({"prompt": [{"role": "system", "content": "x"}]}, "no user turn to place them in"),
@@ -105,3 +106,46 @@ def test_lists_in_both_forms() -> None:
 def test_lists_that_cant_be_used(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_list({**SCORED, **change}, index=0)
+
+
+def turn(role: str, words: str) -> dict[str, str]:
+    return {"from": role, "value": words}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"conversations": [turn("human", "<image>\nWhat is it?")], "chosen": turn("gpt", "a dog"), "rejected": turn("gpt", "a cat")},
+        {"prompt": {"role": "user", "content": "What is it?"}, "chosen": {"role": "assistant", "content": "a dog"}, "rejected": "a cat"},
+        {
+            "prompt": {"role": ["user"], "content": ["What is it?"]},
+            "chosen": "a dog",
+            "rejected": {"role": ["assistant"], "content": ["a cat"]},
+        },
+        {"prompt": {"from": ["human"], "value": ["What is it?"], "weight": []}, "chosen": "a dog", "rejected": "a cat"},
+    ],
+    ids=["LLaMA-Factory", "one message", "key by key", "a key that is empty"],
+)
+def test_a_message_alone_and_messages_stored_key_by_key(raw: dict[str, Any]) -> None:
+    row = read_pair({"images": [random_image(0)], **raw}, index=0)
+    assert row.prompt == [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}]
+    assert (row.chosen, row.rejected) == ("a dog", "a cat")
+
+
+def test_messages_stored_key_by_key_are_as_many_of_each() -> None:
+    with pytest.raises(ValueError, match="messages stored key by key differ in number: 2 role, 1 content"):
+        read_pair({**PLAIN, "prompt": {"role": ["user", "assistant"], "content": ["What is it?"]}}, index=0)
+
+
+def test_a_list_of_responses_takes_messages_alone() -> None:
+    responses = [{"role": "assistant", "content": "a dog"}, [{"role": "assistant", "content": "a cat"}], "no"]
+    assert read_list({"prompt": "What is it?", "responses": responses, "scores": [2, 1, 0]}, index=0).responses == ["a dog", "a cat", "no"]
+
+
+def test_an_answer_that_has_not_begun_is_no_turn_of_the_prompt() -> None:
+    begun = [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": ""}]
+    assert read_pair({**PLAIN, "prompt": begun}, index=0) == read_pair(PLAIN, index=0)
+    scored = {"images": [], "responses": ["a dog", "a cat"], "scores": [1, 0]}
+    assert read_list({**scored, "prompt": begun}, index=0) == read_list({**scored, "prompt": begun[:1]}, index=0)
+    with pytest.raises(ValueError, match="prompt holds no words"):
+        read_pair({**PLAIN, "prompt": begun[1:]}, index=0)

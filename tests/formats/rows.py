@@ -95,6 +95,14 @@ PAIRS = Section(
             note="Answers that repeat the prompt are read as well where there is one.",
         ),
         _form(
+            "LLaMA-Factory's: the prompt as conversations, an answer a message",
+            "pairs",
+            '[{"images": ["a.png"], "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}],\n'
+            '  "chosen": {"from": "gpt", "value": "A dog."}, "rejected": {"from": "gpt", "value": "A cat."}}]',
+            READ,
+            note="A message alone stands for a list of one everywhere.",
+        ),
+        _form(
             "An answer that has begun",
             "pairs",
             '{"images": ["a.png"], "prompt": [{"role": "user", "content": "What is it?"}, {"role": "assistant", "content": "It is a"}],\n'
