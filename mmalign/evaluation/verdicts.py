@@ -29,7 +29,10 @@ _LABEL = re.compile(
     r"(?=(?:in-?|non-)?correct\b|unclear\b)"
 )
 # Words that turn the verdict behind them; "not only correct" is correct.
-_NEGATION = re.compile(r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere|far from|\w+n't)\b")
+_NEGATION = re.compile(
+    r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere|no (?:reason|grounds?|basis)|far from"
+    r"|\w+n't)\b"
+)
 # Where a thought ends; what stands before it does not negate what stands behind.
 _BREAK = re.compile(r"[.!?;:,\n\u2014()\"]|\b(?:and|but|so|hence|therefore|thus|because|since|as|yet|while|whereas|although)\b")
 # Not said of the prediction: asked, supposed, or weighed.
