@@ -235,6 +235,9 @@ def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | N
         if raw.get(name):
             raise UserError(f"the row has {name}: {reason}, which can't be trained on here")
     values = raw.get("images") if raw.get("images") is not None else raw.get("image")
+    if isinstance(values, Mapping) and not any(values.values()):
+        # How Parquet of other programs holds that a row has no image: a struct of nulls.
+        values = None
     given = [] if values is None else values if isinstance(values, list) else [values]
     placed, ordered = place_images(messages, given, what)
     return placed, [load_image(inline_image(value) if isinstance(value, str) else value, root=root) for value in ordered]

@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from datasets import Dataset, Features, Image, List, Value
+from datasets import Dataset, DatasetDict, Features, Image, List, Sequence, Value
 
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
-from mmalign.data.rows import read_pair
+from mmalign.data.rows import read_chat, read_pair
 from tests.formats.pictures import PICTURES
 from tests.tiny_models import pair_rows
 
@@ -50,6 +52,34 @@ def test_no_files_and_no_rows_are_errors(tmp_path: Path) -> None:
     Dataset.from_dict({"prompt": []}, features=Features({"prompt": Value("string")})).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="empty.parquet has no rows"):
         load_rows(tmp_path / "empty.parquet")
+
+
+def test_a_folder_of_save_to_disk_is_refused_by_name(tmp_path: Path) -> None:
+    dataset = Dataset.from_list([{"prompt": "what is it", "chosen": "a dog", "rejected": "a cat"}])
+    dataset.save_to_disk(tmp_path / "one")
+    DatasetDict(train=dataset).save_to_disk(tmp_path / "splits")
+    for folder in (tmp_path / "one", tmp_path / "splits", tmp_path / "splits" / "train"):
+        with pytest.raises(ValueError, match=f"{folder} was written by save_to_disk of datasets; write each split .* to_parquet"):
+            load_rows(folder)
+
+
+def test_no_image_as_parquet_of_other_programs_has_it(tmp_path: Path) -> None:
+    words = {"prompt": ["what is it"] * 3, "chosen": ["a dog"] * 3, "rejected": ["a cat"] * 3}
+    images = [{"bytes": PICTURES["a.png"], "path": None}, {"bytes": None, "path": None}, None]
+    pq.write_table(pa.table({"image": images, **words}), tmp_path / "pairs.parquet")
+    rows = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "pairs.parquet"))]
+    assert [len(row.images) for row in rows] == [1, 0, 0]
+
+
+def test_messages_that_datasets_stored_key_by_key(tmp_path: Path) -> None:
+    turns = Features({"conversations": Sequence({"from": Value("string"), "value": Value("string")})})
+    said = [{"from": ["human", "gpt"], "value": ["what is it", "a dog"]}, {"from": ["human", "gpt"], "value": ["and this", "a cat"]}]
+    Dataset.from_dict({"conversations": said}, features=turns).to_parquet(tmp_path / "chats.parquet")
+    rows = [read_chat(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "chats.parquet"))]
+    assert [[(m["role"], m["content"][0]["text"]) for m in row.messages] for row in rows] == [
+        [("user", "what is it"), ("assistant", "a dog")],
+        [("user", "and this"), ("assistant", "a cat")],
+    ]
 
 
 def test_reject_share_must_be_a_share(tmp_path: Path) -> None:
