@@ -65,7 +65,8 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
         # Options that don't go together.
         parser.error(str(error))
     if prints:
-        parser.exit(0, yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True))
+        print(yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True), end="")
+        parser.exit(0)
     return options
 
 

@@ -35,7 +35,7 @@ def find_data_files(source: Path) -> list[Path]:
     """
     written = {path.name for path in source.glob("*.json")}
     if "dataset_dict.json" in written or {"state.json", "dataset_info.json"} <= written:
-        raise ValueError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
+        raise UserError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
     files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _READERS)
     if not files or any(path.suffix not in _READERS for path in files):
         raise UserError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")

@@ -83,7 +83,7 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
 def resolve_image_path(value: str | Path, *, root: Path | None) -> Path:
     """Join a path of a data row to its root, and refuse one that leads out of it."""
     if not str(value).strip():
-        raise ValueError("image path is empty; a row without an image has null there, or no such column")
+        raise UserError("image path is empty; a row without an image has null there, or no such column")
     if root is None:
         if not Path(value).is_absolute():
             raise UserError(f"image path {str(value)!r} is relative; pass the folder it starts from as --image-root")
