@@ -3,6 +3,7 @@
 What run.sh prints is what it runs; the default suite runs those commands in this process, ``-m slow`` runs the shell file itself.
 """
 
+import importlib
 import json
 import math
 import os
@@ -53,9 +54,9 @@ def parse(words: list[str]) -> Any:
     """Parse a printed command as mmalign would."""
     words = words[words.index("mmalign") + 1 :]
     name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in cli.COMMANDS)
-    command = cli.COMMANDS[name]
-    options = getattr(__import__(f"mmalign.runs.{command.module}", fromlist=["_"]), command.options)
-    return parse_options(options, words[len(name.split()) :], prog=name, description="")
+    module, _, options = cli.COMMANDS[name].options.partition(":")
+    options_class = getattr(importlib.import_module(f"mmalign.options.{module}"), options)
+    return parse_options(options_class, words[len(name.split()) :], prog=name, description="")
 
 
 def test_every_family_has_its_recipe() -> None:
