@@ -25,6 +25,10 @@ from scripts.smoke_models import (
     tokenizer_with,
 )
 
+# The sizes and tokens of the models that recipes share, by the names that tests know them by.
+from scripts.smoke_models import QWEN_TOKENS as QWEN_TOKENS  # isort: skip
+from scripts.smoke_models import SIZES as SIZES  # isort: skip
+
 CLIP = {**TOWER, "model_type": "clip_vision_model", "image_size": 28, "patch_size": 14, "projection_dim": 32}
 SIGLIP = {**TOWER, "model_type": "siglip_vision_model", "image_size": 28, "patch_size": 14}
 
