@@ -84,6 +84,8 @@ def resolve_image_path(value: str | Path, *, root: Path | None) -> Path:
     """Join a path of a data row to its root, and refuse one that leads out of it."""
     if not str(value).strip():
         raise UserError("image path is empty; a row without an image has null there, or no such column")
+    if "\0" in str(value):
+        raise UserError(f"image path {str(value)[:200]!r} holds a zero byte, which no path can")
     if root is None:
         if not Path(value).is_absolute():
             raise UserError(f"image path {str(value)!r} is relative; pass the folder it starts from as --image-root")

@@ -7,6 +7,7 @@ holds text or parts. What has no place in this form is refused by name: nothing 
 import base64
 import binascii
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypedDict
@@ -19,6 +20,7 @@ IMAGE_TAG = "<image>"
 
 _ROLES = {"human": "user", "gpt": "assistant"}
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 # Hints to a server of how finely to look; a local processor has its own setting.
 _UNUSED_KEYS = ("detail",)
 
@@ -184,15 +186,23 @@ def inline_image(value: str) -> str | bytes:
     Raises:
         ValueError: For an address that would have to be fetched.
     """
-    scheme = urlparse(value[:64]).scheme.lower() if ":" in value[:64] else ""
+    found = _SCHEME.match(value)
+    scheme = found.group(1).lower() if found else ""
     if scheme == "data":
         head, _, body = value.partition(",")
         return _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
     if scheme == "file":
-        return unquote(urlparse(value).path)
+        return _file_path(value)
     if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
         raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
     return value
+
+
+def _file_path(value: str) -> str:
+    try:
+        return unquote(urlparse(value).path)
+    except ValueError as error:
+        raise UserError(f"image {value[:200]!r} is no file address: {error}") from error
 
 
 def _base64(text: str) -> bytes:

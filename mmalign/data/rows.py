@@ -5,7 +5,7 @@ A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational o
 ``images`` and ``messages``. All accept ``image`` for ``images``.
 """
 
-import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,7 +140,7 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     if len(responses) < 2 or len(scores) != len(responses):
         raise UserError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
     for score in scores:
-        if not (isinstance(score, (int, float)) and math.isfinite(score)):
+        if not (isinstance(score, (int, float)) and abs(score) <= sys.float_info.max):
             raise UserError(f"scores hold {score!r}; expected finite numbers")
     if len(set(responses)) < len(responses):
         raise UserError("two responses are the same text")

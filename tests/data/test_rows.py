@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mmalign.data.rows import check_columns, read_chat, read_list, read_pair
+from mmalign.errors import UserError
 from tests.tiny_models import random_image
 
 PLAIN = {"images": [random_image(0)], "prompt": "What is it?", "chosen": "a dog", "rejected": "a cat"}
@@ -53,13 +54,17 @@ def test_the_row_itself_is_left_as_it_was() -> None:
         ({"chosen": [{"role": "user", "content": "x"}]}, "chosen must be one assistant message"),
         ({"images": [b"junk"]}, "not an image that Pillow can read"),
         ({"images": ""}, "image path is empty; a row without an image has null there"),
+        ({"images": ["a\0.png"]}, r"image path 'a\\x00.png' holds a zero byte"),
+        ({"images": ["http://[a/b.png"]}, r"image 'http://\[a/b.png' is an address"),
+        ({"images": ["file://[a/b.png"]}, r"image 'file://\[a/b.png' is no file address: Invalid IPv6 URL"),
+        ({"images": ["//[a: b.png"]}, r"image path '//\[a: b.png' is absolute"),
         ({"prompt": []}, "prompt is an empty list; expected text or a list of messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}] * 2}]}, "prompt has 2 image placeholders for 1 images"),
         ({"prompt": [{"role": "system", "content": "x"}]}, "no user turn to place them in"),
     ],
 )
 def test_faults_of_a_pair(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_pair({**PLAIN, **change}, index=0)
 
 
@@ -71,7 +76,7 @@ def test_faults_of_a_pair(change: dict[str, Any], message: str) -> None:
     ],
 )
 def test_faults_of_a_chat(messages: list[dict[str, str]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_chat({"images": [random_image(0)], "messages": messages}, index=0)
 
 
@@ -97,6 +102,8 @@ def test_lists_in_both_forms() -> None:
         ({"responses": ["a dog"], "scores": [1.0]}, "row has 1 responses and 1 scores; expected two or more"),
         ({"scores": [1.0, 0.5]}, "row has 3 responses and 2 scores"),
         ({"scores": [1.0, None, 0.0]}, "scores hold None; expected finite numbers"),
+        ({"scores": [1, 10**400, 0]}, "scores hold 10+; expected finite numbers"),
+        ({"scores": [1.0, float("nan"), 0.0]}, "scores hold nan; expected finite numbers"),
         ({"scores": [1.0, float("inf"), 0.0]}, "scores hold inf; expected finite numbers"),
         ({"scores": [1.0, 1.0, 1.0]}, "every response has score 1: there is no preference to learn"),
         ({"responses": ["a dog", "a cat", "a dog"]}, "two responses are the same text"),
@@ -104,7 +111,7 @@ def test_lists_in_both_forms() -> None:
     ],
 )
 def test_lists_that_cant_be_used(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         read_list({**SCORED, **change}, index=0)
 
 
