@@ -21,6 +21,8 @@ BELOW |= {
     room: {"engine", "models", "data", "losses", "options"}
     for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
+# A report shows metrics as their benchmarks declare them.
+BELOW["reports"] = BELOW["reports"] | {"evaluation"}
 ROOMS = set(BELOW)
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -3,30 +3,64 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
-from mmalign.evaluation.amber_generative import Scene, Words, score_descriptions
+from mmalign.evaluation.amber_generative import Scene, Words, description_values
 from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_file
+from mmalign.evaluation.items import Item
+from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, ratio, within
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.word_similarity import choose_similarity
-from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
+from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.options.evaluate import EvaluateOptions
 
 GENERATIVE = "generative"
 # As captions are cut for CHAIR; AMBER's own text names no limit, and lmms-eval takes 2048.
 DESCRIPTION_LENGTH = 512
-# Keys of the result -> types of the annotations. The type of a relation question tells its answer: both are one kind.
+# Types of the annotations -> kinds. The type of a relation question tells its answer: both are one kind.
 KINDS = {
-    "existence": ("discriminative-hallucination",),
-    "attribute": ("discriminative-attribute-state", "discriminative-attribute-number", "discriminative-attribute-action"),
-    "state": ("discriminative-attribute-state",),
-    "number": ("discriminative-attribute-number",),
-    "action": ("discriminative-attribute-action",),
-    "relation": ("discriminative-relation", "relation"),
+    "discriminative-hallucination": "existence",
+    "discriminative-attribute-state": "state",
+    "discriminative-attribute-number": "number",
+    "discriminative-attribute-action": "action",
+    "discriminative-relation": "relation",
+    "relation": "relation",
 }
+# Keys of the result -> kinds.
+PARTS = {"existence": ["existence"], "attribute": ["state", "number", "action"]}
+PARTS |= {kind: [kind] for kind in ("state", "number", "action", "relation")}
+# What the script's counters start at.
+START = 0.001
+
+
+def _percent(top: str, bottom: str, *, start: float = START) -> Formula:
+    return ratio(top, bottom, scale=100, start=start, digits=1)
+
+
+def _question_formulas(*, start: float = START, epsilon: float = 1e-4) -> dict[str, Formula]:
+    """No is the positive class. F1 comes from rounded precision and recall."""
+
+    def f1(precision: Array, recall: Array) -> Array:
+        return harmonic_mean(precision / 100, recall / 100, epsilon=epsilon) * 100
+
+    precision, recall = _percent("right_no", "said_no", start=start), _percent("right_no", "are_no", start=start)
+    return {
+        "accuracy": _percent("right", "answers", start=start),
+        "precision": precision,
+        "recall": recall,
+        "f1": combine(f1, precision, recall, digits=1),
+        "yes_ratio": _percent("said_yes", "answers", start=0),
+    }
+
+
+QUESTIONS = _question_formulas()
+CHAIR = _percent("hallucinated", "nouns")
+HAL = combine(lambda clean: 100 - clean, ratio("clean", "descriptions", scale=100, start=START), digits=1)
+# Both have one decimal, so that two are exact.
+SCORE = combine(lambda chair, f1: (100 - chair + f1) / 2, CHAIR, QUESTIONS["f1"], digits=2)
 
 
 @dataclass(frozen=True)
@@ -40,20 +74,51 @@ class AmberQuestion:
 
 @dataclass(frozen=True)
 class Amber(Benchmark):
-    """AMBER's annotations.
+    """AMBER's annotations. Metrics are percentages, rounded as the script rounds them; descriptions are scored alike in both modes.
+
+    The paper averages CHAIR and Cog over descriptions; the released code, which this follows, divides sums over the corpus.
 
     Attributes:
         scenes: What the images of the generative part hold, by id.
-        items: The yes-or-no questions.
+        records: The yes-or-no questions.
         asked: Prompts with images, of a query file; empty without one.
         words: How nouns are matched; None where there is nothing to describe.
     """
 
     name: ClassVar[str] = "amber"
+    title: ClassVar[str] = "AMBER"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "chair": Metric("CHAIR: absent among the named objects", "lower", "percent", drawn=True, formula=CHAIR),
+        "cover": Metric("Cover: present objects named", "higher", "percent", drawn=True, formula=_percent("covered", "truth")),
+        "hal": Metric("Hal: descriptions with an absent object", "lower", "percent", drawn=True, formula=HAL),
+        "cog": Metric("Cog: absent objects that people imagine too", "lower", "percent", drawn=True, formula=_percent("imagined", "hallu")),
+        "accuracy": Metric("Accuracy", "higher", "percent", drawn=True, formula=QUESTIONS["accuracy"], constant=True),
+        "precision": Metric("Precision of no", "higher", "percent", formula=QUESTIONS["precision"]),
+        "recall": Metric("Recall of no", "higher", "percent", formula=QUESTIONS["recall"]),
+        "f1": Metric("F1 of no", "higher", "percent", drawn=True, formula=QUESTIONS["f1"], constant=True),
+        "yes_ratio": Metric("Share of yes", None, "percent", formula=QUESTIONS["yes_ratio"]),
+        "unknown": UNKNOWN,
+        "score": Metric("AMBER score", "higher", "percent", drawn=True, formula=SCORE),
+    }
     scenes: Mapping[str, Scene]
-    items: Sequence[AmberQuestion]
+    records: Sequence[AmberQuestion]
     asked: Sequence[Question]
     words: Words | None
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "Amber":
+        """Read the annotations and the words."""
+        return load_amber(options.data, similarity=options.similarity)
+
+    @classmethod
+    def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
+        """Those of all answers, and those of the questions by kind; pooled kinds have a counter each."""
+        whole = {name: metric.formula for name, metric in cls.metrics.items()}
+        score = whole.pop("score")
+        for part, kinds in PARTS.items():
+            of_kind = _question_formulas(start=START * len(kinds), epsilon=1e-3 if part == "existence" else 1e-4)
+            whole |= {f"{part}/{name}": within(kinds, formula) for name, formula in of_kind.items()}
+        return whole | {"score": score}
 
     @property
     def form(self) -> AnswerFormat:
@@ -69,7 +134,7 @@ class Amber(Benchmark):
 
     def required(self) -> list[str]:
         """All ids of the parts that the data hold."""
-        return [*self.scenes, *(item.id for item in self.items)]
+        return [*self.scenes, *(item.id for item in self.records)]
 
     def texts(self) -> dict[str, str]:
         """The yes-or-no questions; descriptions may be asked for in any words."""
@@ -79,66 +144,41 @@ class Amber(Benchmark):
         """How words are compared."""
         return None if self.words is None else self.words.similarity.name
 
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute percentages, rounded as the script rounds them; descriptions are scored alike in both modes."""
-        metrics: dict[str, float] = {}
-        described = {i: self.scenes[i] for i in self.scenes if i in answers}
-        if described and self.words is not None:
-            metrics |= score_descriptions(described, answers, self.words)
-        items = [item for item in self.items if item.id in answers]
-        if items:
-            score = partial(score_questions, items, mode=mode)
-            metrics |= score(answers)
-            metrics |= score_baselines(score, [item.id for item in items], leave_out=("precision", "recall", "yes_ratio", "unknown"))
-        if described and items:
-            # (100 - CHAIR + F1) / 2: both have one decimal, so that two are exact.
-            metrics["amber/score"] = round((100 - metrics["amber/chair"] + metrics["amber/f1"]) / 2, 2)
-        return metrics
+    def yes_no_ids(self) -> set[str]:
+        """All but the descriptions."""
+        return {record.id for record in self.records}
 
-
-def score_questions(items: Sequence[AmberQuestion], answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
-    """Score the yes-or-no questions, all together and by kind.
-
-    The script counts exactly "Yes" and "No" and takes anything else, "yes" and "Yes." too, for wrong.
-    """
-    replies = {item.id: read_reply(answers[item.id], mode=mode) for item in items}
-    metrics = {f"amber/{name}": value for name, value in _score_kind(items, replies, num_counters=1, epsilon=1e-4).items()}
-    metrics["amber/unknown"] = float(sum(reply is None for reply in replies.values()))
-    for kind, types in KINDS.items():
-        chosen = [item for item in items if item.type in types]
-        if chosen:
-            epsilon = 1e-3 if kind == "existence" else 1e-4
-            scores = _score_kind(chosen, replies, num_counters=len(types) if kind == "attribute" else 1, epsilon=epsilon)
-            metrics |= {f"amber/{kind}/{name}": value for name, value in scores.items()}
-    return metrics
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a description, and an item a question with its kind as its group."""
+        asked = {question.id: question for question in self.asked}
+        found = []
+        for identifier, scene in self.scenes.items():
+            if identifier in answers and self.words is not None:
+                values = description_values(answers[identifier], scene, self.words)
+                found.append(
+                    Item(
+                        id=identifier,
+                        image=asked[identifier].image if identifier in asked else None,
+                        question=asked[identifier].prompt if identifier in asked else "",
+                        response=answers[identifier],
+                        label=", ".join(scene.truth),
+                        correct=bool(values["clean"]),
+                        group=GENERATIVE,
+                        values=values,
+                    )
+                )
+        for record in self.records:
+            if record.id in answers:
+                question = asked.get(record.id, Question(record.id, None, ""))
+                reply = read_reply(answers[record.id], mode=mode)
+                found.append(binary_item(question, answers[record.id], is_yes=record.is_yes, reply=reply, group=KINDS[record.type]))
+        return found
 
 
 def read_reply(answer: str, *, mode: Mode) -> bool | None:
     """Return whether a reply is yes; None where it is neither."""
+    # The script counts exactly "Yes" and "No" and takes anything else, "yes" and "Yes." too, for wrong.
     return {"Yes": True, "No": False}.get(answer) if mode == "official" else parse_strict(answer)
-
-
-def _score_kind(
-    items: Sequence[AmberQuestion], replies: Mapping[str, bool | None], *, num_counters: int, epsilon: float
-) -> dict[str, float]:
-    """No is the positive class. Each counter of the script starts at 0.001; F1 comes from rounded precision and recall."""
-    pairs = [(item.is_yes, replies[item.id]) for item in items]
-    start = 0.001 * num_counters
-    right_no = sum(not truth and reply is False for truth, reply in pairs)
-
-    def percent(count: int, of: int) -> float:
-        return round(count / (of + start) * 100, 1)
-
-    precision = percent(right_no, sum(reply is False for _, reply in pairs))
-    recall = percent(right_no, sum(not truth for truth, _ in pairs))
-    p, r = precision / 100, recall / 100
-    return {
-        "accuracy": percent(sum(truth is reply for truth, reply in pairs), len(pairs)),
-        "precision": precision,
-        "recall": recall,
-        "f1": round(2 * p * r / (p + r + epsilon) * 100, 1),
-        "yes_ratio": round(sum(reply is True for _, reply in pairs) / len(pairs) * 100, 1),
-    }
 
 
 def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
@@ -181,10 +221,9 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
 
 
 def _read_item(row: Mapping[str, Any], path: Path) -> AmberQuestion:
-    known = {type_ for types in KINDS.values() for type_ in types}
-    if row["type"] not in known or row["truth"] not in ("yes", "no"):
+    if row["type"] not in KINDS or row["truth"] not in ("yes", "no"):
         raise UserError(
-            f"{path}: {row['id']} is of type {row['type']!r} with truth {row['truth']!r}; expected yes or no, and {', '.join(known)}"
+            f"{path}: {row['id']} is of type {row['type']!r} with truth {row['truth']!r}; expected yes or no, and {', '.join(KINDS)}"
         )
     return AmberQuestion(str(row["id"]), row["type"], row["truth"] == "yes")
 

@@ -43,7 +43,7 @@ class Words:
 
 
 class Counts(NamedTuple):
-    """What one description adds to the sums."""
+    """What one description's nouns add to the sums."""
 
     nouns: int
     hallucinated: int
@@ -51,24 +51,13 @@ class Counts(NamedTuple):
     imagined: int
 
 
-def score_descriptions(scenes: Mapping[str, Scene], answers: Mapping[str, str], words: Words) -> dict[str, float]:
-    """Compute CHAIR, Cover, Hal and Cog over all descriptions, in percent with one decimal.
-
-    The paper averages over descriptions; the released code, which this follows, divides sums over the corpus.
-    """
+def description_values(description: str, scene: Scene, words: Words) -> dict[str, float]:
+    """What one description adds to the sums."""
     # Repeats count, and case does: a sentence's first "Grass" is in no vocabulary.
-    nouns = {i: [noun for noun in find_nouns(answers[i]) if noun in words.vocabulary] for i in scenes}
-    counts = [count_nouns(nouns[i], scene, words) for i, scene in scenes.items()]
-    start = 0.001
-    num_truth = sum(len(scene.truth) for scene in scenes.values())
-    num_hallu = sum(len(scene.hallu) for scene in scenes.values())
-    clean = sum(count.hallucinated == 0 for count in counts)
-    return {
-        "amber/chair": round(sum(count.hallucinated for count in counts) / (sum(count.nouns for count in counts) + start) * 100, 1),
-        "amber/cover": round(sum(count.covered for count in counts) / (num_truth + start) * 100, 1),
-        "amber/hal": round(100 - clean / (len(counts) + start) * 100, 1),
-        "amber/cog": round(sum(count.imagined for count in counts) / (num_hallu + start) * 100, 1),
-    }
+    nouns = [noun for noun in find_nouns(description) if noun in words.vocabulary]
+    counts = count_nouns(nouns, scene, words)
+    clean = int(counts.hallucinated == 0)
+    return {**counts._asdict(), "truth": len(scene.truth), "hallu": len(scene.hallu), "clean": clean, "descriptions": 1}
 
 
 def count_nouns(nouns: Sequence[str], scene: Scene, words: Words) -> Counts:

@@ -4,7 +4,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,21 +50,21 @@ class Answer(NamedTuple):
     at_limit: bool | None = None
 
 
-def check_texts(items: Iterable[Any], *, what: str | Path) -> None:
+def check_texts(records: Iterable[Any], *, what: str | Path) -> None:
     """Check that what a benchmark's files name as texts (ids, images, questions) are texts.
 
     Args:
-        items: Dataclass instances with an ``id``; their fields of type ``str``, or ``str | None``, are looked at.
+        records: Instances of a class with an ``id``; their fields of type ``str``, or ``str | None``, are looked at.
         what: Where they come from.
 
     Raises:
         ValueError: With the first that is none.
     """
-    for item in items:
-        for one in fields(item):
-            value = getattr(item, one.name)
-            if one.type in (str, str | None) and not (isinstance(value, str) or (value is None and one.type is not str)):
-                raise UserError(f"{what}: {one.name} of question {item.id!r} is {repr(value)[:40]}; expected text")
+    for record in records:
+        for name, kind in type(record).__annotations__.items():
+            value = getattr(record, name)
+            if kind in (str, str | None) and not (isinstance(value, str) or (value is None and kind is not str)):
+                raise UserError(f"{what}: {name} of question {record.id!r} is {repr(value)[:40]}; expected text")
 
 
 def read_answer_file(path: Path) -> list[Any]:

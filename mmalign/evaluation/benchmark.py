@@ -1,16 +1,20 @@
-"""What a benchmark is to the rest of the program: files, questions, how its answers are read, and a score."""
+"""The base of all benchmarks: files, questions, how its answers are read, and the metrics of scored answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import OURS, AnswerFormat, Question
-from mmalign.evaluation.rows import read_records
-from mmalign.evaluation.yes_no import Mode
+from mmalign.evaluation.answers import OURS, AnswerFormat, Question, check_texts
+from mmalign.evaluation.items import Item, add_up
+from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
+from mmalign.evaluation.pictures import write_pictures
+from mmalign.evaluation.rows import has_pictures, read_records
+from mmalign.evaluation.yes_no import BASELINES, Mode
+from mmalign.options.evaluate import EvaluateOptions
 
 
 @dataclass(frozen=True)
@@ -19,9 +23,13 @@ class Benchmark(ABC):
 
     Attributes:
         files: Where the data came from; their hashes stand in the result.
+        images: What the rows of each file call their image, where the files hold the images too.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    # By the last part of their keys; ``formulas`` says which there are of the groups.
+    metrics: ClassVar[Mapping[str, Metric]]
     # Whether the strict mode reads anything differently.
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
@@ -29,6 +37,39 @@ class Benchmark(ABC):
     # Whether it can't be scored without one.
     needs_judge: ClassVar[bool] = False
     files: Sequence[Path]
+    images: Mapping[Path, Sequence[str]] = field(default_factory=dict, kw_only=True)
+
+    @classmethod
+    @abstractmethod
+    def load(cls, options: EvaluateOptions) -> Self:
+        """Read the data.
+
+        Raises:
+            ValueError: If files are missing, damaged, or not of the benchmark's form.
+        """
+
+    @classmethod
+    def prefix(cls) -> str:
+        """First part of its metrics' keys."""
+        return cls.name.replace("-", "_")
+
+    @classmethod
+    def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
+        """Return the formula of every metric by its key behind the benchmark's, in the order in which they are shown.
+
+        Args:
+            groups: Of the answers, as they first appear.
+        """
+        return {name: metric.formula for name, metric in cls.metrics.items()}
+
+    def check_texts(self, source: Path) -> None:
+        """Check that what the files name as texts (ids, images, questions) are texts.
+
+        Raises:
+            ValueError: With the first that is none.
+        """
+        check_texts(getattr(self, "records", ()), what=source)
+        check_texts(getattr(self, "asked", ()), what=source)
 
     @property
     def form(self) -> AnswerFormat:
@@ -48,9 +89,9 @@ class Benchmark(ABC):
             ValueError: If the data hold no questions, as where only annotations were given.
         """
 
-    @abstractmethod
     def required(self) -> Sequence[str]:
         """Ids that must be answered."""
+        return [question.id for question in self.questions()]
 
     def known(self) -> Container[str]:
         """Ids that may be answered."""
@@ -58,7 +99,7 @@ class Benchmark(ABC):
 
     def texts(self) -> Mapping[str, str]:
         """What the questions ask, by id, which answers that repeat their question are held to; empty where all ask the same."""
-        return {}
+        return {question.id: question.prompt for question in self.questions()}
 
     def parts(self) -> Sequence[Sequence[str]]:
         """Ids of the questions by file, in their order, where an answer file may hold one or several."""
@@ -69,17 +110,33 @@ class Benchmark(ABC):
         return None
 
     @abstractmethod
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Score the questions that are answered.
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """Score the questions that are answered, one by one.
 
         Args:
             answers: Responses by id; ``match_answers`` sees to it that they are whole.
-            mode: ``official`` gives the original script's number, ``strict`` a careful reading.
+            mode: ``official`` reads them as the original script does, ``strict`` as a careful reader.
             judgements: A judge's replies by id, where one was asked.
-
-        Returns:
-            ``benchmark/metric`` -> value; parts that no answer covers are left out.
         """
+
+    def yes_no_ids(self) -> Iterable[str]:
+        """Questions that constant answers are given to, as baselines."""
+        return ()
+
+    def baselines(self, answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
+        """Score constant answers to the answered questions: ``pope/always_no/f1`` stands beside ``pope/f1``."""
+        found: dict[str, float] = {}
+        ids = set(self.yes_no_ids())
+        for name, text in BASELINES.items():
+            constant = {i: text for i in answers if i in ids}
+            metrics = compute_metrics(type(self), self.items(constant, mode=mode)) if constant else {}
+            kept = [key for key in metrics if self.metrics[key.split("/")[-1]].constant]
+            found |= {key.replace("/", f"/{name}/", 1): metrics[key] for key in kept}
+        return found
+
+    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
+        """Return ``benchmark/metric`` -> value, with the baselines; parts that no answer covers are left out. Arguments as of ``items``."""
+        return compute_metrics(type(self), self.items(answers, mode=mode, judgements=judgements)) | self.baselines(answers, mode=mode)
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """What the judge is asked, by id.
@@ -99,12 +156,24 @@ class Benchmark(ABC):
 
     @property
     def holds_images(self) -> bool:
-        """Whether the question file itself holds the images."""
-        return False
+        """Whether the question files themselves hold the images, as the hub's Parquet does."""
+        return any(has_pictures(path) for path in self.images)
 
     def write_images(self, folder: Path) -> bool:
-        """Write the images that the question file itself holds; False where it holds none."""
-        return False
+        """Write the images that the question files hold, under the names that the questions have; False where they hold none."""
+        return write_pictures(list(self.images), self.images, folder)
+
+
+def evaluate_formulas(benchmark: type[Benchmark], sums: Sums) -> dict[str, Array]:
+    """Return (S,) values by metric key, of the metrics whose parts are there."""
+    formulas = benchmark.formulas(list(dict.fromkeys(group for group, _ in sums.columns)))
+    values = {key: formula(sums) for key, formula in formulas.items()}
+    return {f"{benchmark.prefix()}/{key}": value for key, value in values.items() if value is not None}
+
+
+def compute_metrics(benchmark: type[Benchmark], items: Sequence[Item]) -> dict[str, float]:
+    """Compute every metric of scored answers by its key."""
+    return {key: float(value[0]) for key, value in evaluate_formulas(benchmark, add_up(items)).items()}
 
 
 def find_question_files(

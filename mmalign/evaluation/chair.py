@@ -16,6 +16,8 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file, spread
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.image_ids import ImageIds, is_coco_file
+from mmalign.evaluation.items import Item
+from mmalign.evaluation.metrics import Metric, ratio
 from mmalign.evaluation.nltk_words import lemmatize_nouns, lemmatize_tagged, tokenize
 from mmalign.evaluation.object_words import (
     build_double_words,
@@ -29,7 +31,8 @@ from mmalign.evaluation.object_words import (
 )
 from mmalign.evaluation.rows import read_jsonl, read_text
 from mmalign.evaluation.singularize import singularize
-from mmalign.evaluation.yes_no import Mode, ratio
+from mmalign.evaluation.yes_no import Mode
+from mmalign.options.evaluate import EvaluateOptions
 
 logger = logging.getLogger(__name__)
 Variant = Literal["original", "wordnet"]
@@ -42,9 +45,13 @@ _IMAGE_FIELDS = ("image_id", "id", "image", "image_path", "file_name", "question
 OBJECT_SETS = ("*objects*.json", "*objects*.json.gz")
 
 
+# Of captions with coverage, so that silence is not rewarded.
+SENTENCE, INSTANCE, RECALL = ratio("hallucinating", "captions"), ratio("absent", "named"), ratio("covered", "present")
+
+
 @dataclass(frozen=True)
 class Chair(Benchmark):
-    """Images, the objects in each, and how the objects of a caption are found.
+    """Images, the objects in each, and how the objects of a caption are found. Both modes are one.
 
     Attributes:
         truths: Objects by image id.
@@ -55,12 +62,24 @@ class Chair(Benchmark):
     """
 
     name: ClassVar[str] = "chair"
+    title: ClassVar[str] = "CHAIR: describing the image"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "sentence": Metric("Captions with an absent object", "lower", "share", drawn=True, formula=SENTENCE),
+        "instance": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),
+        "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
+        "mentions": Metric("Objects named a caption", formula=ratio("named", "captions")),
+    }
     has_strict: ClassVar[bool] = False
     truths: Mapping[str, frozenset[str]]
     asked: Sequence[Question]
     words: Mapping[str, str]
     find: Callable[[str], list[str]]
     how: str
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "Chair":
+        """Read the words and the objects of the images."""
+        return load_chair(options.data, variant=options.variant, answers=options.answers)
 
     @property
     def form(self) -> AnswerFormat:
@@ -86,35 +105,58 @@ class Chair(Benchmark):
         """The images whose objects are known; those asked for, where it is said which."""
         return {question.id for question in self.asked} or self.truths
 
+    def texts(self) -> dict[str, str]:
+        """None: any words may ask for a caption."""
+        return {}
+
     def variant(self, *, judged: bool) -> str:
         """How objects are found."""
         return self.how
 
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute ``sentence``, ``instance`` and ``recall`` as fractions, and ``mentions`` a caption; both modes are one."""
-        mentions = {identifier: self.find(caption) for identifier, caption in answers.items()}
-        return {f"chair/{name}": value for name, value in count_hallucinations(mentions, self.truths).items()}
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a caption; it is right where it names no absent object."""
+        asked = {question.id: question for question in self.asked}
+        items = []
+        for identifier, caption in answers.items():
+            # Places are known where words are looked up as they stand; singulars made by rule have none.
+            places = find_mentions(caption, self.words) if self.how == "words" else []
+            wrong = tuple((place.start, place.end) for place in places if place.name not in self.truths[identifier])
+            question = asked.get(identifier, Question(identifier, None, ""))
+            items.append(caption_item(question, caption, named=self.find(caption), truth=self.truths[identifier], wrong=wrong))
+        return items
 
 
-def count_hallucinations(mentions: Mapping[str, Sequence[str]], truths: Mapping[str, frozenset[str]]) -> dict[str, float]:
-    """Compute CHAIR with coverage, so that silence is not rewarded.
+def caption_item(
+    question: Question, caption: str, *, named: Sequence[str], truth: frozenset[str], wrong: tuple[tuple[int, int], ...] = ()
+) -> Item:
+    """Return the item of a caption.
 
     Args:
-        mentions: Objects named in each caption, by image id.
-        truths: Objects in each image.
-
-    Returns:
-        ``sentence``: captions with an absent object / captions; ``instance``: absent mentions / mentions;
-        ``recall``: distinct present objects named / objects in the images; ``mentions``: mentions a caption. 0 / 0 is 0.
+        question: What asked for it.
+        caption: What was said.
+        named: Objects that it names, repeats kept.
+        truth: Objects in the image.
+        wrong: Where absent objects stand in it, where that is known.
     """
-    absent = {i: [name for name in names if name not in truths[i]] for i, names in mentions.items()}
-    num_mentions = sum(map(len, mentions.values()))
-    return {
-        "sentence": ratio(sum(map(bool, absent.values())), len(mentions)),
-        "instance": ratio(sum(map(len, absent.values())), num_mentions),
-        "recall": ratio(sum(len(truths[i] & set(names)) for i, names in mentions.items()), sum(len(truths[i]) for i in mentions)),
-        "mentions": ratio(num_mentions, len(mentions)),
-    }
+    absent = sum(name not in truth for name in named)
+    return Item(
+        id=question.id,
+        image=question.image,
+        question=question.prompt,
+        response=caption,
+        label=", ".join(sorted(truth)) or "nothing",
+        correct=not absent,
+        values={
+            "captions": 1,
+            "naming": int(bool(named)),
+            "hallucinating": int(absent > 0),
+            "named": len(named),
+            "absent": absent,
+            "covered": len(truth & set(named)),
+            "present": len(truth),
+        },
+        wrong=wrong,
+    )
 
 
 def find_objects(

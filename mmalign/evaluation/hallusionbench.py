@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, question_id, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.items import Item
 from mmalign.evaluation.judging import fill_prompt
+from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.verdicts import find_verdict
-from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
+from mmalign.evaluation.yes_no import Mode, parse_strict
+from mmalign.options.evaluate import EvaluateOptions
 
 Form = Literal["all", "image"]
 NAME_FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id")
@@ -47,20 +49,50 @@ class HallusionQuestion:
     is_yes: bool
 
 
+# Metrics of groups that are right where every answer in them is; a question without a figure is in none of ``facc``.
+GROUPS: dict[str, Callable[[HallusionQuestion], str | None]] = {
+    "qacc": lambda question: question.pair,
+    "facc": lambda question: question.figure,
+    "easy": lambda question: None if question.is_hard else question.pair,
+    "hard": lambda question: question.pair if question.is_hard else None,
+}
+
+
+def _share(label: str, name: str, *, drawn: bool = False, constant: bool = False, pairs: bool = False) -> Metric:
+    formula = ratio(f"{name}_right", name, scale=100, digits=4)
+    return Metric(label, "higher", "percent", drawn, formula=formula, constant=constant, resampled="cluster" if pairs else "image")
+
+
 @dataclass(frozen=True)
 class HallusionBench(Benchmark):
-    """The questions, all 1,129 or the 951 with an image.
+    """The questions, all 1,129 or the 951 with an image. Metrics are percentages with four decimals.
+
+    All questions on a figure are about one image; a pair joins several, which are then resampled by set.
 
     Attributes:
-        items: Those that are scored.
+        records: Those that are scored.
         ids: Of all 1,129: answers to them serve for both forms.
     """
 
     name: ClassVar[str] = "hallusionbench"
+    title: ClassVar[str] = "HallusionBench"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "aacc": _share("Questions right (aAcc)", "aacc", drawn=True, constant=True),
+        "qacc": _share("Question pairs all right (qAcc)", "qacc", drawn=True, constant=True, pairs=True),
+        "facc": _share("Figures all right (fAcc)", "facc", drawn=True, constant=True),
+        "easy": _share("Pairs on the image as it is, all right", "easy", pairs=True),
+        "hard": _share("Pairs on an edited image, all right", "hard", pairs=True),
+        "unclear": Metric("Answers that are unclear", "lower", formula=count("unclear"), resampled=None),
+    }
     judge_wording: ClassVar[str] = PROMPT
-    items: Sequence[HallusionQuestion]
+    records: Sequence[HallusionQuestion]
     ids: frozenset[str]
     which: Form
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "HallusionBench":
+        """Read the questions."""
+        return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
 
     @property
     def form(self) -> AnswerFormat:
@@ -74,19 +106,11 @@ class HallusionBench(Benchmark):
 
     def questions(self) -> list[Question]:
         """Each as it stands."""
-        return [Question(item.id, item.image, item.question) for item in self.items]
-
-    def required(self) -> list[str]:
-        """All of the form."""
-        return [item.id for item in self.items]
+        return [Question(item.id, item.image, item.question) for item in self.records]
 
     def known(self) -> frozenset[str]:
         """Those of both forms."""
         return self.ids
-
-    def texts(self) -> dict[str, str]:
-        """The original's records repeat them."""
-        return {item.id: item.question for item in self.items}
 
     def variant(self, *, judged: bool) -> str:
         """Judge or rule, and which questions."""
@@ -94,17 +118,38 @@ class HallusionBench(Benchmark):
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """Question, reference and prediction."""
-        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.items if item.id in answers}
+        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
 
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute percentages with four decimals: ``aacc`` of questions, ``qacc`` of pairs, ``facc`` of figures.
+    def yes_no_ids(self) -> Sequence[str]:
+        """All; a constant answer is read by rule, whoever judges the model's."""
+        return self.required()
 
-        With judgements these are read, without, the answers are read by rule.
-        """
-        items = [item for item in self.items if item.id in answers]
-        codes = find_codes(items, answers, mode=mode, judgements=judgements)
-        by_rule = partial(_score_by_rule, items, mode=mode)
-        return score_codes(items, codes) | score_baselines(by_rule, answers, leave_out=("unclear", "easy", "hard"))
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
+        answered = [record for record in self.records if record.id in answers]
+        codes = find_codes(answered, answers, mode=mode, judgements=judgements)
+        right = find_right(answered, codes)
+        groups = {name: _join(answered, right, group) for name, group in GROUPS.items()}
+        items = []
+        for record in answered:
+            values: dict[str, float] = {"aacc": 1, "aacc_right": int(right[record.id]), "unclear": int(codes[record.id] == UNCLEAR)}
+            for name, whole in groups.items():
+                key = GROUPS[name](record)
+                if key in whole:
+                    values |= {name: 1, f"{name}_right": int(whole.pop(key))}
+            items.append(
+                Item(
+                    id=record.id,
+                    image=record.image,
+                    question=record.question,
+                    response=answers[record.id],
+                    label=f"{'yes' if record.is_yes else 'no'}: {record.reference}",
+                    correct=right[record.id],
+                    values=values,
+                    cluster=record.pair.rpartition("_")[0],
+                )
+            )
+        return items
 
 
 def code_by_rule(answer: str, *, is_yes: bool, mode: Mode) -> int:
@@ -139,33 +184,16 @@ def find_right(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> 
     return {item.id: codes[item.id] == RIGHT or (item.figure is None and codes[item.id] == UNCLEAR) for item in items}
 
 
-def score_codes(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> dict[str, float]:
-    """Score codes by question, pair and figure."""
-    right = find_right(items, codes)
-    figures = [item for item in items if item.figure is not None]
-    shares = {
-        "aacc": _share_of_groups(items, right, lambda item: item.id),
-        "qacc": _share_of_groups(items, right, lambda item: item.pair),
-        "facc": _share_of_groups(figures, right, lambda item: str(item.figure)),
-        "easy": _share_of_groups([item for item in items if not item.is_hard], right, lambda item: item.pair),
-        "hard": _share_of_groups([item for item in items if item.is_hard], right, lambda item: item.pair),
-    }
-    metrics = {f"hallusionbench/{name}": round(100 * share, 4) for name, share in shares.items() if share is not None}
-    return metrics | {"hallusionbench/unclear": float(sum(codes[item.id] == UNCLEAR for item in items))}
-
-
-def _score_by_rule(items: Sequence[HallusionQuestion], answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
-    return score_codes(items, {item.id: code_by_rule(answers[item.id], is_yes=item.is_yes, mode=mode) for item in items})
-
-
-def _share_of_groups(
-    items: Sequence[HallusionQuestion], right: Mapping[str, bool], group: Callable[[HallusionQuestion], str]
-) -> float | None:
-    """Share of the groups with every answer right; None without a group."""
+def _join(
+    records: Sequence[HallusionQuestion], right: Mapping[str, bool], group: Callable[[HallusionQuestion], str | None]
+) -> dict[str, bool]:
+    """Say of each group whether every answer in it is right."""
     groups: dict[str, bool] = {}
-    for item in items:
-        groups[group(item)] = groups.get(group(item), True) and right[item.id]
-    return sum(groups.values()) / len(groups) if groups else None
+    for record in records:
+        key = group(record)
+        if key is not None:
+            groups[key] = groups.get(key, True) and right[record.id]
+    return groups
 
 
 def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | None = None) -> HallusionBench:

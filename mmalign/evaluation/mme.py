@@ -3,7 +3,7 @@
 import glob
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +11,17 @@ from typing import Any, ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
-from mmalign.evaluation.pictures import write_pictures
+from mmalign.evaluation.items import Item
+from mmalign.evaluation.metrics import Formula, Metric, ratio, total, within
 from mmalign.evaluation.question_texts import core_of, normalise
-from mmalign.evaluation.rows import has_pictures, read_records, read_text
-from mmalign.evaluation.yes_no import Mode, parse_strict, score_baselines
+from mmalign.evaluation.rows import read_records, read_text
+from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.options.evaluate import EvaluateOptions
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CATEGORIES = ("existence", "count", "position", "color")
+# Of a category: accuracy + accuracy_plus (both questions of an image right), at most 200.
+POINTS = {category: within([category], ratio("points", "images")) for category in CATEGORIES}
 
 
 @dataclass(frozen=True)
@@ -58,75 +62,70 @@ class Mme(Benchmark):
     """The questions of the subset.
 
     Attributes:
-        images: What each file's rows call their image; empty for those of other categories.
         folders: Whether the images lie beside the questions, in the release's folders.
     """
 
     name: ClassVar[str] = "mme"
-    items: Sequence[MmeQuestion]
-    images: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    title: ClassVar[str] = "MME: existence, count, position, colour"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        **{name: Metric(name.capitalize(), "higher", formula=points, constant=True) for name, points in POINTS.items()},
+        "accuracy": Metric("Accuracy", "higher", "percent", formula=ratio("single", "images")),
+        "accuracy_plus": Metric("Both questions of an image right", "higher", "percent", formula=ratio("both", "images")),
+        "total": Metric("Total", "higher", drawn=True, formula=total(list(POINTS.values())), constant=True),
+        "unknown": UNKNOWN,
+    }
+    records: Sequence[MmeQuestion]
     folders: bool = False
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "Mme":
+        """Read the question files."""
+        return load_mme(options.data, answers=options.answers)
+
+    @classmethod
+    def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
+        """The points of each category with their two parts, and the total."""
+        found: dict[str, Formula] = {}
+        for category, points in POINTS.items():
+            parts = {f"{category}/{name}": within([category], cls.metrics[name].formula) for name in ("accuracy", "accuracy_plus")}
+            found |= {category: points, **parts}
+        return found | {name: cls.metrics[name].formula for name in ("total", "unknown")}
 
     @property
     def form(self) -> AnswerFormat:
         """The original's result files (image, question, truth, response between tabs), or rows by question_id (LLaVA's: text)."""
-        return AnswerFormat(text=("answer", "prediction", "text"), read_rows=partial(read_answer_rows, items=self.items))
+        return AnswerFormat(text=("answer", "prediction", "text"), read_rows=partial(read_answer_rows, records=self.records))
 
     def questions(self) -> list[Question]:
         """Each as it stands."""
-        return [Question(item.id, item.image, item.text) for item in self.items]
-
-    def required(self) -> list[str]:
-        """All."""
-        return [item.id for item in self.items]
-
-    def texts(self) -> dict[str, str]:
-        """The two questions on an image have one question_id."""
-        return {item.id: item.text for item in self.items}
+        return [Question(item.id, item.image, item.text) for item in self.records]
 
     def images_in(self, folder: Path) -> Path:
         """The release's own folders hold both."""
         return folder if self.folders else super().images_in(folder)
 
-    @property
-    def holds_images(self) -> bool:
-        """Where the files are the hub's Parquet."""
-        return any(has_pictures(path) for path in self.files)
+    def yes_no_ids(self) -> Sequence[str]:
+        """All."""
+        return self.required()
 
-    def write_images(self, folder: Path) -> bool:
-        """Write them under the names that the questions have."""
-        return write_pictures(self.files, self.images, folder)
-
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute points: ``mme/<category>`` is accuracy + accuracy_plus (both right), at most 200; ``mme/total`` their sum."""
-        score = partial(score_mme, self.items, mode=mode)
-        metrics = score(answers)
-        return metrics | score_baselines(score, answers, leave_out=("accuracy", "accuracy_plus", "unknown"))
-
-
-def score_mme(items: Sequence[MmeQuestion], answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
-    """Score the images of which both questions are answered."""
-    parse = parse_official if mode == "official" else parse_strict
-    replies = {item.id: parse(answers[item.id]) for item in items if item.id in answers}
-    right: dict[str, dict[str, list[bool]]] = {category: {} for category in CATEGORIES}
-    for item in items:
-        if item.id in replies:
-            right[item.category].setdefault(item.pair, []).append(replies[item.id] is item.is_yes)
-    metrics: dict[str, float] = {}
-    total = 0.0
-    for category, pairs in right.items():
-        whole = [pair for pair in pairs.values() if len(pair) == 2]
-        if whole:
-            accuracy = sum(50.0 * sum(pair) for pair in whole) / len(whole)
-            plus = sum(100.0 * all(pair) for pair in whole) / len(whole)
-            metrics |= {
-                f"mme/{category}": sum(50.0 * sum(pair) + 100.0 * all(pair) for pair in whole) / len(whole),
-                f"mme/{category}/accuracy": accuracy,
-                f"mme/{category}/accuracy_plus": plus,
-            }
-            total += metrics[f"mme/{category}"]
-    unknown = float(sum(reply is None for reply in replies.values()))
-    return metrics | ({"mme/total": total} if metrics else {}) | {"mme/unknown": unknown}
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a question; an image counts with the first of its two, where both are answered."""
+        parse = parse_official if mode == "official" else parse_strict
+        answered = [(one, question) for one, question in zip(self.records, self.questions(), strict=True) if question.id in answers]
+        replies = {one.id: parse(answers[one.id]) for one, _ in answered}
+        right: dict[tuple[str, str], list[bool]] = {}
+        for one, _ in answered:
+            right.setdefault((one.category, one.pair), []).append(replies[one.id] is one.is_yes)
+        items = []
+        for one, question in answered:
+            values: dict[str, float] = {"unknown": int(replies[one.id] is None)}
+            pair = right.pop((one.category, one.pair), [])
+            if len(pair) == 2:
+                single, both = 50 * sum(pair), 100 * all(pair)
+                values |= {"single": single, "both": both, "points": single + both, "images": 1}
+            reply = replies[one.id]
+            items.append(binary_item(question, answers[one.id], is_yes=one.is_yes, reply=reply, group=one.category, values=values))
+        return items
 
 
 def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
@@ -168,7 +167,7 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
         place[pair] += 1
         identifier = f"{pair}/{place[pair]}" if repeated else str(row["question_id"])
         items.append(_read_question(row, identifier, pair, source))
-    return Mme(files, items, images, folders)
+    return Mme(files, items, folders, images=images)
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
@@ -216,7 +215,7 @@ def _image_name(row: Mapping[str, Any]) -> str:
     return image if isinstance(image, str) else str(row["question_id"])
 
 
-def read_answer_rows(path: Path, *, items: Sequence[MmeQuestion]) -> list[Any]:
+def read_answer_rows(path: Path, *, records: Sequence[MmeQuestion]) -> list[Any]:
     """Read answers; of the two on an image, which have one question_id, each gets the id of its question.
 
     The question is known by its text where the row has it, and by its place (first or second) where not.
@@ -225,9 +224,9 @@ def read_answer_rows(path: Path, *, items: Sequence[MmeQuestion]) -> list[Any]:
         rows = [row for file in ([path] if path.is_file() else sorted(path.glob("*.txt"))) for row in _read_result_file(file)]
     else:
         rows = read_answer_file(path)
-    known = {item.id for item in items}
+    known = {item.id for item in records}
     by_pair: dict[str, list[MmeQuestion]] = {}
-    for item in items:
+    for item in records:
         by_pair.setdefault(item.pair, []).append(item)
         # The original's result files name the image alone, and not every release has the same ending.
         file = Path(item.image)

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,14 +11,17 @@ from typing import Any, ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_file, find_question_files
-from mmalign.evaluation.chair import OBJECT_SETS, caption_format, count_hallucinations, read_object_sets
+from mmalign.evaluation.chair import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, caption_format, caption_item, read_object_sets
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
+from mmalign.evaluation.items import Item
 from mmalign.evaluation.judging import fill_prompt
+from mmalign.evaluation.metrics import Metric, ratio
 from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
 from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
 from mmalign.evaluation.rows import read_jsonl, read_text
 from mmalign.evaluation.verdicts import UnreadableError, parse_list
-from mmalign.evaluation.yes_no import Mode, ratio
+from mmalign.evaluation.yes_no import Mode
+from mmalign.options.evaluate import EvaluateOptions
 
 # RLAIF-V's and LLaVA-MoD's scripts.
 DESCRIPTION_LENGTH = 1024
@@ -35,6 +38,7 @@ Question: {question}
 
 Answer: {answer}
 """
+NAMING = ratio("hallucinating", "naming")
 TaggedLemmas = Callable[[str], list[tuple[str, str]]]
 
 
@@ -52,6 +56,14 @@ class ObjectHalBench(Benchmark):
     """
 
     name: ClassVar[str] = "object-halbench"
+    title: ClassVar[str] = "Object HalBench"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "response": Metric("Descriptions with an absent object, of those that name any", "lower", "share", drawn=True, formula=NAMING),
+        "mention": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),
+        "sentence": Metric("Descriptions with an absent object, of all", "lower", "share", formula=SENTENCE),
+        "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
+        "average_length": Metric("Words a description", formula=ratio("words", "captions")),
+    }
     has_strict: ClassVar[bool] = False
     judge_wording: ClassVar[str] = PROMPT
     truths: Mapping[str, frozenset[str]]
@@ -60,6 +72,11 @@ class ObjectHalBench(Benchmark):
     synonyms: Mapping[str, str]
     phrase: TaggedLemmas
     reader: str
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "ObjectHalBench":
+        """Read the words, the objects of the images, and the questions."""
+        return load_object_halbench(options.data, answers=options.answers)
 
     @property
     def form(self) -> AnswerFormat:
@@ -122,31 +139,28 @@ class ObjectHalBench(Benchmark):
             if len(clean(answer).split()) > SHORT
         }
 
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute fractions: ``response``, of descriptions that name any object; ``mention``, of the objects named.
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a description; it is right where it names no absent object.
 
         Without judgements objects are found among the answer's words, which gives other levels than published ones.
 
         Raises:
             ValueError: If a judgement is no list of strings: the original asks again up to a hundred times and then stops.
         """
-        answers = {identifier: clean(answer) for identifier, answer in answers.items()}
         double_words = build_own_double_words(self.synonyms)
-        if judgements is None:
-            mentions = {i: find_noun_objects(text, synonyms=self.synonyms, double_words=double_words) for i, text in answers.items()}
-        else:
-            lists = parse_lists({i: judgements[i] for i in answers if i in judgements})
-            words = {i: read_phrases(lists.get(i, []), double_words, self.phrase) for i in answers}
-            mentions = {i: name_objects(names, self.synonyms) for i, names in words.items()}
-        counts = count_hallucinations(mentions, self.truths)
-        naming = sum(map(bool, mentions.values()))
-        return {
-            "object_halbench/response": ratio(sum(bool(set(names) - self.truths[i]) for i, names in mentions.items()), naming),
-            "object_halbench/mention": counts["instance"],
-            "object_halbench/sentence": counts["sentence"],
-            "object_halbench/recall": counts["recall"],
-            "object_halbench/average_length": sum(len(text.strip().split(" ")) for text in answers.values()) / len(answers),
-        }
+        lists = parse_lists({i: judgements[i] for i in answers if i in judgements}) if judgements is not None else {}
+        asked = {question.id: question for question in self.asked}
+        items = []
+        for identifier, answer in answers.items():
+            text = clean(answer)
+            if judgements is None:
+                named = find_noun_objects(text, synonyms=self.synonyms, double_words=double_words)
+            else:
+                named = name_objects(read_phrases(lists.get(identifier, []), double_words, self.phrase), self.synonyms)
+            question = asked.get(identifier, Question(identifier, None, ""))
+            item = caption_item(question, answer, named=named, truth=self.truths[identifier])
+            items.append(replace(item, values={**item.values, "words": len(text.strip().split(" "))}))
+        return items
 
 
 def clean(answer: str) -> str:

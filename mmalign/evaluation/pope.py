@@ -2,23 +2,24 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
-from mmalign.evaluation.pictures import write_pictures
-from mmalign.evaluation.rows import has_pictures, read_records
-from mmalign.evaluation.yes_no import Mode, binary_metrics, parse_strict, score_baselines
+from mmalign.evaluation.items import Item
+from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, mean, ratio, within
+from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.options.evaluate import EvaluateOptions
 
 SPLITS = ("random", "popular", "adversarial")
 FIELDS = ("question_id", "image", "text", "label")
 # What the released files and those of the hub call question, label and image.
 HUB_FIELDS = (("text", "question"), ("label", "answer"), ("image_source", "image"))
-MEANS = ("accuracy", "precision", "recall", "f1", "yes_ratio")
+PRECISION, RECALL = ratio("right_yes", "said_yes"), ratio("right_yes", "are_yes")
 
 
 @dataclass(frozen=True)
@@ -46,18 +47,39 @@ def parse_official(answer: str) -> bool:
 class Pope(Benchmark):
     """POPE's questions.
 
-    Attributes:
-        images: What each file's rows call their image.
+    Fractions, except ``unknown``, a count: ``official`` takes an unreadable answer for a yes, ``strict`` for wrong. Over the splits a
+    metric is their plain mean, as in the paper.
     """
 
     name: ClassVar[str] = "pope"
-    items: Sequence[PopeQuestion]
-    images: Mapping[Path, Sequence[str]] = field(default_factory=dict)
+    title: ClassVar[str] = "POPE: is there a ...?"
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "accuracy": Metric("Accuracy", "higher", "share", drawn=True, formula=ratio("right", "answers"), constant=True),
+        "precision": Metric("Precision", "higher", "share", formula=PRECISION),
+        "recall": Metric("Recall", "higher", "share", formula=RECALL),
+        "f1": Metric("F1", "higher", "share", drawn=True, formula=combine(harmonic_mean, PRECISION, RECALL), constant=True),
+        # Half of the questions are rightly answered yes.
+        "yes_ratio": Metric("Share of yes", "near_half", "share", drawn=True, formula=ratio("said_yes", "answers")),
+        "unknown": UNKNOWN,
+    }
+    records: Sequence[PopeQuestion]
+
+    @classmethod
+    def load(cls, options: EvaluateOptions) -> "Pope":
+        """Read the question files."""
+        return load_pope(options.data, answers=options.answers)
+
+    @classmethod
+    def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
+        """Those of each split, and their mean over splits."""
+        split = {f"{split}/{name}": within([split], metric.formula) for split in SPLITS for name, metric in cls.metrics.items()}
+        means = {name: mean([split[f"{one}/{name}"] for one in SPLITS]) for name in cls.metrics if name != "unknown"}
+        return split | means | {"unknown": UNKNOWN.formula}
 
     @property
     def form(self) -> AnswerFormat:
         """The original's rows (question, answer) are in order; LLaVA's have question_id and text."""
-        splits = {item.split for item in self.items}
+        splits = {item.split for item in self.records}
         only = splits.pop() if len(splits) == 1 else None
         return AnswerFormat(
             text=("answer", "text"),
@@ -68,51 +90,24 @@ class Pope(Benchmark):
 
     def questions(self) -> list[Question]:
         """Each as it stands."""
-        return [Question(item.id, item.image, item.text) for item in self.items]
-
-    def required(self) -> list[str]:
-        """All."""
-        return [item.id for item in self.items]
-
-    def texts(self) -> dict[str, str]:
-        """The original's answer files repeat the question and have no id."""
-        return {item.id: item.text for item in self.items}
+        return [Question(item.id, item.image, item.text) for item in self.records]
 
     def parts(self) -> list[list[str]]:
         """The splits. LLaVA's one answer file counts its ids over all three."""
-        return [[item.id for item in self.items if item.split == split] for split in dict.fromkeys(item.split for item in self.items)]
+        return [[item.id for item in self.records if item.split == split] for split in dict.fromkeys(item.split for item in self.records)]
 
-    @property
-    def holds_images(self) -> bool:
-        """Where the files are the hub's Parquet."""
-        return any(has_pictures(path) for path in self.files)
+    def yes_no_ids(self) -> Sequence[str]:
+        """All."""
+        return self.required()
 
-    def write_images(self, folder: Path) -> bool:
-        """Write them under the names that the questions have."""
-        return write_pictures(self.files, self.images, folder)
-
-    def score(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> dict[str, float]:
-        """Compute ``pope/<split>/<metric>`` and their plain mean over splits, ``pope/<metric>``.
-
-        Fractions, except ``unknown``, a count: ``official`` takes an unreadable answer for a yes, ``strict`` for wrong.
-        """
-        score = partial(score_pope, self.items, mode=mode)
-        return score(answers) | score_baselines(score, answers, leave_out=("precision", "recall", "yes_ratio", "unknown"))
-
-
-def score_pope(items: Sequence[PopeQuestion], answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
-    """Compute POPE's metrics of the answered questions by split, and their mean over splits."""
-    parse = parse_official if mode == "official" else parse_strict
-    metrics: dict[str, float] = {}
-    chosen = {split: [item for item in items if item.split == split and item.id in answers] for split in SPLITS}
-    present = [split for split in SPLITS if chosen[split]]
-    for split in present:
-        scores = binary_metrics([item.is_yes for item in chosen[split]], [parse(answers[item.id]) for item in chosen[split]])
-        metrics |= {f"pope/{split}/{name}": value for name, value in scores.items()}
-    for name in MEANS:
-        metrics[f"pope/{name}"] = sum(metrics[f"pope/{split}/{name}"] for split in present) / len(present)
-    metrics["pope/unknown"] = sum(metrics[f"pope/{split}/unknown"] for split in present)
-    return metrics
+    def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
+        """An item a question; the splits are the groups."""
+        parse = parse_official if mode == "official" else parse_strict
+        answered = [(one, question) for one, question in zip(self.records, self.questions(), strict=True) if question.id in answers]
+        return [
+            binary_item(question, answers[one.id], is_yes=one.is_yes, reply=parse(answers[one.id]), group=one.split)
+            for one, question in answered
+        ]
 
 
 def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
@@ -153,7 +148,7 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
     counts = Counter(item.id for item in items)
     if repeated := [identifier for identifier, count in counts.items() if count > 1]:
         raise UserError(f"{source} holds {len(repeated)} questions twice (first: {repeated[0]}); expected each question_id once a split")
-    return Pope(files, items, images)
+    return Pope(files, items, images=images)
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:

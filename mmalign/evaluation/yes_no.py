@@ -1,12 +1,16 @@
-"""What the yes-or-no benchmarks share: the strict reading, binary metrics, and constant answers as baselines."""
+"""What the yes-or-no benchmarks share: the strict reading, what an answer adds, and constant answers as baselines."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
+
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.items import Item
+from mmalign.evaluation.metrics import Metric, count
 
 Mode = Literal["official", "strict"]
 # A model that looks at nothing: always-No has a higher F1 on AMBER than LLaVA-1.5, so no yes-or-no score stands alone.
 BASELINES = {"always_yes": "Yes", "always_no": "No"}
+UNKNOWN = Metric("Answers neither yes nor no", "lower", formula=count("unknown"), resampled=None)
 
 
 def parse_strict(answer: str) -> bool | None:
@@ -15,45 +19,32 @@ def parse_strict(answer: str) -> bool | None:
     return None if found is None else found.group() == "yes"
 
 
-def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> dict[str, float]:
-    """Compute accuracy, precision, recall and F1 with yes as the positive class. 0 / 0 is 0.
-
-    An unknown reply is wrong: it lowers accuracy, and recall where the label is yes.
-    """
-    pairs = list(zip(labels, replies, strict=True))
-    true_positive = sum(label and reply is True for label, reply in pairs)
-    false_positive = sum(not label and reply is True for label, reply in pairs)
-    right = sum(label == reply for label, reply in pairs)
-    precision = ratio(true_positive, true_positive + false_positive)
-    recall = ratio(true_positive, sum(labels))
+def binary_values(*, is_yes: bool, reply: bool | None) -> dict[str, float]:
+    """What an answer adds. An unknown reply is wrong: it lowers accuracy, and recall of what the label is."""
     return {
-        "accuracy": ratio(right, len(pairs)),
-        "precision": precision,
-        "recall": recall,
-        "f1": ratio(2 * precision * recall, precision + recall),
-        "yes_ratio": ratio(sum(reply is True for _, reply in pairs), len(pairs)),
-        "unknown": float(sum(reply is None for _, reply in pairs)),
+        "answers": 1,
+        "right": int(reply is is_yes),
+        "are_yes": int(is_yes),
+        "are_no": int(not is_yes),
+        "said_yes": int(reply is True),
+        "said_no": int(reply is False),
+        "right_yes": int(is_yes and reply is True),
+        "right_no": int(not is_yes and reply is False),
+        "unknown": int(reply is None),
     }
 
 
-def score_baselines(
-    score: Callable[[Mapping[str, str]], Mapping[str, float]], ids: Iterable[str], *, leave_out: tuple[str, ...] = ()
-) -> dict[str, float]:
-    """Score constant answers: ``pope/always_no/f1`` stands beside ``pope/f1``.
-
-    Args:
-        score: Scores answers by id.
-        ids: The questions that were answered.
-        leave_out: Last parts of the keys that say nothing of a constant answer.
-    """
-    ids = list(ids)
-    metrics: dict[str, float] = {}
-    for name, text in BASELINES.items():
-        scores = score(dict.fromkeys(ids, text))
-        metrics |= {key.replace("/", f"/{name}/", 1): value for key, value in scores.items() if key.split("/")[-1] not in leave_out}
-    return metrics
-
-
-def ratio(numerator: float, denominator: float) -> float:
-    """Divide, where nothing of nothing is 0."""
-    return numerator / denominator if denominator else 0.0
+def binary_item(
+    question: Question, response: str, *, is_yes: bool, reply: bool | None, group: str, values: dict[str, float] | None = None
+) -> Item:
+    """Return the item of an answer, whose values are ``binary_values`` unless others are given."""
+    return Item(
+        id=question.id,
+        image=question.image,
+        question=question.prompt,
+        response=response,
+        label="yes" if is_yes else "no",
+        correct=reply is is_yes,
+        group=group,
+        values=binary_values(is_yes=is_yes, reply=reply) if values is None else values,
+    )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.reports.metric_names import BENCHMARKS, MetricInfo, describe_metric, is_baseline
+from mmalign.evaluation.metrics import MetricInfo
+from mmalign.options.evaluate import BENCHMARKS
+from mmalign.reports.metric_names import describe_metric, find_owner, is_baseline
 from mmalign.reports.results_table import ARROWS, escape_pipe, markdown_line, nearness
 
 
@@ -90,7 +92,8 @@ def build_comparison(runs: Sequence[EvalRun]) -> list[Group]:
         raise UserError(f"the models are {names}; expected one or more with different names")
     keys = list(dict.fromkeys(key for run in runs for key in run.metrics))
     present = {key.split("/")[0] for key in keys}
-    order = [name for name in BENCHMARKS if name in present] + sorted(present - BENCHMARKS.keys())
+    known = [name.replace("-", "_") for name in BENCHMARKS]
+    order = [prefix for prefix in known if prefix in present] + sorted(present - set(known))
     return [_build_group(benchmark, [key for key in keys if key.split("/")[0] == benchmark], runs) for benchmark in order]
 
 
@@ -131,7 +134,8 @@ def _build_group(benchmark: str, keys: Sequence[str], runs: Sequence[EvalRun]) -
     shown = sorted((key for key in keys if not is_baseline(key)), key=lambda key: key.count("/"))
     answers = tuple(run.num_answers.get(benchmark, 0) for run in runs)
     rows = tuple(_build_row(key, runs) for key in shown)
-    return Group(benchmark, BENCHMARKS.get(benchmark, benchmark), answers, rows, _baselines(benchmark, runs))
+    owner = find_owner(benchmark)
+    return Group(benchmark, benchmark if owner is None else owner.title, answers, rows, _baselines(benchmark, runs))
 
 
 def _build_row(key: str, runs: Sequence[EvalRun]) -> Row:

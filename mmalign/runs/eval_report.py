@@ -13,15 +13,14 @@ from mmalign.data.json_files import read_json
 from mmalign.errors import UserError
 from mmalign.evaluation.intervals import compute_differences, compute_intervals
 from mmalign.evaluation.items import Item, items_path, read_items
+from mmalign.evaluation.registry import find_benchmark
+from mmalign.options.evaluate import BENCHMARKS
 from mmalign.reports.comparison import EvalRun, Range
 from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
 from mmalign.reports.gallery import Caption
-from mmalign.reports.metric_names import describe_metric
 
 # Numbers of which one differs are not of the same measurement.
 _MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
-# Some original scorers round to a tenth of a percent; items are not rounded.
-_ROUNDING = {"share": 1e-3, "percent": 0.1, "number": 1e-2}
 _THUMBNAIL = (240, 240)
 
 
@@ -61,14 +60,14 @@ def collect_runs(models: Sequence[ModelResults], *, resamples: int, seed: int) -
         intervals: dict[str, Range] = {}
         differences: dict[str, Range] = {}
         for benchmark, items in model.items.items():
-            found = compute_intervals(benchmark, items, **options)
-            _check_same_run(model, benchmark, {key: interval.value for key, interval in found.items()})
+            owner = find_benchmark(benchmark)
+            found = compute_intervals(owner, items, **options)
             intervals |= {key: Range(i.low, i.high) for key, i in found.items() if key in metrics}
             first = models[0].items.get(benchmark)
             if model is not models[0] and first is not None and {item.id for item in first} == {item.id for item in items}:
-                differing = compute_differences(benchmark, items, first, **options)
+                differing = compute_differences(owner, items, first, **options)
                 differences |= {key: Range(i.low, i.high) for key, i in differing.items() if key in metrics}
-        num_answers = {benchmark: int(result["num_answers"]) for benchmark, result in model.results.items()}
+        num_answers = {_prefix(benchmark): int(result["num_answers"]) for benchmark, result in model.results.items()}
         runs.append(EvalRun(name=model.name, metrics=metrics, num_answers=num_answers, intervals=intervals, differences=differences))
     return runs
 
@@ -87,7 +86,7 @@ def collect_wrong(models: Sequence[ModelResults], *, images: Sequence[Path], max
         drawn = {i for ids in wrong.values() for i in rng.sample(ids, min(max_wrong, len(ids)))}
         order = dict.fromkeys(i for by_id in items.values() for i in by_id if i in drawn)
         shown = [_ask(i, items, images, thumbnails) for i in order]
-        found[benchmark] = WrongAnswers(shown, {name: len(ids) for name, ids in wrong.items()})
+        found[_prefix(benchmark)] = WrongAnswers(shown, {name: len(ids) for name, ids in wrong.items()})
     return found
 
 
@@ -132,7 +131,8 @@ def _read_model(name: str, folder: Path) -> ModelResults:
             results[row["benchmark"]] = {"scorer_version": "unknown", **row}
     if not results:
         raise UserError(f"no results in {folder}; expected what mmalign evaluate --out writes, such as pope.json")
-    items = {benchmark: read_items(items_path(folder, benchmark)) for benchmark in results if items_path(folder, benchmark).is_file()}
+    saved = {benchmark: items_path(folder, benchmark) for benchmark in results if benchmark in BENCHMARKS}
+    items = {benchmark: read_items(path) for benchmark, path in saved.items() if path.is_file()}
     return ModelResults(name, folder, results, items)
 
 
@@ -160,14 +160,9 @@ def _check_comparable(benchmark: str, first: Mapping[str, Any], other: Mapping[s
             )
 
 
-def _check_same_run(model: ModelResults, benchmark: str, computed: Mapping[str, float]) -> None:
-    """Refuse scored answers that another run left beside the result."""
-    result, path = model.results[benchmark], items_path(model.folder, benchmark)
-    if result["num_answers"] != len(model.items[benchmark]):
-        raise UserError(f"{path} has {len(model.items[benchmark])} answers and {benchmark}.json {result['num_answers']}; evaluate again")
-    for key, value in computed.items():
-        if key in result["metrics"] and abs(result["metrics"][key] - value) > _ROUNDING[describe_metric(key).unit]:
-            raise UserError(f"{path} gives {key} {value:.4f} and {benchmark}.json {result['metrics'][key]:.4f}; evaluate again")
+def _prefix(benchmark: str) -> str:
+    """How its metrics' keys begin."""
+    return benchmark.replace("-", "_")
 
 
 def _ask(

@@ -10,25 +10,17 @@ from mmalign.data.json_files import expected_form
 from mmalign.data.rejects import Rejects
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
-from mmalign.evaluation.amber import load_amber
-from mmalign.evaluation.answers import Endings, Question, check_texts, count_endings, match_answers, read_answers, read_decoding
-from mmalign.evaluation.benchmark import Benchmark
-from mmalign.evaluation.chair import Chair, load_chair
-from mmalign.evaluation.hallusionbench import HallusionBench, find_codes, find_right, load_hallusionbench
-from mmalign.evaluation.items import Item, items_path, make_chair_items, make_hallusion_items, make_pope_items, write_items
+from mmalign.evaluation.answers import Endings, count_endings, match_answers, read_answers, read_decoding
+from mmalign.evaluation.benchmark import Benchmark, compute_metrics
+from mmalign.evaluation.items import Item, items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judges.local import LocalJudge, read_length
 from mmalign.evaluation.judging import Judge, Replies, ask_judge, hash_text, read_judgements, strip_replies, write_judgements
-from mmalign.evaluation.mme import load_mme
-from mmalign.evaluation.mmhal import load_mmhal
-from mmalign.evaluation.object_halbench import load_object_halbench
-from mmalign.evaluation.object_words import find_mentions
-from mmalign.evaluation.pope import Pope, load_pope, parse_official
+from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
-from mmalign.evaluation.yes_no import parse_strict
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.cards import add_result
@@ -105,29 +97,6 @@ def _warn_of_reasoning(what: str, endings: Endings, *, mode: str, advice: str) -
         logger.warning("%d %s ended inside their reasoning and are scored as empty; %s", endings.unanswered, what, advice)
 
 
-def make_items(
-    benchmark: Benchmark,
-    answers: Mapping[str, str],
-    *,
-    mode: Literal["official", "strict"],
-    judgements: Mapping[str, str] | None = None,
-) -> list[Item]:
-    """Return what a report shows of each answer; none where a benchmark has no such parts."""
-    if isinstance(benchmark, Pope):
-        return make_pope_items(benchmark.items, answers, parse=parse_official if mode == "official" else parse_strict)
-    if isinstance(benchmark, Chair):
-        # Places are known where words are looked up as they stand; singulars made by rule have none.
-        words = benchmark.words if benchmark.how == "words" else None
-        locate = None if words is None else lambda text: [(m.name, m.start, m.end) for m in find_mentions(text, words)]
-        asked = benchmark.asked or [Question(i, None, "") for i in answers]
-        return make_chair_items(asked, answers, truths=benchmark.truths, find=benchmark.find, locate=locate)
-    if isinstance(benchmark, HallusionBench):
-        answered = [item for item in benchmark.items if item.id in answers]
-        codes = find_codes(answered, answers, mode=mode, judgements=judgements)
-        return make_hallusion_items(answered, answers, right=find_right(answered, codes))
-    return []
-
-
 def load_benchmark(options: EvaluateOptions) -> Benchmark:
     """Read the benchmark's data.
 
@@ -135,29 +104,9 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
         ValueError: If files are missing, damaged, or not of the benchmark's form.
     """
     with expected_form(options.data):
-        benchmark = _load_benchmark(options)
-        check_texts(getattr(benchmark, "items", ()), what=options.data)
-        for question in getattr(benchmark, "asked", ()):
-            if not (isinstance(question.prompt, str) and isinstance(question.image, str | None)):
-                raise UserError(f"{options.data}: question {question.id!r} or its image is no text")
+        benchmark = find_benchmark(options.benchmark).load(options)
+        benchmark.check_texts(options.data)
     return benchmark
-
-
-def _load_benchmark(options: EvaluateOptions) -> Benchmark:
-    if options.benchmark == "pope":
-        return load_pope(options.data, answers=options.answers)
-    if options.benchmark == "chair":
-        return load_chair(options.data, variant=options.variant, answers=options.answers)
-    if options.benchmark == "amber":
-        return load_amber(options.data, similarity=options.similarity)
-    if options.benchmark == "mme":
-        return load_mme(options.data, answers=options.answers)
-    if options.benchmark == "hallusionbench":
-        return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
-    if options.benchmark == "mmhal":
-        return load_mmhal(options.data, answers=options.answers)
-
-    return load_object_halbench(options.data, answers=options.answers)
 
 
 def build_judge(options: EvaluateOptions) -> Judge | None:
@@ -221,10 +170,10 @@ class _Judged(NamedTuple):
 
 
 def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
-
     judged = _judge(options, benchmark, answers)
     judgements = None if judged is None else judged.replies.texts
-    metrics = benchmark.score(answers, mode=options.mode, judgements=judgements)
+    items = benchmark.items(answers, mode=options.mode, judgements=judgements)
+    metrics = compute_metrics(type(benchmark), items) | benchmark.baselines(answers, mode=options.mode)
     result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
@@ -244,7 +193,7 @@ def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
             num_judgements_reasoned=judged.replies.endings.reasoned,
             num_judgements_unanswered=judged.replies.endings.unanswered,
         )
-    return result, make_items(benchmark, answers, mode=options.mode, judgements=judgements)
+    return result, items
 
 
 def _score_other(
@@ -280,7 +229,6 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
-
     if options.out is None or options.model is None:
         raise UserError("--out is missing: the folder that answers and result are saved in")
     check_can_answer(options, benchmark)
@@ -310,9 +258,7 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
 
 
 def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
-
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
+        write_items(items_path(options.out, options.benchmark), items)
         result.write(options.out / f"{options.benchmark}.json")
-        if items:
-            write_items(items_path(options.out, options.benchmark), items)

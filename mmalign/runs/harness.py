@@ -11,7 +11,7 @@ def run(options: LmmsTasksOptions) -> None:
     Raises:
         ValueError: If questions or images are missing.
     """
-    questions = load_pope(options.data).items
+    questions = load_pope(options.data).records
     write_pope_task(
         options.out, questions, images=options.images, max_new_tokens=options.max_new_tokens, prompt_suffix=options.prompt_suffix
     )

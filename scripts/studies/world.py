@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
-from mmalign.evaluation.amber import AmberQuestion, score_questions
+from mmalign.evaluation.amber import Amber, AmberQuestion
 from mmalign.evaluation.answers import Question, read_answers
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions
@@ -169,10 +169,10 @@ def _score_captions(folder: Path, answers: Mapping[str, str]) -> dict[str, float
 def _score_objects(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
     pope = load_pope(folder)
     scores = pope.score(answers, mode="official")
-    existence = [AmberQuestion(item.id, "discriminative-hallucination", item.is_yes) for item in pope.items]
+    existence = [AmberQuestion(item.id, "discriminative-hallucination", item.is_yes) for item in pope.records]
     metrics = {"POPE F1": 100 * scores["pope/f1"], "yes": 100 * scores["pope/yes_ratio"]}
     metrics |= {f"POPE F1 {split}": 100 * scores[f"pope/{split}/f1"] for split in ("random", "popular", "adversarial")}
-    return metrics | {"AMBER F1": score_questions(existence, answers, mode="strict")["amber/f1"]}
+    return metrics | {"AMBER F1": Amber([], {}, existence, [], None).score(answers, mode="strict")["amber/f1"]}
 
 
 def _score_general(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:

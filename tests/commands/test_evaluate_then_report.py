@@ -10,6 +10,7 @@ from mmalign.cli import main
 from mmalign.evaluation.intervals import compute_intervals
 from mmalign.evaluation.items import Item, read_items
 from mmalign.evaluation.pope import parse_official
+from mmalign.evaluation.registry import find_benchmark
 from tests.data_files import chat_rows, save_rows
 from tests.reports.test_demo_page import Page
 from tests.tiny_models import WORDS, random_image
@@ -56,7 +57,7 @@ def test_items_are_the_result_answer_by_answer(results: Path, benchmark: str) ->
     answers = [json.loads(line) for line in (results / "a" / f"{benchmark}_answers.jsonl").read_text().splitlines()]
     assert [item.response for item in items] == [answer["response"] for answer in answers]
     assert len(items) == result["num_answers"]
-    for key, interval in compute_intervals(benchmark, items, resamples=100).items():
+    for key, interval in compute_intervals(find_benchmark(benchmark), items, resamples=100).items():
         assert interval.value == pytest.approx(result["metrics"][key], abs=1e-9), key
     if benchmark == "pope":
         assert [item.correct for item in items] == [("yes" if parse_official(item.response) else "no") == item.label for item in items]
@@ -73,7 +74,7 @@ def test_report_shows_intervals_and_wrong_answers(results: Path, tmp_path: Path,
     for benchmark, metric in (("pope", "accuracy"), ("chair", "instance")):
         items: dict[str, list[Item]] = {name: read_items(results / name / f"{benchmark}_items.jsonl") for name in ("a", "b")}
         for those in items.values():
-            interval = compute_intervals(benchmark, those, resamples=200)[f"{benchmark}/{metric}"]
+            interval = compute_intervals(find_benchmark(benchmark), those, resamples=200)[f"{benchmark}/{metric}"]
             assert f"{100 * interval.value:.1f} ({100 * interval.low:.1f} to {100 * interval.high:.1f})" in table
         wrong = {name: {item.id for item in those if item.correct is False} for name, those in items.items()}
         assert any(wrong.values()), "nothing went wrong: nothing would show"

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.evaluation.intervals import compute_intervals, compute_metrics
-from mmalign.evaluation.items import Item, items_path, make_pope_items, read_items, write_items
-from mmalign.evaluation.pope import PopeQuestion, parse_official
+from mmalign.evaluation.benchmark import compute_metrics
+from mmalign.evaluation.intervals import compute_intervals
+from mmalign.evaluation.items import Item, items_path, read_items, write_items
+from mmalign.evaluation.pope import Pope, PopeQuestion
 from mmalign.evaluation.results import SCORER_VERSION, Result
 from tests.reports.test_demo_page import HOSTILE, Page
 from tests.tiny_models import random_image
@@ -33,9 +34,9 @@ def write_results(folder: Path, *, share: float, seed: int = 0, suffix: str = ""
     rng = Random(seed)
     questions = build_questions()
     answers = {q.id: ("Yes" if q.is_yes == (rng.random() < share) else "No") + suffix for q in questions}
-    items = make_pope_items(questions, answers, parse=parse_official)
+    items = Pope([], questions).items(answers, mode="official")
     folder.mkdir(parents=True)
-    metrics = compute_metrics("pope", items) | {"pope/always_no/f1": 0.0}
+    metrics = compute_metrics(Pope, items) | {"pope/always_no/f1": 0.0}
     result = Result(
         benchmark="pope",
         metrics=metrics,
@@ -67,7 +68,7 @@ def test_report_holds_the_results(folders: list[Path], tmp_path: Path, capsys: p
     table = (tmp_path / "out" / "report.md").read_text()
     assert table in capsys.readouterr().out
     for those in items:
-        interval = compute_intervals("pope", those, resamples=200)["pope/f1"]
+        interval = compute_intervals(Pope, those, resamples=200)["pope/f1"]
         ends = f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
         assert f"{100 * interval.value:.1f} ({ends})" in table.replace("**", "").replace(" †", "")
     assert (tmp_path / "out" / "report.csv").read_text().startswith("metric,sft,sft low,sft high,dpo,dpo low,dpo high\npope/accuracy,")
@@ -146,8 +147,6 @@ def test_what_differs_beside_the_model_is_said(folders: list[Path], tmp_path: Pa
         ({"mode": "strict"}, "sft and other can't be compared, they differ in mode: official and strict"),
         ({"data": {"pope_random.jsonl": "b" * 64}}, "they differ in data: "),
         ({"scorer_version": "0"}, f"they differ in scorer_version: {SCORER_VERSION} and 0"),
-        ({"num_answers": 3}, "has 48 answers and pope.json 3; evaluate again"),
-        ({"metrics": {"pope/f1": 0.123}}, "pope/f1 0.5251 and pope.json 0.1230; evaluate again"),
     ],
 )
 def test_results_that_can_not_stand_side_by_side(

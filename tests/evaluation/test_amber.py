@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.amber import Amber, AmberQuestion, load_amber, read_reply, score_questions
-from mmalign.evaluation.amber_generative import Counts, Scene, Words, count_nouns, score_descriptions
+from mmalign.evaluation.amber import Amber, AmberQuestion, load_amber, read_reply
+from mmalign.evaluation.amber_generative import Counts, Scene, Words, count_nouns
 from mmalign.evaluation.word_similarity import choose_similarity, exact_similarity, read_table, write_table
 
 ASSOCIATIONS = {"grass": ["ground"], "road": ["ground", "path"], "dog": ["puppy"], "cat": [], "car": ["truck"], "TV": [], "lamp": []}
@@ -79,8 +79,13 @@ def test_similarity_falls_back_in_the_open(tmp_path: Path, caplog: pytest.LogCap
 def test_descriptions_by_hand(shared_data: Path, nltk_words: None) -> None:
     scenes = {"1": SCENE, "2": Scene(["cat"], ["dog"])}
     # 1: grass, truck (a sentence's first Grass is not matched). 2: cat.
-    got = score_descriptions(scenes, {"1": "Grass. There is grass behind a truck.", "2": "It shows a cat."}, WORDS)
-    assert got == {"amber/chair": 33.3, "amber/cover": 40.0, "amber/hal": 50.0, "amber/cog": 33.3}
+    answers = {"1": "Grass. There is grass behind a truck.", "2": "It shows a cat."}
+    amber = Amber([], scenes, [], [], WORDS)
+    assert [(item.correct, item.label) for item in amber.items(answers, mode="official")] == [
+        (False, "grass, road, dog, dog"),
+        (True, "cat"),
+    ]
+    assert amber.score(answers, mode="official") == {"amber/chair": 33.3, "amber/cover": 40.0, "amber/hal": 50.0, "amber/cog": 33.3}
 
 
 def item(i: int, type_: str, is_yes: bool) -> AmberQuestion:
@@ -91,7 +96,8 @@ def test_questions_by_hand() -> None:
     state, number = "discriminative-attribute-state", "discriminative-attribute-number"
     items = [item(1, state, False), item(2, state, False), item(3, state, True), item(4, number, False), item(5, "relation", False)]
     answers = {"1": "No", "2": "Yes", "3": "No", "4": "No.", "5": "No"}
-    got = score_questions(items, answers, mode="official")
+    amber = Amber([], {}, items, [], None)
+    got = amber.score(answers, mode="official")
     # No was said 3 times, rightly twice; the truth is no 4 times. "No." is wrong and no answer.
     assert (got["amber/accuracy"], got["amber/precision"], got["amber/recall"]) == (40.0, 66.6, 50.0)
     # From the rounded values: 2 * .666 * .5 / (.666 + .5 + .0001).
@@ -101,7 +107,7 @@ def test_questions_by_hand() -> None:
     assert [got[f"amber/attribute/{name}"] for name in ("accuracy", "precision", "recall")] == [25.0, 49.9, 33.3]
     assert got["amber/state/precision"] == 50.0
     assert "amber/existence/f1" not in got
-    assert score_questions(items, answers, mode="strict")["amber/recall"] == 75.0
+    assert amber.score(answers, mode="strict")["amber/recall"] == 75.0
 
 
 @pytest.mark.parametrize("answer", ["yes", "Yes.", "Yes, it is", "", "no"])
@@ -115,18 +121,18 @@ def amber(shared_data: Path) -> Amber:
 
 
 def test_constant_answers_on_the_real_questions(amber: Amber) -> None:
-    assert (len(amber.scenes), len(amber.items), len(amber.questions())) == (1004, 14216, 15220)
-    got = amber.score({item.id: "Yes" if item.is_yes else "No" for item in amber.items}, mode="official")
+    assert (len(amber.scenes), len(amber.records), len(amber.questions())) == (1004, 14216, 15220)
+    got = amber.score({item.id: "Yes" if item.is_yes else "No" for item in amber.records}, mode="official")
     assert (got["amber/accuracy"], got["amber/always_no/f1"], got["amber/always_no/accuracy"]) == (100.0, 79.7, 66.3)
     assert got["amber/always_no/existence/f1"] == 100.0
     assert "amber/chair" not in got
     assert "amber/score" not in got
-    lower = amber.score({item.id: "yes" if item.is_yes else "no" for item in amber.items}, mode="official")
+    lower = amber.score({item.id: "yes" if item.is_yes else "no" for item in amber.records}, mode="official")
     assert (lower["amber/accuracy"], lower["amber/f1"], lower["amber/unknown"]) == (0.0, 0.0, 14216)
 
 
 def test_the_score_joins_both_parts(amber: Amber, nltk_words: None) -> None:
-    answers = dict.fromkeys(amber.scenes, "There is a man.") | {item.id: "No" for item in amber.items}
+    answers = dict.fromkeys(amber.scenes, "There is a man.") | {item.id: "No" for item in amber.records}
     got = amber.score(answers, mode="official")
     assert got["amber/score"] == pytest.approx((100 - got["amber/chair"] + 79.7) / 2)
 
@@ -139,7 +145,7 @@ def test_published_scores(chair: float, f1: float, published: str) -> None:
 
 def test_one_query_file_scores_its_questions_alone(shared_data: Path) -> None:
     amber = load_amber(shared_data / "benchmarks" / "amber" / "query_generative.json", similarity="exact")
-    assert (len(amber.required()), amber.items) == (1004, [])
+    assert (len(amber.required()), amber.records) == (1004, [])
     assert amber.questions()[0].prompt == "Describe this image."
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.evaluation.answers import Answer, match_answers, read_answers
-from mmalign.evaluation.chair import Chair, Variant, count_hallucinations, find_objects, load_chair
+from mmalign.evaluation.chair import Chair, Variant, find_objects, load_chair
 from mmalign.evaluation.image_ids import read_coco_id
 from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
 
@@ -21,16 +21,21 @@ def test_mentions_of_a_closed_list_by_hand() -> None:
     assert got == [("dog", "Puppy"), ("hot dog", "hot dogs"), ("bus", "buses")]
 
 
+def build_chair(truths: dict[str, set[str]]) -> Chair:
+    """Captions are lists of objects."""
+    return Chair([], {i: frozenset(truth) for i, truth in truths.items()}, [], {}, str.split, "original")
+
+
 def test_scores_by_hand() -> None:
-    truths = {"1": frozenset({"dog", "car"}), "2": frozenset({"bus"}), "3": frozenset({"dog"})}
     # Wrong: bus in 1. Covered: dog of 2, bus of 1, none of 1.
-    got = count_hallucinations({"1": ["dog", "dog", "bus"], "2": ["bus"], "3": []}, truths)
-    assert got == pytest.approx({"sentence": 1 / 3, "instance": 1 / 4, "recall": 2 / 4, "mentions": 4 / 3})
+    got = build_chair({"1": {"dog", "car"}, "2": {"bus"}, "3": {"dog"}}).score({"1": "dog dog bus", "2": "bus", "3": ""}, mode="official")
+    expected = {"sentence": 1 / 3, "instance": 1 / 4, "recall": 2 / 4, "mentions": 4 / 3}
+    assert got == pytest.approx({f"chair/{name}": value for name, value in expected.items()})
 
 
 def test_silence_has_no_hallucination_and_no_coverage() -> None:
-    got = count_hallucinations({"1": []}, {"1": frozenset({"dog"})})
-    assert got == {"sentence": 0.0, "instance": 0.0, "recall": 0.0, "mentions": 0.0}
+    got = build_chair({"1": {"dog"}}).score({"1": ""}, mode="official")
+    assert got == dict.fromkeys(("chair/sentence", "chair/instance", "chair/recall", "chair/mentions"), 0.0)
 
 
 def test_synonyms_keep_the_typos_of_the_file() -> None:

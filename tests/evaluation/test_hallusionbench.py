@@ -73,12 +73,12 @@ def test_rules(answer: str, official: int, strict: int) -> None:
 def test_real_file_in_both_forms(shared_data: Path) -> None:
     source = shared_data / "benchmarks" / "hallusionbench"
     whole, with_image = load_hallusionbench(source), load_hallusionbench(source / "HallusionBench.json", which="image")
-    assert (len(whole.items), len(with_image.items)) == (1129, 951)
+    assert (len(whole.records), len(with_image.records)) == (1129, 951)
     got = [bench.score(dict.fromkeys(bench.required(), "No"), mode="official") for bench in (whole, with_image)]
     assert (round(got[0]["hallusionbench/aacc"], 1), round(got[0]["hallusionbench/qacc"], 1)) == (57.1, 19.3)
     # 42 of 346 figures. With the 57 groups of questions that have no figure it would be 46 of 403, 11.4.
     assert got[0]["hallusionbench/facc"] == got[1]["hallusionbench/facc"] == 12.1387
-    perfect = {item.id: "Yes" if item.is_yes else "No" for item in whole.items}
+    perfect = {item.id: "Yes" if item.is_yes else "No" for item in whole.records}
     scores = whole.score(perfect, mode="official")
     assert [scores[f"hallusionbench/{name}"] for name in ("aacc", "qacc", "facc")] == [100.0] * 3
     assert sum(question.image is None for question in whole.questions()) == 178
@@ -122,7 +122,7 @@ def test_answers_to_all_questions_serve_the_951(shared_data: Path, tmp_path: Pat
     source = shared_data / "benchmarks" / "hallusionbench" / "HallusionBench.json"
     rows = json.loads(source.read_text())
     everything, images = load_hallusionbench(source), load_hallusionbench(source, which="image")
-    named = [{"id": item.id, "response": "No"} for item in everything.items]
+    named = [{"id": item.id, "response": "No"} for item in everything.records]
     (tmp_path / "answers.json").write_text(json.dumps([row | {"model_prediction": "No"} for row in rows] if own else named))
     answers = match_answers(read_answers(tmp_path / "answers.json", images.form), required=images.required(), known=images.known())
     assert len(answers) == 951

@@ -37,7 +37,7 @@ def mmhal(shared_data: Path) -> Mmhal:
 def test_real_template(mmhal: Mmhal, tmp_path: Path) -> None:
     assert len(mmhal.required()) == len(set(mmhal.required())) == 96
     types = ["attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other"]
-    assert [item.type for item in mmhal.items] == types * 12
+    assert [item.type for item in mmhal.records] == types * 12
     assert mmhal.questions()[0].image == "7206072054_c53d53b97d_o.jpg"
     rows = json.loads(mmhal.files[0].read_text())
     (tmp_path / "a.json").write_text(json.dumps([row | {"model_answer": "Red."} for row in rows]))

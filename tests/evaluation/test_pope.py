@@ -64,8 +64,8 @@ def test_modes_differ_on_what_is_neither() -> None:
 def test_released_questions_read_whole_and_score_fast(shared_data: Path) -> None:
     start = time.process_time()
     pope = load_pope(shared_data / "benchmarks" / "pope")
-    assert (len(pope.files), len(pope.items), sum(item.is_yes for item in pope.items)) == (3, 9000, 4500)
-    got = pope.score({item.id: "Yes" if item.is_yes else "No" for item in pope.items}, mode="official")
+    assert (len(pope.files), len(pope.records), sum(item.is_yes for item in pope.records)) == (3, 9000, 4500)
+    got = pope.score({item.id: "Yes" if item.is_yes else "No" for item in pope.records}, mode="official")
     assert got["pope/f1"] == 1.0
     assert (got["pope/always_yes/f1"], got["pope/always_no/accuracy"]) == (pytest.approx(2 / 3), 0.5)
     assert time.process_time() - start < 2

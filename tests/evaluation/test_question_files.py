@@ -61,9 +61,9 @@ def write_hub_pope(folder: Path, *, shards: int = 1) -> list[dict[str, Any]]:
 def test_pope_of_the_hub(tmp_path: Path, shards: int) -> None:
     rows = write_hub_pope(tmp_path, shards=shards)
     pope = load_pope(tmp_path)
-    assert [item.id for item in pope.items] == [f"{row['category']}/{row['question_id']}" for row in rows]
+    assert [item.id for item in pope.records] == [f"{row['category']}/{row['question_id']}" for row in rows]
     assert pope.questions()[0][:3] == ("adversarial/1", "COCO_val2014_000000000001.jpg", "Is there a dog in the image?")
-    assert [item.is_yes for item in pope.items] == [True, False] * 3
+    assert [item.is_yes for item in pope.records] == [True, False] * 3
     assert pope.holds_images
     assert pope.write_images(tmp_path / "images")
     assert sorted(path.name for path in (tmp_path / "images").iterdir()) == [f"COCO_val2014_00000000000{i}.jpg" for i in (1, 2)]
@@ -74,7 +74,7 @@ def test_pope_of_the_hub(tmp_path: Path, shards: int) -> None:
 def test_pope_rows_of_the_hub_as_json(tmp_path: Path) -> None:
     row = {"question_id": "1", "question": "Is there a dog?", "answer": "Yes", "image_source": "COCO_val2014_000000000001"}
     (tmp_path / "pope.jsonl").write_text(json.dumps({**row, "category": "popular"}))
-    item = load_pope(tmp_path).items[0]
+    item = load_pope(tmp_path).records[0]
     assert (item.id, item.image, item.is_yes) == ("popular/1", "COCO_val2014_000000000001.jpg", True)
     (tmp_path / "pope.jsonl").write_text(json.dumps({**row, "category": "other"}))
     with pytest.raises(ValueError, match=r"a row's category is 'other'; expected one of random, popular, adversarial"):
@@ -119,7 +119,7 @@ def test_mmes_release_folders(tmp_path: Path, images: bool) -> None:
     results = tmp_path / "results"
     results.mkdir()
     for category, stem in (("existence", "000000006040"), ("color", "000000012120")):
-        lines = [f"{stem}.jpg\t{item.text}\t{'Yes' if item.is_yes else 'No'}\tYes" for item in mme.items if item.category == category]
+        lines = [f"{stem}.jpg\t{item.text}\t{'Yes' if item.is_yes else 'No'}\tYes" for item in mme.records if item.category == category]
         (results / f"{category}.txt").write_text("\n".join(lines))
     answers = match_answers(read_answers(results, mme.form, texts=mme.texts()), required=mme.required())
     assert mme.score(answers, mode="official")["mme/total"] == 100.0
@@ -195,7 +195,7 @@ def test_answers_beside_object_lists(tmp_path: Path) -> None:
 
 def test_a_question_file_that_was_filled_in_serves_as_both(tmp_path: Path) -> None:
     (tmp_path / "HallusionBench_result.json").write_text(json.dumps([{**row, "model_prediction": "Yes"} for row in RECORDS]))
-    assert len(load_hallusionbench(tmp_path, answers=tmp_path / "HallusionBench_result.json").items) == len(RECORDS)
+    assert len(load_hallusionbench(tmp_path, answers=tmp_path / "HallusionBench_result.json").records) == len(RECORDS)
 
 
 @pytest.mark.parametrize("name", ["pope", "mme"])

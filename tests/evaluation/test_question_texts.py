@@ -107,7 +107,7 @@ def test_other_words_around_a_question_are_no_other_question() -> None:
 def test_the_released_splits_in_one_file(shared_data: Path, tmp_path: Path) -> None:
     folder = shared_data / "benchmarks" / "pope"
     whole = load_pope(folder)
-    order = [item for split in ("adversarial", "popular", "random") for item in whole.items if item.split == split]
+    order = [item for split in ("adversarial", "popular", "random") for item in whole.records if item.split == split]
     rows = [
         {"question_id": i, "prompt": item.text + SUFFIX, "text": "Yes" if item.is_yes else "No"} for i, item in enumerate(order, start=1)
     ]

@@ -1,8 +1,22 @@
-"""The strict reading, binary metrics and baselines."""
+"""The strict reading and binary metrics."""
+
+from collections.abc import Sequence
 
 import pytest
 
-from mmalign.evaluation.yes_no import binary_metrics, parse_strict, score_baselines
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.benchmark import compute_metrics
+from mmalign.evaluation.pope import Pope
+from mmalign.evaluation.yes_no import binary_item, parse_strict
+
+
+def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> dict[str, float]:
+    """POPE's metrics of one split."""
+    items = [
+        binary_item(Question(str(i), None, ""), "", is_yes=y, reply=r, group="random")
+        for i, (y, r) in enumerate(zip(labels, replies, strict=True))
+    ]
+    return {key.removeprefix("pope/random/"): value for key, value in compute_metrics(Pope, items).items() if "random" in key}
 
 
 @pytest.mark.parametrize(
@@ -44,8 +58,3 @@ def test_constant_answers_are_defined() -> None:
     assert binary_metrics(labels, [True] * 4) == pytest.approx(
         {"accuracy": 0.5, "precision": 0.5, "recall": 1.0, "f1": 2 / 3, "yes_ratio": 1.0, "unknown": 0.0}
     )
-
-
-def test_baselines_stand_under_their_name() -> None:
-    got = score_baselines(lambda answers: {"x/part/f1": float(answers["q"] == "Yes"), "x/unknown": 0.0}, ["q"], leave_out=("unknown",))
-    assert got == {"x/always_yes/part/f1": 1.0, "x/always_no/part/f1": 0.0}

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from mmalign.data.images import load_image
-from mmalign.evaluation.pope import PopeQuestion, score_pope
+from mmalign.evaluation.pope import Pope, PopeQuestion
 from mmalign.evaluation.reasoning import strip_reasoning
 
 # Whether higher is better; of the share of yes neither is.
@@ -38,7 +38,7 @@ def build_aggregate(name: str) -> Callable[[Sequence[Mapping[str, Any]]], float]
 
     def aggregate(rows: Sequence[Mapping[str, Any]]) -> float:
         questions = [PopeQuestion(row["id"], row["split"], row["image"], row["text"], row["label"] == "yes") for row in rows]
-        return score_pope(questions, {row["id"]: row["response"] for row in rows}, mode="official")[f"pope/{name}"]
+        return Pope([], questions).score({row["id"]: row["response"] for row in rows}, mode="official")[f"pope/{name}"]
 
     return aggregate
 
