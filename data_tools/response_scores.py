@@ -1,7 +1,6 @@
 """How true is a response? Three scorers: known objects, a judge that reads a reference, a model that looks at the image."""
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,7 +112,7 @@ class LookingScorer:
         folder.mkdir(parents=True, exist_ok=True)
         # Verdicts that a stopped run left are on other statements, where sampling isn't exact.
         (folder / "verdicts.jsonl.partial").unlink(missing_ok=True)
-        out = generate_answers(
+        answers = generate_answers(
             self.model,
             self.processor,
             questions,
@@ -123,8 +122,7 @@ class LookingScorer:
             max_new_tokens=4,
             batch_size=self.batch_size,
         )
-        rows = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
-        return {row["id"]: parse_strict(strip_reasoning(row["response"]).text) for row in rows}
+        return {answer.id: parse_strict(answer.response) for answer in answers}
 
 
 def _statement_id(item: int, response: int, sentence: str) -> str:

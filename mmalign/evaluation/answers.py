@@ -162,6 +162,12 @@ def read_answers(
     return [answer._replace(id=str(i)) for i, answer in zip(named, answers, strict=True)]
 
 
+def strip_own(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
+    """Return answers that mmalign gave itself (id, response, ended) without their reasoning."""
+    answers = _read_responses(rows, OURS, "the answers")
+    return [answer._replace(id=row["id"]) for row, answer in zip(rows, answers, strict=True)]
+
+
 def _keep_aligned(answers: Sequence[Answer], ids: Sequence[str | None], path: Path) -> list[Answer]:
     others = sum(identifier is None for identifier in ids)
     if others:
@@ -175,7 +181,7 @@ def _describe_mismatch(found: Asked, identifier: str | None, texts: Mapping[str,
     return f"{question}; {advice}, or, if the model was asked in other words, leave the row's question out"
 
 
-def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path) -> list[Answer]:
+def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path | str) -> list[Answer]:
     """Read what each row says; ids come later."""
     texts = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
     limits = [reads_limit(row) if isinstance(row, Mapping) else None for row in rows]

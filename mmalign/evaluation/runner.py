@@ -17,7 +17,7 @@ from mmalign.engine.generation import generate_greedy, probe_prefix
 from mmalign.engine.logps import unwrap
 from mmalign.engine.probe import RowChoice
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Question
+from mmalign.evaluation.answers import Answer, Question, strip_own
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.evaluation.rows import read_jsonl
 
@@ -33,7 +33,7 @@ def generate_answers(
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     source: str = "",
-) -> Path:
+) -> list[Answer]:
     """Answer questions greedily and save them as JSON lines in the questions' order.
 
     A line says in ``ended`` whether the answer ended by itself, or at its longest length. Special tokens that mark reasoning are kept, and
@@ -54,7 +54,7 @@ def generate_answers(
         source: What the model is, such as the fingerprint of its weights: unfinished answers of another one are refused.
 
     Returns:
-        ``out``.
+        The answers without their reasoning, in that order.
 
     Raises:
         ValueError: If too many images are broken, or unfinished answers come from something else.
@@ -63,7 +63,7 @@ def generate_answers(
         questions = [question._replace(max_new_tokens=max_new_tokens) for question in questions]
     partial = out.with_name(out.name + ".partial")
     pad = processor.tokenizer.pad_token_id
-    rows: RowChoice | None = None
+    choice: RowChoice | None = None
     lengths = sorted({question.max_new_tokens for question in questions})
     origin = {"source": source, "max_new_tokens": lengths, "batch_size": batch_size, "questions": _digest(questions)}
     answered = resume_answers(partial, origin)
@@ -72,15 +72,15 @@ def generate_answers(
             good, images = _load_images(batch, image_root, rejects)
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
             done = all(question.id in answered for question in good)
-            if good and not (done and rows is not None):
+            if good and not (done and choice is not None):
                 encoded, groups = _encode(processor, good, images)
-                if rows is None:
-                    rows = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
-                    if not rows.shared:
-                        bar.write(rows.reason)
-            if not done and rows is not None:
+                if choice is None:
+                    choice = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
+                    if not choice.shared:
+                        bar.write(choice.reason)
+            if not done and choice is not None:
                 length = good[0].max_new_tokens
-                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=length, pad_token_id=pad, shared=rows.shared)
+                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=length, pad_token_id=pad, shared=choice.shared)
                 rests = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
                 for question, rest, ids in zip(itertools.chain(*groups), rests, itertools.chain(*answers), strict=True):
                     # The token that ends an answer is not among its ids.
@@ -91,11 +91,11 @@ def generate_answers(
             bar.update(len(batch))
     rejects.check(len(questions), final=True)
     ready = out.with_name(out.name + ".ready")
-    lines = [json.dumps(answered[question.id]) + "\n" for question in questions if question.id in answered]
-    ready.write_text("".join(lines), encoding="utf-8")
+    rows = [answered[question.id] for question in questions if question.id in answered]
+    ready.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     ready.rename(out)
     partial.unlink()
-    return out
+    return strip_own(rows)
 
 
 def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +10,7 @@ from mmalign.data.json_files import expected_form
 from mmalign.data.rejects import Rejects
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Endings, count_endings, match_answers, read_answers, read_decoding
+from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, read_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.items import Item, items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
@@ -52,24 +52,16 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
         ValueError: If data, answers, images or a judge are missing or don't fit.
     """
     benchmark = benchmark or load_benchmark(options)
-    path, partial = options.answers, options.allow_partial
-    if path is not None:
-        with expected_form(path):
-            decoding = read_decoding(path, benchmark.form)
-    if path is None:
-        path, num_rejected = _generate(options, benchmark, loaded)
-        decoding = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
-        partial = partial or num_rejected > 0
-    with expected_form(path):
-        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
-    answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=partial)
+    given = _read(options, benchmark) if options.answers is not None else _generate(options, benchmark, loaded)
+    rows = given.answers
+    answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
     endings = count_endings({row.id: row for row in reversed(rows) if row.id in answers}.values())
     _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
     result, items = _score(options, benchmark, answers)
     result = dataclasses.replace(
         result,
-        answers=hash_files([path]),
-        decoding=decoding,
+        answers=hash_files([given.path]),
+        decoding=given.decoding,
         model=options.model,
         num_at_limit=endings.at_limit,
         num_reasoned=endings.reasoned,
@@ -79,6 +71,24 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     if options.model is not None and loaded is None:
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
+
+
+class _Given(NamedTuple):
+    """Answers, the file that holds them, how they were generated, and whether some may be missing."""
+
+    answers: Sequence[Answer]
+    path: Path
+    decoding: Mapping[str, Any] | None
+    in_part: bool
+
+
+def _read(options: EvaluateOptions, benchmark: Benchmark) -> _Given:
+    """Read saved answers, ours or others'."""
+    path = Path(str(options.answers))
+    with expected_form(path):
+        decoding = read_decoding(path, benchmark.form)
+        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
+    return _Given(rows, path, decoding, options.allow_partial)
 
 
 def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
@@ -228,7 +238,8 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     return _Judged(strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
 
 
-def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> tuple[Path, int]:
+def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> _Given:
+    """Ask the model."""
     if options.out is None or options.model is None:
         raise UserError("--out is missing: the folder that answers and result are saved in")
     check_can_answer(options, benchmark)
@@ -243,18 +254,20 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     else:
         model, processor = loaded
     rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
-    path = generate_answers(
+    path = options.out / f"{options.benchmark}_answers.jsonl"
+    answers = generate_answers(
         model,
         processor,
         questions,
         image_root=root,
-        out=options.out / f"{options.benchmark}_answers.jsonl",
+        out=path,
         rejects=rejects,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization),
     )
-    return path, rejects.num_rejected
+    decoding = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
+    return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
 
 
 def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:

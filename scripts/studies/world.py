@@ -14,7 +14,7 @@ from datasets import Dataset
 from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
 from mmalign.evaluation.amber import Amber, AmberQuestion
-from mmalign.evaluation.answers import Question, read_answers
+from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import load_pope
@@ -125,11 +125,11 @@ def measure(model: Path, world: Path, *, parts: Sequence[str] = PARTS) -> dict[s
     for part in parts:
         out = model / f"{part}_answers.jsonl"
         rejects = Rejects(model / "rejects.jsonl", max_share=0.0)
-        generate_answers(
+        rows = generate_answers(
             loaded, processor, _questions(folder, part), image_root=folder / "images", out=out, rejects=rejects,
             max_new_tokens=LONGEST[part], batch_size=100,
         )  # fmt: skip
-        answers[part] = {row.id: row.response for row in read_answers(out)}
+        answers[part] = {row.id: row.response for row in rows}
     metrics: dict[str, float] = {}
     if "chair" in answers:
         metrics |= _score_captions(folder, answers["chair"])

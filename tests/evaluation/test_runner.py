@@ -28,9 +28,9 @@ def questions(tmp_path: Path) -> list[Question]:
 
 def ask(model_and_processor: Any, questions: list[Question], folder: Path, **options: Any) -> list[dict[str, Any]]:
     rejects = Rejects(folder / "rejects.jsonl", max_share=options.pop("max_share", 0.5))
-    out = generate_answers(
-        *model_and_processor, questions, image_root=folder, out=folder / "answers.jsonl", rejects=rejects, max_new_tokens=8, **options
-    )
+    out = folder / "answers.jsonl"
+    answers = generate_answers(*model_and_processor, questions, image_root=folder, out=out, rejects=rejects, max_new_tokens=8, **options)
+    assert answers == read_answers(out)
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
@@ -162,7 +162,8 @@ def test_each_question_has_its_own_longest_answer(model_and_processor: Any, ques
     """On one image too; each answer is the beginning of the long one."""
     mixed = [question._replace(max_new_tokens=3 if i % 2 else 8) for i, question in enumerate(questions)]
     rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.0)
-    out = generate_answers(*model_and_processor, mixed, image_root=tmp_path, out=tmp_path / "mixed.jsonl", rejects=rejects, batch_size=4)
+    out = tmp_path / "mixed.jsonl"
+    generate_answers(*model_and_processor, mixed, image_root=tmp_path, out=out, rejects=rejects, batch_size=4)
     got = [json.loads(line) for line in out.read_text().splitlines()]
     whole = ask(model_and_processor, questions, tmp_path)
     assert [row["id"] for row in got] == [row["id"] for row in whole]
