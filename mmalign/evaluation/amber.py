@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from mmalign.errors import UserError
 from mmalign.evaluation.amber_generative import Scene, Words, description_values
-from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, question_id
+from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, QuestionsById, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_file
-from mmalign.evaluation.items import Item
+from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, ratio, within
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.word_similarity import choose_similarity
@@ -113,7 +113,7 @@ class Amber(Benchmark):
     @classmethod
     def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
         """Those of all answers, and those of the questions by kind; pooled kinds have a counter each."""
-        whole = {name: metric.formula for name, metric in cls.metrics.items()}
+        whole = super().formulas(groups)
         score = whole.pop("score")
         for part, kinds in PARTS.items():
             of_kind = _question_formulas(start=START * len(kinds), epsilon=1e-3 if part == "existence" else 1e-4)
@@ -150,28 +150,19 @@ class Amber(Benchmark):
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a description, and an item a question with its kind as its group."""
-        asked = {question.id: question for question in self.asked}
+        asked = QuestionsById(self.asked)
         found = []
-        for identifier, scene in self.scenes.items():
-            if identifier in answers and self.words is not None:
-                values = description_values(answers[identifier], scene, self.words)
-                found.append(
-                    Item(
-                        id=identifier,
-                        image=asked[identifier].image if identifier in asked else None,
-                        question=asked[identifier].prompt if identifier in asked else "",
-                        response=answers[identifier],
-                        label=", ".join(scene.truth),
-                        correct=bool(values["clean"]),
-                        group=GENERATIVE,
-                        values=values,
-                    )
-                )
-        for record in self.records:
-            if record.id in answers:
-                question = asked.get(record.id, Question(record.id, None, ""))
-                reply = read_reply(answers[record.id], mode=mode)
-                found.append(binary_item(question, answers[record.id], is_yes=record.is_yes, reply=reply, group=KINDS[record.type]))
+        for identifier in [i for i in self.scenes if i in answers]:
+            # Words are there wherever a scene is.
+            assert self.words is not None
+            answer, scene = answers[identifier], self.scenes[identifier]
+            values = description_values(answer, scene, self.words)
+            label, clean = ", ".join(scene.truth), bool(values["clean"])
+            found.append(make_item(asked[identifier], answer, label=label, correct=clean, group=GENERATIVE, values=values))
+        for record in [record for record in self.records if record.id in answers]:
+            answer = answers[record.id]
+            reply = read_reply(answer, mode=mode)
+            found.append(binary_item(asked[record.id], answer, is_yes=record.is_yes, reply=reply, group=KINDS[record.type]))
         return found
 
 

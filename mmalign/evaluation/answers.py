@@ -35,6 +35,18 @@ class Question(NamedTuple):
     max_new_tokens: int = SHORT_ANSWER
 
 
+class QuestionsById(dict[str, Question]):
+    """Questions by id; one that is not there has no image and no words, as where only annotations were given."""
+
+    def __init__(self, questions: Iterable[Question]) -> None:
+        """Index them."""
+        super().__init__({question.id: question for question in questions})
+
+    def __missing__(self, identifier: str) -> Question:
+        """Return the bare id as a question."""
+        return Question(identifier, None, "")
+
+
 class Answer(NamedTuple):
     """One response; an id may still stand twice.
 

@@ -120,8 +120,8 @@ class Benchmark(ABC):
         """
 
     def yes_no_ids(self) -> Iterable[str]:
-        """Questions that constant answers are given to, as baselines."""
-        return ()
+        """Questions that constant answers are given to: all, where a metric is given for these."""
+        return self.required() if any(metric.constant for metric in self.metrics.values()) else ()
 
     def baselines(self, answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
         """Score constant answers to the answered questions: ``pope/always_no/f1`` stands beside ``pope/f1``."""

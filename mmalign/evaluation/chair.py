@@ -13,10 +13,10 @@ from typing import Any, ClassVar, Literal
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file, spread
+from mmalign.evaluation.answers import AnswerFormat, Question, QuestionsById, read_answer_file, spread
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.image_ids import ImageIds, is_coco_file
-from mmalign.evaluation.items import Item
+from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, ratio
 from mmalign.evaluation.nltk_words import lemmatize_nouns, lemmatize_tagged, tokenize
 from mmalign.evaluation.object_words import (
@@ -115,14 +115,13 @@ class Chair(Benchmark):
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a caption; it is right where it names no absent object."""
-        asked = {question.id: question for question in self.asked}
+        asked = QuestionsById(self.asked)
         items = []
         for identifier, caption in answers.items():
             # Places are known where words are looked up as they stand; singulars made by rule have none.
             places = find_mentions(caption, self.words) if self.how == "words" else []
             wrong = tuple((place.start, place.end) for place in places if place.name not in self.truths[identifier])
-            question = asked.get(identifier, Question(identifier, None, ""))
-            items.append(caption_item(question, caption, named=self.find(caption), truth=self.truths[identifier], wrong=wrong))
+            items.append(caption_item(asked[identifier], caption, named=self.find(caption), truth=self.truths[identifier], wrong=wrong))
         return items
 
 
@@ -139,11 +138,9 @@ def caption_item(
         wrong: Where absent objects stand in it, where that is known.
     """
     absent = sum(name not in truth for name in named)
-    return Item(
-        id=question.id,
-        image=question.image,
-        question=question.prompt,
-        response=caption,
+    return make_item(
+        question,
+        caption,
         label=", ".join(sorted(truth)) or "nothing",
         correct=not absent,
         values={

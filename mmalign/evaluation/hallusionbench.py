@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, question_id, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
-from mmalign.evaluation.items import Item
+from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_records
@@ -120,35 +120,29 @@ class HallusionBench(Benchmark):
         """Question, reference and prediction."""
         return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
 
-    def yes_no_ids(self) -> Sequence[str]:
-        """All; a constant answer is read by rule, whoever judges the model's."""
-        return self.required()
-
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
-        answered = [record for record in self.records if record.id in answers]
-        codes = find_codes(answered, answers, mode=mode, judgements=judgements)
-        right = find_right(answered, codes)
-        groups = {name: _join(answered, right, group) for name, group in GROUPS.items()}
+        answered = [(record, question) for record, question in zip(self.records, self.questions(), strict=True) if record.id in answers]
+        if judgements is None:
+            codes = {record.id: code_by_rule(answers[record.id], is_yes=record.is_yes, mode=mode) for record, _ in answered}
+        else:
+            codes = {record.id: parse_judgement(judgements[record.id], mode=mode) for record, _ in answered}
+        # Without a figure it is right not to know.
+        right = {one.id: codes[one.id] == RIGHT or (one.figure is None and codes[one.id] == UNCLEAR) for one, _ in answered}
+        whole: dict[tuple[str, str | None], bool] = {}
+        for record, _ in answered:
+            for name, group in GROUPS.items():
+                whole[name, group(record)] = whole.get((name, group(record)), True) and right[record.id]
         items = []
-        for record in answered:
+        for record, question in answered:
             values: dict[str, float] = {"aacc": 1, "aacc_right": int(right[record.id]), "unclear": int(codes[record.id] == UNCLEAR)}
-            for name, whole in groups.items():
-                key = GROUPS[name](record)
-                if key in whole:
+            for name, group in GROUPS.items():
+                key = (name, group(record))
+                if key[1] is not None and key in whole:
                     values |= {name: 1, f"{name}_right": int(whole.pop(key))}
-            items.append(
-                Item(
-                    id=record.id,
-                    image=record.image,
-                    question=record.question,
-                    response=answers[record.id],
-                    label=f"{'yes' if record.is_yes else 'no'}: {record.reference}",
-                    correct=right[record.id],
-                    values=values,
-                    cluster=record.pair.rpartition("_")[0],
-                )
-            )
+            label, cluster = f"{'yes' if record.is_yes else 'no'}: {record.reference}", record.pair.rpartition("_")[0]
+            correct = right[record.id]
+            items.append(make_item(question, answers[record.id], label=label, correct=correct, values=values, cluster=cluster))
         return items
 
 
@@ -168,32 +162,6 @@ def parse_judgement(reply: str, *, mode: Mode) -> int:
         return UNCLEAR if verdict is None else RIGHT if verdict else WRONG
     text = reply.lower()
     return WRONG if "incorrect" in text else RIGHT if "correct" in text else UNCLEAR
-
-
-def find_codes(
-    items: Sequence[HallusionQuestion], answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None
-) -> dict[str, int]:
-    """Return the code of each answer: by the judge's reply where there is a judge, else by rule."""
-    if judgements is None:
-        return {item.id: code_by_rule(answers[item.id], is_yes=item.is_yes, mode=mode) for item in items}
-    return {item.id: parse_judgement(judgements[item.id], mode=mode) for item in items}
-
-
-def find_right(items: Sequence[HallusionQuestion], codes: Mapping[str, int]) -> dict[str, bool]:
-    """Say which answers are right. Without a figure it is right not to know."""
-    return {item.id: codes[item.id] == RIGHT or (item.figure is None and codes[item.id] == UNCLEAR) for item in items}
-
-
-def _join(
-    records: Sequence[HallusionQuestion], right: Mapping[str, bool], group: Callable[[HallusionQuestion], str | None]
-) -> dict[str, bool]:
-    """Say of each group whether every answer in it is right."""
-    groups: dict[str, bool] = {}
-    for record in records:
-        key = group(record)
-        if key is not None:
-            groups[key] = groups.get(key, True) and right[record.id]
-    return groups
 
 
 def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | None = None) -> HallusionBench:

@@ -7,10 +7,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mmalign.errors import UserError
+from mmalign.evaluation.answers import Question
 from mmalign.evaluation.metrics import Sums
 from mmalign.evaluation.rows import read_jsonl
 
@@ -43,6 +45,11 @@ class Item:
     values: Mapping[str, float]
     cluster: str = ""
     wrong: tuple[tuple[int, int], ...] = ()
+
+
+def make_item(question: Question, response: str, **fields: Any) -> Item:
+    """Return the item of an answer to a question; ``fields`` are the others of ``Item``."""
+    return Item(id=question.id, image=question.image, question=question.prompt, response=response, **fields)
 
 
 def add_up(items: Sequence[Item], by: Callable[[Item], tuple[str, str]] = lambda item: ("", "")) -> Sums:

@@ -104,10 +104,6 @@ class Mme(Benchmark):
         """The release's own folders hold both."""
         return folder if self.folders else super().images_in(folder)
 
-    def yes_no_ids(self) -> Sequence[str]:
-        """All."""
-        return self.required()
-
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; an image counts with the first of its two, where both are answered."""
         parse = parse_official if mode == "official" else parse_strict

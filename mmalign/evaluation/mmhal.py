@@ -9,7 +9,7 @@ from urllib.parse import urlparse
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
-from mmalign.evaluation.items import Item
+from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
 from mmalign.evaluation.rows import read_records
@@ -135,11 +135,9 @@ class Mmhal(Benchmark):
         if ratings and all(rating is None for rating in ratings.values()):
             raise UnreadableError(f"none of {len(ratings)} judgements holds a rating; expected 'Rating: N'")
         return [
-            Item(
-                id=record.id,
-                image=record.image or None,
-                question=record.question,
-                response=answers[record.id],
+            make_item(
+                Question(record.id, record.image or None, record.question),
+                answers[record.id],
                 label=record.reference,
                 correct=None if rating is None else rating >= CLEAN,
                 group=record.type,

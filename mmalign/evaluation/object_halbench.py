@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
+from mmalign.evaluation.answers import AnswerFormat, Question, QuestionsById, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_file, find_question_files
 from mmalign.evaluation.chair import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, caption_format, caption_item, read_object_sets
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
@@ -149,7 +149,7 @@ class ObjectHalBench(Benchmark):
         """
         double_words = build_own_double_words(self.synonyms)
         lists = parse_lists({i: judgements[i] for i in answers if i in judgements}) if judgements is not None else {}
-        asked = {question.id: question for question in self.asked}
+        asked = QuestionsById(self.asked)
         items = []
         for identifier, answer in answers.items():
             text = clean(answer)
@@ -157,8 +157,7 @@ class ObjectHalBench(Benchmark):
                 named = find_noun_objects(text, synonyms=self.synonyms, double_words=double_words)
             else:
                 named = name_objects(read_phrases(lists.get(identifier, []), double_words, self.phrase), self.synonyms)
-            question = asked.get(identifier, Question(identifier, None, ""))
-            item = caption_item(question, answer, named=named, truth=self.truths[identifier])
+            item = caption_item(asked[identifier], answer, named=named, truth=self.truths[identifier])
             items.append(replace(item, values={**item.values, "words": len(text.strip().split(" "))}))
         return items
 

@@ -96,10 +96,6 @@ class Pope(Benchmark):
         """The splits. LLaVA's one answer file counts its ids over all three."""
         return [[item.id for item in self.records if item.split == split] for split in dict.fromkeys(item.split for item in self.records)]
 
-    def yes_no_ids(self) -> Sequence[str]:
-        """All."""
-        return self.required()
-
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; the splits are the groups."""
         parse = parse_official if mode == "official" else parse_strict

@@ -4,7 +4,7 @@ import re
 from typing import Literal
 
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.items import Item
+from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, count
 
 Mode = Literal["official", "strict"]
@@ -38,13 +38,5 @@ def binary_item(
     question: Question, response: str, *, is_yes: bool, reply: bool | None, group: str, values: dict[str, float] | None = None
 ) -> Item:
     """Return the item of an answer, whose values are ``binary_values`` unless others are given."""
-    return Item(
-        id=question.id,
-        image=question.image,
-        question=question.prompt,
-        response=response,
-        label="yes" if is_yes else "no",
-        correct=reply is is_yes,
-        group=group,
-        values=binary_values(is_yes=is_yes, reply=reply) if values is None else values,
-    )
+    values = binary_values(is_yes=is_yes, reply=reply) if values is None else values
+    return make_item(question, response, label="yes" if is_yes else "no", correct=reply is is_yes, group=group, values=values)
