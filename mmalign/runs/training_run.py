@@ -19,6 +19,7 @@ from mmalign.engine.logps import unwrap
 from mmalign.engine.method import Method
 from mmalign.engine.router import find_routers
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from mmalign.methods.cached_teacher import CachedTeacher
 from mmalign.methods.pair_selection import Selection
 from mmalign.methods.router import RoutedMethod, RouterConfig
@@ -261,7 +262,7 @@ def save_run(
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step
     record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes
-    (options.out / "train_log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
     write_record(options.out, record)
     write_card(options.out)
     print(f"saved in {options.out}")
