@@ -173,7 +173,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         spread = f"{steps[arm][0]:.2f} to {steps[arm][-1]:.2f}"
         rows.append([arm, f"{own['seconds']:.2f}", spread, f"{own['peak']:.0f}", f"{own['added']:.0f}", *ratios])
     heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
-    return markdown_table(["arm", "CPU s a step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
+    return markdown_table(["arm", "CPU s per step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
 
 
 def main() -> None:

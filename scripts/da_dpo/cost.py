@@ -71,7 +71,7 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
     options = parser.parse_args()
     counts = [f"{number} GPU{'s' if number > 1 else ''}" for number in options.gpus]
-    print(f"| recipe | TFLOPs a pair: scoring | training | {' | '.join(f'scoring, {c}' for c in counts)} | ", end="")
+    print(f"| recipe | TFLOPs per pair: scoring | training | {' | '.join(f'scoring, {c}' for c in counts)} | ", end="")
     print(f"{' | '.join(f'training, {c}' for c in counts)} |\n|---|{'---:|' * (2 + 2 * len(counts))}")
     for name, shape in SHAPES.items():
         flops = [stage(shape, options.prompt, options.response) for stage in (scoring, training)]
