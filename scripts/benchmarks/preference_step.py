@@ -172,8 +172,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         ratios = [f"{own[key] / medians[base][key]:.2f}" for key in QUANTITIES for base in ours]
         spread = f"{steps[arm][0]:.2f} to {steps[arm][-1]:.2f}"
         rows.append([arm, f"{own['seconds']:.2f}", spread, f"{own['peak']:.0f}", f"{own['added']:.0f}", *ratios])
-    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
-    return markdown_table(["arm", "CPU s per step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
+    heads = [f"{what} / {arm.removeprefix('ours ')}" for what in QUANTITIES.values() for arm in ours]
+    return markdown_table(["arm", "CPU s", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
 
 
 def main() -> None:
@@ -186,7 +186,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="profile the first arm instead of timing")
     options = parser.parse_args()
     results = run_arms(options, run_arm)
-    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
+    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) per step"
     title += f", profile of {options.arms[0]}" if options.profile else ""
     body = results[options.arms[0]][0]["profile"] if options.profile else table(results)
     report(title, f"{options.rounds} rounds of {options.steps} steps; {versions(options.arms)}.", body, write=options.write)

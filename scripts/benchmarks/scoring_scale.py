@@ -1,4 +1,4 @@
-"""``mmalign score-difficulty`` as it is run at scale: pairs per second by processes and shards, bytes per pair, and what reading alone costs.
+"""``mmalign score-difficulty`` at scale: pairs per second by processes and shards, bytes per pair, and what reading alone costs.
 
     python scripts/benchmarks/scoring_scale.py --write
 
