@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 

@@ -10,11 +10,11 @@ from data_tools.negative_options import NegativeOptions
 from data_tools.pair_files import PairWriter, checked_pair, image_cell
 from data_tools.pair_sets import Messages, Pair
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 
 # The rejected responses to some rows: a text, or a ValueError that tells why there is none.
 Answers = list[str | ValueError]

@@ -18,9 +18,9 @@ from typing import Any, Literal
 
 from data_tools.program import run_program
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 from schedules.stages import claim, pair_row, train, training_words, write_rows
 
 

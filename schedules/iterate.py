@@ -28,8 +28,8 @@ from typing import Any
 from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.data.datasets import load_rows
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from schedules.stages import claim, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")

@@ -11,9 +11,9 @@ from datasets import Dataset, Image, List
 from data_tools.chunks import read_chunks
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
+from mmalign.files import write_whole
 
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
 """Options of ``train preference`` that a schedule sets itself."""

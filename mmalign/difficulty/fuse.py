@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
-from mmalign.data.json_files import read_json_object
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
 from mmalign.errors import UserError
+from mmalign.files import read_json_object
 
 LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"

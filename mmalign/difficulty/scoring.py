@@ -11,16 +11,15 @@ from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.images import digest_images
-from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
-from mmalign.data.whole_files import write_whole
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 from mmalign.errors import UserError
+from mmalign.files import expected_form, read_json_object, write_whole
 from mmalign.options.rows import AnswerEnd
 
 SHARD_SIZE = 512
@@ -98,7 +97,7 @@ def score_pairs(
             if not path.is_file():
                 scorers = scorers or load()
                 lines = _score_shard(dataset, indices, scorers, config, bar)
-                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), many_writers=True)
+                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
             else:
                 _check_images(path, dataset, config)
                 bar.update(len(indices))
@@ -199,7 +198,7 @@ def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
             raise UserError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
         return
     out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
+    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True))
 
 
 def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.hashing import hash_file
+from mmalign.files import hash_file
 
 SCORER_VERSION = "3"
 # More files than these are named together.

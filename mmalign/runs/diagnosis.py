@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from mmalign import __version__
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.hashing import hash_file
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
 from mmalign.diagnostics.collect import PairLogps, PairReader, TokenStates, pool_pairs, sample_states, score_pairs
@@ -29,6 +28,7 @@ from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.states import OutputHead, read_output_head
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page

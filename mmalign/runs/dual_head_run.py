@@ -14,14 +14,13 @@ from timm.data import resolve_model_data_config
 from transformers import set_seed
 
 from mmalign.data.classes import check_words
-from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages, cache_images
 from mmalign.data.labeled_images import LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
+from mmalign.files import hash_file, write_whole
 from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
 from mmalign.models.dual_head import (
     PUBLISHED_MIXING,

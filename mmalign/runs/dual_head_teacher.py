@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from mmalign.data.classes import read_class_names
-from mmalign.data.hashing import hash_file
 from mmalign.data.image_cache import CachedImages
 from mmalign.data.labeled_images import COOP_SETS
 from mmalign.data.splits import LabelSplit
 from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
 from mmalign.data.views import fixed_numbers, make_views
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 from mmalign.models.open_clip_teacher import OpenClipTeacher
 from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.options.classifier import DualHeadOptions

@@ -10,9 +10,8 @@ from typing import Any
 
 from mmalign import __version__
 from mmalign.data.datasets import find_data_files
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object
 from mmalign.options.training import RunOptions, TrainConfig
 
 RUN_FILE = "mmalign_run.json"

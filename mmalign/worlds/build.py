@@ -13,9 +13,8 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm import tqdm
 
 from mmalign import __version__
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions

@@ -28,8 +28,8 @@ from transformers import AutoProcessor
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import encode_responses
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import read_pair
+from mmalign.files import hash_file
 from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
 
