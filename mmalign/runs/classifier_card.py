@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmalign.models.dual_head import DualHead
+from mmalign.classifier.dual_head import DualHead
 from mmalign.models.parameters import count_parameters
 from mmalign.reports.model_card import CardFacts, CardResult, write_model_card
 

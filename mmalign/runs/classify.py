@@ -1,7 +1,7 @@
 """``mmalign train dual-head | evaluate-classifier | tune-mixing | export``."""
 
-from mmalign.models.dual_head import load_dual_head
-from mmalign.models.export_classifier import export_classifier
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.export import export_classifier
 from mmalign.options.classifier import DualHeadOptions, EvaluateClassifierOptions, ExportOptions, TuneMixingOptions
 from mmalign.runs.classifier_report import evaluate_folder, tune_folder
 from mmalign.runs.dual_head_run import train_classifier

@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from timm.data import resolve_model_data_config
 from transformers import set_seed
 
-from mmalign.data.classes import check_words
-from mmalign.data.hashing import hash_file
-from mmalign.data.image_cache import CachedImages, cache_images
-from mmalign.data.labeled_images import LabeledImages, load_labeled_images
-from mmalign.data.rejects import Rejects
-from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
-from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.whole_files import write_whole
-from mmalign.errors import UserError
-from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
-from mmalign.models.dual_head import (
+from mmalign.classifier.class_logits import ClassLogits
+from mmalign.classifier.class_names import check_words
+from mmalign.classifier.dual_head import (
     PUBLISHED_MIXING,
     DualHead,
     DualHeadConfig,
@@ -33,9 +25,17 @@ from mmalign.models.dual_head import (
     load_pretrained_backbone,
     read_tower_config,
 )
+from mmalign.classifier.image_cache import CachedImages, cache_images
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.method import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
+from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_split
+from mmalign.classifier.teachers import ImageTeacher, embed_classes
+from mmalign.data.hashing import hash_file
+from mmalign.data.rejects import Rejects
+from mmalign.data.whole_files import write_whole
+from mmalign.errors import UserError
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
-from mmalign.models.teachers import Teacher, embed_classes
 from mmalign.options.classifier import DualHeadOptions
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
@@ -261,8 +261,8 @@ def finish(
     images: CachedImages,
     split: LabelSplit,
     parts: Mapping[str, Part],
-    cached: TeacherLogits | None,
-    teacher: Teacher | None,
+    cached: ClassLogits | None,
+    teacher: ImageTeacher | None,
     record: dict[str, Any],
 ) -> None:
     """Tune the mixing, save the classifier, and report every head on validation and test images."""

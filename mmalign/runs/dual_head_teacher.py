@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmalign.data.classes import read_class_names
+from mmalign.classifier.augment import fixed_numbers, make_views
+from mmalign.classifier.class_logits import ClassLogits, load_class_logits, save_class_logits
+from mmalign.classifier.class_names import read_class_names
+from mmalign.classifier.image_cache import CachedImages
+from mmalign.classifier.labeled_images import COOP_SETS
+from mmalign.classifier.open_clip import OpenClipTeacher
+from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.teachers import PROMPTS, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.data.hashing import hash_file
-from mmalign.data.image_cache import CachedImages
-from mmalign.data.labeled_images import COOP_SETS
-from mmalign.data.splits import LabelSplit
-from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
-from mmalign.data.views import fixed_numbers, make_views
 from mmalign.errors import UserError
-from mmalign.models.open_clip_teacher import OpenClipTeacher
-from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.options.classifier import DualHeadOptions
 
 # Teachers that read the classes' names.
@@ -29,7 +29,7 @@ _SCORING_BATCH = 256
 _FIT_VIEWS = 10
 
 
-def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
+def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
     """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
     assert options.teacher is not None, "checked before"
     if options.teacher_kind == "logits":
@@ -68,12 +68,12 @@ def choose_words(options: DualHeadOptions, classes: Sequence[str]) -> tuple[str,
 
 
 def cache_teacher(
-    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
-) -> TeacherLogits:
+    options: DualHeadOptions, teacher: ImageTeacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
+) -> ClassLogits:
     """Read the teacher's logits of every image; score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
     if teacher is None:
-        found = load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
+        found = load_class_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
         if not found.knows_images:
             print(f"warning: {options.teacher} does not say of which pixels its logits are: images are matched by their ids alone")
         return found
@@ -87,12 +87,12 @@ def cache_teacher(
         logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
         source = f"{options.teacher_kind} {options.teacher}"
         about: dict[str, Any] = {"ids": images.ids, "classes": images.classes, "source": source, "digests": images.digests}
-        save_teacher_logits(path, logits=logits, features=features, **about)
-    return load_teacher_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
+        save_class_logits(path, logits=logits, features=features, **about)
+    return load_class_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
 
 
 def score_teacher(
-    teacher: Teacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
+    teacher: ImageTeacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
     numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
@@ -110,7 +110,7 @@ def score_teacher(
 
 
 def score_beside(
-    teacher: Teacher | None, cached: TeacherLogits | None, found: CachedImages, index: Any, device: torch.device
+    teacher: ImageTeacher | None, cached: ClassLogits | None, found: CachedImages, index: Any, device: torch.device
 ) -> Tensor | None:
     """The teacher's logits of the images at ``index``, to stand beside the student's; None without a teacher."""
     if cached is not None:
@@ -118,7 +118,7 @@ def score_beside(
     return None if teacher is None else score_teacher(teacher, found, views=0, augmentation=None, device=device)[0][:, 0][index]
 
 
-def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, device: torch.device) -> int:
+def find_feature_width(cached: ClassLogits | None, teacher: ImageTeacher | None, device: torch.device) -> int:
     """How wide the teacher's features are, for a student that predicts them.
 
     Raises:

@@ -5,9 +5,9 @@ from typing import Any
 
 from PIL import Image
 
-from mmalign.data.classes import read_class_names
+from mmalign.classifier.class_names import read_class_names
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.data.datasets import load_rows
-from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.rows import read_pair
 from tests.formats.form import Form, Section
 from tests.odd_images import encode, tagged

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mmalign.classifier.labeled_images import COOP_SETS
 from mmalign.cli import main
 from mmalign.config import parse_options
-from mmalign.data.labeled_images import COOP_SETS
 from mmalign.options.classifier import DualHeadOptions
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import CLASSES, save_tiny_clip

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from mmalign.data.labeled_images import load_labeled_images
-from mmalign.data.teacher_logits import save_teacher_logits
+from mmalign.classifier.class_logits import save_class_logits
+from mmalign.classifier.labeled_images import load_labeled_images
 from tests.data_files import chat_rows, save_rows, scored_rows
 from tests.tiny_classifiers import save_part
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
@@ -62,7 +62,7 @@ def make_inputs(folder: Path) -> Inputs:
     save_part(photos / "train.parquet", 30, 0)
     images = load_labeled_images(photos)
     sure = 4 * functional.one_hot(torch.from_numpy(images.labels), 3).float()
-    save_teacher_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
+    save_class_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
     return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope, photos, logits)
 
 

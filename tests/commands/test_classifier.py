@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmalign.classifier.class_logits import load_class_logits, save_class_logits
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.image_cache import to_square
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.cli import main
-from mmalign.data.image_cache import to_square
 from mmalign.data.images import digest_images, load_image
-from mmalign.data.labeled_images import load_labeled_images
-from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
-from mmalign.models.dual_head import load_dual_head
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -38,7 +38,7 @@ def logits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load_labeled_images(photos)
     path = tmp_path_factory.mktemp("logits") / "teacher.safetensors"
     sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(data.labels), 3).float()
-    save_teacher_logits(path, ids=data.ids, classes=data.classes, logits=sure, source="the truth")
+    save_class_logits(path, ids=data.ids, classes=data.classes, logits=sure, source="the truth")
     return path
 
 
@@ -220,8 +220,8 @@ def test_prompts_have_the_tables_names(tmp_path: Path, capsys: pytest.CaptureFix
     assert train(numbered, tmp_path / "a", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 0
     assert train(named, tmp_path / "b", *teacher) == 0
     (a,), (b,) = (list((tmp_path / name / "cache").glob("teacher-*.safetensors")) for name in ("a", "b"))
-    one = load_teacher_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
-    other = load_teacher_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
+    one = load_class_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
+    other = load_class_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
     torch.testing.assert_close(one, other)
     (tmp_path / "classnames.txt").write_text("n02121620 cat\n")
     assert train(numbered, tmp_path / "c", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 2
@@ -245,7 +245,7 @@ def test_logits_of_other_pixels_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert train(data, tmp_path / "b", *words) == 2
     assert "holds another run" in capsys.readouterr().err
     ids = load_labeled_images(data).ids
-    save_teacher_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
+    save_class_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
     assert train(data, tmp_path / "d", *words) == 0
     assert "does not say of which pixels its logits are: images are matched by their ids alone" in capsys.readouterr().out
 

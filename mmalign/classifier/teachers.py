@@ -12,9 +12,9 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.data.classes import few, match_classes, match_words
+from mmalign.classifier.class_names import few, match_classes, match_words
+from mmalign.classifier.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
 from mmalign.errors import UserError
-from mmalign.models.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
 from mmalign.models.load import load_clip
 
 # CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
@@ -50,7 +50,7 @@ class TeacherOutput(NamedTuple):
     features: Tensor
 
 
-class Teacher(Protocol):
+class ImageTeacher(Protocol):
     """Frozen; sees RGB views in [0, 1] of its own side. Its logits are in the order of the data's classes."""
 
     side: int

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from mmalign.errors import UserError
-from mmalign.losses.dual_head import mix_probabilities
+from mmalign.losses.classifier import mix_probabilities
 from mmalign.models.load import check_folder, named_errors
 
 CONFIG_FILE, WEIGHTS_FILE = "dual_head.json", "model.safetensors"

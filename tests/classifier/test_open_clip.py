@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mmalign.classifier.open_clip import OpenClipTeacher
 from mmalign.cli import main
-from mmalign.models.open_clip_teacher import OpenClipTeacher
 from tests.tiny_classifiers import CLASSES, save_part
 
 CPU = torch.device("cpu")
