@@ -172,7 +172,7 @@ def load_dual_head(source: Path) -> DualHead:
         ValueError: If there is none, or its weights don't fit its config.
     """
     if not (source / CONFIG_FILE).is_file() or not (source / WEIGHTS_FILE).is_file():
-        raise UserError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as train dual-head saves it")
+        raise UserError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as classifier train saves it")
     with named_errors(str(source)):
         weights = load_file(source / WEIGHTS_FILE)
     model = DualHead(read_config(source))

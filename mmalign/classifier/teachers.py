@@ -60,7 +60,7 @@ class ImageTeacher(Protocol):
 
 
 class ClassifierTeacher:
-    """A classifier that ``train dual-head`` saved; its mixed probabilities are the teacher's, as logits."""
+    """A classifier that ``classifier train`` saved; its mixed probabilities are the teacher's, as logits."""
 
     def __init__(self, model: DualHead, *, classes: Sequence[str] | None = None, what: str = "the teacher", device: torch.device) -> None:
         """Freeze the model.
@@ -250,7 +250,7 @@ def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[
 
 
 def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: torch.device) -> ClassifierTeacher:
-    """Load a checkpoint of ``train dual-head`` as a teacher.
+    """Load a checkpoint of ``classifier train`` as a teacher.
 
     Raises:
         ValueError: If it knows other classes.

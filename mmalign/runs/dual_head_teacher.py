@@ -1,4 +1,4 @@
-"""The teacher of ``mmalign train dual-head``: loaded, fitted, its logits scored once and kept on disk."""
+"""The teacher of ``mmalign classifier train``: loaded, fitted, its logits scored once and kept on disk."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.teachers import PROMPTS, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.data.hashing import hash_file
 from mmalign.errors import UserError
-from mmalign.options.classifier import DualHeadOptions
+from mmalign.options.classifier import TrainClassifierOptions
 
 # Teachers that read the classes' names.
 TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")
@@ -29,7 +29,7 @@ _SCORING_BATCH = 256
 _FIT_VIEWS = 10
 
 
-def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
+def load_teacher(options: TrainClassifierOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
     """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
     assert options.teacher is not None, "checked before"
     if options.teacher_kind == "logits":
@@ -55,20 +55,26 @@ def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSpl
     return few_shot
 
 
-def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
+def choose_prompts(options: TrainClassifierOptions) -> tuple[str, ...]:
     """Find the prompts: named ones, texts, a set's own, or "a photo of a {}."."""
     if not options.prompts:
         return PROMPTS[COOP_SETS[options.set].prompts if options.set is not None else "photo"]
     return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
 
 
-def choose_words(options: DualHeadOptions, classes: Sequence[str]) -> tuple[str, ...]:
+def choose_words(options: TrainClassifierOptions, classes: Sequence[str]) -> tuple[str, ...]:
     """What the classes are called in words: the table's names, or their own."""
     return tuple(classes) if options.class_names is None else read_class_names(options.class_names, classes)
 
 
 def cache_teacher(
-    options: DualHeadOptions, teacher: ImageTeacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
+    options: TrainClassifierOptions,
+    teacher: ImageTeacher | None,
+    images: CachedImages,
+    split: LabelSplit,
+    cache: Path,
+    *,
+    device: torch.device,
 ) -> ClassLogits:
     """Read the teacher's logits of every image; score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
@@ -92,7 +98,7 @@ def cache_teacher(
 
 
 def score_teacher(
-    teacher: ImageTeacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
+    teacher: ImageTeacher, images: CachedImages, *, views: int, augmentation: TrainClassifierOptions | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
     numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
@@ -132,7 +138,7 @@ def find_feature_width(cached: ClassLogits | None, teacher: ImageTeacher | None,
     return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]
 
 
-def hash_teacher(options: DualHeadOptions) -> str:
+def hash_teacher(options: TrainClassifierOptions) -> str:
     """Hash the teacher's weights where they are files."""
     path = Path((options.teacher or "").removeprefix("local-dir:"))
     if path.is_file():

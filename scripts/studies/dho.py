@@ -6,7 +6,7 @@
     python -m scripts.studies.dho --data cifar10 --report-only
 
 --data is a folder with train and test parquet files (columns image, label). The training images are halved: one half, with all its
-labels, is the teacher's; the other the student's, of which 1,000 tune the mixing. Each cell is one `mmalign train dual-head`; finished
+labels, is the teacher's; the other the student's, of which 1,000 tune the mixing. Each cell is one `mmalign classifier train`; finished
 ones are kept in --out and never run again. Cells run in order of importance, so that a stop leaves the widest picture.
 """
 
@@ -51,7 +51,7 @@ def run_mmalign(words: Sequence[str], log: Path) -> None:
 
 def training_words(options: argparse.Namespace, network: str, *, steps: int, batch: int) -> list[str]:
     """What all runs share."""
-    words = ["train", "dual-head", "--data", str(options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
+    words = ["classifier", "train", "--data", str(options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
     words += ["--backbone", "resnet10t", "--backbone-options", NETWORKS[network], "--image-size", "32", "--augmentation", "pad-crop"]
     words += ["--max-steps", str(steps), "--batch-size", str(batch), "--learning-rate", "2e-3", "--warmup-ratio", "0.05"]
     return [*words, "--logging-steps", "50", "--trainer", "{disable_tqdm: true, save_strategy: 'no'}"]

@@ -92,8 +92,8 @@ VALUES = Section(
 TREE = {"file": "files.txt", "read": read_tree}
 FOLDERS = Section(
     "Labelled images",
-    "What `train dual-head`, `evaluate-classifier` and `tune-mixing` read from `--data`, beside Parquet and `save_to_disk` with an Image "
-    "and a ClassLabel. Each listing is of files below `--data`.",
+    "What the `classifier` commands read from `--data`, beside Parquet and `save_to_disk` with an Image and a ClassLabel. "
+    "Each listing is of files below `--data`.",
     (
         Form(
             "A folder for each class",
