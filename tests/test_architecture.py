@@ -19,7 +19,7 @@ BELOW = {
 }
 BELOW |= {
     room: {"engine", "models", "data", "losses", "options", "files"}
-    for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
+    for room in ("methods", "classifier", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}

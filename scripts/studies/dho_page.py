@@ -7,7 +7,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
+from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.reports.heat_map import save_heat_map
 from scripts.studies import page
 from scripts.studies.dho_grid import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight

@@ -14,8 +14,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from numpy.typing import NDArray
 
-from mmalign.data.classes import few
-from mmalign.data.image_folders import find_class_folders, find_split
+from mmalign.classifier.class_names import few
+from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
 from mmalign.files import write_whole
 
