@@ -24,6 +24,7 @@ from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
+from mmalign.losses.scores import ScoredTokens
 from mmalign.methods import forward
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.adapters import LoraOptions, add_lora
@@ -81,7 +82,8 @@ def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None
     pixels = batch["images"]["pixel_values"].repeat_interleave(layout["repeats"], 0)
     logps = model(**inputs, pixel_values=pixels, use_cache=False).logits.float().log_softmax(-1)
     chosen = logps.flatten(0, 1)[layout["index"]].gather(-1, layout["target"][:, None]).squeeze(-1)
-    return ResponseLogps(chosen, layout["response"], int(layout["repeats"].sum()))
+    scored = ScoredTokens(layout["response"], int(layout["repeats"].sum()), layout["target"])
+    return ResponseLogps(sums=scored.sums(chosen), token_logps=chosen, scored=scored)
 
 
 def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = False) -> dict[str, Any]:

@@ -289,7 +289,7 @@ def check_qlora(family: Family) -> None:
 def lora_gradients(base: Any, processor: Any) -> dict[str, Tensor]:
     """Gradients of an adapter in train mode."""
     policy = fill_adapter(add_lora(base, LoraOptions(rank=2, alpha=4))).train()
-    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums()
+    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
