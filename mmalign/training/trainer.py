@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, Trainer
 
 from mmalign.engine.method import Method
 from mmalign.errors import UserError
+from mmalign.training.progress import show_progress
 from mmalign.training.sampler import BucketSampler
 
 # What a weights file may lack without harm: tied copies of weights that it has.
@@ -33,6 +34,7 @@ class MethodTrainer(Trainer):
         super().__init__(*args, data_collator=method.collate, **kwargs)
         if sampler is not None and self.args.train_sampling_strategy != "random":
             raise UserError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
+        show_progress(self)
         self.method = method
         self._sampler = sampler
         self.loss_is_scaled_for_ga = True
