@@ -5,7 +5,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -93,29 +93,20 @@ def write_whole(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
-def claim(
-    path: Path,
-    record: Mapping[str, Any],
-    *,
-    what: str,
-    compared: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
-    next_step: str = "choose another --out",
-) -> None:
+def claim(path: Path, record: Mapping[str, Any], *, what: str) -> None:
     """Write the record of what a folder belongs to, or check that the one that is there is the same.
 
     Args:
         path: JSON file of the record; its folder is made.
         record: Everything that decides what the folder will hold. Paths are written as text, tuples as lists.
         what: What a folder with another record holds, such as ``another run``.
-        compared: The part of a record that must be the same; all of it by default.
-        next_step: What the user can do.
 
     Raises:
         ValueError: If the folder has another record; the message holds the first value that differs, and this one's.
     """
     text = json.dumps(record, indent=1, sort_keys=True, default=str)
     if path.is_file():
-        check_same(path.parent, compared(read_json_object(path)), compared(json.loads(text)), what=what, next_step=next_step)
+        check_same(path.parent, read_json_object(path), json.loads(text), what=what)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, text + "\n")

@@ -92,7 +92,7 @@ def test_same_command_again_is_the_same_run_and_another_is_refused(
     after = load_file(trained / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert train(photos, trained, *teacher[:-1], "3", "--validation-data", str(photos), "--test-data", str(photos)) == 2
-    assert "holds another run: its shots is 2, this one's 3" in capsys.readouterr().err
+    assert "holds another run: its shots is 2, not 3" in capsys.readouterr().err
 
 
 def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
