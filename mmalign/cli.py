@@ -48,22 +48,22 @@ COMMANDS = {
     ),
     "classifier train": Command(
         "classifier:TrainClassifierOptions",
-        "classify:run_train",
+        "classifier:run_train",
         "distil a vision-language teacher into a classifier, few labels",
     ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classify:run_evaluate",
+        "classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classify:run_tune",
+        "classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classify:run_export",
+        "classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "score-difficulty": Command(

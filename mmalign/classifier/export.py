@@ -5,7 +5,7 @@ Shape legend: B = images, C = classes, H = height, W = width.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from mmalign.classifier.dual_head import DualHead
 from mmalign.errors import UserError
+from mmalign.options.classifier import ExportFormat
 
-ExportFormat = Literal["torch", "onnx"]
 # float32 through another runtime's kernels.
 TOLERANCE = 1e-4
 

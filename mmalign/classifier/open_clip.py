@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.classifier.dual_head import Preprocessing
-from mmalign.classifier.teachers import TeacherOutput, average_prompts
+from mmalign.classifier.prompts import average_prompts
+from mmalign.classifier.teachers import TeacherOutput
 from mmalign.errors import UserError
 from mmalign.models.load import check_folder, resolve_dtype
 
