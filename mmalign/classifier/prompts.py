@@ -34,6 +34,8 @@ PROMPTS: dict[str, tuple[str, ...]] = {
     "pets": ("a photo of a {}, a type of pet.",),
     "action": ("a photo of a person doing {}.",),
 }
+# Kinds of teachers that read the classes' names.
+TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")
 # What CoOp's sets show; the others hold photos of things.
 SET_PROMPTS: dict[SetName, tuple[str, ...]] = {
     "oxford_pets": PROMPTS["pets"],

@@ -70,33 +70,46 @@ class ClassifierTeacher:
 class TimmTeacher:
     """Any timm classifier with its published weights."""
 
-    def __init__(self, architecture: str, *, classes: Sequence[str], words: Sequence[str] = (), device: torch.device) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        device: torch.device,
+        classes: Sequence[str] = (),
+        words: Sequence[str] = (),
+        num_classes: int | None = None,
+    ) -> None:
         """Load the weights, and match the checkpoint's class names with the data's.
 
         Args:
             architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+            device: Where the model runs.
             classes: The data's. The logits are put in their order by the checkpoint's ``label_names``, their descriptions, or, of a model
                 with as many classes as an ImageNet has, that set's.
             words: What the classes are called in words, if the user said.
-            device: Where the model runs.
+            num_classes: Refused where it stands for ``classes``: a number does not tell which logit is of which class.
 
         Raises:
-            ValueError: If there are no weights, the head has another number of classes, or the checkpoint names other ones.
+            ValueError: If there are no classes or no weights, the head has another number of classes, or the checkpoint names other ones.
         """
+        if not classes:
+            given = "no classes" if num_classes is None else f"num_classes {num_classes} and no classes"
+            raise UserError(
+                f"the teacher {architecture} is given {given}; expected classes=, the data's class names in the order of its labels "
+                "(load_labeled_images(...).classes): a checkpoint may number the same classes in another order"
+            )
         self.model = create_timm(architecture, pretrained=True).requires_grad_(False).eval().to(device)
         if self.model.num_classes != len(classes):
             raise UserError(
                 f"{architecture} knows {self.model.num_classes} classes and the data have {few(classes)}; they must be the same"
             )
         names, descriptions = _read_label_names(self.model, classes)
-        self.note = (
-            ""
-            if names
-            else (
+        self.note = ""
+        if not names:
+            self.note = (
                 f"{architecture} does not name its classes: its logits are taken to be in the data's order, {few(classes)}; "
                 "a wrong order teaches wrong classes, so compare its accuracy on labelled images"
             )
-        )
         found = match_words(names or classes, classes, descriptions=descriptions, words=words, what=architecture)
         self.order = torch.from_numpy(found).to(device)
         settings = resolve_model_data_config(self.model)

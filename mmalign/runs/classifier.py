@@ -3,26 +3,23 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from transformers import set_seed
 
 from mmalign.classifier.class_logits import load_class_logits
-from mmalign.classifier.class_names import check_words
 from mmalign.classifier.dual_head import DualHead, load_dual_head, write_config
 from mmalign.classifier.export import export_classifier
 from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.method import DualHeadMethod
 from mmalign.classifier.metrics import compute_logits, format_scores, score_classifier, tune_mixing
-from mmalign.classifier.prompts import choose_words
-from mmalign.classifier.splits import Indices, LabelSplit, draw_split, load_split, save_split
+from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
-from mmalign.classifier.student import build_student, published_mixing, stored_side
+from mmalign.classifier.student import build_student, published_mixing
+from mmalign.classifier.training_images import RunImages, check_names, decode_images, load_sources
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.files import hash_file, write_whole
@@ -32,12 +29,11 @@ from mmalign.options.classifier import (
     EvaluateClassifierOptions,
     ExportClassifierOptions,
     ScoredImages,
-    Split,
     TrainClassifierOptions,
     TuneMixingOptions,
 )
 from mmalign.runs.classifier_card import write_classifier_card
-from mmalign.runs.classifier_teacher import TEXT_TEACHERS, RunTeacher, hash_teacher, prepare_teacher
+from mmalign.runs.classifier_teacher import RunTeacher, hash_teacher, prepare_teacher
 from mmalign.runs.run_record import RUN_FILE, build_record, claim_folder, is_first_process, read_record, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
@@ -46,16 +42,7 @@ from mmalign.training.optimizers import build_optimizer
 from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.trainer import MethodTrainer
 
-SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
-
-
-class RunImages(NamedTuple):
-    """The decoded images of a training run."""
-
-    train: CachedImages
-    split: LabelSplit
-    scored: dict[str, tuple[CachedImages, Indices]]
-    """validation and test, as far as there are any: images, and which of them count."""
+REPORT_FILE = "classifier.json"
 
 
 def run_train(options: TrainClassifierOptions) -> None:
@@ -68,7 +55,8 @@ def run_train(options: TrainClassifierOptions) -> None:
     set_seed(options.seed)
     # What is read at the end is checked before the folder is claimed and the first step is made.
     sources = load_sources(options)
-    check_names(options, sources)
+    for note in check_names(options, sources) if is_first_process() else ():
+        print(f"warning: {note}")
     # One process hashes, decodes and scores; the others find it done.
     processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
     with processes.main_process_first():
@@ -128,36 +116,6 @@ def check_options(options: TrainClassifierOptions) -> None:
         raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 
 
-def load_sources(options: TrainClassifierOptions) -> dict[str, LabeledImages]:
-    """Find the images of train, and of validation and test as far as they are named, numbered by the training images' classes.
-
-    Raises:
-        ValueError: If they can't be found, or show a class that the training images don't have.
-    """
-    found = {"train": load_labeled_images(options.data, split="train", name=options.set)}
-    named: dict[Split, Path | None] = {"validation": options.validation_data, "test": options.test_data}
-    for split, path in named.items():
-        source = options.data if options.set is not None and path is None else path
-        if source is not None:
-            data = load_labeled_images(source, split=split, name=options.set if path is None else None)
-            found[split] = data.with_classes(found["train"].classes, what=f"{source} ({split})")
-    return found
-
-
-def check_names(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> None:
-    """Check the class names where a text tower reads them, and print what is odd with names and files.
-
-    Raises:
-        ValueError: If names tell a text tower nothing, or the table of them lacks a class.
-    """
-    notes = [note for part in sources.values() for note in part.notes]
-    words = choose_words(options, sources["train"].classes)
-    if options.text_init or (options.teacher is not None and options.teacher_kind in TEXT_TEACHERS):
-        notes += check_words(words)
-    for note in dict.fromkeys(notes) if is_first_process() else ():
-        print(f"warning: {note}")
-
-
 def describe_classifier_run(options: TrainClassifierOptions, data: LabeledImages) -> dict[str, Any]:
     """Record what the run is made of: options, and the content of training images, tables and the teacher's files."""
     # A cache inside OUT is begun once OUT is claimed.
@@ -166,50 +124,6 @@ def describe_classifier_run(options: TrainClassifierOptions, data: LabeledImages
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
         hashes["teacher"] = hash_teacher(options)
     return build_record(options, method=DualHeadMethod.name, data=hashes)
-
-
-def decode_images(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> RunImages:
-    """Decode all images, or find them decoded, and choose those with labels.
-
-    Raises:
-        ValueError: If too many are broken, or validation and test images are the same.
-    """
-    train = _decode(options, sources["train"], "rejects.jsonl")
-    split = choose_split(options, train)
-    # Validation first: what is tuned on it counts in the test report.
-    scored = {"validation": (train, split.validation)} if len(split.validation) else {}
-    for name in ("validation", "test"):
-        if name in sources:
-            found = _decode(options, sources[name], f"{name}_rejects.jsonl")
-            scored[name] = found, np.arange(len(found.ids))
-    if "validation" in scored and "test" in scored and scored["validation"][0].fingerprint == scored["test"][0].fingerprint:
-        raise UserError("validation and test images are the same; the mixing may be tuned on validation images only")
-    return RunImages(train, split, scored)
-
-
-def _decode(options: TrainClassifierOptions, data: LabeledImages, rejects: str) -> CachedImages:
-    kept = Rejects(options.out / rejects, max_share=options.max_reject_share)
-    return cache_images(data, options.cache_folder, side=stored_side(options), rejects=kept)
-
-
-def choose_split(options: TrainClassifierOptions, images: CachedImages) -> LabelSplit:
-    """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is resumed."""
-    path = options.out / SPLIT_FILE
-    if path.is_file():
-        return load_split(path, images.ids)
-    if options.split_file is not None:
-        split = load_split(options.split_file, images.ids)
-    else:
-        split = draw_split(
-            images.labels,
-            num_classes=len(images.classes),
-            seed=options.split_seed,
-            shots=options.shots,
-            share=options.label_share,
-            validation_share=options.validation_share,
-        )
-    save_split(path, split, images.ids, seed=options.split_seed, shots=options.shots, share=options.label_share)
-    return split
 
 
 def make_trainer(

@@ -18,15 +18,13 @@ from mmalign.classifier.class_logits import ClassLogits, load_class_logits, save
 from mmalign.classifier.dual_head import load_dual_head
 from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.open_clip import OpenClipTeacher
-from mmalign.classifier.prompts import choose_prompts, choose_words
+from mmalign.classifier.prompts import TEXT_TEACHERS, choose_prompts, choose_words
 from mmalign.classifier.splits import Indices, LabelSplit
 from mmalign.classifier.teachers import ClassifierTeacher, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.options.classifier import Augmentation, TrainClassifierOptions
 
-# Teachers that read the classes' names.
-TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")
 _SCORING_BATCH = 256
 # Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
 _FIT_VIEWS = 10

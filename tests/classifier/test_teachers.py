@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from mmalign.classifier.dual_head import load_dual_head
 from mmalign.classifier.prompts import embed_classes
 from mmalign.classifier.teachers import ClassifierTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher
+from mmalign.errors import UserError
 from mmalign.models.load import load_clip
 from tests.tiny_classifiers import CLASSES, build_tiny_classifier, save_tiny_clip
 
@@ -103,6 +104,12 @@ def test_timm_teachers_without_names(tmp_path: Path) -> None:
     source, wordnet = save_timm(tmp_path / "b", 1000), timm.data.ImageNetInfo("imagenet-1k").label_names()
     assert says(source, tuple(wordnet[::-1])) == (list(range(999, -1, -1)), "")
     assert "does not name its classes" in says(source, tuple(f"class {i}" for i in range(1000)))[1]
+
+
+def test_a_number_of_classes_is_no_answer_to_which_they_are(tmp_path: Path) -> None:
+    source = save_timm(tmp_path / "a", 3, label_names=list(CLASSES))
+    with pytest.raises(UserError, match=r"given num_classes 3 and no classes; expected classes=, the data's class names"):
+        TimmTeacher(source, num_classes=3, device=CPU)
 
 
 def test_a_classifiers_logits_come_in_the_datas_order(tmp_path: Path) -> None:
