@@ -83,7 +83,7 @@ COMMANDS = {
     ),
     "cache-teacher": Command(
         "difficulty:CacheTeacherOptions",
-        "difficulty:run_cache_teacher",
+        "cache_teacher:run_cache_teacher",
         "store a teacher's likeliest tokens beside chats",
     ),
     "evaluate": Command(

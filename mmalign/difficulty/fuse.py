@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
+from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_COLUMNS, REFERENCE_FINGERPRINT, REFERENCE_LIST_COLUMNS, TOKEN_LOGPS
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
-from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
 from mmalign.errors import UserError
 from mmalign.files import read_json_object, whole, write_whole
 
@@ -64,7 +64,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
         for name in gaps:
             easiness[name][members] = parts[name]
     columns: dict[str, list[Any]] = {_gap(name): values.tolist() for name, values in {**gaps, FUSED: fused}.items()}
-    columns |= {name: [row[name] for row in scores] for name in COLUMNS}
+    columns |= {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
     columns |= {f"easiness_{name}": easiness[name].tolist() for name in gaps} | {"difficulty": difficulty.tolist()}
     _write_columns(dataset, scores, columns, out / SCORED)
     summary = {
@@ -108,7 +108,7 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
         ValueError: If no pair was scored.
     """
     scores = _read_scores(dataset, shards, out=out)
-    names = LIST_COLUMNS if LIST_LOGPS in scores[0] else COLUMNS
+    names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else REFERENCE_COLUMNS
     _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
@@ -123,7 +123,7 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     fingerprint = read_json_object(out / "scoring.json").get("reference")
     if not isinstance(fingerprint, str):
         raise UserError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
-    return [{**row, FINGERPRINT: fingerprint} for row in scores]
+    return [{**row, REFERENCE_FINGERPRINT: fingerprint} for row in scores]
 
 
 def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:

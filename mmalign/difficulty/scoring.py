@@ -1,5 +1,6 @@
 """Score pairs shard by shard: each shard is written whole or not at all, so a stopped run goes on and ends with the same bytes."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,20 +10,18 @@ from typing import Any
 from datasets import Dataset
 from tqdm import tqdm
 
+from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, cache_list, cache_pair, check_images
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
+from mmalign.data.shards import SHARD_SIZE, Advance, Shards, Share, write_lines
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
-from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
-from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 from mmalign.errors import UserError
-from mmalign.files import claim, expected_form, write_whole
+from mmalign.files import claim, expected_form
 from mmalign.options.rows import AnswerEnd
 
-SHARD_SIZE = 512
 CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
 WINDOW_BATCHES = 8
@@ -83,25 +82,17 @@ def score_pairs(
         "answer_end": config.answer_end,
     }
     claim(out / "scoring.json", {**fingerprint, **settings}, what="other scores")
-    (out / "shards").mkdir(exist_ok=True)
-    mine = share.take(list_shards(out, len(dataset)))
-    part = "" if share.count == 1 else f"-{share.index + 1}-of-{share.count}"
-    rejects = Rejects(out / f"rejects{part}.jsonl", max_share=config.max_reject_share)
-    scorers, num_seen = None, 0
-    with tqdm(total=_num_rows(mine, dataset), desc="scoring pairs", unit="pair", leave=False, disable=share.index > 0) as bar:
-        for path in mine:
-            indices = _rows_of(path, dataset)
-            if not path.is_file():
-                scorers = scorers or load()
-                lines = _score_shard(dataset, indices, scorers, config, bar)
-                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-            else:
-                _check_images(path, dataset, config)
-                bar.update(len(indices))
-            num_seen += len(indices)
-            _add_rejects(path, rejects)
-            rejects.check(num_seen)
-    rejects.check(num_seen, final=True)
+    load = functools.cache(load)
+
+    def write(rows: range, path: Path, advance: Advance) -> None:
+        write_lines(path, _score_shard(dataset, rows, load(), config, advance))
+
+    def check(path: Path) -> None:
+        _check_images(path, dataset, config)
+
+    shards = find_shards(out, len(dataset))
+    done = shards.finish(write, label="scoring pairs", check=check, share=share, unit="pair")
+    shards.reject_broken(done, _read_broken, Rejects(out / f"rejects{share.suffix}.jsonl", max_share=config.max_reject_share))
 
 
 def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> list[Path]:
@@ -113,7 +104,7 @@ def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> 
     Raises:
         ValueError: If shards are missing, with their names; or if too many rows are broken.
     """
-    shards = list_shards(out, num_rows)
+    shards = find_shards(out, num_rows).paths()
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -123,30 +114,21 @@ def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> 
         )
     rejects = Rejects(out / "rejects.jsonl", max_share=max_reject_share)
     for path in shards:
-        _add_rejects(path, rejects)
+        for name, reason in _read_broken(path):
+            rejects.add(name, reason)
     rejects.check(num_rows, final=True)
     for part in out.glob("rejects-*-of-*.jsonl"):
         part.unlink()
     return shards
 
 
-def list_shards(out: Path, num_rows: int) -> list[Path]:
-    """List the shard files of a data set, in the rows' order, whether they are there or not."""
-    return [out / "shards" / f"{start:09d}.jsonl" for start in range(0, num_rows, SHARD_SIZE)]
+def find_shards(out: Path, num_rows: int) -> Shards:
+    """Name the shards of a folder of scores."""
+    return Shards(out / "shards", num_rows, SHARD_SIZE)
 
 
-def _rows_of(path: Path, dataset: Dataset) -> range:
-    return range(int(path.stem), min(int(path.stem) + SHARD_SIZE, len(dataset)))
-
-
-def _num_rows(shards: Sequence[Path], dataset: Dataset) -> int:
-    return sum(len(_rows_of(path, dataset)) for path in shards)
-
-
-def _add_rejects(path: Path, rejects: Rejects) -> None:
-    for row in read_shard(path):
-        if "reason" in row:
-            rejects.add(row["id"], row["reason"])
+def _read_broken(path: Path) -> list[tuple[str, str]]:
+    return [(row["id"], row["reason"]) for row in read_shard(path) if "reason" in row]
 
 
 def read_shard(path: Path) -> list[dict[str, Any]]:
@@ -169,7 +151,7 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
-    return ("index", "id", TEXT, IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
+    return ("index", "id", REFERENCE_TEXT, REFERENCE_IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
 
 
 def _is_kind(key: str, value: Any) -> bool:
@@ -189,15 +171,10 @@ def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:
         if "reason" in line:
             continue
         row: PairRow | ListRow = read(dataset[line["index"]], index=line["index"], image_root=config.image_root)
-        found = digest_images(row.images)
-        if line[IMAGES] != found:
-            raise UserError(
-                f"{path} holds scores of row {row.id} with the images {line[IMAGES] or 'none'}, and the row's are {found or 'none'} now; "
-                "remove the shards of images that changed to have them scored anew, or choose another --out"
-            )
+        check_images(path, row.id, line[REFERENCE_IMAGES], row.images)
 
 
-def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
+def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, advance: Advance) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     shared: bool | None = None
     # Decoded images are held for one window, not for the whole shard.
@@ -205,18 +182,18 @@ def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: Sco
     for start in range(0, len(indices), window):
         good, broken = _read_window(dataset, indices[start : start + window], scorers, config)
         lines += broken
-        bar.update(len(broken))
+        advance(len(broken))
         if good and shared is None:
             # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
             asked = [prompt for _, _, prompt in good[:PROBED_ROWS]]
             choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
-                bar.write(choice.reason)
+                tqdm.write(choice.reason)
         for first in range(0, len(good), config.batch_size):
             part = good[first : first + config.batch_size]
             lines += _score_batch(part, scorers, shared=bool(shared))
-            bar.update(len(part))
+            advance(len(part))
     return sorted(lines, key=lambda line: line["index"])
 
 
@@ -245,7 +222,7 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
     if isinstance(part[0][1], ListRow):
         found_lists = score_responses(scorers.mllm, [prompt for _, _, prompt in part], pad_token_id=pad_token_id, shared=shared)
         return [
-            {"index": index, "id": row.id, **cache_list_columns(prompt, logps)}
+            {"index": index, "id": row.id, **cache_list(prompt, logps)}
             for (index, row, prompt), logps in zip(part, found_lists, strict=True)
         ]
     pairs = [(index, row, prompt) for index, row, prompt in part if isinstance(row, PairRow)]
@@ -257,7 +234,7 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
     lines = []
     for (index, row, prompt), gap, (chosen, rejected) in zip(pairs, gaps, generative, strict=True):
-        cached = cache_columns(prompt, chosen, rejected)
+        cached = cache_pair(prompt, chosen, rejected)
         if gap:
             gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]
         lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached})

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
-from mmalign.engine.head import LogitTransform, linear_token_logps
+from mmalign.engine.head import LogitTransform, chunks, linear_token_logps
 from mmalign.engine.logps import run_with_head, unwrap
 
 
@@ -66,6 +66,28 @@ def compute_teacher_states(teacher: nn.Module, batch: dict[str, Any], *, index: 
 
     hidden = run_with_head(teacher, batch, keep)
     return TeacherStates(hidden.to(found[0].weight.dtype), found[0])
+
+
+@torch.no_grad()
+def find_top_tokens(teacher: TeacherStates, number: int, *, vocabulary: int) -> TopTokens:
+    """Find each token's likeliest successors, chunk by chunk.
+
+    Args:
+        teacher: From ``compute_teacher_states``.
+        number: N, below ``vocabulary``.
+        vocabulary: Tokens of the teacher; padding rows of its head are left out.
+
+    Returns:
+        Ids (K, N) and log-probabilities (K, N + 1), float32.
+    """
+    head = teacher.head.cut(vocabulary)
+    found: list[tuple[Tensor, Tensor]] = []
+    for part in chunks(len(teacher.hidden), vocabulary):
+        logps = head.logits(teacher.hidden[part]).log_softmax(-1)
+        values, ids = logps.topk(number)
+        # Summed over the others themselves: 1 - the named ones cancels where the teacher is sure.
+        found.append((ids, torch.cat([values, logps.scatter_(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)], -1)))
+    return TopTokens(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
 def compute_student_output(

@@ -10,17 +10,26 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from mmalign.data.caches import (
+    TEACHER_COLUMNS,
+    TEACHER_FINGERPRINT,
+    TEACHER_IMAGES,
+    TEACHER_TEXT,
+    TOP_IDS,
+    TOP_LOGPS,
+    VOCABULARY,
+    digest_answers,
+)
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.engine.distillation import TopTokens, head_size
-from mmalign.engine.teacher_cache import COLUMNS, FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, digest_answers
 from mmalign.errors import UserError
 
 
 class CachedTeacher:
     """Reads what the teacher said; the divergence is over the tokens that it named and one bucket of all others."""
 
-    columns = COLUMNS
+    columns = TEACHER_COLUMNS
     reads_each_row = True
 
     def __init__(self, student: nn.Module, *, fingerprint: str | None) -> None:
@@ -34,8 +43,8 @@ class CachedTeacher:
         Raises:
             ValueError: If they aren't, with the fingerprints; if the student has too few tokens.
         """
-        check_columns(dataset.column_names, COLUMNS, what="the data set, for teacher 'cached',")
-        found = sorted(set(dataset[FINGERPRINT]))
+        check_columns(dataset.column_names, TEACHER_COLUMNS, what="the data set, for teacher 'cached',")
+        found = sorted(set(dataset[TEACHER_FINGERPRINT]))
         if len(found) > 1 or (self.fingerprint is not None and found[0] != self.fingerprint):
             raise UserError(
                 f"the cached teacher is {' and '.join(found)}; expected {self.fingerprint or 'one teacher'}: cache it again, "
@@ -54,15 +63,15 @@ class CachedTeacher:
             ValueError: If they are of other answers, images or tokens than the student's.
         """
         text = digest_answers(row, student)
-        if raw[TEXT] != text:
+        if raw[TEACHER_TEXT] != text:
             raise UserError(
-                f"the cached teacher is stale, or reads other tokens: it is of the text {raw[TEXT]}, the student's is {text}; "
+                f"the cached teacher is stale, or reads other tokens: it is of the text {raw[TEACHER_TEXT]}, the student's is {text}; "
                 "cache it again on these rows, from a teacher with the student's tokenizer and chat template"
             )
-        if raw[IMAGES] != student.image_digest:
+        if raw[TEACHER_IMAGES] != student.image_digest:
             raise UserError(
-                f"the cached teacher is stale: it saw the images {raw[IMAGES] or 'none'}, the row's are {student.image_digest or 'none'}; "
-                "cache it again on these rows"
+                f"the cached teacher is stale: it saw the images {raw[TEACHER_IMAGES] or 'none'}, "
+                f"the row's are {student.image_digest or 'none'}; cache it again on these rows"
             )
         count = sum(map(sum, student.scored))
         ids, logps = torch.tensor(raw[TOP_IDS], dtype=torch.long), torch.tensor(raw[TOP_LOGPS], dtype=torch.float32)

@@ -5,19 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
 from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
 from mmalign.difficulty.scoring import ScoreConfig, Scorers, merge_shards, score_pairs
-from mmalign.difficulty.shares import parse_share, split_among_processes, wait_for_all
-from mmalign.difficulty.teacher import TeacherCacheConfig, write_teacher_cache
 from mmalign.difficulty.voting import VoteConfig, parse_weights
 from mmalign.engine.generation import end_tokens
-from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
 from mmalign.files import hash_file, read_json_object
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
-from mmalign.options.difficulty import CacheOptions, CacheTeacherOptions, FuseOptions, ReadOptions, ScoreOptions, VoteOptions
+from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions, VoteOptions
 
 
 def run_score(options: ScoreOptions) -> None:
@@ -47,33 +46,6 @@ def run_cache(options: CacheOptions) -> None:
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
         print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
-
-
-def run_cache_teacher(options: CacheTeacherOptions) -> None:
-    """Keep the teacher's likeliest tokens of every response token beside the chats."""
-    check_exists(options.model, "config.json", "adapter_config.json")
-    share = split_among_processes(parse_share(options.shard))
-    config = TeacherCacheConfig(
-        options.top_k,
-        options.storage,
-        options.batch_size,
-        options.max_length,
-        options.answer_end,
-        options.image_root,
-        options.max_reject_share,
-    )
-
-    def load() -> tuple[Any, Any]:
-        model, processor = load_mllm(options.model, dtype=options.dtype)
-        return model.to(best_device()), processor
-
-    reference = fingerprint_checkpoint(options.model, dtype=options.dtype)
-    data = {path.name: hash_file(path) for path in find_data_files(options.chats)}
-    fingerprint = {"data": data, "teacher": reference}
-    dataset = load_rows(options.chats)
-    write_teacher_cache(dataset, load, out=options.out, reference=reference, fingerprint=fingerprint, config=config, share=share)
-    if wait_for_all():
-        print(f"the {options.top_k} likeliest tokens of {options.model} saved in {options.out / 'data'}")
 
 
 def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:

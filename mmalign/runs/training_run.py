@@ -17,7 +17,6 @@ from mmalign.data.templates import describe_end
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.logps import unwrap
 from mmalign.engine.method import Method
-from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.engine.router import find_routers
 from mmalign.errors import UserError
 from mmalign.methods.cached_teacher import CachedTeacher
@@ -25,6 +24,7 @@ from mmalign.methods.pair_selection import Selection
 from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.methods.teachers import LiveTeacher, Teacher
 from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import describe_quantization, is_quantized

@@ -19,11 +19,11 @@ import torch
 import transformers
 from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms, runnable, start_peak, versions
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_pair
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
-from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
 from mmalign.losses.scores import ScoredTokens
 from mmalign.methods import forward
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
@@ -72,7 +72,7 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
     row = read_pair(raw, index=0)
     encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
     chosen, rejected = score_generative(model, [encoded], pad_token_id=processor.tokenizer.pad_token_id)[0]
-    return {**cache_columns(encoded, chosen, rejected), FINGERPRINT: "this model"}
+    return {**cache_pair(encoded, chosen, rejected), REFERENCE_FINGERPRINT: "this model"}
 
 
 def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None, keep_states: bool = False) -> ResponseLogps:

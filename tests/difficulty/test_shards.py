@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.difficulty.shares import Share, parse_share
+from mmalign.data.shards import Share, parse_share
 from tests.data_files import save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows

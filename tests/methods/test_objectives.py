@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, digest_text
 from mmalign.engine.logps import ResponseLogps, compute_response_logps
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, digest_text
 from mmalign.losses.kernel import PairObjective, squared
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
@@ -122,8 +122,8 @@ def cached_columns() -> dict[str, list[Any]]:
         columns[f"reference_token_logps_{name}"] = [list(pair.reference[side]) for pair in scored_pairs()]
         columns[f"reference_logps_{name}"] = [sum(pair.reference[side]) for pair in scored_pairs()]
     prompts = [method_for("dpo")._encode(row) for row in data_set()]
-    columns |= {TEXT: [digest_text(found) for found in prompts], IMAGES: [found.image_digest for found in prompts]}
-    return {**columns, FINGERPRINT: ["this model"] * NUM_PAIRS}
+    columns |= {REFERENCE_TEXT: [digest_text(found) for found in prompts], REFERENCE_IMAGES: [found.image_digest for found in prompts]}
+    return {**columns, REFERENCE_FINGERPRINT: ["this model"] * NUM_PAIRS}
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "ld_dpo", "step_dpo", "fdpo,ld_dpo"])

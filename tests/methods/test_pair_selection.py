@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, digest_text
 from mmalign.engine.logps import compute_response_logps
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, TOKEN_LOGPS, digest_text
 from mmalign.methods.pair_selection import NoisyGap, SelectionConfig, noise_threshold, select_pairs, swap_sides
 from tests.methods.test_objectives import NUM_PAIRS, data_set, loss_of, method_for, models
 
@@ -152,9 +152,9 @@ def test_a_flipped_pairs_cached_reference_goes_with_its_answers() -> None:
     cached = live
     for name, column in zip(TOKEN_LOGPS, (values[::2], values[1::2]), strict=True):
         cached = cached.add_column(name, column)
-    cached = cached.add_column(TEXT, [digest_text(plain._encode(row)) for row in data_set()])
-    cached = cached.add_column(IMAGES, [plain._encode(row).image_digest for row in data_set()])
-    cached = cached.add_column(FINGERPRINT, ["this model"] * NUM_PAIRS)
+    cached = cached.add_column(REFERENCE_TEXT, [digest_text(plain._encode(row)) for row in data_set()])
+    cached = cached.add_column(REFERENCE_IMAGES, [plain._encode(row).image_digest for row in data_set()])
+    cached = cached.add_column(REFERENCE_FINGERPRINT, ["this model"] * NUM_PAIRS)
     assert loss_of(method_for("ld_dpo", cached=True), cached) == pytest.approx(loss_of(plain, live), abs=1e-4)
     assert loss_of(plain, live) != pytest.approx(loss_of(plain, data_set()), abs=1e-3)
 
