@@ -21,6 +21,7 @@ from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_con
 from mmalign.models.load import best_device
 from mmalign.options.classifier import EvaluateClassifierOptions, TuneMixingOptions
 from mmalign.runs.run_record import RUN_FILE, read_record
+from mmalign.tables import text_table
 
 Scores = dict[str, dict[str, float]]
 
@@ -74,8 +75,8 @@ def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, 
 
 def format_scores(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Lay the scores out as a table."""
-    lines = [f"{'':<10}  accuracy  calibration error"]
-    return "\n".join([*lines, *(f"{name:<10}  {100 * s['accuracy']:7.2f}%  {100 * s['ece']:16.2f}%" for name, s in scores.items())])
+    rows = [(name, f"{100 * s['accuracy']:.2f}%", f"{100 * s['ece']:.2f}%") for name, s in scores.items()]
+    return text_table([("", "accuracy", "calibration error"), *rows])
 
 
 def read_for(model: DualHead, data: LabeledImages, cache: Path, *, rejects: Path) -> CachedImages:
