@@ -10,8 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
+from mmalign.files import claim, write_whole
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 
@@ -35,7 +35,7 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
     """
     if size < 1:
         raise UserError(f"batch_size is {size}; expected at least 1")
-    _claim(out, {**fingerprint, "rows": num_rows, "chunk": size})
+    claim(out / "build.json", {**fingerprint, "rows": num_rows, "chunk": size}, what="another run")
     (out / "chunks").mkdir(exist_ok=True)
     paths = []
     with tqdm(total=num_rows, desc=label, unit="row", leave=False) as bar:
@@ -69,18 +69,3 @@ def read_chunks(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
     for path in paths:
         with path.open(encoding="utf-8") as file:
             yield from map(json.loads, file)
-
-
-def _claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    path = out / "build.json"
-    # As it will be read back: tuples become lists.
-    wanted = json.loads(json.dumps(fingerprint))
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in wanted if held.get(key) != wanted[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted[key]!r}; choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")

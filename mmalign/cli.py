@@ -3,7 +3,7 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -47,23 +47,23 @@ COMMANDS = {
         "merge:run",
         "join a LoRA adapter and its base model to one checkpoint",
     ),
-    "train dual-head": Command(
-        "classifier:DualHeadOptions",
+    "classifier train": Command(
+        "classifier:TrainClassifierOptions",
         "classify:run_train",
         "distil a vision-language teacher into a classifier, few labels",
     ),
-    "evaluate-classifier": Command(
+    "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
         "classify:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
-    "tune-mixing": Command(
+    "classifier tune": Command(
         "classifier:TuneMixingOptions",
         "classify:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
-    "export": Command(
-        "classifier:ExportOptions",
+    "classifier export": Command(
+        "classifier:ExportClassifierOptions",
         "classify:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
@@ -115,6 +115,14 @@ COMMANDS = {
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
 }
 
+# Names of an earlier release, which still run, and what they are called now.
+RENAMED = {
+    "train dual-head": "classifier train",
+    "evaluate-classifier": "classifier evaluate",
+    "tune-mixing": "classifier tune",
+    "export": "classifier export",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -130,7 +138,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if old := _find_name(words, RENAMED):
+        print(f"mmalign {old}: is now called 'mmalign {RENAMED[old]}'; the old name goes with the next release", file=sys.stderr)
+        words[: len(old.split())] = RENAMED[old].split()
+    name = _find_name(words, COMMANDS)
     if name is None:
         return _unknown(words)
     command = COMMANDS[name]
@@ -156,6 +167,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not joined:
             _leave_process_group(wait=finished)
     return 0
+
+
+def _find_name(words: Sequence[str], known: Container[str]) -> str | None:
+    """The name of two words or one that a command line begins with."""
+    return next((name for n in (2, 1) if (name := " ".join(words[:n])) in known), None)
 
 
 def _find(part: str, place: str) -> Any:

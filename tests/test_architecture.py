@@ -13,13 +13,13 @@ PACKAGE = Path(mmalign.__file__).parent
 BELOW = {
     "options": set(),
     "losses": {"options"},
-    "data": {"losses", "options"},
-    "models": {"losses", "data", "options"},
-    "engine": {"models", "data", "losses", "options"},
+    "data": {"losses", "options", "files"},
+    "models": {"losses", "data", "options", "files"},
+    "engine": {"models", "data", "losses", "options", "files"},
 }
 BELOW |= {
-    room: {"engine", "models", "data", "losses", "options"}
-    for room in ("methods", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
+    room: {"engine", "models", "data", "losses", "options", "files"}
+    for room in ("methods", "classifier", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}
@@ -42,6 +42,10 @@ def test_imports_run_downwards(module: Path) -> None:
     room = module.parts[0]
     if room in ROOMS:
         assert imported_rooms(PACKAGE / module) <= BELOW[room] | {room}
+
+
+def test_files_stand_at_the_bottom() -> None:
+    assert not imported_rooms(PACKAGE / "files.py")
 
 
 OPTIONAL = {"lmms_eval", "openai", "spacy", "nltk", "open_clip"}

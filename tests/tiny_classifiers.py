@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from torch import nn
 
+from mmalign.classifier.dual_head import DualHead, DualHeadConfig, Preprocessing
 from mmalign.models.contrastive import build_clip
-from mmalign.models.dual_head import DualHead, DualHeadConfig, Preprocessing
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.tiny_models import CLIP_TOWER, random_image
 

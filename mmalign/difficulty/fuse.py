@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
-from mmalign.data.json_files import read_json_object
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
 from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
 from mmalign.errors import UserError
+from mmalign.files import read_json_object, whole, write_whole
 
 LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
@@ -78,7 +78,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
         "mean_difficulty": float(difficulty.mean()),
         CUT: sum(row.get(CUT, 0) for row in scores),
     }
-    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
@@ -134,6 +134,5 @@ def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: 
         scored = scored.remove_columns(name) if name in scored.column_names else scored
         # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
         scored = scored.add_column(name, values, feature=LOGP_FEATURES.get(name))
-    partial = path.with_name(path.name + ".partial")
-    scored.to_parquet(partial)
-    partial.rename(path)
+    with whole(path) as partial:
+        scored.to_parquet(partial)

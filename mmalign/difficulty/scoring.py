@@ -11,16 +11,15 @@ from tqdm import tqdm
 
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.images import digest_images
-from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
-from mmalign.data.whole_files import write_whole
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 from mmalign.errors import UserError
+from mmalign.files import claim, expected_form, write_whole
 from mmalign.options.rows import AnswerEnd
 
 SHARD_SIZE = 512
@@ -77,16 +76,13 @@ def score_pairs(
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else, images included.
     """
     check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
-    claim(
-        out,
-        {
-            **fingerprint,
-            "shard_size": SHARD_SIZE,
-            "batch_size": config.batch_size,
-            "max_length": config.max_length,
-            "answer_end": config.answer_end,
-        },
-    )
+    settings = {
+        "shard_size": SHARD_SIZE,
+        "batch_size": config.batch_size,
+        "max_length": config.max_length,
+        "answer_end": config.answer_end,
+    }
+    claim(out / "scoring.json", {**fingerprint, **settings}, what="other scores")
     (out / "shards").mkdir(exist_ok=True)
     mine = share.take(list_shards(out, len(dataset)))
     part = "" if share.count == 1 else f"-{share.index + 1}-of-{share.count}"
@@ -98,7 +94,7 @@ def score_pairs(
             if not path.is_file():
                 scorers = scorers or load()
                 lines = _score_shard(dataset, indices, scorers, config, bar)
-                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), many_writers=True)
+                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
             else:
                 _check_images(path, dataset, config)
                 bar.update(len(indices))
@@ -182,24 +178,6 @@ def _is_kind(key: str, value: Any) -> bool:
     if key in LOGPS or key.startswith("gap_"):
         return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
     return type(value) is int if key in ("index", CUT) else isinstance(value, str)
-
-
-def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Mark a folder as holding scores of one data set by one pair of models.
-
-    Raises:
-        ValueError: If it holds others; the message names both values.
-    """
-    path = out / "scoring.json"
-    if path.is_file():
-        held = read_json_object(path)
-        differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
 
 
 def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:

@@ -17,13 +17,14 @@ from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
-from mmalign.difficulty.scoring import SHARD_SIZE, claim
+from mmalign.difficulty.scoring import SHARD_SIZE
 from mmalign.difficulty.shares import Share
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.distillation import TopTokens, compute_teacher_states, head_size
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.teacher_cache import FINGERPRINT, IMAGES, TEXT, TOP_IDS, TOP_LOGPS, VOCABULARY, cache_columns, find_top_tokens
 from mmalign.errors import UserError
+from mmalign.files import claim, whole
 from mmalign.options.rows import AnswerEnd
 
 
@@ -81,7 +82,7 @@ def write_teacher_cache(
         "max_length": config.max_length,
         "answer_end": config.answer_end,
     }
-    claim(out, {**fingerprint, **settings})
+    claim(out / "scoring.json", {**fingerprint, **settings}, what="another cache")
     (out / "data").mkdir(exist_ok=True)
     rejects = Rejects(
         out / f"rejects{'' if share.count == 1 else f'-{share.index + 1}-of-{share.count}'}.jsonl", max_share=config.max_reject_share
@@ -170,9 +171,8 @@ def _write_shard(
     for name, feature in features.items():
         shard = shard.add_column(name, own.data.column(name), feature=feature)
     broken.write_text("".join(json.dumps(line) + "\n" for line in reasons), encoding="utf-8")
-    partial = path.with_suffix(".partial")
-    shard.to_parquet(partial)
-    partial.rename(path)
+    with whole(path) as partial:
+        shard.to_parquet(partial)
     return bool(kept)
 
 

@@ -15,8 +15,8 @@ from peft import PeftConfig
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt
-from mmalign.data.hashing import hash_file
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 from mmalign.models.load import named_errors, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 

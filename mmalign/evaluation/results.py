@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.hashing import hash_file
+from mmalign.files import hash_file, write_whole
 from mmalign.tables import text_table
 
 SCORER_VERSION = "3"
@@ -67,9 +67,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Save as one JSON object; the file is there whole or not at all."""
-        ready = path.with_name(path.name + ".ready")
-        ready.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        ready.rename(path)
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def to_json(self) -> str:
         """One JSON object with the metrics at its top, beside what they were made from; the other mode's stand under its name."""

@@ -84,11 +84,11 @@ def _step_score(steps: StepKind, batch: ListBatch) -> Score:
     return Score(weights, mean=True)
 
 
-def list_objective_loss(objective: ListObjective, batch: ListBatch) -> Tensor:
-    """Compute the loss of each prompt, (B,), unreduced."""
-    rewards = compute_list_rewards(objective, batch)
-    padded, mask = pad_lists(rewards, batch.counts)
-    return objective.loss(padded, pad_lists(batch.scores.to(rewards), batch.counts)[0], mask)
+def list_objective_loss(objective: ListObjective, batch: ListBatch, *, rewards: Tensor | None = None) -> Tensor:
+    """Compute the loss of each prompt, (B,), unreduced; ``rewards`` are those of ``compute_list_rewards``, where they are known already."""
+    given = compute_list_rewards(objective, batch) if rewards is None else rewards
+    padded, mask = pad_lists(given, batch.counts)
+    return objective.loss(padded, pad_lists(batch.scores.to(given), batch.counts)[0], mask)
 
 
 def pad_lists(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

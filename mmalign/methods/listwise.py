@@ -22,7 +22,7 @@ from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjec
 from mmalign.losses.registry import Named
 from mmalign.losses.steps import StepKind
 from mmalign.methods.cached_reference import CachedReference
-from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.methods.forward import compute_policy_and_reference
 from mmalign.models.references import Reference
 from mmalign.options.rows import AnswerEnd
 
@@ -155,24 +155,21 @@ class ListwiseMethod:
         """Sum of the objectives over the prompts."""
         inputs = {key: value for key, value in batch.items() if key not in ("scores", "reference", "step_ends")}
         outcome, expected = compute_policy_and_reference(model, inputs, self.reference, keep_states=bool(self.steps))
-        tokens = scored_tokens(outcome, batch["layout"]["target"])
-        if self.cached is not None:
-            reference = self.cached.logps(batch["reference"], tokens)
-        else:
-            assert expected is not None
-            reference = as_logps(expected)
+        reference = expected if self.cached is None else self.cached.logps(batch["reference"], outcome.scored)
+        assert reference is not None
         lists = ListBatch(
-            tokens,
-            as_logps(outcome),
+            outcome.scored,
+            outcome,
             reference,
             batch["layout"]["repeats"],
             batch["scores"],
             states=outcome.states,
             step_ends=batch.get("step_ends", {}),
         )
-        losses = {named.name: list_objective_loss(named.objective, lists) for named in self.objectives}
+        rewards = {named.name: compute_list_rewards(named.objective, lists) for named in self.objectives}
+        losses = {named.name: list_objective_loss(named.objective, lists, rewards=rewards[named.name]) for named in self.objectives}
         total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
-        metrics = list_metrics(compute_list_rewards(self.objectives[0].objective, lists), batch["scores"], lists.counts)
+        metrics = list_metrics(rewards[self.objectives[0].name], batch["scores"], lists.counts)
         if len(losses) > 1:
             metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
         return MethodOutput(total.sum(), metrics)

@@ -26,7 +26,7 @@ from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_n
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
 from mmalign.losses.registry import Named
 from mmalign.methods.cached_reference import CachedReference
-from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
+from mmalign.methods.forward import compute_policy_and_reference
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.models.references import Reference
@@ -214,32 +214,35 @@ class PreferenceMethod:
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the pairs; rewards are logged with the plain beta, so that difficulty modes can be compared."""
         pairs = self._pairs(model, batch)
+        rewards = {named.name: compute_rewards(named.objective, pairs) for named in self.objectives}
         losses = {
-            named.name: objective_loss(named.objective, pairs, center=self._centers.get(named.name, (0.0, 0.0)))
+            named.name: objective_loss(named.objective, pairs, rewards=self._centered(named.name, rewards[named.name]))
             for named in self.objectives
         }
         total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
         if self.config.sft_weight:
             total = total + self.config.sft_weight * chosen_nll(pairs)
-        metrics = reward_metrics(self.objectives[0].objective, pairs)
+        first = self.objectives[0]
+        metrics = reward_metrics(first.objective, pairs, rewards[first.name])
         if len(losses) > 1:
             metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
         return MethodOutput(total.sum(), metrics)
+
+    def _centered(self, name: str, rewards: PairValues) -> PairValues:
+        chosen, rejected = self._centers.get(name, (0.0, 0.0))
+        return PairValues(rewards.chosen - chosen, rewards.rejected - rejected)
 
     def _pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
         """Run policy and reference."""
         inputs = {key: value for key, value in batch.items() if key not in ("pairs", "reference")}
         outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
-        tokens = scored_tokens(outcome, batch["layout"]["target"])
-        reference = None if expected is None else as_logps(expected)
-        if self.cached is not None:
-            reference = self.cached.logps(batch["reference"], tokens)
+        reference = expected if self.cached is None else self.cached.logps(batch["reference"], outcome.scored)
         columns = batch["pairs"]
         scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
         flip = columns.get(LABEL_FLIP, 0.0)
         return PairBatch(
-            tokens,
-            as_logps(outcome),
+            outcome.scored,
+            outcome,
             reference,
             columns,
             beta_scale=scale,

@@ -12,8 +12,8 @@ SetName = Literal[
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualHeadOptions(TrainConfig):
-    """Options of ``mmalign train dual-head``."""
+class TrainClassifierOptions(TrainConfig):
+    """Options of ``mmalign classifier train``."""
 
     data: Path
     """images with classes: parquet, save_to_disk, class folders, a CoOp split file; --set: their root"""
@@ -111,12 +111,12 @@ class DualHeadOptions(TrainConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateClassifierOptions:
-    """Options of ``mmalign evaluate-classifier``."""
+    """Options of ``mmalign classifier evaluate``."""
 
     model: Path = field(metadata={"positional": True})
     """classifier folder"""
     data: Path
-    """images with classes, as train dual-head takes them"""
+    """images with classes, as classifier train takes them"""
     set: SetName | None = None
     """one of CoOp's ten sets below --data"""
     split: Literal["test", "validation", "train"] = "test"
@@ -133,7 +133,7 @@ class EvaluateClassifierOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TuneMixingOptions:
-    """Options of ``mmalign tune-mixing``."""
+    """Options of ``mmalign classifier tune``."""
 
     model: Path = field(metadata={"positional": True})
     """classifier folder; the mixing is written into it"""
@@ -150,8 +150,8 @@ class TuneMixingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Options of ``mmalign export``."""
+class ExportClassifierOptions:
+    """Options of ``mmalign classifier export``."""
 
     model: Path = field(metadata={"positional": True})
     """classifier folder"""

@@ -7,8 +7,8 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
-from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.errors import UserError
+from mmalign.files import expected_form, read_json_object
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Registry

@@ -9,15 +9,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmalign.data.image_cache import CachedImages, cache_images
-from mmalign.data.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.augment import make_views
+from mmalign.classifier.class_logits import load_class_logits
+from mmalign.classifier.dual_head import DualHead, Mixing, load_dual_head, write_config
+from mmalign.classifier.image_cache import CachedImages, cache_images
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.metrics import score_probabilities, search_mixing
 from mmalign.data.rejects import Rejects
-from mmalign.data.teacher_logits import load_teacher_logits
-from mmalign.data.views import make_views
 from mmalign.errors import UserError
-from mmalign.evaluation.classification import score_probabilities, search_mixing
-from mmalign.losses.dual_head import mix_probabilities
-from mmalign.models.dual_head import DualHead, Mixing, load_dual_head, write_config
+from mmalign.losses.classifier import mix_probabilities
 from mmalign.models.load import best_device
 from mmalign.options.classifier import EvaluateClassifierOptions, TuneMixingOptions
 from mmalign.runs.run_record import RUN_FILE, read_record
@@ -99,7 +99,7 @@ def evaluate_folder(options: EvaluateClassifierOptions) -> None:
     images = read_for(model, data, options.cache, rejects=options.cache / "rejects.jsonl")
     teacher = None
     if options.teacher_logits is not None:
-        teacher = load_teacher_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
+        teacher = load_class_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
     scores = score_classifier(
         model, compute_logits(model, images, batch_size=options.batch_size), torch.from_numpy(images.labels), teacher=teacher
     )

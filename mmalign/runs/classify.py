@@ -1,13 +1,13 @@
-"""``mmalign train dual-head | evaluate-classifier | tune-mixing | export``."""
+"""``mmalign classifier train | evaluate-classifier | tune-mixing | export``."""
 
-from mmalign.models.dual_head import load_dual_head
-from mmalign.models.export_classifier import export_classifier
-from mmalign.options.classifier import DualHeadOptions, EvaluateClassifierOptions, ExportOptions, TuneMixingOptions
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.export import export_classifier
+from mmalign.options.classifier import EvaluateClassifierOptions, ExportClassifierOptions, TrainClassifierOptions, TuneMixingOptions
 from mmalign.runs.classifier_report import evaluate_folder, tune_folder
 from mmalign.runs.dual_head_run import train_classifier
 
 
-def run_train(options: DualHeadOptions) -> None:
+def run_train(options: TrainClassifierOptions) -> None:
     """Train a classifier."""
     train_classifier(options)
 
@@ -22,7 +22,7 @@ def run_tune(options: TuneMixingOptions) -> None:
     tune_folder(options)
 
 
-def run_export(options: ExportOptions) -> None:
+def run_export(options: ExportClassifierOptions) -> None:
     """Export a classifier."""
     difference = export_classifier(load_dual_head(options.model), options.out, file_format=options.format)
     print(f"saved in {options.out}; largest difference from the checkpoint's probabilities: {difference:.1e}")

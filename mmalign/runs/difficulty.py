@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
 from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
@@ -17,6 +15,7 @@ from mmalign.difficulty.voting import VoteConfig, parse_weights
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
 from mmalign.options.difficulty import CacheOptions, CacheTeacherOptions, FuseOptions, ReadOptions, ScoreOptions, VoteOptions
 from mmalign.tables import text_table

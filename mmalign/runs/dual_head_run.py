@@ -1,4 +1,4 @@
-"""What ``mmalign train dual-head`` does: images, split, student, teacher, training, mixing, report."""
+"""What ``mmalign classifier train`` does: images, split, student, teacher, training, mixing, report."""
 
 import dataclasses
 import json
@@ -13,17 +13,9 @@ from numpy.typing import NDArray
 from timm.data import resolve_model_data_config
 from transformers import set_seed
 
-from mmalign.data.classes import check_words
-from mmalign.data.hashing import hash_file
-from mmalign.data.image_cache import CachedImages, cache_images
-from mmalign.data.labeled_images import LabeledImages, load_labeled_images
-from mmalign.data.rejects import Rejects
-from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
-from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.whole_files import write_whole
-from mmalign.errors import UserError
-from mmalign.methods.dual_head import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
-from mmalign.models.dual_head import (
+from mmalign.classifier.class_logits import ClassLogits
+from mmalign.classifier.class_names import check_words
+from mmalign.classifier.dual_head import (
     PUBLISHED_MIXING,
     DualHead,
     DualHeadConfig,
@@ -33,10 +25,17 @@ from mmalign.models.dual_head import (
     load_pretrained_backbone,
     read_tower_config,
 )
+from mmalign.classifier.image_cache import CachedImages, cache_images
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.method import FORMS_WITH_TEACHER, DualHeadMethod, DualHeadObjective, StreamRows
+from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_split
+from mmalign.classifier.teachers import ImageTeacher, embed_classes
+from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
+from mmalign.files import hash_file, write_whole
 from mmalign.models.load import load_clip
 from mmalign.models.parameters import count_parameters
-from mmalign.models.teachers import Teacher, embed_classes
-from mmalign.options.classifier import DualHeadOptions
+from mmalign.options.classifier import TrainClassifierOptions
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_report import compute_logits, format_scores, score_classifier, tune_mixing
 from mmalign.runs.dual_head_teacher import (
@@ -62,7 +61,7 @@ SPLIT_FILE, REPORT_FILE = "split.json", "classifier.json"
 Part = tuple[CachedImages, NDArray[np.int64]]
 
 
-def train_classifier(options: DualHeadOptions) -> None:
+def train_classifier(options: TrainClassifierOptions) -> None:
     """Train, or go on training; tune the mixing on validation images; save with a report.
 
     Raises:
@@ -126,7 +125,7 @@ def train_classifier(options: DualHeadOptions) -> None:
     finish(options, trainer, images, split, parts, cached, teacher, record)
 
 
-def load_other_splits(options: DualHeadOptions, classes: Sequence[str]) -> dict[str, LabeledImages]:
+def load_other_splits(options: TrainClassifierOptions, classes: Sequence[str]) -> dict[str, LabeledImages]:
     """Find validation and test images, as far as they are named, their labels by the training images' numbers.
 
     Raises:
@@ -141,7 +140,7 @@ def load_other_splits(options: DualHeadOptions, classes: Sequence[str]) -> dict[
     return found
 
 
-def check_names(options: DualHeadOptions, data: LabeledImages, others: Mapping[str, LabeledImages]) -> None:
+def check_names(options: TrainClassifierOptions, data: LabeledImages, others: Mapping[str, LabeledImages]) -> None:
     """Look at the class names where a text tower reads them, and say what is odd with names and files.
 
     Raises:
@@ -156,7 +155,7 @@ def check_names(options: DualHeadOptions, data: LabeledImages, others: Mapping[s
 
 
 def decode_parts(
-    options: DualHeadOptions, others: Mapping[str, LabeledImages], images: CachedImages, split: LabelSplit, cache: Path, side: int
+    options: TrainClassifierOptions, others: Mapping[str, LabeledImages], images: CachedImages, split: LabelSplit, cache: Path, side: int
 ) -> dict[str, Part]:
     """Decode validation and test images; validation first, for what is tuned on them counts in the test report.
 
@@ -174,11 +173,11 @@ def decode_parts(
     return parts
 
 
-def _decode(options: DualHeadOptions, data: LabeledImages, rejects: str, cache: Path, side: int) -> CachedImages:
+def _decode(options: TrainClassifierOptions, data: LabeledImages, rejects: str, cache: Path, side: int) -> CachedImages:
     return cache_images(data, cache, side=side, rejects=Rejects(options.out / rejects, max_share=options.max_reject_share))
 
 
-def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
+def make_split(options: TrainClassifierOptions, images: CachedImages) -> LabelSplit:
     """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is gone on with."""
     path = options.out / SPLIT_FILE
     if path.is_file():
@@ -198,7 +197,7 @@ def make_split(options: DualHeadOptions, images: CachedImages) -> LabelSplit:
     return split
 
 
-def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, teacher_feature_size: int | None) -> DualHead:
+def build_student(options: TrainClassifierOptions, images: CachedImages, *, side: int, teacher_feature_size: int | None) -> DualHead:
     """Build the student: backbone, heads, preprocessing of its weights."""
     architecture, values = options.backbone, dict(options.backbone_options)
     if options.library == "transformers":
@@ -227,7 +226,7 @@ def build_student(options: DualHeadOptions, images: CachedImages, *, side: int, 
 
 
 def make_trainer(
-    options: DualHeadOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit
+    options: TrainClassifierOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit
 ) -> tuple[MethodTrainer, EmaCallback | None]:
     """Set up the one trainer with both streams, in their own order."""
     plain = dataclasses.replace(options, trainer={"train_sampling_strategy": "sequential", "num_train_epochs": 1, **options.trainer})
@@ -256,13 +255,13 @@ def make_trainer(
 
 
 def finish(
-    options: DualHeadOptions,
+    options: TrainClassifierOptions,
     trainer: MethodTrainer,
     images: CachedImages,
     split: LabelSplit,
     parts: Mapping[str, Part],
-    cached: TeacherLogits | None,
-    teacher: Teacher | None,
+    cached: ClassLogits | None,
+    teacher: ImageTeacher | None,
     record: dict[str, Any],
 ) -> None:
     """Tune the mixing, save the classifier, and report every head on validation and test images."""
@@ -296,7 +295,7 @@ def finish(
     print(f"saved in {options.out}" + (f"; last loss {log[-1]['loss']:.3f}" if log else ""))
 
 
-def _check(options: DualHeadOptions) -> None:
+def _check(options: TrainClassifierOptions) -> None:
     given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
     if len(given) != 1:
         raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
@@ -316,7 +315,7 @@ def _check(options: DualHeadOptions) -> None:
         raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 
 
-def _objective(options: DualHeadOptions) -> DualHeadObjective:
+def _objective(options: TrainClassifierOptions) -> DualHeadObjective:
     return DualHeadObjective(
         form=options.form,
         label_weight=options.label_weight,
@@ -331,17 +330,17 @@ def _objective(options: DualHeadOptions) -> DualHeadObjective:
     )
 
 
-def _default_mixing(options: DualHeadOptions) -> Mixing:
+def _default_mixing(options: TrainClassifierOptions) -> Mixing:
     if options.teacher_kind == "few-shot":
         return PUBLISHED_MIXING["few-shot"]
     return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]
 
 
-def _default_side(options: DualHeadOptions) -> int:
+def _default_side(options: TrainClassifierOptions) -> int:
     return options.image_size if options.augmentation == "pad-crop" else round(options.image_size * 8 / 7)
 
 
-def _preprocessing(options: DualHeadOptions, model: DualHead, side: int) -> Preprocessing:
+def _preprocessing(options: TrainClassifierOptions, model: DualHead, side: int) -> Preprocessing:
     """Mean and deviation that the weights were trained with."""
     if options.library == "timm":
         settings = resolve_model_data_config(model.backbone)

@@ -1,4 +1,4 @@
-"""The teacher of ``mmalign train dual-head``: loaded, fitted, its logits scored once and kept on disk."""
+"""The teacher of ``mmalign classifier train``: loaded, fitted, its logits scored once and kept on disk."""
 
 import hashlib
 import json
@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmalign.data.classes import read_class_names
-from mmalign.data.hashing import hash_file
-from mmalign.data.image_cache import CachedImages
-from mmalign.data.labeled_images import COOP_SETS
-from mmalign.data.splits import LabelSplit
-from mmalign.data.teacher_logits import TeacherLogits, load_teacher_logits, save_teacher_logits
-from mmalign.data.views import fixed_numbers, make_views
+from mmalign.classifier.augment import fixed_numbers, make_views
+from mmalign.classifier.class_logits import ClassLogits, load_class_logits, save_class_logits
+from mmalign.classifier.class_names import read_class_names
+from mmalign.classifier.image_cache import CachedImages
+from mmalign.classifier.labeled_images import COOP_SETS
+from mmalign.classifier.open_clip import OpenClipTeacher
+from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.teachers import PROMPTS, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
 from mmalign.errors import UserError
-from mmalign.models.open_clip_teacher import OpenClipTeacher
-from mmalign.models.teachers import PROMPTS, Teacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher, load_classifier_teacher
-from mmalign.options.classifier import DualHeadOptions
+from mmalign.files import hash_file
+from mmalign.options.classifier import TrainClassifierOptions
 
 # Teachers that read the classes' names.
 TEXT_TEACHERS = ("zero-shot", "open-clip", "few-shot")
@@ -29,7 +29,7 @@ _SCORING_BATCH = 256
 _FIT_VIEWS = 10
 
 
-def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> Teacher | None:
+def load_teacher(options: TrainClassifierOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
     """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
     assert options.teacher is not None, "checked before"
     if options.teacher_kind == "logits":
@@ -55,25 +55,31 @@ def load_teacher(options: DualHeadOptions, images: CachedImages, split: LabelSpl
     return few_shot
 
 
-def choose_prompts(options: DualHeadOptions) -> tuple[str, ...]:
+def choose_prompts(options: TrainClassifierOptions) -> tuple[str, ...]:
     """Find the prompts: named ones, texts, a set's own, or "a photo of a {}."."""
     if not options.prompts:
         return PROMPTS[COOP_SETS[options.set].prompts if options.set is not None else "photo"]
     return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
 
 
-def choose_words(options: DualHeadOptions, classes: Sequence[str]) -> tuple[str, ...]:
+def choose_words(options: TrainClassifierOptions, classes: Sequence[str]) -> tuple[str, ...]:
     """What the classes are called in words: the table's names, or their own."""
     return tuple(classes) if options.class_names is None else read_class_names(options.class_names, classes)
 
 
 def cache_teacher(
-    options: DualHeadOptions, teacher: Teacher | None, images: CachedImages, split: LabelSplit, cache: Path, *, device: torch.device
-) -> TeacherLogits:
+    options: TrainClassifierOptions,
+    teacher: ImageTeacher | None,
+    images: CachedImages,
+    split: LabelSplit,
+    cache: Path,
+    *,
+    device: torch.device,
+) -> ClassLogits:
     """Read the teacher's logits of every image; score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
     if teacher is None:
-        found = load_teacher_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
+        found = load_class_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
         if not found.knows_images:
             print(f"warning: {options.teacher} does not say of which pixels its logits are: images are matched by their ids alone")
         return found
@@ -87,12 +93,12 @@ def cache_teacher(
         logits, features = score_teacher(teacher, images, views=options.teacher_views, augmentation=options, device=device)
         source = f"{options.teacher_kind} {options.teacher}"
         about: dict[str, Any] = {"ids": images.ids, "classes": images.classes, "source": source, "digests": images.digests}
-        save_teacher_logits(path, logits=logits, features=features, **about)
-    return load_teacher_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
+        save_class_logits(path, logits=logits, features=features, **about)
+    return load_class_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
 
 
 def score_teacher(
-    teacher: Teacher, images: CachedImages, *, views: int, augmentation: DualHeadOptions | None, device: torch.device
+    teacher: ImageTeacher, images: CachedImages, *, views: int, augmentation: TrainClassifierOptions | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """Run the teacher over all images: logits (N, V, C) and features (N, V, D); the centre where ``views`` is 0."""
     numbers = fixed_numbers(len(images.ids), views, seed=augmentation.split_seed) if views and augmentation is not None else None
@@ -110,7 +116,7 @@ def score_teacher(
 
 
 def score_beside(
-    teacher: Teacher | None, cached: TeacherLogits | None, found: CachedImages, index: Any, device: torch.device
+    teacher: ImageTeacher | None, cached: ClassLogits | None, found: CachedImages, index: Any, device: torch.device
 ) -> Tensor | None:
     """The teacher's logits of the images at ``index``, to stand beside the student's; None without a teacher."""
     if cached is not None:
@@ -118,7 +124,7 @@ def score_beside(
     return None if teacher is None else score_teacher(teacher, found, views=0, augmentation=None, device=device)[0][:, 0][index]
 
 
-def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, device: torch.device) -> int:
+def find_feature_width(cached: ClassLogits | None, teacher: ImageTeacher | None, device: torch.device) -> int:
     """How wide the teacher's features are, for a student that predicts them.
 
     Raises:
@@ -132,7 +138,7 @@ def find_feature_width(cached: TeacherLogits | None, teacher: Teacher | None, de
     return teacher(torch.zeros(1, 3, teacher.side, teacher.side, device=device)).features.shape[-1]
 
 
-def hash_teacher(options: DualHeadOptions) -> str:
+def hash_teacher(options: TrainClassifierOptions) -> str:
     """Hash the teacher's weights where they are files."""
     path = Path((options.teacher or "").removeprefix("local-dir:"))
     if path.is_file():

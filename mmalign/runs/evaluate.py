@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from mmalign.data.json_files import expected_form
 from mmalign.data.rejects import Rejects
 from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
@@ -21,6 +20,7 @@ from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
+from mmalign.files import expected_form
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.cards import add_result

@@ -162,7 +162,7 @@ def main() -> None:
     parser.add_argument("arm", choices=ARMS)
     parser.add_argument("--model", choices=list(SHAPES), default="1.5b")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that it runs")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs a step")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per step")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")

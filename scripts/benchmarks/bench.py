@@ -134,7 +134,7 @@ def make_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """Make the parser of a benchmark with the options that all have; ``defaults`` are theirs."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(SHAPES), default="v32k", help="shape of the model")
-    parser.add_argument("--batch-size", type=int, default=1, help="rows a step")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows per step")
     parser.add_argument("--rounds", type=int, default=2, help="times that each arm runs, in turn with the others")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.parent.name}/{PAGE.name}")

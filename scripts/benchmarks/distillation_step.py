@@ -253,7 +253,7 @@ def table(arms: dict[str, Arm]) -> str:
         memory = statistics.median(own / first for own, first in zip(arm.added, arms[base].added, strict=True))
         ratio, ratios = f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}"
         rows.append([name, f"{seconds:.2f}", spreads[0], f"{added:.0f}", spreads[1], ratio, ratios, f"{memory:.2f}"])
-    header = ["arm", "CPU s a step", "range", "added MiB", "range", f"time / {base}", "range", f"added / {base}"]
+    header = ["arm", "CPU s per step", "range", "added MiB", "range", f"time / {base}", "range", f"added / {base}"]
     return markdown_table(header, rows, text=(0, 2, 4, 6))
 
 

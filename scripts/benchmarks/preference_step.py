@@ -24,6 +24,7 @@ from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
+from mmalign.losses.scores import ScoredTokens
 from mmalign.methods import forward
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.models.adapters import LoraOptions, add_lora
@@ -82,7 +83,8 @@ def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None
     pixels = batch["images"]["pixel_values"].repeat_interleave(layout["repeats"], 0)
     logps = model(**inputs, pixel_values=pixels, use_cache=False).logits.float().log_softmax(-1)
     chosen = logps.flatten(0, 1)[layout["index"]].gather(-1, layout["target"][:, None]).squeeze(-1)
-    return ResponseLogps(chosen, layout["response"], int(layout["repeats"].sum()))
+    scored = ScoredTokens(layout["response"], int(layout["repeats"].sum()), layout["target"])
+    return ResponseLogps(sums=scored.sums(chosen), token_logps=chosen, scored=scored)
 
 
 def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = False) -> dict[str, Any]:
@@ -173,8 +175,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         ratios = [f"{own[key] / medians[base][key]:.2f}" for key in QUANTITIES for base in ours]
         spread = f"{steps[arm][0]:.2f} to {steps[arm][-1]:.2f}"
         rows.append([arm, f"{own['seconds']:.2f}", spread, f"{own['peak']:.0f}", f"{own['added']:.0f}", *ratios])
-    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
-    return markdown_table(["arm", "CPU s a step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
+    heads = [f"{what} / {arm.removeprefix('ours ')}" for what in QUANTITIES.values() for arm in ours]
+    return markdown_table(["arm", "CPU s", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
 
 
 def main() -> None:
@@ -187,7 +189,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="profile the first arm instead of timing")
     options = parser.parse_args()
     results = run_arms(options, run_arm)
-    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
+    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) per step"
     title += f", profile of {options.arms[0]}" if options.profile else ""
     body = results[options.arms[0]][0]["profile"] if options.profile else table(results)
     report(title, f"{options.rounds} rounds of {options.steps} steps; {versions(options.arms)}.", body, write=options.write)

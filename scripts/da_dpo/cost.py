@@ -79,7 +79,7 @@ def main() -> None:
         flops = [stage(shape, options.prompt, options.response) for stage in (scoring, training)]
         hours = [options.pairs * value / (PEAK * options.utilisation) / 3600 / number for value in flops for number in options.gpus]
         rows.append([name, *(f"{value / 1e12:.1f}" for value in flops), *(f"{hour:.2g} h" for hour in hours)])
-    print(markdown_table(["recipe", "TFLOPs a pair: scoring", "training", *stages], rows))
+    print(markdown_table(["recipe", "TFLOPs per pair: scoring", "training", *stages], rows))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from statistics import mean, median
 
 import numpy as np
 
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
+from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.reports.heat_map import save_heat_map
 from mmalign.tables import markdown_table
 from scripts.studies import page

@@ -34,6 +34,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import Divergence, linear_divergence
 from mmalign.engine.states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
+from mmalign.files import whole
 from mmalign.models.load import best_device, load_mllm
 from schedules.stages import pair_row, read_lists, write_rows
 from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
@@ -114,9 +115,8 @@ def make_pairs_with_scores(data: Data, seed: int, out: Path, *, smoke: bool) -> 
         columns = {"score_chosen": gap, "score_rejected": np.zeros_like(gap), "visits_chosen": visits, "visits_rejected": VISITS - visits}
         for name, values in columns.items():
             rows = rows.add_column(name, values.tolist())
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        rows.to_parquet(str(partial))
-        partial.rename(path)
+        with whole(path) as partial:
+            rows.to_parquet(partial)
     return path
 
 

@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mmalign.data.whole_files import write_whole
+from mmalign.files import write_whole
 from scripts.studies.study import read_json
 
 LEVEL = 0.95

@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert len(load_rows(again)) == 7
     assert json.loads((tmp_path / "stopped" / "rejects.jsonl").read_text())["id"] == rows[4]["id"]
     assert cached(teacher_dir, chats, tmp_path / "stopped", "--top-k", "3") == 2
-    assert "holds scores with top_k 64, not 3" in capsys.readouterr().err
+    assert "holds another cache: its top_k is 64, not 3" in capsys.readouterr().err
 
 
 def test_with_nearly_all_tokens_it_teaches_like_the_live_teacher_and_with_few_less(

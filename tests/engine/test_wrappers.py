@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def step(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    sums = compute_response_logps(model, batch).sums()
+    sums = compute_response_logps(model, batch).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return sums.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 

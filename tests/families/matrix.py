@@ -289,7 +289,7 @@ def check_qlora(family: Family) -> None:
 def lora_gradients(base: Any, processor: Any) -> dict[str, Tensor]:
     """Gradients of an adapter in train mode."""
     policy = fill_adapter(add_lora(base, LoraOptions(rank=2, alpha=4))).train()
-    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums()
+    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
@@ -406,28 +406,28 @@ def check_later_images(family: Family) -> None:
 
 
 CELLS: dict[str, Callable[[Family], None]] = {
-    "chat to labels": check_labels,
+    "labels": check_labels,
     "SFT": check_sft,
-    "text-only rows": check_text_rows,
+    "text only": check_text_rows,
     "DPO": check_dpo,
-    "distillation": check_distillation,
-    "scoring": check_scoring,
-    "generation": check_generation,
+    "mimic": check_distillation,
+    "score": check_scoring,
+    "generate": check_generation,
     "LoRA": check_lora,
-    "saving": check_saving,
+    "save": check_saving,
     "QLoRA": check_qlora,
-    "real template": check_real_template,
-    "two unequal images": check_two_images,
-    "images in later turns": check_later_images,
+    "template": check_real_template,
+    "two images": check_two_images,
+    "later images": check_later_images,
 }
 
 _NO_TEXT_ALONE = "`images` are expected as arguments to a `PaliGemmaProcessor` instance"
 _FIRST_PROMPT_ALONE = "an image stands behind the first answer; PaliGemma reads images of the first prompt alone"
 REFUSED: dict[tuple[str, str], str] = {
-    ("paligemma", "text-only rows"): _NO_TEXT_ALONE,
-    ("paligemma2", "text-only rows"): _NO_TEXT_ALONE,
-    ("paligemma", "images in later turns"): _FIRST_PROMPT_ALONE,
-    ("paligemma2", "images in later turns"): _FIRST_PROMPT_ALONE,
+    ("paligemma", "text only"): _NO_TEXT_ALONE,
+    ("paligemma2", "text only"): _NO_TEXT_ALONE,
+    ("paligemma", "later images"): _FIRST_PROMPT_ALONE,
+    ("paligemma2", "later images"): _FIRST_PROMPT_ALONE,
 }
 """What a family can't do, with the beginning of the reason that a user is given."""
 

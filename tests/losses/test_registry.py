@@ -74,7 +74,7 @@ def test_several_objectives_in_a_list_or_with_commas(texts: list[str]) -> None:
 @pytest.mark.parametrize("registry", [PAIR_OBJECTIVES, LIST_OBJECTIVES], ids=["pair", "list"])
 def test_the_page_lists_every_objective_with_its_parameters(registry: Registry[Any]) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
-    rows = {line.split("`")[1]: line for line in page.splitlines() if (line.startswith("| `") and "arXiv" in line) or "E. Mitchell" in line}
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5}
     for name in registry.names():
         for parameter in registry.parameters(name):
             assert f"`{parameter}`" in rows[name], f"{name}: {parameter}"

@@ -10,7 +10,6 @@ from datasets import Image as ImageFeature
 
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.states import compute_response_states
-from mmalign.losses.scores import ScoredTokens
 from mmalign.losses.steps import adaptive_step_weights
 from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
@@ -111,7 +110,7 @@ def test_steps_are_weighed_by_the_policys_states() -> None:
     with torch.no_grad():
         states = compute_response_states(policy, inputs)
         logps = [compute_response_logps(model, inputs) for model in (policy, other)]
-    tokens = ScoredTokens(logps[0].response, logps[0].num_responses)
+    tokens = logps[0].scored
     starts = [0, 3, 5]
     best = [start + row["scores"].index(max(row["scores"])) for start, row in zip(starts, rows, strict=True) for _ in row["scores"]]
     weights = adaptive_step_weights(tokens, ends=batch["step_ends"]["sentences"], states=states.final, best=torch.tensor(best))

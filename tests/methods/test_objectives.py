@@ -67,9 +67,8 @@ def scored_pairs() -> list[Sides]:
     inputs = {key: value for key, value in batch.items() if key != "pairs"}
     with torch.no_grad():
         outcomes = [compute_response_logps(model, inputs) for model in (policy, other)]
-    lengths = outcomes[0].lengths().tolist()
     parts = [[v.tolist() for v in outcome.per_response()] for outcome in outcomes]
-    parts.append([v.tolist() for v in batch["layout"]["target"].split(lengths)])
+    parts.append([v.tolist() for v in outcomes[0].scored.split(batch["layout"]["target"])])
     return [
         Sides(*((part[2 * i], part[2 * i + 1]) for part in parts), {name: values[i] for name, values in COLUMNS.items()})
         for i in range(NUM_PAIRS)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.losses.kernel import PairValues, objective_loss
+from mmalign.losses.kernel import PairValues, compute_rewards, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
 from mmalign.methods.preference_metrics import describe_start
@@ -48,7 +48,10 @@ def test_centred_rewards_begin_with_a_mean_of_zero(objective: str) -> None:
     assert [0.1 * value for value in center] == pytest.approx(list(means.values()), abs=1e-4)
     with torch.no_grad():
         pairs = plain._pairs(policy, plain.collate(ROWS))
-        expected = objective_loss(plain.objectives[0].objective, pairs, center=center).sum()
+        objective = plain.objectives[0].objective
+        rewards = compute_rewards(objective, pairs)
+        moved = PairValues(rewards.chosen - center[0], rewards.rejected - center[1])
+        expected = objective_loss(objective, pairs, rewards=moved).sum()
     assert method.compute(policy, method.collate(ROWS)).loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
     assert abs(expected.item() - plain.compute(policy, plain.collate(ROWS)).loss_sum.item()) > 1e-6
 

@@ -37,7 +37,7 @@ def qlora(folder: Path, quantization: Quantization = "nf4") -> tuple[nn.Module, 
 
 def gradients(policy: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
     policy.train().zero_grad()
-    sums = compute_response_logps(policy, batch).sums()
+    sums = compute_response_logps(policy, batch).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 

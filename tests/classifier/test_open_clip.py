@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from mmalign.classifier.open_clip import OpenClipTeacher
 from mmalign.cli import main
-from mmalign.models.open_clip_teacher import OpenClipTeacher
 from tests.tiny_classifiers import CLASSES, save_part
 
 CPU = torch.device("cpu")
@@ -55,7 +55,7 @@ def test_run_caches_the_teachers_logits(folder: Path, tmp_path: Path) -> None:
     student = ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
     words = [*student, "--max-steps", "1", "--batch-size", "4", "--image-size", "32", "--augmentation", "pad-crop", "--shots", "1"]
     words += ["--teacher", str(folder), "--teacher-kind", "open-clip", "--prompts", *PROMPTS, "--out", str(tmp_path / "out")]
-    assert main(["train", "dual-head", "--data", str(tmp_path), *words]) == 0
+    assert main(["classifier", "train", "--data", str(tmp_path), *words]) == 0
     assert len(list((tmp_path / "out" / "cache").glob("teacher-*.safetensors"))) == 1
     assert 0 <= json.loads((tmp_path / "out" / "classifier.json").read_text())["teacher_accuracy_unlabeled"] <= 1
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from mmalign.classifier.labeled_images import LabeledImages
 from mmalign.data.images import digest_images, load_image
-from mmalign.data.labeled_images import LabeledImages
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 

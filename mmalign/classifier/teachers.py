@@ -12,9 +12,9 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.data.classes import few, match_classes, match_words
+from mmalign.classifier.class_names import few, match_classes, match_words
+from mmalign.classifier.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
 from mmalign.errors import UserError
-from mmalign.models.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
 from mmalign.models.load import load_clip
 
 # CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
@@ -50,7 +50,7 @@ class TeacherOutput(NamedTuple):
     features: Tensor
 
 
-class Teacher(Protocol):
+class ImageTeacher(Protocol):
     """Frozen; sees RGB views in [0, 1] of its own side. Its logits are in the order of the data's classes."""
 
     side: int
@@ -60,7 +60,7 @@ class Teacher(Protocol):
 
 
 class ClassifierTeacher:
-    """A classifier that ``train dual-head`` saved; its mixed probabilities are the teacher's, as logits."""
+    """A classifier that ``classifier train`` saved; its mixed probabilities are the teacher's, as logits."""
 
     def __init__(self, model: DualHead, *, classes: Sequence[str] | None = None, what: str = "the teacher", device: torch.device) -> None:
         """Freeze the model.
@@ -250,7 +250,7 @@ def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[
 
 
 def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: torch.device) -> ClassifierTeacher:
-    """Load a checkpoint of ``train dual-head`` as a teacher.
+    """Load a checkpoint of ``classifier train`` as a teacher.
 
     Raises:
         ValueError: If it knows other classes.

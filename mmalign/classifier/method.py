@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from mmalign.data.image_cache import CachedImages
-from mmalign.data.splits import LabelSplit
-from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.views import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, strengthen
+from mmalign.classifier.augment import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, strengthen
+from mmalign.classifier.class_logits import ClassLogits
+from mmalign.classifier.dual_head import DualHeadOutput, Preprocessing
+from mmalign.classifier.image_cache import CachedImages
+from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.teachers import ImageTeacher
 from mmalign.engine.method import MethodOutput, Sum
 from mmalign.errors import UserError
-from mmalign.losses.dual_head import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
-from mmalign.models.dual_head import DualHeadOutput, Preprocessing
-from mmalign.models.teachers import Teacher
+from mmalign.losses.classifier import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
 
 Form = Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 FORMS_WITH_TEACHER = ("dual-head", "single-head", "kd-only", "feature-kd")
@@ -104,8 +104,8 @@ class DualHeadMethod:
         objective: DualHeadObjective,
         *,
         preprocessing: Preprocessing,
-        cached: TeacherLogits | None = None,
-        teacher: Teacher | None = None,
+        cached: ClassLogits | None = None,
+        teacher: ImageTeacher | None = None,
         fixed_views: int = 0,
         seed: int = 0,
     ) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from numpy.typing import NDArray
 
-from mmalign.data.classes import few
-from mmalign.data.image_folders import find_class_folders, find_split
-from mmalign.data.whole_files import write_whole
+from mmalign.classifier.class_names import few
+from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 
 SPLITS = ("train", "validation", "test")
 
@@ -81,7 +81,7 @@ class LabeledImages:
             digest.update(hashlib.sha256(_read_content(source)).digest())
         if known is not None:
             known.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(known, digest.hexdigest(), many_writers=True)
+            write_whole(known, digest.hexdigest())
         return digest.hexdigest()
 
     def with_classes(self, classes: Sequence[str], *, what: str) -> "LabeledImages":

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 
 Indices = NDArray[np.int64]
 

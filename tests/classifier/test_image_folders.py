@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mmalign.data.image_cache import cache_images
-from mmalign.data.image_folders import find_split
+from mmalign.classifier.image_cache import cache_images
+from mmalign.classifier.image_folders import find_split
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.data.images import SUFFIXES
-from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.rejects import Rejects
 from tests.odd_images import encode
 from tests.tiny_models import random_image

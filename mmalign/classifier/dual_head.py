@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from mmalign.errors import UserError
-from mmalign.losses.dual_head import mix_probabilities
+from mmalign.losses.classifier import mix_probabilities
 from mmalign.models.load import check_folder, named_errors
 
 CONFIG_FILE, WEIGHTS_FILE = "dual_head.json", "model.safetensors"
@@ -172,7 +172,7 @@ def load_dual_head(source: Path) -> DualHead:
         ValueError: If there is none, or its weights don't fit its config.
     """
     if not (source / CONFIG_FILE).is_file() or not (source / WEIGHTS_FILE).is_file():
-        raise UserError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as train dual-head saves it")
+        raise UserError(f"no classifier at {source}: expected a folder with {CONFIG_FILE} and {WEIGHTS_FILE}, as classifier train saves it")
     with named_errors(str(source)):
         weights = load_file(source / WEIGHTS_FILE)
     model = DualHead(read_config(source))

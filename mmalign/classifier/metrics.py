@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmalign.losses.dual_head import mix_probabilities
+from mmalign.losses.classifier import mix_probabilities
 
 CE_HEAD_WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 # The paper's seven, and below them what its Fig. on ImageNet found better.

@@ -12,10 +12,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 from torch.nn import functional as F
 
+from mmalign.classifier.dual_head import Preprocessing
+from mmalign.classifier.teachers import TeacherOutput, average_prompts
 from mmalign.errors import UserError
-from mmalign.models.dual_head import Preprocessing
 from mmalign.models.load import check_folder, resolve_dtype
-from mmalign.models.teachers import TeacherOutput, average_prompts
 
 
 class OpenClipTeacher:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.data.classes import check_words, match_classes, match_words, read_class_names
+from mmalign.classifier.class_names import check_words, match_classes, match_words, read_class_names
 
 WORDNET = ("n01440764", "n01443537", "n01484850")
 WORDS = ("tench", "goldfish", "great white shark")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmalign.losses.dual_head import feature_distance, label_cross_entropy, mix_probabilities, pseudo_label_loss, teacher_kl
+from mmalign.losses.classifier import feature_distance, label_cross_entropy, mix_probabilities, pseudo_label_loss, teacher_kl
 
 
 def draw(seed: int = 0, shape: tuple[int, int] = (5, 4), dtype: torch.dtype = torch.float32) -> Tensor:

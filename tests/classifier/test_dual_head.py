@@ -10,9 +10,7 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from mmalign.losses.dual_head import label_cross_entropy, mix_probabilities, teacher_kl
-from mmalign.models.contrastive import build_clip
-from mmalign.models.dual_head import (
+from mmalign.classifier.dual_head import (
     DualHead,
     DualHeadConfig,
     Mixing,
@@ -22,7 +20,9 @@ from mmalign.models.dual_head import (
     load_pretrained_backbone,
     read_tower_config,
 )
-from mmalign.models.export_classifier import MixedClassifier, export_classifier
+from mmalign.classifier.export import MixedClassifier, export_classifier
+from mmalign.losses.classifier import label_cross_entropy, mix_probabilities, teacher_kl
+from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.tiny_classifiers import CLASSES, build_tiny_classifier
 

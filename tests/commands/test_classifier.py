@@ -1,4 +1,4 @@
-"""``mmalign train dual-head`` from images to a report, an export and a tuned mixing; what it refuses."""
+"""``mmalign classifier train`` from images to a report, an export and a tuned mixing; what it refuses."""
 
 import json
 import os
@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mmalign.classifier.class_logits import load_class_logits, save_class_logits
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.image_cache import to_square
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.cli import main
-from mmalign.data.image_cache import to_square
 from mmalign.data.images import digest_images, load_image
-from mmalign.data.labeled_images import load_labeled_images
-from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
-from mmalign.models.dual_head import load_dual_head
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -38,7 +38,7 @@ def logits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = load_labeled_images(photos)
     path = tmp_path_factory.mktemp("logits") / "teacher.safetensors"
     sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(data.labels), 3).float()
-    save_teacher_logits(path, ids=data.ids, classes=data.classes, logits=sure, source="the truth")
+    save_class_logits(path, ids=data.ids, classes=data.classes, logits=sure, source="the truth")
     return path
 
 
@@ -48,7 +48,7 @@ def save_clip(clip: Path) -> None:
 
 
 def train(photos: Path, out: Path, *words: str) -> int:
-    return main(["train", "dual-head", "--data", str(photos), "--out", str(out), *STUDENT, *STEPS, *words])
+    return main(["classifier", "train", "--data", str(photos), "--out", str(out), *STUDENT, *STEPS, *words])
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +75,8 @@ def test_report_has_every_head_side_by_side(trained: Path) -> None:
 
 
 def test_saved_model_is_the_one_that_was_reported(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["evaluate-classifier", str(trained), "--data", str(photos), "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]
-    assert main(words) == 0
+    words = ["--data", str(photos), "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]
+    assert main(["classifier", "evaluate", str(trained), *words]) == 0
     result, report = json.loads((tmp_path / "result.json").read_text()), json.loads((trained / "classifier.json").read_text())
     for head in ("ce_head", "kd_head", "mixed"):
         assert result["scores"][head] == pytest.approx(report["test"][head])
@@ -92,11 +92,11 @@ def test_same_command_again_is_the_same_run_and_another_is_refused(
     after = load_file(trained / "model.safetensors")
     assert all(torch.equal(before[key], after[key]) for key in before)
     assert train(photos, trained, *teacher[:-1], "3", "--validation-data", str(photos), "--test-data", str(photos)) == 2
-    assert "holds another run: its shots is 2, this one's 3" in capsys.readouterr().err
+    assert "holds another run: its shots is 2, not 3" in capsys.readouterr().err
 
 
 def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["tune-mixing", str(trained), "--cache", str(tmp_path), "--data"]
+    words = ["classifier", "tune", str(trained), "--cache", str(tmp_path), "--data"]
     assert main([*words, str(photos), "--split", "test"]) == 2
     assert "may not be tuned on test images" in capsys.readouterr().err
     # Under another name they are still the images that the run was tested on.
@@ -107,7 +107,7 @@ def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_p
 
 
 def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["export", str(trained), "--out", str(tmp_path / "model.pt2")]) == 0
+    assert main(["classifier", "export", str(trained), "--out", str(tmp_path / "model.pt2")]) == 0
     assert "largest difference" in capsys.readouterr().out
     probabilities = torch.export.load(tmp_path / "model.pt2").module()(torch.rand(2, 3, 32, 32))
     torch.testing.assert_close(probabilities.sum(-1), torch.ones(2))
@@ -158,7 +158,7 @@ def test_a_test_set_that_lacks_a_class_is_scored_by_name(tmp_path: Path, capsys:
     assert ce_only(data, tmp_path / "out", "--test-data", str(data)) == 0
     assert f"warning: {data} (test) has no image of class cat (1)" in capsys.readouterr().out
     words = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "result.json")]
-    assert main(["evaluate-classifier", str(tmp_path / "out"), *words]) == 0
+    assert main(["classifier", "evaluate", str(tmp_path / "out"), *words]) == 0
     assert "warning: the data has no image of class cat (1)" in capsys.readouterr().out
     scores = json.loads((tmp_path / "result.json").read_text())["scores"]
     assert scores["ce_head"] == pytest.approx(json.loads((tmp_path / "out" / "classifier.json").read_text())["test"]["ce_head"])
@@ -220,8 +220,8 @@ def test_prompts_have_the_tables_names(tmp_path: Path, capsys: pytest.CaptureFix
     assert train(numbered, tmp_path / "a", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 0
     assert train(named, tmp_path / "b", *teacher) == 0
     (a,), (b,) = (list((tmp_path / name / "cache").glob("teacher-*.safetensors")) for name in ("a", "b"))
-    one = load_teacher_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
-    other = load_teacher_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
+    one = load_class_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
+    other = load_class_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
     torch.testing.assert_close(one, other)
     (tmp_path / "classnames.txt").write_text("n02121620 cat\n")
     assert train(numbered, tmp_path / "c", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 2
@@ -245,7 +245,7 @@ def test_logits_of_other_pixels_are_refused(tmp_path: Path, capsys: pytest.Captu
     assert train(data, tmp_path / "b", *words) == 2
     assert "holds another run" in capsys.readouterr().err
     ids = load_labeled_images(data).ids
-    save_teacher_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
+    save_class_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
     assert train(data, tmp_path / "d", *words) == 0
     assert "does not say of which pixels its logits are: images are matched by their ids alone" in capsys.readouterr().out
 
@@ -258,7 +258,7 @@ def test_zero_shot_clip_teaches_its_own_tower(photos: Path, tmp_path: Path, mode
     words = ["--library", "transformers", "--backbone", str(clip), "--text-init", "--kd-head", "cosine", "--image-size", "28"]
     words += ["--teacher", str(clip), "--teacher-mode", mode, "--shots", "2", "--augmentation", "none", "--resize-size", "28"]
     steps = ["--max-steps", "2", "--batch-size", "4", "--logging-steps", "1", "--learning-rate", "1e-6"]
-    assert main(["train", "dual-head", "--data", str(photos), "--out", str(tmp_path / "out"), *words, *steps]) == 0
+    assert main(["classifier", "train", "--data", str(photos), "--out", str(tmp_path / "out"), *words, *steps]) == 0
     log = [entry for entry in json.loads((tmp_path / "out" / "train_log.json").read_text()) if "loss" in entry]
     assert log[0]["loss/kd_labeled"] == pytest.approx(0, abs=1e-4)
     assert log[0]["dual_head/teacher_agreement"] == 1.0
@@ -282,7 +282,7 @@ def test_two_processes_train_and_report_each_test_image_once(photos: Path, logit
         port = probe.getsockname()[1]
     words = ["--data", str(photos), "--out", str(tmp_path / "out"), *STUDENT, *STEPS, "--shots", "4", "--test-data", str(photos)]
     words += ["--teacher", str(logits), "--teacher-kind", "logits", "--trainer", "{use_cpu: true}"]
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "mmalign", "train", "dual-head"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "mmalign", "classifier", "train"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *launch, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mmalign.data.json_files import read_json
 from mmalign.errors import UserError
+from mmalign.files import read_json
 
 # WordNet's ids, as ImageNet's folders are called.
 _WORDNET = re.compile(r"n\d{8}")

@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES, score_probabilities, search_mixing
+from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES, score_probabilities, search_mixing
 
 
 def test_scores_by_hand() -> None:

@@ -9,8 +9,7 @@ import torch
 from timm.models import save_for_hf
 from torch.nn import functional as F
 
-from mmalign.models.load import load_clip
-from mmalign.models.teachers import (
+from mmalign.classifier.teachers import (
     ClassifierTeacher,
     TimmTeacher,
     TipAdapterTeacher,
@@ -18,6 +17,7 @@ from mmalign.models.teachers import (
     embed_classes,
     load_classifier_teacher,
 )
+from mmalign.models.load import load_clip
 from tests.tiny_classifiers import CLASSES, build_tiny_classifier, save_tiny_clip
 
 CPU = torch.device("cpu")

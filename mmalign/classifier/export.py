@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmalign.classifier.dual_head import DualHead
 from mmalign.errors import UserError
-from mmalign.models.dual_head import DualHead
 
 ExportFormat = Literal["torch", "onnx"]
 # float32 through another runtime's kernels.

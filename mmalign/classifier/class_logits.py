@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmalign.data.classes import match_classes
+from mmalign.classifier.class_names import match_classes
 from mmalign.errors import UserError
 
 
 @dataclass(frozen=True)
-class TeacherLogits:
+class ClassLogits:
     """In the order of the images that they were read for."""
 
     logits: Tensor
@@ -31,7 +31,7 @@ class TeacherLogits:
     """Whether the file says of which images it is, beyond their ids."""
 
 
-def save_teacher_logits(
+def save_class_logits(
     path: Path,
     *,
     ids: Sequence[str],
@@ -54,7 +54,7 @@ def save_teacher_logits(
     os.replace(partial, path)
 
 
-def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str], digests: Sequence[str] = ()) -> TeacherLogits:
+def load_class_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str], digests: Sequence[str] = ()) -> ClassLogits:
     """Read the logits of these images, in the order of these classes.
 
     Args:
@@ -77,7 +77,7 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
         raise UserError(f"{path} can't be read as teacher logits: {error}") from error
     missing = [key for key in ("ids", "classes") if key not in about]
     if missing:
-        raise UserError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.data.teacher_logits")
+        raise UserError(f"{path} has no {', '.join(missing)} in its metadata; write it with mmalign.classifier.class_logits")
     known = json.loads(about["classes"])
     columns = match_classes(known, classes, what=str(path))
     place = {image_id: index for index, image_id in enumerate(json.loads(about["ids"]))}
@@ -92,7 +92,7 @@ def load_teacher_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str
         _check_digests(path, ids, [held[i] for i in order.tolist()], digests)
     logits, features = (None if t is None else (t[:, None] if t.ndim == 2 else t)[order] for t in (logits, features))
     assert logits is not None
-    return TeacherLogits(logits[..., torch.from_numpy(columns)], features, about.get("source", path.name), bool(held))
+    return ClassLogits(logits[..., torch.from_numpy(columns)], features, about.get("source", path.name), bool(held))
 
 
 def _check_digests(path: Path, ids: Sequence[str], held: Sequence[str], now: Sequence[str]) -> None:

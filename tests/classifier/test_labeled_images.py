@@ -13,14 +13,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets import Image as ImageFeature
 from torch.nn import functional as F
 
-from mmalign.data import labeled_images
-from mmalign.data.image_cache import CachedImages, cache_images, to_square
+from mmalign.classifier import labeled_images
+from mmalign.classifier.augment import draw_numbers, fixed_numbers, make_views, strengthen
+from mmalign.classifier.class_logits import load_class_logits, save_class_logits
+from mmalign.classifier.image_cache import CachedImages, cache_images, to_square
+from mmalign.classifier.labeled_images import COOP_SETS, LabeledImages, load_labeled_images
+from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.images import digest_images
-from mmalign.data.labeled_images import COOP_SETS, LabeledImages, load_labeled_images
 from mmalign.data.rejects import Rejects
-from mmalign.data.splits import LabelSplit, draw_split, load_split, save_split
-from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
-from mmalign.data.views import draw_numbers, fixed_numbers, make_views, strengthen
 from tests.tiny_models import random_image
 
 NAMES = ("cat", "dog")
@@ -255,21 +255,21 @@ def test_strong_views_have_a_grey_square() -> None:
 
 def test_teacher_logits_come_in_the_order_asked_for(tmp_path: Path) -> None:
     path, logits = tmp_path / "logits.safetensors", torch.randn(3, 2)
-    save_teacher_logits(path, ids=["a", "b", "c"], classes=NAMES, logits=logits, source="here")
-    found = load_teacher_logits(path, ids=["c", "a"], classes=NAMES)
+    save_class_logits(path, ids=["a", "b", "c"], classes=NAMES, logits=logits, source="here")
+    found = load_class_logits(path, ids=["c", "a"], classes=NAMES)
     assert torch.equal(found.logits, logits[[2, 0], None])
     assert found.features is None
-    turned = load_teacher_logits(path, ids=["c", "a"], classes=NAMES[::-1])
+    turned = load_class_logits(path, ids=["c", "a"], classes=NAMES[::-1])
     assert torch.equal(turned.logits, logits[[2, 0], None][..., [1, 0]])
     with pytest.raises(ValueError, match=r"alone has dog \(1\), the data alone have frog \(1\)"):
-        load_teacher_logits(path, ids=["a"], classes=("cat", "frog"))
+        load_class_logits(path, ids=["a"], classes=("cat", "frog"))
     with pytest.raises(ValueError, match=r"has no logits of image 'd' \(1 such images\)"):
-        load_teacher_logits(path, ids=["a", "d"], classes=NAMES)
+        load_class_logits(path, ids=["a", "d"], classes=NAMES)
     assert not found.knows_images
-    save_teacher_logits(path, ids=["a", "b", "c"], classes=NAMES, logits=logits, source="here", digests=["0a", "0b", "0c"])
-    assert load_teacher_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "0a"]).knows_images
+    save_class_logits(path, ids=["a", "b", "c"], classes=NAMES, logits=logits, source="here", digests=["0a", "0b", "0c"])
+    assert load_class_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "0a"]).knows_images
     with pytest.raises(ValueError, match=r"is stale: its logits of 'a' are of the image 0a, and the data's is 1a \(1 such images\)"):
-        load_teacher_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "1a"])
+        load_class_logits(path, ids=["c", "a"], classes=NAMES, digests=["0c", "1a"])
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(ValueError, match=r"can't be read as teacher logits"):
-        load_teacher_logits(path, ids=["a"], classes=NAMES)
+        load_class_logits(path, ids=["a"], classes=NAMES)

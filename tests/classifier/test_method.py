@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmalign.data.image_cache import CachedImages
-from mmalign.data.splits import LabelSplit
-from mmalign.data.teacher_logits import TeacherLogits
-from mmalign.data.views import fixed_numbers, make_views
-from mmalign.losses.dual_head import label_cross_entropy, teacher_kl
-from mmalign.methods.dual_head import DualHeadMethod, DualHeadObjective, StreamRows, compute_gradient_cosine
-from mmalign.models.dual_head import DualHead
-from mmalign.models.teachers import ClassifierTeacher
+from mmalign.classifier.augment import fixed_numbers, make_views
+from mmalign.classifier.class_logits import ClassLogits
+from mmalign.classifier.dual_head import DualHead
+from mmalign.classifier.image_cache import CachedImages
+from mmalign.classifier.method import DualHeadMethod, DualHeadObjective, StreamRows, compute_gradient_cosine
+from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.teachers import ClassifierTeacher
+from mmalign.losses.classifier import label_cross_entropy, teacher_kl
 from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
@@ -34,10 +34,10 @@ def build_images() -> CachedImages:
     return CachedImages(tuple(f"p{i}" for i in range(NUMBER)), labels, CLASSES, pixels, "none")
 
 
-def build_teacher_logits(views: int = 1) -> TeacherLogits:
+def build_teacher_logits(views: int = 1) -> ClassLogits:
     generator = torch.Generator().manual_seed(5)
     features = torch.randn(NUMBER, views, FEATURES, generator=generator)
-    return TeacherLogits(3 * torch.randn(NUMBER, views, 3, generator=generator), features, "drawn")
+    return ClassLogits(3 * torch.randn(NUMBER, views, 3, generator=generator), features, "drawn")
 
 
 SPLIT = LabelSplit(np.arange(6), np.arange(6, 24), np.zeros(0, dtype=np.int64))
@@ -126,7 +126,7 @@ def test_live_teacher_equals_its_cached_fixed_views_and_does_not_move() -> None:
     images, numbers = build_images(), fixed_numbers(NUMBER, 2, seed=0)
     stored = torch.from_numpy(images.pixels)
     logits = torch.stack([teacher(make_views(stored, numbers[:, v], augmentation="pad-crop", side=32)).logits for v in (0, 1)], 1)
-    model, cached = build_method(cached=TeacherLogits(logits, None, "here"), fixed_views=2)
+    model, cached = build_method(cached=ClassLogits(logits, None, "here"), fixed_views=2)
     _, live = build_method(teacher=teacher, model=model)
     rows = [rows_of(12)[i] for i in range(4, 8)]
     assert {turn for row in rows for _, turn in row["labeled"]} == {0, 1}
@@ -162,7 +162,7 @@ def test_gradient_cosine_by_hand() -> None:
         ("dual-head", {"cached": None}, "form dual-head needs a teacher, and none is given"),
         ("ce-only", {"cached": build_teacher_logits()}, "form ce-only has no use for a teacher, and one is given"),
         ("dual-head", {"fixed_views": 3}, "the teacher's logits are of 1 views and 3 are asked for"),
-        ("feature-kd", {"cached": TeacherLogits(torch.zeros(NUMBER, 1, 3), None, "x")}, "needs the teacher's features"),
+        ("feature-kd", {"cached": ClassLogits(torch.zeros(NUMBER, 1, 3), None, "x")}, "needs the teacher's features"),
         ("dual-head", {"label_weight": 1.5}, r"label_weight is 1.5; expected a share in \[0, 1\]"),
     ],
 )
