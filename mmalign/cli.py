@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmalign import __version__
 from mmalign.config import parse_options
 from mmalign.errors import UserError
+from mmalign.terminal import quiet_libraries
 
 
 class Command(NamedTuple):
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     options_class = _find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
+    quiet_libraries()
     joined = _in_process_group()
     finished = False
     try:

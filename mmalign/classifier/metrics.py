@@ -15,6 +15,7 @@ from mmalign.classifier.dual_head import DualHead, Mixing
 from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.splits import Indices
 from mmalign.losses.classifier import mix_probabilities
+from mmalign.tables import text_table
 
 Scores = dict[str, dict[str, float]]
 """Head -> metric -> value."""
@@ -120,5 +121,5 @@ def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, 
 
 def format_scores(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Lay the scores out as a table."""
-    lines = [f"{'':<10}  accuracy  calibration error"]
-    return "\n".join([*lines, *(f"{name:<10}  {100 * s['accuracy']:7.2f}%  {100 * s['ece']:16.2f}%" for name, s in scores.items())])
+    rows = [(name, f"{100 * s['accuracy']:.2f}%", f"{100 * s['ece']:.2f}%") for name, s in scores.items()]
+    return text_table([("", "accuracy", "calibration error"), *rows])

@@ -15,7 +15,7 @@ import random
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +159,6 @@ def versions(arms: Iterable[str]) -> str:
     """Name the libraries that these arms measure."""
     named = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
     return named + (f", TRL {importlib.metadata.version('trl')}" if any(arm.startswith("TRL") for arm in arms) else "")
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, text: Collection[int] = (0,)) -> str:
-    """Lay out a table; columns are right-aligned but for those of text."""
-    rule = "|" + "".join("---|" if number in text else "---:|" for number in range(len(header)))
-    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 def report(title: str, about: str, body: str, *, write: bool) -> None:

@@ -28,7 +28,6 @@ from bench import (
     build_model,
     build_pairs,
     make_parser,
-    markdown_table,
     prepare_process,
     report,
     resident,
@@ -47,6 +46,7 @@ from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.models.upcycle import UpcycleConfig, upcycle
+from mmalign.tables import markdown_table
 
 ARMS = ("ours", "full logits", "TRL DistillationTrainer", "TRL GOLD")
 SPARSE_ARMS = ("dense", "sparse grouped_mm", "sparse eager")

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import transformers
-from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms, runnable, start_peak, versions
+from bench import build_pairs, make_parser, report, resident, run_arms, runnable, start_peak, versions
 
 from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_pair
 from mmalign.data.encode import encode_responses
@@ -31,6 +31,7 @@ from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.options.training import TrainConfig
+from mmalign.tables import markdown_table
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import datasets
 import torch
-from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms
+from bench import build_pairs, make_parser, report, resident, run_arms
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.models.load import load_mllm
+from mmalign.tables import markdown_table
 
 ARMS = ("ours", "plain")
 

@@ -22,7 +22,7 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import torch
-from bench import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, markdown_table, report, words
+from bench import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, report, words
 from PIL import Image
 from transformers import AutoProcessor
 
@@ -31,6 +31,7 @@ from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.files import hash_file
 from mmalign.models.contrastive import build_clip
+from mmalign.tables import markdown_table
 from mmalign.worlds.tokenizer import train_tokenizer
 
 PART = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
