@@ -9,6 +9,9 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
+from mmalign.data.json_files import read_json_object
+from mmalign.errors import UserError
+
 MANIFEST = "manifest.json"
 
 
@@ -42,8 +45,8 @@ def verify_checkpoint(folder: Path) -> str | None:
     if not manifest.is_file():
         return "it was not saved to its end"
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8")).items()
-    except (ValueError, AttributeError):
+        entries = read_json_object(manifest).items()
+    except UserError:
         return "its manifest is damaged"
     for name, expected in entries:
         path = folder / name
