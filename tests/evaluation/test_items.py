@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.benchmark import compute_metrics
 from mmalign.evaluation.chair import Chair, find_in_closed_list
 from mmalign.evaluation.hallusionbench import HallusionBench, HallusionQuestion, load_hallusionbench
-from mmalign.errors import UserError
 from mmalign.evaluation.items import Item, add_up, items_path, read_items, write_items
 from mmalign.evaluation.metrics import combine, count, mean, ratio, total, within
 from mmalign.evaluation.mme import Mme, MmeQuestion
