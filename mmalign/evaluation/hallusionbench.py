@@ -11,7 +11,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, count, ratio
-from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import find_verdict
 from mmalign.evaluation.yes_no import Mode, parse_strict
 from mmalign.options.evaluate import EvaluateOptions
@@ -178,7 +178,7 @@ def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | No
     files = find_question_files(source, ["HallusionBench*.json", "HallusionBench*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
         raise UserError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
-    items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
+    items = [_read_question(row, number, files[0]) for number, row in enumerate(read_rows(files[0]), start=1)]
     ids = frozenset(item.id for item in items)
     if len(ids) != len(items):
         raise UserError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")

@@ -12,7 +12,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
-from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
 from mmalign.evaluation.yes_no import Mode
 from mmalign.options.evaluate import EvaluateOptions
@@ -168,7 +168,7 @@ def load_mmhal(source: Path, *, answers: Path | None = None) -> Mmhal:
     files = find_question_files(source, ["*mmhal*.json", "*mmhal*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
         raise UserError(f"MMHal-Bench's questions are missing at {source}: expected one file, mmhal-bench_answer_template.json")
-    return Mmhal(files, [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]))])
+    return Mmhal(files, [_read_question(row, number, files[0]) for number, row in enumerate(read_rows(files[0]))])
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
