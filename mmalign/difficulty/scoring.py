@@ -20,7 +20,7 @@ from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.errors import UserError
 from mmalign.files import claim, expected_form
-from mmalign.options.rows import AnswerEnd
+from mmalign.options.difficulty import ReadOptions
 
 CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
@@ -40,25 +40,26 @@ class Scorers:
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
-    """How pairs are read and batched."""
+class _Rows:
+    """A data set, and how its rows are read."""
 
-    batch_size: int = 16
-    max_length: int | None = None
-    answer_end: AnswerEnd = "token"
-    image_root: Path | None = None
-    max_reject_share: float = 0.05
-    lists: bool = False
-    """Rows have responses and scores for chosen and rejected; only log-probabilities are computed."""
+    dataset: Dataset
+    options: ReadOptions
+    lists: bool
+
+    def read(self, index: int) -> PairRow | ListRow:
+        """Read a row with its images."""
+        read = read_list if self.lists else read_pair
+        return read(self.dataset[index], index=index, image_root=self.options.image_root)
 
 
 def score_pairs(
     dataset: Dataset,
     load: Callable[[], Scorers],
     *,
-    out: Path,
     fingerprint: Mapping[str, Any],
-    config: ScoreConfig,
+    options: ReadOptions,
+    lists: bool,
     share: Share = Share(),  # noqa: B008
 ) -> None:
     """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
@@ -66,33 +67,29 @@ def score_pairs(
     Args:
         dataset: Rows with TRL's columns.
         load: Loads contrastive model and un-aligned multimodal LLM; called only where something is left to score.
-        out: Folder of the shards, JSON lines of scores in the rows' order. Other processes may write other shards into it.
         fingerprint: What the scores are made from; a folder with another one is refused.
-        config: Reading and batching. Batches lie inside a shard, so that a shard's bytes don't depend on the others.
+        options: Reading and batching, and the folder of the shards, JSON lines of scores in the rows' order. Batches lie inside a shard, so
+            that a shard's bytes don't depend on the others; other processes may write other shards.
+        lists: Whether rows have responses and scores for chosen and rejected; of those only log-probabilities are computed.
         share: The part of the shards that is this process's.
 
     Raises:
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else, images included.
     """
-    check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
-    settings = {
-        "shard_size": SHARD_SIZE,
-        "batch_size": config.batch_size,
-        "max_length": config.max_length,
-        "answer_end": config.answer_end,
-    }
-    claim(out / "scoring.json", {**fingerprint, **settings}, what="other scores")
-    load = functools.cache(load)
+    check_columns(dataset.column_names, LIST_COLUMNS if lists else PAIR_COLUMNS, what="the data set")
+    settings = {name: getattr(options, name) for name in ("batch_size", "max_length", "answer_end")}
+    claim(options.out / "scoring.json", {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
+    load, rows = functools.cache(load), _Rows(dataset, options, lists)
 
-    def write(rows: range, path: Path, advance: Advance) -> None:
-        write_lines(path, _score_shard(dataset, rows, load(), config, advance))
+    def write(indices: range, path: Path, advance: Advance) -> None:
+        write_lines(path, _score_shard(rows, indices, load(), advance))
 
     def check(path: Path) -> None:
-        _check_images(path, dataset, config)
+        _check_images(path, rows)
 
-    shards = find_shards(out, len(dataset))
+    shards = find_shards(options.out, len(dataset))
     done = shards.finish(write, label="scoring pairs", check=check, share=share, unit="pair")
-    shards.reject_broken(done, _read_broken, Rejects(out / f"rejects{share.suffix}.jsonl", max_share=config.max_reject_share))
+    shards.reject_broken(done, _read_broken, Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share))
 
 
 def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> list[Path]:
@@ -162,25 +159,22 @@ def _is_kind(key: str, value: Any) -> bool:
     return type(value) is int if key in ("index", CUT) else isinstance(value, str)
 
 
-def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:
+def _check_images(path: Path, rows: _Rows) -> None:
     """Refuse a shard whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
-    if config.image_root is None:
-        return
-    read = read_list if config.lists else read_pair
-    for line in read_shard(path):
-        if "reason" in line:
-            continue
-        row: PairRow | ListRow = read(dataset[line["index"]], index=line["index"], image_root=config.image_root)
-        check_images(path, row.id, line[REFERENCE_IMAGES], row.images)
+    for line in read_shard(path) if rows.options.image_root is not None else ():
+        if "reason" not in line:
+            row = rows.read(line["index"])
+            check_images(path, row.id, line[REFERENCE_IMAGES], row.images)
 
 
-def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, advance: Advance) -> list[dict[str, Any]]:
+def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     shared: bool | None = None
+    batch_size = rows.options.batch_size
     # Decoded images are held for one window, not for the whole shard.
-    window = WINDOW_BATCHES * config.batch_size
+    window = WINDOW_BATCHES * batch_size
     for start in range(0, len(indices), window):
-        good, broken = _read_window(dataset, indices[start : start + window], scorers, config)
+        good, broken = _read_window(rows, indices[start : start + window], scorers.processor)
         lines += broken
         advance(len(broken))
         if good and shared is None:
@@ -190,8 +184,8 @@ def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: Sco
             shared = choice.shared
             if not shared:
                 tqdm.write(choice.reason)
-        for first in range(0, len(good), config.batch_size):
-            part = good[first : first + config.batch_size]
+        for first in range(0, len(good), batch_size):
+            part = good[first : first + batch_size]
             lines += _score_batch(part, scorers, shared=bool(shared))
             advance(len(part))
     return sorted(lines, key=lambda line: line["index"])
@@ -200,20 +194,17 @@ def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: Sco
 _Item = tuple[int, PairRow | ListRow, EncodedPrompt]
 
 
-def _read_window(
-    dataset: Dataset, indices: Sequence[int], scorers: Scorers, config: ScoreConfig
-) -> tuple[list[_Item], list[dict[str, Any]]]:
+def _read_window(rows: _Rows, indices: Sequence[int], processor: Any) -> tuple[list[_Item], list[dict[str, Any]]]:
     """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
+    options = rows.options
     for index in indices:
-        raw = dataset[index]
         try:
-            read = read_list if config.lists else read_pair
-            row: PairRow | ListRow = read(raw, index=index, image_root=config.image_root)
-            good.append((index, row, encode_row(scorers.processor, row, answer_end=config.answer_end, max_length=config.max_length)))
+            row = rows.read(index)
+            good.append((index, row, encode_row(processor, row, answer_end=options.answer_end, max_length=options.max_length)))
         except UserError as error:
-            broken.append({"index": index, "id": row_id(raw, index=index), "reason": str(error)})
+            broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error)})
     return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken
 
 

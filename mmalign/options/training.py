@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mmalign.options.evaluate import Name
 from mmalign.options.precision import PrecisionOptions, Quantization
-from mmalign.options.rows import AnswerOptions
+from mmalign.options.rows import AnswerOptions, RowOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +58,13 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(TrainConfig):
+class RunOptions(TrainConfig, RowOptions):
     """What every training run reads and writes."""
 
     data: Path
     """parquet, json or jsonl file, or a folder of them"""
     out: Path
     """folder of the trained model; run the same command again to go on after a stop"""
-    image_root: Path | None = None
-    """folder that relative image paths in the data start from"""
-    max_length: int | None = None
-    """longest row in tokens, images included; longer ones are rejected"""
-    max_reject_share: float = 0.05
-    """stop if more than this share of rows is broken"""
     license: str | None = None
     """licence named in the model card; that of the starting model if not given"""
 
