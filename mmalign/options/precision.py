@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mmalign.options.base import Options
+
 Quantization = Literal["none", "nf4", "nf4-double"]
 """``nf4-double`` quantises the scales of the blocks as well: 4.13 bits a weight instead of 4.5."""
 
@@ -11,7 +13,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrecisionOptions:
+class PrecisionOptions(Options):
     """What every command that loads a multimodal LLM takes."""
 
     dtype: Dtype = "auto"

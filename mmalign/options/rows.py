@@ -1,14 +1,29 @@
-"""How rows of conversations are read."""
+"""How rows of the data are read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from mmalign.options.base import Options
 
 AnswerEnd = Literal["token", "template"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
+class AnswerOptions(Options):
     """What ends an answer."""
 
     answer_end: AnswerEnd = "token"
     """where the chat template writes no end behind an answer: put the end token there, or keep the template's way"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowOptions(Options):
+    """Which rows of the data can be used."""
+
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    max_length: int | None = None
+    """longest row in tokens, images included; longer ones are rejected"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of rows is broken"""

@@ -19,7 +19,6 @@ from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
-from mmalign.files import expected_form
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions
