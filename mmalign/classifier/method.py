@@ -16,20 +16,19 @@ from mmalign.classifier.dual_head import DualHeadOutput, Preprocessing
 from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.teachers import ImageTeacher
 from mmalign.engine.logps import unwrap_parallel
-from mmalign.engine.method import MethodOutput, Sum
 from mmalign.errors import UserError
 from mmalign.losses.classifier import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
 from mmalign.options.classifier import ObjectiveOptions
+from mmalign.training.method import Method, MethodOutput, Sum
 
 # Forms whose KD term compares class probabilities; feature-kd compares features.
 KD_FORMS = ("dual-head", "single-head", "kd-only")
 
 
-class DualHeadMethod:
+class DualHeadMethod(Method):
     """The losses of a form on both streams."""
 
     name = "dual-head"
-    columns = ()
 
     def __init__(
         self,
@@ -69,12 +68,6 @@ class DualHeadMethod:
         self.labels = torch.from_numpy(images.labels)
         self.numbers = fixed_numbers(len(images.ids), fixed_views, seed=seed) if fixed_views else None
         self._batches = 0
-
-    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Images were checked when they were decoded."""
-
-    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing to choose."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """uint8 images (B + B M, 3, S, S), labelled ones first, and the teacher's numbers where they are cached."""
