@@ -5,7 +5,6 @@ Shape legend: B = images, C = classes, D = feature width, H = height, W = width.
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from torch.nn import functional as F
 
 from mmalign.classifier.backbone import build_backbone, find_feature_width
 from mmalign.errors import UserError
+from mmalign.files import read_json_object, whole, write_whole
 from mmalign.losses.classifier import mix_probabilities
 from mmalign.models.load import named_errors
 from mmalign.options.classifier import HeadKind, Library
@@ -140,11 +140,10 @@ class DualHead(nn.Module):
         self.settings = dataclasses.replace(self.settings, mixing=mixing)
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write config and weights, each in one step."""
+        """Write config and weights."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{WEIGHTS_FILE}.partial"
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        os.replace(partial, folder / WEIGHTS_FILE)
+        with whole(folder / WEIGHTS_FILE) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
         write_config(folder, self.settings)
 
 
@@ -182,7 +181,7 @@ def load_dual_head(source: Path) -> DualHead:
 
 def read_config(source: Path) -> DualHeadConfig:
     """Read a checkpoint's config."""
-    values = json.loads((source / CONFIG_FILE).read_text(encoding="utf-8"))
+    values = read_json_object(source / CONFIG_FILE)
     known = {f.name for f in dataclasses.fields(DualHeadConfig)}
     unknown = [key for key in values if key not in known]
     if unknown:
@@ -193,10 +192,8 @@ def read_config(source: Path) -> DualHeadConfig:
 
 
 def write_config(folder: Path, config: DualHeadConfig) -> None:
-    """Write a checkpoint's config in one step."""
-    partial = folder / f"{CONFIG_FILE}.partial"
-    partial.write_text(json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, folder / CONFIG_FILE)
+    """Write a checkpoint's config."""
+    write_whole(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False))
 
 
 def _build_head(kind: HeadKind, width: int, num_classes: int) -> nn.Module:

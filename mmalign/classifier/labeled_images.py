@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mmalign.classifier.class_names import few
 from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import read_json, write_whole
 from mmalign.options.classifier import SetName, Split
 
 
@@ -155,15 +155,17 @@ def read_coop_split(path: Path, images: Path, split: Split) -> LabeledImages:
     """
     if not path.is_file():
         raise UserError(f"split file not found: {path}; CoOp's data instructions say where to get it")
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     key = next((key for key in values if find_split(key) == split), None) if isinstance(values, dict) else None
     if key is None:
         raise UserError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
     names: dict[int, str] = {}
-    for rows in values.values():
-        for _, label, name in rows:
-            if names.setdefault(int(label), name) != name:
-                raise UserError(f"{path}: label {label} is both {names[int(label)]!r} and {name!r}")
+    for row in (row for rows in values.values() for row in rows):
+        if not (isinstance(row, list) and len(row) == 3 and str(row[1]).isdecimal()):
+            raise UserError(f"{path} has the row {row}; expected [path, label, class name]")
+        label, name = int(row[1]), row[2]
+        if names.setdefault(label, name) != name:
+            raise UserError(f"{path}: label {label} is both {names[label]!r} and {name!r}")
     if sorted(names) != list(range(len(names))):
         raise UserError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
     rows = values[key]

@@ -73,6 +73,8 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
     try:
         model = open_clip.create_model(name, pretrained=tag, precision=precision, device=device, require_pretrained=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         # Without a hub, unknown tags, weights that don't fit: open_clip raises each of these.
         raise UserError(f"open-clip teacher {source} can't be loaded: {error}") from error
