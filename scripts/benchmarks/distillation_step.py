@@ -46,7 +46,8 @@ from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.models.upcycle import UpcycleConfig, upcycle
+from mmalign.models.upcycle import upcycle
+from mmalign.options.models import UpcycleConfig
 
 ARMS = ("ours", "full logits", "TRL DistillationTrainer", "TRL GOLD")
 SPARSE_ARMS = ("dense", "sparse grouped_mm", "sparse eager")

@@ -19,7 +19,8 @@ from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.models.adapters import LoraOptions, add_lora
 from mmalign.models.references import Reference
-from mmalign.models.upcycle import UpcycleConfig, upcycle
+from mmalign.models.upcycle import upcycle
+from mmalign.options.models import UpcycleConfig
 from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -29,7 +30,7 @@ LLMS = {"qwen3": QWEN3, "qwen2": {**PLAIN, "model_type": "qwen2"}, "llama": {**P
 
 def build_sparse(name: str = "qwen3", **options: Any) -> tuple[PreTrainedModel, Any]:
     dense, processor = build_tiny_llava(llm=LLMS[name], scale=1.0)
-    return upcycle(dense, UpcycleConfig(**{"layers": "all", "router_std": 0.5, **options})), processor
+    return upcycle(dense, UpcycleConfig(**{"layers": ["all"], "router_std": 0.5, **options})), processor
 
 
 def chats(num_rows: int = 3) -> list[dict[str, Any]]:
