@@ -118,7 +118,11 @@ class HallusionBench(Benchmark):
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """Question, reference and prediction."""
-        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
+        return {
+            item.id: fill_prompt(template or PROMPT, {"question": item.question, "reference": item.reference, "response": answers[item.id]})
+            for item in self.records
+            if item.id in answers
+        }
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
@@ -232,7 +236,3 @@ def _record_name(row: Mapping[str, Any]) -> str | None:
 
 def _normalise(identifier: str) -> str:
     return identifier.replace("/", "_")
-
-
-def _fill(template: str, item: HallusionQuestion, response: str) -> str:
-    return fill_prompt(template, {"question": item.question, "reference": item.reference, "response": response})

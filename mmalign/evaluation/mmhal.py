@@ -121,7 +121,14 @@ class Mmhal(Benchmark):
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """Contents, question, reference and response."""
-        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
+        return {
+            item.id: fill_prompt(
+                template or PROMPT,
+                {"contents": item.contents, "question": item.question, "reference": item.reference, "response": answers[item.id]},
+            )
+            for item in self.records
+            if item.id in answers
+        }
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item an answer; what could not be read is counted apart, and the rest is scored.
@@ -190,8 +197,3 @@ def _row_id(row: Mapping[str, Any]) -> str | None:
 
 def _image_id(row: Mapping[str, Any]) -> str | None:
     return str(row["image_id"]) if row.get("image_id") else None
-
-
-def _fill(template: str, item: MmhalQuestion, response: str) -> str:
-    fields = {"contents": item.contents, "question": item.question, "reference": item.reference, "response": response}
-    return fill_prompt(template, fields)

@@ -183,15 +183,17 @@ class Reply(NamedTuple):
     at_limit: bool | None
 
 
-def read_choice(choice: Any) -> Reply:
-    """Read a choice of a chat completion. The content may be a text, parts (text and thinking), or null.
+def read_completion(body: Any) -> Reply:
+    """Read the first choice of a chat completion. The content may be a text, parts (text and thinking), or null.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it has none.
     """
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    choice = choices[0] if isinstance(choices, Sequence) and choices else None
     message = choice.get("message") if isinstance(choice, Mapping) else None
-    if not isinstance(message, Mapping):
-        raise UserError(f"a choice of a chat completion has no message: {str(choice)[:80]}")
+    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
+        raise UserError("it has no choice with a message")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
@@ -210,7 +212,7 @@ def flatten_completion(row: Any) -> Any:
     body = outer.get("body") if isinstance(outer, Mapping) else row
     if not (isinstance(body, Mapping) and isinstance(body.get("choices"), Sequence) and body["choices"]):
         return row
-    reply = read_choice(body["choices"][0])
+    reply = read_completion(body)
     named = {"id": str(row["custom_id"])} if "custom_id" in row else {}
     apart = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
     ended = {} if reply.at_limit is None else {"ended": not reply.at_limit}

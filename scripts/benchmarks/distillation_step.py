@@ -45,8 +45,9 @@ from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.models.upcycle import UpcycleConfig, upcycle
+from mmalign.models.upcycle import upcycle
 from mmalign.options.methods import MimicLossOptions
+from mmalign.options.models import UpcycleConfig
 from mmalign.options.training import RouterOptions
 from mmalign.tables import markdown_table
 from mmalign.training.method import Method
