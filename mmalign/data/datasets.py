@@ -8,23 +8,24 @@ from typing import Any
 
 from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
-from pyarrow import ArrowException
+from pyarrow import parquet
 from tqdm import tqdm
 
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 
-_READERS: dict[str, Callable[..., Dataset]] = {
-    ".parquet": Dataset.from_parquet,
-    ".json": Dataset.from_json,
-    ".jsonl": Dataset.from_json,
-}
 
-# What damaged files make datasets and Arrow raise; a file's own schema can name anything for a type.
-_UNREADABLE = (
-    *(ArrowException, DatasetGenerationError, OSError, ValueError),
-    *(AttributeError, KeyError, NotImplementedError, RecursionError, TypeError),
-)
+def _read_parquet(path: str) -> Dataset:
+    schema = parquet.read_schema(path)
+    try:
+        Features.from_arrow_schema(schema)
+    except (AttributeError, KeyError, TypeError) as error:
+        # datasets builds the types that a file's own schema names, and that can name anything.
+        raise UserError(f"{path} has a schema that names no types of datasets: {error!r}") from error
+    return Dataset.from_parquet(path)
+
+
+_READERS: dict[str, Callable[..., Dataset]] = {".parquet": _read_parquet, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
 
 
 def find_data_files(source: Path) -> list[Path]:
@@ -97,7 +98,10 @@ def _read(path: Path) -> Dataset | None:
     _check_begin(path)
     try:
         return _READERS[path.suffix](str(path))
-    except _UNREADABLE as error:
+    except UserError:
+        raise
+    # Arrow's own errors of damaged files are ValueErrors and OSErrors.
+    except (DatasetGenerationError, OSError, ValueError) as error:
         if "corresponds to no data" in str(error):
             # How datasets says that a file has columns and no rows.
             return None
@@ -126,8 +130,10 @@ def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rej
         ValueError: If too many rows are broken, or all are.
     """
     good = []
-    for index, row in enumerate(tqdm(dataset, desc="checking rows", unit="row", leave=False)):
+    for index in tqdm(range(len(dataset)), desc="checking rows", unit="row", leave=False):
+        row: Mapping[str, Any] = {}
         try:
+            row = _read_row(dataset, index)
             check(row, index=index)
             good.append(index)
         except UserError as error:
@@ -137,6 +143,14 @@ def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rej
     if not good:
         raise UserError(f"no row of {len(dataset)} can be used; the reasons are in {rejects.path}")
     return dataset if len(good) == len(dataset) else dataset.select(good)
+
+
+def _read_row(dataset: Dataset, index: int) -> Mapping[str, Any]:
+    try:
+        return dataset[index]
+    except UnicodeDecodeError as error:
+        # Arrow takes any bytes for text until they are read.
+        raise UserError(f"the row holds text that is no UTF-8: {error}") from error
 
 
 def _id(row: Mapping[str, Any], index: int) -> Any:

@@ -227,6 +227,7 @@ def text_options(processor: Any, text: str) -> dict[str, bool]:
 
 
 def _tokenize(processor: Any, text: str, images: Sequence[Image.Image]) -> _Tokens:
+    _check_unicode(text)
     options = {"return_tensors": "pt", "return_offsets_mapping": True, "return_text_replacement_offsets": True}
     try:
         out = processor(text=[text], images=[list(images)] if images else None, **options, **text_options(processor, text))
@@ -257,10 +258,28 @@ def _tokenize_again(processor: Any, text: str, first: _Tokens) -> _Tokens:
         expanded += text[at:start] + written
         places.append(((start, end), written))
         at = end
-    out = processor.tokenizer(expanded + text[at:], return_offsets_mapping=True, **text_options(processor, text))
+    out = _tokenize_text(processor, expanded + text[at:], **text_options(processor, text))
     ids = out["input_ids"]
     types = {key: [*_until_last_image(values), *[0] * len(ids)][: len(ids)] for key, values in first.types.items()}
     return replace(first, text=text, ids=ids, stops=_stops(out), types=types, places=places)
+
+
+def _tokenize_text(processor: Any, text: str, **options: bool) -> Any:
+    _check_unicode(text)
+    try:
+        return processor.tokenizer(text, return_offsets_mapping=True, **options)
+    except ValueError as error:
+        raise UserError(f"{type(processor.tokenizer).__name__} refuses the text: {error}") from error
+
+
+def _check_unicode(text: str) -> None:
+    """Refuse half of a surrogate pair, which Python's text can hold and no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"the text holds half of a surrogate pair, {error.object[error.start : error.end]!r}: no file can hold it"
+        ) from error
 
 
 def _stops(out: Any) -> np.ndarray:
@@ -298,7 +317,7 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
     rows, flags = [], []
     for chat in chats:
         suffix = chat.text[len(prompt_text) :]
-        out = processor.tokenizer(suffix, add_special_tokens=False, return_offsets_mapping=True)
+        out = _tokenize_text(processor, suffix, add_special_tokens=False)
         answers = [(start - len(prompt_text), end - len(prompt_text)) for start, end in chat.answers]
         alone = _Tokens(suffix, out["input_ids"], _stops(out), {}, [], {})
         types = {key: [*values, *[1] * len(alone.ids)] for key, values in prefix.types.items()}

@@ -5,9 +5,7 @@ Everything that reads an image goes through ``load_image``, so that training, sc
 
 import contextlib
 import io
-import struct
 import warnings
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,8 +34,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# What damaged files make Pillow's decoders raise, beside what they say of themselves. Its memory is bounded by MAX_PIXELS.
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, OverflowError, TypeError, struct.error, zlib.error)
 
 
 def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
@@ -106,7 +102,8 @@ def _open(source: Path | io.BytesIO, *, name: str) -> Image.Image:
         raise UserError(f"{name} is not an image that Pillow can read{_looks_like(source)}") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise UserError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb") from error
-    except _DAMAGE as error:
+    # RuntimeError is how AVIF's decoder says that a file is damaged.
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{name} is damaged: {error}") from error
     with image:
         return _decode(image, name=name)
@@ -117,13 +114,14 @@ def _decode(image: Image.Image, *, name: str) -> Image.Image:
         raise UserError(f"{name} has more than {MAX_PIXELS:,} pixels and is refused as a decompression bomb")
     try:
         image.load()
-    except _DAMAGE as error:
+    # SyntaxError: PNG's and AVIF's. TypeError: a TIFF whose tags are of other types than they must be.
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(f"{name} is truncated or damaged: {error}") from error
     # Behind loading: TIFF's reader turns the pixels itself, and then drops the tag.
     turn = _TURNS.get(_read_orientation(image))
     try:
         rgb = _on_white(_to_eight_bits(image)).convert("RGB")
-    except _DAMAGE as error:
+    except ValueError as error:
         raise UserError(f"{name} can't be shown as RGB (mode {image.mode}): {error}") from error
     rgb = rgb if turn is None else rgb.transpose(turn)
     # Its tags are used up: whoever reads the image again must not turn it twice.
@@ -133,7 +131,7 @@ def _decode(image: Image.Image, *, name: str) -> Image.Image:
 
 def _read_orientation(image: Image.Image) -> Any:
     # A block of tags that is damaged says nothing of sound pixels.
-    with warnings.catch_warnings(action="ignore"), contextlib.suppress(*_DAMAGE):
+    with warnings.catch_warnings(action="ignore"), contextlib.suppress(SyntaxError):
         return image.getexif().get(_ORIENTATION)
     return None
 

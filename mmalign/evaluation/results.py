@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.files import hash_file, write_whole
+from mmalign.tables import text_table
 
 SCORER_VERSION = "3"
 # More files than these are named together.
@@ -76,11 +77,9 @@ class Result:
 
     def to_text(self) -> str:
         """A table for the terminal: each metric, and what the other mode makes of it where that differs."""
-        width = max(map(len, self.metrics))
         lines = [f"{self.benchmark}, {self.mode}" + (f", {self.variant}" if self.variant else "") + f", {self.num_answers:,} answers"]
-        for key, value in self.metrics.items():
-            other = f"   ({self.other_name}: {_shown(self.other_mode[key])})" if key in self.other_mode else ""
-            lines.append(f"{key:<{width}}  {_shown(value)}{other}")
+        others = {key: f"({self.other_name}: {_shown(value)})" for key, value in self.other_mode.items()}
+        lines.append(text_table([[key, _shown(value), others.get(key, "")] for key, value in self.metrics.items()], text=(0, 1, 2)))
         limit = "not said" if self.num_at_limit is None else f"{self.num_at_limit:,}"
         lines.append(f"answers that ended at the longest length: {limit}")
         lines += _counted("answers", self.num_reasoned, self.num_unanswered)

@@ -68,21 +68,22 @@ def load_mllm(
     check_exists(source, "config.json", "adapter_config.json")
     check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
-    with named_errors(source):
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
-        is_adapter = (Path(source) / "adapter_config.json").is_file()
-        whole = PeftConfig.from_pretrained(source).base_model_name_or_path if is_adapter else source
-        check_safetensors(whole)
+    processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
+    is_adapter = (Path(source) / "adapter_config.json").is_file()
+    whole = from_pretrained(PeftConfig, source).base_model_name_or_path if is_adapter else source
+    check_safetensors(whole)
+    with named_errors(whole):
         options |= quantization_options(
             whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
         )
-        check_processor(processor, source, AutoConfig.from_pretrained(whole, trust_remote_code=trust_remote_code))
-        base = AutoModelForImageTextToText.from_pretrained(whole, **options)
-        keep_gradients(base)
+    check_processor(processor, source, from_pretrained(AutoConfig, whole, trust_remote_code=trust_remote_code))
+    base = from_pretrained(AutoModelForImageTextToText, whole, **options)
+    keep_gradients(base)
+    with named_errors(source):
         model = PeftModel.from_pretrained(base, source) if is_adapter else base
-        if attention != "sdpa":
-            base.set_attn_implementation({"text_config": attention})
-        return model.eval(), processor
+    if attention != "sdpa":
+        base.set_attn_implementation({"text_config": attention})
+    return model.eval(), processor
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
@@ -93,9 +94,8 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
     """
     check_exists(source, "config.json")
     check_safetensors(source)
-    with named_errors(source):
-        model = AutoModel.from_pretrained(source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
-        processor = AutoProcessor.from_pretrained(source, trust_remote_code=False)
+    model = from_pretrained(AutoModel, source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
+    processor = from_pretrained(AutoProcessor, source, trust_remote_code=False)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise UserError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
     return model, processor
@@ -105,20 +105,25 @@ def load_config(source: str) -> Any:
     """Load a checkpoint's config alone, to look before the weights are loaded.
 
     Raises:
-        ValueError: If there is no checkpoint at ``source``.
+        ValueError: If there is no checkpoint at ``source``, or its config is damaged.
     """
     check_exists(source, "config.json")
-    try:
-        with named_errors(source):
-            return AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError) as error:
-        # A config is plain values: whatever its class makes of them, they are what is wrong.
-        raise UserError(f"the config of {source} can't be used: {error!r}") from error
+    return from_pretrained(AutoConfig, source, trust_remote_code=False)
+
+
+def from_pretrained(kind: Any, source: str, **options: Any) -> Any:
+    """Call ``kind.from_pretrained``.
+
+    Raises:
+        ValueError: With the checkpoint's name, if files are missing, damaged, or hold no ``kind``.
+    """
+    with named_errors(source):
+        return kind.from_pretrained(source, **options)
 
 
 @contextmanager
 def named_errors(source: str) -> Iterator[None]:
-    """Name the checkpoint where files are missing, on disk or on the hub, or weights are cut off."""
+    """Name the checkpoint in what a library says of files that are missing, on disk or on the hub, or damaged. For one call."""
     try:
         yield
     except UserError:

@@ -1,14 +1,16 @@
-"""How rows of conversations are read."""
+"""How rows of the data are read."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mmalign.options.base import Options
+
 AnswerEnd = Literal["token", "template"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowOptions:
+class RowOptions(Options):
     """Which rows are read."""
 
     image_root: Path | None = None
@@ -20,7 +22,7 @@ class RowOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
+class AnswerOptions(Options):
     """What ends an answer."""
 
     answer_end: AnswerEnd = "token"

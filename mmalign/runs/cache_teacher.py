@@ -36,8 +36,8 @@ from mmalign.data.shards import (
     write_lines,
 )
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import compute_teacher_states, find_top_tokens, head_size
 from mmalign.engine.probe import PROBED_ROWS, check_rows
+from mmalign.engine.student import compute_teacher_states, find_top_tokens, head_size
 from mmalign.errors import UserError
 from mmalign.files import claim, hash_file
 from mmalign.models.fingerprint import fingerprint_checkpoint

@@ -16,6 +16,7 @@ from mmalign.files import hash_file, read_json_object
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
 from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions
+from mmalign.tables import text_table
 
 
 def run_score(options: ScoreOptions) -> None:
@@ -95,16 +96,16 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     print(f"{summary['num_scored']:,} pairs scored, {summary['num_rejected']:,} rejected; proxies agree on {summary['agreement']:.1%}")
     if cut := summary.get("num_cut_sentences"):
         print(f"  {cut:,} sentences are longer than the contrastive model's text tower holds: read in pieces of whole words")
-    for group, proxies in summary["statistics"].items():
-        for name, s in proxies.items():
-            print(f"  {group}/{name}: gap {s['mean']:+.3f} +- {s['std']:.3f}, accuracy {s['accuracy']:.1%}, weight {s['weight']:.3f}")
-    for found in summary["proxy_agreement"]:
-        print(f"  {_agreement_words(found)}")
+    found = {f"{group}/{name}": s for group, proxies in summary["statistics"].items() for name, s in proxies.items()}
+    rows = [(name, f"{s['mean']:+.3f}", f"{s['std']:.3f}", f"{s['accuracy']:.1%}", f"{s['weight']:.3f}") for name, s in found.items()]
+    print(text_table([("proxy", "mean gap", "std", "accuracy", "weight"), *rows]))
+    for pair in summary["proxy_agreement"]:
+        print(f"  {_agreement_words(pair)}")
     for source, part in summary["sources"].items() if len(summary["sources"]) > 1 else ():
         right = ", ".join(f"{name} {value:.1%}" for name, value in part["accuracy"].items())
         print(f"  source {source}: {part['num_pairs']:,} pairs, mean difficulty {part['mean_difficulty']:.3f}, accuracy {right}")
-        for found in part["proxy_agreement"]:
-            print(f"    {_agreement_words(found)}")
+        for pair in part["proxy_agreement"]:
+            print(f"    {_agreement_words(pair)}")
     print(f"saved in {out / 'scored.parquet'}")
 
 

@@ -115,12 +115,6 @@ def write_measured(page: Path, title: str, parts: Sequence[str]) -> Path:
     return page
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table; the first column is text, the others are right-aligned."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
-
-
 def arm_rows(runs: Runs, names: Mapping[str, str], columns: Iterable[str]) -> dict[str, list[object]]:
     """Lay out the arms that have run, in the order of ``names``: name, seeds, and each metric's mean with its interval."""
     keys = list(columns)

@@ -118,7 +118,8 @@ def test_stale_and_foreign_columns_are_refused(
     assert "the cached teacher is weights " in capsys.readouterr().err
     assert mimic(tiny_llava_dir, chats, tmp_path / "b", "--teacher", "cached") == 2
     assert "has no column teacher_top_ids" in capsys.readouterr().err
-    assert mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2") == 2
+    with pytest.raises(SystemExit):
+        mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2")
     assert "at temperature 1 alone" in capsys.readouterr().err
     edited = load_rows(data).map(lambda row: {"messages": [row["messages"][0], {**row["messages"][1], "content": "a star"}]})
     edited.to_parquet(tmp_path / "edited.parquet")

@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Features, Image, List, Sequence, Valu
 from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_chat, read_pair
+from mmalign.errors import UserError
 from tests.formats.pictures import PICTURES
 from tests.tiny_models import pair_rows
 
@@ -32,6 +33,26 @@ def test_a_broken_image_costs_one_row(tmp_path: Path) -> None:
     assert good["id"] == ["pair-0", "pair-1", "pair-3", "pair-4", "pair-5"]
     lines = [json.loads(line) for line in (tmp_path / "rejects.jsonl").read_text().splitlines()]
     assert lines == [{"id": "pair-2", "reason": "image bytes is not an image that Pillow can read"}]
+
+
+def test_text_that_is_no_utf8_costs_one_row(tmp_path: Path) -> None:
+    lines = [json.dumps({"id": i, "prompt": "what is it", "chosen": "a dog", "rejected": "a cat"}) for i in range(3)]
+    lines[1] = lines[1].replace("dog", "caf\\u00e9")
+    (tmp_path / "pairs.jsonl").write_bytes("\n".join(lines).replace("\\u00e9", "\u00e9").encode("latin-1"))
+    rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.5)
+    good = keep_good_rows(load_rows(tmp_path / "pairs.jsonl"), lambda raw, index: read_pair(raw, index=index), rejects=rejects)
+    assert good["id"] == [0, 2]
+    (line,) = (tmp_path / "rejects.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "1"
+    assert "the row holds text that is no UTF-8" in line
+
+
+@pytest.mark.parametrize("features", [{"chosen": 5}, ["chosen"], {"chosen": {"_type": "List"}}, {"chosen": {"_type": "Picture"}}])
+def test_a_schema_of_unknown_types_is_refused(features: object, tmp_path: Path) -> None:
+    table = pa.table({"chosen": ["a"]}).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "pairs.parquet")
+    with pytest.raises(UserError, match=f"{tmp_path}/pairs.parquet (has a schema that|can't be read as parquet: Feature type 'Picture')"):
+        load_rows(tmp_path / "pairs.parquet")
 
 
 def test_too_many_broken_rows_stop_the_run(tmp_path: Path) -> None:

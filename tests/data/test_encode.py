@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
-from mmalign.data.encode import encode_chat, encode_responses
+from mmalign.data.encode import encode_chat, encode_responses, encode_row
 from mmalign.data.rows import read_chat, read_pair
 from mmalign.data.templates import render
+from mmalign.errors import UserError
 from tests.tiny_models import build_tiny_llava, random_image
 
 IMAGE = random_image(0)
@@ -55,6 +56,14 @@ def test_over_long_rows_are_refused(processor: Any) -> None:
     assert pair(processor, max_length=length)
     with pytest.raises(ValueError, match=f"take {length} tokens .images included., more than max_length {length - 1}"):
         pair(processor, max_length=length - 1)
+
+
+@pytest.mark.parametrize("changed", ["prompt", "chosen", "rejected"])
+def test_half_of_a_surrogate_pair_is_refused(changed: str, processor: Any) -> None:
+    raw = {"images": [IMAGE], "prompt": "what do you see", "chosen": "a dog", "rejected": "a red cat"}
+    row = read_pair({**raw, changed: f"{raw[changed]} \ud83d"}, index=0)
+    with pytest.raises(UserError, match="the text holds half of a surrogate pair"):
+        encode_row(processor, row)
 
 
 def test_processor_without_template_is_refused(processor: Any) -> None:

@@ -18,7 +18,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
-from mmalign.models.load import check_safetensors, load_mllm, named_errors, resolve_dtype
+from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, resolve_dtype
 from mmalign.options.precision import Dtype
 
 
@@ -108,16 +108,15 @@ def _hash_checkpoint(folder: Path) -> str:
 
 
 def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
-    with named_errors(str(folder)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        # Some multimodal configs stand in the causal mapping too, which would load half of the model.
-        if type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            model, processor = load_mllm(str(folder), dtype=dtype)
-        else:
-            check_safetensors(str(folder))
-            options = {"dtype": resolve_dtype(dtype), "use_safetensors": True, "trust_remote_code": False}
-            model = AutoModelForCausalLM.from_pretrained(folder, **options).eval()
-            processor = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    source = str(folder)
+    # Some multimodal configs stand in the causal mapping too, which would load half of the model.
+    if type(from_pretrained(AutoConfig, source, trust_remote_code=False)) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        model, processor = load_mllm(source, dtype=dtype)
+    else:
+        check_safetensors(source)
+        options = {"dtype": resolve_dtype(dtype), "use_safetensors": True, "trust_remote_code": False}
+        model = from_pretrained(AutoModelForCausalLM, source, **options).eval()
+        processor = from_pretrained(AutoTokenizer, source, trust_remote_code=False)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
     return model, processor
