@@ -1,7 +1,6 @@
 """What ``mmalign report difficulty`` shows, gathered from the folder that ``mmalign score-difficulty`` wrote."""
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import Message, check_columns, read_pair
 from mmalign.difficulty.fuse import SCORED, SUMMARY
 from mmalign.errors import UserError
+from mmalign.files import read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
 
@@ -32,7 +32,7 @@ def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
     for name in (SCORED, SUMMARY):
         if not (folder / name).is_file():
             raise UserError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json_object(folder / SUMMARY)
     if "proxy_agreement" not in summary:
         raise UserError(f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again")
     dataset = load_rows(folder / SCORED)
@@ -71,7 +71,7 @@ def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
     facts = {"Scores": str(folder)}
     path = folder / "scoring.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json_object(path)
         named = {
             "Contrastive model": "clip",
             "Generative model": "mllm",
