@@ -17,6 +17,8 @@ from typing import Any, Literal
 
 from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
+from mmalign.evaluation.judging import fill_prompt
+from mmalign.evaluation.reasoning import strip_reasoning
 
 Mode = Literal["description", "answer"]
 
@@ -89,10 +91,7 @@ def build(options: InjectOptions, llm: Any) -> None:
 
 def make_prompt(mode: Mode, question: str, response: str) -> str:
     """Write what the language model is asked."""
-    # Not str.format: responses may hold braces.
-    template = DESCRIPTION if mode == "description" else ANSWER
-    before, _, after = template.partition("{response}")
-    return before.replace("{question}", question) + response + after
+    return fill_prompt(DESCRIPTION if mode == "description" else ANSWER, {"question": question, "response": response})
 
 
 def checked_reply(reply: str, response: str) -> str | ValueError:
@@ -101,8 +100,6 @@ def checked_reply(reply: str, response: str) -> str | ValueError:
     Returns:
         The text, whole from its first character; or why there is none.
     """
-    from mmalign.evaluation.reasoning import strip_reasoning
-
     # A base model goes on with the next example.
     text = strip_reasoning(reply).text.split("\nQuestion:")[0].strip()
     for label in LABELS:

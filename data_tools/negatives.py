@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.chunks import read_chunks, run_chunks
+from data_tools.chunks import run_chunks
 from data_tools.negative_options import NegativeOptions
 from data_tools.pair_files import PairWriter, checked_pair, image_cell
 from data_tools.pair_sets import Messages, Pair
@@ -13,6 +13,7 @@ from mmalign.data.datasets import find_data_files, load_rows
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
+from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
 from mmalign.files import hash_file, whole
 
@@ -114,7 +115,7 @@ def write_pairs(
     with whole(out / "pairs") as partial:
         writer = PairWriter(partial, shard_rows=2000)
         seen = without = 0
-        for line in read_chunks(chunks):
+        for line in read_lines(chunks):
             seen += 1
             name = str(line["index"])
             try:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
+from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
 from mmalign.evaluation.reasoning import strip_reasoning
@@ -79,7 +80,7 @@ class JudgeScorer:
                 raise UserError(f"question {item.question.id} has no reference; --scorer judge needs one, --scorer mllm looks at the image")
             for response in item.responses:
                 texts = {"question": item.question.prompt, "reference": item.reference, "response": response}
-                prompts.append(_fill(RATING, texts))
+                prompts.append(fill_prompt(RATING, texts))
         ratings = iter(map(parse_rating, self.judge.ask(prompts)))
         return [[next(ratings) for _ in item.responses] for item in items]
 
@@ -94,7 +95,7 @@ class LookingScorer:
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
         """Share of sentences that are told to be true; a sentence without a clear yes or no is left out."""
         questions = [
-            Question(_statement_id(i, j, sentence), item.question.image, _fill(CHECK, {"statement": sentence}))
+            Question(_statement_id(i, j, sentence), item.question.image, fill_prompt(CHECK, {"statement": sentence}))
             for i, item in enumerate(items)
             for j, response in enumerate(item.responses)
             # A sentence said twice is asked about once.
@@ -153,8 +154,3 @@ def best_and_worst(responses: Sequence[str], scores: Sequence[float | None]) -> 
         return None
     best, worst = max(scored, key=lambda item: item[0]), min(scored, key=lambda item: item[0])
     return None if best[0] == worst[0] else (best[1], worst[1])
-
-
-def _fill(template: str, texts: Mapping[str, str]) -> str:
-    # In one pass, so that braces in a text stay what they are.
-    return re.sub(r"\{(\w+)\}", lambda match: texts[match.group(1)], template)

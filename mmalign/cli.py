@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from mmalign import __version__
 from mmalign.config import parse_options
 from mmalign.errors import UserError
+from mmalign.options.methods import METHODS
 from mmalign.terminal import quiet_libraries
 
 
@@ -33,15 +34,7 @@ COMMANDS = {
         "upcycle:run",
         "turn a dense model into a mixture of experts that computes the same",
     ),
-    "train contrastive": Command("training:ContrastiveOptions", "train:run_contrastive", "train an image-text scorer (CLIP)"),
-    "train sft": Command("methods:SftOptions", "train:run_sft", "fine-tune on chats about images"),
-    "train mimic": Command("methods:MimicOptions", "train:run_mimic", "distil a teacher into a student on chats"),
-    "train preference": Command(
-        "methods:PreferenceOptions",
-        "train:run_preference",
-        "DPO and its family on preference pairs",
-    ),
-    "train listwise": Command("methods:ListwiseOptions", "train:run_listwise", "the same on lists of scored responses"),
+    **{f"train {name}": Command(f"methods:{entry.options.__name__}", "training:run", entry.summary) for name, entry in METHODS.items()},
     "merge": Command(
         "models:MergeOptions",
         "merge:run",
@@ -49,22 +42,22 @@ COMMANDS = {
     ),
     "classifier train": Command(
         "classifier:TrainClassifierOptions",
-        "classify:run_train",
+        "classifier:run_train",
         "distil a vision-language teacher into a classifier, few labels",
     ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classify:run_evaluate",
+        "classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classify:run_tune",
+        "classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classify:run_export",
+        "classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "score-difficulty": Command(
@@ -84,7 +77,7 @@ COMMANDS = {
     ),
     "cache-teacher": Command(
         "difficulty:CacheTeacherOptions",
-        "difficulty:run_cache_teacher",
+        "cache_teacher:run_cache_teacher",
         "store a teacher's likeliest tokens beside chats",
     ),
     "evaluate": Command(

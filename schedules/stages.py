@@ -7,9 +7,9 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from data_tools.chunks import read_chunks
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
+from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.files import whole
@@ -64,7 +64,7 @@ def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path
         image_root: Folder of their images, which become bytes.
         suffix: Put behind a question's id.
     """
-    for line in read_chunks(sorted((sampled / "chunks").glob("*.jsonl"))):
+    for line in read_lines(sorted((sampled / "chunks").glob("*.jsonl"))):
         if "reason" in line:
             continue
         scored = zip(line["responses"], line["scores"], strict=True)

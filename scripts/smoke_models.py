@@ -15,7 +15,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalign.models.chat_templates import build_chat_template
-from mmalign.models.compose import ComposeConfig, compose_mllm
+from mmalign.models.compose import compose_mllm
+from mmalign.options.models import ComposeConfig
 
 WORDS = (
     "there is a red blue green circle square star dog cat on the left right of table yes no what do you see describe".split()  # noqa: SIM905
@@ -79,7 +80,9 @@ def build_tiny_llava(
         for name, values in (("vision", vision or CLIP_TOWER), ("llm", llm or QWEN3)):
             Path(folder, f"{name}.json").write_text(json.dumps(values))
         build_tokenizer().save_pretrained(Path(folder, "tokenizer"))
-        config = ComposeConfig(f"{folder}/vision.json", f"{folder}/llm.json", f"{folder}/tokenizer", seed=seed, **options)
+        config = ComposeConfig(
+            vision=f"{folder}/vision.json", llm=f"{folder}/llm.json", tokenizer=f"{folder}/tokenizer", seed=seed, **options
+        )
         model, processor = compose_mllm(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():

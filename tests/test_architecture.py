@@ -21,6 +21,8 @@ BELOW |= {
     room: {"engine", "models", "data", "losses", "options", "files"}
     for room in ("methods", "classifier", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
+# A method is the trainer's to call.
+BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier")}
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}
 ROOMS = set(BELOW)

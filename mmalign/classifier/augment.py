@@ -3,13 +3,12 @@
 Shape legend: B = images, S = side of the stored squares, H = side of a view, U = numbers behind a view.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
+from mmalign.options.classifier import Augmentation
+
 NUM_NUMBERS = 5
 # Strong views: cut-out's corner, brightness, contrast, colour.
 NUM_STRONG_NUMBERS = 5

@@ -4,7 +4,6 @@ Shape legend: N = images, V = fixed views of each, C = classes, D = feature widt
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from mmalign.classifier.class_names import match_classes
 from mmalign.errors import UserError
+from mmalign.files import whole
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def save_class_logits(
     features: Tensor | None = None,
     digests: Sequence[str] = (),
 ) -> None:
-    """Write logits (N, C) or (N, V, C), with ids, class names and, if any, digests of the images in the file's metadata, in one step."""
+    """Write logits (N, C) or (N, V, C), with ids, class names and, if any, digests of the images in the file's metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {"logits": logits.float().contiguous()}
     if features is not None:
@@ -49,9 +49,8 @@ def save_class_logits(
     about = {"ids": json.dumps(list(ids)), "classes": json.dumps(list(classes)), "source": source}
     if digests:
         about["digests"] = json.dumps(list(digests))
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    save_file(tensors, partial, metadata=about)
-    os.replace(partial, path)
+    with whole(path) as partial:
+        save_file(tensors, partial, metadata=about)
 
 
 def load_class_logits(path: Path, *, ids: Sequence[str], classes: Sequence[str], digests: Sequence[str] = ()) -> ClassLogits:

@@ -5,7 +5,7 @@ Shape legend: B = images, C = classes, H = height, W = width.
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from mmalign.classifier.dual_head import DualHead
 from mmalign.errors import UserError
+from mmalign.files import whole, write_whole
+from mmalign.options.classifier import ExportFormat
 
-ExportFormat = Literal["torch", "onnx"]
 # float32 through another runtime's kernels.
 TOLERANCE = 1e-4
 
@@ -73,10 +74,11 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
     with torch.no_grad():
         expected = model.mix(model((images - plain.mean) / plain.std))
     path.parent.mkdir(parents=True, exist_ok=True)
-    got = _write_onnx(plain, images, path) if file_format == "onnx" else _write_torch(plain, images, path)
-    difference = (got - expected).abs().max().item()
-    if not difference <= TOLERANCE:
-        raise UserError(f"{path} gives probabilities that differ by {difference:.2g} from the model's (tolerance {TOLERANCE:g})")
+    with whole(path) as partial:
+        got = _write_onnx(plain, images, partial) if file_format == "onnx" else _write_torch(plain, images, partial)
+        difference = (got - expected).abs().max().item()
+        if not difference <= TOLERANCE:
+            raise UserError(f"{path} would give probabilities that differ by {difference:.2g} from the model's (tolerance {TOLERANCE:g})")
     about: dict[str, Any] = {
         "classes": model.settings.classes,
         "image_size": size,
@@ -84,15 +86,17 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
         "input": "RGB in [0, 1], (batch, 3, height, width); normalisation is inside",
         "output": "probabilities, (batch, classes)",
     }
-    path.with_name(path.name + ".json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_whole(path.with_name(path.name + ".json"), json.dumps(about, indent=1, ensure_ascii=False))
     return difference
 
 
 def _write_torch(plain: nn.Module, images: Tensor, path: Path) -> Tensor:
     program = torch.export.export(plain, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    torch.export.save(program, path)
-    with torch.no_grad():
-        return torch.export.load(path).module()(images)
+    # A path's name would have to end in .pt2, which that of an unfinished file doesn't.
+    with path.open("wb") as file:
+        torch.export.save(program, file)
+    with path.open("rb") as file, torch.no_grad():
+        return torch.export.load(file).module()(images)
 
 
 def _write_onnx(plain: nn.Module, images: Tensor, path: Path) -> Tensor:

@@ -5,7 +5,6 @@ Shape legend: N = images, S = side.
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from mmalign.classifier.labeled_images import LabeledImages
 from mmalign.data.images import digest_images, load_image
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
+from mmalign.files import whole
 
 # How images are decoded: a cache of another rule is of other pixels.
 _RULE = "upright, on white, scaled"
@@ -64,9 +64,15 @@ def cache_images(data: LabeledImages, folder: Path, *, side: int, rejects: Rejec
 
 
 def _decode(data: LabeledImages, path: Path, about_path: Path, *, side: int, rejects: Rejects) -> None:
-    # Another process may be doing the same: each writes its own file, and the last rename wins with equal bytes.
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    pixels = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(data), 3, side, side))
+    # Another process may be doing the same: the last rename wins with equal bytes.
+    with whole(about_path) as about, whole(path) as partial:
+        broken, digests = _decode_into(partial, data, side=side, rejects=rejects)
+        about.write_text(json.dumps({"broken": broken, "digests": digests}), encoding="utf-8")
+
+
+def _decode_into(path: Path, data: LabeledImages, *, side: int, rejects: Rejects) -> tuple[dict[int, str], list[str]]:
+    """Write the pixels of all good images; return the reasons why others are broken, and the digests of the good."""
+    pixels = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(len(data), 3, side, side))
     broken: dict[int, str] = {}
     digests: list[str] = []
     for index, image in enumerate(tqdm(data.images, desc="decoding images", unit="image", leave=False)):
@@ -78,21 +84,15 @@ def _decode(data: LabeledImages, path: Path, about_path: Path, *, side: int, rej
             broken[index] = str(error)
             rejects.add(data.ids[index], str(error))
             rejects.check(index + 1)
-    try:
-        rejects.check(len(data), final=True)
-        if not digests:
-            raise UserError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
-        pixels.flush()
-        del pixels
-        if broken:
-            np.save(f"{partial}.npy", np.load(partial, mmap_mode="r")[: len(digests)])
-            os.replace(f"{partial}.npy", partial)
-        about_partial = about_path.with_name(f"{about_path.name}.{os.getpid()}.partial")
-        about_partial.write_text(json.dumps({"broken": broken, "digests": digests}), encoding="utf-8")
-        os.replace(partial, path)
-        os.replace(about_partial, about_path)
-    finally:
-        partial.unlink(missing_ok=True)
+    rejects.check(len(data), final=True)
+    if not digests:
+        raise UserError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
+    pixels.flush()
+    del pixels
+    if broken:
+        with whole(path) as shorter, shorter.open("wb") as file:
+            np.save(file, np.load(path, mmap_mode="r")[: len(digests)])
+    return broken, digests
 
 
 def to_square(image: Image.Image, side: int) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
@@ -17,31 +17,28 @@ from numpy.typing import NDArray
 from mmalign.classifier.class_names import few
 from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import read_json, write_whole
+from mmalign.options.classifier import SetName, Split
 
-SPLITS = ("train", "validation", "test")
 
-
-@dataclass(frozen=True)
-class CoopSet:
+class CoopSet(NamedTuple):
     """Where a fine-grained set lies under the data root, as CoOp (arXiv:2109.01134) lays it out."""
 
     split_file: str
     images: str
-    prompts: str
 
 
-COOP_SETS = {
-    "caltech101": CoopSet("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories", "photo"),
-    "oxford_pets": CoopSet("oxford_pets/split_zhou_OxfordPets.json", "oxford_pets/images", "pets"),
-    "stanford_cars": CoopSet("stanford_cars/split_zhou_StanfordCars.json", "stanford_cars", "photo"),
-    "flowers102": CoopSet("oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg", "flowers"),
-    "food101": CoopSet("food-101/split_zhou_Food101.json", "food-101/images", "food"),
-    "fgvc_aircraft": CoopSet("fgvc_aircraft", "fgvc_aircraft/images", "aircraft"),
-    "sun397": CoopSet("sun397/split_zhou_SUN397.json", "sun397/SUN397", "photo"),
-    "dtd": CoopSet("dtd/split_zhou_DescribableTextures.json", "dtd/images", "texture"),
-    "eurosat": CoopSet("eurosat/split_zhou_EuroSAT.json", "eurosat/2750", "satellite"),
-    "ucf101": CoopSet("ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes", "action"),
+COOP_SETS: dict[SetName, CoopSet] = {
+    "caltech101": CoopSet("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories"),
+    "oxford_pets": CoopSet("oxford_pets/split_zhou_OxfordPets.json", "oxford_pets/images"),
+    "stanford_cars": CoopSet("stanford_cars/split_zhou_StanfordCars.json", "stanford_cars"),
+    "flowers102": CoopSet("oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg"),
+    "food101": CoopSet("food-101/split_zhou_Food101.json", "food-101/images"),
+    "fgvc_aircraft": CoopSet("fgvc_aircraft", "fgvc_aircraft/images"),
+    "sun397": CoopSet("sun397/split_zhou_SUN397.json", "sun397/SUN397"),
+    "dtd": CoopSet("dtd/split_zhou_DescribableTextures.json", "dtd/images"),
+    "eurosat": CoopSet("eurosat/split_zhou_EuroSAT.json", "eurosat/2750"),
+    "ucf101": CoopSet("ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes"),
 }
 
 
@@ -110,27 +107,27 @@ class LabeledImages:
         return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
 
 
-def load_labeled_images(source: Path, *, split: str = "train", name: str | None = None) -> LabeledImages:
+def load_labeled_images(source: Path, *, split: Split = "train", name: SetName | None = None) -> LabeledImages:
     """Load a split of a data set.
 
     Args:
         source: A parquet file or a folder of them, a folder of ``Dataset.save_to_disk``, class folders (with or without a folder for
             each split above them), or a CoOp split file. With ``name`` the root folder of CoOp's sets.
-        split: train, validation or test.
+        split: Which part.
         name: One of the ten sets.
 
     Raises:
         ValueError: If nothing is there that can be read, or a label has no class.
     """
-    if split not in SPLITS:
-        raise UserError(f"split is {split!r}; expected one of {', '.join(SPLITS)}")
+    if split not in get_args(Split):
+        raise UserError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
     found = _load(source, split, name)
     seen = set(np.unique(found.labels).tolist())
     empty = [name for label, name in enumerate(found.classes) if label not in seen]
     return replace(found, notes=(*found.notes, f"{source} ({split}) has no image of class {few(empty)}")) if empty else found
 
 
-def _load(source: Path, split: str, name: str | None) -> LabeledImages:
+def _load(source: Path, split: Split, name: SetName | None) -> LabeledImages:
     if name is not None:
         return _load_coop_set(name, source, split)
     if not source.exists():
@@ -150,7 +147,7 @@ def _load(source: Path, split: str, name: str | None) -> LabeledImages:
     return _from_folders(source, split)
 
 
-def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
+def read_coop_split(path: Path, images: Path, split: Split) -> LabeledImages:
     """Read a split file of CoOp: ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
 
     Raises:
@@ -158,15 +155,17 @@ def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
     """
     if not path.is_file():
         raise UserError(f"split file not found: {path}; CoOp's data instructions say where to get it")
-    values = json.loads(path.read_text(encoding="utf-8"))
+    values = read_json(path)
     key = next((key for key in values if find_split(key) == split), None) if isinstance(values, dict) else None
     if key is None:
         raise UserError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
     names: dict[int, str] = {}
-    for rows in values.values():
-        for _, label, name in rows:
-            if names.setdefault(int(label), name) != name:
-                raise UserError(f"{path}: label {label} is both {names[int(label)]!r} and {name!r}")
+    for row in (row for rows in values.values() for row in rows):
+        if not (isinstance(row, list) and len(row) == 3 and str(row[1]).isdecimal()):
+            raise UserError(f"{path} has the row {row}; expected [path, label, class name]")
+        label, name = int(row[1]), row[2]
+        if names.setdefault(label, name) != name:
+            raise UserError(f"{path}: label {label} is both {names[label]!r} and {name!r}")
     if sorted(names) != list(range(len(names))):
         raise UserError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
     rows = values[key]
@@ -174,7 +173,7 @@ def read_coop_split(path: Path, images: Path, split: str) -> LabeledImages:
     return LabeledImages(ids, ids, labels, tuple(names[label] for label in range(len(names))), images)
 
 
-def _load_coop_set(name: str, root: Path, split: str) -> LabeledImages:
+def _load_coop_set(name: SetName, root: Path, split: Split) -> LabeledImages:
     if name not in COOP_SETS:
         raise UserError(f"set is {name!r}; expected one of {', '.join(COOP_SETS)}")
     place = COOP_SETS[name]
@@ -183,7 +182,7 @@ def _load_coop_set(name: str, root: Path, split: str) -> LabeledImages:
     return read_coop_split(root / place.split_file, root / place.images, split)
 
 
-def _read_aircraft(folder: Path, images: Path, split: str) -> LabeledImages:
+def _read_aircraft(folder: Path, images: Path, split: Split) -> LabeledImages:
     """Read FGVC Aircraft's own lists: ``images_variant_{train,val,test}.txt`` with lines "id variant"."""
     variants, listed = folder / "variants.txt", folder / f"images_variant_{'val' if split == 'validation' else split}.txt"
     for path in (variants, listed):
@@ -222,7 +221,7 @@ def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
     return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
 
 
-def _from_folders(source: Path, split: str) -> LabeledImages:
+def _from_folders(source: Path, split: Split) -> LabeledImages:
     found = find_class_folders(source, split)
     ids = tuple(str(path.relative_to(found.folder)) for files in found.files for path in files)
     labels = np.repeat(np.arange(len(found.classes)), [len(files) for files in found.files])

@@ -4,104 +4,36 @@ Shape legend: B = rows, M = unlabelled images of a row, C = classes, S = side of
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
-from mmalign.classifier.augment import NUM_STRONG_NUMBERS, Augmentation, draw_numbers, fixed_numbers, make_views, strengthen
+from mmalign.classifier.augment import NUM_STRONG_NUMBERS, draw_numbers, fixed_numbers, make_views, strengthen
 from mmalign.classifier.class_logits import ClassLogits
 from mmalign.classifier.dual_head import DualHeadOutput, Preprocessing
 from mmalign.classifier.image_cache import CachedImages
-from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.teachers import ImageTeacher
-from mmalign.engine.method import MethodOutput, Sum
+from mmalign.engine.logps import unwrap_parallel
 from mmalign.errors import UserError
 from mmalign.losses.classifier import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
+from mmalign.options.classifier import ObjectiveOptions
+from mmalign.training.method import Method, MethodOutput, Sum
 
-Form = Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
-FORMS_WITH_TEACHER = ("dual-head", "single-head", "kd-only", "feature-kd")
+# Forms whose KD term compares class probabilities; feature-kd compares features.
 KD_FORMS = ("dual-head", "single-head", "kd-only")
 
 
-@dataclass(frozen=True, kw_only=True)
-class DualHeadObjective:
-    """L = w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones); means over images, so that few labels weigh much."""
-
-    form: Form = "dual-head"
-    label_weight: float = 0.5
-    """w; the paper's lambda."""
-    labeled_kd_weight: float = 1.0
-    unlabeled_kd_weight: float = 1.0
-    temperature: float = 2.0
-    threshold: float = 0.95
-    """FixMatch: how sure a pseudo-label must be."""
-    forward: Literal["concatenated", "separate"] = "concatenated"
-    """Whether batch norms see labelled and unlabelled images together."""
-    augmentation: Augmentation = "random-resized-crop"
-    strong: bool = False
-    gradient_cosine_every: int = 0
-    """Batches between two looks at the angle of both losses' gradients; 0 never looks."""
-
-    def __post_init__(self) -> None:
-        """Check the weights."""
-        if not 0.0 <= self.label_weight <= 1.0:
-            raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
-        if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
-            raise UserError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected numbers from 0 on")
-        if self.strong and self.form == "fixmatch":
-            raise UserError("fixmatch has a strong view of its own; leave strong_augmentation out")
-
-
-class StreamRows(Dataset):
-    """Row i of an endless pair of streams: one labelled image and M unlabelled ones. Each stream is one permutation after another."""
-
-    def __init__(self, split: LabelSplit, *, num_rows: int, unlabeled_per_label: int, include_labeled: bool, seed: int) -> None:
-        """Set up both streams.
-
-        Raises:
-            ValueError: If a stream that is asked for has no images.
-        """
-        self.labeled = split.labeled
-        self.unlabeled = np.union1d(split.labeled, split.unlabeled) if include_labeled else split.unlabeled
-        self.num_rows, self.per_label, self.seed = num_rows, unlabeled_per_label, seed
-        self._held: dict[tuple[int, int], NDArray[np.int64]] = {}
-        if len(self.labeled) == 0 or (unlabeled_per_label and len(self.unlabeled) == 0):
-            raise UserError(f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both")
-
-    def __len__(self) -> int:
-        """Rows of the whole run: steps by batch."""
-        return self.num_rows
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Positions of the row's images, and how often each stream has been through (which fixed view to take)."""
-        first = index * self.per_label
-        unlabeled = [self._at(1, self.unlabeled, first + i) for i in range(self.per_label)]
-        return {"labeled": [self._at(0, self.labeled, index)], "unlabeled": unlabeled}
-
-    def _at(self, stream: int, pool: NDArray[np.int64], position: int) -> tuple[int, int]:
-        turn, place = divmod(position, len(pool))
-        if (stream, turn) not in self._held:
-            # The two permutations of a stream that a batch can touch, and no more.
-            self._held = {key: value for key, value in self._held.items() if key[0] != stream or abs(key[1] - turn) <= 1}
-            self._held[stream, turn] = np.random.default_rng((self.seed, stream, turn)).permutation(len(pool))
-        return int(pool[self._held[stream, turn][place]]), turn
-
-
-class DualHeadMethod:
+class DualHeadMethod(Method):
     """The losses of a form on both streams."""
 
     name = "dual-head"
-    columns = ()
 
     def __init__(
         self,
         images: CachedImages,
-        objective: DualHeadObjective,
+        objective: ObjectiveOptions,
         *,
         preprocessing: Preprocessing,
         cached: ClassLogits | None = None,
@@ -123,7 +55,7 @@ class DualHeadMethod:
         Raises:
             ValueError: If the form needs a teacher and there is none, or two, or the cache has no features or other views.
         """
-        needs = objective.form in FORMS_WITH_TEACHER
+        needs = objective.needs_teacher
         if needs == (cached is None and teacher is None) or (cached is not None and teacher is not None):
             given = "none" if cached is None and teacher is None else "one"
             raise UserError(f"form {objective.form} {'needs a teacher' if needs else 'has no use for a teacher'}, and {given} is given")
@@ -136,12 +68,6 @@ class DualHeadMethod:
         self.labels = torch.from_numpy(images.labels)
         self.numbers = fixed_numbers(len(images.ids), fixed_views, seed=seed) if fixed_views else None
         self._batches = 0
-
-    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Images were checked when they were decoded."""
-
-    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing to choose."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """uint8 images (B + B M, 3, S, S), labelled ones first, and the teacher's numbers where they are cached."""
@@ -196,7 +122,7 @@ class DualHeadMethod:
 
     def _student_views(self, images: Tensor, numbers: Tensor) -> Tensor:
         views = self._views(images, numbers, self.preprocessing.image_size)
-        if self.objective.strong:
+        if self.objective.strong_augmentation:
             views = strengthen(views, draw_numbers(len(views), width=NUM_STRONG_NUMBERS))
         return self.preprocessing.normalize(views)
 
@@ -235,8 +161,8 @@ class DualHeadMethod:
         self._batches += 1
         if not model.training or (self._batches - 1) % self.objective.gradient_cosine_every:
             return Sum(torch.zeros(()), 0.0)
-        inner = model.module if isinstance(getattr(model, "module", None), nn.Module) else model
-        return Sum(compute_gradient_cosine(ce, kd, list(inner.backbone.parameters())), 1.0)  # type: ignore[union-attr]
+        backbone: Any = unwrap_parallel(model).backbone
+        return Sum(compute_gradient_cosine(ce, kd, list(backbone.parameters())), 1.0)
 
 
 def compute_gradient_cosine(ce: Tensor, kd: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:

@@ -1,14 +1,24 @@
-"""Accuracy and calibration of class probabilities, and the search for how two heads are mixed.
+"""Accuracy and calibration of both heads, mixed and the teacher, and the search for how the heads are mixed.
 
 Shape legend: N = images, C = classes.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmalign.classifier.augment import make_views
+from mmalign.classifier.dual_head import DualHead, Mixing
+from mmalign.classifier.image_cache import CachedImages
+from mmalign.classifier.splits import Indices
 from mmalign.losses.classifier import mix_probabilities
+from mmalign.tables import text_table
+
+Scores = dict[str, dict[str, float]]
+"""Head -> metric -> value."""
 
 CE_HEAD_WEIGHTS = tuple(round(0.05 * i, 2) for i in range(21))
 # The paper's seven, and below them what its Fig. on ImageNet found better.
@@ -62,3 +72,54 @@ def search_mixing(ce_logits: Tensor, kd_logits: Tensor, labels: Tensor) -> Mixin
     equals = [pairs[number] for number in (accuracies == accuracies.max()).nonzero()[:, 0].tolist()]
     weight, temperature = min(equals, key=lambda pair: score_probabilities(mix(pair), labels)["nll"])
     return MixingSearch(weight, temperature, accuracies.max().item(), accuracies.reshape(len(CE_HEAD_WEIGHTS), len(KD_HEAD_TEMPERATURES)))
+
+
+@torch.no_grad()
+def compute_logits(model: DualHead, images: CachedImages, index: Indices | None = None, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
+    """Run the classifier on the centres of images, on its device: CE and KD logits (N, C) on the CPU, float32."""
+    device, preprocessing = next(model.parameters()).device, model.settings.preprocessing
+    index = np.arange(len(images.ids)) if index is None else index
+    parts = []
+    for start in range(0, len(index), batch_size):
+        stored = torch.from_numpy(images.pixels[index[start : start + batch_size]]).to(device)
+        views = make_views(stored, None, augmentation="none", side=preprocessing.image_size)
+        output = model(preprocessing.normalize(views))
+        parts.append((output.ce_logits.float().cpu(), output.kd_logits.float().cpu()))
+    ce_logits, kd_logits = (torch.cat(logits) for logits in zip(*parts, strict=True))
+    return ce_logits, kd_logits
+
+
+def score_classifier(
+    model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
+) -> Scores:
+    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), if any."""
+    ce_logits, kd_logits = logits
+    found = {"ce_head": ce_logits.softmax(-1)}
+    if model.kd_head is not None:
+        mixing = mixing or model.settings.mixing
+        mixed = mix_probabilities(
+            ce_logits, kd_logits, ce_head_weight=mixing.ce_head_weight, kd_head_temperature=mixing.kd_head_temperature
+        )
+        found |= {"kd_head": kd_logits.softmax(-1), "mixed": mixed}
+    if teacher is not None:
+        found["teacher"] = teacher.softmax(-1)
+    return {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}
+
+
+def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, source: str) -> list[list[float]]:
+    """Search the grid and put the best pair into the model's settings; return the grid's accuracies, (weights, temperatures)."""
+    found = search_mixing(*logits, labels)
+    model.set_mixing(
+        Mixing(
+            ce_head_weight=found.ce_head_weight,
+            kd_head_temperature=found.kd_head_temperature,
+            source=f"tuned on {len(labels)} images of {source}: accuracy {found.accuracy:.4f}",
+        )
+    )
+    return found.grid.tolist()
+
+
+def format_scores(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """Lay the scores out as a table."""
+    rows = [(name, f"{100 * s['accuracy']:.2f}%", f"{100 * s['ece']:.2f}%") for name, s in scores.items()]
+    return text_table([("", "accuracy", "calibration error"), *rows])

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.classifier.dual_head import Preprocessing
-from mmalign.classifier.teachers import TeacherOutput, average_prompts
+from mmalign.classifier.prompts import average_prompts
+from mmalign.classifier.teachers import TeacherOutput
 from mmalign.errors import UserError
 from mmalign.models.load import check_folder, resolve_dtype
 
@@ -72,6 +73,8 @@ def _load(source: str, device: torch.device) -> tuple[Any, Any, torch.dtype]:
     try:
         model = open_clip.create_model(name, pretrained=tag, precision=precision, device=device, require_pretrained=True, weights_only=True)
         tokenizer = open_clip.get_tokenizer(name)
+    except torch.OutOfMemoryError:
+        raise
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         # Without a hub, unknown tags, weights that don't fit: open_clip raises each of these.
         raise UserError(f"open-clip teacher {source} can't be loaded: {error}") from error

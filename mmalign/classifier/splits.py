@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import read_json, write_whole
 
 Indices = NDArray[np.int64]
+_LISTS = ("labeled", "unlabeled", "validation")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def draw_split(
         labels: (N,) class of each image.
         num_classes: C.
         seed: Of the drawing; equal labels and seed give an equal split.
-        shots: Images a class; of a smaller class all. Or:
+        shots: Images per class; of a smaller class all. Or:
         share: Of the images left by the validation part, in (0, 1]; what can't be divided goes to random classes, one each.
         validation_share: Of each class, held out first for tuning.
 
@@ -62,7 +63,7 @@ def draw_split(
 def save_split(path: Path, split: LabelSplit, ids: Sequence[str], **about: Any) -> None:
     """Write the split as lists of image ids, in one step."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lists = {name: [ids[i] for i in getattr(split, name)] for name in ("labeled", "unlabeled", "validation")}
+    lists = {name: [ids[i] for i in getattr(split, name)] for name in _LISTS}
     write_whole(path, json.dumps({**about, **lists}, ensure_ascii=False))
 
 
@@ -74,11 +75,11 @@ def load_split(path: Path, ids: Sequence[str]) -> LabelSplit:
     """
     if not path.is_file():
         raise UserError(f"split file not found: {path}")
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict) or not {"labeled", "unlabeled"} <= values.keys():
+    values = read_json(path)
+    lists = [values.get(name, []) for name in _LISTS] if isinstance(values, dict) and {"labeled", "unlabeled"} <= values.keys() else []
+    if not lists or not all(isinstance(part, list) and all(isinstance(image_id, str) for image_id in part) for part in lists):
         raise UserError(f"{path} is no split; expected lists of image ids: labeled, unlabeled and, if there is one, validation")
     place = {image_id: index for index, image_id in enumerate(ids)}
-    lists = [values["labeled"], values["unlabeled"], values.get("validation", [])]
     unknown = [image_id for part in lists for image_id in part if image_id not in place]
     if unknown:
         raise UserError(f"{path} names image {unknown[0]!r}, which the data don't have ({len(unknown)} such images)")

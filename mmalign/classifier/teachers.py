@@ -3,8 +3,7 @@
 Shape legend: B = images, C = classes, D = feature width, P = prompts, S = side.
 """
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -12,32 +11,12 @@ from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_co
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mmalign.classifier.backbone import create_timm
 from mmalign.classifier.class_names import few, match_classes, match_words
-from mmalign.classifier.dual_head import DualHead, Preprocessing, create_timm, load_dual_head
+from mmalign.classifier.dual_head import DualHead, Preprocessing
+from mmalign.classifier.prompts import embed_classes, pooled
 from mmalign.errors import UserError
 from mmalign.models.load import load_clip
-
-# CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
-PROMPTS: dict[str, tuple[str, ...]] = {
-    "imagenet": (
-        "itap of a {}.",
-        "a bad photo of the {}.",
-        "a origami {}.",
-        "a photo of the large {}.",
-        "a {} in a video game.",
-        "art of the {}.",
-        "a photo of the small {}.",
-    ),
-    "photo": ("a photo of a {}.",),
-    "texture": ("{} texture.",),
-    "satellite": ("a centered satellite photo of {}.",),
-    "aircraft": ("a photo of a {}, a type of aircraft.",),
-    "food": ("a photo of {}, a type of food.",),
-    "flowers": ("a photo of a {}, a type of flower.",),
-    "pets": ("a photo of a {}, a type of pet.",),
-    "action": ("a photo of a person doing {}.",),
-}
-
 
 # Images of one forward pass while a few-shot teacher is fitted.
 _FIT_BATCH = 64
@@ -91,33 +70,46 @@ class ClassifierTeacher:
 class TimmTeacher:
     """Any timm classifier with its published weights."""
 
-    def __init__(self, architecture: str, *, classes: Sequence[str], words: Sequence[str] = (), device: torch.device) -> None:
+    def __init__(
+        self,
+        architecture: str,
+        *,
+        device: torch.device,
+        classes: Sequence[str] = (),
+        words: Sequence[str] = (),
+        num_classes: int | None = None,
+    ) -> None:
         """Load the weights, and match the checkpoint's class names with the data's.
 
         Args:
             architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+            device: Where the model runs.
             classes: The data's. The logits are put in their order by the checkpoint's ``label_names``, their descriptions, or, of a model
                 with as many classes as an ImageNet has, that set's.
             words: What the classes are called in words, if the user said.
-            device: Where the model runs.
+            num_classes: Refused where it stands for ``classes``: a number does not tell which logit is of which class.
 
         Raises:
-            ValueError: If there are no weights, the head has another number of classes, or the checkpoint names other ones.
+            ValueError: If there are no classes or no weights, the head has another number of classes, or the checkpoint names other ones.
         """
+        if not classes:
+            given = "no classes" if num_classes is None else f"num_classes {num_classes} and no classes"
+            raise UserError(
+                f"the teacher {architecture} is given {given}; expected classes=, the data's class names in the order of its labels "
+                "(load_labeled_images(...).classes): a checkpoint may number the same classes in another order"
+            )
         self.model = create_timm(architecture, pretrained=True).requires_grad_(False).eval().to(device)
         if self.model.num_classes != len(classes):
             raise UserError(
                 f"{architecture} knows {self.model.num_classes} classes and the data have {few(classes)}; they must be the same"
             )
         names, descriptions = _read_label_names(self.model, classes)
-        self.note = (
-            ""
-            if names
-            else (
+        self.note = ""
+        if not names:
+            self.note = (
                 f"{architecture} does not name its classes: its logits are taken to be in the data's order, {few(classes)}; "
                 "a wrong order teaches wrong classes, so compare its accuracy on labelled images"
             )
-        )
         found = match_words(names or classes, classes, descriptions=descriptions, words=words, what=architecture)
         self.order = torch.from_numpy(found).to(device)
         settings = resolve_model_data_config(self.model)
@@ -153,7 +145,7 @@ class ZeroShotTeacher:
     def __call__(self, views: Tensor) -> TeacherOutput:
         """SigLIP's bias is the same for every class and left out."""
         pixels = self.preprocessing.normalize(views).to(self.model.dtype)
-        features = F.normalize(_pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
+        features = F.normalize(pooled(self.model.get_image_features(pixel_values=pixels)).float(), dim=-1)
         return TeacherOutput(self.model.logit_scale.exp().float() * features @ self.text_features.t(), features)
 
 
@@ -213,51 +205,6 @@ class TipAdapterTeacher:
         return self.cache_weight * affinity @ self.values
 
 
-@torch.no_grad()
-def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """Embed each class by a transformers model's text tower, as ``average_prompts`` says (C, D)."""
-    device = next(model.parameters()).device
-
-    def encode(texts: list[str]) -> Tensor:
-        # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
-        padding = "max_length" if "siglip" in type(model).__module__ else True
-        encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
-        known = {key: value.to(device) for key, value in encoded.items() if key in ("input_ids", "attention_mask")}
-        return _pooled(model.get_text_features(**known)).float()  # type: ignore[operator]
-
-    return average_prompts(encode, classes=classes, prompts=prompts)
-
-
-def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
-    """Embed each class: every prompt at unit length, their mean, at unit length again (C, D).
-
-    Args:
-        encode: P texts -> (P, D).
-        classes: Names; underscores stand for spaces.
-        prompts: Texts with {}, the place of the name.
-
-    Raises:
-        ValueError: If a prompt has no place for the class name.
-    """
-    for prompt in prompts:
-        if "{}" not in prompt:
-            raise UserError(f"prompt {prompt!r} has no {{}}, the place of the class name")
-    rows = []
-    for name in classes:
-        each = F.normalize(encode([prompt.format(name.replace("_", " ")) for prompt in prompts]), dim=-1)
-        rows.append(F.normalize(each.mean(0), dim=-1))
-    return torch.stack(rows)
-
-
-def load_classifier_teacher(source: Path, *, classes: Sequence[str], device: torch.device) -> ClassifierTeacher:
-    """Load a checkpoint of ``classifier train`` as a teacher.
-
-    Raises:
-        ValueError: If it knows other classes.
-    """
-    return ClassifierTeacher(load_dual_head(source), classes=classes, what=f"teacher {source}", device=device)
-
-
 def _read_label_names(model: Any, classes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Read the names of a timm checkpoint's classes in the order of its logits, and their descriptions; empty where nobody says."""
     held = model.pretrained_cfg.get("label_names") or []
@@ -271,11 +218,3 @@ def _read_label_names(model: Any, classes: Sequence[str]) -> tuple[list[str], di
     # timm's own checkpoints name none; as many classes as an ImageNet has, and its very names in the data, say enough.
     known = ImageNetInfo(subset)
     return (known.label_names(), {}) if set(known.label_names()) == set(classes) else ([], {})
-
-
-def _pooled(output: Any) -> Tensor:
-    return output.pooler_output if hasattr(output, "pooler_output") else output
-
-
-def _text_length(model: Any) -> int:
-    return model.config.text_config.max_position_embeddings

@@ -1,6 +1,5 @@
 """AMBER: descriptions and yes-or-no questions about 1,004 images (arXiv:2311.07397), as its released script scores them."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,10 @@ from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, Que
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, ratio, within
-from mmalign.evaluation.rows import read_text
+from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.word_similarity import choose_similarity
 from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.files import read_json_object
 from mmalign.options.evaluate import EvaluateOptions
 
 GENERATIVE = "generative"
@@ -196,9 +196,8 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
     asked = []
     if queries_file.is_file():
         files.append(queries_file)
-        rows = json.loads(read_text(queries_file))
-        asked = [Question(str(row["id"]), row["image"], row["query"]) for row in rows]
-    annotations = json.loads(read_text(annotations_file))
+        asked = [Question(str(row["id"]), row["image"], row["query"]) for row in read_rows(queries_file)]
+    annotations = read_rows(annotations_file)
     if asked_file is not None:
         ids = {question.id for question in asked}
         annotations = [row for row in annotations if str(row["id"]) in ids]
@@ -222,7 +221,7 @@ def _read_item(row: Mapping[str, Any], path: Path) -> AmberQuestion:
 def _read_words(source: Path, scenes: Mapping[str, Scene], *, similarity: str) -> tuple[Words, list[Path]]:
     relation_file = find_file(source, "relation.json", what="AMBER's association words")
     safe_file = find_file(source, "safe_words.txt", what="AMBER's safe words")
-    associations = json.loads(read_text(relation_file))
+    associations = read_json_object(relation_file)
     for identifier, scene in scenes.items():
         unknown = [word for word in (*scene.truth, *scene.hallu) if word not in associations]
         if unknown:

@@ -29,7 +29,7 @@ from mmalign.evaluation.object_words import (
     name_objects,
     read_synonyms,
 )
-from mmalign.evaluation.rows import read_jsonl, read_text
+from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.singularize import singularize
 from mmalign.evaluation.yes_no import Mode
 from mmalign.options.evaluate import EvaluateOptions
@@ -204,7 +204,7 @@ def load_chair(source: Path, *, variant: Variant = "original", answers: Path | N
     folder = source if source.is_dir() else source.parent
     synonyms_file = find_file(source, "synonyms.txt", what="the word list (one line an object: its name, then synonyms, split by ', ')")
     questions_file = folder / "chair.jsonl"
-    rows = read_jsonl(questions_file) if questions_file.is_file() else []
+    rows = read_rows(questions_file) if questions_file.is_file() else []
     asked = [Question(str(row["id"]), row["image"], row["question"]) for row in rows]
     text = read_text(synonyms_file)
     if rows and "truth" in rows[0]:
@@ -265,17 +265,23 @@ def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
         ValueError: If the file is damaged or of another form, or an id stands in it twice.
     """
     refuse_pointer(path)
+    expected = "expected a JSON object of image id -> names of objects"
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             text = file.read(_LARGEST + 1)
-        if len(text) > _LARGEST:
-            raise UserError(f"more than {_LARGEST:,} bytes")
-        sets = {identifier: frozenset(names) for identifier, names in json.loads(text, object_pairs_hook=_unique).items()}
-    except (AttributeError, EOFError, OSError, RecursionError, TypeError, ValueError, zlib.error) as error:
-        raise UserError(f"{path} holds no object sets ({error}); expected a JSON object of image id -> names of objects") from error
+    except (EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path} can't be unpacked: {error}; {expected}") from error
+    if len(text) > _LARGEST:
+        raise UserError(f"{path} holds no object sets (more than {_LARGEST:,} bytes); {expected}")
+    try:
+        sets = json.loads(text, object_pairs_hook=_unique)
+    except (RecursionError, ValueError) as error:
+        raise UserError(f"{path} holds no object sets ({error}); {expected}") from error
+    if not isinstance(sets, dict) or not all(isinstance(names, list) for names in sets.values()):
+        raise UserError(f"{path} holds no object sets; {expected}")
     if odd := next((i for i, names in sets.items() if not all(isinstance(name, str) for name in names)), None):
         raise UserError(f"{path}: the objects of image {odd} are not all text")
-    return sets
+    return {identifier: frozenset(names) for identifier, names in sets.items()}
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, count, ratio
-from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import find_verdict
 from mmalign.evaluation.yes_no import Mode, parse_strict
 from mmalign.options.evaluate import EvaluateOptions
@@ -118,7 +118,11 @@ class HallusionBench(Benchmark):
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """Question, reference and prediction."""
-        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
+        return {
+            item.id: fill_prompt(template or PROMPT, {"question": item.question, "reference": item.reference, "response": answers[item.id]})
+            for item in self.records
+            if item.id in answers
+        }
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
@@ -178,7 +182,7 @@ def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | No
     files = find_question_files(source, ["HallusionBench*.json", "HallusionBench*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
         raise UserError(f"HallusionBench's questions are missing at {source}: expected one file, HallusionBench.json")
-    items = [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]), start=1)]
+    items = [_read_question(row, number, files[0]) for number, row in enumerate(read_rows(files[0]), start=1)]
     ids = frozenset(item.id for item in items)
     if len(ids) != len(items):
         raise UserError(f"{files[0]} holds {len(items)} records of {len(ids)} questions; expected each once")
@@ -232,7 +236,3 @@ def _record_name(row: Mapping[str, Any]) -> str | None:
 
 def _normalise(identifier: str) -> str:
     return identifier.replace("/", "_")
-
-
-def _fill(template: str, item: HallusionQuestion, response: str) -> str:
-    return fill_prompt(template, {"question": item.question, "reference": item.reference, "response": response})

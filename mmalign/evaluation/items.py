@@ -89,18 +89,14 @@ def read_items(path: Path) -> list[Item]:
     """Read what ``write_items`` saved.
 
     Raises:
-        ValueError: If a row has other fields, or a value is no number.
+        ValueError: If a row has other fields.
     """
     items = []
     for number, row in enumerate(read_jsonl(path), start=1):
+        row["wrong"] = tuple((start, end) for start, end in row.get("wrong", ()))
         try:
-            values = {str(name): float(value) for name, value in row.pop("values").items()}
-            wrong = tuple((int(start), int(end)) for start, end in row.pop("wrong", ()))
-            item = Item(**row, values=values, wrong=wrong)
-            texts = (item.id, item.question, item.response, item.label, item.group, item.cluster, item.image or "")
-            if not all(isinstance(text, str) for text in texts) or item.correct not in (None, False, True):
-                raise TypeError("a field is of another type")
-            items.append(item)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            items.append(Item(**row))
+        except TypeError as error:
+            # A field too many or too few.
             raise UserError(f"{path}, row {number} is no scored answer ({error}); evaluate again") from error
     return items

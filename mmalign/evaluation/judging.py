@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -56,31 +57,22 @@ def strip_replies(replies: Mapping[str, str]) -> Replies:
 
 
 def fill_prompt(template: str, fields: Mapping[str, str]) -> str:
-    """Fill a judge's prompt: ``{name}`` is replaced by its field, and bare ``{}`` by the fields in their order.
+    """Fill a prompt: ``{name}`` is replaced by its field, and bare ``{}`` by the fields in their order.
 
     Texts are put in as they are, braces and all.
 
     Raises:
         ValueError: If the template holds no field.
     """
-    parts = template.split("{}")
-    if len(parts) == len(fields) + 1:
-        return "".join(part + text for part, text in zip(parts, [*fields.values(), ""], strict=True))
-    # Split at the fields, so that a text that holds "{answer}" is left alone.
-    pieces = [template]
-    for name in fields:
-        pieces = [piece for text in pieces for piece in _split_at(text, name)]
-    if len(pieces) == 1:
+    if template.count("{}") == len(fields):
+        texts = iter(fields.values())
+        return re.sub(r"\{\}", lambda _: next(texts), template)
+    if not any(f"{{{name}}}" in template for name in fields):
         raise UserError(
             f"the judge's prompt has no field; expected {', '.join('{' + name + '}' for name in fields)}, or {len(fields)} times {{}}"
         )
-    return "".join(fields.get(piece[1:-1], piece) if piece.startswith("{") and piece.endswith("}") else piece for piece in pieces)
-
-
-def _split_at(text: str, name: str) -> list[str]:
-    field = "{" + name + "}"
-    parts = text.split(field)
-    return [piece for part in parts[:-1] for piece in (part, field)] + [parts[-1]]
+    # In one pass, so that braces in a text stay what they are.
+    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
 
 
 def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], order: Sequence[str]) -> Replies:

@@ -14,7 +14,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, ratio, total, within
 from mmalign.evaluation.question_texts import core_of, normalise
-from mmalign.evaluation.rows import read_records, read_text
+from mmalign.evaluation.rows import Row, read_rows, read_text
 from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
 from mmalign.options.evaluate import EvaluateOptions
 
@@ -140,7 +140,7 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
     """
     patterns = ("*.json", "*.jsonl", "*.parquet", "data/*.parquet")
     files = find_question_files(source, patterns, is_question=_is_question, answers=answers)
-    read = {file: [row for row in read_records(file) if isinstance(row, Mapping)] for file in files}
+    read = {file: read_rows(file) for file in files}
     rows = [row for file in files for row in read[file] if _is_question(row)]
     images = {file: [_image_name(row) if _is_question(row) else "" for row in read[file]] for file in files}
     folders = not rows and source.is_dir()
@@ -171,11 +171,11 @@ def _is_question(row: Mapping[str, Any]) -> bool:
     return whole and row.get("category") in CATEGORIES
 
 
-def _read_release(source: Path) -> tuple[list[Mapping[str, Any]], list[Path]]:
+def _read_release(source: Path) -> tuple[list[Row], list[Path]]:
     """Read the release's folders as rows, whose question_id is "category/image", as the hub's are."""
     places = [source / category / place for category in CATEGORIES for place in ("", "questions_answers_YN")]
     files = [file for place in places for file in sorted(place.glob("*.txt"))]
-    rows: list[Mapping[str, Any]] = []
+    rows: list[Row] = []
     for file in files:
         category = file.relative_to(source).parts[0]
         image = _find_image(file, source / category)
@@ -187,7 +187,7 @@ def _read_release(source: Path) -> tuple[list[Mapping[str, Any]], list[Path]]:
                 raise UserError(f"{file}, line {number} has {len(cells)} cells; expected question and answer with a tab between them")
             name = f"{category}/{image.name}"
             asked = {"category": category, "question": cells[0], "answer": cells[1]}
-            rows.append({"question_id": name, "image": str(image.relative_to(source)), **asked})
+            rows.append(Row({"question_id": name, "image": str(image.relative_to(source)), **asked}, f"{file}, line {number}"))
     return rows, files
 
 

@@ -12,7 +12,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
-from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
 from mmalign.evaluation.yes_no import Mode
 from mmalign.options.evaluate import EvaluateOptions
@@ -121,7 +121,14 @@ class Mmhal(Benchmark):
 
     def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
         """Contents, question, reference and response."""
-        return {item.id: _fill(template or PROMPT, item, answers[item.id]) for item in self.records if item.id in answers}
+        return {
+            item.id: fill_prompt(
+                template or PROMPT,
+                {"contents": item.contents, "question": item.question, "reference": item.reference, "response": answers[item.id]},
+            )
+            for item in self.records
+            if item.id in answers
+        }
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item an answer; what could not be read is counted apart, and the rest is scored.
@@ -168,7 +175,7 @@ def load_mmhal(source: Path, *, answers: Path | None = None) -> Mmhal:
     files = find_question_files(source, ["*mmhal*.json", "*mmhal*.jsonl"], is_question=_is_question, answers=answers)
     if len(files) != 1:
         raise UserError(f"MMHal-Bench's questions are missing at {source}: expected one file, mmhal-bench_answer_template.json")
-    return Mmhal(files, [_read_question(row, number, files[0]) for number, row in enumerate(read_records(files[0]))])
+    return Mmhal(files, [_read_question(row, number, files[0]) for number, row in enumerate(read_rows(files[0]))])
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
@@ -190,8 +197,3 @@ def _row_id(row: Mapping[str, Any]) -> str | None:
 
 def _image_id(row: Mapping[str, Any]) -> str | None:
     return str(row["image_id"]) if row.get("image_id") else None
-
-
-def _fill(template: str, item: MmhalQuestion, response: str) -> str:
-    fields = {"contents": item.contents, "question": item.question, "reference": item.reference, "response": response}
-    return fill_prompt(template, fields)

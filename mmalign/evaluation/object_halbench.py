@@ -18,7 +18,7 @@ from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, ratio
 from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
 from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
-from mmalign.evaluation.rows import read_jsonl, read_text
+from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.verdicts import UnreadableError, parse_list
 from mmalign.evaluation.yes_no import Mode
 from mmalign.options.evaluate import EvaluateOptions
@@ -251,9 +251,9 @@ def load_object_halbench(source: Path, *, answers: Path | None = None) -> Object
     place = source if source.is_dir() or source.suffix == ".jsonl" else source.parent
     found = find_question_files(place, ["*halbench*.jsonl"], is_question=_is_question, answers=answers)
     rows = []
-    if found and (place.is_file() or _is_question(next(iter(read_jsonl(found[0])), {}))):
+    if found and (place.is_file() or _is_question(read_rows(found[0])[0])):
         files.append(found[0])
-        rows = read_jsonl(found[0])
+        rows = read_rows(found[0])
     truths = read_object_sets(objects_file)
     known = ImageIds(truths)
     asked = [_read_question(row, known) for row in rows]

@@ -11,7 +11,7 @@ from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
 from mmalign.evaluation.benchmark import Benchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, mean, ratio, within
-from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
 from mmalign.options.evaluate import EvaluateOptions
 
@@ -129,9 +129,7 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
     places: Counter[str] = Counter()
     for path in files:
         # The COCO files are JSON lines, those of A-OKVQA and GQA are arrays.
-        read = [_read_question(row, places, path) for row in read_records(path)]
-        if not read and _split_of(path) is None:
-            raise UserError(f"{path.name} names no split; expected one of {', '.join(SPLITS)} in the file's name")
+        read = [_read_question(row, places, path) for row in read_rows(path)]
         images[path] = [item.image for item in read]
         for split in dict.fromkeys(item.split for item in read):
             owners.setdefault(split, []).append(path.name)

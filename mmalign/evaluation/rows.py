@@ -29,6 +29,34 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
 
 
+class Row(dict[str, Any]):
+    """An object of a file: a field that is asked for and not there is a user's error, told with its place."""
+
+    def __init__(self, fields: Mapping[str, Any], place: str) -> None:
+        """Take the fields; ``place`` is the file and where in it."""
+        super().__init__(fields)
+        self.place = place
+
+    def __missing__(self, name: str) -> Any:
+        """Refuse."""
+        raise UserError(f"{self.place} has no {name}; it has {', '.join(self) or 'nothing'}")
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a benchmark's own rows: ``read_records`` of objects, one or more.
+
+    Raises:
+        ValueError: As ``read_records``, and if there are none, or one is no object.
+    """
+    records = read_records(path)
+    if not records:
+        raise UserError(f"{path} holds no rows")
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise UserError(f"{path}, record {number} is {json.dumps(record)[:40]}; expected an object")
+    return [Row(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
+
+
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """Read JSON lines.
 
@@ -155,9 +183,17 @@ class Reply(NamedTuple):
     at_limit: bool | None
 
 
-def read_choice(choice: Mapping[str, Any]) -> Reply:
-    """Read a choice of a chat completion. The content may be a text, parts (text and thinking), or null."""
-    message = choice["message"]
+def read_completion(body: Any) -> Reply:
+    """Read the first choice of a chat completion. The content may be a text, parts (text and thinking), or null.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    choice = choices[0] if isinstance(choices, Sequence) and choices else None
+    message = choice.get("message") if isinstance(choice, Mapping) else None
+    if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
+        raise UserError("it has no choice with a message")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping) and part.get("type") == "text")
@@ -176,7 +212,7 @@ def flatten_completion(row: Any) -> Any:
     body = outer.get("body") if isinstance(outer, Mapping) else row
     if not (isinstance(body, Mapping) and isinstance(body.get("choices"), Sequence) and body["choices"]):
         return row
-    reply = read_choice(body["choices"][0])
+    reply = read_completion(body)
     named = {"id": str(row["custom_id"])} if "custom_id" in row else {}
     apart = {"reasoning_content": reply.reasoning} if reply.reasoning else {}
     ended = {} if reply.at_limit is None else {"ended": not reply.at_limit}

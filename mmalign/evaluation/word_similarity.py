@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.rows import read_text
+from mmalign.files import read_json
 
 logger = logging.getLogger(__name__)
 MODEL = "en_core_web_lg"
@@ -95,11 +95,10 @@ def read_table(path: Path) -> Similarity:
     Raises:
         ValueError: If the file is missing or holds something else.
     """
-    if not path.is_file():
-        raise UserError(f"no table of near words at {path}")
+    table = read_json(path)
     try:
-        near = {frozenset(pair) for *pair, value in _entries(json.loads(read_text(path))) if value > THRESHOLD}
-    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+        near = {frozenset(pair) for *pair, value in _entries(table) if value > THRESHOLD}
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path} is no table of near words; expected JSON: [[first, second, similarity], ...]") from error
     return Similarity(f"table {path.name}", lambda first, second: first == second or frozenset((first, second)) in near, (path,))
 

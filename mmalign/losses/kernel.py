@@ -122,6 +122,11 @@ class PairObjective:
     columns: tuple[str, ...] = ()
     """Columns of the data that the maps read."""
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether log-probabilities must be known token by token."""
+        return self.score.needs_tokens
+
     def __post_init__(self) -> None:
         """Refuse what would turn the preference round, and try the maps on no pairs.
 

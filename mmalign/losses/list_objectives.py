@@ -6,6 +6,7 @@ Shape legend: B = prompts, N = most responses of a prompt, R = responses of the 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class ListObjective:
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(rewards, scores, mask), each (B, N), to (B,) losses."""
+    uses_reference: ClassVar[bool] = True
     beta: float
     score: Score = SUM
     link: Link = identity

@@ -6,8 +6,8 @@ Shape legend: B = preference pairs.
 import torch
 from torch import Tensor
 
-from mmalign.engine.method import Sum
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues
+from mmalign.training.method import Sum
 
 NUM_QUARTILES = 4
 

@@ -4,7 +4,6 @@ CLIP and SigLIP towers give ``LlavaForConditionalGeneration``, timm towers ``Fas
 loads with ``AutoModelForImageTextToText`` and ``AutoProcessor`` and nothing else.
 """
 
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,30 +35,14 @@ from transformers import (
 
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
-from mmalign.models.load import check_folder, check_safetensors, named_errors, read_config_values
+from mmalign.models.load import check_folder, check_safetensors, from_pretrained, named_errors, read_config_values
+from mmalign.options.models import ComposeConfig
 
 _TOWERS: dict[str, Any] = {
     "clip_vision_model": CLIPVisionModel,
     "siglip_vision_model": SiglipVisionModel,
     "timm_wrapper": TimmWrapperModel,
 }
-
-
-@dataclass(frozen=True)
-class ComposeConfig:
-    """Which halves to join. Each half is a checkpoint (folder or hub id) or a JSON config, which is initialised at random."""
-
-    vision: str
-    llm: str
-    tokenizer: str | None = None
-    """Needed where ``llm`` is a config; else the checkpoint's own."""
-    chat_template: str = "vicuna"
-    vision_feature_layer: int | None = None
-    """Tower layer whose output is projected; None takes LLaVA's -2 (timm: -1, the only one it has)."""
-    image_size: int = 256
-    """Input side of a timm tower, whose config names none."""
-    seed: int = 0
-    """Seeds what is not loaded: the projector, and halves given as a config."""
 
 
 def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor]:
@@ -72,12 +55,9 @@ def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor
     for source in (config.vision, config.llm, config.tokenizer):
         if source is not None:
             check_folder(source)
-    with named_errors(config.vision):
-        tower, vision_source = _load_tower(config.vision)
-    with named_errors(config.llm):
-        llm = _load_llm(config.llm)
-    with named_errors(config.tokenizer or config.llm):
-        tokenizer = _load_tokenizer(config)
+    tower, vision_source = _load_tower(config.vision)
+    llm = _load_llm(config.llm)
+    tokenizer = _load_tokenizer(config)
     is_timm = tower.config.model_type == "timm_wrapper"
     joined = (_join_timm if is_timm else _join_clip)(config, tower, llm, tokenizer)
     _fill(joined, tower, llm)
@@ -96,13 +76,14 @@ def _config_from_file(source: str) -> PreTrainedConfig:
     values = read_config_values(Path(source))
     if "model_type" not in values:
         raise UserError(f"{source} has no model_type; a transformers config names one, such as clip_vision_model or qwen3")
-    return AutoConfig.for_model(**values)
+    with named_errors(source):
+        return AutoConfig.for_model(**values)
 
 
 def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     """Return the tower, and the checkpoint its image processor can come from."""
     from_file = _is_config_file(source)
-    whole = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
+    whole = _config_from_file(source) if from_file else from_pretrained(AutoConfig, source, trust_remote_code=False)
     config = getattr(whole, "vision_config", whole)
     if config.model_type not in _TOWERS:
         raise UserError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
@@ -123,9 +104,8 @@ def _load_whole(model_class: Any, source: str) -> Any:
     Raises:
         ValueError: If weights are missing in it: transformers would draw them at random.
     """
-    model, info = model_class.from_pretrained(
-        source, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-    )
+    options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
+    model, info = from_pretrained(model_class, source, **options)
     if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint"
@@ -135,7 +115,7 @@ def _load_whole(model_class: Any, source: str) -> Any:
 
 def _load_llm(source: str) -> PreTrainedModel:
     from_file = _is_config_file(source)
-    config = _config_from_file(source) if from_file else AutoConfig.from_pretrained(source, trust_remote_code=False)
+    config = _config_from_file(source) if from_file else from_pretrained(AutoConfig, source, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
     if from_file:
@@ -147,7 +127,7 @@ def _load_llm(source: str) -> PreTrainedModel:
 def _load_tokenizer(config: ComposeConfig) -> Any:
     if config.tokenizer is None and _is_config_file(config.llm):
         raise UserError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
-    load = partial(AutoTokenizer.from_pretrained, config.tokenizer or config.llm, trust_remote_code=False)
+    load = partial(from_pretrained, AutoTokenizer, config.tokenizer or config.llm, trust_remote_code=False)
     tokenizer = load()
     if getattr(tokenizer, "image_token", None) is None:
         tokenizer = load(extra_special_tokens={"image_token": "<image>"})
@@ -222,7 +202,7 @@ def _build_processor(config: ComposeConfig, model: PreTrainedModel, tokenizer: A
 
 def _tower_image_processor(vision: Any, source: str | None) -> Any:
     if source is not None:
-        return AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        return from_pretrained(AutoImageProcessor, source, trust_remote_code=False)
     side = vision.image_size
     if vision.model_type == "siglip_vision_model":
         return SiglipImageProcessor(size={"height": side, "width": side})

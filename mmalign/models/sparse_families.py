@@ -2,8 +2,8 @@
 
 import copy
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import (
@@ -23,23 +23,48 @@ NEUTRAL_WIDTH = 8
 
 @dataclass(frozen=True)
 class SparseFamily:
-    """A mixture-of-experts class that dense weights fit into."""
+    """A mixture-of-experts class that dense weights fit into. What it can do is read from the fields of its configuration."""
 
     text_config: type[PreTrainedConfig]
-    has_shared_expert: bool = False
     joint_config: type[PreTrainedConfig] | None = None
-    """Set where the whole model has a class of its own, and not the language model inside it alone."""
+    """Of the whole model, where its class is another one too."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """What the class calls ``num_experts`` and ``moe_intermediate_size``, where it has other words."""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """What else its configuration must say to compute what the dense class does."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in transformers."""
+        return self.text_config.model_type
+
+    @property
+    def fields(self) -> set[str]:
+        """Of its configuration."""
+        return {field.name for field in dataclasses.fields(self.text_config)}
+
+    @property
+    def has_dense_layers(self) -> bool:
+        """Whether layers may go without experts."""
+        return "mlp_only_layers" in self.fields
+
+    @property
+    def has_shared_expert(self) -> bool:
+        """Whether every sparse layer has an expert that all tokens pass through."""
+        return "shared_expert_intermediate_size" in self.fields
 
 
-_QWEN3_MOE = SparseFamily(Qwen3MoeConfig)
-_QWEN2_MOE = SparseFamily(Qwen2MoeConfig, has_shared_expert=True)
-_MIXTRAL = SparseFamily(MixtralConfig)
-_QWEN3_VL_MOE = SparseFamily(Qwen3VLMoeTextConfig, joint_config=Qwen3VLMoeConfig)
-
-WORKS = (
-    "qwen3 (becomes qwen3_moe), qwen2 (qwen2_moe), llama and mistral (mixtral where all layers turn sparse, else qwen2_moe), "
-    "qwen3_vl_text (qwen3_vl_moe_text)"
-)
+_MIXTRAL = SparseFamily(MixtralConfig, names={"num_experts": "num_local_experts", "moe_intermediate_size": "intermediate_size"})
+# Without biases, Qwen2-MoE's attention is Llama's.
+_WITHOUT_BIASES = SparseFamily(Qwen2MoeConfig, values={"qkv_bias": False})
+# Dense class -> the sparse classes that may compute the same; the first one that has what is asked for is taken.
+FAMILIES: dict[str, Sequence[SparseFamily]] = {
+    "qwen3": [SparseFamily(Qwen3MoeConfig)],
+    "qwen2": [SparseFamily(Qwen2MoeConfig, values={"qkv_bias": True})],
+    "llama": [_MIXTRAL, _WITHOUT_BIASES],
+    "mistral": [_MIXTRAL, _WITHOUT_BIASES],
+    "qwen3_vl_text": [SparseFamily(Qwen3VLMoeTextConfig, joint_config=Qwen3VLMoeConfig)],
+}
 
 
 def find_sparse_family(text_config: PreTrainedConfig, *, all_layers: bool, shared_expert: bool) -> SparseFamily:
@@ -54,17 +79,17 @@ def find_sparse_family(text_config: PreTrainedConfig, *, all_layers: bool, share
         ValueError: If there is no such class; the message lists what works.
     """
     kind = text_config.model_type
-    # Mixtral has no dense layers and no shared expert. Without biases, Qwen2-MoE's attention is Llama's.
-    llama = _MIXTRAL if all_layers and not shared_expert else _QWEN2_MOE
-    families = {"qwen3": _QWEN3_MOE, "qwen2": _QWEN2_MOE, "llama": llama, "mistral": llama, "qwen3_vl_text": _QWEN3_VL_MOE}
-    if kind not in families:
-        raise UserError(f"the language model is a {kind}, which has no mixture-of-experts class here; what works: {WORKS}")
-    if shared_expert and not families[kind].has_shared_expert:
-        name = families[kind].text_config.model_type
-        raise UserError(
-            f"{kind} becomes {name}, whose layers have no shared expert; leave --shared-expert out, or start from qwen2 or llama"
-        )
-    return families[kind]
+    if kind not in FAMILIES:
+        works = ", ".join(f"{dense} (becomes {' or '.join(one.kind for one in families)})" for dense, families in FAMILIES.items())
+        raise UserError(f"the language model is a {kind}, which has no mixture-of-experts class here; what works: {works}")
+    possible = [one for one in FAMILIES[kind] if (all_layers or one.has_dense_layers) and (one.has_shared_expert or not shared_expert)]
+    if possible:
+        return possible[0]
+    becomes = f"{kind} becomes {FAMILIES[kind][0].kind}"
+    if not shared_expert:
+        raise UserError(f"{becomes}, whose layers all have experts; pass --layers all")
+    others = [dense for dense, families in FAMILIES.items() if any(one.has_shared_expert for one in families)]
+    raise UserError(f"{becomes}, whose layers have no shared expert; leave --shared-expert out, or start from {' or '.join(others)}")
 
 
 def build_sparse_config(dense: PreTrainedConfig, family: SparseFamily, *, sparse_layers: Sequence[int], **experts: Any) -> PreTrainedConfig:
@@ -80,23 +105,16 @@ def build_sparse_config(dense: PreTrainedConfig, family: SparseFamily, *, sparse
         ValueError: If the class can't attend as the dense model does.
     """
     text = dense.get_text_config()
-    known = {field.name for field in dataclasses.fields(family.text_config)}
+    values = {key: value for key, value in text.to_dict().items() if value is not None}
+    values |= {family.names.get(name, name): value for name, value in experts.items()}
+    values["mlp_only_layers"] = [i for i in range(text.num_hidden_layers) if i not in sparse_layers]
+    # The library's default leaves the weights of the chosen experts below a sum of 1.
+    values["norm_topk_prob"] = True
+    values |= _attention_windows(text, family)
     # Qwen's classes read head_dim from the configuration without declaring it.
-    values = {key: value for key, value in text.to_dict().items() if key in known | {"head_dim"} and value is not None}
-    values |= experts | _attention_windows(text, family)
-    if family is _MIXTRAL:
-        values["intermediate_size"] = values.pop("moe_intermediate_size")
-        values["num_local_experts"] = values.pop("num_experts")
-    else:
-        values["mlp_only_layers"] = [i for i in range(text.num_hidden_layers) if i not in sparse_layers]
-    if "norm_topk_prob" in known:
-        # The library's default leaves the weights of the chosen experts below a sum of 1.
-        values["norm_topk_prob"] = True
-    if family is _QWEN2_MOE:
-        values["qkv_bias"] = text.model_type == "qwen2"
-    else:
-        values.pop("shared_expert_intermediate_size")
-    sparse_text = family.text_config(**values)
+    known = family.fields | {"head_dim"}
+    kept = {key: value for key, value in values.items() if key in known}
+    sparse_text = family.text_config(**(kept | dict(family.values)))
     if family.joint_config is not None:
         return _swap_joint_config(dense, family.joint_config, sparse_text)
     joint = copy.deepcopy(dense)
@@ -105,21 +123,21 @@ def build_sparse_config(dense: PreTrainedConfig, family: SparseFamily, *, sparse
 
 
 def _attention_windows(text: PreTrainedConfig, family: SparseFamily) -> dict[str, Any]:
-    """Say which layers attend in a sliding window, in the words of the sparse class."""
+    """Say which layers attend in a sliding window, in the words of the sparse class: by layer where it can, else one rule for all."""
     window = getattr(text, "sliding_window", None)
     if window is None:
-        return {} if family is _QWEN3_VL_MOE else {"sliding_window": None}
+        return {"sliding_window": None}
     # A Mistral has its window in every layer.
     types = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
-    if family is _QWEN2_MOE:
+    if "layer_types" in family.fields:
         return {"sliding_window": window, "use_sliding_window": True, "layer_types": types}
-    if len(set(types)) > 1:
+    full = set(types) == {"full_attention"}
+    if len(set(types)) > 1 or not (full or "sliding_window" in family.fields):
         raise UserError(
             f"some layers of this {text.model_type} attend in a sliding window of {window} tokens and some don't; "
-            f"{family.text_config.model_type} has one rule for all: this model can't be upcycled exactly"
+            f"{family.kind} has one rule for all: this model can't be upcycled exactly"
         )
-    full = types[0] == "full_attention"
-    return {"sliding_window": None if full else window} | ({} if family is _MIXTRAL else {"use_sliding_window": not full})
+    return {"sliding_window": None if full else window, "use_sliding_window": not full}
 
 
 def _swap_joint_config(dense: PreTrainedConfig, joint_class: type[PreTrainedConfig], text: PreTrainedConfig) -> PreTrainedConfig:

@@ -7,8 +7,6 @@ Shape legend: E = experts of a layer, D = hidden width, I = width of an expert.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,66 +14,28 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.models.sparse_families import NEUTRAL_WIDTH, build_sparse_config, find_sparse_family
+from mmalign.options.models import UpcycleConfig
 
 IDENTITY_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit (or 1): rounding grows with depth, and a wrong layer is far above it."""
 
 
-@dataclass(frozen=True)
-class UpcycleConfig:
-    """What becomes of the feed-forward networks."""
+def find_sparse_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
+    """Return the layers that get experts, ascending.
 
-    num_experts: int = 4
-    """Copies of each feed-forward network."""
-    top_k: int = 2
-    """Copies that a token passes through."""
-    layers: Literal["alternate", "all"] | tuple[int, ...] = "alternate"
-    """Layers that get experts. alternate: 0, 2, 4, ..., as LLaVA-MoD has it."""
-    granularity: int = 1
-    """Cut each copy into this many experts of that fraction of its width; a token passes through top_k times as many. The router's rows
-    of one copy begin equal, so that a copy's parts are chosen together ("virtual groups", arXiv:2410.07524)."""
-    router_init: Literal["normal", "uniform"] = "normal"
-    """normal: N(0, router_std). uniform: a linear layer's default in PyTorch, U(-1/sqrt(D), 1/sqrt(D)), as LLaVA-MoD has it."""
-    router_std: float = 0.02
-    shared_expert: bool = False
-    """Half of each layer's output comes from one more copy that every token passes through."""
-    norm_topk_prob: bool = True
-    seed: int = 0
+    Args:
+        words: ``alternate`` (0, 2, 4, ..., as LLaVA-MoD has it), ``all``, or layer numbers, with or without commas.
+        num_layers: Of the language model.
 
-    def __post_init__(self) -> None:
-        """Refuse what can't compute the same as the dense model.
-
-        Raises:
-            ValueError: With the value, and what was expected.
-        """
-        if self.num_experts < 2:
-            raise UserError(f"num_experts is {self.num_experts}; expected 2 or more")
-        if not 1 <= self.top_k <= self.num_experts:
-            raise UserError(f"top_k is {self.top_k}; expected 1 to num_experts ({self.num_experts})")
-        if self.granularity < 1:
-            raise UserError(f"granularity is {self.granularity}; expected 1 (whole copies) or more parts")
-        if not self.router_std > 0:
-            raise UserError(
-                f"router_std is {self.router_std}; expected a positive number: with equal router logits every token takes the same experts"
-            )
-        if not self.norm_topk_prob:
-            raise UserError(
-                "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1, and the sparse model would not "
-                "compute what the dense one does; leave it on"
-            )
-
-    def sparse_layers(self, num_layers: int) -> tuple[int, ...]:
-        """Return the layers that get experts, ascending.
-
-        Raises:
-            ValueError: If a listed layer does not exist, or none is listed.
-        """
-        if not isinstance(self.layers, tuple):
-            return tuple(range(0, num_layers, 2 if self.layers == "alternate" else 1))
-        outside = [layer for layer in self.layers if not 0 <= layer < num_layers]
-        if outside or not self.layers:
-            raise UserError(f"layers are {list(self.layers)}; expected numbers from 0 to {num_layers - 1}, alternate or all")
-        return tuple(sorted(set(self.layers)))
+    Raises:
+        ValueError: If it is none of these, or a layer does not exist.
+    """
+    parts = [part for word in words for part in word.replace(",", " ").split()]
+    if parts in (["alternate"], ["all"]):
+        return tuple(range(0, num_layers, 2 if parts == ["alternate"] else 1))
+    if not parts or not all(part.isdecimal() and int(part) < num_layers for part in parts):
+        raise UserError(f"layers are {' '.join(words)!r}; expected alternate, all, or numbers from 0 to {num_layers - 1}, such as 0 2 4")
+    return tuple(sorted(set(map(int, parts))))
 
 
 @torch.no_grad()
@@ -93,7 +53,7 @@ def upcycle(dense: PreTrainedModel, config: UpcycleConfig) -> PreTrainedModel:
         ValueError: If the language model has no sparse class that computes the same, or is sparse already.
     """
     text = dense.config.get_text_config()
-    layers = config.sparse_layers(text.num_hidden_layers)
+    layers = find_sparse_layers(config.layers, text.num_hidden_layers)
     all_layers = len(layers) == text.num_hidden_layers
     family = find_sparse_family(text, all_layers=all_layers, shared_expert=config.shared_expert)
     if text.intermediate_size % config.granularity:
@@ -140,7 +100,8 @@ def _new_router(config: UpcycleConfig, width: int, generator: torch.Generator) -
 
 
 def _experts(gate: Tensor, up: Tensor, down: Tensor, router: Tensor, config: UpcycleConfig) -> dict[str, Tensor]:
-    """Fused weights of a layer's experts: gate_up (E, 2 I, D), down (E, D, I), router (E, D). A copy's parts stand together.
+    """Fused weights of a layer's experts: gate_up (E, 2 I, D), down (E, D, I), router (E, D). A copy's parts stand together, and their
+    router rows begin equal, so that they are chosen together ("virtual groups", arXiv:2410.07524).
 
     The weights of the chosen experts sum to 1 over a copy's parts, whose outputs must be added up in full: hence the scale of ``down``.
     """

@@ -61,7 +61,7 @@ class EvaluateOptions(PrecisionOptions):
     """'{max_completion_tokens: 4096, temperature: null}': sent with each request, null is not; for --judge max_new_tokens"""
     judge_timeout: float = 120.0
     """seconds that a request to the endpoint may take"""
-    judge_retries: int = 6
+    judge_retries: int = 10
     """times that a request which failed in passing is sent again"""
     judge_concurrency: int = 8
     """most requests at once"""

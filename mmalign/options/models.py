@@ -4,19 +4,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmalign.errors import UserError
 from mmalign.options.precision import Dtype, Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeOptions:
-    """Options of ``mmalign compose``."""
+class ComposeConfig:
+    """Which halves are joined."""
 
     vision: str
     """vision encoder: folder, hub id (CLIP, SigLIP, timm) or JSON config for random weights"""
     llm: str
     """language model: folder, hub id or JSON config for random weights"""
-    out: Path
-    """folder of the composed model"""
     tokenizer: str | None = None
     """tokenizer folder or hub id; the language model's own if not given"""
     chat_template: str = "vicuna"
@@ -30,13 +29,17 @@ class ComposeOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpcycleOptions:
-    """Options of ``mmalign upcycle``."""
+class ComposeOptions(ComposeConfig):
+    """Options of ``mmalign compose``."""
 
-    model: str = field(metadata={"positional": True})
-    """dense multimodal LLM: folder or hub id"""
     out: Path
-    """folder of the sparse model"""
+    """folder of the composed model"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpcycleConfig:
+    """What becomes of the feed-forward networks."""
+
     num_experts: int = 4
     """copies of each feed-forward network"""
     top_k: int = 2
@@ -55,6 +58,38 @@ class UpcycleOptions:
     """weights of the chosen experts sum to 1; off is refused"""
     seed: int = 0
     """of the router"""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't compute the same as the dense model.
+
+        Raises:
+            ValueError: With the value, and what was expected.
+        """
+        if self.num_experts < 2:
+            raise UserError(f"num_experts is {self.num_experts}; expected 2 or more")
+        if not 1 <= self.top_k <= self.num_experts:
+            raise UserError(f"top_k is {self.top_k}; expected 1 to num_experts ({self.num_experts})")
+        if self.granularity < 1:
+            raise UserError(f"granularity is {self.granularity}; expected 1 (whole copies) or more parts")
+        if not self.router_std > 0:
+            raise UserError(
+                f"router_std is {self.router_std}; expected a positive number: with equal router logits every token takes the same experts"
+            )
+        if not self.norm_topk_prob:
+            raise UserError(
+                "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1, and the sparse model would not "
+                "compute what the dense one does; leave it on"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpcycleOptions(UpcycleConfig):
+    """Options of ``mmalign upcycle``."""
+
+    model: str = field(metadata={"positional": True})
+    """dense multimodal LLM: folder or hub id"""
+    out: Path
+    """folder of the sparse model"""
 
 
 @dataclass(frozen=True, kw_only=True)

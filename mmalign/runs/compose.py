@@ -1,7 +1,7 @@
 """``mmalign compose``: join a vision encoder and a language model."""
 
 from mmalign.errors import UserError
-from mmalign.models.compose import ComposeConfig, compose_mllm
+from mmalign.models.compose import compose_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.options.models import ComposeOptions
 
@@ -14,17 +14,7 @@ def run(options: ComposeOptions) -> None:
     """
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
-    model, processor = compose_mllm(
-        ComposeConfig(
-            vision=options.vision,
-            llm=options.llm,
-            tokenizer=options.tokenizer,
-            chat_template=options.chat_template,
-            vision_feature_layer=options.vision_feature_layer,
-            image_size=options.image_size,
-            seed=options.seed,
-        )
-    )
+    model, processor = compose_mllm(options)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
     print(f"{type(model).__name__} of {count_parameters(model).total:,} parameters saved in {options.out}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mmalign.data.rejects import Rejects
-from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, read_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
@@ -20,7 +19,7 @@ from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
-from mmalign.files import expected_form
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.cards import add_result
@@ -85,9 +84,8 @@ class _Given(NamedTuple):
 def _read(options: EvaluateOptions, benchmark: Benchmark) -> _Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
-    with expected_form(path):
-        decoding = read_decoding(path, benchmark.form)
-        rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
+    decoding = read_decoding(path, benchmark.form)
+    rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
     return _Given(rows, path, decoding, options.allow_partial)
 
 
@@ -113,9 +111,8 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
     Raises:
         ValueError: If files are missing, damaged, or not of the benchmark's form.
     """
-    with expected_form(options.data):
-        benchmark = find_benchmark(options.benchmark).load(options)
-        benchmark.check_texts(options.data)
+    benchmark = find_benchmark(options.benchmark).load(options)
+    benchmark.check_texts(options.data)
     return benchmark
 
 
@@ -228,8 +225,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     if judge is None:
         path = Path(str(options.judgements))
         order = benchmark.required() or list(answers)
-        with expected_form(path):
-            replies = read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order)
+        replies = read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order)
         return _Judged(replies, f"saved in {path.name}")
     said = ask_judge(judge, prompts)
     if options.out is not None:

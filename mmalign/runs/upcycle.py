@@ -1,7 +1,5 @@
 """``mmalign upcycle``: turn a dense model into a mixture of experts that computes the same."""
 
-from typing import Literal
-
 from transformers import AutoConfig, PreTrainedModel
 
 from mmalign.errors import UserError
@@ -9,7 +7,7 @@ from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
-from mmalign.models.upcycle import IDENTITY_TOLERANCE, UpcycleConfig, compute_largest_difference, upcycle
+from mmalign.models.upcycle import IDENTITY_TOLERANCE, compute_largest_difference, find_sparse_layers, upcycle
 from mmalign.options.models import UpcycleOptions
 from mmalign.tables import text_table
 
@@ -22,23 +20,12 @@ def run(options: UpcycleOptions) -> None:
     """
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
-    config = UpcycleConfig(
-        num_experts=options.num_experts,
-        top_k=options.top_k,
-        layers=parse_layers(options.layers),
-        granularity=options.granularity,
-        router_init=options.router_init,
-        router_std=options.router_std,
-        shared_expert=options.shared_expert,
-        norm_topk_prob=options.norm_topk_prob,
-        seed=options.seed,
-    )
     dense, processor = load_mllm(options.model, dtype="float32")
     if not isinstance(dense, PreTrainedModel):
         raise UserError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and upcycle that")
     if is_quantized(dense):
         raise UserError(f"{options.model} is quantised; upcycle the checkpoint that it was made from")
-    sparse = upcycle(dense, config)
+    sparse = upcycle(dense, options)
     difference = compute_largest_difference(dense, sparse)
     # Not "difference > tolerance", which a NaN would pass.
     if not difference <= IDENTITY_TOLERANCE:
@@ -46,7 +33,7 @@ def run(options: UpcycleOptions) -> None:
             f"logits of the sparse model differ by {difference:.2g} of the largest one (tolerance {IDENTITY_TOLERANCE:g}): this "
             f"{type(dense).__name__} can't be upcycled exactly; please report its class"
         )
-    print(format_card(dense, sparse, config.sparse_layers(dense.config.get_text_config().num_hidden_layers)))
+    print(format_card(dense, sparse, find_sparse_layers(options.layers, dense.config.get_text_config().num_hidden_layers)))
     print(f"largest difference from the dense model's logits, relative to the largest: {difference:.1e} (float32)")
     dtype = AutoConfig.from_pretrained(options.model, trust_remote_code=False).dtype
     (sparse if dtype is None else sparse.to(dtype)).save_pretrained(options.out)
@@ -54,23 +41,7 @@ def run(options: UpcycleOptions) -> None:
     print(f"saved in {options.out}")
 
 
-def parse_layers(words: list[str]) -> 'Literal["alternate", "all"] | tuple[int, ...]':
-    """Read ``alternate``, ``all`` or layer numbers, with or without commas.
-
-    Raises:
-        ValueError: If it is none of these.
-    """
-    parts = [part for word in words for part in word.replace(",", " ").split()]
-    if parts == ["alternate"]:
-        return "alternate"
-    if parts == ["all"]:
-        return "all"
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise UserError(f"layers are {' '.join(words)!r}; expected alternate, all, or numbers such as 0 2 4")
-    return tuple(map(int, parts))
-
-
-def format_card(dense: "PreTrainedModel", sparse: "PreTrainedModel", sparse_layers: tuple[int, ...]) -> str:
+def format_card(dense: PreTrainedModel, sparse: PreTrainedModel, sparse_layers: tuple[int, ...]) -> str:
     """Lay out total, activated and trainable parameters; the first two stages train the dense model."""
     text = sparse.config.get_text_config()
     before, after = count_parameters(dense), count_parameters(sparse)

@@ -7,7 +7,8 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from mmalign.files import hash_file, write_whole
+from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -37,8 +38,8 @@ def verify_checkpoint(folder: Path) -> str | None:
     if not manifest.is_file():
         return "it was not saved to its end"
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8")).items()
-    except (ValueError, AttributeError):
+        entries = read_json_object(manifest).items()
+    except UserError:
         return "its manifest is damaged"
     for name, expected in entries:
         path = folder / name

@@ -19,18 +19,19 @@ import torch
 import transformers
 from bench import build_pairs, make_parser, report, resident, run_arms, runnable, start_peak, versions
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_pair
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
-from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
 from mmalign.losses.scores import ScoredTokens
 from mmalign.methods import forward
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.methods.preference import PreferenceMethod
+from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.options.training import TrainConfig
+from mmalign.options.methods import PairLossOptions
+from mmalign.options.training import LoraOptions, TrainConfig
 from mmalign.tables import markdown_table
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
@@ -38,7 +39,7 @@ from mmalign.training.trainer import MethodTrainer
 ARMS = (
     "ours live", "ours cached", "TRL compact live", "TRL compact cached", "TRL shipped live", "TRL shipped cached", "full logits live"
 )  # fmt: skip
-LORA = LoraOptions(rank=16, alpha=32)
+LORA = LoraOptions(lora_rank=16, lora_alpha=32)
 
 
 class Clock(transformers.TrainerCallback):
@@ -73,7 +74,7 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
     row = read_pair(raw, index=0)
     encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
     chosen, rejected = score_generative(model, [encoded], pad_token_id=processor.tokenizer.pad_token_id)[0]
-    return {**cache_columns(encoded, chosen, rejected), FINGERPRINT: "this model"}
+    return {**cache_pair(encoded, chosen, rejected), REFERENCE_FINGERPRINT: "this model"}
 
 
 def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None, keep_states: bool = False) -> ResponseLogps:
@@ -94,7 +95,7 @@ def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = F
     reference = None if cached else Reference(policy, kind="adapter-off" if options.lora else "copy")
     if full_logits:
         forward.compute_response_logps = score_full_logits
-    method = PreferenceMethod(processor, PreferenceConfig(), reference=reference, reference_fingerprint="this model")
+    method = PreferenceMethod(processor, PairLossOptions(), reference=reference, reference_fingerprint="this model")
     method.shared = not full_logits
     pairs = build_pairs(8 * options.batch_size)
     if cached:

@@ -10,17 +10,10 @@ import torch
 from torch.nn import functional as F
 from transformers import CLIPModel
 
-from mmalign.classifier.dual_head import (
-    DualHead,
-    DualHeadConfig,
-    Mixing,
-    Preprocessing,
-    init_heads_from_text,
-    load_dual_head,
-    load_pretrained_backbone,
-    read_tower_config,
-)
+from mmalign.classifier.backbone import read_tower_config
+from mmalign.classifier.dual_head import DualHead, DualHeadConfig, Mixing, Preprocessing, load_dual_head
 from mmalign.classifier.export import MixedClassifier, export_classifier
+from mmalign.classifier.student import init_heads_from_text, load_pretrained_backbone
 from mmalign.losses.classifier import label_cross_entropy, mix_probabilities, teacher_kl
 from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
@@ -142,6 +135,8 @@ def test_text_start_with_the_same_encoder_is_the_zero_shot_teacher(clip: tuple[P
         backbone=values,
         classes=CLASSES,
         preprocessing=Preprocessing(image_size=28, resize_size=28),
+        heads="dual",
+        ce_head="linear",
         kd_head="cosine",
     )
     model = DualHead(config).eval()

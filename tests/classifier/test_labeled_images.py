@@ -21,6 +21,7 @@ from mmalign.classifier.labeled_images import COOP_SETS, LabeledImages, load_lab
 from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_split
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
 from tests.tiny_models import random_image
 
 NAMES = ("cat", "dog")
@@ -86,6 +87,12 @@ def test_fine_grained_sets_by_name(tmp_path: Path) -> None:
     (tmp_path / place.split_file).write_text(json.dumps({"train": [["a", 0, "cat"], ["b", 0, "dog"]]}))
     with pytest.raises(ValueError, match=r"label 0 is both 'cat' and 'dog'"):
         load_labeled_images(tmp_path, name="oxford_pets")
+    (tmp_path / place.split_file).write_text(json.dumps({"train": [["a", 0, "cat"], ["b", "dog"]]}))
+    with pytest.raises(UserError, match=r"has the row \['b', 'dog'\]; expected \[path, label, class name\]"):
+        load_labeled_images(tmp_path, name="oxford_pets")
+    (tmp_path / place.split_file).write_text('{"train": [')
+    with pytest.raises(UserError, match=r"OxfordPets.json is damaged or no JSON"):
+        load_labeled_images(tmp_path, name="oxford_pets")
 
 
 LABELS = np.repeat(np.arange(4), [50, 30, 20, 3]).astype(np.int64)
@@ -121,6 +128,9 @@ def test_index_file_holds_ids_and_refuses_overlap(tmp_path: Path) -> None:
         load_split(tmp_path / "split.json", ids[:-1])
     save_split(tmp_path / "bad.json", LabelSplit(split.labeled, split.labeled, split.validation), ids)
     with pytest.raises(ValueError, match=r"twice; labelled, unlabelled and validation images must be disjoint"):
+        load_split(tmp_path / "bad.json", ids)
+    (tmp_path / "bad.json").write_text('{"labeled": ["p1"], "unlabeled": [["p2"]]}')
+    with pytest.raises(UserError, match=r"bad.json is no split; expected lists of image ids"):
         load_split(tmp_path / "bad.json", ids)
 
 

@@ -12,10 +12,12 @@ from mmalign.classifier.augment import fixed_numbers, make_views
 from mmalign.classifier.class_logits import ClassLogits
 from mmalign.classifier.dual_head import DualHead
 from mmalign.classifier.image_cache import CachedImages
-from mmalign.classifier.method import DualHeadMethod, DualHeadObjective, StreamRows, compute_gradient_cosine
+from mmalign.classifier.method import DualHeadMethod, compute_gradient_cosine
 from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.teachers import ClassifierTeacher
 from mmalign.losses.classifier import label_cross_entropy, teacher_kl
+from mmalign.options.classifier import ObjectiveOptions
 from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
@@ -51,7 +53,7 @@ def build_method(form: str = "dual-head", *, model: DualHead | None = None, **op
     model = model or build_tiny_classifier(heads=heads, teacher_feature_size=FEATURES if form == "feature-kd" else None)
     if needs and "teacher" not in known:
         known.setdefault("cached", build_teacher_logits())
-    objective = DualHeadObjective(**{"form": form, "augmentation": "pad-crop", **options})
+    objective = ObjectiveOptions(**{"form": form, "augmentation": "pad-crop", **options})
     return model, DualHeadMethod(build_images(), objective, preprocessing=model.settings.preprocessing, **known)
 
 

@@ -9,14 +9,10 @@ import torch
 from timm.models import save_for_hf
 from torch.nn import functional as F
 
-from mmalign.classifier.teachers import (
-    ClassifierTeacher,
-    TimmTeacher,
-    TipAdapterTeacher,
-    ZeroShotTeacher,
-    embed_classes,
-    load_classifier_teacher,
-)
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.prompts import embed_classes
+from mmalign.classifier.teachers import ClassifierTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher
+from mmalign.errors import UserError
 from mmalign.models.load import load_clip
 from tests.tiny_classifiers import CLASSES, build_tiny_classifier, save_tiny_clip
 
@@ -110,13 +106,19 @@ def test_timm_teachers_without_names(tmp_path: Path) -> None:
     assert "does not name its classes" in says(source, tuple(f"class {i}" for i in range(1000)))[1]
 
 
+def test_a_number_of_classes_is_no_answer_to_which_they_are(tmp_path: Path) -> None:
+    source = save_timm(tmp_path / "a", 3, label_names=list(CLASSES))
+    with pytest.raises(UserError, match=r"given num_classes 3 and no classes; expected classes=, the data's class names"):
+        TimmTeacher(source, num_classes=3, device=CPU)
+
+
 def test_a_classifiers_logits_come_in_the_datas_order(tmp_path: Path) -> None:
     for heads in ("dual", "single"):
         model = build_tiny_classifier(heads=heads)
         model.save_pretrained(tmp_path / heads)
         views = torch.rand(2, 3, 32, 32)
         own = ClassifierTeacher(model, device=CPU)(views).logits
-        other = load_classifier_teacher(tmp_path / heads, classes=("frog", "cat", "dog"), device=CPU)(views).logits
+        other = ClassifierTeacher(load_dual_head(tmp_path / heads), classes=("frog", "cat", "dog"), device=CPU)(views).logits
         torch.testing.assert_close(other, own[:, [2, 0, 1]])
     with pytest.raises(ValueError, match=r"the data alone have zebra \(1\)"):
-        load_classifier_teacher(tmp_path / "dual", classes=("cat", "dog", "zebra"), device=CPU)
+        ClassifierTeacher(load_dual_head(tmp_path / "dual"), classes=("cat", "dog", "zebra"), device=CPU)

@@ -101,5 +101,5 @@ def test_parquet_and_refusals(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 images of .* have not two questions: existence/1.png"):
         load_mme(tmp_path / "odd.jsonl")
     (tmp_path / "none.jsonl").write_text("")
-    with pytest.raises(ValueError, match="no MME questions at"):
+    with pytest.raises(ValueError, match="none.jsonl holds no rows"):
         load_mme(tmp_path / "none.jsonl")

@@ -103,7 +103,7 @@ def test_files_that_are_not_pope(tmp_path: Path) -> None:
     (tmp_path / "pope_random.jsonl").write_text(json.dumps(row))
     with pytest.raises(ValueError, match="label of question 1 is 'maybe'; expected yes or no"):
         load_pope(tmp_path)
-    (tmp_path / "pope_odd.jsonl").write_text("")
+    (tmp_path / "pope_odd.jsonl").write_text(json.dumps({**row, "label": "no"}))
     with pytest.raises(ValueError, match=r"pope_odd.jsonl names no split"):
         load_pope(tmp_path / "pope_odd.jsonl")
 

@@ -85,10 +85,10 @@ def hinge_is_flat_behind_one(pairs: PairBatch) -> None:
 
 @identity("fdpo")
 def alpha_spans_the_divergences(pairs: PairBatch) -> None:
-    close(loss_of(pairs, "fdpo", divergence="reverse_kl"), loss_of(pairs, "dpo"))
+    close(loss_of(pairs, "fdpo", divergence="reverse-kl"), loss_of(pairs, "dpo"))
     close(loss_of(pairs, "fdpo", divergence="alpha", divergence_coefficient=1e-12), loss_of(pairs, "dpo"))
     alpha = loss_of(pairs, "fdpo", divergence="alpha", divergence_coefficient=1.0)
-    close(alpha, loss_of(pairs, "fdpo", divergence="forward_kl"))
+    close(alpha, loss_of(pairs, "fdpo", divergence="forward-kl"))
 
 
 @identity("clipped_dpo")

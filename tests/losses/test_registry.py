@@ -43,7 +43,7 @@ def test_beta_is_for_those_that_have_one_and_say_none() -> None:
         ("cdpo:label_smoothing=-0.1", "label_smoothing is -0.1"),
         ("ld_dpo:tail_weight=2", r"tail_weight is 2.0; expected a number in \[0, 1\]"),
         ("fdpo:divergence=alpha,divergence_coefficient=2", "divergence_coefficient is 2.0"),
-        ("fdpo:divergence=chi2", "fdpo: divergence is 'chi2'; expected one of reverse_kl, forward_kl, js, alpha"),
+        ("fdpo:divergence=chi2", "fdpo: divergence is 'chi2'; expected one of reverse-kl, forward-kl, js, alpha"),
         ("asft:temperature=0", "temperature is 0.0; expected a positive number"),
         ("ddo:rejected_weight=0", "rejected_weight is 0.0; expected a positive number"),
         ("madpo:weakest=2", "strongest is 2.0 and weakest 2.0"),

@@ -14,8 +14,9 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalign.cli import main
-from mmalign.models.compose import ComposeConfig, compose_mllm
+from mmalign.models.compose import compose_mllm
 from mmalign.models.load import load_mllm
+from mmalign.options.models import ComposeConfig
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tiny_llava, build_tokenizer, random_image
 
 SIGLIP_TOWER = {key: value for key, value in CLIP_TOWER.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
@@ -79,7 +80,9 @@ def save_halves(folder: Path, vision: dict[str, Any], llm: dict[str, Any], **opt
     for name, values in (("vision", vision), ("llm", llm)):
         (folder / f"{name}.json").write_text(json.dumps(values))
     build_tokenizer().save_pretrained(folder / "tokenizer")
-    return ComposeConfig(str(folder / "vision.json"), str(folder / "llm.json"), **{"tokenizer": str(folder / "tokenizer"), **options})
+    return ComposeConfig(
+        vision=str(folder / "vision.json"), llm=str(folder / "llm.json"), **{"tokenizer": str(folder / "tokenizer"), **options}
+    )
 
 
 @pytest.mark.parametrize(

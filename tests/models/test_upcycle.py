@@ -14,8 +14,8 @@ from mmalign.cli import main
 from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.stages import SPARSE_STAGES
-from mmalign.models.upcycle import UpcycleConfig, compute_largest_difference, upcycle
-from mmalign.runs.upcycle import parse_layers
+from mmalign.models.upcycle import compute_largest_difference, find_sparse_layers, upcycle
+from mmalign.options.models import UpcycleConfig
 from tests.models.test_compose import PLAIN_USER
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import QWEN3, build_tiny_llava, random_image
@@ -34,16 +34,16 @@ LLMS: dict[str, dict[str, Any]] = {
     "mistral-window": {**PLAIN, "model_type": "mistral", "sliding_window": 4},
 }
 EXPECTED = [
-    ("qwen3", "alternate", "qwen3_moe"),
-    ("qwen3", "all", "qwen3_moe"),
-    ("qwen3-untied", "alternate", "qwen3_moe"),
-    ("qwen2", "alternate", "qwen2_moe"),
-    ("qwen2-window", (1, 2), "qwen2_moe"),
-    ("llama", "all", "mixtral"),
-    ("llama", "alternate", "qwen2_moe"),
-    ("mistral", "all", "mixtral"),
-    ("mistral-window", "all", "mixtral"),
-    ("mistral-window", (3,), "qwen2_moe"),
+    ("qwen3", ["alternate"], "qwen3_moe"),
+    ("qwen3", ["all"], "qwen3_moe"),
+    ("qwen3-untied", ["alternate"], "qwen3_moe"),
+    ("qwen2", ["alternate"], "qwen2_moe"),
+    ("qwen2-window", ["1", "2"], "qwen2_moe"),
+    ("llama", ["all"], "mixtral"),
+    ("llama", ["alternate"], "qwen2_moe"),
+    ("mistral", ["all"], "mixtral"),
+    ("mistral-window", ["all"], "mixtral"),
+    ("mistral-window", ["3"], "qwen2_moe"),
 ]
 
 
@@ -83,7 +83,7 @@ def test_every_family_computes_the_same(name: str, layers: Any, kind: str) -> No
     dense, processor = build_dense(name)
     sparse = upcycle(dense, UpcycleConfig(layers=layers))
     assert sparse.config.get_text_config().model_type == kind
-    assert num_sparse_layers(sparse) == {"alternate": 2, "all": 4}.get(layers, len(layers))
+    assert num_sparse_layers(sparse) == {"alternate": 2, "all": 4}.get(layers[0], len(layers))
     assert_same(dense, sparse, question(processor, "what do you see on the left of the table"))
 
 
@@ -96,7 +96,7 @@ def test_every_family_computes_the_same(name: str, layers: Any, kind: str) -> No
         {"router_init": "uniform"},
         {"router_std": 1.0},
         {"granularity": 2},
-        {"granularity": 3, "top_k": 3, "layers": "all"},
+        {"granularity": 3, "top_k": 3, "layers": ["all"]},
         {"shared_expert": True},
         {"shared_expert": True, "granularity": 4},
     ],
@@ -113,7 +113,7 @@ def test_every_option_computes_the_same(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("family", ["fastvlm", "llava-next", "llava-onevision", "internvl", "idefics3", "pixtral", "qwen3-vl"])
 def test_other_multimodal_classes(family: str) -> None:
     dense, processor = FAMILIES[family]()
-    sparse = upcycle(dense, UpcycleConfig(layers="all"))
+    sparse = upcycle(dense, UpcycleConfig(layers=["all"]))
     inputs = question(processor)
     expected = logits(dense, inputs)
     # Weights of these are scaled up for other tests, logits reach 10 and more, and so does rounding.
@@ -190,8 +190,8 @@ def test_the_sparse_stages_train_networks_routers_and_projector(name: str) -> No
         ({"granularity": 5}, "granularity is 5, and the feed-forward width 96 is no multiple of it"),
         ({"router_std": 0.0}, "router_std is 0.0; expected a positive number"),
         ({"norm_topk_prob": False}, "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1"),
-        ({"layers": (0, 4)}, r"layers are \[0, 4\]; expected numbers from 0 to 3"),
-        ({"layers": ()}, r"layers are \[\]; expected numbers from 0 to 3"),
+        ({"layers": ["0", "4"]}, r"layers are '0 4'; expected alternate, all, or numbers from 0 to 3"),
+        ({"layers": []}, r"layers are ''; expected alternate, all, or numbers from 0 to 3"),
         ({"shared_expert": True}, "qwen3 becomes qwen3_moe, whose layers have no shared expert"),
     ],
 )
@@ -232,16 +232,17 @@ def test_unnormalised_weights_are_seen_by_the_comparison() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [(["all"], "all"), (["alternate"], "alternate"), (["0", "2"], (0, 2)), (["1,3"], (1, 3)), (["2"], (2,))]
+    ("words", "expected"),
+    [(["all"], (0, 1, 2, 3)), (["alternate"], (0, 2)), (["0", "2"], (0, 2)), (["3,1", "1"], (1, 3)), (["2"], (2,))],
 )
 def test_layers_as_words(words: list[str], expected: Any) -> None:
-    assert parse_layers(words) == expected
+    assert find_sparse_layers(words, 4) == expected
 
 
 @pytest.mark.parametrize("words", [[], ["odd"], ["-1"], ["all", "2"]])
 def test_layers_that_cant_be_read(words: list[str]) -> None:
-    with pytest.raises(ValueError, match="expected alternate, all, or numbers such as 0 2 4"):
-        parse_layers(words)
+    with pytest.raises(ValueError, match="expected alternate, all, or numbers from 0 to 3, such as 0 2 4"):
+        find_sparse_layers(words, 4)
 
 
 def test_plain_transformers_runs_what_the_command_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

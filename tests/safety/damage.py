@@ -1,58 +1,78 @@
-"""Damage to files, from a seed: bytes that are flipped, cut, doubled or put in, and values of another type."""
+"""Damage that no reader may pass over: each kind of file, cut or filled with what it can't hold."""
 
-import json
 import random
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
 
-# What a hand, a program or an attacker puts where something else is expected.
-STRANGE: tuple[Any, ...] = (
-    *(None, True, 0, -1, 1.5, float("nan"), float("inf"), 10**30, "", "x", "\ud800", "\u2028", "a\0b", "<script>alert(1)</script>"),
-    *("../../etc/passwd", "/etc/passwd", "9" * 5000, "x" * 5000, [], {}, [[]], [None], {"a": 1}, ["x"], [{"type": "image"}], {"bytes": ""}),
-)
-PIECES = (b"\0", b"\xff\xfe", b"{", b"}", b"[", b"]", b'"', b",", b":", b"\n", b"null", b"NaN", b"[" * 3000, b"\xed\xa0\x80", b"1e999")
+Damage = Callable[[bytes], bytes]
+DEEP = b"[" * 100_000
 
 
-def damage_bytes(data: bytes, rng: random.Random) -> bytes:
-    """Flip, cut, double or put in bytes, once or several times."""
-    damaged = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        place = rng.randrange(len(damaged) + 1)
-        length = rng.choice((1, 2, 8, 64))
-        match rng.randrange(5):
-            case 0 if place < len(damaged):
-                damaged[place] ^= 1 << rng.randrange(8)
-            case 1:
-                del damaged[place : place + length]
-            case 2:
-                damaged[place:place] = rng.choice(PIECES)
-            case 3:
-                damaged[place:place] = damaged[place : place + length]
-            case _:
-                del damaged[place:]
-    return bytes(damaged)
+def cut(data: bytes) -> bytes:
+    """A download or a copy that stopped half way."""
+    return data[: len(data) // 2]
 
 
-def damage_value(value: Any, rng: random.Random) -> Any:
-    """Put one strange value in some place of a JSON value, take a field away, or add one."""
-    if isinstance(value, dict) and value and rng.random() < 0.85:
-        key = rng.choice(list(value))
-        if rng.random() < 0.2:
-            return {other: one for other, one in value.items() if other != key}
-        return {**value, key: damage_value(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.85:
-        place = rng.randrange(len(value))
-        return [*value[:place], damage_value(value[place], rng), *value[place + 1 :]]
-    return rng.choice(STRANGE)
+def fill(piece: bytes) -> Damage:
+    """Put a piece into the middle of the first text, where the file's own form would hold letters."""
+
+    def damage(data: bytes) -> bytes:
+        place = data.index(b'"') + 1 if b'"' in data else len(data) // 2
+        return data[:place] + piece + data[place:]
+
+    return damage
 
 
-def damage_json(text: str, rng: random.Random) -> bytes:
-    """Damage JSON, or a line of JSON lines, in its values, so that it is still read; else in its bytes."""
-    if rng.random() < 0.4:
-        return damage_bytes(text.encode(), rng)
-    try:
-        return json.dumps(damage_value(json.loads(text), rng)).encode()
-    except ValueError:
-        lines = text.split("\n")
-        place = rng.randrange(max(len(lines) - 1, 1))
-        lines[place] = json.dumps(damage_value(json.loads(lines[place]), rng))
-        return "\n".join(lines).encode()
+def cut_first_line(data: bytes) -> bytes:
+    """A line that was cut in the middle of a file."""
+    line, _, rest = data.partition(b"\n")
+    return line[: len(line) // 2] + b"\n" + rest
+
+
+def blank(start: int, end: int | None) -> Damage:
+    """Zeros in place of bytes, as a full disk leaves them."""
+    return lambda data: data[:start] + bytes(len(data[start:end])) + (data[end:] if end is not None else b"")
+
+
+DOCUMENT: dict[str, Damage] = {
+    "cut": cut,
+    "empty": lambda data: b"",
+    "no UTF-8": fill(b"\xff\xfe"),
+    "a zero byte": fill(b"\0"),
+    "deeper than any reader goes": lambda data: data[:1] + DEEP,
+    "another value": lambda data: b"3",
+}
+LINES: dict[str, Damage] = {
+    "a cut line": cut_first_line,
+    "a line of no UTF-8": fill(b"\xff\xfe"),
+    "a zero byte": fill(b"\0"),
+    "a line deeper than any reader goes": lambda data: DEEP + b"\n" + data,
+    "a line with another value": lambda data: b"3\n" + data,
+}
+PARQUET: dict[str, Damage] = {
+    "cut": cut,
+    "no end": lambda data: data[:-4],
+    "another beginning": lambda data: b"PK\3\4" + data[4:],
+    "a blank footer": blank(-300, -8),
+}
+PICTURE: dict[str, Damage] = {"cut": cut, "empty": lambda data: b"", "a blank head": blank(0, 64), "text": lambda data: b"<html>404</html>"}
+PLAIN: dict[str, Damage] = {"no UTF-8": fill(b"\xff\xfe")}
+YAML: dict[str, Damage] = {
+    "an open bracket": lambda data: data + b"{",
+    "no UTF-8": fill(b"\xff\xfe"),
+    "another value": lambda data: b"3",
+    "deeper than any reader goes": lambda data: DEEP,
+}
+KINDS = {".parquet": PARQUET, ".jsonl": LINES, ".partial": LINES, ".txt": PLAIN, ".yaml": YAML, ".png": PICTURE}
+
+
+def damages_of(path: Path) -> dict[str, Damage]:
+    """What can be done to a file: JSON is lines or one document, whatever it is called."""
+    if path.suffix != ".json":
+        return KINDS[path.suffix]
+    return LINES if path.read_text().count("\n") > 1 else DOCUMENT
+
+
+def cut_anywhere(data: bytes, rng: random.Random) -> bytes:
+    """Cut off a tenth or more."""
+    return data[: rng.randrange(len(data) * 9 // 10)]

@@ -18,6 +18,7 @@ from mmalign.data.datasets import keep_good_rows, load_rows
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, LIST_COLUMNS, PAIR_COLUMNS, check_columns, read_chat, read_list, read_pair
+from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.runner import resume_answers
 from mmalign.evaluation.word_similarity import read_table
@@ -46,10 +47,16 @@ class Reader(NamedTuple):
     Attributes:
         write: Writes a sound sample into a folder and returns the files that are damaged, by turns.
         read: Reads it.
+        refuses: Whether damage is refused; else it costs itself alone.
+        harmless: Damage that this reader can read.
+        unnamed: Whether the refusal names something else than the file.
     """
 
     write: Callable[[Path], list[Path]]
     read: Callable[[Path], Any]
+    refuses: bool = True
+    harmless: tuple[str, ...] = ()
+    unnamed: bool = False
 
 
 def lines(path: Path, rows: list[Any]) -> Path:
@@ -132,7 +139,12 @@ def write_mme(folder: Path) -> list[Path]:
 def write_hallusion(folder: Path) -> list[Path]:
     answers = [{**row, "model_prediction": "Yes", "model_correctness": "1"} for row in RECORDS]
     data = whole(folder / "HallusionBench.json", RECORDS)
-    return [data, whole(folder / "answers.json", answers), whole(folder / "judged.json", answers)]
+    return [data, whole(folder / "answers.json", answers)]
+
+
+def write_judged_hallusion(folder: Path) -> list[Path]:
+    files = write_hallusion(folder)
+    return [*files, whole(folder / "judged.json", json.loads(files[1].read_text()))]
 
 
 def write_amber(folder: Path) -> list[Path]:
@@ -222,7 +234,7 @@ def read_config_file(folder: Path) -> Any:
     except SystemExit as error:
         if error.code != 2:
             raise
-        raise ValueError("the command line's own refusal, which it printed") from error
+        raise UserError("the command line's own refusal, which it printed") from error
 
 
 def write_scores(folder: Path) -> list[Path]:
@@ -330,18 +342,25 @@ READERS = {
     "lists jsonl": Reader(write_rows("rows.jsonl", LISTS), read_rows("rows.jsonl", read_list, LIST_COLUMNS)),
     "chats jsonl": Reader(write_rows("rows.jsonl", CHATS), read_rows("rows.jsonl", read_chat, CHAT_COLUMNS)),
     "pairs parquet": Reader(write_parquet, read_rows("pairs.parquet", read_pair, PAIR_COLUMNS)),
-    "converter jsonl": Reader(write_rows("rows.jsonl", PAIRS), lambda folder: list(records.read_records(folder / "rows.jsonl"))),
-    "converter json": Reader(
-        lambda folder: [whole(folder / "rows.json", PAIRS)], lambda folder: list(records.read_records(folder / "rows.json"))
+    "converter jsonl": Reader(
+        write_rows("rows.jsonl", PAIRS), lambda folder: list(records.read_records(folder / "rows.jsonl")), refuses=False
     ),
-    "converter parquet": Reader(write_parquet, lambda folder: list(records.read_records(folder / "pairs.parquet"))),
+    "converter json": Reader(
+        lambda folder: [whole(folder / "rows.json", PAIRS)],
+        lambda folder: list(records.read_records(folder / "rows.json")),
+        # What begins with no bracket is read as lines, which cost themselves.
+        harmless=("empty", "another value"),
+    ),
+    "converter parquet": Reader(
+        write_parquet, lambda folder: list(records.read_records(folder / "pairs.parquet")), harmless=("another beginning",)
+    ),
     "photos": Reader(write_photos, lambda folder: load_photos(folder / "photos.parquet")),
     "world": Reader(write_world, lambda folder: run_world(WorldConfig(out=folder / "world", num_scenes=4))),
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
-    "hallusionbench judged": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
+    "hallusionbench judged": Reader(write_judged_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
     "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json", allow_partial="yes")),
     "mmhal": Reader(write_mmhal, read_evaluation("mmhal", "answers.json", judgements="judged.json")),
     "object-halbench": Reader(write_halbench, read_halbench),
@@ -349,11 +368,11 @@ READERS = {
     "unfinished answers": Reader(write_unfinished, lambda folder: resume_answers(folder / "pope_answers.jsonl.partial", {"source": "m"})),
     "report": Reader(write_report, read_report),
     "judge cache": Reader(write_judge_cache, read_judge_cache),
-    "yaml": Reader(write_config, read_config_file),
+    "yaml": Reader(write_config, read_config_file, unnamed=True),
     "scores": Reader(write_scores, lambda folder: run_fuse(FuseOptions(pairs=folder / "pairs.jsonl", out=folder / "scored"))),
     "run record": Reader(write_run, write_card),
-    "manifest": Reader(write_checkpoint, read_checkpoint),
-    "model config": Reader(write_model_configs, read_model_configs),
+    "manifest": Reader(write_checkpoint, read_checkpoint, refuses=False),
+    "model config": Reader(write_model_configs, read_model_configs, unnamed=True),
     **{
         f"image {kind}": Reader(write_images(kind), read_image) for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
     },

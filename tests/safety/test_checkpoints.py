@@ -15,8 +15,9 @@ from transformers.trainer_pt_utils import safe_globals
 
 from mmalign.cli import main
 from mmalign.evaluation.judges.local import LocalJudge
-from mmalign.models.compose import ComposeConfig, compose_mllm
+from mmalign.models.compose import compose_mllm
 from mmalign.models.load import load_clip, load_config, load_mllm
+from mmalign.options.models import ComposeConfig
 from mmalign.training.checkpoints import write_manifest
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tokenizer

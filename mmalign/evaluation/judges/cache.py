@@ -91,11 +91,11 @@ def _drop_cut_off(file: BinaryIO) -> bytes:
 def _parse(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-        if isinstance(row["key"], str) and isinstance(row["response"], str) and isinstance(row["cut"], bool):
-            return row
-    except (ValueError, KeyError, TypeError, RecursionError):
-        pass
-    raise UserError(f"{place} is no judgement: {line[:80]!r}; remove the line to have its prompt asked again")
+    except (RecursionError, ValueError):
+        row = None
+    if not isinstance(row, dict) or not row.keys() >= {"key", "response", "cut"}:
+        raise UserError(f"{place} is no judgement: {line[:80]!r}; remove the line to have its prompt asked again")
+    return row
 
 
 def _write_whole(descriptor: int, data: bytes) -> None:

@@ -1,14 +1,11 @@
 """A judge behind an OpenAI-compatible endpoint: a hosted model, or a server such as vLLM's."""
 
-import email.utils
 import ipaddress
 import json
 import logging
 import os
-import random
 import re
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,7 +17,7 @@ import yaml
 
 from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
-from mmalign.evaluation.rows import read_choice
+from mmalign.evaluation.rows import read_completion
 
 logger = logging.getLogger(__name__)
 
@@ -35,13 +32,10 @@ _UNKNOWN = re.compile(
 KEY_VARIABLE = "OPENAI_API_KEY"
 # The endpoint refuses whoever asks: asking anything else is vain.
 _REFUSES_ALL = {401, 403, 404}
-# A time-out, a conflict, too many requests: the same request may pass later, as after any fault of the server (5xx).
-_PASSING = {408, 409, 425, 429}
 # A shorter key is a word that stands for none.
 MIN_SECRET = 16
 # So many prompts failed for good that the endpoint itself is at fault.
 _MAX_FAILED = 8
-_LONGEST_WAIT = 60.0
 
 
 class OpenAIJudge:
@@ -56,8 +50,7 @@ class OpenAIJudge:
         api_key_env: str | None = KEY_VARIABLE,
         decoding: Mapping[str, Any] = DECODING,
         concurrency: int = 8,
-        max_retries: int = 6,
-        first_wait: float = 1.0,
+        max_retries: int = 10,
         timeout: float = 120.0,
         option: str = "decoding",
     ) -> None:
@@ -70,8 +63,8 @@ class OpenAIJudge:
             api_key_env: Environment variable that holds the key; None for an endpoint that needs none.
             decoding: Sent with every request as it is, and part of the key.
             concurrency: Most requests at once.
-            max_retries: Times that a request which failed in passing is sent again.
-            first_wait: Seconds before the first of them; doubled each time, unless the server says ``Retry-After``.
+            max_retries: Times that the client sends a request again which failed in passing, after waits that double or that the server
+                names; and times that a prompt is asked again whose reply was empty or none.
             timeout: Seconds that a request may take.
             option: What the user sets ``decoding`` by, for advice.
 
@@ -84,9 +77,9 @@ class OpenAIJudge:
                 f"concurrency is {concurrency}, max_retries {max_retries} and timeout {timeout}; expected at least 1, 0 and more than 0"
             )
         self._model, self._decoding, self._option = model, dict(decoding), option
-        self._concurrency, self._max_retries, self._first_wait = concurrency, max_retries, first_wait
+        self._concurrency, self._max_retries = concurrency, max_retries
         self._key = _read_key(api_key_env)
-        self._client = _build_client(url, self._key, timeout)
+        self._client = _build_client(url, self._key, timeout=timeout, max_retries=max_retries)
         self._cache = JudgementCache(cache, judge={"model": model, "decoding": self._decoding})
 
     @property
@@ -126,21 +119,18 @@ class OpenAIJudge:
         return [self._cache[prompt] for prompt in prompts]
 
     def _settle(self, prompt: str, failures: "_Failures") -> None:
-        """Ask until there is an answer, which goes to the cache, or a failure for good."""
-        for attempt in range(self._max_retries + 1):
+        """Ask until there is an answer, which goes to the cache, or a failure."""
+        for left in range(self._max_retries, -1, -1):
             if failures.stop.is_set():
                 return
             outcome = self._request(prompt)
             if isinstance(outcome, _Answer):
                 self._cache.add(prompt, outcome.text, cut=outcome.cut)
                 return
-            if not outcome.passing or attempt == self._max_retries:
-                failures.add(outcome, tries=attempt + 1)
+            if not (outcome.ask_again and left):
+                failures.add(outcome)
                 return
-            wait = min(self._first_wait * 2**attempt, _LONGEST_WAIT) * random.uniform(0.5, 1.0)
-            wait = wait if outcome.retry_after is None else outcome.retry_after
-            logger.info("%s: %s; asked again in %.1f s", self._model, outcome.reason, wait)
-            failures.stop.wait(wait)
+            logger.info("%s: %s; asked again", self._model, outcome.reason)
 
     def _request(self, prompt: str) -> "_Answer | _Failure":
         from openai import APIConnectionError, APIStatusError
@@ -151,20 +141,16 @@ class OpenAIJudge:
             reply = self._client.chat.completions.with_raw_response.create(
                 model=self._model, messages=[{"role": "user", "content": prompt}], extra_body=self._decoding
             )
-            return _read_reply(self._redact(reply.http_response.text))
         except APIStatusError as error:
-            status = error.status_code
-            reason = _shorten(self._redact(f"HTTP {status}: {error.message}"))
-            refused = find_refused(error.message, self._decoding) if status in (400, 422) else None
-            return _Failure(
-                reason if refused is None else f"{reason}; set {self._option} to '{advise_decoding(self._decoding, refused)}'",
-                passing=status in _PASSING or status >= 500,
-                refuses_all=status in _REFUSES_ALL or refused is not None,
-                retry_after=_read_retry_after(error.response.headers.get("retry-after")),
-            )
+            reason = _shorten(self._redact(f"HTTP {error.status_code}: {error.message}"))
+            refused = find_refused(error.message, self._decoding) if error.status_code in (400, 422) else None
+            if refused is not None:
+                reason += f"; set {self._option} to '{advise_decoding(self._decoding, refused)}'"
+            return _Failure(reason, refuses_all=error.status_code in _REFUSES_ALL or refused is not None)
         except APIConnectionError as error:
             # A time-out is one too. The cause says what the client's "Connection error." leaves out.
-            return _Failure(_shorten(self._redact(f"{error} {error.__cause__ or ''}")), passing=True)
+            return _Failure(_shorten(self._redact(f"{error} {error.__cause__ or ''}")))
+        return _read_reply(self._redact(reply.http_response.text))
 
     def _redact(self, text: str) -> str:
         """Some servers quote the key that they refuse; it must not reach a log or a file.
@@ -181,9 +167,8 @@ class _Answer(NamedTuple):
 
 class _Failure(NamedTuple):
     reason: str
-    passing: bool
+    ask_again: bool = False
     refuses_all: bool = False
-    retry_after: float | None = None
 
 
 @dataclass
@@ -193,8 +178,8 @@ class _Failures:
     stop: threading.Event = field(default_factory=threading.Event)
     reasons: list[str] = field(default_factory=list)
 
-    def add(self, failure: _Failure, *, tries: int) -> None:
-        self.reasons.append(f"{failure.reason} (tries: {tries})")
+    def add(self, failure: _Failure) -> None:
+        self.reasons.append(failure.reason)
         if failure.refuses_all or len(self.reasons) >= _MAX_FAILED:
             self.stop.set()
 
@@ -267,49 +252,34 @@ def advise_decoding(decoding: Mapping[str, Any], refused: str) -> str:
     return str(yaml.safe_dump(settings, default_flow_style=True, sort_keys=False, width=1000)).strip()
 
 
-def _build_client(url: str, key: str | None, timeout: float) -> Any:
+def _build_client(url: str, key: str | None, *, timeout: float, max_retries: int) -> Any:
     try:
         from openai import OpenAI
     except ImportError as error:
         raise ImportError("a judge behind an endpoint needs the openai client: pip install 'mmalign[judge]'") from error
-    # The client refuses to be without a key. Retries are this module's: the client's know no malformed or empty reply.
-    return OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=0)
+    # The client refuses to be without a key.
+    return OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=max_retries)
 
 
 def _read_reply(text: str) -> _Answer | _Failure:
-    """Read a chat completion; a reply without words is a failure in passing, unless it spent its whole length on thoughts.
+    """Read a chat completion; a reply without words is asked for again, unless it spent its whole length on thoughts.
 
     A server that sends reasoning apart may send it alone: a reply that ended by itself is then taken for the answer (the model did not
     mark where its reasoning ends), one that ended at its longest length for an unfinished one.
     """
     try:
-        choice = json.loads(text)["choices"][0]
-        reply, reason = read_choice(choice), choice.get("finish_reason")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        return _Failure(f"a reply that is no chat completion ({type(error).__name__}): {text[:200]!r}", passing=True)
+        reply = read_completion(json.loads(text))
+    except ValueError as error:
+        return _Failure(f"a reply that is no chat completion ({error}): {text[:200]!r}", ask_again=True)
+    cut = reply.at_limit is True
     if reply.content is not None and reply.content.strip():
-        return _Answer(reply.content, cut=reply.at_limit is True)
+        return _Answer(reply.content, cut=cut)
     if reply.reasoning and reply.reasoning.strip():
-        return _Answer(f"<think>\n{reply.reasoning}" if reply.at_limit else reply.reasoning, cut=reply.at_limit is True)
-    if reply.at_limit:
-        return _Failure(f"a reply without words (finish_reason {reason!r}): raise the longest length in decoding", passing=False)
-    return _Failure(f"a reply without words (finish_reason {reason!r})", passing=True)
+        return _Answer(f"<think>\n{reply.reasoning}" if cut else reply.reasoning, cut=cut)
+    if cut:
+        return _Failure("a reply without words that ended at its longest length: raise it in decoding")
+    return _Failure("a reply without words", ask_again=True)
 
 
 def _shorten(text: str) -> str:
     return " ".join(text.split())[:500]
-
-
-def _read_retry_after(value: str | None) -> float | None:
-    """Seconds to wait, from a header that holds seconds or a date."""
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except ValueError:
-            return None
-    # In this order, not-a-number becomes no wait.
-    return min(max(0.0, seconds), 10 * _LONGEST_WAIT)

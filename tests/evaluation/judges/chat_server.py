@@ -31,7 +31,8 @@ def raw(body: bytes, content_type: str = "application/json") -> Reply:
 
 
 def fault(status: int, message: str = "no", **headers: str) -> Reply:
-    names = {name.replace("_", "-"): value for name, value in headers.items()}
+    # Of the client's own, so that tests don't wait.
+    names = {name.replace("_", "-"): value for name, value in (headers or {"retry_after_ms": "10"}).items()}
     return lambda handler: send(handler, json.dumps({"error": {"message": message}}).encode(), status=status, headers=names)
 
 

@@ -36,7 +36,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def build_judge(server: ChatServer, folder: Path, **options: Any) -> OpenAIJudge:
-    defaults: dict[str, Any] = {"url": server.url, "model": "judge-1", "cache": folder / "cache.jsonl", "first_wait": 0.01, "timeout": 5.0}
+    defaults: dict[str, Any] = {"url": server.url, "model": "judge-1", "cache": folder / "cache.jsonl", "timeout": 5.0}
     return OpenAIJudge(**defaults | options)
 
 
@@ -89,25 +89,20 @@ def test_what_fails_in_passing_is_asked_again(server: ChatServer, tmp_path: Path
     assert server.asked() == {"p": 3, "q": 1}
 
 
-def test_waits_double_and_retry_after_is_obeyed(server: ChatServer, tmp_path: Path) -> None:
-    server.scripts["p"] = [fault(500)] * 4
-    build_judge(server, tmp_path, first_wait=0.08).ask(["p"])
-    waits = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
-    # Each wait is between a half and the whole of 0.08 * 2 ** n; a request's own time comes on top.
-    assert all(0.04 * 2**n <= wait <= 0.08 * 2**n + 0.1 for n, wait in enumerate(waits)), waits
-    server.times.clear()
-    server.scripts["q"] = [fault(429, Retry_After="0.6"), fault(503, Retry_After=formatdate(time.time() - 5, usegmt=True))]
-    build_judge(server, tmp_path, first_wait=30.0).ask(["q"])
+def test_retry_after_is_obeyed(server: ChatServer, tmp_path: Path) -> None:
+    server.scripts["q"] = [fault(429, Retry_After="0.6"), fault(503, Retry_After=formatdate(time.time() + 2, usegmt=True))]
+    build_judge(server, tmp_path).ask(["q"])
     first, second = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
-    assert 0.6 <= first < 2.0
-    assert second < 1.0, "a date that is past asks for no wait"
+    assert 0.6 <= first < 1.5
+    # A date is of whole seconds.
+    assert 0.3 < second < 2.5
 
 
 def test_what_stays_broken_is_named_and_the_rest_is_kept(server: ChatServer, tmp_path: Path) -> None:
     server.scripts[PROMPTS[2]] = [fault(500, "out of memory")] * 3
     judge = build_judge(server, tmp_path, max_retries=2)
     message = r"judge-1 left 1 of 6 prompts unanswered; 5 are answered and cached in .*cache.jsonl, and running again goes on"
-    with pytest.raises(ValueError, match=rf"{message}.* HTTP 500: .*out of memory.* \(tries: 3\)"):
+    with pytest.raises(ValueError, match=rf"{message}.* HTTP 500: .*out of memory"):
         judge.ask(PROMPTS)
     assert judge.ask(PROMPTS) == [f"echo: {prompt}" for prompt in PROMPTS]
     assert server.asked() == dict.fromkeys(PROMPTS, 1) | {PROMPTS[2]: 4}
@@ -115,7 +110,7 @@ def test_what_stays_broken_is_named_and_the_rest_is_kept(server: ChatServer, tmp
 
 def test_a_prompt_that_is_refused_is_not_asked_again(server: ChatServer, tmp_path: Path) -> None:
     server.scripts["long"] = [fault(400, "context length exceeded")]
-    with pytest.raises(ValueError, match=r"1 of 2 prompts unanswered.*context length exceeded.*tries: 1"):
+    with pytest.raises(ValueError, match=r"1 of 2 prompts unanswered.*context length exceeded"):
         build_judge(server, tmp_path, concurrency=1).ask(["long", "short"])
     assert server.asked() == {"long": 1, "short": 1}
 
@@ -251,7 +246,7 @@ def test_reasoning_that_is_sent_apart(server: ChatServer, tmp_path: Path) -> Non
 
 def test_a_length_spent_without_a_word_is_not_asked_again(server: ChatServer, tmp_path: Path) -> None:
     server.scripts["p"] = [completion("", finish_reason="length")]
-    with pytest.raises(ValueError, match=r"a reply without words \(finish_reason 'length'\): raise the longest length in decoding"):
+    with pytest.raises(ValueError, match="a reply without words that ended at its longest length: raise it in decoding"):
         build_judge(server, tmp_path).ask(["p"])
     assert server.asked() == {"p": 1}
 

@@ -2,8 +2,7 @@
 
 No tensor of the size of a vocabulary is held beyond one chunk, of either model (see ``divergence.py``).
 
-Shape legend: K = scored tokens, T and D = hidden widths of teacher and student, B = rows, L = row length, N = tokens that a cached
-teacher names.
+Shape legend: K = scored tokens, T = the teacher's hidden width, B = rows, L = row length.
 """
 
 from typing import Any, NamedTuple
@@ -11,26 +10,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
-from mmalign.engine.head import LogitTransform, linear_token_logps
+from mmalign.engine.divergence import Head, Prediction, TeacherStates, TopTokens, linear_divergence
+from mmalign.engine.head import LogitTransform, chunks, linear_token_logps
 from mmalign.engine.logps import run_with_head, unwrap
-
-
-class TeacherStates(NamedTuple):
-    """What a live teacher says of each token: its head turns the hidden states into logits."""
-
-    hidden: Tensor
-    """(K, T)"""
-    head: Head
-
-
-class TopTokens(NamedTuple):
-    """What a cached teacher said of each token."""
-
-    ids: Tensor
-    """(K, N)"""
-    logps: Tensor
-    """(K, N + 1): the last one is that of all other tokens together."""
+from mmalign.options.methods import DivergenceOptions
 
 
 class StudentOutput(NamedTuple):
@@ -68,11 +51,33 @@ def compute_teacher_states(teacher: nn.Module, batch: dict[str, Any], *, index: 
     return TeacherStates(hidden.to(found[0].weight.dtype), found[0])
 
 
+@torch.no_grad()
+def find_top_tokens(teacher: TeacherStates, number: int, *, vocabulary: int) -> TopTokens:
+    """Find each token's likeliest successors, chunk by chunk.
+
+    Args:
+        teacher: From ``compute_teacher_states``.
+        number: N, below ``vocabulary``.
+        vocabulary: Tokens of the teacher; padding rows of its head are left out.
+
+    Returns:
+        Ids (K, N) and log-probabilities (K, N + 1), float32.
+    """
+    head = teacher.head.cut(vocabulary)
+    found: list[tuple[Tensor, Tensor]] = []
+    for part in chunks(len(teacher.hidden), vocabulary):
+        logps = head.logits(teacher.hidden[part]).log_softmax(-1)
+        values, ids = logps.topk(number)
+        # Summed over the others themselves: 1 - the named ones cancels where the teacher is sure.
+        found.append((ids, torch.cat([values, logps.scatter_(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)], -1)))
+    return TopTokens(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
 def compute_student_output(
     student: nn.Module,
     batch: dict[str, Any],
-    teacher: TeacherStates | TopTokens,
-    divergence: Divergence,
+    teacher: Prediction,
+    options: DivergenceOptions,
     *,
     vocabulary: int,
     index: Tensor | None = None,
@@ -84,7 +89,7 @@ def compute_student_output(
         student: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
         batch: From ``collate_prompts``, of the student's processor.
         teacher: For the same scored tokens.
-        divergence: Kind and temperature.
+        options: Divergence and temperature.
         vocabulary: Tokens, from id 0 on, that both share; both distributions are cut to them and sum to 1 again.
         index: (K,) places of the hidden states that are compared; those that predict the scored tokens if not given.
         with_logps: Whether log p of the tokens is wanted too, under the student's whole vocabulary.
@@ -94,11 +99,7 @@ def compute_student_output(
 
     def compare(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
         own = Head(head.weight, head.bias, transform).cut(vocabulary)
-        taught = hidden.index_select(0, compared)
-        if isinstance(teacher, TopTokens):
-            value = linear_top_divergence(taught, own, *teacher, divergence)
-        else:
-            value = linear_divergence(taught, own, teacher.hidden, teacher.head.cut(vocabulary), divergence)
+        value = linear_divergence(hidden.index_select(0, compared), own, teacher.cut(vocabulary), options)
         if not with_logps:
             return value[None]
         scored = hidden.index_select(0, layout["index"])
