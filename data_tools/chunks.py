@@ -1,17 +1,12 @@
-"""Work that may be killed at any time: done in chunks that are written whole or not at all.
+"""Work of the builders in chunks: stopped at any time, it is resumed to the same bytes."""
 
-A chunk holds always the same rows, so a run that goes on makes the same batches as one that was never stopped, and the same bytes.
-"""
-
-import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from mmalign.data.whole_files import write_whole
+from mmalign.data.shards import Advance, Shards, write_lines
 from mmalign.errors import UserError
+from mmalign.files import claim
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 
@@ -24,7 +19,7 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
         work: Makes the lines of the rows in a range.
         out: Folder of the chunks, and of ``build.json`` with the fingerprint.
         fingerprint: All that decides the lines; a folder with another one is refused.
-        size: Rows a chunk.
+        size: Rows per chunk.
         label: Name of the progress bar.
 
     Returns:
@@ -35,18 +30,12 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
     """
     if size < 1:
         raise UserError(f"batch_size is {size}; expected at least 1")
-    _claim(out, {**fingerprint, "rows": num_rows, "chunk": size})
-    (out / "chunks").mkdir(exist_ok=True)
-    paths = []
-    with tqdm(total=num_rows, desc=label, unit="row", leave=False) as bar:
-        for start in range(0, num_rows, size):
-            rows = range(start, min(start + size, num_rows))
-            path = out / "chunks" / f"{start:09d}.jsonl"
-            if not path.is_file():
-                write_whole(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in work(rows)))
-            bar.update(len(rows))
-            paths.append(path)
-    return paths
+    claim(out / "build.json", {**fingerprint, "rows": num_rows, "chunk": size}, what="another run")
+
+    def write(rows: range, path: Path, advance: Advance) -> None:
+        write_lines(path, work(rows))
+
+    return list(Shards(out / "chunks", num_rows, size).finish(write, label=label))
 
 
 def chunk_seed(seed: int, start: int) -> int:
@@ -62,25 +51,3 @@ def chunk_seed(seed: int, start: int) -> int:
     if not 0 <= seed < 2**31:
         raise UserError(f"seed is {seed}; expected 0 to {2**31 - 1}")
     return seed * 2**32 + start
-
-
-def read_chunks(paths: Sequence[Path]) -> Iterator[dict[str, Any]]:
-    """Yield the lines of all chunks."""
-    for path in paths:
-        with path.open(encoding="utf-8") as file:
-            yield from map(json.loads, file)
-
-
-def _claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    path = out / "build.json"
-    # As it will be read back: tuples become lists.
-    wanted = json.loads(json.dumps(fingerprint))
-    if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in wanted if held.get(key) != wanted[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted[key]!r}; choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(wanted, indent=1, sort_keys=True) + "\n")

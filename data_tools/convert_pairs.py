@@ -125,7 +125,7 @@ def _texts(pair: Pair) -> Iterator[str]:
 
 def _write_record(options: ConvertOptions, files: Sequence[Path], folder: Path, counts: dict[str, int]) -> None:
     from mmalign import __version__
-    from mmalign.data.hashing import hash_file
+    from mmalign.files import hash_file
 
     content = {
         "set": options.set,

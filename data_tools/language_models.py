@@ -26,7 +26,7 @@ class NamesModel(Protocol):
 
 def describe_language_model(options: NamesModel, llm: Any) -> dict[str, Any]:
     """Tell what a language model's replies come from, to know a run again: its name, and a local one's weights."""
-    from mmalign.engine.reference_cache import fingerprint_checkpoint
+    from mmalign.models.fingerprint import fingerprint_checkpoint
 
     return {"llm": llm.name, "llm_weights": None if options.llm is None else fingerprint_checkpoint(options.llm, dtype="auto")}
 

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.chunks import read_chunks, run_chunks
+from data_tools.chunks import run_chunks
 from data_tools.negative_options import NegativeOptions
 from data_tools.pair_files import PairWriter, checked_pair, image_cell
 from data_tools.pair_sets import Messages, Pair
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
+from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
+from mmalign.files import hash_file, whole
 
 # The rejected responses to some rows: a text, or a ValueError that tells why there is none.
 Answers = list[str | ValueError]
@@ -110,31 +111,29 @@ def write_pairs(
         embed: Whether paths become bytes.
         max_share: Largest tolerated share of rejected lines.
     """
-    partial = out / "pairs.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    writer = PairWriter(partial, shard_rows=2000)
     rejects = Rejects(out / "rejects.jsonl", max_share=max_share)
-    seen = without = 0
-    for line in read_chunks(chunks):
-        seen += 1
-        name = str(line["index"])
-        try:
-            name, made = pair(line)
-            if made is None:
-                without += 1
-                continue
-            checked_pair(made, [load_image(value, root=image_root) for value in made.images])
-            cells = [image_cell(value, root=image_root, embed=embed) for value in made.images]
-            texts = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
-            writer.add({"id": made.id, "images": cells, **texts, "source": made.source})
-        except ValueError as error:
-            rejects.add(error.name if isinstance(error, RejectedRow) else name, str(error))
-    writer.close()
-    rejects.check(seen, final=True)
-    if not writer.num_rows:
-        raise UserError(f"no pair from {seen} rows ({without} without two unequal responses); reasons, if any, are in {rejects.path}")
-    shutil.rmtree(out / "pairs", ignore_errors=True)
-    partial.rename(out / "pairs")
+    with whole(out / "pairs") as partial:
+        writer = PairWriter(partial, shard_rows=2000)
+        seen = without = 0
+        for line in read_lines(chunks):
+            seen += 1
+            name = str(line["index"])
+            try:
+                name, made = pair(line)
+                if made is None:
+                    without += 1
+                    continue
+                checked_pair(made, [load_image(value, root=image_root) for value in made.images])
+                cells = [image_cell(value, root=image_root, embed=embed) for value in made.images]
+                texts = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
+                writer.add({"id": made.id, "images": cells, **texts, "source": made.source})
+            except ValueError as error:
+                rejects.add(error.name if isinstance(error, RejectedRow) else name, str(error))
+        writer.close()
+        rejects.check(seen, final=True)
+        if not writer.num_rows:
+            raise UserError(f"no pair from {seen} rows ({without} without two unequal responses); reasons, if any, are in {rejects.path}")
+        shutil.rmtree(out / "pairs", ignore_errors=True)
     print(f"{writer.num_rows:,} pairs in {out / 'pairs'}, {rejects.num_rejected:,} rows rejected, {without:,} without a pair")
 
 

@@ -130,7 +130,7 @@ def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], r
 def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> dict[str, Any]:
     """All that decides the result."""
     from data_tools.language_models import describe_language_model
-    from mmalign.engine.reference_cache import fingerprint_checkpoint
+    from mmalign.models.fingerprint import fingerprint_checkpoint
 
     names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "max_new_tokens", "seed")
     models = {"model": options.model, "labeler": options.labeler}

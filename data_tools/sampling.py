@@ -9,7 +9,6 @@ from PIL import Image
 
 from data_tools.response_scores import Sampled, Scorer
 from mmalign.data.encode import batch_prompts
-from mmalign.data.hashing import hash_file
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
 from mmalign.engine.generation import continue_rows
@@ -17,6 +16,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.rows import read_jsonl
+from mmalign.files import hash_file
 
 Source = tuple[list[Sampled], Path, Mapping[str, str] | None, dict[str, str]]
 

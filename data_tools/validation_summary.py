@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from mmalign.tables import markdown_table
+
 
 def summarise(report: dict[str, Any]) -> str:
     """Put the report in a page of text."""
@@ -22,25 +24,27 @@ def summarise(report: dict[str, Any]) -> str:
         lines.append("- **Leaks**: not looked for; name folders of benchmark images with --benchmark-images.")
     lines += [
         "",
-        "| source | pairs | words chosen | words rejected | chosen longer | rejected longer | sign test p |",
-        "|---|---|---|---|---|---|---|",
+        markdown_table(
+            ["source", "pairs", "words chosen", "words rejected", "chosen longer", "rejected longer", "sign test p"],
+            [_bias_row(group, bias) for group, bias in report["length"].items()],
+        ),
     ]
-    for group, bias in report["length"].items():
-        lines.append(
-            f"| {group} | {bias['pairs']:,} | {bias['mean_words_chosen']:.1f} | {bias['mean_words_rejected']:.1f} | "
-            f"{bias['share_chosen_longer']:.1%} | {bias['share_rejected_longer']:.1%} | {bias['sign_test_p']:.2g} |"
-        )
     lines += ["", f"{images['distinct']:,} distinct images, at most {images['most_uses']:,} rows on one."]
     if images["distinct"]:
-        lines += ["", *_table("", "min", "quartile", "median", "quartile", "max")]
-        lines += [
-            f"| {name.replace('_', ' ')} | {' | '.join(f'{value:.4g}' for value in images[name].values())} |"
-            for name in ("width", "height", "aspect_ratio")
-        ]
+        sizes = ([name.replace("_", " "), *(f"{v:.4g}" for v in images[name].values())] for name in ("width", "height", "aspect_ratio"))
+        lines += ["", markdown_table(["", "min", "quartile", "median", "quartile", "max"], sizes)]
         counted = {name: ", ".join(f"{key} {count:,}" for key, count in images[name].items()) for name in ("modes", "formats")}
         lines += ["", f"Modes: {counted['modes']}. Formats: {counted['formats']}."]
     return "\n".join(lines) + "\n"
 
 
-def _table(*titles: str) -> tuple[str, str]:
-    return f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"
+def _bias_row(group: str, bias: dict[str, Any]) -> list[str]:
+    words = f"{bias['mean_words_chosen']:.1f}", f"{bias['mean_words_rejected']:.1f}"
+    return [
+        group,
+        f"{bias['pairs']:,}",
+        *words,
+        f"{bias['share_chosen_longer']:.1%}",
+        f"{bias['share_rejected_longer']:.1%}",
+        f"{bias['sign_test_p']:.2g}",
+    ]

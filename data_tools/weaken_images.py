@@ -44,7 +44,7 @@ def run(options: WeakenOptions) -> None:
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import Answers, build_negatives
     from data_tools.weakening import NUM_STEPS, generate_hallucinated
-    from mmalign.engine.reference_cache import fingerprint_checkpoint
+    from mmalign.models.fingerprint import fingerprint_checkpoint
 
     if not 0 <= options.step < NUM_STEPS:
         raise UserError(f"step is {options.step}; expected 0 to {NUM_STEPS - 1}")

@@ -3,13 +3,15 @@
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from mmalign import __version__
 from mmalign.config import parse_options
 from mmalign.errors import UserError
+from mmalign.options.methods import METHODS
+from mmalign.terminal import quiet_libraries
 
 
 class Command(NamedTuple):
@@ -32,38 +34,30 @@ COMMANDS = {
         "upcycle:run",
         "turn a dense model into a mixture of experts that computes the same",
     ),
-    "train contrastive": Command("training:ContrastiveOptions", "train:run_contrastive", "train an image-text scorer (CLIP)"),
-    "train sft": Command("methods:SftOptions", "train:run_sft", "fine-tune on chats about images"),
-    "train mimic": Command("methods:MimicOptions", "train:run_mimic", "distil a teacher into a student on chats"),
-    "train preference": Command(
-        "methods:PreferenceOptions",
-        "train:run_preference",
-        "DPO and its family on preference pairs",
-    ),
-    "train listwise": Command("methods:ListwiseOptions", "train:run_listwise", "the same on lists of scored responses"),
+    **{f"train {name}": Command(f"methods:{entry.options.__name__}", "training:run", entry.summary) for name, entry in METHODS.items()},
     "merge": Command(
         "models:MergeOptions",
         "merge:run",
         "join a LoRA adapter and its base model to one checkpoint",
     ),
-    "train dual-head": Command(
-        "classifier:DualHeadOptions",
-        "classify:run_train",
+    "classifier train": Command(
+        "classifier:TrainClassifierOptions",
+        "classifier:run_train",
         "distil a vision-language teacher into a classifier, few labels",
     ),
-    "evaluate-classifier": Command(
+    "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classify:run_evaluate",
+        "classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
-    "tune-mixing": Command(
+    "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classify:run_tune",
+        "classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
-    "export": Command(
-        "classifier:ExportOptions",
-        "classify:run_export",
+    "classifier export": Command(
+        "classifier:ExportClassifierOptions",
+        "classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "score-difficulty": Command(
@@ -83,7 +77,7 @@ COMMANDS = {
     ),
     "cache-teacher": Command(
         "difficulty:CacheTeacherOptions",
-        "difficulty:run_cache_teacher",
+        "cache_teacher:run_cache_teacher",
         "store a teacher's likeliest tokens beside chats",
     ),
     "evaluate": Command(
@@ -114,6 +108,14 @@ COMMANDS = {
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
 }
 
+# Names of an earlier release, which still run, and what they are called now.
+RENAMED = {
+    "train dual-head": "classifier train",
+    "evaluate-classifier": "classifier evaluate",
+    "tune-mixing": "classifier tune",
+    "export": "classifier export",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -129,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] in ("-V", "--version"):
         print(__version__)
         return 0
-    name = next((" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in COMMANDS), None)
+    if old := _find_name(words, RENAMED):
+        print(f"mmalign {old}: is now called 'mmalign {RENAMED[old]}'; the old name goes with the next release", file=sys.stderr)
+        words[: len(old.split())] = RENAMED[old].split()
+    name = _find_name(words, COMMANDS)
     if name is None:
         return _unknown(words)
     command = COMMANDS[name]
@@ -137,6 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = [word for word in words if word != "--traceback"]
     options_class = _find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
+    quiet_libraries()
     joined = _in_process_group()
     finished = False
     try:
@@ -154,6 +160,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not joined:
             _leave_process_group(wait=finished)
     return 0
+
+
+def _find_name(words: Sequence[str], known: Container[str]) -> str | None:
+    """The name of two words or one that a command line begins with."""
+    return next((name for n in (2, 1) if (name := " ".join(words[:n])) in known), None)
 
 
 def _find(part: str, place: str) -> Any:

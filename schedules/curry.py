@@ -18,10 +18,10 @@ from typing import Any, Literal
 
 from data_tools.program import run_program
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
 from mmalign.errors import UserError
-from schedules.stages import claim, pair_row, train, training_words, write_rows
+from mmalign.files import claim, hash_file
+from schedules.stages import RECORD, pair_row, train, training_words, write_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ def run(options: CurryOptions) -> None:
     empty = [number for number, rows in enumerate(stages, start=1) if not rows]
     if empty:
         raise UserError(f"stage {empty[0]} of {options.stages} has no pairs; give more responses with different scores, or fewer stages")
-    claim(options.out, settings)
+    claim(options.out / RECORD, settings, what="another schedule")
     model = options.model
     for number, rows in enumerate(stages, start=1):
         data, folder = options.out / "pairs" / f"stage-{number}.parquet", options.out / f"stage-{number}"

@@ -28,9 +28,9 @@ from typing import Any
 from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.data.datasets import load_rows
-from mmalign.data.whole_files import write_whole
 from mmalign.errors import UserError
-from schedules.stages import claim, pair_row, read_lists, run_command, train, training_words, write_rows
+from mmalign.files import claim, write_whole
+from schedules.stages import RECORD, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
 PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
@@ -82,7 +82,8 @@ def run(options: IterateOptions) -> None:
         raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
     named = ("model", "sample", "min_score", "min_gap", "pairs_per_prompt", "replay", "train", "eval_data", "seed")
-    claim(options.out, {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]})
+    settings = {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]}
+    claim(options.out / RECORD, settings, what="another schedule")
     for number in range(1, options.rounds + 1):
         record = options.out / f"round-{number}" / "round.json"
         if not record.is_file():

@@ -1,6 +1,5 @@
-"""What schedules of several trainings share: commands that stop the schedule, a folder that belongs to one, pairs from scored lists."""
+"""What schedules of several trainings share: commands that stop the schedule, pairs from scored lists."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,33 +7,17 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from data_tools.chunks import read_chunks
 from data_tools.pair_files import image_cell
 from mmalign.cli import main as mmalign
-from mmalign.data.whole_files import write_whole
+from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
+from mmalign.files import whole
 
+RECORD = "schedule.json"
+"""Of what a schedule's folder belongs to."""
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
 """Options of ``train preference`` that a schedule sets itself."""
-
-
-def claim(out: Path, settings: Mapping[str, Any]) -> None:
-    """Mark a folder as one schedule's, or check that it is this one's.
-
-    Raises:
-        ValueError: If it holds another; the message names both values.
-    """
-    path, wanted = out / "schedule.json", json.loads(json.dumps(settings, default=str))
-    if not path.is_file():
-        out.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(wanted, indent=1, sort_keys=True))
-        return
-    held = json.loads(path.read_text(encoding="utf-8"))
-    differing = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
-    if differing:
-        key = differing[0]
-        raise UserError(f"{out} was begun with {key} {held.get(key)!r}, not {wanted.get(key)!r}; choose another --out")
 
 
 def training_words(text: str) -> list[str]:
@@ -81,7 +64,7 @@ def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path
         image_root: Folder of their images, which become bytes.
         suffix: Put behind a question's id.
     """
-    for line in read_chunks(sorted((sampled / "chunks").glob("*.jsonl"))):
+    for line in read_lines(sorted((sampled / "chunks").glob("*.jsonl"))):
         if "reason" in line:
             continue
         scored = zip(line["responses"], line["scores"], strict=True)
@@ -101,9 +84,9 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Pat
     """Write rows whose images become bytes; the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = [{**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"]]} for row in rows]
-    partial = path.with_name(path.name + ".partial")
-    Dataset.from_list(held).cast_column("images", List(Image(decode=False))).cast_column("images", List(Image())).to_parquet(str(partial))
-    partial.rename(path)
+    rows_of_bytes = Dataset.from_list(held).cast_column("images", List(Image(decode=False))).cast_column("images", List(Image()))
+    with whole(path) as partial:
+        rows_of_bytes.to_parquet(partial)
 
 
 def pair_row(row: Mapping[str, Any], chosen: str, rejected: str, scores: tuple[float, float], *, name: str) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from mmalign.tables import markdown_table
+
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = ("preference bfloat16", "preference nf4", "scoring bfloat16", "scoring nf4")
 # Dense bf16 FLOP/s from the makers' data sheets, by a part of the device's name; a device that is not here gets no utilisation.
@@ -60,15 +62,15 @@ def hardware(device: str) -> str:
 def speed_table(results: dict[str, dict[str, Any]], name: str) -> str:
     """Write tokens and pairs a second, peak memory and utilisation."""
     peak = next((value for part, value in PEAKS.items() if part in name), None)
-    lines = ["| arm | s a step | pairs/s | tokens/s | peak MiB | MFU |", "|---|---:|---:|---:|---:|---:|"]
+    rows = []
     for arm, one in results.items():
         if "failed" in one:
-            lines.append(f"| {arm} | failed: {one['failed'].replace('|', '/')} | | | | |")
+            rows.append([arm, f"failed: {one['failed']}"])
             continue
         seconds, mfu = one["seconds"], "unknown" if peak is None else f"{one['flops'] / one['seconds'] / peak:.1%}"
-        rates = f"{one['pairs'] / seconds:.2f} | {one['tokens'] / seconds:,.0f} | {one['peak']:,.0f} | {mfu}"
-        lines.append(f"| {arm} | {seconds:.3f} | {rates} |")
-    return "\n".join(lines)
+        rates = f"{one['pairs'] / seconds:.2f}", f"{one['tokens'] / seconds:,.0f}", f"{one['peak']:,.0f}"
+        rows.append([arm, f"{seconds:.3f}", *rates, mfu])
+    return markdown_table(["arm", "s a step", "pairs/s", "tokens/s", "peak MiB", "MFU"], rows)
 
 
 def check_tests(options: argparse.Namespace) -> tuple[bool, str]:
@@ -138,7 +140,7 @@ def main() -> None:
     checks = {"GPU tests": check_tests(options), "FlexAttention equals SDPA": check_attention(measure("attention bfloat16", options))}
     if options.photos is not None:
         checks["photo world"] = check_photos(options)
-    rows = [f"| {check} | {'passed' if passed else 'FAILED'} | {text.replace('|', '/')} |" for check, (passed, text) in checks.items()]
+    rows = [[check, "passed" if passed else "FAILED", text] for check, (passed, text) in checks.items()]
     words = shlex.join(word for word in sys.argv[1:])
     versions = f"torch {torch.__version__}, Python {platform.python_version()}"
     page = [
@@ -150,7 +152,7 @@ def main() -> None:
         "weight of the language model and token in each pass, 3 passes a preference step and 1 in scoring, over the data sheet's dense "
         "bf16 peak; attention and the vision tower are not counted.",
         speed_table(results, name),
-        "| check | result | |\n|---|---|---|\n" + "\n".join(rows),
+        markdown_table(["check", "result", ""], rows, text=(0, 1, 2)),
     ]
     options.out.write_text("\n\n".join(page) + "\n", encoding="utf-8")
     print(options.out.read_text(encoding="utf-8"))

@@ -9,9 +9,10 @@ from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from transformers import AutoProcessor
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, digest_text
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, digest_text, fingerprint_checkpoint
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from tests.tiny_models import pair_rows
 
 
@@ -48,9 +49,12 @@ def scored_rows(num_rows: int, *, seed: int = 0, reference: Path | None = None) 
         return rows
     processor = AutoProcessor.from_pretrained(reference)
     cached = {"reference_logps_chosen": -20.0, "reference_logps_rejected": -21.0}
-    cached[FINGERPRINT] = fingerprint_checkpoint(str(reference), dtype="auto")
+    cached[REFERENCE_FINGERPRINT] = fingerprint_checkpoint(str(reference), dtype="auto")
     prompts = [_encode(processor, row) for row in rows]
-    return [{**row, **cached, TEXT: digest_text(found), IMAGES: found.image_digest} for row, found in zip(rows, prompts, strict=True)]
+    return [
+        {**row, **cached, REFERENCE_TEXT: digest_text(found), REFERENCE_IMAGES: found.image_digest}
+        for row, found in zip(rows, prompts, strict=True)
+    ]
 
 
 def _encode(processor: Any, raw: dict[str, Any]) -> EncodedPrompt:

@@ -9,8 +9,8 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from torch import nn
 
+from mmalign.classifier.dual_head import DualHead, DualHeadConfig, Preprocessing
 from mmalign.models.contrastive import build_clip
-from mmalign.models.dual_head import DualHead, DualHeadConfig, Preprocessing
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.tiny_models import CLIP_TOWER, random_image
 
@@ -27,7 +27,8 @@ def build_tiny_classifier(*, seed: int = 0, tower: bool = False, **options: Any)
     else:
         options = {"library": "timm", "architecture": "resnet10t", "backbone": RESNET, **options}
     size = 28 if tower else 32
-    config = DualHeadConfig(**{"classes": CLASSES, "preprocessing": Preprocessing(image_size=size, resize_size=size), **options})
+    kinds = {"heads": "dual", "ce_head": "linear", "kd_head": "linear", "preprocessing": Preprocessing(image_size=size, resize_size=size)}
+    config = DualHeadConfig(**{"classes": CLASSES, **kinds, **options})
     model = DualHead(config).eval()
     with torch.no_grad():
         for module in model.modules():

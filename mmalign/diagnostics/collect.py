@@ -79,7 +79,7 @@ def pool_pairs(model: nn.Module, pairs: Sequence[EncodedPrompt], reader: PairRea
     found: dict[int, Tensor] = {}
     for numbers, batch in reader.batches(model, pairs):
         states = compute_response_states(model, batch)
-        parts = states.final.float().split(states.logps.lengths().tolist())
+        parts = states.logps.scored.split(states.final.float())
         pooled = [(part[1:] if len(part) > 1 else part).mean(0).cpu() for part in parts]
         found |= {number: torch.stack(pooled[2 * i : 2 * i + 2]) for i, number in enumerate(numbers)}
     return torch.stack([found[i] for i in range(len(pairs))])
@@ -109,7 +109,7 @@ def sample_states(model: nn.Module, pairs: Sequence[EncodedPrompt], reader: Pair
             assert states.layers is not None
             finals.append(states.final.cpu())
             layers.append(states.layers.cpu())
-            chosen.append((states.logps.response % 2 == 0).cpu())
+            chosen.append((states.logps.scored.response % 2 == 0).cpu())
             total += len(states.final)
     return TokenStates(torch.cat(finals)[:max_tokens], torch.cat(layers, 1)[:, :max_tokens], torch.cat(chosen)[:max_tokens])
 

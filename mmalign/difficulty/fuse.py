@@ -9,35 +9,38 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
-from mmalign.data.json_files import read_json_object
+from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_COLUMNS, REFERENCE_FINGERPRINT, REFERENCE_LIST_COLUMNS, TOKEN_LOGPS
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
-from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, VoteConfig, fuse_gaps, fuse_signs
-from mmalign.engine.reference_cache import COLUMNS, FINGERPRINT, LIST_COLUMNS, LIST_LOGPS, LOGPS, TOKEN_LOGPS
+from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, fixed_weights, fuse_gaps, fuse_signs, name_proxies
 from mmalign.errors import UserError
+from mmalign.files import read_json_object, whole, write_whole
+from mmalign.options.difficulty import VoteOptions
 
 LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
 
 
-def check_votes(dataset: Dataset, config: VoteConfig) -> None:
-    """Check that the pairs have the gaps of all extra proxies.
+def check_votes(dataset: Dataset, votes: VoteOptions) -> None:
+    """Check that all proxies can vote.
 
     Raises:
-        ValueError: With the missing columns.
+        ValueError: With the proxies, weights or missing columns.
     """
-    check_columns(dataset.column_names, [_gap(name) for name in config.extra_proxies], what="the data set, for --extra-gaps,")
+    fixed_weights(votes)
+    extra = [_gap(name) for name in name_proxies(votes) if name not in PROXIES]
+    check_columns(dataset.column_names, extra, what="the data set, for --extra-gaps,")
 
 
-def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: VoteConfig) -> dict[str, Any]:
+def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: VoteOptions) -> dict[str, Any]:
     """Write ``scored.parquet`` and ``difficulty.json``.
 
     Args:
         dataset: The rows that were scored.
         shards: From ``score_pairs``.
         out: Folder of the two files.
-        config: Who votes, and with what weight.
+        votes: Who votes, and with what weight.
 
     Returns:
         The summary: statistics by group and proxy, agreement of the proxies overall and by source, counts.
@@ -45,12 +48,13 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
     Raises:
         ValueError: If no pair was scored, or a gap is not finite.
     """
-    check_votes(dataset, config)
+    check_votes(dataset, votes)
+    weights = fixed_weights(votes)
     scores = _read_scores(dataset, shards, out=out)
     if any(_gap(name) not in row for row in scores for name in PROXIES):
         raise UserError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
-    gaps = _read_gaps(dataset, scores, config)
-    groups = np.array([row["source"] if config.by_source else "all" for row in scores])
+    gaps = _read_gaps(dataset, scores, name_proxies(votes))
+    groups = np.array([row["source"] if votes.by_source else "all" for row in scores])
     difficulty, fused = np.empty(len(scores)), np.empty(len(scores))
     easiness = {name: np.empty(len(scores)) for name in gaps}
     statistics = {}
@@ -58,17 +62,17 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
         members = np.flatnonzero(groups == group)
         own = {name: values[members] for name, values in gaps.items()}
         identifiers = [scores[i]["id"] for i in members]
-        parts, difficulty[members], found = fuse_gaps(own, identifiers, weighting=config.weighting, fixed=config.weights)
+        parts, difficulty[members], found = fuse_gaps(own, identifiers, weighting=votes.weighting, fixed=weights)
         fused[members] = fuse_signs(own, {name: value.weight for name, value in found.items()})
         statistics[group] = {name: asdict(value) for name, value in found.items()}
         for name in gaps:
             easiness[name][members] = parts[name]
     columns: dict[str, list[Any]] = {_gap(name): values.tolist() for name, values in {**gaps, FUSED: fused}.items()}
-    columns |= {name: [row[name] for row in scores] for name in COLUMNS}
+    columns |= {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
     columns |= {f"easiness_{name}": easiness[name].tolist() for name in gaps} | {"difficulty": difficulty.tolist()}
     _write_columns(dataset, scores, columns, out / SCORED)
     summary = {
-        "weighting": config.weighting if config.weights is None else "fixed",
+        "weighting": votes.weighting if weights is None else "fixed",
         "statistics": statistics,
         "agreement": sign_agreement(*(gaps[name] for name in PROXIES)),
         "proxy_agreement": compare_proxies(gaps),
@@ -78,14 +82,14 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, config: 
         "mean_difficulty": float(difficulty.mean()),
         CUT: sum(row.get(CUT, 0) for row in scores),
     }
-    (out / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    write_whole(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
 
-def _read_gaps(dataset: Dataset, scores: Sequence[dict[str, Any]], config: VoteConfig) -> dict[str, Gaps]:
+def _read_gaps(dataset: Dataset, scores: Sequence[dict[str, Any]], proxies: Sequence[str]) -> dict[str, Gaps]:
     gaps: dict[str, Gaps] = {name: np.array([row[_gap(name)] for row in scores], dtype=np.float64) for name in PROXIES}
     indices = [row["index"] for row in scores]
-    for name in config.extra_proxies:
+    for name in proxies[len(PROXIES) :]:
         values = dataset.select(indices)[_gap(name)]
         try:
             gaps[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
@@ -108,7 +112,7 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
         ValueError: If no pair was scored.
     """
     scores = _read_scores(dataset, shards, out=out)
-    names = LIST_COLUMNS if LIST_LOGPS in scores[0] else COLUMNS
+    names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else REFERENCE_COLUMNS
     _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
@@ -123,7 +127,7 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     fingerprint = read_json_object(out / "scoring.json").get("reference")
     if not isinstance(fingerprint, str):
         raise UserError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
-    return [{**row, FINGERPRINT: fingerprint} for row in scores]
+    return [{**row, REFERENCE_FINGERPRINT: fingerprint} for row in scores]
 
 
 def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
@@ -134,6 +138,5 @@ def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: 
         scored = scored.remove_columns(name) if name in scored.column_names else scored
         # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
         scored = scored.add_column(name, values, feature=LOGP_FEATURES.get(name))
-    partial = path.with_name(path.name + ".partial")
-    scored.to_parquet(partial)
-    partial.rename(path)
+    with whole(path) as partial:
+        scored.to_parquet(partial)

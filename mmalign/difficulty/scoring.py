@@ -1,5 +1,6 @@
 """Score pairs shard by shard: each shard is written whole or not at all, so a stopped run goes on and ends with the same bytes."""
 
+import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,21 +10,18 @@ from typing import Any
 from datasets import Dataset
 from tqdm import tqdm
 
+from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, cache_list, cache_pair, check_images
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.images import digest_images
-from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
-from mmalign.data.whole_files import write_whole
+from mmalign.data.shards import SHARD_SIZE, Advance, Shards, Share, write_lines
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
-from mmalign.difficulty.shares import Share
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
-from mmalign.engine.reference_cache import IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, cache_columns, cache_list_columns
 from mmalign.errors import UserError
-from mmalign.options.rows import AnswerEnd
+from mmalign.files import claim, expected_form
+from mmalign.options.difficulty import ReadOptions
 
-SHARD_SIZE = 512
 CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
 WINDOW_BATCHES = 8
@@ -42,25 +40,26 @@ class Scorers:
 
 
 @dataclass(frozen=True)
-class ScoreConfig:
-    """How pairs are read and batched."""
+class _Rows:
+    """A data set, and how its rows are read."""
 
-    batch_size: int = 16
-    max_length: int | None = None
-    answer_end: AnswerEnd = "token"
-    image_root: Path | None = None
-    max_reject_share: float = 0.05
-    lists: bool = False
-    """Rows have responses and scores for chosen and rejected; only log-probabilities are computed."""
+    dataset: Dataset
+    options: ReadOptions
+    lists: bool
+
+    def read(self, index: int) -> PairRow | ListRow:
+        """Read a row with its images."""
+        read = read_list if self.lists else read_pair
+        return read(self.dataset[index], index=index, image_root=self.options.image_root)
 
 
 def score_pairs(
     dataset: Dataset,
     load: Callable[[], Scorers],
     *,
-    out: Path,
     fingerprint: Mapping[str, Any],
-    config: ScoreConfig,
+    options: ReadOptions,
+    lists: bool,
     share: Share = Share(),  # noqa: B008
 ) -> None:
     """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
@@ -68,44 +67,29 @@ def score_pairs(
     Args:
         dataset: Rows with TRL's columns.
         load: Loads contrastive model and un-aligned multimodal LLM; called only where something is left to score.
-        out: Folder of the shards, JSON lines of scores in the rows' order. Other processes may write other shards into it.
         fingerprint: What the scores are made from; a folder with another one is refused.
-        config: Reading and batching. Batches lie inside a shard, so that a shard's bytes don't depend on the others.
+        options: Reading and batching, and the folder of the shards, JSON lines of scores in the rows' order. Batches lie inside a shard, so
+            that a shard's bytes don't depend on the others; other processes may write other shards.
+        lists: Whether rows have responses and scores for chosen and rejected; of those only log-probabilities are computed.
         share: The part of the shards that is this process's.
 
     Raises:
         ValueError: If columns are missing, too many rows are broken, or ``out`` holds scores of something else, images included.
     """
-    check_columns(dataset.column_names, LIST_COLUMNS if config.lists else PAIR_COLUMNS, what="the data set")
-    claim(
-        out,
-        {
-            **fingerprint,
-            "shard_size": SHARD_SIZE,
-            "batch_size": config.batch_size,
-            "max_length": config.max_length,
-            "answer_end": config.answer_end,
-        },
-    )
-    (out / "shards").mkdir(exist_ok=True)
-    mine = share.take(list_shards(out, len(dataset)))
-    part = "" if share.count == 1 else f"-{share.index + 1}-of-{share.count}"
-    rejects = Rejects(out / f"rejects{part}.jsonl", max_share=config.max_reject_share)
-    scorers, num_seen = None, 0
-    with tqdm(total=_num_rows(mine, dataset), desc="scoring pairs", unit="pair", leave=False, disable=share.index > 0) as bar:
-        for path in mine:
-            indices = _rows_of(path, dataset)
-            if not path.is_file():
-                scorers = scorers or load()
-                lines = _score_shard(dataset, indices, scorers, config, bar)
-                write_whole(path, "".join(json.dumps(line, sort_keys=True) + "\n" for line in lines), many_writers=True)
-            else:
-                _check_images(path, dataset, config)
-                bar.update(len(indices))
-            num_seen += len(indices)
-            _add_rejects(path, rejects)
-            rejects.check(num_seen)
-    rejects.check(num_seen, final=True)
+    check_columns(dataset.column_names, LIST_COLUMNS if lists else PAIR_COLUMNS, what="the data set")
+    settings = {name: getattr(options, name) for name in ("batch_size", "max_length", "answer_end")}
+    claim(options.out / "scoring.json", {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
+    load, rows = functools.cache(load), _Rows(dataset, options, lists)
+
+    def write(indices: range, path: Path, advance: Advance) -> None:
+        write_lines(path, _score_shard(rows, indices, load(), advance))
+
+    def check(path: Path) -> None:
+        _check_images(path, rows)
+
+    shards = find_shards(options.out, len(dataset))
+    done = shards.finish(write, label="scoring pairs", check=check, share=share, unit="pair")
+    shards.reject_broken(done, _read_broken, Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share))
 
 
 def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> list[Path]:
@@ -117,7 +101,7 @@ def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> 
     Raises:
         ValueError: If shards are missing, with their names; or if too many rows are broken.
     """
-    shards = list_shards(out, num_rows)
+    shards = find_shards(out, num_rows).paths()
     missing = [path.name for path in shards if not path.is_file()]
     if missing:
         named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -127,30 +111,21 @@ def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> 
         )
     rejects = Rejects(out / "rejects.jsonl", max_share=max_reject_share)
     for path in shards:
-        _add_rejects(path, rejects)
+        for name, reason in _read_broken(path):
+            rejects.add(name, reason)
     rejects.check(num_rows, final=True)
     for part in out.glob("rejects-*-of-*.jsonl"):
         part.unlink()
     return shards
 
 
-def list_shards(out: Path, num_rows: int) -> list[Path]:
-    """List the shard files of a data set, in the rows' order, whether they are there or not."""
-    return [out / "shards" / f"{start:09d}.jsonl" for start in range(0, num_rows, SHARD_SIZE)]
+def find_shards(out: Path, num_rows: int) -> Shards:
+    """Name the shards of a folder of scores."""
+    return Shards(out / "shards", num_rows, SHARD_SIZE)
 
 
-def _rows_of(path: Path, dataset: Dataset) -> range:
-    return range(int(path.stem), min(int(path.stem) + SHARD_SIZE, len(dataset)))
-
-
-def _num_rows(shards: Sequence[Path], dataset: Dataset) -> int:
-    return sum(len(_rows_of(path, dataset)) for path in shards)
-
-
-def _add_rejects(path: Path, rejects: Rejects) -> None:
-    for row in read_shard(path):
-        if "reason" in row:
-            rejects.add(row["id"], row["reason"])
+def _read_broken(path: Path) -> list[tuple[str, str]]:
+    return [(row["id"], row["reason"]) for row in read_shard(path) if "reason" in row]
 
 
 def read_shard(path: Path) -> list[dict[str, Any]]:
@@ -173,7 +148,7 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
-    return ("index", "id", TEXT, IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
+    return ("index", "id", REFERENCE_TEXT, REFERENCE_IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
 
 
 def _is_kind(key: str, value: Any) -> bool:
@@ -184,81 +159,52 @@ def _is_kind(key: str, value: Any) -> bool:
     return type(value) is int if key in ("index", CUT) else isinstance(value, str)
 
 
-def claim(out: Path, fingerprint: Mapping[str, Any]) -> None:
-    """Mark a folder as holding scores of one data set by one pair of models.
-
-    Raises:
-        ValueError: If it holds others; the message names both values.
-    """
-    path = out / "scoring.json"
-    if path.is_file():
-        held = read_json_object(path)
-        differing = [key for key in fingerprint if held.get(key) != fingerprint[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(f"{out} holds scores with {key} {held.get(key)!r}, not {fingerprint[key]!r}; choose another --out")
-        return
-    out.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(fingerprint, indent=1, sort_keys=True), many_writers=True)
-
-
-def _check_images(path: Path, dataset: Dataset, config: ScoreConfig) -> None:
+def _check_images(path: Path, rows: _Rows) -> None:
     """Refuse a shard whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
-    if config.image_root is None:
-        return
-    read = read_list if config.lists else read_pair
-    for line in read_shard(path):
-        if "reason" in line:
-            continue
-        row: PairRow | ListRow = read(dataset[line["index"]], index=line["index"], image_root=config.image_root)
-        found = digest_images(row.images)
-        if line[IMAGES] != found:
-            raise UserError(
-                f"{path} holds scores of row {row.id} with the images {line[IMAGES] or 'none'}, and the row's are {found or 'none'} now; "
-                "remove the shards of images that changed to have them scored anew, or choose another --out"
-            )
+    for line in read_shard(path) if rows.options.image_root is not None else ():
+        if "reason" not in line:
+            row = rows.read(line["index"])
+            check_images(path, row.id, line[REFERENCE_IMAGES], row.images)
 
 
-def _score_shard(dataset: Dataset, indices: range, scorers: Scorers, config: ScoreConfig, bar: Any) -> list[dict[str, Any]]:
+def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance) -> list[dict[str, Any]]:
     lines: list[dict[str, Any]] = []
     shared: bool | None = None
+    batch_size = rows.options.batch_size
     # Decoded images are held for one window, not for the whole shard.
-    window = WINDOW_BATCHES * config.batch_size
+    window = WINDOW_BATCHES * batch_size
     for start in range(0, len(indices), window):
-        good, broken = _read_window(dataset, indices[start : start + window], scorers, config)
+        good, broken = _read_window(rows, indices[start : start + window], scorers.processor)
         lines += broken
-        bar.update(len(broken))
+        advance(len(broken))
         if good and shared is None:
             # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
             asked = [prompt for _, _, prompt in good[:PROBED_ROWS]]
             choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
-                bar.write(choice.reason)
-        for first in range(0, len(good), config.batch_size):
-            part = good[first : first + config.batch_size]
+                tqdm.write(choice.reason)
+        for first in range(0, len(good), batch_size):
+            part = good[first : first + batch_size]
             lines += _score_batch(part, scorers, shared=bool(shared))
-            bar.update(len(part))
+            advance(len(part))
     return sorted(lines, key=lambda line: line["index"])
 
 
 _Item = tuple[int, PairRow | ListRow, EncodedPrompt]
 
 
-def _read_window(
-    dataset: Dataset, indices: Sequence[int], scorers: Scorers, config: ScoreConfig
-) -> tuple[list[_Item], list[dict[str, Any]]]:
+def _read_window(rows: _Rows, indices: Sequence[int], processor: Any) -> tuple[list[_Item], list[dict[str, Any]]]:
     """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
+    options = rows.options
     for index in indices:
-        raw = dataset[index]
         try:
-            read = read_list if config.lists else read_pair
-            row: PairRow | ListRow = read(raw, index=index, image_root=config.image_root)
-            good.append((index, row, encode_row(scorers.processor, row, answer_end=config.answer_end, max_length=config.max_length)))
+            row = rows.read(index)
+            good.append((index, row, encode_row(processor, row, answer_end=options.answer_end, max_length=options.max_length)))
         except UserError as error:
-            broken.append({"index": index, "id": row_id(raw, index=index), "reason": str(error)})
+            broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error)})
     return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken
 
 
@@ -267,7 +213,7 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
     if isinstance(part[0][1], ListRow):
         found_lists = score_responses(scorers.mllm, [prompt for _, _, prompt in part], pad_token_id=pad_token_id, shared=shared)
         return [
-            {"index": index, "id": row.id, **cache_list_columns(prompt, logps)}
+            {"index": index, "id": row.id, **cache_list(prompt, logps)}
             for (index, row, prompt), logps in zip(part, found_lists, strict=True)
         ]
     pairs = [(index, row, prompt) for index, row, prompt in part if isinstance(row, PairRow)]
@@ -279,7 +225,7 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> li
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
     lines = []
     for (index, row, prompt), gap, (chosen, rejected) in zip(pairs, gaps, generative, strict=True):
-        cached = cache_columns(prompt, chosen, rejected)
+        cached = cache_pair(prompt, chosen, rejected)
         if gap:
             gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]
         lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached})

@@ -9,55 +9,51 @@ Shape legend: B = pairs, P = proxies.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.errors import UserError
+from mmalign.options.difficulty import VoteOptions, Weighting
 
-Weighting = Literal["accuracy", "above-chance", "equal"]
 Gaps = NDArray[np.float64]
 PROXIES = ("contrastive", "generative")
 """Those that mmalign scores."""
 FUSED = "fused"
 
 
-@dataclass(frozen=True, kw_only=True)
-class VoteConfig:
-    """Who votes, and with what weight."""
+def name_proxies(votes: VoteOptions) -> tuple[str, ...]:
+    """Name all that vote: mmalign's own, and others whose gaps are the columns ``gap_NAME`` of the pairs.
 
-    weighting: Weighting = "accuracy"
-    weights: Mapping[str, float] | None = None
-    """Fixed weights of all proxies, instead of ``weighting``; their sum is made 1."""
-    by_source: bool = False
-    """Whether each data source has its own statistics and weights."""
-    extra_proxies: tuple[str, ...] = ()
-    """Others, whose gaps are the columns ``gap_NAME`` of the pairs."""
+    Raises:
+        ValueError: If a name is given twice or is taken.
+    """
+    extra = [name.strip() for text in votes.extra_gaps for name in text.split(",") if name.strip()]
+    for name in extra:
+        if name in (*PROXIES, FUSED) or extra.count(name) > 1:
+            raise UserError(f"extra gap {name!r} is given twice or is one of {', '.join((*PROXIES, FUSED))}; rename its column gap_{name}")
+    return (*PROXIES, *extra)
 
-    def __post_init__(self) -> None:
-        """Refuse proxies that have no name of their own, and weights that don't fit them.
 
-        Raises:
-            ValueError: With the names, and what was expected.
-        """
-        taken = [name for name in self.extra_proxies if name in (*PROXIES, FUSED) or self.extra_proxies.count(name) > 1]
-        if taken:
-            raise UserError(
-                f"extra gap {taken[0]!r} is given twice or is one of {', '.join((*PROXIES, FUSED))}; rename its column gap_{taken[0]}"
-            )
-        if self.weights is None:
-            return
-        if set(self.weights) != set(self.proxies):
-            raise UserError(f"weights are of {', '.join(self.weights)}; expected one for each proxy: {', '.join(self.proxies)}")
-        if not all(math.isfinite(value) and value >= 0 for value in self.weights.values()) or not sum(self.weights.values()) > 0:
-            given = ", ".join(f"{name}={value:g}" for name, value in self.weights.items())
-            raise UserError(f"weights are {given}; expected numbers from 0 that are not all 0")
+def fixed_weights(votes: VoteOptions) -> dict[str, float] | None:
+    """Read the weights of all proxies that stand for ``weighting``; None if not given.
 
-    @property
-    def proxies(self) -> tuple[str, ...]:
-        """All that vote."""
-        return (*PROXIES, *self.extra_proxies)
+    Raises:
+        ValueError: If they don't fit the proxies, or a weighting is named too.
+    """
+    weights = parse_weights(votes.weights)
+    if weights is None:
+        return None
+    if votes.weighting != "accuracy":
+        raise UserError(f"--weighting {votes.weighting} and --weights exclude each other; leave one out")
+    proxies = name_proxies(votes)
+    if set(weights) != set(proxies):
+        raise UserError(f"weights are of {', '.join(weights)}; expected one for each proxy: {', '.join(proxies)}")
+    if not all(math.isfinite(value) and value >= 0 for value in weights.values()) or not sum(weights.values()) > 0:
+        given = ", ".join(f"{name}={value:g}" for name, value in weights.items())
+        raise UserError(f"weights are {given}; expected numbers from 0 that are not all 0")
+    return weights
 
 
 def parse_weights(texts: Sequence[str]) -> dict[str, float] | None:

@@ -6,8 +6,7 @@ that a cached teacher names.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +15,7 @@ from torch.nn import functional as F
 
 from mmalign.engine.head import LogitTransform, add_product_, chunks, times_slope_
 from mmalign.errors import UserError
-
-DivergenceKind = Literal["forward", "reverse", "jensen-shannon"]
+from mmalign.options.methods import DivergenceOptions
 
 
 class Head(NamedTuple):
@@ -40,126 +38,59 @@ class Head(NamedTuple):
         return self.transform.apply_(F.linear(hidden, self.weight, self.bias).float())
 
 
-@dataclass(frozen=True)
-class Divergence:
-    """Which divergence of student q from teacher p, both softened by the temperature.
-
-    forward: KL(p || q). reverse: KL(q || p). jensen-shannon: w KL(p || m) + (1 - w) KL(q || m) with m = w p + (1 - w) q, the
-    generalised form of arXiv:2306.13649.
-    """
-
-    kind: DivergenceKind = "forward"
-    temperature: float = 1.0
-    teacher_share: float = 0.5
-    """w of the Jensen-Shannon mixture."""
-
-    def __post_init__(self) -> None:
-        """Check the values.
-
-        Raises:
-            ValueError: If one is out of its range.
-        """
-        if not self.temperature > 0:
-            raise UserError(f"temperature is {self.temperature}; expected a positive number")
-        if not 0 < self.teacher_share < 1:
-            raise UserError(f"teacher_share is {self.teacher_share}; expected a number between 0 and 1, both excluded")
-
-
-def linear_divergence(
-    student_hidden: Tensor, student: Head, teacher_hidden: Tensor, teacher: Head, divergence: Divergence | None = None
-) -> Tensor:
-    """Compute each token's divergence without a [tokens, vocabulary] tensor beyond one chunk.
-
-    The two vocabularies are cut to the shorter one: families pad their heads to different lengths, and the tokens are the same. The
-    result is not multiplied by the square of the temperature.
-
-    Args:
-        student_hidden: (K, S), with gradient.
-        student: Its head, with gradient.
-        teacher_hidden: (K, T).
-        teacher: Its head.
-        divergence: Kind and temperature; forward KL if not given.
-
-    Returns:
-        (K,) float32, in nats. The teacher gets no gradient.
-
-    Raises:
-        ValueError: If student and teacher have different numbers of tokens.
-    """
-    _check_as_many(student_hidden, teacher_hidden)
-    size = min(len(student.weight), len(teacher.weight))
-    # Cut by slicing outside the function: autograd then spreads the gradient over the whole weight.
-    return _apply(student_hidden, student.cut(size), _LiveTeacher(teacher_hidden.detach(), teacher.cut(size)), divergence or Divergence())
-
-
-def linear_top_divergence(
-    student_hidden: Tensor, student: Head, top_ids: Tensor, top_logps: Tensor, divergence: Divergence | None = None
-) -> Tensor:
-    """Compute each token's divergence from a teacher of whom only the likeliest tokens are known.
-
-    The vocabulary falls into N + 1 buckets: the tokens that the teacher names, and all others in one. Merging outcomes never raises a
-    divergence (data processing; for the KL, the log-sum inequality), so this is at most that of the whole distributions.
-
-    Args:
-        student_hidden: (K, S), with gradient.
-        student: Its head, with gradient.
-        top_ids: (K, N) tokens, different in each row.
-        top_logps: (K, N + 1) the teacher's log-probabilities of these, and of all others together.
-        divergence: Kind; forward KL if not given.
-
-    Returns:
-        (K,) float32, in nats.
-
-    Raises:
-        ValueError: If student and teacher have different numbers of tokens, or the temperature is not 1: what a bucket weighs at
-            another one is not known.
-    """
-    _check_as_many(student_hidden, top_ids)
-    kind = divergence or Divergence()
-    if kind.temperature != 1.0:
-        raise UserError(f"temperature is {kind.temperature}; log-probabilities of a cached teacher are those at 1: run it live")
-    return _apply(student_hidden, student, _TopTeacher(top_ids, top_logps), kind)
-
-
-def _check_as_many(student: Tensor, teacher: Tensor) -> None:
-    if len(student) != len(teacher):
-        raise UserError(f"{len(student)} tokens of the student and {len(teacher)} of the teacher; expected as many")
-
-
-class _Teacher(Protocol):
-    """What the student is compared with, chunk by chunk."""
-
-    def cast(self, dtype: torch.dtype) -> "_Teacher":
-        """Change the precision of matrix products, as autocast would."""
-
-    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        """Each token's divergence and, on request, its gradient by the student's logits; uses ``log_q``, (k, V), up."""
-
-
-class _LiveTeacher(NamedTuple):
-    """Hidden states and head."""
+class TeacherStates(NamedTuple):
+    """What a live teacher predicts: its head turns the hidden states into logits."""
 
     hidden: Tensor
+    """(K, T)"""
     head: Head
 
-    def cast(self, dtype: torch.dtype) -> "_LiveTeacher":
+    def cut(self, size: int) -> "TeacherStates":
+        """The distribution over the first tokens alone."""
+        return self._replace(head=self.head.cut(size))
+
+    def cast(self, dtype: torch.dtype) -> "TeacherStates":
+        """Change the precision of matrix products, as autocast would."""
         bias = None if self.head.bias is None else self.head.bias.to(dtype)
-        return _LiveTeacher(self.hidden.to(dtype), self.head._replace(weight=self.head.weight.to(dtype), bias=bias))
+        return TeacherStates(self.hidden.to(dtype), self.head._replace(weight=self.head.weight.to(dtype), bias=bias))
 
-    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
-        return _divergence(_log_probs(self.head.logits(self.hidden[part]), kind), log_q, kind, with_grad=with_grad)
+    def check(self, count: int, options: DivergenceOptions) -> None:
+        """Raise UserError if the student has another number of tokens."""
+        _check_as_many(count, len(self.hidden))
+
+    def compare(self, part: slice, log_q: Tensor, options: DivergenceOptions, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """Each token's divergence and, on request, its gradient by the student's logits; uses ``log_q``, (k, V), up."""
+        return _divergence(_log_probs(self.head.logits(self.hidden[part]), options), log_q, options, with_grad=with_grad)
 
 
-class _TopTeacher(NamedTuple):
-    """Log-probabilities of the likeliest tokens and of the rest."""
+class TopTokens(NamedTuple):
+    """What a cached teacher predicted: its likeliest tokens, and all others together.
+
+    The vocabulary falls into N + 1 buckets. Merging outcomes never raises a divergence (data processing; for the KL, the log-sum
+    inequality), so this is at most that of the whole distributions.
+    """
 
     ids: Tensor
+    """(K, N) tokens, different in each row."""
     logps: Tensor
+    """(K, N + 1): the last one is that of all other tokens together."""
 
-    def cast(self, dtype: torch.dtype) -> "_TopTeacher":
+    def cut(self, size: int) -> "TopTokens":
+        """The same: the named tokens were chosen from those that both share."""
         return self
 
-    def compare(self, part: slice, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+    def cast(self, dtype: torch.dtype) -> "TopTokens":
+        """The same: there is no matrix product."""
+        return self
+
+    def check(self, count: int, options: DivergenceOptions) -> None:
+        """Raise UserError if the student has another number of tokens, or the temperature is not 1: a bucket's weight at it is unknown."""
+        _check_as_many(count, len(self.ids))
+        if options.temperature != 1.0:
+            raise UserError(f"temperature is {options.temperature}; log-probabilities of a cached teacher are those at 1: run it live")
+
+    def compare(self, part: slice, log_q: Tensor, options: DivergenceOptions, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """As ``TeacherStates.compare``, over the buckets."""
         ids, log_p = self.ids[part], self.logps[part].float().log_softmax(-1)
         named = log_q.gather(-1, ids)
         rest = log_q.scatter_(-1, ids, -torch.inf)
@@ -168,7 +99,7 @@ class _TopTeacher(NamedTuple):
         within = rest.sub_(tail).exp_() if with_grad else rest
         floor = torch.finfo(torch.float32).min / 2
         buckets = torch.cat([named, tail], -1).clamp_(min=floor)
-        value, grad = _divergence(log_p, buckets, kind, with_grad=with_grad)
+        value, grad = _divergence(log_p, buckets, options, with_grad=with_grad)
         if grad is None:
             return value, None
         # The buckets' log-probabilities are a softmax over the named logits and the log-sum of the others.
@@ -176,8 +107,35 @@ class _TopTeacher(NamedTuple):
         return value, logits.scatter_(-1, ids, grad[:, :-1])
 
 
-def _apply(hidden: Tensor, head: Head, teacher: _Teacher, kind: Divergence) -> Tensor:
-    return _LinearDivergence.apply(hidden, *head, teacher, kind, torch.is_grad_enabled())
+Prediction = TeacherStates | TopTokens
+"""A teacher's, of each scored token."""
+
+
+def linear_divergence(hidden: Tensor, head: Head, teacher: Prediction, options: DivergenceOptions) -> Tensor:
+    """Compute each token's divergence of student q from teacher p without a [tokens, vocabulary] tensor beyond one chunk.
+
+    With both softened by the temperature, ``forward-kl`` is KL(p || q), ``reverse-kl`` KL(q || p), ``js`` their Jensen-Shannon
+    divergence, (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2. It is not multiplied by the square of the temperature.
+
+    Args:
+        hidden: (K, S) the student's states, with gradient.
+        head: The student's, with gradient, over as many tokens as the teacher's: families pad their heads to different lengths.
+        teacher: It gets no gradient.
+        options: Divergence and temperature.
+
+    Returns:
+        (K,) float32, in nats.
+
+    Raises:
+        ValueError: If student and teacher have different numbers of scored tokens, or the teacher can't be compared at the temperature.
+    """
+    teacher.check(len(hidden), options)
+    return _LinearDivergence.apply(hidden, *head, teacher, options, torch.is_grad_enabled())
+
+
+def _check_as_many(student: int, teacher: int) -> None:
+    if student != teacher:
+        raise UserError(f"{student} tokens of the student and {teacher} of the teacher; expected as many")
 
 
 class _LinearDivergence(torch.autograd.Function):
@@ -194,8 +152,8 @@ class _LinearDivergence(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         transform: LogitTransform,
-        teacher: _Teacher,
-        kind: Divergence,
+        teacher: Prediction,
+        options: DivergenceOptions,
         keep: bool,
     ) -> Tensor:
         if torch.is_autocast_enabled(hidden.device.type):
@@ -207,12 +165,12 @@ class _LinearDivergence(torch.autograd.Function):
         grads = _Gradients(hidden, weight, bias, needs=needs)
         with torch.autocast(hidden.device.type, enabled=False):
             for part in chunks(len(hidden), len(weight)):
-                values[part], logits = _chunk(part, hidden, Head(weight, bias, transform), teacher, kind, with_grad=any(needs))
+                values[part], logits = _chunk(part, hidden, Head(weight, bias, transform), teacher, options, with_grad=any(needs))
                 if logits is not None:
                     grads.add(part, logits)
                 del logits
         # The teacher is no part of the graph: it may be kept as it is.
-        ctx.transform, ctx.kind, ctx.grads, ctx.teacher = transform, kind, grads, teacher
+        ctx.transform, ctx.options, ctx.grads, ctx.teacher = transform, options, grads, teacher
         ctx.save_for_backward(hidden, weight, bias)
         return values
 
@@ -228,7 +186,7 @@ class _LinearDivergence(torch.autograd.Function):
             summed = _Gradients(hidden, weight, bias, needs=[False, made.weight is not None, made.bias is not None])
             scale = grad.new_ones(())
             for part in chunks(len(hidden), len(weight)):
-                _, logits = _chunk(part, hidden, Head(weight, bias, ctx.transform), ctx.teacher, ctx.kind, with_grad=True)
+                _, logits = _chunk(part, hidden, Head(weight, bias, ctx.transform), ctx.teacher, ctx.options, with_grad=True)
                 assert logits is not None, "a gradient was asked for"
                 summed.add(part, logits.mul_(grad[part, None]))
                 del logits
@@ -261,48 +219,43 @@ class _Gradients:
 
 
 def _chunk(
-    part: slice, hidden: Tensor, student: Head, teacher: _Teacher, kind: Divergence, *, with_grad: bool
+    part: slice, hidden: Tensor, student: Head, teacher: Prediction, options: DivergenceOptions, *, with_grad: bool
 ) -> tuple[Tensor, Tensor | None]:
     logits = student.logits(hidden[part])
     slope = student.transform.slope(logits) if with_grad else 1.0
-    value, grad = teacher.compare(part, _log_probs(logits, kind), kind, with_grad=with_grad)
+    value, grad = teacher.compare(part, _log_probs(logits, options), options, with_grad=with_grad)
     return value, None if grad is None else times_slope_(grad, slope)
 
 
-def _log_probs(logits: Tensor, kind: Divergence) -> Tensor:
+def _log_probs(logits: Tensor, options: DivergenceOptions) -> Tensor:
     """Log-probabilities at the divergence's temperature, in place."""
-    if kind.temperature != 1.0:
-        logits.div_(kind.temperature)
+    if options.temperature != 1.0:
+        logits.div_(options.temperature)
     return logits.sub_(logits.logsumexp(-1, keepdim=True))
 
 
-def _log_mixture(log_p: Tensor, log_q: Tensor, share: float) -> Tensor:
-    return torch.logaddexp(log_p + math.log(share), log_q + math.log1p(-share))
-
-
-def _divergence(log_p: Tensor, log_q: Tensor, kind: Divergence, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+def _divergence(log_p: Tensor, log_q: Tensor, options: DivergenceOptions, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
     """Each token's divergence, and on request its gradient with respect to the student's logits before the temperature.
 
     With s the derivative by q (up to a constant), a softmax gives q (s - sum q s): s = log(q / p) for the reverse KL and
-    (1 - w) log(q / m) for Jensen-Shannon; the forward KL gives q - p at once. Both arguments are used up.
+    log(q / m) / 2 for Jensen-Shannon; the forward KL gives q - p at once. Both arguments are used up.
     """
-    if kind.kind == "forward":
+    if options.divergence == "forward-kl":
         p = log_p.exp()
         value = _expect(p, log_p.sub_(log_q))
-        return value, log_q.exp_().sub_(p).div_(kind.temperature) if with_grad else None
-    if kind.kind == "reverse":
+        return value, log_q.exp_().sub_(p).div_(options.temperature) if with_grad else None
+    if options.divergence == "reverse-kl":
         q = log_q.exp()
         slope = log_q.sub_(log_p)
         value = _expect(q, slope)
-        return value, _through_softmax(q, slope, value).div_(kind.temperature) if with_grad else None
-    share = kind.teacher_share
-    log_m = _log_mixture(log_p, log_q, share)
+        return value, _through_softmax(q, slope, value).div_(options.temperature) if with_grad else None
+    log_m = torch.logaddexp(log_p - math.log(2), log_q - math.log(2))
     teacher_part = _expect(log_p.exp(), log_p.sub_(log_m))
     q = log_q.exp()
     slope = log_q.sub_(log_m)
     student_part = _expect(q, slope)
-    value = share * teacher_part + (1 - share) * student_part
-    return value, _through_softmax(q, slope, student_part).mul_((1 - share) / kind.temperature) if with_grad else None
+    value = (teacher_part + student_part) / 2
+    return value, _through_softmax(q, slope, student_part).div_(2 * options.temperature) if with_grad else None
 
 
 def _expect(probs: Tensor, values: Tensor) -> Tensor:

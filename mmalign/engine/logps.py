@@ -11,7 +11,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
@@ -22,31 +21,22 @@ from mmalign.engine.head import LogitTransform, linear_token_logps
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
+from mmalign.losses.scores import Logps, ScoredTokens
 
 
-@dataclass(frozen=True)
-class ResponseLogps:
-    """Log-probabilities of every scored token of a batch, responses in the order of the batch."""
+@dataclass(frozen=True, kw_only=True)
+class ResponseLogps(Logps):
+    """Log-probabilities of every scored token of a batch, as the losses take them; responses in the order of the batch."""
 
     token_logps: Tensor
     """(K,) float32."""
-    response: Tensor
-    """(K,) the number of the response that each token belongs to; ascending."""
-    num_responses: int
+    scored: ScoredTokens
     states: Tensor | None = None
     """(K, D) as the output head reads them, at the positions that predict the tokens; None where they were not asked for."""
 
-    def sums(self) -> Tensor:
-        """(R,) log p(response | images, prompt): sums over scored tokens."""
-        return self.token_logps.new_zeros(self.num_responses).index_add(0, self.response, self.token_logps)
-
-    def lengths(self) -> Tensor:
-        """(R,) scored tokens of each response."""
-        return torch.bincount(self.response, minlength=self.num_responses)
-
     def per_response(self) -> list[Tensor]:
         """Token log-probabilities of each response, a list of R one-dimensional tensors."""
-        return list(self.token_logps.split(self.lengths().tolist()))
+        return self.scored.split(self.token_logps)
 
 
 def compute_response_logps(
@@ -76,7 +66,8 @@ def compute_response_logps(
         return linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
 
     token_logps = run_with_head(model, batch, score, features=features)
-    return ResponseLogps(token_logps, layout["response"], int(layout["repeats"].sum()), states[-1] if states else None)
+    scored = ScoredTokens(layout["response"], int(layout["repeats"].sum()), layout["target"])
+    return ResponseLogps(sums=scored.sums(token_logps), token_logps=token_logps, scored=scored, states=states[-1] if states else None)
 
 
 HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
 from mmalign.evaluation.amber_generative import Scene, Words, description_values
 from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, QuestionsById, question_id
@@ -15,6 +14,7 @@ from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.word_similarity import choose_similarity
 from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.files import read_json_object
 from mmalign.options.evaluate import EvaluateOptions
 
 GENERATIVE = "generative"

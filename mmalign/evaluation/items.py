@@ -15,6 +15,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.metrics import Sums
 from mmalign.evaluation.rows import read_jsonl
+from mmalign.files import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,9 +82,7 @@ def items_path(folder: Path, benchmark: str) -> Path:
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
     """Save items as JSON lines; the file is there whole or not at all."""
-    ready = path.with_name(path.name + ".ready")
-    ready.write_text("".join(json.dumps(asdict(item)) + "\n" for item in items), encoding="utf-8")
-    ready.rename(path)
+    write_whole(path, "".join(json.dumps(asdict(item)) + "\n" for item in items))
 
 
 def read_items(path: Path) -> list[Item]:

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.hashing import hash_file
+from mmalign.files import hash_file, write_whole
+from mmalign.tables import text_table
 
 SCORER_VERSION = "3"
 # More files than these are named together.
@@ -66,9 +67,7 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Save as one JSON object; the file is there whole or not at all."""
-        ready = path.with_name(path.name + ".ready")
-        ready.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        ready.rename(path)
+        write_whole(path, json.dumps(asdict(self), indent=1) + "\n")
 
     def to_json(self) -> str:
         """One JSON object with the metrics at its top, beside what they were made from; the other mode's stand under its name."""
@@ -78,11 +77,9 @@ class Result:
 
     def to_text(self) -> str:
         """A table for the terminal: each metric, and what the other mode makes of it where that differs."""
-        width = max(map(len, self.metrics))
         lines = [f"{self.benchmark}, {self.mode}" + (f", {self.variant}" if self.variant else "") + f", {self.num_answers:,} answers"]
-        for key, value in self.metrics.items():
-            other = f"   ({self.other_name}: {_shown(self.other_mode[key])})" if key in self.other_mode else ""
-            lines.append(f"{key:<{width}}  {_shown(value)}{other}")
+        others = {key: f"({self.other_name}: {_shown(value)})" for key, value in self.other_mode.items()}
+        lines.append(text_table([[key, _shown(value), others.get(key, "")] for key, value in self.metrics.items()], text=(0, 1, 2)))
         limit = "not said" if self.num_at_limit is None else f"{self.num_at_limit:,}"
         lines.append(f"answers that ended at the longest length: {limit}")
         lines += _counted("answers", self.num_reasoned, self.num_unanswered)

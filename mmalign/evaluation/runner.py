@@ -20,6 +20,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Question, strip_own
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.evaluation.rows import read_jsonl
+from mmalign.files import check_same, write_whole
 
 
 def generate_answers(
@@ -90,10 +91,8 @@ def generate_answers(
                 file.flush()
             bar.update(len(batch))
     rejects.check(len(questions), final=True)
-    ready = out.with_name(out.name + ".ready")
     rows = [answered[question.id] for question in questions if question.id in answered]
-    ready.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    ready.rename(out)
+    write_whole(out, "".join(json.dumps(row) + "\n" for row in rows))
     partial.unlink()
     return strip_own(rows)
 
@@ -105,13 +104,8 @@ def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[s
         partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
         return {}
     held, *answers = rows
-    differing = [key for key in origin if held.get(key) != origin[key]]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{partial} holds unfinished answers of another run: its {key} is {held.get(key)!r}, this one's {origin[key]!r}; "
-            "finish that run, remove the file, or choose another --out"
-        )
+    next_step = "finish that run, remove the file, or choose another --out"
+    check_same(partial, held, origin, what="unfinished answers of another run", next_step=next_step)
     if any(not isinstance(row.get("id"), str) or not isinstance(row.get("response"), str) for row in answers):
         raise UserError(f"{partial} is damaged: a line has no id and response; remove the file and run again")
     return {row["id"]: row for row in answers}

@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmalign.data.json_files import read_json
 from mmalign.errors import UserError
+from mmalign.files import read_json
 
 logger = logging.getLogger(__name__)
 MODEL = "en_core_web_lg"

@@ -4,7 +4,7 @@ Shape legend: B = preference pairs or prompts, N = responses a prompt, D = hidde
 """
 
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from mmalign.errors import UserError
 from mmalign.losses.scores import at_least_float32
+from mmalign.options.methods import DifficultyMode
 
-DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
 BETA_MODES: tuple[DifficultyMode, ...] = ("paper", "paper-norm", "both")
 """Those that change beta."""
 

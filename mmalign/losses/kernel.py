@@ -122,6 +122,11 @@ class PairObjective:
     columns: tuple[str, ...] = ()
     """Columns of the data that the maps read."""
 
+    @property
+    def needs_tokens(self) -> bool:
+        """Whether log-probabilities must be known token by token."""
+        return self.score.needs_tokens
+
     def __post_init__(self) -> None:
         """Refuse what would turn the preference round, and try the maps on no pairs.
 
@@ -228,19 +233,17 @@ def chosen_nll(batch: PairBatch) -> Tensor:
     return -at_least_float32(batch.policy.sums)[0::2] / lengths
 
 
-def objective_loss(objective: PairObjective, batch: PairBatch, *, center: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+def objective_loss(objective: PairObjective, batch: PairBatch, *, rewards: PairValues | None = None) -> Tensor:
     """Compute an objective with its SFT term: (B,) losses, unreduced.
 
     Args:
         objective: What is computed.
         batch: The pairs.
-        center: Subtracted from the rewards of chosen and rejected responses, before beta: what is usual, such as the mean of the
-            first step. A pairwise objective's margin moves by the difference.
+        rewards: From ``compute_rewards``, where they are known already or were moved.
     """
-    rewards = compute_rewards(objective, batch)
-    rewards = PairValues(rewards.chosen - center[0], rewards.rejected - center[1])
+    given = compute_rewards(objective, batch) if rewards is None else rewards
     losses = batch.weight * preference_loss(
-        objective, rewards, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip, mean=batch.mean
+        objective, given, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip, mean=batch.mean
     )
     return losses + objective.sft_weight * chosen_nll(batch) if objective.sft_weight else losses
 

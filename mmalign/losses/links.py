@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from mmalign.errors import UserError
 
 Link = Callable[[Tensor], Tensor]
-Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
+FDivergence = Literal["reverse-kl", "forward-kl", "js", "alpha"]
 
 # exp(20) is 5e8: what is beyond has no use for a gradient, and a sequence's log-ratio of -50 would overflow float16 and swamp the batch.
 MAX_LOG_RATIO = 20.0
@@ -53,9 +53,9 @@ def alpha_divergence(coefficient: float) -> Link:
     return lambda log_ratio: -torch.expm1(-(coefficient * log_ratio).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)) / coefficient
 
 
-def build_divergence_link(divergence: Divergence, *, coefficient: float) -> Link:
+def build_divergence_link(divergence: FDivergence, *, coefficient: float) -> Link:
     """Return f-DPO's link. ``coefficient`` is for ``alpha`` only."""
-    links: dict[Divergence, Link] = {"reverse_kl": identity, "forward_kl": forward_kl, "js": jensen_shannon}
+    links: dict[FDivergence, Link] = {"reverse-kl": identity, "forward-kl": forward_kl, "js": jensen_shannon}
     return alpha_divergence(coefficient) if divergence == "alpha" else links[divergence]
 
 

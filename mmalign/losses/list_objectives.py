@@ -6,6 +6,7 @@ Shape legend: B = prompts, N = most responses of a prompt, R = responses of the 
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class ListObjective:
 
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
     """(rewards, scores, mask), each (B, N), to (B,) losses."""
+    uses_reference: ClassVar[bool] = True
     beta: float
     score: Score = SUM
     link: Link = identity
@@ -84,11 +86,11 @@ def _step_score(steps: StepKind, batch: ListBatch) -> Score:
     return Score(weights, mean=True)
 
 
-def list_objective_loss(objective: ListObjective, batch: ListBatch) -> Tensor:
-    """Compute the loss of each prompt, (B,), unreduced."""
-    rewards = compute_list_rewards(objective, batch)
-    padded, mask = pad_lists(rewards, batch.counts)
-    return objective.loss(padded, pad_lists(batch.scores.to(rewards), batch.counts)[0], mask)
+def list_objective_loss(objective: ListObjective, batch: ListBatch, *, rewards: Tensor | None = None) -> Tensor:
+    """Compute the loss of each prompt, (B,), unreduced; ``rewards`` are those of ``compute_list_rewards``, where they are known already."""
+    given = compute_list_rewards(objective, batch) if rewards is None else rewards
+    padded, mask = pad_lists(given, batch.counts)
+    return objective.loss(padded, pad_lists(batch.scores.to(given), batch.counts)[0], mask)
 
 
 def pad_lists(values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

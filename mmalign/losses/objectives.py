@@ -12,7 +12,7 @@ from torch import Tensor
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import margin_weight, preference_probability, visit_flip
 from mmalign.losses.kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
-from mmalign.losses.links import Divergence, build_divergence_link, clipped_log_ratio, log_odds
+from mmalign.losses.links import FDivergence, build_divergence_link, clipped_log_ratio, log_odds
 from mmalign.losses.registry import Registry
 from mmalign.losses.scores import MEAN, Score, SequenceScore, length_desensitized_weights, sequence_score, suffix_weights
 
@@ -53,8 +53,8 @@ def hinge_loss(*, beta: float = 0.1, score: SequenceScore = "sum") -> PairObject
 
 
 @PAIR_OBJECTIVES.register("fdpo")
-def fdpo(*, beta: float = 0.1, divergence: Divergence = "js", divergence_coefficient: float = 0.5) -> PairObjective:
-    """DPO under another divergence (f-DPO, arXiv:2309.16240): forward_kl, js or alpha with the paper's coefficient."""
+def fdpo(*, beta: float = 0.1, divergence: FDivergence = "js", divergence_coefficient: float = 0.5) -> PairObjective:
+    """DPO under another divergence (f-DPO, arXiv:2309.16240): forward-kl, js or alpha with the paper's coefficient."""
     return PairObjective(beta=beta, link=build_divergence_link(divergence, coefficient=divergence_coefficient))
 
 

@@ -8,7 +8,7 @@ Shape legend: K = scored tokens of the batch, R = responses of the batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -35,6 +35,10 @@ class ScoredTokens:
         """(R,) tokens of each response."""
         return torch.bincount(self.response, minlength=self.num_responses)
 
+    def split(self, values: Tensor) -> list[Tensor]:
+        """Cut (K, ...) values into those of each response."""
+        return list(values.split(self.lengths().tolist()))
+
     def starts(self) -> Tensor:
         """(R,) index of each response's first token."""
         lengths = self.lengths()
@@ -45,13 +49,14 @@ class ScoredTokens:
         return torch.arange(len(self.response), device=self.response.device) - self.starts()[self.response]
 
 
-class Logps(NamedTuple):
+@dataclass(frozen=True)
+class Logps:
     """Log-probabilities of responses under one model."""
 
     sums: Tensor
     """(R,) log p(response | images, prompt)."""
-    tokens: Tensor | None = None
-    """(K,) by token; None where only the sums are known."""
+    token_logps: Tensor | None = None
+    """(K,) float32 or more; None where only the sums are known."""
 
 
 TokenWeights = Callable[[ScoredTokens], Tensor]
@@ -87,9 +92,9 @@ class Score:
         if self.token_weights is None:
             total, weight = at_least_float32(logps.sums), tokens.lengths()
         else:
-            if logps.tokens is None:
+            if logps.token_logps is None:
                 raise UserError("this score weights tokens, and only sums of log-probabilities are given: give log-probabilities by token")
-            values = at_least_float32(logps.tokens)
+            values = at_least_float32(logps.token_logps)
             weights = self.token_weights(tokens).to(values.dtype)
             total, weight = tokens.sums(weights * values), tokens.sums(weights)
         if not self.mean:

@@ -11,9 +11,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
+from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, digest_text
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import check_columns
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, LIST_LOGPS, LOGPS, TEXT, TOKEN_LOGPS, check_fingerprint, check_row
 from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
 
@@ -35,14 +35,19 @@ class CachedReference:
         Raises:
             ValueError: If they don't; the message names both fingerprints.
         """
-        if TEXT in dataset.column_names and IMAGES not in dataset.column_names:
+        if REFERENCE_TEXT in dataset.column_names and REFERENCE_IMAGES not in dataset.column_names:
             raise UserError(
-                f"the cached log-probabilities have no column {IMAGES}: an earlier version wrote them, and they may be of other images; "
-                "run mmalign cache-logps or score-difficulty again on these rows"
+                f"the cached log-probabilities have no column {REFERENCE_IMAGES}: an earlier version wrote them, and they may be of other "
+                "images; run mmalign cache-logps or score-difficulty again on these rows"
             )
-        check_columns(dataset.column_names, (*self.columns, TEXT, IMAGES, FINGERPRINT), what="the data set, for reference 'cached',")
+        wanted = (*self.columns, REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT)
+        check_columns(dataset.column_names, wanted, what="the data set, for reference 'cached',")
         assert self.fingerprint is not None, "a cached reference has a fingerprint"
-        check_fingerprint(dataset[FINGERPRINT], self.fingerprint)
+        for found in sorted(set(dataset[REFERENCE_FINGERPRINT]) - {self.fingerprint}):
+            raise UserError(
+                f"the cached log-probabilities are stale: they come from {found}, the reference is {self.fingerprint}; "
+                "run mmalign cache-logps with the reference, or name the model they come from with --reference-model"
+            )
 
     def check(self, raw: Mapping[str, Any]) -> None:
         """Check a row's numbers.
@@ -62,7 +67,13 @@ class CachedReference:
         Raises:
             ValueError: If they are not.
         """
-        check_row(raw, encoded)
+        text, images = digest_text(encoded), encoded.image_digest
+        for what, held, found in (("text is", raw[REFERENCE_TEXT], text), ("images are", raw[REFERENCE_IMAGES], images)):
+            if held != found:
+                raise UserError(
+                    f"the cached log-probabilities of row {raw.get('id')} are stale: they are of the {what.split()[0]} {held or 'none'}, "
+                    f"the row's {what} {found or 'none'}; run mmalign cache-logps again on these rows"
+                )
         for name, scored in zip(self.columns, encoded.scored, strict=True) if self.by_token else ():
             if len(raw[name]) != sum(scored):
                 raise UserError(f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows")

@@ -10,15 +10,19 @@ from torch import nn
 
 from mmalign.data.images import load_image
 from mmalign.data.rows import response_text
-from mmalign.engine.method import MethodOutput, Sum
 from mmalign.errors import UserError
 from mmalign.losses.contrastive import clip_loss
+from mmalign.models.contrastive import build_or_load_clip
+from mmalign.options.methods import ContrastiveOptions
+from mmalign.training.method import Method, MethodOutput, Sum
 
 
-class ContrastiveMethod:
+class ContrastiveMethod(Method):
     """Symmetric contrastive loss over the images and texts of a batch."""
 
     name = "contrastive"
+    summary = "a contrastive image-text model, trained on image and text pairs"
+    intended_use = "To score how well a text fits an image, as one of the two proxies of a preference pair's difficulty."
     columns = ("images", "text")
 
     def __init__(self, processor: Any, *, max_length: int, image_root: Path | None = None) -> None:
@@ -26,6 +30,13 @@ class ContrastiveMethod:
         self.processor = processor
         self.max_length = max_length
         self.image_root = image_root
+
+    @classmethod
+    def build(cls, options: ContrastiveOptions) -> tuple[nn.Module, Any, Method]:
+        """Load or make a CLIP; its text tower reads no more tokens than it has positions."""
+        model, processor = build_or_load_clip(options.model, tokenizer=options.tokenizer, seed=options.seed)
+        limit = model.config.text_config.max_position_embeddings
+        return model, processor, cls(processor, max_length=min(options.max_length or limit, limit), image_root=options.image_root)
 
     def _read(self, raw: Mapping[str, Any]) -> tuple[Any, str]:
         if len(raw["images"]) != 1:
@@ -35,9 +46,6 @@ class ContrastiveMethod:
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the image and look at the text."""
         self._read(raw)
-
-    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Nothing to choose."""
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pixels (B, 3, H, W), ids (B, T), and a key (B,) that is equal for equal texts."""

@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
 from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
-from mmalign.losses.scores import Logps, ScoredTokens
 from mmalign.models.references import Reference
 
 
@@ -29,13 +28,3 @@ def compute_policy_and_reference(
         with reference.active(unwrap_parallel(model)) as frozen:
             expected = compute_response_logps(frozen, inputs, features=seen)
     return compute_response_logps(model, inputs, features=features, keep_states=keep_states), expected
-
-
-def scored_tokens(outcome: ResponseLogps, token_ids: Tensor) -> ScoredTokens:
-    """Say to the losses which response each token belongs to; ``token_ids`` is the layout's ``target``."""
-    return ScoredTokens(outcome.response, outcome.num_responses, token_ids)
-
-
-def as_logps(outcome: ResponseLogps) -> Logps:
-    """Log-probabilities by response and by token, as the losses take them."""
-    return Logps(outcome.sums(), outcome.token_logps)

@@ -6,8 +6,6 @@ Shape legend: K = response tokens of a batch.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
@@ -16,60 +14,35 @@ from torch import nn
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.distillation import compute_student_output
-from mmalign.engine.divergence import Divergence
-from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, check_rows
-from mmalign.errors import UserError
-from mmalign.methods.teachers import Teacher
-from mmalign.options.rows import AnswerEnd
+from mmalign.engine.student import compute_student_output
+from mmalign.methods.policy import load_policy
+from mmalign.methods.teachers import TokenTeacher, build_teacher
+from mmalign.options.methods import MimicLossOptions, MimicOptions
+from mmalign.training.method import Method, MethodOutput, Sum
 
 
-@dataclass(frozen=True)
-class MimicConfig:
-    """What is mimicked, and how much."""
-
-    divergence: Divergence = field(default_factory=Divergence)
-    kl_weight: float = 1.0
-    """Of the divergence, which is multiplied by the square of the temperature (arXiv:1503.02531, section 2)."""
-    ce_weight: float = 0.0
-    """Of the cross-entropy on the chats' own tokens."""
-    legacy_mask: bool = False
-    """Compare distributions one place late, as LLaVA-MoD's code does: those behind each response token, not those that predict it."""
-    max_length: int | None = None
-    answer_end: AnswerEnd = "token"
-
-    def __post_init__(self) -> None:
-        """Refuse weights without sense.
-
-        Raises:
-            ValueError: If the divergence has no weight, or the cross-entropy a negative one.
-        """
-        if not self.kl_weight > 0:
-            raise UserError(f"kl_weight is {self.kl_weight}; expected a positive number: without a teacher it is mmalign train sft")
-        if not self.ce_weight >= 0:
-            raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
-
-
-class MimicMethod:
+class MimicMethod(Method):
     """Divergence from a teacher, and cross-entropy, summed over response tokens."""
 
     name = "mimic"
+    summary = "a multimodal LLM, distilled from a teacher on chats about images"
+    intended_use = "As a small model that answers like its teacher, and as the start of preference training."
 
-    def __init__(self, processor: Any, config: MimicConfig, *, teacher: Teacher, image_root: Path | None = None) -> None:
-        """Keep the parts.
-
-        Args:
-            processor: The student's.
-            config: Divergence and weights.
-            teacher: Whom to mimic.
-            image_root: Folder that relative image paths start from.
-        """
-        self.processor = processor
-        self.config = config
-        self.teacher = teacher
+    def __init__(self, processor: Any, options: MimicLossOptions, *, teacher: TokenTeacher) -> None:
+        """Keep the student's processor, divergence and weights, and whom to mimic."""
+        self.processor, self.options, self.teacher = processor, options, teacher
         self.columns = (*CHAT_COLUMNS, *teacher.columns)
-        self.image_root = image_root
+
+    @classmethod
+    def build(cls, options: MimicOptions) -> tuple[nn.Module, Any, Method]:
+        """Load student and teacher.
+
+        Raises:
+            ValueError: If the teacher doesn't share the student's tokens.
+        """
+        model, processor = load_policy(options)
+        return model, processor, cls(processor, options, teacher=build_teacher(options, model, processor))
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Let the teacher look at its columns.
@@ -81,8 +54,8 @@ class MimicMethod:
         return dataset
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> tuple[EncodedPrompt, Any]:
-        row = read_chat(raw, index=index, image_root=self.image_root)
-        student = encode_chat(self.processor, row, answer_end=self.config.answer_end, max_length=self.config.max_length)
+        row = read_chat(raw, index=index, image_root=self.options.image_root)
+        student = encode_chat(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)
         return student, self.teacher.encode(raw, row, student)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
@@ -112,24 +85,24 @@ class MimicMethod:
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum over response tokens of kl_weight * temperature^2 * divergence - ce_weight * log p."""
-        config, kind = self.config, self.config.divergence
+        options = self.options
         inputs = {key: value for key, value in batch.items() if key != "teacher"}
         # A conversation is one plain row: the token itself stands right behind the state that predicts it.
-        shift = int(config.legacy_mask)
+        shift = int(options.legacy_mask)
         output = compute_student_output(
             model,
             inputs,
             self.teacher.ask(model, inputs, batch["teacher"], shift=shift),
-            kind,
+            options,
             vocabulary=self.teacher.vocabulary,
             index=inputs["layout"]["index"] + shift,
-            with_logps=config.ce_weight > 0,
+            with_logps=options.ce_weight > 0,
         )
         count, divergence = len(output.divergence), output.divergence.sum()
-        loss = config.kl_weight * kind.temperature**2 * divergence
+        loss = options.kl_weight * options.temperature**2 * divergence
         metrics = {"loss/kl": Sum(divergence.detach(), count)}
         if output.logps is not None:
             nll = -output.logps.sum()
-            loss = loss + config.ce_weight * nll
+            loss = loss + options.ce_weight * nll
             metrics["loss/nll"] = Sum(nll.detach(), count)
         return MethodOutput(loss, metrics)

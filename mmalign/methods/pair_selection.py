@@ -4,78 +4,27 @@ Shape legend: N = pairs of the data set.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
 from mmalign.errors import UserError
-
-Curriculum = Literal["none", "easy-to-hard", "hard-to-easy"]
-NoisyGap = Literal["keep", "drop", "flip", "smooth"]
+from mmalign.options.methods import SelectionOptions
+from mmalign.training.method import Selection
 
 GAP = "gap_fused"
 FLIPPED = "pair_flipped"
 LABEL_FLIP = "pair_label_flip"
 
 
-@dataclass(frozen=True, kw_only=True)
-class SelectionConfig:
-    """How pairs are chosen and ordered; the defaults change nothing."""
-
-    noisy_gap: NoisyGap = "keep"
-    noisy_gap_std: float = 1.0
-    """Noisy are pairs whose fused gap is at or below minus this many standard deviations."""
-    noisy_gap_quantile: float | None = None
-    """Instead: this share of the pairs, those with the lowest fused gaps, of which none may be above 0."""
-    noisy_gap_label_flip: float = 0.3
-    """``smooth``: the share of a noisy pair's loss that is the swapped pair's."""
-    difficulty_range: tuple[float, float] | None = None
-    curriculum: Curriculum = "none"
-
-    def __post_init__(self) -> None:
-        """Refuse numbers outside their ranges.
-
-        Raises:
-            ValueError: With the option, its value and what is expected.
-        """
-        if not self.noisy_gap_std >= 0:
-            raise UserError(f"noisy_gap_std is {self.noisy_gap_std}; expected 0 or more standard deviations below zero, such as 1")
-        if self.noisy_gap_quantile is not None and not 0 < self.noisy_gap_quantile < 1:
-            raise UserError(f"noisy_gap_quantile is {self.noisy_gap_quantile}; expected a share between 0 and 1, such as 0.02")
-        if self.noisy_gap_quantile is not None and self.noisy_gap == "keep":
-            raise UserError(
-                f"noisy_gap_quantile is {self.noisy_gap_quantile}, and noisy_gap 'keep' changes no pair; take drop, flip or smooth"
-            )
-        if not 0 < self.noisy_gap_label_flip <= 0.5:
-            raise UserError(
-                f"noisy_gap_label_flip is {self.noisy_gap_label_flip}; expected more than 0 and at most 0.5, where a label says nothing; "
-                "for more take --noisy-gap flip"
-            )
-        if self.difficulty_range is not None and not 0 <= self.difficulty_range[0] < self.difficulty_range[1] <= 1:
-            low, high = self.difficulty_range
-            raise UserError(f"difficulty_range is {low} {high}; expected two numbers in [0, 1], the lower one first, such as 0.2 0.9")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The pairs to train on, and what was done to get them."""
-
-    dataset: Dataset
-    counts: dict[str, Any] = field(default_factory=dict)
-    """For the run's record; empty where nothing was asked for."""
-    notes: tuple[str, ...] = ()
-    """The same in words."""
-
-
-def select_pairs(dataset: Dataset, config: SelectionConfig) -> Selection:
+def select_pairs(dataset: Dataset, options: SelectionOptions) -> Selection:
     """Treat noisy labels, filter by difficulty, and sort, in this order.
 
     Args:
         dataset: Checked rows; what is asked for decides which columns of ``scored.parquet`` are needed.
-        config: What is asked for.
+        options: What is asked for.
 
     Returns:
         The pairs. Flipped ones have True in column ``pair_flipped`` and keep their texts as they are; smoothed ones have their share of
@@ -86,12 +35,12 @@ def select_pairs(dataset: Dataset, config: SelectionConfig) -> Selection:
     """
     counts: dict[str, Any] = {}
     notes = []
-    if config.noisy_gap != "keep":
-        dataset, found, note = _treat_noisy(dataset, config)
+    if options.noisy_gap != "keep":
+        dataset, found, note = _treat_noisy(dataset, options)
         counts |= found
         notes.append(note)
-    if config.difficulty_range is not None:
-        low, high = config.difficulty_range
+    if options.difficulty_range:
+        low, high = options.difficulty_range
         difficulty = _read_column(dataset, "difficulty", option="difficulty-range")
         inside = np.flatnonzero((difficulty >= low) & (difficulty <= high))
         counts["outside_difficulty_range"] = len(dataset) - len(inside)
@@ -102,40 +51,40 @@ def select_pairs(dataset: Dataset, config: SelectionConfig) -> Selection:
                 f"{difficulty.max():.3f}; widen --difficulty-range"
             )
         dataset = dataset.select(inside)
-    if config.curriculum != "none":
+    if options.curriculum != "none":
         difficulty = _read_column(dataset, "difficulty", option="curriculum")
-        dataset = dataset.select(np.argsort(difficulty if config.curriculum == "easy-to-hard" else -difficulty, kind="stable"))
-        notes.append(f"curriculum {config.curriculum}: difficulty from {difficulty.min():.3f} to {difficulty.max():.3f}")
+        dataset = dataset.select(np.argsort(difficulty if options.curriculum == "easy-to-hard" else -difficulty, kind="stable"))
+        notes.append(f"curriculum {options.curriculum}: difficulty from {difficulty.min():.3f} to {difficulty.max():.3f}")
     return Selection(dataset, {**counts, "trained_on": len(dataset)} if notes else {}, tuple(notes))
 
 
-def noise_threshold(gaps: NDArray[np.float64], config: SelectionConfig) -> float:
+def noise_threshold(gaps: NDArray[np.float64], options: SelectionOptions) -> float:
     """Return the fused gap at or below which a pair is noisy; never above 0, where the proxies agree with the label.
 
     Args:
         gaps: (N,) sum of weight x gap / std over the proxies: in standard deviations, and negative where they prefer the rejected one.
-        config: Standard deviations or a quantile.
+        options: Standard deviations or a quantile.
     """
-    if config.noisy_gap_quantile is None:
-        return 0.0 - config.noisy_gap_std
-    return min(0.0, float(np.quantile(gaps, config.noisy_gap_quantile, method="lower")))
+    if options.noisy_gap_quantile is None:
+        return 0.0 - options.noisy_gap_std
+    return min(0.0, float(np.quantile(gaps, options.noisy_gap_quantile, method="lower")))
 
 
-def _treat_noisy(dataset: Dataset, config: SelectionConfig) -> tuple[Dataset, dict[str, Any], str]:
+def _treat_noisy(dataset: Dataset, options: SelectionOptions) -> tuple[Dataset, dict[str, Any], str]:
     gaps = _read_column(dataset, GAP, option="noisy-gap")
-    threshold = noise_threshold(gaps, config)
+    threshold = noise_threshold(gaps, options)
     noisy = (gaps <= threshold) & (gaps < 0)
-    done = {"drop": "dropped", "flip": "flipped", "smooth": "smoothed"}[config.noisy_gap]
+    done = {"drop": "dropped", "flip": "flipped", "smooth": "smoothed"}[options.noisy_gap]
     note = f"noisy gaps: {noisy.sum():,} of {len(dataset):,} pairs, fused gap at or below {threshold:.3f} standard deviations, {done}"
-    counts = {"noisy_gap": config.noisy_gap, "noisy_gap_threshold": threshold, "noisy_pairs": int(noisy.sum())}
-    if config.noisy_gap == "drop":
+    counts = {"noisy_gap": options.noisy_gap, "noisy_gap_threshold": threshold, "noisy_pairs": int(noisy.sum())}
+    if options.noisy_gap == "drop":
         if noisy.all():
             raise UserError(f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them")
         dataset = dataset.select(np.flatnonzero(~noisy))
-    elif config.noisy_gap == "flip":
+    elif options.noisy_gap == "flip":
         dataset = dataset.add_column(FLIPPED, noisy.tolist())
     else:
-        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, config.noisy_gap_label_flip, 0.0).tolist())
+        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, options.noisy_gap_label_flip, 0.0).tolist())
     return dataset, counts, note
 
 

@@ -1,119 +1,92 @@
-"""Preference training over (images, prompt, chosen, rejected): any objective of the family, or a weighted sum of several.
+"""Preference training: any pair objective of the family, or a weighted sum of several.
 
 Shape legend: B = preference pairs in the batch.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 
-from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
-from mmalign.engine.batch import collate_prompts
-from mmalign.engine.method import MethodOutput, Sum
-from mmalign.engine.probe import PROBED_ROWS, probe_rows
+from mmalign.engine.probe import PROBED_ROWS
 from mmalign.engine.processes import mean_over_processes
 from mmalign.errors import UserError
-from mmalign.losses.coefficients import BETA_MODES, DifficultyMode, difficulty_coefficients
+from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
 from mmalign.losses.registry import Named
-from mmalign.methods.cached_reference import CachedReference
-from mmalign.methods.forward import as_logps, compute_policy_and_reference, scored_tokens
-from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, swap_sides
+from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
+from mmalign.methods.responses import ResponsesMethod
 from mmalign.models.references import Reference
-from mmalign.options.rows import AnswerEnd
+from mmalign.options.methods import PairLossOptions, PreferenceOptions
+from mmalign.training.method import Method, MethodOutput, Selection
 
+START_ROWS = 64
+"""Pairs on which rewards before training are measured."""
 _COEFFICIENTS = ("pair_beta_scale", "pair_weight")
 _QUARTILE = "difficulty_quartile"
 
 
-@dataclass(frozen=True)
-class PreferenceConfig:
-    """How pairs become a loss."""
-
-    objectives: tuple[str, ...] = ("dpo",)
-    """Names with parameters, as ``losses.registry`` reads them; several are summed."""
-    beta: float | None = None
-    """Beta of every objective that has one and is not given its own; None: each one's default."""
-    difficulty_mode: DifficultyMode = "off"
-    center_rewards: bool = False
-    """Subtract from the rewards their means on the first rows before training, those of chosen and rejected responses apart."""
-    sft_weight: float = 0.0
-    """Weight of the chosen response's mean negative log-likelihood, added to each pair's loss (RPO, arXiv:2404.19733, eq. 2)."""
-    max_length: int | None = None
-    answer_end: AnswerEnd = "token"
-    row_tokens: int | None = None
-    """Pack several pairs into rows of about this many tokens; None: a row a pair."""
-
-    def __post_init__(self) -> None:
-        """Refuse objectives that can't be built, and rows of no length.
-
-        Raises:
-            ValueError: With the objective, its parameter and what was expected, or if row_tokens is not positive.
-        """
-        named = self.build_objectives()
-        without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
-        if self.difficulty_mode in BETA_MODES and without:
-            raise UserError(f"difficulty_mode {self.difficulty_mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'")
-        if self.row_tokens is not None and self.row_tokens < 1:
-            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
-
-    def build_objectives(self) -> tuple[Named[PairObjective], ...]:
-        """Build what is summed; rewards are logged as the first one has them."""
-        return PAIR_OBJECTIVES.parse_sum(self.objectives, beta=self.beta)
-
-
-class PreferenceMethod:
+class PreferenceMethod(ResponsesMethod[PairObjective]):
     """DPO (arXiv:2305.18290) and its family, with DA-DPO's difficulty (arXiv:2601.00623) on any of them."""
 
     name = "preference"
+    summary = "a multimodal LLM, trained on preference pairs"
+    intended_use = "For research on hallucination: to be compared with the model that it started from."
+    registry = PAIR_OBJECTIVES
+    lists = False
+    read = staticmethod(read_pair)
+    options: PairLossOptions
 
     def __init__(
-        self,
-        processor: Any,
-        config: PreferenceConfig,
-        *,
-        reference: Reference | None,
-        reference_fingerprint: str | None = None,
-        image_root: Path | None = None,
+        self, processor: Any, options: PairLossOptions, *, reference: Reference | None, reference_fingerprint: str | None = None
     ) -> None:
-        """Keep the parts.
-
-        Args:
-            processor: The policy's processor.
-            config: The objectives and the use of difficulty.
-            reference: The frozen model; None reads cached log-probabilities from the rows, where an objective asks for them.
-            reference_fingerprint: What the cached ones must come from; see ``fingerprint_checkpoint``.
-            image_root: Folder that relative image paths start from.
-
-        Raises:
-            ValueError: If there is a reference and no objective has use for it.
-        """
-        self.objectives = config.build_objectives()
-        with_reference = [named for named in self.objectives if named.objective.uses_reference]
-        if reference is not None and not with_reference:
-            raise UserError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
-        by_token = any(named.objective.score.needs_tokens for named in with_reference)
-        cached = reference is None and bool(with_reference)
-        self.cached = CachedReference(reference_fingerprint, by_token=by_token) if cached else None
+        """Keep the parts; see ``ResponsesMethod``."""
+        super().__init__(processor, options, reference=reference, reference_fingerprint=reference_fingerprint)
         self.objective_columns = tuple(dict.fromkeys(name for one in self.objectives for name in one.objective.columns))
         self.columns = (*PAIR_COLUMNS, *self.objective_columns)
-        self.processor = processor
-        self.config = config
-        self.reference = reference
-        self.image_root = image_root
-        self.shared = True
+        self.num_buckets = None if options.curriculum == "none" else options.curriculum_buckets
+        self.start_rows = START_ROWS if options.center_rewards else PROBED_ROWS
         self._pair_columns = [*_COEFFICIENTS, *self.objective_columns]
         self._centers: dict[str, tuple[float, float]] = {}
+
+    @classmethod
+    def build(cls, options: PreferenceOptions) -> tuple[nn.Module, Any, Method]:  # type: ignore[override]
+        """Load policy and reference; another model's rewards are measured before the first step, against itself they are 0."""
+        model, processor, method = super().build(options)
+        method.start_rows = START_ROWS if options.reference_model is not None else method.start_rows
+        return model, processor, method
+
+    @classmethod
+    def build_objectives(cls, options: PairLossOptions) -> tuple[Named[PairObjective], ...]:
+        """Build what is summed.
+
+        Raises:
+            ValueError: As in the base, and if difficulty changes a beta that an objective has not.
+        """
+        named = super().build_objectives(options)
+        without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
+        if options.difficulty_mode in BETA_MODES and without:
+            mode = options.difficulty_mode
+            raise UserError(f"difficulty_mode {mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'")
+        return named
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """Name the objectives, and what difficulty does."""
+        mode = options["difficulty_mode"]
+        return f"{super().describe(options)}, {'every pair alike' if mode == 'off' else f'pairs weighed by difficulty ({mode})'}"
+
+    def select(self, dataset: Dataset) -> Selection:
+        """Treat noisy labels, filter by difficulty, and sort."""
+        return select_pairs(dataset, self.options)
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Add each pair's beta, weight and difficulty quartile as columns, computed once over all pairs that are trained on.
@@ -121,16 +94,15 @@ class PreferenceMethod:
         Raises:
             ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
         """
-        if self.cached is not None:
-            self.cached.check_dataset(dataset)
-        has_difficulty = "difficulty" in dataset.column_names
-        if not has_difficulty and self.config.difficulty_mode != "off":
+        dataset = super().prepare(dataset)
+        has_difficulty, mode = "difficulty" in dataset.column_names, self.options.difficulty_mode
+        if not has_difficulty and mode != "off":
             raise UserError(
-                f"difficulty_mode is {self.config.difficulty_mode!r} and the data set has no column difficulty: "
+                f"difficulty_mode is {mode!r} and the data set has no column difficulty: "
                 "run mmalign score-difficulty first and train on its scored.parquet"
             )
         difficulty = torch.tensor(dataset["difficulty"] if has_difficulty else [0.5] * len(dataset), dtype=torch.float64)
-        coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=self.config.difficulty_mode)
+        coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=mode)
         for name, values in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
             dataset = dataset.add_column(name, values.tolist())
         if has_difficulty:
@@ -139,46 +111,43 @@ class PreferenceMethod:
         self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
         return dataset
 
-    def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
-        row = read_pair(raw, index=index, image_root=self.image_root)
-        return encode_row(self.processor, row, answer_end=self.config.answer_end, max_length=self.config.max_length)
-
-    def _encode_checked(self, raw: Mapping[str, Any]) -> EncodedPrompt:
-        encoded = self._encode(raw)
-        if self.cached is not None:
-            self.cached.check_text(raw, encoded)
+    def encode(self, raw: Mapping[str, Any]) -> EncodedPrompt:
+        """Tokenise a checked row, the chosen response first."""
+        encoded = super().encode(raw)
         # Only now: cached log-probabilities are of the responses in the order in which they stand in the data.
         return encoded.reverse_responses() if raw.get(FLIPPED) else encoded
 
-    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
-        """Check the row's numbers, decode and tokenise it."""
+    def turned(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A flipped row with its sides swapped."""
+        return swap_sides(row) if row.get(FLIPPED) else row
+
+    def check_numbers(self, raw: Mapping[str, Any]) -> None:
+        """Check difficulty and the objectives' columns."""
         if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
             raise UserError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for name in self.objective_columns:
             if not (_is_number(raw[name]) and math.isfinite(raw[name]) and (name not in VISITS or raw[name] >= 0)):
                 raise UserError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
-        if self.cached is not None:
-            self.cached.check(raw)
-        self._encode(raw, index)
+
+    def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
+        """The pairs' columns, each (B,)."""
+        return {name: torch.tensor([row[name] for row in rows]) for name in self._pair_columns}
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
-        """Choose how pairs are laid out: see ``probe_rows``.
+        """Choose how pairs are laid out, and measure rewards before the first step where they aren't 0.
 
         Raises:
             ValueError: If the model's own numbers can't be had, or the first rows' cached log-probabilities are of other texts.
         """
-        choice = probe_rows(
-            model, [self._encode_checked(row) for row in rows[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id
-        )
-        self.shared = choice.shared
-        if len(rows) <= PROBED_ROWS and not self.config.center_rewards:
-            return choice.reason
+        reason = super().start(model, rows)
+        if len(rows) <= PROBED_ROWS and not self.options.center_rewards:
+            return reason
         first = self._measure_start(model, rows)
-        if self.config.center_rewards:
-            # A run that goes on asks the same model, the one before its first step.
+        if self.options.center_rewards:
+            # A run that resumes asks the same model, the one before its first step.
             self._centers = {name: (values.chosen.mean().item(), values.rejected.mean().item()) for name, values in first.items()}
         objective = self.objectives[0]
-        return "\n".join([choice.reason, *describe_start(objective.objective, first[objective.name])])
+        return "\n".join([reason, *describe_start(objective.objective, first[objective.name])])
 
     def _measure_start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> dict[str, PairValues]:
         """Compute each objective's rewards before the first step, without beta, one row at a time."""
@@ -189,62 +158,40 @@ class PreferenceMethod:
             for row in rows:
                 batch = send_to_device(self.collate([row]), next(model.parameters()).device)
                 with torch.no_grad():
-                    pairs = self._pairs(model, batch)
+                    pairs = self.read_pairs(model, batch)
                     for named in self.objectives:
                         found[named.name].append(compute_rewards(named.objective, pairs))
         finally:
             model.train(was_training)
         return {name: PairValues(*(torch.cat(side) for side in zip(*values, strict=True))) for name, values in found.items()}
 
-    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """One row a pair, or one a response where they can't share it, with the pair's columns beside it under ``pairs``, each (B,)."""
-        encoded = [self._encode_checked(row) for row in rows]
-        row_tokens = self.config.row_tokens if self.shared else None
-        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id, shared=self.shared, row_tokens=row_tokens)
-        rows = [swap_sides(row) if row.get(FLIPPED) else row for row in rows]
-        if self.cached is not None:
-            batch["reference"] = self.cached.collate(rows)
-        batch["pairs"] = {name: torch.tensor([row[name] for row in rows]) for name in self._pair_columns}
-        return batch
-
-    def num_items(self, batch: dict[str, Any]) -> int:
-        """Pairs."""
-        return len(batch["pairs"]["pair_weight"])
-
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the pairs; rewards are logged with the plain beta, so that difficulty modes can be compared."""
-        pairs = self._pairs(model, batch)
+        pairs, first = self.read_pairs(model, batch), self.objectives[0]
+        rewards = {named.name: compute_rewards(named.objective, pairs) for named in self.objectives}
         losses = {
-            named.name: objective_loss(named.objective, pairs, center=self._centers.get(named.name, (0.0, 0.0)))
+            named.name: objective_loss(named.objective, pairs, rewards=self._centered(named.name, rewards[named.name]))
             for named in self.objectives
         }
-        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0)
-        if self.config.sft_weight:
-            total = total + self.config.sft_weight * chosen_nll(pairs)
-        metrics = reward_metrics(self.objectives[0].objective, pairs)
-        if len(losses) > 1:
-            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
-        return MethodOutput(total.sum(), metrics)
+        added = self.options.sft_weight * chosen_nll(pairs) if self.options.sft_weight else 0.0
+        return self.sum(losses, reward_metrics(first.objective, pairs, rewards[first.name]), added=added)
 
-    def _pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
-        """Run policy and reference."""
-        inputs = {key: value for key, value in batch.items() if key not in ("pairs", "reference")}
-        outcome, expected = compute_policy_and_reference(model, inputs, self.reference)
-        tokens = scored_tokens(outcome, batch["layout"]["target"])
-        reference = None if expected is None else as_logps(expected)
-        if self.cached is not None:
-            reference = self.cached.logps(batch["reference"], tokens)
-        columns = batch["pairs"]
-        scale, weight = columns["pair_beta_scale"], columns["pair_weight"]
-        flip = columns.get(LABEL_FLIP, 0.0)
+    def _centered(self, name: str, rewards: PairValues) -> PairValues:
+        chosen, rejected = self._centers.get(name, (0.0, 0.0))
+        return PairValues(rewards.chosen - chosen, rewards.rejected - rejected)
+
+    def read_pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
+        """Run policy and reference on a batch."""
+        policy, reference = self.run(model, batch)
+        columns = batch["numbers"]
         return PairBatch(
-            tokens,
-            as_logps(outcome),
+            policy.scored,
+            policy,
             reference,
             columns,
-            beta_scale=scale,
-            weight=weight,
-            label_flip=flip,
+            beta_scale=columns["pair_beta_scale"],
+            weight=columns["pair_weight"],
+            label_flip=columns.get(LABEL_FLIP, 0.0),
             mean=mean_over_processes,
         )
 

@@ -6,22 +6,22 @@ Shape legend: B = preference pairs.
 import torch
 from torch import Tensor
 
-from mmalign.engine.method import Sum
-from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, compute_rewards
+from mmalign.losses.kernel import PairBatch, PairObjective, PairValues
+from mmalign.training.method import Sum
 
 NUM_QUARTILES = 4
 
 
 @torch.no_grad()
-def reward_metrics(objective: PairObjective, pairs: PairBatch) -> dict[str, Sum]:
+def reward_metrics(objective: PairObjective, pairs: PairBatch, rewards: PairValues) -> dict[str, Sum]:
     """Measure rewards as the objective has them, with its plain beta, so that difficulty modes can be compared.
 
     Args:
         objective: The first of the sum.
         pairs: With columns ``pair_beta_scale`` and, where there is a difficulty, ``difficulty_quartile``.
+        rewards: (B,) each, without beta, from ``compute_rewards``.
     """
-    rewards, columns = compute_rewards(objective, pairs), pairs.columns
-    count = len(rewards.chosen)
+    count, columns = len(rewards.chosen), pairs.columns
     chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
     margin, right = chosen - rejected, (chosen > rejected).float()
     logps, lengths = (values.view(-1, 2).sum(0) for values in (pairs.policy.sums, pairs.tokens.lengths()))

@@ -1,7 +1,6 @@
 """Supervised fine-tuning: cross-entropy on the assistant's tokens."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -10,29 +9,34 @@ from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
-from mmalign.engine.method import MethodOutput, Sum
 from mmalign.engine.probe import PROBED_ROWS, check_rows
-from mmalign.options.rows import AnswerEnd
+from mmalign.methods.policy import load_policy
+from mmalign.options.methods import ChatOptions, SftOptions
+from mmalign.training.method import Method, MethodOutput, Sum
 
 
-class SupervisedMethod:
+class SupervisedMethod(Method):
     """Mean negative log-likelihood of assistant tokens, over all tokens of the step."""
 
     name = "sft"
+    summary = "a multimodal LLM, fine-tuned on chats about images"
+    intended_use = "As the start and the reference of preference training, and as the baseline that its results are compared with."
     columns = CHAT_COLUMNS
 
-    def __init__(
-        self, processor: Any, *, max_length: int | None = None, image_root: Path | None = None, answer_end: AnswerEnd = "token"
-    ) -> None:
-        """Keep the processor; ``max_length`` counts image tokens."""
+    def __init__(self, processor: Any, options: ChatOptions | None = None) -> None:
+        """Keep the processor, and how chats are read."""
         self.processor = processor
-        self.max_length = max_length
-        self.answer_end = answer_end
-        self.image_root = image_root
+        self.options = options or ChatOptions()
+
+    @classmethod
+    def build(cls, options: SftOptions) -> tuple[nn.Module, Any, Method]:
+        """Load the model."""
+        model, processor = load_policy(options)
+        return model, processor, cls(processor, options)
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> EncodedPrompt:
-        row = read_chat(raw, index=index, image_root=self.image_root)
-        return encode_chat(self.processor, row, answer_end=self.answer_end, max_length=self.max_length)
+        row = read_chat(raw, index=index, image_root=self.options.image_root)
+        return encode_chat(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the row and tokenise it."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
@@ -13,19 +12,11 @@ from mmalign.errors import UserError
 from mmalign.models.load import check_exists, load_mllm, named_errors
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
+from mmalign.options.training import LoraOptions
 
 Part = Literal["vision_tower", "projector", "language_model"]
 Frozen = Part | Literal["attention_and_embeddings"]
 """attention_and_embeddings: all of the language model but its feed-forward networks, that is, but experts and routers."""
-
-
-@dataclass(frozen=True)
-class LoraOptions:
-    """LoRA on every linear layer of the language model, except the output head."""
-
-    rank: int
-    alpha: int
-    dropout: float = 0.0
 
 
 def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
@@ -86,7 +77,8 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     leaves = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     # A pattern over full paths: bare leaf names such as q_proj would reach into the vision tower.
     target = rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
-    config = LoraConfig(r=options.rank, lora_alpha=options.alpha, lora_dropout=options.dropout, target_modules=target)
+    alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
+    config = LoraConfig(r=options.lora_rank, lora_alpha=alpha, lora_dropout=options.lora_dropout, target_modules=target)
     return get_peft_model(model, config)
 
 

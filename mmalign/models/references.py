@@ -1,6 +1,6 @@
 """The frozen model that preference training is held to: adapter off, or a frozen copy or other model.
 
-The third kind, cached log-probabilities, is no model: they are columns of the data (see ``methods/preference.py``).
+The third kind, cached log-probabilities, is no model: they are columns of the data (see ``methods/cached_reference.py``).
 """
 
 import copy
@@ -14,7 +14,7 @@ from torch import nn
 
 from mmalign.errors import UserError
 
-ReferenceKind = Literal["adapter-off", "copy", "cached"]
+ReferenceKind = Literal["adapter-off", "copy"]
 
 
 class Reference:

@@ -4,31 +4,36 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmalign.errors import UserError
 from mmalign.options.training import TrainConfig
 
 SetName = Literal[
     "caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101", "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"
 ]
+Split = Literal["train", "validation", "test"]
+Library = Literal["timm", "transformers"]
+HeadKind = Literal["linear", "mlp", "cosine"]
+Form = Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
+ExportFormat = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class DualHeadOptions(TrainConfig):
-    """Options of ``mmalign train dual-head``."""
+class ImageOptions:
+    """Images, and which of them have labels."""
 
     data: Path
     """images with classes: parquet, save_to_disk, class folders, a CoOp split file; --set: their root"""
-    out: Path
-    """folder of the classifier; run the same command again to go on after a stop"""
     set: SetName | None = None
     """one of CoOp's ten fine-grained sets below --data"""
     shots: int | None = None
-    """labelled images a class"""
+    """labelled images per class"""
     label_share: float | None = None
     """labelled share of the images, the same number of each class"""
     split_file: Path | None = None
     """labelled and unlabelled images by id, as OUT/split.json holds them"""
     split_seed: int = 1
-    """of the labelled images' drawing"""
+    """seed of the draw of labelled images"""
     validation_data: Path | None = None
     """images to tune the mixing on; with --set its own are used"""
     validation_share: float = 0.0
@@ -39,9 +44,15 @@ class DualHeadOptions(TrainConfig):
     """folder of decoded images and teacher logits; OUT/cache if not given"""
     max_reject_share: float = 0.05
     """stop if more than this share of images is broken"""
-    license: str | None = None
-    """licence named in the model card"""
-    library: Literal["timm", "transformers"] = "timm"
+    class_names: Path | None = None
+    """what prompts call the classes: JSON, CSV or lines 'n01440764 tench'; their own names if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions:
+    """The student."""
+
+    library: Library = "timm"
     """where the backbone comes from"""
     backbone: str = "resnet18"
     """timm's architecture, or a CLIP or SigLIP: folder or hub id"""
@@ -51,7 +62,7 @@ class DualHeadOptions(TrainConfig):
     """start from published weights"""
     ce_head: Literal["linear", "mlp"] = "linear"
     """head that learns from labels"""
-    kd_head: Literal["linear", "mlp", "cosine"] = "linear"
+    kd_head: HeadKind = "linear"
     """head that learns from the teacher"""
     text_init: bool = False
     """start both heads at the class names' embeddings (CLIP or SigLIP backbones)"""
@@ -59,44 +70,78 @@ class DualHeadOptions(TrainConfig):
     """side of the student's input"""
     resize_size: int | None = None
     """side of the stored squares; 8/7 of the image size if not given"""
-    form: Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"] = "dual-head"
-    """dual-head, or a baseline with one head"""
-    label_weight: float = 0.5
-    """w in w CE + (1 - w) KD"""
-    labeled_kd_weight: float = 1.0
-    """of KD on labelled images"""
-    unlabeled_kd_weight: float = 1.0
-    """of KD on unlabelled images (fixmatch: of pseudo-labels)"""
-    temperature: float = 2.0
-    """of KD's softmax"""
-    threshold: float = 0.95
-    """fixmatch: how sure a pseudo-label must be"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherOptions:
+    """The teacher."""
+
     teacher: str | None = None
     """CLIP or SigLIP, open_clip's ARCHITECTURE/TAG, classifier folder, timm architecture, or file of logits"""
     teacher_kind: Literal["zero-shot", "open-clip", "few-shot", "classifier", "timm", "logits"] = "zero-shot"
     """what --teacher is; few-shot: a CLIP fitted on the labelled images; open-clip needs mmalign[open-clip]"""
     prompts: list[str] = field(default_factory=list)
     """zero-shot, open-clip, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"""
-    class_names: Path | None = None
-    """what prompts call the classes: JSON, CSV or lines 'n01440764 tench'; their own names if not given"""
     teacher_mode: Literal["cached", "live"] = "cached"
     """score fixed views once, or each student view"""
     teacher_views: int = 0
-    """cached: views a image that teacher and student share; 0: the centre, views free"""
+    """cached: views per image that teacher and student share; 0: the centre, views free"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveOptions:
+    """Loss: w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones), each a mean over images."""
+
+    form: Form = "dual-head"
+    """dual-head, or a baseline with one head"""
+    label_weight: float = 0.5
+    """w in w CE + (1 - w) KD; the paper's lambda"""
+    labeled_kd_weight: float = 1.0
+    """w_l: of KD on labelled images"""
+    unlabeled_kd_weight: float = 1.0
+    """w_u: of KD on unlabelled images (fixmatch: of pseudo-labels)"""
+    temperature: float = 2.0
+    """of KD's softmax"""
+    threshold: float = 0.95
+    """fixmatch: how sure a pseudo-label must be"""
     forward: Literal["concatenated", "separate"] = "concatenated"
-    """what batch norms see together"""
+    """whether batch norms see labelled and unlabelled images together"""
     unlabeled_per_label: int = 1
-    """unlabelled images a labelled one in a batch"""
+    """unlabelled images per labelled image in a batch"""
     include_labeled: bool = False
     """the unlabelled stream has the labelled images too"""
-    augmentation: Literal["none", "pad-crop", "random-resized-crop"] = "random-resized-crop"
-    """views in training; pad-crop for images of about 32 pixels"""
+    augmentation: Augmentation = "random-resized-crop"
+    """views of an image in training; pad-crop for images of about 32 pixels"""
     strong_augmentation: bool = False
     """colour and cut-out on the student's views"""
+    gradient_cosine_every: int = 0
+    """batches between logs of the cosine of CE's and KD's gradients; 0: never"""
+
+    def __post_init__(self) -> None:
+        """Check the weights."""
+        if not 0.0 <= self.label_weight <= 1.0:
+            raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
+        if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
+            raise UserError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected 0 or more")
+        if self.strong_augmentation and self.form == "fixmatch":
+            raise UserError("fixmatch has a strong view of its own; leave strong_augmentation out")
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether the form learns from a teacher."""
+        return self.form not in ("ce-only", "fixmatch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, ObjectiveOptions, TrainConfig):
+    """Options of ``mmalign classifier train``."""
+
+    out: Path
+    """folder of the classifier; run the same command again to resume after a stop"""
+    license: str | None = None
+    """licence named in the model card"""
     ema_decay: float | None = None
     """save a moving average of the weights, such as 0.999"""
-    gradient_cosine_every: int = 0
-    """batches between logs of the cosine of CE's and KD's gradients"""
     learning_rate: float = 1e-3
     """peak learning rate"""
     weight_decay: float = 1e-2
@@ -104,58 +149,61 @@ class DualHeadOptions(TrainConfig):
     warmup_ratio: float = 0.0
     """share of the steps over which the learning rate rises"""
     batch_size: int = 64
-    """labelled images a device and micro-batch"""
+    """labelled images per device and micro-batch"""
     max_steps: int = 2000
     """optimiser steps; both streams are endless"""
 
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images and the teacher's logits are kept."""
+        return self.cache or self.out / "cache"
+
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateClassifierOptions:
-    """Options of ``mmalign evaluate-classifier``."""
+class ScoredImages:
+    """A trained classifier, and images to run it on."""
 
     model: Path = field(metadata={"positional": True})
     """classifier folder"""
     data: Path
-    """images with classes, as train dual-head takes them"""
+    """images with classes, as classifier train takes them"""
     set: SetName | None = None
     """one of CoOp's ten sets below --data"""
-    split: Literal["test", "validation", "train"] = "test"
+    split: Split
+    """which part of the data"""
+    cache: Path = Path("runs/images")
+    """folder of decoded images"""
+    batch_size: int = 256
+    """images per batch"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateClassifierOptions(ScoredImages):
+    """Options of ``mmalign classifier evaluate``."""
+
+    split: Split = "test"
     """which part of the data"""
     teacher_logits: Path | None = None
-    """file of the teacher's logits, to stand beside"""
-    cache: Path = Path("runs/images")
-    """folder of decoded images"""
+    """file of the teacher's logits, to be scored beside the heads"""
     out: Path | None = None
     """JSON file of the result"""
-    batch_size: int = 256
-    """images a batch"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneMixingOptions:
-    """Options of ``mmalign tune-mixing``."""
+class TuneMixingOptions(ScoredImages):
+    """Options of ``mmalign classifier tune``."""
 
-    model: Path = field(metadata={"positional": True})
-    """classifier folder; the mixing is written into it"""
-    data: Path
-    """validation images with classes"""
-    set: SetName | None = None
-    """one of CoOp's ten sets below --data"""
-    split: Literal["validation", "train", "test"] = "validation"
-    """which part; test is refused"""
-    cache: Path = Path("runs/images")
-    """folder of decoded images"""
-    batch_size: int = 256
-    """images a batch"""
+    split: Split = "validation"
+    """which part of the data; test is refused"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportOptions:
-    """Options of ``mmalign export``."""
+class ExportClassifierOptions:
+    """Options of ``mmalign classifier export``."""
 
     model: Path = field(metadata={"positional": True})
     """classifier folder"""
     out: Path
     """file to write"""
-    format: Literal["torch", "onnx"] = "torch"
+    format: ExportFormat = "torch"
     """torch: a torch.export program; onnx needs mmalign[onnx]"""

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
-from mmalign.options.rows import AnswerOptions
+from mmalign.options.precision import DtypeOptions
+from mmalign.options.rows import AnswerOptions, RowOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiagnoseOptions(AnswerOptions):
+class DiagnoseOptions(RowOptions, AnswerOptions, DtypeOptions):
     """Options of ``mmalign diagnose``."""
 
     pairs: Path = field(metadata={"positional": True})
@@ -33,14 +33,6 @@ class DiagnoseOptions(AnswerOptions):
     """pairs whose credit is drawn"""
     batch_size: int = 16
     """pairs at once"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of the weights"""
-    max_length: int | None = None
-    """longest row in tokens, images included; longer ones are rejected"""
-    image_root: Path | None = None
-    """folder that relative image paths in the data start from"""
-    max_reject_share: float = 0.05
-    """stop if more than this share of rows is broken"""
     title: str = "Diagnosis"
     """title of the page"""
     seed: int = 0

@@ -1,11 +1,13 @@
-"""Scoring pairs: what is read, by which models, and how they vote."""
+"""Scoring pairs: what is read, by which models, and how they vote; and keeping what a reference or a teacher says."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mmalign.options.precision import PrecisionOptions
-from mmalign.options.rows import AnswerOptions
+from mmalign.options.precision import DtypeOptions, PrecisionOptions
+from mmalign.options.rows import ShardOptions
+
+Weighting = Literal["accuracy", "above-chance", "equal"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +21,10 @@ class PairsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteOptions(PairsOptions):
+class VoteOptions:
     """How the proxies vote."""
 
-    weighting: Literal["accuracy", "above-chance", "equal"] = "accuracy"
+    weighting: Weighting = "accuracy"
     """a proxy's vote: its preference accuracy, what of it is above chance, or equal"""
     weights: list[str] = field(default_factory=list)
     """fixed weights instead, one for each proxy: contrastive=0.3,generative=0.7"""
@@ -33,19 +35,23 @@ class VoteOptions(PairsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReadOptions(PairsOptions, PrecisionOptions, AnswerOptions):
+class ReadOptions(PairsOptions, PrecisionOptions, ShardOptions):
     """How pairs are read and run through a multimodal LLM."""
 
-    batch_size: int = 16
-    """pairs at once"""
-    max_length: int | None = None
-    """longest row in tokens, images included; longer ones are rejected"""
-    image_root: Path | None = None
-    """folder that relative image paths in the data start from"""
-    max_reject_share: float = 0.05
-    """stop if more than this share of rows is broken"""
-    shard: str = "1/1"
-    """score part i/N alone, i from 1; the parts may run on different machines"""
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(ReadOptions, VoteOptions):
+    """Options of ``mmalign score-difficulty``."""
+
+    clip: str
+    """contrastive model: folder or hub id"""
+    mllm: str
+    """multimodal LLM before alignment: folder or hub id"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuseOptions(PairsOptions, VoteOptions):
+    """Options of ``mmalign fuse-difficulty``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ class CacheOptions(ReadOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheTeacherOptions(AnswerOptions):
+class CacheTeacherOptions(ShardOptions, DtypeOptions):
     """Options of ``mmalign cache-teacher``."""
 
     chats: Path = field(metadata={"positional": True})
@@ -70,30 +76,3 @@ class CacheTeacherOptions(AnswerOptions):
     """likeliest tokens kept of each response token"""
     storage: Literal["float16", "float32"] = "float16"
     """precision of the stored log-probabilities"""
-    batch_size: int = 16
-    """chats at once"""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """precision of the weights"""
-    max_length: int | None = None
-    """longest row in tokens, images included; longer ones are rejected"""
-    image_root: Path | None = None
-    """folder that relative image paths in the data start from"""
-    max_reject_share: float = 0.05
-    """stop if more than this share of rows is broken"""
-    shard: str = "1/1"
-    """part i/N alone, i from 1; the parts may run on different machines"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreOptions(VoteOptions, ReadOptions):
-    """Options of ``mmalign score-difficulty``."""
-
-    clip: str
-    """contrastive model: folder or hub id"""
-    mllm: str
-    """multimodal LLM before alignment: folder or hub id"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FuseOptions(VoteOptions):
-    """Options of ``mmalign fuse-difficulty``."""

@@ -1,14 +1,38 @@
 """What each method of training can be set to."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from mmalign.errors import UserError
+from mmalign.options.base import Options
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.training import MllmOptions, ReferencedOptions
+from mmalign.options.rows import AnswerOptions, RowOptions
+from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
+
+DivergenceName = Literal["forward-kl", "reverse-kl", "js"]
+DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
+NoisyGap = Literal["keep", "drop", "flip", "smooth"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftOptions(MllmOptions):
+class ContrastiveOptions(RunOptions):
+    """Options of ``mmalign train contrastive``."""
+
+    model: str
+    """CLIP model: folder, hub id, or JSON config for random weights"""
+    tokenizer: str | None = None
+    """tokenizer folder; needed where the model is a config"""
+    learning_rate: float = 5e-4
+    """peak learning rate"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatOptions(RowOptions, AnswerOptions):
+    """How chats become batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftOptions(ChatOptions, MllmOptions):
     """Options of ``mmalign train sft``."""
 
     learning_rate: float = 2e-5
@@ -16,7 +40,43 @@ class SftOptions(MllmOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimicOptions(MllmOptions):
+class DivergenceOptions(Options):
+    """Divergence of the student's distributions from the teacher's."""
+
+    divergence: DivergenceName = "forward-kl"
+    """of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"""
+    temperature: float = 1.0
+    """softens both distributions; the divergence is multiplied by its square"""
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures that are no scale."""
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise UserError(f"temperature is {self.temperature}; expected a positive number")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicLossOptions(DivergenceOptions, ChatOptions):
+    """What is mimicked, and how much."""
+
+    kl_weight: float = 1.0
+    """weight of the divergence"""
+    ce_weight: float = 0.0
+    """weight of the cross-entropy on the chats' own tokens; 1 in dense-to-sparse"""
+    legacy_mask: bool = False
+    """compare one place late, as LLaVA-MoD's released code does; to replicate it only"""
+
+    def __post_init__(self) -> None:
+        """Refuse weights without sense."""
+        super().__post_init__()
+        if not self.kl_weight > 0:
+            raise UserError(f"kl_weight is {self.kl_weight}; expected a positive number: without a teacher it is mmalign train sft")
+        if not self.ce_weight >= 0:
+            raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicOptions(MimicLossOptions, MllmOptions):
     """Options of ``mmalign train mimic``."""
 
     teacher: str
@@ -29,39 +89,46 @@ class MimicOptions(MllmOptions):
     """hold the teacher's language model in 4 bits"""
     learning_rate: float = 2e-5
     """peak learning rate"""
-    divergence: Literal["forward-kl", "reverse-kl", "js"] = "forward-kl"
-    """of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"""
-    temperature: float = 1.0
-    """softens both distributions; the divergence is multiplied by its square"""
-    kl_weight: float = 1.0
-    """weight of the divergence"""
-    ce_weight: float = 0.0
-    """weight of the cross-entropy on the chats' own tokens; 1 in dense-to-sparse"""
-    legacy_mask: bool = False
-    """compare one place late, as LLaVA-MoD's released code does; to replicate it only"""
+
+    def __post_init__(self) -> None:
+        """Refuse what a cached teacher can't tell."""
+        super().__post_init__()
+        cached = self.teacher == "cached"
+        if cached and (self.legacy_mask or self.temperature != 1.0):
+            raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+        if self.teacher_model is not None and not cached:
+            raise UserError(f"--teacher-model is for --teacher cached; the teacher is {self.teacher}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(ReferencedOptions):
-    """Options of ``mmalign train preference``."""
+class ResponsesOptions(RowOptions, AnswerOptions):
+    """Objectives over the responses of a prompt."""
 
-    learning_rate: float = 2e-6
-    """peak learning rate"""
-    objective: list[str] = field(default_factory=lambda: ["dpo"])
-    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md): dpo, cdpo, rdpo,
-    ipo, hinge, fdpo, clipped_dpo, flex_dpo, madpo, ld_dpo, asft, orpo, simpo, kto_pair, dno, smpo, step_dpo, adpo_pair, ddo
-    """
+    objective: list[str]
+    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"""
     beta: float | None = None
-    """pull towards the reference; the objective's own if not given (dpo: 0.1)"""
-    difficulty_mode: Literal["off", "paper", "paper-norm", "loss-weight", "both"] = "off"
-    """what a pair's difficulty changes: nothing (DPO), its beta, its loss weight, or both"""
+    """pull towards the reference; the objective's own if not given"""
+    row_tokens: int | None = None
+    """pack several prompts with their responses into rows of about this many tokens"""
+
+    def __post_init__(self) -> None:
+        """Refuse rows of no length."""
+        super().__post_init__()
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionOptions(Options):
+    """Which pairs are trained on, in which order; the defaults change nothing."""
+
     difficulty_range: list[float] = field(default_factory=list)
     """train on pairs with a difficulty from the first to the second number, such as 0.2 0.9"""
     curriculum: Literal["none", "easy-to-hard", "hard-to-easy"] = "none"
     """order of the pairs in an epoch, by difficulty; none: shuffled"""
     curriculum_buckets: int = 20
     """parts of an epoch that are shuffled within, one after the other"""
-    noisy_gap: Literal["keep", "drop", "flip", "smooth"] = "keep"
+    noisy_gap: NoisyGap = "keep"
     """pairs whose rejected answer the proxies clearly prefer: leave out, swap, or soften the label"""
     noisy_gap_std: float = 1.0
     """clearly: fused gap this many standard deviations below zero, or more"""
@@ -69,33 +136,88 @@ class PreferenceOptions(ReferencedOptions):
     """instead: this share of the pairs, with the lowest fused gaps, as far as they are negative"""
     noisy_gap_label_flip: float = 0.3
     """smooth: share of such a pair's loss that is the swapped pair's"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers outside their ranges."""
+        super().__post_init__()
+        if len(self.difficulty_range) not in (0, 2):
+            given = " ".join(map(str, self.difficulty_range))
+            raise UserError(f"difficulty_range is {given}; expected two numbers in [0, 1], such as 0.2 0.9")
+        if self.difficulty_range and not 0 <= self.difficulty_range[0] < self.difficulty_range[1] <= 1:
+            low, high = self.difficulty_range
+            raise UserError(f"difficulty_range is {low} {high}; expected two numbers in [0, 1], the lower one first, such as 0.2 0.9")
+        if self.curriculum_buckets < 1:
+            raise UserError(f"curriculum_buckets is {self.curriculum_buckets}; expected 1 or more, such as 20")
+        if not self.noisy_gap_std >= 0:
+            raise UserError(f"noisy_gap_std is {self.noisy_gap_std}; expected 0 or more standard deviations below zero, such as 1")
+        if self.noisy_gap_quantile is not None and not 0 < self.noisy_gap_quantile < 1:
+            raise UserError(f"noisy_gap_quantile is {self.noisy_gap_quantile}; expected a share between 0 and 1, such as 0.02")
+        if self.noisy_gap_quantile is not None and self.noisy_gap == "keep":
+            raise UserError(
+                f"noisy_gap_quantile is {self.noisy_gap_quantile}, and noisy_gap 'keep' changes no pair; take drop, flip or smooth"
+            )
+        if not 0 < self.noisy_gap_label_flip <= 0.5:
+            raise UserError(
+                f"noisy_gap_label_flip is {self.noisy_gap_label_flip}; expected more than 0 and at most 0.5, where a label says nothing; "
+                "for more take --noisy-gap flip"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairLossOptions(ResponsesOptions, SelectionOptions):
+    """How pairs become a loss."""
+
+    objective: list[str] = field(default_factory=lambda: ["dpo"])
+    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md): dpo, cdpo, rdpo,
+    ipo, hinge, fdpo, clipped_dpo, flex_dpo, madpo, ld_dpo, asft, orpo, simpo, kto_pair, dno, smpo, step_dpo, adpo_pair, ddo
+    """
+    difficulty_mode: DifficultyMode = "off"
+    """what a pair's difficulty changes: nothing (DPO), its beta, its loss weight, or both"""
     center_rewards: bool = False
     """subtract the rewards' means before training: for a teacher as the reference"""
     sft_weight: float = 0.0
     """adds this times the chosen response's mean negative log-likelihood"""
-    row_tokens: int | None = None
-    """pack several pairs into rows of about this many tokens"""
-    reference: Literal["auto", "adapter-off", "copy", "model", "cached"] = "auto"
-    """frozen model: the policy without its adapter, a copy, reference-model, or log-probs in the data; auto: reference-model where one
-    is named, else adapter-off with LoRA, else a copy
-    """
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseOptions(ReferencedOptions):
-    """Options of ``mmalign train listwise``."""
+class PreferenceOptions(PairLossOptions, ReferencedOptions):
+    """Options of ``mmalign train preference``."""
 
     learning_rate: float = 2e-6
     """peak learning rate"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListLossOptions(ResponsesOptions):
+    """How lists become a loss."""
+
     objective: list[str] = field(default_factory=lambda: ["adpo"])
     """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md): adpo, plackett_luce,
     irpo, tpo
     """
-    beta: float | None = None
-    """pull towards the reference; the objective's own if not given"""
-    row_tokens: int | None = None
-    """pack several prompts into rows of about this many tokens"""
-    reference: Literal["auto", "adapter-off", "copy", "cached"] = "auto"
-    """frozen model: the policy without its adapter, a copy, or log-probs in the data; auto: adapter-off with LoRA"""
-    reference_model: str | None = None
-    """another model as the reference, or the one that cached log-probs are of: folder or hub id"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListwiseOptions(ListLossOptions, ReferencedOptions):
+    """Options of ``mmalign train listwise``."""
+
+    learning_rate: float = 2e-6
+    """peak learning rate"""
+
+
+class MethodEntry(NamedTuple):
+    """A method of training: its options, ``module:class`` in methods, and what its command does."""
+
+    options: type[RunOptions]
+    place: str
+    summary: str
+
+
+# What follows ``mmalign train``. A new method is its own module, its options and one line here.
+METHODS = {
+    "contrastive": MethodEntry(ContrastiveOptions, "contrastive:ContrastiveMethod", "train an image-text scorer (CLIP)"),
+    "sft": MethodEntry(SftOptions, "sft:SupervisedMethod", "fine-tune on chats about images"),
+    "mimic": MethodEntry(MimicOptions, "mimic:MimicMethod", "distil a teacher into a student on chats"),
+    "preference": MethodEntry(PreferenceOptions, "preference:PreferenceMethod", "DPO and its family on preference pairs"),
+    "listwise": MethodEntry(ListwiseOptions, "listwise:ListwiseMethod", "the same on lists of scored responses"),
+}

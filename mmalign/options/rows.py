@@ -1,14 +1,39 @@
-"""How rows of conversations are read."""
+"""How rows of the data are read."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+from mmalign.options.base import Options
 
 AnswerEnd = Literal["token", "template"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnswerOptions:
+class RowOptions(Options):
+    """Which rows are read."""
+
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    max_length: int | None = None
+    """longest row in tokens, images included; longer ones are rejected"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of rows is broken"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerOptions(Options):
     """What ends an answer."""
 
     answer_end: AnswerEnd = "token"
     """where the chat template writes no end behind an answer: put the end token there, or keep the template's way"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardOptions(RowOptions, AnswerOptions):
+    """Rows that go through a frozen multimodal LLM."""
+
+    batch_size: int = 16
+    """rows at once"""
+    shard: str = "1/1"
+    """do part i/N alone, i from 1; the parts may run on different machines"""

@@ -4,13 +4,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from mmalign.errors import UserError
+from mmalign.options.base import Options
 from mmalign.options.evaluate import Name
 from mmalign.options.precision import PrecisionOptions, Quantization
-from mmalign.options.rows import AnswerOptions
+from mmalign.options.rows import AnswerOptions, RowOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Options):
     """Options that every method shares. Everything else of TrainingArguments is reached through ``trainer``."""
 
     learning_rate: float
@@ -58,37 +60,62 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(TrainConfig):
+class RunOptions(TrainConfig, RowOptions):
     """What every training run reads and writes."""
 
     data: Path
     """parquet, json or jsonl file, or a folder of them"""
     out: Path
     """folder of the trained model; run the same command again to go on after a stop"""
-    image_root: Path | None = None
-    """folder that relative image paths in the data start from"""
-    max_length: int | None = None
-    """longest row in tokens, images included; longer ones are rejected"""
-    max_reject_share: float = 0.05
-    """stop if more than this share of rows is broken"""
     license: str | None = None
     """licence named in the model card; that of the starting model if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContrastiveOptions(RunOptions):
-    """Options of ``mmalign train contrastive``."""
+class LoraOptions(Options):
+    """LoRA on every linear layer of the language model, except the output head."""
 
-    model: str
-    """CLIP model: folder, hub id, or JSON config for random weights"""
-    tokenizer: str | None = None
-    """tokenizer folder; needed where the model is a config"""
-    learning_rate: float = 5e-4
-    """peak learning rate"""
+    lora_rank: int = 0
+    """LoRA on the language model; 0 trains full weights"""
+    lora_alpha: int | None = None
+    """LoRA scale is alpha / rank; twice the rank if not given"""
+    lora_dropout: float = 0.0
+    """dropout before the adapter"""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions):
+class RouterOptions(Options):
+    """Weights of a sparse model's router losses."""
+
+    balance_weight: float | None = None
+    """sparse models: load-balancing loss, summed over layers; 0.01 if not given"""
+    router_z_weight: float = 0.0
+    """sparse models: squared log-sum of router logits, summed over layers"""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that would reward imbalance."""
+        super().__post_init__()
+        for name, value in (("balance_weight", self.balance_weight), ("router_z_weight", self.router_z_weight)):
+            if value is not None and not value >= 0:
+                raise UserError(f"{name} is {value}; expected 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainEvalOptions(Options):
+    """Benchmarks that score the model during training."""
+
+    eval_benchmarks: list[Name] = field(default_factory=list)
+    """benchmarks that the model in training is scored on, such as pope chair"""
+    eval_data: list[Path] = field(default_factory=list)
+    """their files, as mmalign evaluate --data takes them: one folder for all, or one for each"""
+    eval_every: int = 500
+    """steps between scores; the last step is always scored"""
+    eval_options: dict[str, Any] = field(default_factory=dict)
+    """other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, RouterOptions, TrainEvalOptions):
     """What training a multimodal LLM needs beside."""
 
     model: str
@@ -99,30 +126,16 @@ class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions):
     """parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"""
     stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = None
     """LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"""
-    lora_rank: int = 0
-    """LoRA on the language model; 0 trains full weights"""
-    lora_alpha: int | None = None
-    """LoRA scale is alpha / rank; twice the rank if not given"""
-    lora_dropout: float = 0.0
-    """dropout before the adapter"""
-    eval_benchmarks: list[Name] = field(default_factory=list)
-    """benchmarks that the model in training is scored on, such as pope chair"""
-    eval_data: list[Path] = field(default_factory=list)
-    """their files, as mmalign evaluate --data takes them: one folder for all, or one for each"""
-    eval_every: int = 500
-    """steps between scores; the last step is always scored"""
-    eval_options: dict[str, Any] = field(default_factory=dict)
-    """other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"""
-    balance_weight: float | None = None
-    """sparse models: load-balancing loss, summed over layers; 0.01 if not given"""
-    router_z_weight: float = 0.0
-    """sparse models: squared log-sum of router logits, summed over layers"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferencedOptions(MllmOptions):
-    """What methods need beside that hold the model to a frozen one."""
+    """The frozen model that the trained one is held to."""
 
+    reference: Literal["auto", "adapter-off", "copy", "model", "cached"] = "auto"
+    """frozen model: the policy without its adapter, a copy, reference-model, or log-probs in the data; auto: reference-model where one
+    is named, else adapter-off with LoRA, else a copy
+    """
     reference_model: str | None = None
     """another model as the reference, or the one that cached log-probs are of: folder or hub id"""
     reference_quantization: Quantization | None = None

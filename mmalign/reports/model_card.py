@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import math
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from mmalign.models.parameters import ParameterCounts
 
 Kind = Literal["full", "adapter", "contrastive", "classifier"]
@@ -106,9 +106,7 @@ def write_model_card(folder: Path, facts: CardFacts) -> Path:
     """
     _check_facts(facts)
     path = folder / "README.md"
-    partial = folder / "README.md.partial"
-    partial.write_text(fill_template(load_template(), facts), encoding="utf-8")
-    os.replace(partial, path)
+    write_whole(path, fill_template(load_template(), facts))
     return path
 
 

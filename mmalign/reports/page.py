@@ -6,7 +6,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from mmalign.data.whole_files import write_whole
+from mmalign.files import write_whole
 
 
 def render_page(out: Path, template: str, *, filters: Mapping[str, Callable[..., str]] | None = None, **values: Any) -> Path:

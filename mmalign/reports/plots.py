@@ -12,6 +12,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mmalign.files import whole
+
 Dash = str | tuple[int, tuple[float, ...]]
 
 # Readable on white and on near-black, and told apart with any colour vision (after Okabe and Ito); dashes say it again.
@@ -113,9 +115,8 @@ def save_curves(out: Path, rows: Sequence[Sequence[CurvePanel]]) -> None:
         shown: dict[str, Any] = {label: line for axes in grid.flat for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
         figure.legend(list(shown.values()), list(shown), loc="outside lower center", ncols=len(shown))
         metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if out.suffix == ".svg" else {"Software": None}
-        partial = out.with_name(f"{out.stem}.partial{out.suffix}")
-        figure.savefig(partial, dpi=150, facecolor="white", metadata=metadata)
-        partial.replace(out)
+        with whole(out) as partial:
+            figure.savefig(partial, format=out.suffix[1:], dpi=150, facecolor="white", metadata=metadata)
 
 
 def _plot_curves(axes: Axes, curves: Sequence[Curve], y_limits: tuple[float, float] | None) -> None:

@@ -7,30 +7,14 @@ from typing import Any
 from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
-from mmalign.data.json_files import expected_form, read_json_object
 from mmalign.errors import UserError
-from mmalign.losses.list_objectives import LIST_OBJECTIVES
-from mmalign.losses.objectives import PAIR_OBJECTIVES
-from mmalign.losses.registry import Registry
+from mmalign.files import expected_form, read_json_object
+from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
 from mmalign.runs.run_record import RUN_FILE, read_record, write_record
 
-METHODS = {
-    "contrastive": "a contrastive image-text model, trained on image and text pairs",
-    "sft": "a multimodal LLM, fine-tuned on chats about images",
-    "mimic": "a multimodal LLM, distilled from a teacher on chats about images",
-    "preference": "a multimodal LLM, trained on preference pairs",
-    "listwise": "a multimodal LLM, trained on lists of scored responses",
-}
-INTENDED_USE = {
-    "contrastive": "To score how well a text fits an image, as one of the two proxies of a preference pair's difficulty.",
-    "sft": "As the start and the reference of preference training, and as the baseline that its results are compared with.",
-    "mimic": "As a small model that answers like its teacher, and as the start of preference training.",
-    "preference": "For research on hallucination: to be compared with the model that it started from.",
-    "listwise": "For research on hallucination: to be compared with the model that it started from.",
-}
 LIMITS = (
     "It was trained on the data above and nothing else than they and the model it started from shows in it; check it on your own images.",
     "It can name objects that are not in the image; the evaluation says how often, where it was measured.",
@@ -76,13 +60,13 @@ def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
 
 def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
     """Turn a run's record into the card's facts."""
-    options, method = record["options"], record["method"]
+    options, method = record["options"], find_method(record["method"])
     start = options["model"]
     is_adapter = bool(options.get("lora_rank"))
-    kind: Kind = "contrastive" if method == "contrastive" else "adapter" if is_adapter else "full"
+    kind: Kind = "contrastive" if method.name == "contrastive" else "adapter" if is_adapter else "full"
     return CardFacts(
         model_name=folder.resolve().name,
-        summary=f"This is {METHODS[method]}{_objective(options, method)}.",
+        summary=f"This is {method.summary}{method.describe(options)}.",
         kind=kind,
         license=options.get("license") or _license_of(start),
         language="en",
@@ -95,30 +79,16 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
         config=options,
         version=record["mmalign"],
         commit=record["commit"] or "none (installed package)",
-        intended_use=INTENDED_USE[method],
+        intended_use=method.intended_use,
         limits=LIMITS,
         evaluation=[row for result in record.get("evaluation", []) for row in card_results(result)],
         base_model=start if is_adapter else None,
-        tags=[method],
+        tags=[method.name],
     )
 
 
 def _recipe(record: Mapping[str, Any]) -> str:
     return f"`mmalign train {record['method']}`, {record['steps']:,} optimiser steps of {record['batch']:,} rows."
-
-
-def _objective(options: Mapping[str, Any], method: str) -> str:
-    registries: dict[str, Registry[Any]] = {"preference": PAIR_OBJECTIVES, "listwise": LIST_OBJECTIVES}
-    if method not in registries:
-        return ""
-    registry = registries[method]
-    named = registry.parse_sum(options["objective"], beta=options["beta"])
-    betas = [f" (beta {one.objective.beta:g})" if "beta" in registry.parameters(one.name) else "" for one in named]
-    objective = f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}"
-    if method == "listwise":
-        return objective
-    difficulty = options["difficulty_mode"]
-    return f"{objective}, {'every pair alike' if difficulty == 'off' else f'pairs weighed by difficulty ({difficulty})'}"
 
 
 def _license_of(start: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmalign.models.dual_head import DualHead
+from mmalign.classifier.dual_head import DualHead
 from mmalign.models.parameters import count_parameters
 from mmalign.reports.model_card import CardFacts, CardResult, write_model_card
 
@@ -49,7 +49,7 @@ def write_classifier_card(folder: Path, model: DualHead, record: Mapping[str, An
         parameters=count_parameters(model),
         data_description=f"{report['num_labeled']:,} labelled and {report['num_unlabeled']:,} unlabelled images of {options['data']}.",
         data=record["data"],
-        recipe=f"`mmalign train dual-head`, {record['steps']:,} optimiser steps; teacher: {options['teacher'] or 'none'}.",
+        recipe=f"`mmalign classifier train`, {record['steps']:,} optimiser steps; teacher: {options['teacher'] or 'none'}.",
         config=options,
         version=record["mmalign"],
         commit=record["commit"] or "none (installed package)",

@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from torch import Tensor, nn
 from mmalign import __version__
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.hashing import hash_file
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
 from mmalign.diagnostics.collect import PairLogps, PairReader, TokenStates, pool_pairs, sample_states, score_pairs
@@ -29,6 +27,7 @@ from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.states import OutputHead, read_output_head
 from mmalign.errors import UserError
+from mmalign.files import hash_file, write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
@@ -97,9 +96,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
         "credits": [{"id": pair.id, "chosen": list(pair.chosen), "rejected": list(pair.rejected)} for pair in credited],
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    partial = options.out / "diagnosis.json.partial"
-    partial.write_text(json.dumps(diagnosis, indent=1, ensure_ascii=False, default=str), encoding="utf-8")
-    os.replace(partial, options.out / "diagnosis.json")
+    write_whole(options.out / "diagnosis.json", json.dumps(diagnosis, indent=1, ensure_ascii=False, default=str))
     page = write_diagnosis_page(
         options.out / "diagnosis.html", title=options.title, diagnosis=diagnosis, credited=credited, facts=_facts(options, sets)
     )

@@ -5,40 +5,28 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.datasets import find_data_files, load_rows
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
+from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
 from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
-from mmalign.difficulty.scoring import ScoreConfig, Scorers, merge_shards, score_pairs
-from mmalign.difficulty.shares import parse_share, split_among_processes, wait_for_all
-from mmalign.difficulty.teacher import TeacherCacheConfig, write_teacher_cache
-from mmalign.difficulty.voting import VoteConfig, parse_weights
+from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
-from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
-from mmalign.options.difficulty import CacheOptions, CacheTeacherOptions, FuseOptions, ReadOptions, ScoreOptions, VoteOptions
+from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions
+from mmalign.tables import text_table
 
 
 def run_score(options: ScoreOptions) -> None:
     """Score every pair, vote, and print the summary."""
-    votes = _read_votes(options)
     dataset = load_rows(options.pairs)
-    check_votes(dataset, votes)
+    check_votes(dataset, options)
     text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
     shards = _score(options, dataset, options.mllm, options.clip, {"clip": options.clip, "mllm": options.mllm, **text})
     if shards is not None:
-        print_summary(fuse_shards(dataset, shards, out=options.out, config=votes), options.out)
-
-
-def _read_votes(options: VoteOptions) -> VoteConfig:
-    """Turn the options into a VoteConfig."""
-    weights = parse_weights(options.weights)
-    if weights is not None and options.weighting != "accuracy":
-        raise UserError(f"--weighting {options.weighting} and --weights exclude each other; leave one out")
-    names = tuple(name.strip() for text in options.extra_gaps for name in text.split(",") if name.strip())
-    return VoteConfig(weighting=options.weighting, weights=weights, by_source=options.by_source, extra_proxies=names)
+        print_summary(fuse_shards(dataset, shards, out=options.out, votes=options), options.out)
 
 
 def run_cache(options: CacheOptions) -> None:
@@ -48,33 +36,6 @@ def run_cache(options: CacheOptions) -> None:
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
         print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
-
-
-def run_cache_teacher(options: CacheTeacherOptions) -> None:
-    """Keep the teacher's likeliest tokens of every response token beside the chats."""
-    check_exists(options.model, "config.json", "adapter_config.json")
-    share = split_among_processes(parse_share(options.shard))
-    config = TeacherCacheConfig(
-        options.top_k,
-        options.storage,
-        options.batch_size,
-        options.max_length,
-        options.answer_end,
-        options.image_root,
-        options.max_reject_share,
-    )
-
-    def load() -> tuple[Any, Any]:
-        model, processor = load_mllm(options.model, dtype=options.dtype)
-        return model.to(best_device()), processor
-
-    reference = fingerprint_checkpoint(options.model, dtype=options.dtype)
-    data = {path.name: hash_file(path) for path in find_data_files(options.chats)}
-    fingerprint = {"data": data, "teacher": reference}
-    dataset = load_rows(options.chats)
-    write_teacher_cache(dataset, load, out=options.out, reference=reference, fingerprint=fingerprint, config=config, share=share)
-    if wait_for_all():
-        print(f"the {options.top_k} likeliest tokens of {options.model} saved in {options.out / 'data'}")
 
 
 def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:
@@ -88,17 +49,10 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     share = split_among_processes(part)
     data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype, quantization=options.quantization)
-    config = ScoreConfig(
-        options.batch_size,
-        options.max_length,
-        options.answer_end,
-        options.image_root,
-        options.max_reject_share,
-        clip is None and "responses" in dataset.column_names,
-    )
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
     load = partial(_load_scorers, mllm, clip, options)
-    score_pairs(dataset, load, out=options.out, fingerprint=fingerprint, config=config, share=share)
+    lists = clip is None and "responses" in dataset.column_names
+    score_pairs(dataset, load, fingerprint=fingerprint, options=options, lists=lists, share=share)
     if not wait_for_all():
         return None
     if part.count > 1:
@@ -125,7 +79,6 @@ def run_fuse(options: FuseOptions) -> None:
     Raises:
         ValueError: If the folder has no scores, some are missing, or they are of other data.
     """
-    votes = _read_votes(options)
     record = options.out / "scoring.json"
     if not record.is_file():
         raise UserError(f"no scores in {options.out}; run mmalign score-difficulty first")
@@ -135,7 +88,7 @@ def run_fuse(options: FuseOptions) -> None:
         raise UserError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
     dataset = load_rows(options.pairs)
     shards = merge_shards(options.out, len(dataset))
-    print_summary(fuse_shards(dataset, shards, out=options.out, config=votes), options.out)
+    print_summary(fuse_shards(dataset, shards, out=options.out, votes=options), options.out)
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:
@@ -143,16 +96,16 @@ def print_summary(summary: dict[str, Any], out: Path) -> None:
     print(f"{summary['num_scored']:,} pairs scored, {summary['num_rejected']:,} rejected; proxies agree on {summary['agreement']:.1%}")
     if cut := summary.get("num_cut_sentences"):
         print(f"  {cut:,} sentences are longer than the contrastive model's text tower holds: read in pieces of whole words")
-    for group, proxies in summary["statistics"].items():
-        for name, s in proxies.items():
-            print(f"  {group}/{name}: gap {s['mean']:+.3f} +- {s['std']:.3f}, accuracy {s['accuracy']:.1%}, weight {s['weight']:.3f}")
-    for found in summary["proxy_agreement"]:
-        print(f"  {_agreement_words(found)}")
+    found = {f"{group}/{name}": s for group, proxies in summary["statistics"].items() for name, s in proxies.items()}
+    rows = [(name, f"{s['mean']:+.3f}", f"{s['std']:.3f}", f"{s['accuracy']:.1%}", f"{s['weight']:.3f}") for name, s in found.items()]
+    print(text_table([("proxy", "mean gap", "std", "accuracy", "weight"), *rows]))
+    for pair in summary["proxy_agreement"]:
+        print(f"  {_agreement_words(pair)}")
     for source, part in summary["sources"].items() if len(summary["sources"]) > 1 else ():
         right = ", ".join(f"{name} {value:.1%}" for name, value in part["accuracy"].items())
         print(f"  source {source}: {part['num_pairs']:,} pairs, mean difficulty {part['mean_difficulty']:.3f}, accuracy {right}")
-        for found in part["proxy_agreement"]:
-            print(f"    {_agreement_words(found)}")
+        for pair in part["proxy_agreement"]:
+            print(f"    {_agreement_words(pair)}")
     print(f"saved in {out / 'scored.parquet'}")
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.images import load_image
-from mmalign.data.json_files import read_json
 from mmalign.errors import UserError
 from mmalign.evaluation.intervals import compute_differences, compute_intervals
 from mmalign.evaluation.items import Item, items_path, read_items
 from mmalign.evaluation.registry import find_benchmark
+from mmalign.files import read_json
 from mmalign.options.evaluate import BENCHMARKS
 from mmalign.reports.comparison import EvalRun, Range
 from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers

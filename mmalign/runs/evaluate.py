@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mmalign.data.rejects import Rejects
-from mmalign.engine.reference_cache import fingerprint_checkpoint
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, read_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
@@ -20,6 +19,7 @@ from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.cards import add_result

@@ -10,9 +10,8 @@ from typing import Any
 
 from mmalign import __version__
 from mmalign.data.datasets import find_data_files
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
+from mmalign.files import check_same, hash_file, read_json_object, write_whole
 from mmalign.options.training import RunOptions, TrainConfig
 
 RUN_FILE = "mmalign_run.json"
@@ -60,10 +59,11 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     if not is_first_process():
         return
     if (out / RUN_FILE).is_file():
-        _check_same(out, read_record(out), record)
+        held, wanted = (_identity(each, processes=record["processes"]) for each in (read_record(out), record))
+        check_same(out, held, wanted, what="another run", next_step="choose another --out, or remove the folder")
         return
     # A kill may have left the record half written, and nothing else.
-    if out.exists() and any(path.name != f"{RUN_FILE}.partial" for path in out.iterdir()):
+    if out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):
         raise UserError(f"{out} is not empty and holds no run of mmalign; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_record(out, record)
@@ -79,9 +79,7 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """Write the record in one step, so that a stop leaves the old or the new one."""
-    partial = folder / f"{RUN_FILE}.partial"
-    partial.write_text(json.dumps(record, indent=1, sort_keys=True), encoding="utf-8")
-    os.replace(partial, folder / RUN_FILE)
+    write_whole(folder / RUN_FILE, json.dumps(record, indent=1, sort_keys=True))
 
 
 def _without_secrets(value: Any) -> Any:
@@ -98,24 +96,15 @@ def _as_json(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _check_same(out: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
-    old, new = (
-        {
-            "method": record["method"],
-            **record["options"],
-            **{f"data file {name}": value for name, value in record["data"].items()},
-            # Their number decides which rows make a batch.
-            "number of processes": record.get("processes", wanted["processes"]),
-        }
-        for record in (held, wanted)
-    )
-    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
-    if differing:
-        key = differing[0]
-        raise UserError(
-            f"{out} holds another run: its {key} is {old.get(key)!r}, this one's {new.get(key)!r}; "
-            "choose another --out, or remove the folder"
-        )
+def _identity(record: dict[str, Any], *, processes: int) -> dict[str, Any]:
+    """What of a record makes it another run; ``processes`` where it names no number of them."""
+    return {
+        "method": record["method"],
+        **record["options"],
+        **{f"data file {name}": value for name, value in record["data"].items()},
+        # Their number decides which rows make a batch.
+        "number of processes": record.get("processes", processes),
+    }
 
 
 def _commit() -> str | None:

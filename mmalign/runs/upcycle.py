@@ -9,6 +9,7 @@ from mmalign.models.quantize import is_quantized
 from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
 from mmalign.models.upcycle import IDENTITY_TOLERANCE, compute_largest_difference, find_sparse_layers, upcycle
 from mmalign.options.models import UpcycleOptions
+from mmalign.tables import text_table
 
 
 def run(options: UpcycleOptions) -> None:
@@ -49,8 +50,7 @@ def format_card(dense: PreTrainedModel, sparse: PreTrainedModel, sparse_layers: 
     rows += [("total", f"{before.total:,}", f"{after.total:,}"), ("activated", f"{before.activated:,}", f"{after.activated:,}")]
     rows += [(f"trainable, {stage}", f"{count_trainable(dense, frozen):,}", "") for stage, frozen in DENSE_STAGES.items()]
     rows += [(f"trainable, {stage}", "", f"{count_trainable(sparse, frozen):,}") for stage, frozen in SPARSE_STAGES.items()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    lines = [f"{name:<{widths[0]}}  {left:>{widths[1]}}  {right:>{widths[2]}}".rstrip() for name, left, right in rows]
+    lines = [text_table(rows)]
     head = f"{type(sparse).__name__} with {text.model_type}: {text.num_experts_per_tok} of {text.num_experts} experts a token in {where}"
     if text.num_experts_per_tok == 1:
         lines.append("with top_k 1 the weight of the chosen expert is always 1: the router learns from the balance loss alone")

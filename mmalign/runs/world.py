@@ -1,6 +1,6 @@
 """``mmalign world build``."""
 
-from mmalign.data.json_files import expected_form, read_json_object
+from mmalign.files import expected_form, read_json_object
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.build import build_world
 

@@ -1,16 +1,14 @@
 """Checkpoints that can be trusted: a manifest is written last, and resume takes the newest that verifies."""
 
-import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 from transformers.trainer_utils import rotate_checkpoints
 
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
+from mmalign.files import hash_file, read_json_object, write_whole
 
 MANIFEST = "manifest.json"
 
@@ -31,12 +29,7 @@ class ManifestCallback(TrainerCallback):
 def write_manifest(folder: Path) -> None:
     """Hash every file below ``folder`` into its manifest, atomically."""
     entries = {str(path.relative_to(folder)): _entry(path) for path in _files(folder)}
-    partial = folder / (MANIFEST + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(entries, file, indent=1, sort_keys=True)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.rename(folder / MANIFEST)
+    write_whole(folder / MANIFEST, json.dumps(entries, indent=1, sort_keys=True))
 
 
 def verify_checkpoint(folder: Path) -> str | None:
@@ -78,10 +71,9 @@ def find_checkpoint(output_dir: Path) -> tuple[Path | None, list[str]]:
 
 def _files(folder: Path) -> list[Path]:
     # training_args.bin is a pickle of arbitrary classes and is never read on resume.
-    ignored = {MANIFEST, MANIFEST + ".partial", "training_args.bin"}
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ignored)
+    ignored = {MANIFEST, "training_args.bin"}
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in ignored and path.suffix != ".partial")
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": path.stat().st_size, "sha256": hash_file(path)}

@@ -1,6 +1,5 @@
 """An exponential moving average of the weights: kept through resume, and what is saved at the end."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from mmalign.errors import UserError
+from mmalign.files import whole
 
 EMA_FILE = "ema.safetensors"
 
@@ -52,9 +52,8 @@ class EmaCallback(TrainerCallback):
         """Write the average into the checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            partial = folder / f"{EMA_FILE}.partial"
-            save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, partial)
-            os.replace(partial, folder / EMA_FILE)
+            with whole(folder / EMA_FILE) as partial:
+                save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, partial)
 
     def apply(self, model: nn.Module) -> None:
         """Put the average into the model."""

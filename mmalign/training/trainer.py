@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from mmalign.engine.method import Method
 from mmalign.errors import UserError
+from mmalign.training.method import Method
+from mmalign.training.progress import show_progress
+from mmalign.training.router import RouterLosses
 from mmalign.training.sampler import BucketSampler
 
 # What a weights file may lack without harm: tied copies of weights that it has.
@@ -24,8 +26,17 @@ class MethodTrainer(Trainer):
     number: the same value however a batch is split.
     """
 
-    def __init__(self, *args: Any, method: Method, sampler: BucketSampler | None = None, **kwargs: Any) -> None:
-        """Take the arguments of ``transformers.Trainer``, the method whose rows the data set holds, and their order if not any.
+    def __init__(
+        self, *args: Any, method: Method, router: RouterLosses | None = None, sampler: BucketSampler | None = None, **kwargs: Any
+    ) -> None:
+        """Set up training.
+
+        Args:
+            args: Those of ``transformers.Trainer``.
+            method: Whose rows the data set holds.
+            router: What is added to the method's loss where the model is sparse.
+            sampler: The rows' order, if not any.
+            kwargs: Those of ``transformers.Trainer``.
 
         Raises:
             ValueError: If two orders are asked for.
@@ -33,7 +44,9 @@ class MethodTrainer(Trainer):
         super().__init__(*args, data_collator=method.collate, **kwargs)
         if sampler is not None and self.args.train_sampling_strategy != "random":
             raise UserError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
+        show_progress(self)
         self.method = method
+        self._router = router
         self._sampler = sampler
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
@@ -59,7 +72,7 @@ class MethodTrainer(Trainer):
         """
         for module in self._keep_in_eval:
             module.eval()
-        output = self.method.compute(model, inputs)
+        output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
         # A step without items (no response token in any of its rows) has loss 0, not 0 / 0.
         loss = output.loss_sum / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if not torch.isfinite(loss):

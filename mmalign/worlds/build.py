@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import multiprocessing
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -13,9 +12,8 @@ from datasets import Dataset, Features, Image, List, Value
 from tqdm import tqdm
 
 from mmalign import __version__
-from mmalign.data.hashing import hash_file
-from mmalign.data.json_files import read_json_object
 from mmalign.errors import UserError
+from mmalign.files import check_same, hash_file, read_json_object, whole
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
@@ -62,26 +60,19 @@ def build_world(config: WorldConfig) -> Path:
         held = read_json_object(record).get("config")
         if not isinstance(held, dict):
             raise UserError(f"{record} is no record of a world: expected its options under config; remove {out} and build it again")
-        differing = [key for key in resolved if held.get(key) != resolved[key]]
-        if differing:
-            key = differing[0]
-            raise UserError(f"{out} holds another world: its {key} is {held.get(key)!r}, not {resolved[key]!r}; choose another --out")
+        check_same(out, held, resolved, what="another world")
         return out
-    partial = out.with_name(out.name + ".partial")
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no world; choose another --out")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
     photos = None if config.photos is None else load_photos(config.photos)
     names = SHAPES if photos is None else photos.names
-    counts = _write_training_data(config, partial, photos)
-    counts |= _write_eval(config, partial, photos, Speaker(names))
-    files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
-    content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
-    (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
-    if out.exists():
-        out.rmdir()
-    partial.rename(out)
+    with whole(out) as partial:
+        partial.mkdir(parents=True)
+        counts = _write_training_data(config, partial, photos)
+        counts |= _write_eval(config, partial, photos, Speaker(names))
+        files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+        content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
+        (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 
 

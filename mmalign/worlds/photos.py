@@ -7,8 +7,8 @@ import pyarrow.parquet as pq
 from pyarrow import ArrowException
 
 from mmalign.data.datasets import load_rows
-from mmalign.data.json_files import expected_form
 from mmalign.errors import UserError
+from mmalign.files import expected_form
 from mmalign.worlds.scenes import SPLITS
 
 

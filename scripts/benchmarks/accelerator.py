@@ -27,11 +27,12 @@ from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.methods.preference import PreferenceMethod
+from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.options.training import TrainConfig
+from mmalign.options.methods import PairLossOptions
+from mmalign.options.training import LoraOptions, TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 
@@ -94,8 +95,8 @@ def run_preference(options: argparse.Namespace, folder: Path, kind: str) -> dict
     """Train LoRA with the adapter off as the reference; on a CPU in bf16 too."""
     model, processor = load(folder, kind, options.device)
     weights = count_weights(model)
-    policy = add_lora(model, LoraOptions(rank=16, alpha=32))
-    method = CountingMethod(processor, PreferenceConfig(), reference=Reference(policy, kind="adapter-off"))
+    policy = add_lora(model, LoraOptions(lora_rank=16, lora_alpha=32))
+    method = CountingMethod(processor, PairLossOptions(), reference=Reference(policy, kind="adapter-off"))
     method.num_tokens = []
     steps = options.warmup + options.steps
     config = TrainConfig(
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("arm", choices=ARMS)
     parser.add_argument("--model", choices=list(SHAPES), default="1.5b")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to see that it runs")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs a step")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per step")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")

@@ -15,7 +15,7 @@ import random
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def make_parser(doc: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """Make the parser of a benchmark with the options that all have; ``defaults`` are theirs."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=list(SHAPES), default="v32k", help="shape of the model")
-    parser.add_argument("--batch-size", type=int, default=1, help="rows a step")
+    parser.add_argument("--batch-size", type=int, default=1, help="rows per step")
     parser.add_argument("--rounds", type=int, default=2, help="times that each arm runs, in turn with the others")
     parser.add_argument("--work", type=Path, default=Path("runs/benchmarks"), help="folder of the models")
     parser.add_argument("--write", action="store_true", help=f"put the table into {PAGE.parent.name}/{PAGE.name}")
@@ -162,12 +162,6 @@ def versions(arms: Iterable[str]) -> str:
     """Name the libraries that these arms measure."""
     named = f"torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
     return named + (f", TRL {importlib.metadata.version('trl')}" if any(arm.startswith("TRL") for arm in arms) else "")
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], *, text: Collection[int] = (0,)) -> str:
-    """Lay out a table; columns are right-aligned but for those of text."""
-    rule = "|" + "".join("---|" if number in text else "---:|" for number in range(len(header)))
-    return "\n".join(["| " + " | ".join(header) + " |", rule, *("| " + " | ".join(map(str, row)) + " |" for row in rows)])
 
 
 def report(title: str, about: str, body: str, *, write: bool) -> None:

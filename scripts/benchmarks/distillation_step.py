@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ from bench import (
     build_model,
     build_pairs,
     make_parser,
-    markdown_table,
     prepare_process,
     report,
     resident,
@@ -39,15 +39,19 @@ from bench import (
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.methods.mimic import MimicConfig, MimicMethod
-from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.models.upcycle import upcycle
+from mmalign.options.methods import MimicLossOptions
 from mmalign.options.models import UpcycleConfig
+from mmalign.options.training import RouterOptions
+from mmalign.tables import markdown_table
+from mmalign.training.method import Method
+from mmalign.training.router import RouterLosses
 
 ARMS = ("ours", "full logits", "TRL DistillationTrainer", "TRL GOLD")
 SPARSE_ARMS = ("dense", "sparse grouped_mm", "sparse eager")
@@ -81,9 +85,10 @@ def build_chats(num_rows: int) -> list[dict[str, Any]]:
     return [{"images": row["images"], "messages": row["prompt"] + row["chosen"]} for row in build_pairs(num_rows)]
 
 
-def mean_loss(method: Any, model: nn.Module) -> LossFunction:
+def mean_loss(method: Method, model: nn.Module, router: RouterLosses | None = None) -> LossFunction:
     """A method's loss over its items, as the trainer divides it."""
-    return lambda batch: method.compute(model, batch).loss_sum / method.num_items(batch)
+    compute = method.compute if router is None else partial(router.compute, method)
+    return lambda batch: compute(model, batch).loss_sum / method.num_items(batch)
 
 
 def plain_inputs(batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -173,7 +178,7 @@ def build_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]:
     freeze_parts(student, ["vision_tower"])
     reference = Reference(student, kind="copy", model=teacher)
     live = LiveTeacher(reference, processor, student=student, student_processor=processor)
-    method = MimicMethod(processor, MimicConfig(), teacher=live)
+    method = MimicMethod(processor, MimicLossOptions(), teacher=live)
     makers: dict[str, Callable[[], LossFunction]] = {
         "ours": lambda: mean_loss(method, student),
         "full logits": lambda: full_logits_loss(student, teacher),
@@ -196,7 +201,7 @@ def build_sparse_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]
     for name, model in models.items():
         freeze_parts(model, ["vision_tower"])
         optimizers[name] = build_optimizer(model.train())
-    routed = RoutedMethod(method, RouterConfig())
+    router = RouterLosses(RouterOptions())
 
     def run_experts(kind: str, loss: LossFunction) -> LossFunction:
         def run(batch: dict[str, Any]) -> Tensor:
@@ -211,7 +216,7 @@ def build_sparse_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]
             arms[name] = Arm(dense, optimizers[name], mean_loss(method, dense), mean_loss(method, dense))
             continue
         kind = name.removeprefix("sparse ")
-        loss, compared = (run_experts(kind, mean_loss(trained, sparse)) for trained in (routed, method))
+        loss, compared = (run_experts(kind, mean_loss(method, sparse, added)) for added in (router, None))
         arms[name] = Arm(sparse, optimizers["sparse"], loss, compared)
     return arms, method
 
@@ -254,7 +259,7 @@ def table(arms: dict[str, Arm]) -> str:
         memory = statistics.median(own / first for own, first in zip(arm.added, arms[base].added, strict=True))
         ratio, ratios = f"{statistics.median(times):.2f}", f"{min(times):.2f} to {max(times):.2f}"
         rows.append([name, f"{seconds:.2f}", spreads[0], f"{added:.0f}", spreads[1], ratio, ratios, f"{memory:.2f}"])
-    header = ["arm", "CPU s a step", "range", "added MiB", "range", f"time / {base}", "range", f"added / {base}"]
+    header = ["arm", "CPU s per step", "range", "added MiB", "range", f"time / {base}", "range", f"added / {base}"]
     return markdown_table(header, rows, text=(0, 2, 4, 6))
 
 

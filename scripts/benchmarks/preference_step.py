@@ -17,26 +17,29 @@ from typing import Any
 
 import torch
 import transformers
-from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms, runnable, start_peak, versions
+from bench import build_pairs, make_parser, report, resident, run_arms, runnable, start_peak, versions
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_pair
 from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
-from mmalign.engine.reference_cache import FINGERPRINT, cache_columns
+from mmalign.losses.scores import ScoredTokens
 from mmalign.methods import forward
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.methods.preference import PreferenceMethod
+from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.options.training import TrainConfig
+from mmalign.options.methods import PairLossOptions
+from mmalign.options.training import LoraOptions, TrainConfig
+from mmalign.tables import markdown_table
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 
 ARMS = (
     "ours live", "ours cached", "TRL compact live", "TRL compact cached", "TRL shipped live", "TRL shipped cached", "full logits live"
 )  # fmt: skip
-LORA = LoraOptions(rank=16, alpha=32)
+LORA = LoraOptions(lora_rank=16, lora_alpha=32)
 
 
 class Clock(transformers.TrainerCallback):
@@ -71,7 +74,7 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
     row = read_pair(raw, index=0)
     encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=[row.chosen, row.rejected])
     chosen, rejected = score_generative(model, [encoded], pad_token_id=processor.tokenizer.pad_token_id)[0]
-    return {**cache_columns(encoded, chosen, rejected), FINGERPRINT: "this model"}
+    return {**cache_pair(encoded, chosen, rejected), REFERENCE_FINGERPRINT: "this model"}
 
 
 def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None, keep_states: bool = False) -> ResponseLogps:
@@ -81,7 +84,8 @@ def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None
     pixels = batch["images"]["pixel_values"].repeat_interleave(layout["repeats"], 0)
     logps = model(**inputs, pixel_values=pixels, use_cache=False).logits.float().log_softmax(-1)
     chosen = logps.flatten(0, 1)[layout["index"]].gather(-1, layout["target"][:, None]).squeeze(-1)
-    return ResponseLogps(chosen, layout["response"], int(layout["repeats"].sum()))
+    scored = ScoredTokens(layout["response"], int(layout["repeats"].sum()), layout["target"])
+    return ResponseLogps(sums=scored.sums(chosen), token_logps=chosen, scored=scored)
 
 
 def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = False) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = F
     reference = None if cached else Reference(policy, kind="adapter-off" if options.lora else "copy")
     if full_logits:
         forward.compute_response_logps = score_full_logits
-    method = PreferenceMethod(processor, PreferenceConfig(), reference=reference, reference_fingerprint="this model")
+    method = PreferenceMethod(processor, PairLossOptions(), reference=reference, reference_fingerprint="this model")
     method.shared = not full_logits
     pairs = build_pairs(8 * options.batch_size)
     if cached:
@@ -172,8 +176,8 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         ratios = [f"{own[key] / medians[base][key]:.2f}" for key in QUANTITIES for base in ours]
         spread = f"{steps[arm][0]:.2f} to {steps[arm][-1]:.2f}"
         rows.append([arm, f"{own['seconds']:.2f}", spread, f"{own['peak']:.0f}", f"{own['added']:.0f}", *ratios])
-    heads = [f"{what} / {arm}" for what in QUANTITIES.values() for arm in ours]
-    return markdown_table(["arm", "CPU s a step", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
+    heads = [f"{what} / {arm.removeprefix('ours ')}" for what in QUANTITIES.values() for arm in ours]
+    return markdown_table(["arm", "CPU s", "range", "peak MiB", "added MiB", *heads], rows, text=(0, 2))
 
 
 def main() -> None:
@@ -186,7 +190,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="profile the first arm instead of timing")
     options = parser.parse_args()
     results = run_arms(options, run_arm)
-    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) a step"
+    title = f"{options.model}, {'LoRA' if options.lora else 'full weights'}, {options.batch_size} pair(s) per step"
     title += f", profile of {options.arms[0]}" if options.profile else ""
     body = results[options.arms[0]][0]["profile"] if options.profile else table(results)
     report(title, f"{options.rounds} rounds of {options.steps} steps; {versions(options.arms)}.", body, write=options.write)

@@ -12,12 +12,13 @@ from typing import Any
 
 import datasets
 import torch
-from bench import build_pairs, make_parser, markdown_table, report, resident, run_arms
+from bench import build_pairs, make_parser, report, resident, run_arms
 
 from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.models.load import load_mllm
+from mmalign.tables import markdown_table
 
 ARMS = ("ours", "plain")
 
@@ -75,7 +76,7 @@ def table(results: dict[str, list[dict[str, Any]]]) -> str:
         ratios = [f"{own[key] / medians['ours'][key]:.2f}" for key in ("seconds", "peak")]
         spread = f"{seconds[0]:.2f} to {seconds[-1]:.2f}"
         rows.append([arm, f"{own['seconds']:.2f}", spread, f"{1 / own['seconds']:.2f}", f"{own['peak']:.0f}", *ratios])
-    header = ["arm", "CPU s a pair", "range", "pairs a CPU second", "peak MiB", "time / ours", "memory / ours"]
+    header = ["arm", "CPU s per pair", "range", "pairs per CPU second", "peak MiB", "time / ours", "memory / ours"]
     return markdown_table(header, rows)
 
 

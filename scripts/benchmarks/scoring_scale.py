@@ -1,9 +1,9 @@
-"""``mmalign score-difficulty`` as it is run at scale: pairs a second by processes and shards, bytes a pair, and what reading alone costs.
+"""``mmalign score-difficulty`` at scale: pairs per second by processes and shards, bytes per pair, and what reading alone costs.
 
     python scripts/benchmarks/scoring_scale.py --write
 
 The models are so small that what is measured is everything around them: reading, decoding a 640 x 480 JPEG, both processors,
-tokenising, writing. It bounds the pairs a second of a process whatever the GPU is. All ways of splitting the work must leave the
+tokenising, writing. It bounds the pairs per second of a process whatever the GPU is. All ways of splitting the work must leave the
 same bytes.
 """
 
@@ -22,15 +22,16 @@ import datasets
 import numpy as np
 import pyarrow.parquet
 import torch
-from bench import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, markdown_table, report, words
+from bench import ENVIRONMENT, IMAGE_SIZE, PATCH, PROMPT_WORDS, RESPONSE_WORDS, build_model, report, words
 from PIL import Image
 from transformers import AutoProcessor
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import encode_responses
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import read_pair
+from mmalign.files import hash_file
 from mmalign.models.contrastive import build_clip
+from mmalign.tables import markdown_table
 from mmalign.worlds.tokenizer import train_tokenizer
 
 PART = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -133,7 +134,7 @@ def read_only(work: Path, num_pairs: int = 128) -> float:
 
 
 def sizes(work: Path, num_pairs: int) -> list[tuple[str, str]]:
-    """List bytes a pair."""
+    """List bytes per pair."""
     found: dict[str, float] = {}
     for label, path in (("pairs", work / "paths.parquet"), ("scored.parquet", work / "one" / "scored.parquet")):
         embed(work, path, work / "embedded.parquet")
@@ -171,9 +172,9 @@ def main() -> None:
         each = f"{1000 * (cpu - processes * start[1]) / options.pairs:.1f}" if scored else ""
         rows.append([name if name != "start" else "start: imports, models, 8 pairs", f"{wall:.1f}", f"{cpu:.1f}", rate, each])
     rows.append(["reading alone, no model", "", "", "", f"{1000 * read_only(options.work):.1f}"])
-    table = markdown_table(["way", "wall s", "CPU s", "pairs a second", "CPU ms a pair, start taken off"], rows)
+    table = markdown_table(["way", "wall s", "CPU s", "pairs per second", "CPU ms per pair, start taken off"], rows)
     about = f"{os.cpu_count()} cores, {options.pairs} pairs, models of width 32 to 64; torch {torch.__version__}."
-    body = f"{table}\n\n{markdown_table(['bytes a pair', ''], sizes(options.work, options.pairs))}"
+    body = f"{table}\n\n{markdown_table(['bytes per pair', ''], sizes(options.work, options.pairs))}"
     report("Scoring in parts", about, body, write=options.write)
 
 

@@ -13,6 +13,8 @@ says when it is the limit.
 import argparse
 from dataclasses import dataclass
 
+from mmalign.tables import markdown_table
+
 PEAK = 989e12
 """Dense bfloat16 FLOPs a second of an H100 SXM, by its data sheet."""
 
@@ -71,12 +73,13 @@ def main() -> None:
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
     options = parser.parse_args()
     counts = [f"{number} GPU{'s' if number > 1 else ''}" for number in options.gpus]
-    print(f"| recipe | TFLOPs a pair: scoring | training | {' | '.join(f'scoring, {c}' for c in counts)} | ", end="")
-    print(f"{' | '.join(f'training, {c}' for c in counts)} |\n|---|{'---:|' * (2 + 2 * len(counts))}")
+    stages = [f"{stage}, {count}" for stage in ("scoring", "training") for count in counts]
+    rows = []
     for name, shape in SHAPES.items():
         flops = [stage(shape, options.prompt, options.response) for stage in (scoring, training)]
         hours = [options.pairs * value / (PEAK * options.utilisation) / 3600 / number for value in flops for number in options.gpus]
-        print(f"| {name} | {' | '.join(f'{v / 1e12:.1f}' for v in flops)} | {' | '.join(f'{h:.2g} h' for h in hours)} |")
+        rows.append([name, *(f"{value / 1e12:.1f}" for value in flops), *(f"{hour:.2g} h" for hour in hours)])
+    print(markdown_table(["recipe", "TFLOPs per pair: scoring", "training", *stages], rows))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from typing import Literal
 
 import numpy as np
 
+from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.study import main, read_json, run_missing, slug, write_run
 from scripts.studies.world import BATCH, Condition, load_copy, make_scored_pairs, make_start, measure, measure_start, run
@@ -188,14 +189,14 @@ NAMES = {slug(arm.name): arm.name for arm in (*CORE, *FURTHER, *WITH_SFT, *GRID)
 def arms_table(runs: page.Runs, columns: Mapping[str, str], sft: page.Metrics | None = None) -> str:
     """Lay out arms by metrics, below the start where it is given."""
     first = [] if sft is None else [page.start_row("SFT (the start)", sft, columns)]
-    return page.markdown_table(["arm", "seeds", *columns.values()], [*first, *page.arm_rows(runs, NAMES, columns).values()])
+    return markdown_table(["arm", "seeds", *columns.values()], [*first, *page.arm_rows(runs, NAMES, columns).values()])
 
 
 def differences_table(runs: page.Runs) -> str:
     """Lay out each arm's difference from DPO on the same seeds."""
     arms = {arm: name for arm, name in NAMES.items() if arm in runs and arm != BASELINE}
     rows = [[name, *(page.compare_metric(runs[arm], runs[BASELINE], key) for key in COMPARED)] for arm, name in arms.items()]
-    return page.markdown_table(["arm minus DPO", *COMPARED], rows)
+    return markdown_table(["arm minus DPO", *COMPARED], rows)
 
 
 def make_marks(runs: page.Runs) -> dict[str, page.Mark]:

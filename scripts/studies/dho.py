@@ -6,7 +6,7 @@
     python -m scripts.studies.dho --data cifar10 --report-only
 
 --data is a folder with train and test parquet files (columns image, label). The training images are halved: one half, with all its
-labels, is the teacher's; the other the student's, of which 1,000 tune the mixing. Each cell is one `mmalign train dual-head`; finished
+labels, is the teacher's; the other the student's, of which 1,000 tune the mixing. Each cell is one `mmalign classifier train`; finished
 ones are kept in --out and never run again. Cells run in order of importance, so that a stop leaves the widest picture.
 """
 
@@ -24,10 +24,10 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 
+from mmalign.classifier.class_logits import load_class_logits, save_class_logits
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.splits import LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
-from mmalign.data.labeled_images import LabeledImages, load_labeled_images
-from mmalign.data.splits import LabelSplit, draw_split, save_split
-from mmalign.data.teacher_logits import load_teacher_logits, save_teacher_logits
 from scripts.studies.dho_grid import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_page import write_page
 from scripts.studies.study import main, read_json, run_missing, write_json
@@ -51,7 +51,7 @@ def run_mmalign(words: Sequence[str], log: Path) -> None:
 
 def training_words(options: argparse.Namespace, network: str, *, steps: int, batch: int) -> list[str]:
     """What all runs share."""
-    words = ["train", "dual-head", "--data", str(options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
+    words = ["classifier", "train", "--data", str(options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
     words += ["--backbone", "resnet10t", "--backbone-options", NETWORKS[network], "--image-size", "32", "--augmentation", "pad-crop"]
     words += ["--max-steps", str(steps), "--batch-size", str(batch), "--learning-rate", "2e-3", "--warmup-ratio", "0.05"]
     return [*words, "--logging-steps", "50", "--trainer", "{disable_tqdm: true, save_strategy: 'no'}"]
@@ -106,7 +106,7 @@ def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base
         own: The student's images, on which the accuracy counts.
     """
     truth = torch.from_numpy(data.labels)
-    real = load_teacher_logits(base, ids=data.ids, classes=data.classes).logits[:, 0]
+    real = load_class_logits(base, ids=data.ids, classes=data.classes).logits[:, 0]
     guess = real.argmax(-1)
     for accuracy in CORRECTED:
         path = options.out / "cache" / f"corrected {accuracy:.0%}.safetensors"
@@ -116,13 +116,11 @@ def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base
         logits = real.clone()
         rows = mended.nonzero()[:, 0]
         logits[rows, truth[rows]], logits[rows, guess[rows]] = real[rows, guess[rows]], real[rows, truth[rows]]
-        save_teacher_logits(
-            path, ids=data.ids, classes=data.classes, logits=logits, source=f"real teacher, {share:.0%} of its errors mended"
-        )
+        save_class_logits(path, ids=data.ids, classes=data.classes, logits=logits, source=f"real teacher, {share:.0%} of its errors mended")
     blind = real.clone()
     blind[:, :BLIND_CLASSES] -= 10.0
     source = f"real teacher without {', '.join(data.classes[:BLIND_CLASSES])}"
-    save_teacher_logits(options.out / "cache" / "blind.safetensors", ids=data.ids, classes=data.classes, logits=blind, source=source)
+    save_class_logits(options.out / "cache" / "blind.safetensors", ids=data.ids, classes=data.classes, logits=blind, source=source)
 
 
 def score_real_teacher(options: argparse.Namespace, path: Path) -> None:

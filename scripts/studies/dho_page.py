@@ -7,8 +7,9 @@ from statistics import mean, median
 
 import numpy as np
 
-from mmalign.evaluation.classification import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
+from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.reports.heat_map import save_heat_map
+from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.dho_grid import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
 from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
@@ -41,7 +42,7 @@ def accuracy_table(cells: Results, student: str) -> str:
     rows.append(
         ["DHO minus the best single head", *(show(gain(cells, labels, "real", student=student), sign=True) for labels in present)],
     )
-    return page.markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
+    return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
 
 
 def _shown(cells: Results, labels: str, form: str, weight: float, head: str | None, student: str) -> str:
@@ -59,13 +60,13 @@ def pairs_table(cells: Results) -> str:
             own, other = scores(pick(cells, labels, "dual-head")), scores(pick(cells, labels, form, weight))
             row.append(str(page.compare(own, other)) if len(set(own) & set(other)) > 1 else "")
         rows.append(row)
-    return page.markdown_table(["DHO minus", *present], rows)
+    return markdown_table(["DHO minus", *present], rows)
 
 
 def map_table(cells: Results, accuracies: dict[str, float], rival: str) -> str:
     """The gain by label share and teacher."""
     rows = [[labels, *(show(gain(cells, labels, t, rival), sign=True) for t in accuracies)] for labels in MAP_LABELS]
-    return page.markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
+    return markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
 
 
 def weights_table(cells: Results) -> str:
@@ -75,7 +76,7 @@ def weights_table(cells: Results) -> str:
         [labels, *(show(list(scores(pick(cells, labels, form, w, teacher="blind")).values())) for form, w in arms)] for labels in MAP_LABELS
     ]
     header = ["labels", "KD only", *(f"w = {w}" for form, w in arms if form == "single-head"), "CE only", "DHO"]
-    return page.markdown_table(header, [row for row in rows if row[-1]])
+    return markdown_table(header, [row for row in rows if row[-1]])
 
 
 def long_table(cells: Results) -> str:
@@ -91,7 +92,7 @@ def long_table(cells: Results) -> str:
             gains = [show(gain(cells, labels, teacher, rival, steps=steps), sign=True) for rival in ("validation", "equal")]
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
-    return page.markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
+    return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
 
 
 def views_table(cells: Results) -> str:
@@ -105,7 +106,7 @@ def views_table(cells: Results) -> str:
         }
         seconds = [result["cpu_seconds"] for those in runs.values() for result in those.values() if "cpu_seconds" in result]
         rows.append([name, *(show(list(scores(those).values())) for those in runs.values()), f"{median(seconds):.0f}" if seconds else ""])
-    return page.markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
+    return markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
 
 
 def calibration_table(cells: Results) -> str:
@@ -118,7 +119,7 @@ def calibration_table(cells: Results) -> str:
     for name, form, head in arms:
         errors = [[100 * result["test"][head]["ece"] for result in pick(cells, labels, form).values()] for labels in present]
         rows.append([name, *map(show, errors)])
-    return page.markdown_table(["calibration error, %", *present], rows)
+    return markdown_table(["calibration error, %", *present], rows)
 
 
 def cosine_table(cells: Results) -> str:
@@ -137,9 +138,7 @@ def cosine_table(cells: Results) -> str:
                     halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
                 if len(halves) == 4:
                     rows.append([f"{labels}, {teacher}", steps, *halves])
-    return page.markdown_table(
-        ["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows
-    )
+    return markdown_table(["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows)
 
 
 def _halves(series: Sequence[float]) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
+from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.study import main, read_json, run_missing, slug, write_json, write_run
 from scripts.studies.world import BATCH, Condition, make_pairs, make_start, measure, read_metrics, run
@@ -271,14 +272,14 @@ def arms_table(runs: page.Runs, teacher: page.Metrics) -> str:
     for arm, row in rows.items():
         one = next(iter(runs[arm].values())) if arm else teacher
         row[2:2] = [f"{one[key] / 1000:.0f}" for key in ("weights", "activated")]
-    return page.markdown_table(["arm", "seeds", "weights, k", "activated, k", *COLUMNS.values()], rows.values())
+    return markdown_table(["arm", "seeds", "weights, k", "activated, k", *COLUMNS.values()], rows.values())
 
 
 def differences_table(runs: page.Runs, pairs: Sequence[tuple[str, str]]) -> str:
     """Lay out differences of two arms over the seeds that both have."""
     arms = [(f"{arm} - {base}", slug(arm), slug(base)) for arm, base in pairs]
     rows = [[name, *(page.compare_metric(runs[a], runs[b], key) for key in COMPARED)] for name, a, b in arms if a in runs and b in runs]
-    return page.markdown_table(["", *COMPARED], rows)
+    return markdown_table(["", *COMPARED], rows)
 
 
 def against_teacher_table(runs: page.Runs, teacher: page.Metrics) -> str:
@@ -290,7 +291,7 @@ def against_teacher_table(runs: page.Runs, teacher: page.Metrics) -> str:
             first = [one for one in runs[arm].values() if "saturated" in one]
             begin = [page.estimate([one[key] for one in first]) if first else "0" for key in ("first margin", "saturated")]
             rows.append([name, *(page.compare_metric(runs[arm], against, key) for key in COMPARED), *begin])
-    return page.markdown_table(["arm minus teacher", *COMPARED, "first margin", "saturated pairs %"], rows)
+    return markdown_table(["arm minus teacher", *COMPARED, "first margin", "saturated pairs %"], rows)
 
 
 def make_marks() -> dict[str, page.Mark]:

@@ -31,10 +31,12 @@ from mmalign.data.encode import encode_responses
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.divergence import Divergence, linear_divergence
+from mmalign.engine.divergence import TeacherStates, linear_divergence
 from mmalign.engine.states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
+from mmalign.files import whole
 from mmalign.models.load import best_device, load_mllm
+from mmalign.options.methods import DivergenceOptions
 from schedules.stages import pair_row, read_lists, write_rows
 from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
 from scripts.studies.objectives_page import write_page
@@ -86,7 +88,7 @@ def divergence_from_start(model: Path, start: Path, world: Path) -> float:
     batch = send_to_device(collate_prompts(encoded, pad_token_id=processor.tokenizer.pad_token_id), next(policy.parameters()).device)
     mine, theirs = compute_response_states(policy, batch), compute_response_states(reference, batch)
     heads = read_output_head(policy).head, read_output_head(reference).head
-    by_token = linear_divergence(mine.final, heads[0], theirs.final, heads[1], Divergence("reverse"))
+    by_token = linear_divergence(mine.final, heads[0], TeacherStates(theirs.final, heads[1]), DivergenceOptions(divergence="reverse-kl"))
     return float(by_token.sum()) / len(encoded)
 
 
@@ -114,9 +116,8 @@ def make_pairs_with_scores(data: Data, seed: int, out: Path, *, smoke: bool) -> 
         columns = {"score_chosen": gap, "score_rejected": np.zeros_like(gap), "visits_chosen": visits, "visits_rejected": VISITS - visits}
         for name, values in columns.items():
             rows = rows.add_column(name, values.tolist())
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        rows.to_parquet(str(partial))
-        partial.rename(path)
+        with whole(path) as partial:
+            rows.to_parquet(partial)
     return path
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.objectives_grid import GROUPS, Group, count_steps, read_search
 from scripts.studies.study import slug
@@ -51,7 +52,7 @@ def data_table(runs: page.Runs, sft: page.Metrics) -> str:
         difference = page.compare_metric(runs[name], base, "object F1") if shared and name != BASELINE else ""
         mine, other = (sum(seeds[seed]["seconds a step"] for seed in shared) for seeds in (runs[name], base))
         rows.append([*row, difference, f"{mine / other:.2f}" if shared else ""])
-    return page.markdown_table(["objective", "seeds", *COLUMNS.values(), "object F1 - dpo's", "time a step / dpo's"], rows)
+    return markdown_table(["objective", "seeds", *COLUMNS.values(), "object F1 - dpo's", "time a step / dpo's"], rows)
 
 
 def overview_table(by_data: Mapping[str, page.Runs], sft: page.Metrics) -> str:
@@ -60,7 +61,7 @@ def overview_table(by_data: Mapping[str, page.Runs], sft: page.Metrics) -> str:
     for name in _ranked(*by_data.values()):
         pairs = ([page.estimate_metric(runs[name], key).mean for key in OVERVIEW] for runs in by_data.values())
         rows.append([name, *(f"{f1:.1f} / {pope:.1f}" for f1, pope in pairs)])
-    return page.markdown_table(["objective", *by_data], rows)
+    return markdown_table(["objective", *by_data], rows)
 
 
 def search_table(group: Group, out: Path) -> str:
@@ -78,7 +79,7 @@ def search_table(group: Group, out: Path) -> str:
         rows.append([objective.name, objective.parameter, *cells])
     strengths = max(len(row) - 2 for row in rows)
     about = f"Object F1 on 100 validation scenes after training, one seed; learning rates {' and '.join(rates)}."
-    return f"{about}\n\n{page.markdown_table(['objective', 'strength', *[''] * strengths], rows)}"
+    return f"{about}\n\n{markdown_table(['objective', 'strength', *[''] * strengths], rows)}"
 
 
 def draw_overview(groups: Sequence[Mapping[str, page.Runs]], sft: page.Metrics, path: Path) -> None:

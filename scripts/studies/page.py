@@ -13,7 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mmalign.data.whole_files import write_whole
+from mmalign.files import write_whole
 from scripts.studies.study import read_json
 
 LEVEL = 0.95
@@ -113,12 +113,6 @@ def write_measured(page: Path, title: str, parts: Sequence[str]) -> Path:
     kept = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else f"# {title}"
     write_whole(page, f"{kept.rstrip()}\n\n{MARK}\n\n" + "\n\n".join(parts) + "\n")
     return page
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Lay out a table; the first column is text, the others are right-aligned."""
-    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
-    return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in rows])
 
 
 def arm_rows(runs: Runs, names: Mapping[str, str], columns: Iterable[str]) -> dict[str, list[object]]:

@@ -22,7 +22,7 @@ import torch
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from mmalign.data.whole_files import write_whole
+from mmalign.files import write_whole
 
 
 class Cell(Protocol):

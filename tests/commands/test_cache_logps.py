@@ -22,7 +22,7 @@ from mmalign.data.encode import encode_responses
 from mmalign.data.images import digest_images
 from mmalign.data.rows import read_list, read_pair
 from mmalign.engine.probe import own_logps
-from mmalign.engine.reference_cache import fingerprint_checkpoint
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from tests.data_files import save_by_path, save_rows
 from tests.tiny_models import list_rows, pair_rows, random_image
@@ -111,7 +111,7 @@ def test_log_probabilities_of_other_images_are_refused(tiny_llava_dir: Path, tmp
     (tmp_path / "cache" / "cached.parquet").unlink()
     assert main([*words, "--out", str(tmp_path / "cache")]) == 2
     error = capsys.readouterr().err
-    assert f"000000000.jsonl holds scores of row pair-0 with the images {held}, and the row's are {now} now; remove the shards" in error
+    assert f"000000000.jsonl was made from the images {held} of row pair-0, and they are {now} now; remove the shards" in error
     (tmp_path / "cache" / "shards" / "000000000.jsonl").unlink()
     assert main([*words, "--out", str(tmp_path / "cache")]) == 0
     assert load_rows(cached)[0]["reference_images"] == now
@@ -191,7 +191,7 @@ def hub(tiny_llava_dir: Path) -> Iterator[str]:
 
 def test_hub_id_that_was_never_downloaded(hub: str, tiny_llava_dir: Path, tmp_path: Path) -> None:
     """The fingerprint is taken before the model is loaded, so it can't count on the cache."""
-    code = "from mmalign.engine.reference_cache import fingerprint_checkpoint as f; print(f('org/tiny', dtype='float32'))"
+    code = "from mmalign.models.fingerprint import fingerprint_checkpoint as f; print(f('org/tiny', dtype='float32'))"
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -11,8 +11,8 @@ import torch
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
 from mmalign.data.images import digest_images
-from mmalign.difficulty import teacher as cache
 from mmalign.models.load import load_mllm
+from mmalign.runs import cache_teacher as cache
 from tests.data_files import chat_rows, encoded, save_by_path, save_encoded, save_rows
 from tests.methods.test_mimic import plain_logits
 from tests.tiny_models import build_tiny_llava, random_image
@@ -81,7 +81,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert len(load_rows(again)) == 7
     assert json.loads((tmp_path / "stopped" / "rejects.jsonl").read_text())["id"] == rows[4]["id"]
     assert cached(teacher_dir, chats, tmp_path / "stopped", "--top-k", "3") == 2
-    assert "holds scores with top_k 64, not 3" in capsys.readouterr().err
+    assert "holds another cache: its top_k is 64, not 3" in capsys.readouterr().err
 
 
 def test_with_nearly_all_tokens_it_teaches_like_the_live_teacher_and_with_few_less(
@@ -118,7 +118,8 @@ def test_stale_and_foreign_columns_are_refused(
     assert "the cached teacher is weights " in capsys.readouterr().err
     assert mimic(tiny_llava_dir, chats, tmp_path / "b", "--teacher", "cached") == 2
     assert "has no column teacher_top_ids" in capsys.readouterr().err
-    assert mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2") == 2
+    with pytest.raises(SystemExit):
+        mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2")
     assert "at temperature 1 alone" in capsys.readouterr().err
     edited = load_rows(data).map(lambda row: {"messages": [row["messages"][0], {**row["messages"][1], "content": "a star"}]})
     edited.to_parquet(tmp_path / "edited.parquet")
@@ -143,7 +144,7 @@ def test_columns_of_other_images_are_refused(
     assert reject["id"] == "pair-1"
     assert f"the cached teacher is stale: it saw the images {held}, the row's are {now}" in reject["reason"]
     assert cached(teacher_dir, chats, tmp_path / "cache", *root) == 2
-    assert f"000000000.parquet the teacher saw the images {held} of row pair-1, and they are {now} now" in capsys.readouterr().err
+    assert f"000000000.parquet was made from the images {held} of row pair-1, and they are {now} now" in capsys.readouterr().err
     load_rows(data).remove_columns("teacher_images").to_parquet(tmp_path / "old.parquet")
     assert mimic(tiny_llava_dir, tmp_path / "old.parquet", tmp_path / "old", *words) == 2
     assert "has no column teacher_images; it has" in capsys.readouterr().err

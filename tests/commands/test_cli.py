@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pytest
 
 from mmalign import __version__
-from mmalign.cli import COMMANDS, main
+from mmalign.cli import COMMANDS, RENAMED, main
 from mmalign.config import parse_options
 from mmalign.errors import UserError
 
@@ -119,6 +119,7 @@ def test_each_commands_help(capsys: pytest.CaptureFixture[str], name: str) -> No
     ("words", "message"),
     [
         (["train"], "mmalign train: choose one of: contrastive, sft, mimic, preference"),
+        (["classifier"], "mmalign classifier: choose one of: train, evaluate, tune, export"),
         (["evalute", "pope"], "unknown command 'evalute'; did you mean 'evaluate'?"),
         (["score-dificulty"], "did you mean 'score-difficulty'?"),
     ],
@@ -126,6 +127,19 @@ def test_each_commands_help(capsys: pytest.CaptureFixture[str], name: str) -> No
 def test_unknown_commands(capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert main(words) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_earlier_names_still_run_and_name_the_new_one(capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*old.split(), "--help"])
+    assert stop.value.code == 0
+    said = capsys.readouterr()
+    assert f"usage: mmalign {new} " in said.out
+    assert f"mmalign {old}: is now called 'mmalign {new}'" in said.err
+    assert len(said.err.splitlines()) == 1
+    main([])
+    assert f"  {old} " not in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,13 +19,13 @@ def test_a_folder_of_another_run_is_left_alone(
     weights = (out / "model.safetensors").read_bytes()
     capsys.readouterr()
     assert train(tiny_llava_dir, pairs, out, "--reference", "cached", "--beta", "0.5") == 2
-    assert "holds another run: its beta is None, this one's 0.5" in capsys.readouterr().err
+    assert "holds another run: its beta is None, not 0.5" in capsys.readouterr().err
     assert (out / "model.safetensors").read_bytes() == weights
     other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1, reference=tiny_llava_dir))
     assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2
     assert "holds another run: its data is" in capsys.readouterr().err
     assert train(tiny_llava_dir, pairs, out, kind="sft") == 2
-    assert "holds another run: its method is 'preference', this one's 'sft'" in capsys.readouterr().err
+    assert "holds another run: its method is 'preference', not 'sft'" in capsys.readouterr().err
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     assert train(tiny_llava_dir, pairs, tmp_path / "notes") == 2

@@ -10,7 +10,11 @@ STEP = ["--max-steps", "3", "--batch-size", "4", "--logging-steps", "1", "--lear
 
 
 def train(model: Path, data: Path, out: Path, *words: str, kind: str = "preference") -> int:
-    return main(["train", kind, "--model", str(model), "--data", str(data), "--out", str(out), *STEP, *words])
+    """Return the code that the command ends with, also where its options are refused before it runs."""
+    try:
+        return main(["train", kind, "--model", str(model), "--data", str(data), "--out", str(out), *STEP, *words])
+    except SystemExit as stop:
+        return int(stop.code or 0)
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:

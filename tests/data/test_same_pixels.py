@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 
 from data_tools.leaks import index_images
+from mmalign.classifier.image_cache import cache_images, to_square
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.data.encode import encode_responses
-from mmalign.data.image_cache import cache_images, to_square
-from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_chat, read_list, read_pair
 from mmalign.evaluation.answers import Question

@@ -131,7 +131,7 @@ def test_a_local_model_from_the_command_line(tmp_path: Path, tiny_llava_dir: Pat
     model.save_pretrained(other)
     processor.save_pretrained(other)
     assert main(words.replace(str(tiny_llava_dir), str(other)).split()) == 2
-    assert "was begun with llm_weights 'weights" in capsys.readouterr().err
+    assert "holds another run: its llm_weights is 'weights" in capsys.readouterr().err
 
 
 def wrong_answer(prompt: str) -> str:
@@ -183,7 +183,7 @@ def test_a_run_whose_endpoint_fails_goes_on_and_ends_the_same(
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     # Sampled at another temperature, the rest would not be of the same kind.
     assert main(endpoint_words(data, tmp_path / "stopped", server, "--temperature", "0.1")) == 2
-    assert "was begun with temperature 0.8, not 0.1; choose another --out" in capsys.readouterr().err
+    assert "holds another run: its temperature is 0.8, not 0.1; choose another --out" in capsys.readouterr().err
 
 
 def test_half_a_surrogate_in_a_reply_costs_its_row(tmp_path: Path, server: ChatServer) -> None:
@@ -215,7 +215,7 @@ def test_another_image_root_is_another_run(tmp_path: Path, server: ChatServer, c
     words = endpoint_words(tmp_path / "rows.jsonl", tmp_path / "out", server)
     assert main(words) == 2
     assert main([*words, "--image-root", str(tmp_path / "images")]) == 2
-    assert f"was begun with image_root None, not '{tmp_path}/images'; choose another --out" in capsys.readouterr().err
+    assert f"holds another run: its image_root is None, not '{tmp_path}/images'; choose another --out" in capsys.readouterr().err
     assert (tmp_path / "out" / "rejects.jsonl").is_file(), "a folder that is refused keeps its list"
 
 

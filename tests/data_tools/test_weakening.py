@@ -163,13 +163,15 @@ def test_pairs_and_resume_to_the_same_bytes(tmp_path: Path, tiny_llava_dir: Path
     assert {pair.id: pair.chosen for pair in pairs}.items() <= good.items()
     assert {pair.source for pair in pairs} == {"image-weakening"}
     assert all(pair.rejected != pair.chosen for pair in pairs)
-    # What a kill leaves: the first chunk, and half of the second under another name.
+    # What a kill leaves: the first chunk, and half of the second under a name of the process's own.
     chunks = tmp_path / "stopped" / "chunks"
     chunks.mkdir(parents=True)
     for name in ("build.json", "chunks/000000000.jsonl"):
         (tmp_path / "stopped" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
-    (chunks / "000000002.jsonl.partial").write_text('{"index": 2, "rej')
+    partial = chunks / "000000002.jsonl.other-1.partial"
+    partial.write_text('{"index": 2, "rej')
     assert main([*words, "--out", str(tmp_path / "stopped")]) == 0
+    partial.unlink()
     assert files_of(tmp_path / "stopped") == files_of(tmp_path / "whole")
 
 
@@ -205,7 +207,7 @@ def test_other_weights_are_another_run(tmp_path: Path, capsys: pytest.CaptureFix
         model.save_pretrained(tmp_path / "model")
         processor.save_pretrained(tmp_path / "model")
         assert main(words) == status
-    assert "was begun with model_weights 'weights" in capsys.readouterr().err
+    assert "holds another run: its model_weights is 'weights" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**31)])
@@ -220,7 +222,7 @@ def test_another_run_and_bad_options_are_refused(tmp_path: Path, tiny_llava_dir:
     words = [str(data), "--model", str(tiny_llava_dir), "--max-new-tokens", "3", "--max-reject-share", "1", "--out", str(tmp_path / "out")]
     assert main(words) == 0
     assert main([*words, "--step", "500"]) == 2
-    assert "was begun with step 900, not 500; choose another --out" in capsys.readouterr().err
+    assert "holds another run: its step is 900, not 500; choose another --out" in capsys.readouterr().err
     assert main([*words, "--step", "1000"]) == 2
     assert "step is 1000; expected 0 to 999" in capsys.readouterr().err
     assert main([*words, "--plausibility", "0"]) == 2

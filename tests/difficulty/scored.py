@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmalign.cli import main
-from mmalign.data.hashing import hash_file
+from mmalign.files import hash_file
 
 
 def score(pairs: Path, clip_dir: Path, mllm: Path, out: Path, *more: str) -> int:

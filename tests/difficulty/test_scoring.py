@@ -157,7 +157,7 @@ def test_scores_of_other_models_are_refused(
     pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(3))
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--batch-size", "5") == 2
-    assert "holds scores with batch_size 16, not 5; choose another --out" in capsys.readouterr().err
+    assert "holds other scores: its batch_size is 16, not 5; choose another --out" in capsys.readouterr().err
 
 
 def test_missing_columns_and_models_are_named(

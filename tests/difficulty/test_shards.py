@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.difficulty.shares import Share, parse_share
+from mmalign.data.shards import Share, parse_share
 from tests.data_files import save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows
@@ -111,13 +111,14 @@ def test_killed_between_writing_and_renaming(pairs: Path, whole: Path, clip_dir:
     words = ["score-difficulty", str(pairs), "--clip", str(clip_dir), "--mllm", str(tiny_llava_dir), "--out", str(out)]
     command = [sys.executable, "-c", DIE_BEFORE_SECOND_RENAME, *words]
     ends = []
-    for expected in ("scoring.json", "shards/000000000.jsonl", "shards/000000512.jsonl", "shards/000001024.jsonl", "scored.parquet"):
+    shards = [f"shards/{start:09d}.jsonl" for start in (0, 512, 1024)]
+    for expected in ("scoring.json", *shards, "scored.parquet", "difficulty.json"):
         done = subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, timeout=300, check=False)
         ends.append(done.returncode)
         assert (out / expected).is_file()
-    assert ends == [-signal.SIGKILL] * 4 + [0]
+    assert ends == [-signal.SIGKILL] * 5 + [0]
     # The files that were not in place are left, and none of them was taken for a shard.
-    assert len(list(out.rglob("*.partial"))) == 3
+    assert len(list(out.rglob("*.partial"))) == 5
     assert kept(out) == hashes(whole)
 
 

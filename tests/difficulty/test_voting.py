@@ -4,8 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
-from mmalign.difficulty.voting import VoteConfig, fuse_gaps, fuse_signs, parse_weights, preference_accuracy, project_gaps, vote_weights
+from mmalign.difficulty.fuse import check_votes
+from mmalign.difficulty.voting import fixed_weights, fuse_gaps, fuse_signs, parse_weights, preference_accuracy, project_gaps, vote_weights
+from mmalign.options.difficulty import VoteOptions
 
 
 def test_projection_by_hand() -> None:
@@ -92,21 +95,21 @@ def test_signed_fusion_by_hand() -> None:
 @pytest.mark.parametrize("text", ["contrastive", "contrastive=much", "=0.3", "contrastive=0.3,"])
 def test_weights_that_cant_be_read(text: str) -> None:
     with pytest.raises(ValueError, match="weights (hold|are of)"):
-        VoteConfig(weights=parse_weights([text]))
+        fixed_weights(VoteOptions(weights=[text]))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"weights": {"contrastive": 1.0}}, "weights are of contrastive; expected one for each proxy: contrastive, generative"),
-        ({"weights": {"contrastive": 0.0, "generative": 0.0}}, "weights are contrastive=0, generative=0; expected numbers from 0"),
-        ({"weights": {"contrastive": -1.0, "generative": 2.0}}, "weights are contrastive=-1, generative=2; expected numbers from 0"),
-        ({"extra_proxies": ("judge", "judge")}, "extra gap 'judge' is given twice"),
-        ({"extra_proxies": ("fused",)}, "extra gap 'fused' is given twice or is one of contrastive, generative, fused"),
+        ({"weights": ["contrastive=1"]}, "weights are of contrastive; expected one for each proxy: contrastive, generative"),
+        ({"weights": ["contrastive=0,generative=0"]}, "weights are contrastive=0, generative=0; expected numbers from 0"),
+        ({"weights": ["contrastive=-1,generative=2"]}, "weights are contrastive=-1, generative=2; expected numbers from 0"),
+        ({"extra_gaps": ["judge,judge"]}, "extra gap 'judge' is given twice"),
+        ({"extra_gaps": ["fused"]}, "extra gap 'fused' is given twice or is one of contrastive, generative, fused"),
     ],
 )
 def test_votes_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        VoteConfig(**options)
+        check_votes(Dataset.from_dict({"id": ["a"]}), VoteOptions(**options))
     with pytest.raises(ValueError, match="weights name a twice"):
         parse_weights(["a=1,a=2"])

@@ -9,28 +9,35 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.engine import head
-from mmalign.engine.divergence import Divergence, Head, linear_divergence, linear_top_divergence
+from mmalign.engine.divergence import Head, TeacherStates, TopTokens, linear_divergence
 from mmalign.engine.head import LogitTransform
+from mmalign.options.methods import DivergenceName, DivergenceOptions
 
-KINDS = [Divergence("forward"), Divergence("reverse", 2.0), Divergence("jensen-shannon", 0.7), Divergence("jensen-shannon", 1.5, 0.2)]
+
+def kind_of(divergence: DivergenceName, temperature: float = 1.0) -> DivergenceOptions:
+    return DivergenceOptions(divergence=divergence, temperature=temperature)
 
 
-def naive(log_p: Tensor, log_q: Tensor, kind: Divergence) -> Tensor:
+KINDS = [kind_of("forward-kl"), kind_of("reverse-kl", 2.0), kind_of("js", 0.7), kind_of("js", 1.5)]
+
+
+def naive(log_p: Tensor, log_q: Tensor, kind: DivergenceOptions) -> Tensor:
     """Written with torch's kl_div and probabilities, and differentiated by autograd."""
 
     def kl(a: Tensor, b: Tensor) -> Tensor:
         return F.kl_div(b.log(), a, reduction="none").sum(-1)
 
     p, q = log_p.exp(), log_q.exp()
-    if kind.kind == "forward":
+    if kind.divergence == "forward-kl":
         return kl(p, q)
-    if kind.kind == "reverse":
+    if kind.divergence == "reverse-kl":
         return kl(q, p)
-    m = kind.teacher_share * p + (1 - kind.teacher_share) * q
-    return kind.teacher_share * kl(p, m) + (1 - kind.teacher_share) * kl(q, m)
+    m = (p + q) / 2
+    return (kl(p, m) + kl(q, m)) / 2
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, Head]:
+    """Thirteen tokens of the student, seventeen of the teacher."""
     generator = torch.Generator().manual_seed(0)
 
     def make(*shape: int) -> Tensor:
@@ -40,19 +47,21 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, He
     return make(11, 6).requires_grad_(), student, make(11, 4), Head(make(17, 4), make(17))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 @pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
-def test_values_and_gradients_equal_autograd(kind: Divergence, chunk: int, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_and_gradients_equal_autograd(
+    kind: DivergenceOptions, chunk: int, first_weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", chunk * 13)
     hidden, student, teacher_hidden, teacher = inputs()
     assert student.bias is not None
     assert teacher.bias is not None
-    # Seventeen teacher tokens, thirteen of the student: both are cut to thirteen before the softmax.
+    # Both are cut to thirteen tokens before the softmax.
     log_q = (F.linear(hidden, student.weight, student.bias) / kind.temperature).log_softmax(-1)
     log_p = (F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]) / kind.temperature).log_softmax(-1)
     expected = naive(log_p, log_q, kind)
-    got = linear_divergence(hidden, student, teacher_hidden, teacher, kind)
+    got = linear_divergence(hidden, student, TeacherStates(teacher_hidden, teacher).cut(13), kind)
     assert torch.allclose(got, expected, atol=1e-6)
     weights = torch.linspace(first_weight, 2, 11)
     leaves = [hidden, student.weight, student.bias]
@@ -71,9 +80,9 @@ def bounded(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: Logi
 BOUNDS = LogitTransform(0.5, 1.5), LogitTransform(2.0, 3.0)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
 @pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
-def test_bounded_logits_equal_autograd(kind: Divergence, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounded_logits_equal_autograd(kind: DivergenceOptions, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gemma-2's heads: what stands behind the linear layer is part of both distributions and of the gradient."""
     monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", 4 * 13)
     hidden, student, teacher_hidden, teacher = inputs()
@@ -81,7 +90,9 @@ def test_bounded_logits_equal_autograd(kind: Divergence, first_weight: float, mo
     log_q = (bounded(hidden, student.weight, student.bias, BOUNDS[0]) / kind.temperature).log_softmax(-1)
     log_p = (bounded(teacher_hidden, teacher.weight[:13], teacher.bias[:13], BOUNDS[1]) / kind.temperature).log_softmax(-1)
     expected = naive(log_p, log_q, kind)
-    got = linear_divergence(hidden, student._replace(transform=BOUNDS[0]), teacher_hidden, teacher._replace(transform=BOUNDS[1]), kind)
+    got = linear_divergence(
+        hidden, student._replace(transform=BOUNDS[0]), TeacherStates(teacher_hidden, teacher._replace(transform=BOUNDS[1])).cut(13), kind
+    )
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     weights = torch.linspace(first_weight, 2, 11)
     leaves = [hidden, student.weight, student.bias]
@@ -99,15 +110,15 @@ def test_by_hand() -> None:
     m = (0.375, 0.625)
     shannon = 0.5 * (0.5 * math.log(0.5 / m[0]) + 0.5 * math.log(0.5 / m[1]))
     shannon += 0.5 * (0.25 * math.log(0.25 / m[0]) + 0.75 * math.log(0.75 / m[1]))
-    for kind, expected in (("forward", forward), ("reverse", reverse), ("jensen-shannon", shannon)):
-        got = linear_divergence(hidden, identity, teacher_hidden, identity, Divergence(kind))  # type: ignore[arg-type]
+    for kind, expected in (("forward-kl", forward), ("reverse-kl", reverse), ("js", shannon)):
+        got = linear_divergence(hidden, identity, TeacherStates(teacher_hidden, identity), kind_of(kind))  # type: ignore[arg-type]
         assert got.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_longer_student_head_gets_no_gradient_beyond_the_teachers() -> None:
     hidden, _, teacher_hidden, teacher = inputs()
     student = Head(torch.randn(20, 6, requires_grad=True))
-    linear_divergence(hidden, student, teacher_hidden, teacher).sum().backward()
+    linear_divergence(hidden, student.cut(17), TeacherStates(teacher_hidden, teacher), kind_of("forward-kl")).sum().backward()
     grad = student.weight.grad
     assert grad is not None
     assert grad.shape == (20, 6)
@@ -115,15 +126,15 @@ def test_a_longer_student_head_gets_no_gradient_beyond_the_teachers() -> None:
     assert grad[:17].abs().min() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
-def test_equal_and_extreme_distributions(kind: Divergence) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+def test_equal_and_extreme_distributions(kind: DivergenceOptions) -> None:
     head = Head(torch.eye(3))
     same = torch.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
-    value = linear_divergence(same, head, same.detach(), head, kind)
+    value = linear_divergence(same, head, TeacherStates(same.detach(), head), kind)
     assert value.item() == pytest.approx(0, abs=1e-6)
     assert torch.autograd.grad(value.sum(), same)[0].abs().max() < 1e-6
     far = torch.tensor([[1e4, -1e4, 0.0]], requires_grad=True)
-    value = linear_divergence(far, head, -far.detach(), head, kind)
+    value = linear_divergence(far, head, TeacherStates(-far.detach(), head), kind)
     assert torch.isfinite(value).all()
     assert value > 0
     assert torch.isfinite(torch.autograd.grad(value.sum(), far)[0]).all()
@@ -132,33 +143,31 @@ def test_equal_and_extreme_distributions(kind: Divergence) -> None:
 def test_bad_input() -> None:
     hidden, student, teacher_hidden, teacher = inputs()
     with pytest.raises(ValueError, match="11 tokens of the student and 10 of the teacher"):
-        linear_divergence(hidden, student, teacher_hidden[:10], teacher)
+        linear_divergence(hidden, student, TeacherStates(teacher_hidden[:10], teacher), kind_of("forward-kl"))
     with pytest.raises(ValueError, match=r"temperature is 0\.0; expected a positive number"):
-        Divergence(temperature=0.0)
-    with pytest.raises(ValueError, match=r"teacher_share is 1\.0"):
-        Divergence(teacher_share=1.0)
+        kind_of("forward-kl", 0.0)
 
 
 def test_no_tokens() -> None:
     hidden, student, teacher_hidden, teacher = inputs()
-    assert linear_divergence(hidden[:0], student, teacher_hidden[:0], teacher).shape == (0,)
+    assert linear_divergence(hidden[:0], student, TeacherStates(teacher_hidden[:0], teacher.cut(13)), KINDS[0]).shape == (0,)
 
 
-def top_of(log_p: Tensor, number: int) -> tuple[Tensor, Tensor]:
+def top_of(log_p: Tensor, number: int) -> TopTokens:
     """A teacher's likeliest tokens, with their log-probabilities and that of all others together."""
     values, ids = log_p.topk(number)
     rest = log_p.scatter(-1, ids, -torch.inf).logsumexp(-1, keepdim=True)
-    return ids, torch.cat([values, rest], -1)
+    return TopTokens(ids, torch.cat([values, rest], -1))
 
 
-TOP_KINDS = [Divergence("forward"), Divergence("reverse"), Divergence("jensen-shannon", 1.0, 0.3)]
+TOP_KINDS = [kind_of("forward-kl"), kind_of("reverse-kl"), kind_of("js")]
 
 
-@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.kind)
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.divergence)
 @pytest.mark.parametrize("chunk", [2, 1000])
 @pytest.mark.parametrize("softcap", [None, 1.5], ids=["linear", "bounded"])
 def test_likeliest_tokens_equal_autograd_on_buckets(
-    kind: Divergence, chunk: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
+    kind: DivergenceOptions, chunk: int, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", chunk * 13)
     hidden, student, teacher_hidden, teacher = inputs()
@@ -169,7 +178,7 @@ def test_likeliest_tokens_equal_autograd_on_buckets(
     q = (logits if softcap is None else softcap * torch.tanh(logits / softcap)).softmax(-1)
     named = q.gather(-1, ids)
     expected = naive(log_p, torch.cat([named, 1 - named.sum(-1, keepdim=True)], -1).log(), kind)
-    got = linear_top_divergence(hidden, student, ids, log_p, kind)
+    got = linear_divergence(hidden, student, TopTokens(ids, log_p), kind)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     leaves = [hidden, student.weight, student.bias]
     wanted = torch.autograd.grad(expected.sum(), leaves)
@@ -177,14 +186,14 @@ def test_likeliest_tokens_equal_autograd_on_buckets(
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.kind)
-def test_likeliest_tokens_bound_the_divergence_from_below_and_all_tokens_are_it(kind: Divergence) -> None:
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.divergence)
+def test_likeliest_tokens_bound_the_divergence_from_below_and_all_tokens_are_it(kind: DivergenceOptions) -> None:
     hidden, student, teacher_hidden, teacher = inputs()
     assert teacher.bias is not None
     log_p = F.linear(teacher_hidden, teacher.weight[:13], teacher.bias[:13]).log_softmax(-1)
     with torch.no_grad():
-        whole = linear_divergence(hidden, student, teacher_hidden, teacher, kind)
-        values = [linear_top_divergence(hidden, student, *top_of(log_p, number), kind) for number in (1, 3, 6, 12)]
+        whole = linear_divergence(hidden, student, TeacherStates(teacher_hidden, teacher).cut(13), kind)
+        values = [linear_divergence(hidden, student, top_of(log_p, number), kind) for number in (1, 3, 6, 12)]
     for fewer, more in pairwise([*values, whole]):
         assert (fewer <= more + 1e-5).all()
     # Twelve of thirteen: the rest is one token.
@@ -195,4 +204,4 @@ def test_likeliest_tokens_bound_the_divergence_from_below_and_all_tokens_are_it(
 def test_likeliest_tokens_at_another_temperature_are_refused() -> None:
     hidden, student, *_ = inputs()
     with pytest.raises(ValueError, match="temperature is 2.0; log-probabilities of a cached teacher are those at 1"):
-        linear_top_divergence(hidden, student, torch.zeros(11, 1, dtype=torch.long), torch.zeros(11, 2), Divergence(temperature=2.0))
+        linear_divergence(hidden, student, TopTokens(torch.zeros(11, 1, dtype=torch.long), torch.zeros(11, 2)), kind_of("forward-kl", 2.0))

@@ -58,7 +58,7 @@ def test_equals_plain_forward(model_and_processor: Any, shared: bool) -> None:
     assert len(got.per_response()) == len(expected)
     for a, b in zip(got.per_response(), expected, strict=True):
         torch.testing.assert_close(a, b, **TOLERANCE)
-    torch.testing.assert_close(got.sums(), torch.stack([value.sum() for value in expected]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(got.sums, torch.stack([value.sum() for value in expected]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -74,7 +74,7 @@ def test_gradients_equal_plain_forward(model_and_processor: Any, shared: bool) -
         return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients(torch.stack([value.sum() for prompt in encoded for value in plain_token_logps(model, prompt)]))
-    got = gradients(compute_response_logps(model, batch).sums())
+    got = gradients(compute_response_logps(model, batch).sums)
     assert got.keys() == plain.keys()
     # Against the whole gradient's norm where a weight's own is next to nothing: key biases have none in exact arithmetic.
     floor = 1e-3 * torch.stack([value.norm() for value in plain.values()]).norm()
@@ -87,9 +87,9 @@ def test_the_image_matters(model_and_processor: Any) -> None:
     model, processor = model_and_processor
     encoded = encode(processor, 1)
     batch = collate_prompts(encoded, pad_token_id=0)
-    before = compute_response_logps(model, batch).sums()
+    before = compute_response_logps(model, batch).sums
     batch["images"]["pixel_values"] = batch["images"]["pixel_values"].flip(-1)
-    assert (compute_response_logps(model, batch).sums() - before).abs().max() > 1e-3
+    assert (compute_response_logps(model, batch).sums - before).abs().max() > 1e-3
 
 
 def test_plain_forward_is_itself_after_shared_rows(model_and_processor: Any) -> None:

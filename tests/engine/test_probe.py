@@ -14,10 +14,11 @@ from transformers.masking_utils import sdpa_mask
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine import attention, batch
 from mmalign.engine.probe import check_rows, own_logps, probe_rows
-from mmalign.methods.mimic import MimicConfig, MimicMethod
+from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
+from mmalign.options.methods import MimicLossOptions
 from tests.engine.test_logps import LLMS, encode, gemma2, plain_token_logps
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
@@ -136,7 +137,7 @@ def test_a_wrong_student_and_a_wrong_teacher_stop_a_run_before_its_first_step(mo
     teacher, _ = FAMILIES["molmo2"]()
     chats = [{"images": row["images"], "messages": [*row["prompt"], *row["chosen"]]} for row in pair_rows(2)]
     live = LiveTeacher(Reference(student, kind="copy", model=teacher), processor, student=student, student_processor=processor)
-    mimic = MimicMethod(processor, MimicConfig(), teacher=live)
+    mimic = MimicMethod(processor, MimicLossOptions(), teacher=live)
     assert "share 356 tokens" in mimic.start(student, chats)
     assert "itself" in SupervisedMethod(processor).start(student, chats)
     with monkeypatch.context() as patch:

@@ -15,8 +15,9 @@ from mmalign.engine.attention import SHARED
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
+from mmalign.options.training import LoraOptions
 from tests.engine.test_logps import encode
 from tests.tiny_models import QWEN3, build_tiny_llava
 
@@ -25,7 +26,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 def step(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
     model.zero_grad()
-    sums = compute_response_logps(model, batch).sums()
+    sums = compute_response_logps(model, batch).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return sums.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
@@ -33,7 +34,7 @@ def step(model: Any, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
 @pytest.mark.parametrize("lora", [False, True])
 def test_gradient_checkpointing_changes_nothing(lora: bool) -> None:
     model, processor = build_tiny_llava()
-    policy = (add_lora(model, LoraOptions(rank=4, alpha=8)) if lora else model).train()
+    policy = (add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)) if lora else model).train()
     batch = collate_prompts(encode(processor, 2), pad_token_id=0)
     expected, plain = step(policy, batch)
     model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -67,7 +68,7 @@ def test_four_bit_weights_with_an_adapter(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
     quantised, _ = load_mllm(str(tmp_path), quantization="nf4")
-    policy = add_lora(quantised, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(quantised, LoraOptions(lora_rank=4, lora_alpha=8))
     encoded = encode(processor, 2)
     with torch.no_grad():
         expected = torch.cat([value for prompt in encoded for value in own_logps(policy, prompt)])

@@ -13,7 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
+from mmalign.options.training import LoraOptions
 from tests.engine.test_logps import encode
 from tests.tiny_models import build_tiny_llava
 
@@ -23,7 +24,7 @@ NUM_ROWS = 4
 def build(lora: bool) -> tuple[nn.Module, Any]:
     model, processor = build_tiny_llava()
     torch.manual_seed(0)
-    return (add_lora(model, LoraOptions(rank=4, alpha=8)) if lora else model).train(), processor
+    return (add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)) if lora else model).train(), processor
 
 
 def run(model: nn.Module, encoded: list[Any]) -> tuple[Tensor, dict[str, Tensor]]:

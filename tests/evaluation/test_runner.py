@@ -114,7 +114,7 @@ def test_unfinished_answers_of_another_run_are_refused(
     }
     (tmp_path / "answers.jsonl.partial").write_text(json.dumps(origin) + "\n")
     (key,) = other
-    with pytest.raises(ValueError, match=f"unfinished answers of another run: its {key} is {origin[key]!r}, this one's {other[key]!r}"):
+    with pytest.raises(ValueError, match=f"unfinished answers of another run: its {key} is {origin[key]!r}, not {other[key]!r}"):
         ask(model_and_processor, questions, tmp_path, **{"batch_size": 2, "source": "m", **other})
 
 

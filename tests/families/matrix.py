@@ -29,13 +29,15 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.generation import end_tokens, generate_greedy, probe_prefix
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps, probe_rows
-from mmalign.methods.mimic import MimicConfig, MimicMethod
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
-from mmalign.models.adapters import LoraOptions, add_lora, load_merged
+from mmalign.models.adapters import add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
+from mmalign.options.methods import MimicLossOptions, PairLossOptions
+from mmalign.options.training import LoraOptions
 from tests.families.real_forms import REAL_FORMS, build_real_form
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
 from tests.tiny_models import fill_adapter, pair_rows, random_image, random_text
@@ -171,7 +173,7 @@ def check_step(model: nn.Module, loss: Callable[[], Tensor]) -> None:
 def check_dpo(family: Family) -> None:
     """The first loss is log 2, against a frozen copy of the same model."""
     model = copy.deepcopy(family.model)
-    method = PreferenceMethod(family.processor, PreferenceConfig(beta=0.5), reference=Reference(model, kind="copy"))
+    method = PreferenceMethod(family.processor, PairLossOptions(beta=0.5), reference=Reference(model, kind="copy"))
     rows = pairs()
     method.start(model, rows)
     batch = method.collate(rows)
@@ -188,7 +190,7 @@ def check_distillation(family: Family) -> None:
             parameter.mul_(1.3)
     reference = Reference(student, kind="copy", model=teacher)
     live = LiveTeacher(reference, family.processor, student=student, student_processor=family.processor)
-    method = MimicMethod(family.processor, MimicConfig(), teacher=live)
+    method = MimicMethod(family.processor, MimicLossOptions(), teacher=live)
     rows = chats()
     method.start(student, rows)
     batch = method.collate(rows)
@@ -241,7 +243,7 @@ def check_generation(family: Family) -> None:
 def check_lora(family: Family) -> None:
     """Saved, loaded again and merged: the same numbers."""
     base, _ = load_mllm(str(family.folder))
-    policy = fill_adapter(add_lora(base, LoraOptions(rank=4, alpha=8))).eval()
+    policy = fill_adapter(add_lora(base, LoraOptions(lora_rank=4, lora_alpha=8))).eval()
     expected = logps(policy, family.processor)
     assert (expected - logps(family.model, family.processor)).abs().max() > 1e-3
     with tempfile.TemporaryDirectory() as folder:
@@ -288,8 +290,8 @@ def check_qlora(family: Family) -> None:
 
 def lora_gradients(base: Any, processor: Any) -> dict[str, Tensor]:
     """Gradients of an adapter in train mode."""
-    policy = fill_adapter(add_lora(base, LoraOptions(rank=2, alpha=4))).train()
-    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums()
+    policy = fill_adapter(add_lora(base, LoraOptions(lora_rank=2, lora_alpha=4))).train()
+    sums = compute_response_logps(policy, collate_prompts(encode_pairs(processor), pad_token_id=0, shared=False)).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
@@ -406,28 +408,28 @@ def check_later_images(family: Family) -> None:
 
 
 CELLS: dict[str, Callable[[Family], None]] = {
-    "chat to labels": check_labels,
+    "labels": check_labels,
     "SFT": check_sft,
-    "text-only rows": check_text_rows,
+    "text only": check_text_rows,
     "DPO": check_dpo,
-    "distillation": check_distillation,
-    "scoring": check_scoring,
-    "generation": check_generation,
+    "mimic": check_distillation,
+    "score": check_scoring,
+    "generate": check_generation,
     "LoRA": check_lora,
-    "saving": check_saving,
+    "save": check_saving,
     "QLoRA": check_qlora,
-    "real template": check_real_template,
-    "two unequal images": check_two_images,
-    "images in later turns": check_later_images,
+    "template": check_real_template,
+    "two images": check_two_images,
+    "later images": check_later_images,
 }
 
 _NO_TEXT_ALONE = "`images` are expected as arguments to a `PaliGemmaProcessor` instance"
 _FIRST_PROMPT_ALONE = "an image stands behind the first answer; PaliGemma reads images of the first prompt alone"
 REFUSED: dict[tuple[str, str], str] = {
-    ("paligemma", "text-only rows"): _NO_TEXT_ALONE,
-    ("paligemma2", "text-only rows"): _NO_TEXT_ALONE,
-    ("paligemma", "images in later turns"): _FIRST_PROMPT_ALONE,
-    ("paligemma2", "images in later turns"): _FIRST_PROMPT_ALONE,
+    ("paligemma", "text only"): _NO_TEXT_ALONE,
+    ("paligemma2", "text only"): _NO_TEXT_ALONE,
+    ("paligemma", "later images"): _FIRST_PROMPT_ALONE,
+    ("paligemma2", "later images"): _FIRST_PROMPT_ALONE,
 }
 """What a family can't do, with the beginning of the reason that a user is given."""
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from PIL import Image
 
-from mmalign.data.classes import read_class_names
+from mmalign.classifier.class_names import read_class_names
+from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.data.datasets import load_rows
-from mmalign.data.labeled_images import load_labeled_images
 from mmalign.data.rows import read_pair
 from tests.formats.form import Form, Section
 from tests.odd_images import encode, tagged
@@ -92,8 +92,8 @@ VALUES = Section(
 TREE = {"file": "files.txt", "read": read_tree}
 FOLDERS = Section(
     "Labelled images",
-    "What `train dual-head`, `evaluate-classifier` and `tune-mixing` read from `--data`, beside Parquet and `save_to_disk` with an Image "
-    "and a ClassLabel. Each listing is of files below `--data`.",
+    "What the `classifier` commands read from `--data`, beside Parquet and `save_to_disk` with an Image and a ClassLabel. "
+    "Each listing is of files below `--data`.",
     (
         Form(
             "A folder for each class",

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import textwrap
 from pathlib import Path
 
 import tests.formats
@@ -27,14 +28,18 @@ def write_page() -> str:
     """Lay the sections out."""
     lines = [_HEAD]
     for section in read_sections():
-        lines += [f"## {section.title}", "", section.text, ""]
+        lines += [f"## {section.title}", "", _wrap(section.text), ""]
         for form in section.forms:
             lines += [f"### {form.title}{' (refused)' if form.refused else ''}", "", *_example(form), ""]
             if form.refused:
                 lines += [f"Refused: `{form.refused}`.", ""]
             if form.note:
-                lines += [form.note, ""]
+                lines += [_wrap(form.note), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _wrap(text: str) -> str:
+    return "\n".join(textwrap.fill(line, 128, break_long_words=False, break_on_hyphens=False) for line in text.split("\n"))
 
 
 def _example(form: Form) -> list[str]:

@@ -82,7 +82,7 @@ def clip(h: float) -> float:
 def phi(name: str, h: float) -> float:
     half, third = ((1 - math.exp(-a * h)) / a for a in (0.5, 0.3))
     js = math.log(2 * math.exp(h) / (1 + math.exp(h)))
-    return {"forward_kl": -math.exp(-h), "js": js, "alpha": half, "alpha_0.3": third}[name]
+    return {"forward-kl": -math.exp(-h), "js": js, "alpha": half, "alpha_0.3": third}[name]
 
 
 def fdpo(pair: Sides, name: str) -> float:
@@ -103,7 +103,7 @@ GAP = {"score_chosen": 0.9, "score_rejected": 0.3}
 HALF = {"score_chosen": 0.5, "score_rejected": 0.0}
 SURE = {"score_chosen": math.log(4), "score_rejected": 0.0}
 VISITED = {"visits_chosen": 12.0, "visits_rejected": 4.0}
-JS, FKL, ALPHA = ({"divergence": name} for name in ("js", "forward_kl", "alpha"))
+JS, FKL, ALPHA = ({"divergence": name} for name in ("js", "forward-kl", "alpha"))
 
 CASES = [
     Case("dpo", {}, 0.598138869382, lambda p: softplus(-p.z())),
@@ -113,7 +113,7 @@ CASES = [
     Case("ipo", {}, 23.370318367347, lambda p: (p.mean_h(0) - p.mean_h(1) - 5) ** 2),
     Case("ipo", {"score": "sum"}, 9.0, lambda p: (p.h(0) - p.h(1) - 5) ** 2),
     Case("hinge", {}, 0.8, lambda p: max(0, 1 - p.z())),
-    Case("fdpo", FKL, 0.559874379611, lambda p: fdpo(p, "forward_kl")),
+    Case("fdpo", FKL, 0.559874379611, lambda p: fdpo(p, "forward-kl")),
     Case("fdpo", JS, 0.640028426335, lambda p: fdpo(p, "js")),
     # margin 2.303597508710; log(1 + e^-0.2303597508710)
     Case("fdpo", ALPHA, 0.584585892199, lambda p: fdpo(p, "alpha")),

@@ -66,7 +66,7 @@ def split(batch: PairBatch) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Policy's and reference's token log-probabilities and the token ids of each response."""
     assert batch.reference is not None
     lengths = batch.tokens.lengths().tolist()
-    parts = (batch.policy.tokens, batch.reference.tokens, batch.tokens.token_ids)
+    parts = (batch.policy.token_logps, batch.reference.token_logps, batch.tokens.token_ids)
     policy, reference, ids = (list(part.split(lengths)) for part in parts if part is not None)
     return policy, reference, ids
 

@@ -85,10 +85,10 @@ def hinge_is_flat_behind_one(pairs: PairBatch) -> None:
 
 @identity("fdpo")
 def alpha_spans_the_divergences(pairs: PairBatch) -> None:
-    close(loss_of(pairs, "fdpo", divergence="reverse_kl"), loss_of(pairs, "dpo"))
+    close(loss_of(pairs, "fdpo", divergence="reverse-kl"), loss_of(pairs, "dpo"))
     close(loss_of(pairs, "fdpo", divergence="alpha", divergence_coefficient=1e-12), loss_of(pairs, "dpo"))
     alpha = loss_of(pairs, "fdpo", divergence="alpha", divergence_coefficient=1.0)
-    close(alpha, loss_of(pairs, "fdpo", divergence="forward_kl"))
+    close(alpha, loss_of(pairs, "fdpo", divergence="forward-kl"))
 
 
 @identity("clipped_dpo")
@@ -101,7 +101,7 @@ def with_small_ratios(pairs: PairBatch) -> PairBatch:
     """A policy near the reference: log-ratios between log 0.1 and log 1.9, to which a clip of 0.9 does nothing."""
     assert pairs.reference is not None
     shift = torch.linspace(-0.5, 0.6, len(pairs.policy.sums), dtype=F64)
-    return dataclasses.replace(pairs, policy=pairs.policy._replace(sums=pairs.reference.sums + shift))
+    return dataclasses.replace(pairs, policy=dataclasses.replace(pairs.policy, sums=pairs.reference.sums + shift))
 
 
 @identity("flex_dpo")

@@ -47,8 +47,8 @@ def test_gradient(case: Case) -> None:
     def loss(values: Tensor) -> Tensor:
         return objective_loss(objective, dataclasses.replace(batch, policy=Logps(batch.tokens.sums(values), values)))
 
-    assert batch.policy.tokens is not None
-    values = batch.policy.tokens.clone().requires_grad_()
+    assert batch.policy.token_logps is not None
+    values = batch.policy.token_logps.clone().requires_grad_()
     assert torch.autograd.gradcheck(loss, (values,))
     if case.name != "clipped_dpo":
         # Some pair of it lies outside the clip, where there is none.
@@ -95,7 +95,7 @@ def test_baseline_of_kto_pair_carries_no_gradient_unless_asked() -> None:
     gradients = []
     for detach in (True, False):
         sums = batch.policy.sums.clone().requires_grad_()
-        policy = Logps(sums, batch.policy.tokens)
+        policy = Logps(sums, batch.policy.token_logps)
         objective = PAIR_OBJECTIVES.build("kto_pair", detach_baseline=detach)
         objective_loss(objective, dataclasses.replace(batch, policy=policy)).sum().backward()
         gradients.append(sums.grad)

@@ -43,7 +43,7 @@ def test_beta_is_for_those_that_have_one_and_say_none() -> None:
         ("cdpo:label_smoothing=-0.1", "label_smoothing is -0.1"),
         ("ld_dpo:tail_weight=2", r"tail_weight is 2.0; expected a number in \[0, 1\]"),
         ("fdpo:divergence=alpha,divergence_coefficient=2", "divergence_coefficient is 2.0"),
-        ("fdpo:divergence=chi2", "fdpo: divergence is 'chi2'; expected one of reverse_kl, forward_kl, js, alpha"),
+        ("fdpo:divergence=chi2", "fdpo: divergence is 'chi2'; expected one of reverse-kl, forward-kl, js, alpha"),
         ("asft:temperature=0", "temperature is 0.0; expected a positive number"),
         ("ddo:rejected_weight=0", "rejected_weight is 0.0; expected a positive number"),
         ("madpo:weakest=2", "strongest is 2.0 and weakest 2.0"),
@@ -74,7 +74,7 @@ def test_several_objectives_in_a_list_or_with_commas(texts: list[str]) -> None:
 @pytest.mark.parametrize("registry", [PAIR_OBJECTIVES, LIST_OBJECTIVES], ids=["pair", "list"])
 def test_the_page_lists_every_objective_with_its_parameters(registry: Registry[Any]) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "objectives.md").read_text(encoding="utf-8")
-    rows = {line.split("`")[1]: line for line in page.splitlines() if (line.startswith("| `") and "arXiv" in line) or "E. Mitchell" in line}
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 5}
     for name in registry.names():
         for parameter in registry.parameters(name):
             assert f"`{parameter}`" in rows[name], f"{name}: {parameter}"

@@ -10,11 +10,11 @@ from datasets import Image as ImageFeature
 
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.states import compute_response_states
-from mmalign.losses.scores import ScoredTokens
 from mmalign.losses.steps import adaptive_step_weights
-from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod, find_step_ends, list_metrics
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
+from mmalign.options.methods import ListLossOptions, PairLossOptions
 from tests.losses.test_listwise import anchored, in_context, plackett_luce, tree
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
 
@@ -35,7 +35,7 @@ def data_set(rows: list[dict[str, Any]] | None = None) -> Dataset:
 def method_for(*objectives: str, **options: Any) -> ListwiseMethod:
     policy, other, processor = models()
     reference = Reference(policy, kind="copy", model=other)
-    return ListwiseMethod(processor, ListwiseConfig(objectives=objectives, **options), reference=reference)
+    return ListwiseMethod(processor, ListLossOptions(objective=list(objectives), **options), reference=reference)
 
 
 def loss_of(method: Any, dataset: Dataset) -> float:
@@ -48,7 +48,7 @@ def test_loss_from_the_models_own_numbers(name: str) -> None:
     policy, other, _ = models()
     method = method_for(name)
     rows = list(data_set())
-    inputs = {key: value for key, value in method.collate(rows).items() if key != "scores"}
+    inputs = {key: value for key, value in method.collate(rows).items() if key != "numbers"}
     with torch.no_grad():
         outcomes = [compute_response_logps(model, inputs).per_response() for model in (policy, other)]
     sums = [(a.sum() - b.sum()).item() for a, b in zip(*outcomes, strict=True)]
@@ -74,7 +74,7 @@ def test_a_pair_is_a_list_of_two() -> None:
         for row in pairs
     ]
     reference = Reference(policy, kind="copy", model=other)
-    preference = PreferenceMethod(processor, PreferenceConfig(), reference=reference)
+    preference = PreferenceMethod(processor, PairLossOptions(), reference=reference)
     dpo = loss_of(preference, preference.prepare(Dataset.from_list(pairs).cast_column("images", List(ImageFeature(decode=False)))))
     assert loss_of(method_for("plackett_luce"), data_set(lists)) == pytest.approx(dpo, rel=1e-5)
 
@@ -107,15 +107,15 @@ def test_steps_are_weighed_by_the_policys_states() -> None:
     dataset = data_set(rows)
     method = method_for("tpo:steps=sentences")
     batch = method.collate(list(dataset))
-    inputs = {key: value for key, value in batch.items() if key not in ("scores", "step_ends")}
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
     with torch.no_grad():
         states = compute_response_states(policy, inputs)
         logps = [compute_response_logps(model, inputs) for model in (policy, other)]
-    tokens = ScoredTokens(logps[0].response, logps[0].num_responses)
+    tokens = logps[0].scored
     starts = [0, 3, 5]
     best = [start + row["scores"].index(max(row["scores"])) for start, row in zip(starts, rows, strict=True) for _ in row["scores"]]
-    weights = adaptive_step_weights(tokens, ends=batch["step_ends"]["sentences"], states=states.final, best=torch.tensor(best))
-    assert int(batch["step_ends"]["sentences"].sum()) >= 3 * sum(COUNTS)
+    weights = adaptive_step_weights(tokens, ends=batch["numbers"]["step_ends"]["sentences"], states=states.final, best=torch.tensor(best))
+    assert int(batch["numbers"]["step_ends"]["sentences"].sum()) >= 3 * sum(COUNTS)
     h = tokens.sums(weights(tokens) * (logps[0].token_logps - logps[1].token_logps)) / tokens.sums(weights(tokens))
     expected = sum(tree(h[s : s + len(row["scores"])].tolist(), row["scores"], 0.5) for s, row in zip(starts, rows, strict=True))
     assert loss_of(method, dataset) == pytest.approx(expected, rel=2e-5)
@@ -126,7 +126,7 @@ def test_steps_are_weighed_by_the_policys_states() -> None:
 
 def test_steps_need_a_reference_that_knows_tokens() -> None:
     with pytest.raises(ValueError, match="objective tpo weights tokens, and lists are cached as sums"):
-        ListwiseMethod(models()[2], ListwiseConfig(objectives=("tpo:steps=lines",)), reference=None, reference_fingerprint="x")
+        ListwiseMethod(models()[2], ListLossOptions(objective=["tpo:steps=lines"]), reference=None, reference_fingerprint="x")
 
 
 def test_a_weighted_sum_and_its_parts() -> None:

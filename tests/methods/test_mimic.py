@@ -14,18 +14,24 @@ from transformers import PreTrainedModel
 from mmalign.data.encode import encode_chat
 from mmalign.data.rows import read_chat
 from mmalign.engine import head
-from mmalign.engine.divergence import Divergence
-from mmalign.engine.method import MethodOutput
-from mmalign.methods.mimic import MimicConfig, MimicMethod
-from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
+from mmalign.options.methods import DivergenceOptions, MimicLossOptions
+from mmalign.options.training import RouterOptions
+from mmalign.training.method import MethodOutput
+from mmalign.training.router import RouterLosses
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.methods.test_router import build_sparse, chats
 from tests.tiny_families import fastvlm, qwen2_5_vl
 from tests.tiny_models import QWEN3, build_tiny_llava
 
-KINDS = [Divergence("forward"), Divergence("forward", 2.0), Divergence("reverse"), Divergence("jensen-shannon", 1.5)]
+KINDS = [
+    DivergenceOptions(),
+    DivergenceOptions(temperature=2.0),
+    DivergenceOptions(divergence="reverse-kl"),
+    DivergenceOptions(divergence="js", temperature=1.5),
+]
 
 
 def build_method(
@@ -34,7 +40,7 @@ def build_method(
     live = LiveTeacher(
         Reference(student, kind="copy", model=teacher), teacher_processor or processor, student=student, student_processor=processor
     )
-    return MimicMethod(processor, MimicConfig(**options), teacher=live)
+    return MimicMethod(processor, MimicLossOptions(**options), teacher=live)
 
 
 def plain_logits(model: PreTrainedModel, processor: Any, raw: dict[str, Any], *, late: int = 0) -> tuple[Tensor, Tensor]:
@@ -49,16 +55,16 @@ def plain_logits(model: PreTrainedModel, processor: Any, raw: dict[str, Any], *,
     return logits[places - 1 + late], ids[0, places]
 
 
-def plain_divergence(teacher: Tensor, student: Tensor, kind: Divergence) -> Tensor:
+def plain_divergence(teacher: Tensor, student: Tensor, kind: DivergenceOptions) -> Tensor:
     """By torch's kl_div, and the definition of each divergence."""
     log_p, log_q = ((logits / kind.temperature).log_softmax(-1) for logits in (teacher, student))
 
     def kl(a: Tensor, b: Tensor) -> Tensor:
         return F.kl_div(b, a, log_target=True, reduction="sum")
 
-    if kind.kind == "forward":
+    if kind.divergence == "forward-kl":
         return kl(log_p, log_q)
-    if kind.kind == "reverse":
+    if kind.divergence == "reverse-kl":
         return kl(log_q, log_p)
     log_m = (0.5 * (log_p.exp() + log_q.exp())).log()
     return 0.5 * kl(log_p, log_m) + 0.5 * kl(log_q, log_m)
@@ -78,12 +84,12 @@ def assert_same_gradients(got: dict[str, Tensor], expected: dict[str, Tensor]) -
         assert (got[name] - grad).norm() < 1e-5 * norm, name
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
-def test_loss_and_gradients_are_those_of_full_logits(kind: Divergence, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+def test_loss_and_gradients_are_those_of_full_logits(kind: DivergenceOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     """Padded batch and chunks of a few tokens, against plain rows, all logits, torch's kl_div and cross_entropy."""
     monkeypatch.setattr(head, "MAX_CHUNK_LOGITS", 3 * 512)
     (student, processor), (teacher, _) = build_tiny_llava(), build_tiny_llava(seed=1)
-    method = build_method(student, processor, teacher, divergence=kind, kl_weight=0.7, ce_weight=0.3)
+    method = build_method(student, processor, teacher, **vars(kind), kl_weight=0.7, ce_weight=0.3)
     batch = method.collate(chats())
     assert not batch["attention_mask"].all(), "some tokens are padding"
     output = method.compute(student, batch)
@@ -121,10 +127,10 @@ def test_value_by_hand() -> None:
     assert float(metric.total) / metric.count == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.kind}-{kind.temperature}")
-def test_a_teacher_of_oneself_costs_nothing(kind: Divergence) -> None:
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+def test_a_teacher_of_oneself_costs_nothing(kind: DivergenceOptions) -> None:
     (student, processor), (twin, _) = build_tiny_llava(), build_tiny_llava()
-    method = build_method(student, processor, twin, divergence=kind)
+    method = build_method(student, processor, twin, **vars(kind))
     output = method.compute(student, method.collate(chats()))
     assert output.loss_sum.item() == pytest.approx(0, abs=1e-4)
     assert max(grad.abs().max() for grad in gradients(student, output.loss_sum).values()) < 1e-3
@@ -148,7 +154,7 @@ def test_a_teacher_of_another_family_reads_its_own_pixels(build: Any) -> None:
             taught, theirs = plain_logits(teacher, other, row)
         assert torch.equal(target, theirs)
         size = method.teacher.vocabulary
-        expected = expected + plain_divergence(taught[:, :size], own[:, :size], Divergence())
+        expected = expected + plain_divergence(taught[:, :size], own[:, :size], DivergenceOptions())
     torch.testing.assert_close(output.loss_sum, expected, rtol=1e-5, atol=0)
     assert_same_gradients(gradients(student, output.loss_sum), gradients(student, expected))
 
@@ -165,7 +171,7 @@ def test_padding_rows_are_cut_and_both_sum_to_one_again(sizes: tuple[int, int]) 
         with torch.no_grad():
             taught, _ = plain_logits(teacher, processor, raw)
         assert {own.shape[1], taught.shape[1]} == {512, 640}
-        expected = expected + plain_divergence(taught[:, :512], own[:, :512], Divergence())
+        expected = expected + plain_divergence(taught[:, :512], own[:, :512], DivergenceOptions())
     torch.testing.assert_close(output.loss_sum, expected, rtol=1e-5, atol=0)
     assert_same_gradients(gradients(student, output.loss_sum), gradients(student, expected))
 
@@ -206,7 +212,9 @@ def test_the_released_codes_mask_is_one_place_late() -> None:
         for output, shift in zip(values, (0, 1), strict=True):
             expected = sum(
                 plain_divergence(
-                    plain_logits(teacher, processor, raw, late=shift)[0], plain_logits(student, processor, raw, late=shift)[0], Divergence()
+                    plain_logits(teacher, processor, raw, late=shift)[0],
+                    plain_logits(student, processor, raw, late=shift)[0],
+                    DivergenceOptions(),
                 )
                 for raw in chats()
             )
@@ -221,13 +229,13 @@ def test_a_sparse_student_of_a_dense_teacher_gets_router_losses_and_the_teacher_
     method = build_method(sparse, processor, teacher, ce_weight=1.0)
     batch = method.collate(chats())
     plain = method.compute(sparse, batch)
-    routed = RoutedMethod(method, RouterConfig(balance_weight=0.5)).compute(sparse, batch)
+    routed = RouterLosses(RouterOptions(balance_weight=0.5)).compute(method, sparse, batch)
     balance = routed.metrics["router/balance"]
     added = 0.5 * 2 * float(balance.total / balance.count) * method.num_items(batch)
     assert routed.loss_sum.item() == pytest.approx(plain.loss_sum.item() + added, rel=1e-5)
     # A sparse teacher's routers don't disturb those of the student.
     taught = build_method(sparse, processor, build_sparse()[0])
-    assert "router/balance" in RoutedMethod(taught, RouterConfig()).compute(sparse, taught.collate(chats())).metrics
+    assert "router/balance" in RouterLosses(RouterOptions()).compute(taught, sparse, taught.collate(chats())).metrics
 
 
 def test_a_row_that_is_too_long_is_refused_and_weights_make_sense() -> None:
@@ -236,6 +244,6 @@ def test_a_row_that_is_too_long_is_refused_and_weights_make_sense() -> None:
     with pytest.raises(ValueError, match="more than max_length 5"):
         method.check(chats(1)[0], index=0)
     with pytest.raises(ValueError, match="kl_weight is 0"):
-        MimicConfig(kl_weight=0)
+        MimicLossOptions(kl_weight=0)
     with pytest.raises(ValueError, match="ce_weight is -1"):
-        dataclasses.replace(MimicConfig(), ce_weight=-1)
+        dataclasses.replace(MimicLossOptions(), ce_weight=-1)

@@ -8,12 +8,13 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, digest_text
 from mmalign.engine.logps import ResponseLogps, compute_response_logps
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, digest_text
 from mmalign.losses.kernel import PairObjective, squared
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
+from mmalign.options.methods import PairLossOptions
 from tests.losses.objective_cases import CASES, IDS, Case, Sides
 from tests.losses.pair_example import COLUMNS
 from tests.tiny_models import build_tiny_llava, pair_rows
@@ -46,8 +47,8 @@ def as_text(case: Case, **more: Any) -> str:
 
 def method_for(*objectives: str, cached: bool = False, **options: Any) -> PreferenceMethod:
     policy, other, processor = models()
-    config = PreferenceConfig(objectives=objectives, **options)
-    uses_reference = any(named.objective.uses_reference for named in config.build_objectives()) and not cached
+    config = PairLossOptions(objective=list(objectives), **options)
+    uses_reference = any(named.objective.uses_reference for named in PreferenceMethod.build_objectives(config)) and not cached
     reference = Reference(policy, kind="copy", model=other) if uses_reference else None
     return PreferenceMethod(processor, config, reference=reference, reference_fingerprint="this model")
 
@@ -64,12 +65,11 @@ def scored_pairs() -> list[Sides]:
     policy, other, _ = models()
     method = method_for("dpo")
     batch = method.collate(list(method.prepare(data_set())))
-    inputs = {key: value for key, value in batch.items() if key != "pairs"}
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
     with torch.no_grad():
         outcomes = [compute_response_logps(model, inputs) for model in (policy, other)]
-    lengths = outcomes[0].lengths().tolist()
     parts = [[v.tolist() for v in outcome.per_response()] for outcome in outcomes]
-    parts.append([v.tolist() for v in batch["layout"]["target"].split(lengths)])
+    parts.append([v.tolist() for v in outcomes[0].scored.split(batch["layout"]["target"])])
     return [
         Sides(*((part[2 * i], part[2 * i + 1]) for part in parts), {name: values[i] for name, values in COLUMNS.items()})
         for i in range(NUM_PAIRS)
@@ -122,9 +122,9 @@ def cached_columns() -> dict[str, list[Any]]:
     for side, name in enumerate(("chosen", "rejected")):
         columns[f"reference_token_logps_{name}"] = [list(pair.reference[side]) for pair in scored_pairs()]
         columns[f"reference_logps_{name}"] = [sum(pair.reference[side]) for pair in scored_pairs()]
-    prompts = [method_for("dpo")._encode(row) for row in data_set()]
-    columns |= {TEXT: [digest_text(found) for found in prompts], IMAGES: [found.image_digest for found in prompts]}
-    return {**columns, FINGERPRINT: ["this model"] * NUM_PAIRS}
+    prompts = [method_for("dpo").encode(row) for row in data_set()]
+    columns |= {REFERENCE_TEXT: [digest_text(found) for found in prompts], REFERENCE_IMAGES: [found.image_digest for found in prompts]}
+    return {**columns, REFERENCE_FINGERPRINT: ["this model"] * NUM_PAIRS}
 
 
 @pytest.mark.parametrize("name", ["dpo", "ipo", "ld_dpo", "step_dpo", "fdpo,ld_dpo"])
@@ -162,7 +162,7 @@ def test_without_a_reference_one_model_runs_once(name: str, monkeypatch: pytest.
     assert passes == [models()[0]]
     policy, other, processor = models()
     with pytest.raises(ValueError, match=f"objective {name} compares with no reference; leave the reference out"):
-        PreferenceMethod(processor, PreferenceConfig(objectives=(name,)), reference=Reference(policy, kind="copy", model=other))
+        PreferenceMethod(processor, PairLossOptions(objective=[name]), reference=Reference(policy, kind="copy", model=other))
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)
@@ -210,18 +210,18 @@ def test_rows_whose_numbers_cant_be_used(objective: str, column: str, value: Any
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"objectives": ()}, "no objective is named; choose one or more of dpo"),
-        ({"objectives": ("dpo", "dpo:beta=0.3")}, "objective dpo is named twice"),
-        ({"objectives": ("orpo",), "beta": 0.1}, "beta is 0.1, and orpo has none; leave it out"),
+        ({"objective": []}, "no objective is named; choose one or more of dpo"),
+        ({"objective": ["dpo", "dpo:beta=0.3"]}, "objective dpo is named twice"),
+        ({"objective": ["orpo"], "beta": 0.1}, "beta is 0.1, and orpo has none; leave it out"),
         (
-            {"objectives": ("dpo", "orpo"), "difficulty_mode": "paper"},
+            {"objective": ["dpo", "orpo"], "difficulty_mode": "paper"},
             "'paper' changes beta, and orpo has none; use 'loss-weight' or 'off'",
         ),
-        ({"objectives": ("cdpo:label_smoothing=0.7",)}, r"label_smoothing is 0.7; expected a number in \[0, 0.5\)"),
-        ({"objectives": ("dpo:weight=0",)}, "dpo: weight is 0.0; expected a positive number"),
-        ({"objectives": ("dpo,beta=0.1,ipo:beta",)}, "objective ipo: 'beta' is no parameter=value"),
+        ({"objective": ["cdpo:label_smoothing=0.7"]}, r"label_smoothing is 0.7; expected a number in \[0, 0.5\)"),
+        ({"objective": ["dpo:weight=0"]}, "dpo: weight is 0.0; expected a positive number"),
+        ({"objective": ["dpo,beta=0.1,ipo:beta"]}, "objective ipo: 'beta' is no parameter=value"),
     ],
 )
 def test_options_that_make_no_sense(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PreferenceConfig(**options)
+        PreferenceMethod(models()[2], PairLossOptions(**options), reference=None)

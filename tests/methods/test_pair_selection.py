@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, digest_text
 from mmalign.engine.logps import compute_response_logps
-from mmalign.engine.reference_cache import FINGERPRINT, IMAGES, TEXT, TOKEN_LOGPS, digest_text
-from mmalign.methods.pair_selection import NoisyGap, SelectionConfig, noise_threshold, select_pairs, swap_sides
+from mmalign.methods.pair_selection import noise_threshold, select_pairs, swap_sides
+from mmalign.options.methods import NoisyGap, SelectionOptions
 from tests.methods.test_objectives import NUM_PAIRS, data_set, loss_of, method_for, models
 
 GAPS = [-2.0, 0.5, -1.0, 1.5, -0.5, 0.0]
@@ -20,17 +21,17 @@ def scored(**columns: list[Any]) -> Dataset:
 
 
 def ids(**options: Any) -> str:
-    return "".join(select_pairs(scored(), SelectionConfig(**options)).dataset["id"])
+    return "".join(select_pairs(scored(), SelectionOptions(**options)).dataset["id"])
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    selection = select_pairs(scored(), SelectionConfig())
+    selection = select_pairs(scored(), SelectionOptions())
     assert selection.dataset.column_names == ["id", "difficulty", "gap_fused"]
     assert (selection.dataset.to_list(), selection.counts, selection.notes) == (scored().to_list(), {}, ())
 
 
 def test_range_keeps_its_ends_and_counts() -> None:
-    selection = select_pairs(scored(), SelectionConfig(difficulty_range=(0.4, 0.8)))
+    selection = select_pairs(scored(), SelectionOptions(difficulty_range=[0.4, 0.8]))
     assert "".join(selection.dataset["id"]) == "bcef"
     assert selection.counts == {"outside_difficulty_range": 2, "trained_on": 4}
     assert selection.notes == ("difficulty from 0.4 to 0.8: 4 of 6 pairs remain",)
@@ -59,23 +60,23 @@ def test_noisy_pairs_are_dropped(options: dict[str, float], kept: str) -> None:
 
 def test_threshold_is_in_standard_deviations_or_a_quantile() -> None:
     gaps = np.array(GAPS)
-    assert noise_threshold(gaps, SelectionConfig(noisy_gap="drop", noisy_gap_std=1.5)) == -1.5
-    assert noise_threshold(gaps, SelectionConfig(noisy_gap="drop", noisy_gap_quantile=0.01)) == -2.0
-    assert noise_threshold(gaps, SelectionConfig(noisy_gap="drop", noisy_gap_quantile=0.99)) == 0.0
+    assert noise_threshold(gaps, SelectionOptions(noisy_gap="drop", noisy_gap_std=1.5)) == -1.5
+    assert noise_threshold(gaps, SelectionOptions(noisy_gap="drop", noisy_gap_quantile=0.01)) == -2.0
+    assert noise_threshold(gaps, SelectionOptions(noisy_gap="drop", noisy_gap_quantile=0.99)) == 0.0
 
 
 def test_flips_and_soft_labels_are_columns_and_counted() -> None:
-    flipped = select_pairs(scored(), SelectionConfig(noisy_gap="flip"))
+    flipped = select_pairs(scored(), SelectionOptions(noisy_gap="flip"))
     assert flipped.dataset["pair_flipped"][:] == [True, False, True, False, False, False]
     assert flipped.counts == {"noisy_gap": "flip", "noisy_gap_threshold": -1.0, "noisy_pairs": 2, "trained_on": 6}
     assert flipped.notes == ("noisy gaps: 2 of 6 pairs, fused gap at or below -1.000 standard deviations, flipped",)
-    smoothed = select_pairs(scored(), SelectionConfig(noisy_gap="smooth", noisy_gap_label_flip=0.4))
+    smoothed = select_pairs(scored(), SelectionOptions(noisy_gap="smooth", noisy_gap_label_flip=0.4))
     assert smoothed.dataset["pair_label_flip"][:] == [0.4, 0, 0.4, 0, 0, 0]
 
 
 def test_all_three_in_order() -> None:
     """The quantile is of all pairs, the range of those that are left, the order the last."""
-    config = SelectionConfig(noisy_gap="drop", noisy_gap_quantile=0.2, difficulty_range=(0.2, 1.0), curriculum="hard-to-easy")
+    config = SelectionOptions(noisy_gap="drop", noisy_gap_quantile=0.2, difficulty_range=[0.2, 1.0], curriculum="hard-to-easy")
     selection = select_pairs(scored(), config)
     assert "".join(selection.dataset["id"]) == "ebf"
     assert selection.counts["noisy_pairs"] == 2
@@ -87,9 +88,9 @@ def test_all_three_in_order() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"difficulty_range": (0.91, 1.0)}, "no pair of 6 has a difficulty from 0.91 to 1: they are from 0.100 to 0.900; widen"),
-        ({"difficulty_range": (0.8, 0.2)}, "difficulty_range is 0.8 0.2; expected two numbers in"),
-        ({"difficulty_range": (0.2, 1.2)}, "difficulty_range is 0.2 1.2; expected two numbers in"),
+        ({"difficulty_range": [0.91, 1.0]}, "no pair of 6 has a difficulty from 0.91 to 1: they are from 0.100 to 0.900; widen"),
+        ({"difficulty_range": [0.8, 0.2]}, "difficulty_range is 0.8 0.2; expected two numbers in"),
+        ({"difficulty_range": [0.2, 1.2]}, "difficulty_range is 0.2 1.2; expected two numbers in"),
         ({"noisy_gap_std": -1.0}, "noisy_gap_std is -1.0; expected 0 or more"),
         ({"noisy_gap_std": float("nan")}, "noisy_gap_std is nan; expected 0 or more"),
         ({"noisy_gap": "drop", "noisy_gap_quantile": 1.0}, "noisy_gap_quantile is 1.0; expected a share between 0 and 1"),
@@ -99,7 +100,7 @@ def test_all_three_in_order() -> None:
 )
 def test_options_that_cant_be_used(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select_pairs(scored(), SelectionConfig(**options))
+        select_pairs(scored(), SelectionOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -107,24 +108,24 @@ def test_options_that_cant_be_used(options: dict[str, Any], message: str) -> Non
     [
         ("gap_fused", {"noisy_gap": "drop"}, "--noisy-gap reads the column gap_fused, and the data set has none: run mmalign score-diff"),
         ("difficulty", {"curriculum": "easy-to-hard"}, "--curriculum reads the column difficulty"),
-        ("difficulty", {"difficulty_range": (0.0, 1.0)}, "--difficulty-range reads the column difficulty"),
+        ("difficulty", {"difficulty_range": [0.0, 1.0]}, "--difficulty-range reads the column difficulty"),
     ],
 )
 def test_scores_that_are_not_there(drop: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select_pairs(scored().remove_columns(drop), SelectionConfig(**options))
+        select_pairs(scored().remove_columns(drop), SelectionOptions(**options))
 
 
 def test_gaps_that_are_no_numbers() -> None:
     data = scored().remove_columns("gap_fused").add_column("gap_fused", [0.0, 1.0, None, 1.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="gap_fused of row 2 is None; expected a finite number"):
-        select_pairs(data, SelectionConfig(noisy_gap="drop"))
+        select_pairs(data, SelectionOptions(noisy_gap="drop"))
     with pytest.raises(ValueError, match="all 6 pairs have a fused gap at or below -1.000"):
-        select_pairs(scored().remove_columns("gap_fused").add_column("gap_fused", [-2.0] * 6), SelectionConfig(noisy_gap="drop"))
+        select_pairs(scored().remove_columns("gap_fused").add_column("gap_fused", [-2.0] * 6), SelectionOptions(noisy_gap="drop"))
 
 
 def treated(noisy_gap: NoisyGap, dataset: Dataset, gaps: list[float]) -> Dataset:
-    return select_pairs(dataset.add_column("gap_fused", gaps), SelectionConfig(noisy_gap=noisy_gap)).dataset
+    return select_pairs(dataset.add_column("gap_fused", gaps), SelectionOptions(noisy_gap=noisy_gap)).dataset
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,14 @@ def test_a_flipped_pairs_cached_reference_goes_with_its_answers() -> None:
     other = models()[1]
     plain = method_for("ld_dpo")
     batch = plain.collate(list(plain.prepare(data_set())))
-    inputs = {key: value for key, value in batch.items() if key != "pairs"}
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
     values = [value.tolist() for value in compute_response_logps(other, inputs).per_response()]
     cached = live
     for name, column in zip(TOKEN_LOGPS, (values[::2], values[1::2]), strict=True):
         cached = cached.add_column(name, column)
-    cached = cached.add_column(TEXT, [digest_text(plain._encode(row)) for row in data_set()])
-    cached = cached.add_column(IMAGES, [plain._encode(row).image_digest for row in data_set()])
-    cached = cached.add_column(FINGERPRINT, ["this model"] * NUM_PAIRS)
+    cached = cached.add_column(REFERENCE_TEXT, [digest_text(plain.encode(row)) for row in data_set()])
+    cached = cached.add_column(REFERENCE_IMAGES, [plain.encode(row).image_digest for row in data_set()])
+    cached = cached.add_column(REFERENCE_FINGERPRINT, ["this model"] * NUM_PAIRS)
     assert loss_of(method_for("ld_dpo", cached=True), cached) == pytest.approx(loss_of(plain, live), abs=1e-4)
     assert loss_of(plain, live) != pytest.approx(loss_of(plain, data_set()), abs=1e-3)
 
@@ -163,9 +164,9 @@ def test_a_soft_label_adds_its_share_of_the_margin() -> None:
     """-log sigmoid(m) + kappa m, for DPO."""
     method = method_for("dpo")
     batch = method.collate(list(method.prepare(treated("smooth", data_set(), [-2.0, 0.0, -1.5, 1.0]))))
-    assert batch["pairs"]["pair_label_flip"].tolist() == pytest.approx([0.3, 0, 0.3, 0])
+    assert batch["numbers"]["pair_label_flip"].tolist() == pytest.approx([0.3, 0, 0.3, 0])
     output = method.compute(models()[0], batch)
-    hard = {**batch, "pairs": {key: value for key, value in batch["pairs"].items() if key != "pair_label_flip"}}
+    hard = {**batch, "numbers": {key: value for key, value in batch["numbers"].items() if key != "pair_label_flip"}}
     margins = [method.compute(models()[0], part).metrics["rewards/margin"].total.item() for part in _one_by_one(method)]
     expected = method.compute(models()[0], hard).loss_sum.item() + 0.3 * (margins[0] + margins[2])
     assert output.loss_sum.item() == pytest.approx(expected, abs=1e-4)

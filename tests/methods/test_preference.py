@@ -10,11 +10,12 @@ from datasets import Image as ImageFeature
 
 from mmalign.engine.batch import padding_share
 from mmalign.engine.logps import compute_response_logps
-from mmalign.losses.coefficients import DifficultyMode
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.preference_metrics import difficulty_quartiles
-from mmalign.models.adapters import LoraOptions, add_lora, freeze_parts
+from mmalign.models.adapters import add_lora, freeze_parts
 from mmalign.models.references import Reference
+from mmalign.options.methods import DifficultyMode, PairLossOptions
+from mmalign.options.training import LoraOptions
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 NUM_PAIRS = 4
@@ -24,7 +25,7 @@ def loss_of(difficulty: list[float] | None = None, **options: Any) -> float:
     policy, processor = build_tiny_llava(seed=0)
     reference, _ = build_tiny_llava(seed=1)
     frozen = Reference(policy, kind="copy", model=reference)
-    method = PreferenceMethod(processor, PreferenceConfig(**options), reference=frozen)
+    method = PreferenceMethod(processor, PairLossOptions(**options), reference=frozen)
     rows = Dataset.from_list(pair_rows(NUM_PAIRS)).cast_column("images", List(ImageFeature(decode=False)))
     if difficulty is not None:
         rows = rows.add_column("difficulty", difficulty)
@@ -35,11 +36,11 @@ def loss_of(difficulty: list[float] | None = None, **options: Any) -> float:
 
 def test_sft_term_is_the_chosen_responses_mean_nll() -> None:
     policy, processor = build_tiny_llava(seed=0)
-    method = PreferenceMethod(processor, PreferenceConfig(), reference=Reference(policy, kind="copy"))
+    method = PreferenceMethod(processor, PairLossOptions(), reference=Reference(policy, kind="copy"))
     rows = Dataset.from_list(pair_rows(NUM_PAIRS)).cast_column("images", List(ImageFeature(decode=False)))
     batch = method.collate(list(method.prepare(rows)))
     with torch.no_grad():
-        chosen = compute_response_logps(policy, {k: v for k, v in batch.items() if k != "pairs"}).per_response()[::2]
+        chosen = compute_response_logps(policy, {k: v for k, v in batch.items() if k != "numbers"}).per_response()[::2]
     nll = sum(-values.mean().item() for values in chosen) / NUM_PAIRS
     assert loss_of(sft_weight=0.7) - loss_of() == pytest.approx(0.7 * nll, abs=1e-4)
     assert nll > 1
@@ -62,7 +63,7 @@ def test_quartiles_by_hand() -> None:
 
 def count_encodings(policy: Any, processor: Any, reference: Reference, **options: Any) -> tuple[int, float]:
     """Images through any vision tower in one step of training, and the step's loss."""
-    method = PreferenceMethod(processor, PreferenceConfig(**options), reference=reference)
+    method = PreferenceMethod(processor, PairLossOptions(**options), reference=reference)
     rows = Dataset.from_list(pair_rows(NUM_PAIRS)).cast_column("images", List(ImageFeature(decode=False)))
     batch = method.collate(list(method.prepare(rows)))
     encoded = []
@@ -82,7 +83,7 @@ def count_encodings(policy: Any, processor: Any, reference: Reference, **options
 
 def test_a_frozen_tower_encodes_each_image_once_for_policy_and_reference() -> None:
     model, processor = build_tiny_llava()
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
     assert count_encodings(policy, processor, Reference(policy, kind="adapter-off"))[0] == NUM_PAIRS
     frozen, processor = build_tiny_llava()
     freeze_parts(frozen, ["vision_tower", "projector"])
@@ -98,7 +99,7 @@ def test_a_frozen_tower_encodes_each_image_once_for_policy_and_reference() -> No
 def test_one_encoding_gives_the_loss_and_gradients_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
     def step() -> tuple[float, dict[str, torch.Tensor]]:
         model, processor = build_tiny_llava()
-        policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+        policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
         torch.manual_seed(0)
         for name, parameter in policy.named_parameters():
             if "lora_B" in name:
@@ -122,7 +123,7 @@ def test_packed_pairs_have_the_same_loss_and_little_padding() -> None:
     rows = Dataset.from_list(pair_rows(32)).cast_column("images", List(ImageFeature(decode=False)))
     shares = {}
     for row_tokens in (None, 256):
-        method = PreferenceMethod(processor, PreferenceConfig(row_tokens=row_tokens), reference=Reference(model, kind="copy"))
+        method = PreferenceMethod(processor, PairLossOptions(row_tokens=row_tokens), reference=Reference(model, kind="copy"))
         shares[row_tokens] = padding_share(method.collate(list(method.prepare(rows))))
     assert shares[256] < 0.05
     assert shares[None] > 0.15
@@ -130,4 +131,4 @@ def test_packed_pairs_have_the_same_loss_and_little_padding() -> None:
 
 def test_rows_of_no_length_are_refused() -> None:
     with pytest.raises(ValueError, match="row_tokens is 0; expected a number of tokens"):
-        PreferenceConfig(row_tokens=0)
+        PairLossOptions(row_tokens=0)

@@ -11,16 +11,18 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from mmalign.engine.method import MethodOutput
 from mmalign.engine.router import find_routers, record_routers
 from mmalign.losses.router import load_balancing_loss, router_z_loss
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
-from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
 from mmalign.models.upcycle import upcycle
+from mmalign.options.methods import PairLossOptions
 from mmalign.options.models import UpcycleConfig
+from mmalign.options.training import LoraOptions, RouterOptions
+from mmalign.training.method import MethodOutput
+from mmalign.training.router import RouterLosses
 from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +53,7 @@ def test_loss_is_the_methods_own_plus_that_of_the_models_logits(name: str) -> No
     batch = method.collate(chats())
     assert not batch["attention_mask"].all(), "some tokens are padding"
     plain = method.compute(model, batch)
-    routed = RoutedMethod(method, RouterConfig(balance_weight=0.5, z_weight=0.25)).compute(model, batch)
+    routed = RouterLosses(RouterOptions(balance_weight=0.5, router_z_weight=0.25)).compute(method, model, batch)
     heard: list[tuple[Tensor, ...]] = []
     handle = model.get_decoder().register_forward_hook(lambda module, args, output: heard.append(output.router_logits))
     with torch.no_grad():
@@ -75,8 +77,8 @@ def test_metrics_count_loads_and_dead_experts() -> None:
     routers = list(find_routers(model).values())
     for router, biases in zip(routers, ([0.0, 0, 9, 8], [0.0, 9, 8, 7]), strict=True):
         router.register_forward_hook(lambda module, args, output, add=biases: (output[0] + 40 * torch.tensor(add), *output[1:]))
-    method = RoutedMethod(SupervisedMethod(processor), RouterConfig())
-    metrics = method.compute(model, method.collate(chats())).metrics
+    method, router = SupervisedMethod(processor), RouterLosses(RouterOptions())
+    metrics = router.compute(method, model, method.collate(chats())).metrics
     values = {key: float(metric.total / metric.count) for key, metric in metrics.items()}
     assert [values[f"router_load/l0_e{expert}"] for expert in range(4)] == [0, 0, 0.5, 0.5]
     assert values["router/dead_experts"] == 2 + 2
@@ -89,16 +91,16 @@ def test_metrics_count_loads_and_dead_experts() -> None:
 def test_shared_rows_count_each_token_once_and_a_reference_not_at_all(lora: bool) -> None:
     """A pair's prompt stands once in its row; the adapter-off reference runs through the same routers."""
     model, processor = build_sparse()
-    policy = add_lora(model, LoraOptions(rank=2, alpha=4)) if lora else model
+    policy = add_lora(model, LoraOptions(lora_rank=2, lora_alpha=4)) if lora else model
     reference = Reference(policy, kind="adapter-off" if lora else "copy")
-    method = PreferenceMethod(processor, PreferenceConfig(), reference=reference)
+    method = PreferenceMethod(processor, PairLossOptions(), reference=reference)
     rows = [{**row, "pair_beta_scale": 1.0, "pair_weight": 1.0} for row in pair_rows(2)]
     method.start(policy, rows)
     batch = method.collate(rows)
     assert len(batch["input_ids"]) == 2
-    output = RoutedMethod(method, RouterConfig()).compute(policy, batch)
+    output = RouterLosses(RouterOptions()).compute(method, policy, batch)
     assert int(output.metrics["router_load/l0_e0"].count) == sum(
-        len(encoded.prefix_ids) + sum(map(len, encoded.responses)) for encoded in map(method._encode, rows)
+        len(encoded.prefix_ids) + sum(map(len, encoded.responses)) for encoded in map(method.encode, rows)
     )
 
 
@@ -107,7 +109,7 @@ def test_losses_reach_routers_and_networks_and_nothing_stays_on_the_model() -> N
     method = SupervisedMethod(processor)
     batch = method.collate(chats())
     before = gradients(model, method.compute(model, batch))
-    after = gradients(model, RoutedMethod(method, RouterConfig(balance_weight=1.0)).compute(model, batch))
+    after = gradients(model, RouterLosses(RouterOptions(balance_weight=1.0)).compute(method, model, batch))
     for name in find_routers(model):
         # Identical experts: the router's own gradient is rounding.
         assert before[f"{name}.weight"].abs().max() < 1e-4 < after[f"{name}.weight"].abs().max()
@@ -120,17 +122,17 @@ def test_losses_reach_routers_and_networks_and_nothing_stays_on_the_model() -> N
 def test_gradient_checkpointing_changes_nothing_and_the_reentrant_kind_is_refused() -> None:
     model, processor = build_sparse()
     model.train()
-    method = RoutedMethod(SupervisedMethod(processor), RouterConfig(balance_weight=1.0, z_weight=0.1))
+    method, router = SupervisedMethod(processor), RouterLosses(RouterOptions(balance_weight=1.0, router_z_weight=0.1))
     batch = method.collate(chats())
-    expected = gradients(model, method.compute(model, batch))
+    expected = gradients(model, router.compute(method, model, batch))
     model.gradient_checkpointing_enable({"use_reentrant": False})
-    got = gradients(model, method.compute(model, batch))
+    got = gradients(model, router.compute(method, model, batch))
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         torch.testing.assert_close(got[name], value, rtol=0, atol=0)
     model.gradient_checkpointing_enable({"use_reentrant": True})
     with pytest.raises(ValueError, match="gradient checkpointing with use_reentrant=True hides them"):
-        method.compute(model, batch)
+        router.compute(method, model, batch)
 
 
 def test_training_by_balance_alone_evens_out_the_load() -> None:
@@ -139,13 +141,13 @@ def test_training_by_balance_alone_evens_out_the_load() -> None:
     routers = list(find_routers(model).values())
     for router in routers:
         router.weight.requires_grad_(True)
-    method = RoutedMethod(SupervisedMethod(processor), RouterConfig(balance_weight=1.0))
+    method, router = SupervisedMethod(processor), RouterLosses(RouterOptions(balance_weight=1.0))
     batch = method.collate(chats())
     optimizer = torch.optim.Adam([router.weight for router in routers], lr=0.02)
     balances = []
     for _ in range(40):
         optimizer.zero_grad()
-        output = method.compute(model, batch)
+        output = router.compute(method, model, batch)
         output.loss_sum.backward()
         optimizer.step()
         balances.append(float(output.metrics["router/balance"].total / output.metrics["router/balance"].count))
@@ -165,7 +167,7 @@ def test_misuse_is_named() -> None:
     with pytest.raises(ValueError, match=r"routers ran \[2\] times in one step with gradient"):
         record.stack()
     with pytest.raises(ValueError, match="balance_weight is -0.1; expected 0 or more"):
-        RouterConfig(balance_weight=-0.1)
+        RouterOptions(balance_weight=-0.1)
 
 
 @pytest.mark.slow

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.losses.kernel import PairValues, objective_loss
+from mmalign.losses.kernel import PairValues, compute_rewards, objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.preference_metrics import describe_start
 from mmalign.models.references import Reference
+from mmalign.options.methods import PairLossOptions
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -23,7 +24,7 @@ ROWS = [{**row, "pair_beta_scale": 1.0, "pair_weight": 1.0} for row in pair_rows
 def build(**options: Any) -> tuple[Any, PreferenceMethod]:
     policy, processor = build_tiny_llava(scale=2.0)
     teacher, _ = build_tiny_llava(scale=2.2, seed=1)
-    config = PreferenceConfig(**options)
+    config = PairLossOptions(**options)
     return policy, PreferenceMethod(processor, config, reference=Reference(policy, kind="copy", model=teacher))
 
 
@@ -38,8 +39,8 @@ def test_rewards_before_training_are_told_by_hand() -> None:
 
 @pytest.mark.parametrize("objective", ["dpo", "kto_pair", "kto_pair:score=mean", "dpo:score=mean"])
 def test_centred_rewards_begin_with_a_mean_of_zero(objective: str) -> None:
-    policy, method = build(objectives=(objective,), center_rewards=True)
-    _, plain = build(objectives=(objective,))
+    policy, method = build(objective=[objective], center_rewards=True)
+    _, plain = build(objective=[objective])
     told = method.start(policy, ROWS)
     metrics = plain.compute(policy, plain.collate(ROWS)).metrics
     means = {side: float(metrics[f"rewards/{side}"].total) / 5 for side in ("chosen", "rejected")}
@@ -47,8 +48,11 @@ def test_centred_rewards_begin_with_a_mean_of_zero(objective: str) -> None:
     center = method._centers[method.objectives[0].name]
     assert [0.1 * value for value in center] == pytest.approx(list(means.values()), abs=1e-4)
     with torch.no_grad():
-        pairs = plain._pairs(policy, plain.collate(ROWS))
-        expected = objective_loss(plain.objectives[0].objective, pairs, center=center).sum()
+        pairs = plain.read_pairs(policy, plain.collate(ROWS))
+        objective = plain.objectives[0].objective
+        rewards = compute_rewards(objective, pairs)
+        moved = PairValues(rewards.chosen - center[0], rewards.rejected - center[1])
+        expected = objective_loss(objective, pairs, rewards=moved).sum()
     assert method.compute(policy, method.collate(ROWS)).loss_sum.item() == pytest.approx(expected.item(), rel=1e-5)
     assert abs(expected.item() - plain.compute(policy, plain.collate(ROWS)).loss_sum.item()) > 1e-6
 
@@ -59,13 +63,13 @@ def test_subtracting_each_pairs_own_first_margin_is_plain_dpo() -> None:
     own = Reference(policy, kind="copy")
     batch = method.collate(ROWS)
     with torch.no_grad():
-        before = method._pairs(policy, batch)
+        before = method.read_pairs(policy, batch)
         for parameter in policy.parameters():
             parameter.mul_(1.01)
-        after = method._pairs(policy, batch)
+        after = method.read_pairs(policy, batch)
         first, now = (pairs.policy.sums - pairs.reference.sums for pairs in (before, after))  # type: ignore[union-attr]
         shifted = (now[0::2] - now[1::2]) - (first[0::2] - first[1::2])
-        plain = PreferenceMethod(method.processor, PreferenceConfig(), reference=own)._pairs(policy, batch)
+        plain = PreferenceMethod(method.processor, PairLossOptions(), reference=own).read_pairs(policy, batch)
         margin = plain.policy.sums - plain.reference.sums  # type: ignore[union-attr]
     assert shifted.abs().max() > 1e-2
     torch.testing.assert_close(shifted, margin[0::2] - margin[1::2], rtol=0, atol=1e-3)

@@ -9,13 +9,14 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
+from mmalign.options.methods import PairLossOptions
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 
 def build(detach: str) -> tuple[PreTrainedModel, PreferenceMethod]:
-    config = PreferenceConfig(objectives=(f"kto_pair:detach_baseline={detach}",))
+    config = PairLossOptions(objective=[f"kto_pair:detach_baseline={detach}"])
     policy, processor = build_tiny_llava(scale=2.0)
     # A teacher: rewards differ from pair to pair, and the baselines with them.
     teacher, _ = build_tiny_llava(scale=2.2, seed=1)

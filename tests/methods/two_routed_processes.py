@@ -7,8 +7,9 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from mmalign.methods.router import RoutedMethod, RouterConfig
 from mmalign.methods.sft import SupervisedMethod
+from mmalign.options.training import RouterOptions
+from mmalign.training.router import RouterLosses
 from tests.methods.test_router import build_sparse, chats
 
 
@@ -18,15 +19,15 @@ def main() -> None:
     rank, world = dist.get_rank(), dist.get_world_size()
     assert world == 2
     alone, processor = build_sparse()
-    method = RoutedMethod(SupervisedMethod(processor), RouterConfig(balance_weight=1.0, z_weight=0.1))
+    method, router = SupervisedMethod(processor), RouterLosses(RouterOptions(balance_weight=1.0, router_z_weight=0.1))
     rows = chats(4)
-    total = torch.stack([method.compute(alone, method.collate(rows[part::world])).loss_sum for part in range(world)]).sum()
+    total = torch.stack([router.compute(method, alone, method.collate(rows[part::world])).loss_sum for part in range(world)]).sum()
     (total / world).backward()
     expected = {name: p.grad for name, p in alone.named_parameters() if p.grad is not None}
     inner = build_sparse()[0]
     # The last layers of a CLIP tower, behind the one that is projected, get no gradient.
     model = DistributedDataParallel(inner, find_unused_parameters=True)
-    loss = method.compute(model, method.collate(rows[rank::world])).loss_sum
+    loss = router.compute(method, model, method.collate(rows[rank::world])).loss_sum
     loss.backward()
     summed = loss.detach()
     dist.all_reduce(summed)

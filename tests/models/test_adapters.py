@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from mmalign.engine.logps import compute_response_logps
-from mmalign.models.adapters import LoraOptions, add_lora, find_part, freeze_parts
+from mmalign.models.adapters import add_lora, find_part, freeze_parts
 from mmalign.models.load import load_mllm
+from mmalign.options.training import LoraOptions
 from tests.models.test_references import make_batch, take_steps
 from tests.tiny_models import build_tiny_llava
 
 
 def test_only_the_language_model_gets_an_adapter() -> None:
     model, _ = build_tiny_llava()
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
     training = [name for name, p in policy.named_parameters() if p.requires_grad]
     assert training
     assert all("language_model" in name and "lora_" in name for name in training)
@@ -25,7 +26,7 @@ def test_only_the_language_model_gets_an_adapter() -> None:
 def test_saved_adapter_loads_and_merges_to_the_same_numbers(tiny_llava_dir: Path, tmp_path: Path) -> None:
     model, processor = load_mllm(str(tiny_llava_dir))
     batch = make_batch(processor)
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
     take_steps(policy, batch)
     policy.eval().save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)

@@ -52,7 +52,7 @@ def test_a_run_ends_with_the_field_and_no_traceback(tmp_path: Path, capsys: pyte
 
 
 COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]
-CLASSIFIER = ["train", "dual-head", "--data", "{images}", "--out", "out", "--shots", "1", "--max-steps", "1"]
+CLASSIFIER = ["classifier", "train", "--data", "{images}", "--out", "out", "--shots", "1", "--max-steps", "1"]
 COMMANDS = {
     "compose --vision": COMPOSE,
     "compose --llm": ["compose", "--out", "out", "--vision", "{llm}", "--llm"],

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, Qwen3Config, Qwen3ForCausalLM, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.parameters import ParameterCounts, count_parameters
+from mmalign.options.training import LoraOptions
 from tests.tiny_models import QWEN3, build_tiny_llava
 
 SIZES = {
@@ -62,7 +63,7 @@ def test_frozen_weights_are_not_trainable() -> None:
 def test_lora_trains_only_its_own_weights() -> None:
     model, _ = build_tiny_llava()
     before = count_parameters(model).total
-    counts = count_parameters(add_lora(model, LoraOptions(rank=2, alpha=4)))
+    counts = count_parameters(add_lora(model, LoraOptions(lora_rank=2, lora_alpha=4)))
     # A layer's q 64x64, k and v 64x32, o 64x64, gate and up 64x96, down 96x64; the adapter has rank x (in + out) of each.
     adapter = 2 * 2 * (2 * 128 + 2 * 96 + 3 * 160)
     assert (counts.trainable, counts.total) == (adapter, before + adapter)

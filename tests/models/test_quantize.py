@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
-from mmalign.models.adapters import LoraOptions, add_lora, load_merged
+from mmalign.models.adapters import add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.quantize import describe_quantization, find_four_bit, find_unquantised, is_quantized
 from mmalign.models.references import Reference
 from mmalign.options.precision import Quantization
+from mmalign.options.training import LoraOptions
 from tests.engine.test_logps import encode
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import fill_adapter
@@ -32,12 +33,12 @@ def batch_of(processor: Any, num_rows: int = 2) -> dict[str, Any]:
 def qlora(folder: Path, quantization: Quantization = "nf4") -> tuple[nn.Module, Any]:
     """A 4-bit model and an adapter whose second half isn't zero, so that both halves have gradients."""
     model, processor = load_mllm(str(folder), quantization=quantization)
-    return fill_adapter(add_lora(model, LoraOptions(rank=4, alpha=8))), processor
+    return fill_adapter(add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))), processor
 
 
 def gradients(policy: nn.Module, batch: dict[str, Any]) -> dict[str, Tensor]:
     policy.train().zero_grad()
-    sums = compute_response_logps(policy, batch).sums()
+    sums = compute_response_logps(policy, batch).sums
     (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
 
@@ -83,7 +84,7 @@ def test_adapter_gradients_are_those_on_the_weights_that_four_bits_stand_for(tin
     batch = batch_of(processor)
     got = gradients(policy, batch)
     base, _ = load_mllm(str(tiny_llava_dir), quantization=quantization)
-    exact = fill_adapter(add_lora(base.dequantize(dtype=torch.float32), LoraOptions(rank=4, alpha=8)))
+    exact = fill_adapter(add_lora(base.dequantize(dtype=torch.float32), LoraOptions(lora_rank=4, lora_alpha=8)))
     assert not any(isinstance(module, bnb.nn.Linear4bit) for module in exact.modules())
     expected = gradients(exact, batch)
     assert got.keys() == expected.keys()
@@ -123,7 +124,7 @@ def test_quantised_checkpoints_keep_gradients_too(tiny_llava_dir: Path, tmp_path
     batch = batch_of(processor)
     with torch.no_grad():
         assert torch.equal(compute_response_logps(again, batch).token_logps, compute_response_logps(model, batch).token_logps)
-    policy = fill_adapter(add_lora(again, LoraOptions(rank=4, alpha=8)))
+    policy = fill_adapter(add_lora(again, LoraOptions(lora_rank=4, lora_alpha=8)))
     assert all(gradient.norm() > 0 for gradient in gradients(policy, batch).values())
     with pytest.raises(ValueError, match=r"is quantised already; leave --quantization out, or name the checkpoint that it was made from"):
         load_mllm(str(tmp_path), quantization="nf4")
@@ -135,7 +136,7 @@ def test_a_reference_in_four_bits_stays_where_it_is(tiny_llava_dir: Path, kind: 
     batch = batch_of(processor)
     with torch.no_grad():
         before = compute_response_logps(model, batch).token_logps
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8)).train()
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)).train()
     reference = Reference(policy, kind=kind)
     fill_adapter(policy)
     with reference.active(policy) as frozen:

@@ -9,8 +9,9 @@ from mmalign.data.encode import encode_responses
 from mmalign.data.rows import read_pair
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
+from mmalign.options.training import LoraOptions
 from mmalign.training.trainer import modules_that_stay_in_eval
 from tests.tiny_models import build_tiny_llava, pair_rows
 
@@ -36,7 +37,7 @@ def test_reference_stays_where_the_policy_began(kind: str) -> None:
     batch = make_batch(processor)
     with torch.no_grad():
         before = compute_response_logps(model, batch).token_logps
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8, dropout=0.5)) if kind == "adapter-off" else model
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8, lora_dropout=0.5)) if kind == "adapter-off" else model
     reference = Reference(policy, kind=kind)
     take_steps(policy, batch)
     with reference.active(policy) as frozen:
@@ -53,7 +54,7 @@ def test_batch_norms_in_eval_mode_stay_so() -> None:
     tower = {"model_type": "timm_wrapper", "architecture": "mobilenetv3_small_050", "initializer_range": 0.02}
     model, processor = build_tiny_llava(vision=tower, image_size=64)
     batch = make_batch(processor)
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8, dropout=0.5)).train()
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8, lora_dropout=0.5)).train()
     for module in modules_that_stay_in_eval(policy):
         module.eval()
     modes = [module.training for module in policy.modules()]
@@ -82,7 +83,7 @@ def test_a_copy_goes_where_the_policy_went() -> None:
 def test_a_weight_that_would_move_the_reference_is_refused() -> None:
     """The projector trained beside an adapter is not switched off with it: a reference with the adapter off would drift."""
     model, _ = build_tiny_llava()
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
     Reference(policy, kind="adapter-off")
     policy.base_model.model.model.multi_modal_projector.requires_grad_(True)
     message = r"multi_modal_projector.* and 3 more weights train outside the adapter, so a reference with the adapter off would move"
@@ -111,7 +112,7 @@ def test_a_copied_module_that_trains_with_the_adapter_is_switched_off_with_it() 
 def test_the_drift_that_is_refused_is_real() -> None:
     model, processor = build_tiny_llava(scale=1.0)
     batch = make_batch(processor)
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8))
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8))
     reference = Reference(policy, kind="adapter-off")
     with reference.active(policy) as frozen:
         before = compute_response_logps(frozen, batch).token_logps

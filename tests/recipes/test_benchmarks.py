@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.benchmarks.bench import markdown_table, start_peak, write_section
+from scripts.benchmarks.bench import start_peak, write_section
 from tests.conftest import REPOSITORY
 
 
@@ -18,13 +18,6 @@ def test_a_section_replaces_the_one_of_its_title_and_no_other(tmp_path: Path) ->
     assert page.read_text() == "# Page\n\n### one\n\nnew\n\n## next\n\n### two\n\nstays\n"
     write_section("### three\n\nadded\n", page=page)
     assert page.read_text().endswith("stays\n\n### three\n\nadded\n")
-
-
-def test_columns_of_text_are_left_aligned() -> None:
-    assert (
-        markdown_table(["arm", "s", "range"], [["a", 1, "1 to 2"]], text=(0, 2))
-        == "| arm | s | range |\n|---|---:|---|\n| a | 1 | 1 to 2 |"
-    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells a process's peak of memory")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mmalign.classifier.labeled_images import COOP_SETS
 from mmalign.cli import main
 from mmalign.config import parse_options
-from mmalign.data.labeled_images import COOP_SETS
-from mmalign.options.classifier import DualHeadOptions
+from mmalign.options.classifier import TrainClassifierOptions
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import CLASSES, save_tiny_clip
 from tests.tiny_models import random_image
@@ -41,7 +41,7 @@ def test_imagenet(recipe: Path, clip: Path, tmp_path: Path) -> None:
     save_images(tmp_path / "images" / "val", 2)
     models = ["--backbone", str(clip), "--teacher", str(clip), "--image-size", "28", "--label-share", "0.2", "--validation-share", "0.2"]
     data = ["--data", str(tmp_path / "images"), "--test-data", str(tmp_path / "images" / "val"), "--out", str(tmp_path / "out")]
-    assert main(["train", "dual-head", "--config", str(recipe), *data, *models, *SMOKE]) == 0
+    assert main(["classifier", "train", "--config", str(recipe), *data, *models, *SMOKE]) == 0
     losses = read_losses(tmp_path / "out")
     assert len(losses) == 2
     assert all(math.isfinite(loss) for loss in losses)
@@ -75,7 +75,7 @@ def test_fine_grained(name: str, clip: Path, tmp_path: Path) -> None:
         str(tmp_path / "o"),
     ]
     recipe = REPOSITORY / "scripts" / "dho" / "fine_grained.yaml"
-    assert main(["train", "dual-head", "--config", str(recipe), *words, *student, *SMOKE]) == 0
+    assert main(["classifier", "train", "--config", str(recipe), *words, *student, *SMOKE]) == 0
     report = json.loads((tmp_path / "o" / "classifier.json").read_text())
     assert (report["num_labeled"], report["num_validation"], report["num_test"]) == (3, len(parts["val"]), len(parts["test"]))
     assert report["mixing"]["source"].startswith(f"tuned on {len(parts['val'])} images")
@@ -87,5 +87,5 @@ def test_headers_name_paper_command_and_published_numbers(recipe: Path) -> None:
     assert "arXiv:2505.07675" in header
     assert f"--config scripts/dho/{recipe.name}" in header
     assert "Published" in header
-    options = parse_options(DualHeadOptions, ["--config", str(recipe), "--data", "d", "--out", "o"], prog="t", description="")
+    options = parse_options(TrainClassifierOptions, ["--config", str(recipe), "--data", "d", "--out", "o"], prog="t", description="")
     assert options.form == "dual-head"

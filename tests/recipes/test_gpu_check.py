@@ -27,7 +27,7 @@ def test_rates_and_utilisation_by_hand(script: Any) -> None:
     results = {"a": {"seconds": 0.5, "pairs": 4, "tokens": 2000, "flops": 98.9e12, "peak": 1234.4}, "b": {"failed": "out | of memory"}}
     lines = script.speed_table(results, "NVIDIA H100 80GB HBM3, 79 GiB").splitlines()
     assert lines[2] == "| a | 0.500 | 8.00 | 4,000 | 1,234 | 20.0% |"
-    assert lines[3] == "| b | failed: out / of memory | | | | |"
+    assert lines[3] == "| b | failed: out \\| of memory |  |  |  |  |"
     assert script.speed_table(results, "NVIDIA Unknown").splitlines()[2].endswith("| unknown |")
 
 

@@ -18,8 +18,9 @@ from datasets import List
 from mmalign.data.datasets import load_rows
 from mmalign.losses.kernel import objective_loss
 from mmalign.losses.objectives import PAIR_OBJECTIVES
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
+from mmalign.options.methods import PairLossOptions
 from mmalign.options.training import TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
@@ -50,7 +51,7 @@ def test_first_step_equals_trl(tmp_path: Path) -> None:
 
     policy, processor = build_tiny_llava(seed=0)
     reference, _ = build_tiny_llava(seed=1)
-    method = PreferenceMethod(processor, PreferenceConfig(beta=0.1), reference=Reference(policy, kind="copy", model=reference))
+    method = PreferenceMethod(processor, PairLossOptions(beta=0.1), reference=Reference(policy, kind="copy", model=reference))
     config = TrainConfig(learning_rate=1e-6, batch_size=NUM_PAIRS, max_steps=1, logging_steps=1)
     arguments = build_training_arguments(config, output_dir=tmp_path / "ours")
     trainer = MethodTrainer(model=policy, args=arguments, train_dataset=method.prepare(load_rows(data)), method=method)
@@ -99,7 +100,7 @@ ALPHA = {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7
         ("ddo:beta=2", "bco_pair", {"beta": 2.0}),
         ("ld_dpo:beta=2,tail_weight=0.3", "sigmoid", {"beta": 2.0, "ld_alpha": 0.3}),
         ("fdpo:beta=2,divergence=js", "sigmoid", {"beta": 2.0, "f_divergence_type": "js_divergence"}),
-        ("fdpo:beta=2,divergence=forward_kl", "sigmoid", {"beta": 2.0, "f_divergence_type": "forward_kl"}),
+        ("fdpo:beta=2,divergence=forward-kl", "sigmoid", {"beta": 2.0, "f_divergence_type": "forward_kl"}),
         # Our coefficient is the paper's, TRL's is 1 - a.
         ("fdpo:beta=2,divergence=alpha,divergence_coefficient=0.3", "sigmoid", {"beta": 2.0, **ALPHA}),
         ("dpo:beta=2,ipo:beta=2,weight=0.5", "sigmoid ipo", {"beta": 2.0, "loss_weights": [1.0, 0.5]}),
@@ -116,9 +117,7 @@ def test_every_loss_that_trl_has_too(
         expected = trainer._compute_loss(trainer.model, dict(peer.batch), False).item()
     policy, processor = build_tiny_llava(seed=0, scale=SMALL)
     reference, _ = build_tiny_llava(seed=1, scale=SMALL)
-    method = PreferenceMethod(
-        processor, PreferenceConfig(objectives=(objective,)), reference=Reference(policy, kind="copy", model=reference)
-    )
+    method = PreferenceMethod(processor, PairLossOptions(objective=[objective]), reference=Reference(policy, kind="copy", model=reference))
     with torch.no_grad():
         got = method.compute(policy, method.collate(list(method.prepare(load_rows(peer.data))))).loss_sum.item() / NUM_PAIRS
     assert got == pytest.approx(expected, rel=1e-4)

@@ -13,10 +13,11 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.contrastive import build_or_load_clip
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import ParameterCounts
+from mmalign.options.training import LoraOptions
 from mmalign.reports.model_card import CardFacts, CardResult, card_results, fill_template, find_template, load_template, write_model_card
 from tests.conftest import REPOSITORY
 from tests.tiny_models import CLIP_TOWER, build_tokenizer, random_image
@@ -184,7 +185,7 @@ def test_code_of_the_card_loads_the_checkpoint(
         shutil.copytree(tiny_llava_dir, folder)
     else:
         model, processor = load_mllm(str(tiny_llava_dir))
-        adapted = add_lora(model, LoraOptions(rank=2, alpha=4))
+        adapted = add_lora(model, LoraOptions(lora_rank=2, lora_alpha=4))
         for name, parameter in adapted.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.constant_(parameter, 0.5)

@@ -15,7 +15,6 @@ from PIL import Image
 from data_tools import records
 from mmalign.config import parse_options
 from mmalign.data.datasets import keep_good_rows, load_rows
-from mmalign.data.hashing import hash_file
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, LIST_COLUMNS, PAIR_COLUMNS, check_columns, read_chat, read_list, read_pair
@@ -23,6 +22,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.runner import resume_answers
 from mmalign.evaluation.word_similarity import read_table
+from mmalign.files import hash_file
 from mmalign.models.load import load_config
 from mmalign.options.difficulty import FuseOptions
 from mmalign.options.evaluate import EvaluateOptions

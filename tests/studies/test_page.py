@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from scripts.studies.page import compare, estimate, markdown_table
+from scripts.studies.page import compare, estimate
 
 
 def test_an_estimate_by_hand() -> None:
@@ -37,10 +37,6 @@ def test_arms_are_compared_on_the_seeds_that_both_have() -> None:
 def test_equal_arms_differ_by_nothing() -> None:
     found = compare({1: 5.0, 2: 6.0}, {1: 5.0, 2: 6.0})
     assert (found.mean, found.p_value) == (0.0, 1.0)
-
-
-def test_a_table() -> None:
-    assert markdown_table(["arm", "x"], [["a", 1]]) == "| arm | x |\n|---|---:|\n| a | 1 |"
 
 
 def test_arms_that_always_differ_by_as_much_do_differ() -> None:

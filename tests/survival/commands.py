@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from mmalign.data.labeled_images import load_labeled_images
-from mmalign.data.teacher_logits import save_teacher_logits
+from mmalign.classifier.class_logits import save_class_logits
+from mmalign.classifier.labeled_images import load_labeled_images
 from tests.data_files import chat_rows, save_rows, scored_rows
 from tests.tiny_classifiers import save_part
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
@@ -62,7 +62,7 @@ def make_inputs(folder: Path) -> Inputs:
     save_part(photos / "train.parquet", 30, 0)
     images = load_labeled_images(photos)
     sure = 4 * functional.one_hot(torch.from_numpy(images.labels), 3).float()
-    save_teacher_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
+    save_class_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
     return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope, photos, logits)
 
 
@@ -137,7 +137,7 @@ def evaluate(inputs: Inputs, out: Path) -> list[str]:
 
 def train_classifier(inputs: Inputs, out: Path) -> list[str]:
     """A classifier with two heads, and a moving average of its weights."""
-    run = ["train", "dual-head", "--data", str(inputs.photos), "--teacher", str(inputs.logits), "--teacher-kind", "logits"]
+    run = ["classifier", "train", "--data", str(inputs.photos), "--teacher", str(inputs.logits), "--teacher-kind", "logits"]
     run += ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
     run += ["--image-size", "32", "--augmentation", "pad-crop", "--shots", "2", "--ema-decay", "0.9", "--out", str(out)]
     run += ["--max-steps", "10", "--batch-size", "4", "--save-steps", "3", "--logging-steps", "1", "--learning-rate", "1e-3"]
@@ -159,7 +159,7 @@ CASES = {
     "train mimic": Case(train("mimic", "--ce-weight", "1", "--teacher-quantization", "nf4"), read_run),
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
-    "train dual-head": Case(train_classifier, read_classifier),
+    "classifier train": Case(train_classifier, read_classifier),
     "score-difficulty": Case(score, read_scores),
     "evaluate": Case(evaluate, read_scores),
 }

@@ -43,7 +43,7 @@ def wait_for(found: Callable[[], object], process: BaseProcess, *, seconds: floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train sft", "train dual-head"])
+@pytest.mark.parametrize("name", ["train sft", "classifier train"])
 def test_sigterm_saves_and_leaves_with_143(name: str, inputs: Inputs, tmp_path: Path) -> None:
     words, log = CASES[name].words(inputs, tmp_path / "out"), tmp_path / "log"
     # More steps than it will take, and no checkpoint of its own: what is there was saved because of the signal.

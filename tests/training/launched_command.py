@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from mmalign.cli import main
-from mmalign.runs import training_run
+from mmalign.runs import training
 from tests.survival.faults import slow_steps
 from tests.training.sharded_trainer import ShardedTrainer
 
@@ -39,7 +39,7 @@ if __name__ == "__main__":
         slow_steps()
         words = words[1:]
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        training_run.MethodTrainer = ToldTrainer  # type: ignore[misc]
+        training.MethodTrainer = ToldTrainer  # type: ignore[misc]
     code = run(words)
     assert not dist.is_initialized()
     print(f"left the group with {code}", flush=True)

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
-from mmalign.options.classifier import DualHeadOptions
+from mmalign.options.classifier import TrainClassifierOptions
 from mmalign.options.methods import PreferenceOptions, SftOptions
-from mmalign.runs.dual_head_run import train_classifier
+from mmalign.runs.classifier import run_train
 from mmalign.training import arguments
 from mmalign.training.arguments import build_training_arguments
 
@@ -67,7 +67,7 @@ def test_noise_on_embeddings_is_for_methods_without_a_reference(tmp_path: Path) 
     with pytest.raises(ValueError, match="trainer.neftune_noise_alpha is 5, .* the reference's embeddings would get noise too"):
         build_training_arguments(preference, output_dir=tmp_path)
     with pytest.raises(ValueError, match="a classifier of images has none"):
-        train_classifier(DualHeadOptions(data=tmp_path, out=tmp_path, form="ce-only", shots=1, trainer=noisy))
+        run_train(TrainClassifierOptions(data=tmp_path, out=tmp_path, form="ce-only", shots=1, trainer=noisy))
 
 
 def test_unknown_fields_have_a_hint(tmp_path: Path) -> None:

@@ -11,14 +11,15 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from mmalign.methods.forward import compute_policy_and_reference
-from mmalign.methods.listwise import ListwiseConfig, ListwiseMethod
-from mmalign.methods.mimic import MimicConfig, MimicMethod
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
+from mmalign.methods.listwise import ListwiseMethod
+from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
-from mmalign.models.adapters import LoraOptions, add_lora
+from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
-from mmalign.options.training import TrainConfig
+from mmalign.options.methods import ListLossOptions, MimicLossOptions, PairLossOptions
+from mmalign.options.training import LoraOptions, TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
 from mmalign.training.sampler import BucketSampler
@@ -50,21 +51,21 @@ def chat_dataset() -> Dataset:
 
 def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: BucketSampler | None = None, **options: Any) -> MethodTrainer:
     model, processor = build_tiny_llava(scale=1.0)
-    policy = add_lora(model, LoraOptions(rank=4, alpha=8)) if lora else model
+    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)) if lora else model
     if kind == "sft":
         method: Any = SupervisedMethod(processor)
         dataset = chat_dataset()
     elif kind == "mimic":
         other, _ = build_tiny_llava(scale=2.0, seed=1)
         teacher = LiveTeacher(Reference(policy, kind="copy", model=other), processor, student=policy, student_processor=processor)
-        method = MimicMethod(processor, MimicConfig(ce_weight=0.5), teacher=teacher)
+        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.5), teacher=teacher)
         dataset = chat_dataset()
     elif kind == "listwise":
-        method = ListwiseMethod(processor, ListwiseConfig(), reference=Reference(policy, kind="copy"))
+        method = ListwiseMethod(processor, ListLossOptions(), reference=Reference(policy, kind="copy"))
         dataset = Dataset.from_list(list_rows([3, 2, 4, 3, 2, 3, 4, 3])).cast_column("images", List(ImageFeature(decode=False)))
     else:
         reference = Reference(policy, kind="adapter-off" if lora else "copy")
-        method = PreferenceMethod(processor, PreferenceConfig(difficulty_mode="paper"), reference=reference)
+        method = PreferenceMethod(processor, PairLossOptions(difficulty_mode="paper"), reference=reference)
         dataset = method.prepare(pair_dataset())
     config = TrainConfig(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
     arguments = build_training_arguments(config, output_dir=tmp_path)

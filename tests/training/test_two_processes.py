@@ -46,7 +46,7 @@ def test_the_command_line_under_two_processes(tiny_llava_dir: Path, tmp_path: Pa
     check_saved(tmp_path / "out")
     # One process would take other batches.
     assert main(words) == 2
-    assert "holds another run: its number of processes is 2, this one's 1" in capsys.readouterr().err
+    assert "holds another run: its number of processes is 2, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -17,16 +17,16 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.cli import main as main_command
 from mmalign.data.datasets import load_rows
-from mmalign.methods.cached_teacher import CachedTeacher
-from mmalign.methods.mimic import MimicConfig, MimicMethod
-from mmalign.methods.preference import PreferenceConfig, PreferenceMethod
-from mmalign.methods.router import RoutedMethod, RouterConfig
+from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
-from mmalign.methods.teachers import LiveTeacher
+from mmalign.methods.teachers import CachedTeacher, LiveTeacher
 from mmalign.models.references import Reference
-from mmalign.options.training import TrainConfig
+from mmalign.options.methods import MimicLossOptions, PairLossOptions
+from mmalign.options.training import RouterOptions, TrainConfig
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, verify_checkpoint
+from mmalign.training.router import RouterLosses
 from mmalign.training.trainer import MethodTrainer
 from tests.data_files import chat_rows, save_rows
 from tests.methods.test_router import build_sparse
@@ -51,23 +51,23 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
     model, processor = build_sparse() if case in ("moe", "mimic sparse", "mimic balance") else build_tiny_llava(scale=1.0)
     dataset = chat_dataset()
     method: Any = SupervisedMethod(processor)
+    router = None
     if case in ("preference", "teacher"):
         other = build_tiny_llava(scale=1.1, seed=1)[0] if case == "teacher" else None
-        config = PreferenceConfig(objectives=("kto_pair",)) if case == "teacher" else PreferenceConfig()
+        config = PairLossOptions(objective=["kto_pair"]) if case == "teacher" else PairLossOptions()
         method = PreferenceMethod(processor, config, reference=Reference(model, kind="copy", model=other))
         dataset = method.prepare(pair_dataset())
     elif case == "mimic cached":
         dataset = load_rows(folder.parent / "taught" / "data")
-        method = MimicMethod(processor, MimicConfig(), teacher=CachedTeacher(model, fingerprint=None))
+        method = MimicMethod(processor, MimicLossOptions(), teacher=CachedTeacher(model, fingerprint=None))
         method.prepare(dataset)
     elif case.startswith("mimic"):
         other, _ = build_teacher()
         teacher = LiveTeacher(Reference(model, kind="copy", model=other), processor, student=model, student_processor=processor)
-        method = MimicMethod(processor, MimicConfig(ce_weight=0.0 if case == "mimic" else 1.0), teacher=teacher)
+        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.0 if case == "mimic" else 1.0), teacher=teacher)
     if case in ("moe", "mimic sparse", "mimic balance"):
         # Balance is of a micro-batch's tokens: only where those are the same is it compared.
-        weight = RouterConfig.balance_weight if case == "mimic balance" else 0.0
-        method = RoutedMethod(method, RouterConfig(balance_weight=weight, z_weight=0.0))
+        router = RouterLosses(RouterOptions(balance_weight=None if case == "mimic balance" else 0.0))
     if case in UNEVEN:
         rows = [dataset[i] for i in range(7)]
         dataset = Dataset.from_list([*rows, rows[0]] if filled else rows, features=dataset.features)
@@ -87,7 +87,7 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
     )
     arguments = build_training_arguments(config, output_dir=folder)
     kind = ShardedTrainer if sharded else MethodTrainer
-    return kind(model=model, args=arguments, train_dataset=dataset, method=method, callbacks=[ManifestCallback()])
+    return kind(model=model, args=arguments, train_dataset=dataset, method=method, router=router, callbacks=[ManifestCallback()])
 
 
 def build_teacher() -> tuple[PreTrainedModel, Any]:
@@ -141,7 +141,7 @@ def main(folder: Path) -> None:
                 assert 0.02 * 0.9 < got[0] - plain[0] < 0.02 * 4
             weights = trainer.gather_weights()
             if dist.get_rank() == 0:
-                # As training_run.save_run does it.
+                # As runs.training.save_run does it.
                 trainer.accelerator.unwrap_model(trainer.model).save_pretrained(out / "end", state_dict=weights)
                 check_end(out, folder / f"{case}-end")
                 print(f"{'fsdp2' if sharded else 'ddp'} {case}: losses, metrics and saved weights equal", flush=True)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import response_text
+from mmalign.files import hash_file
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.build import build_world
 from mmalign.worlds.pairs import ANSWERS, DIFFICULTY, EASY, HARD

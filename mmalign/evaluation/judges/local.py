@@ -13,12 +13,12 @@ from tqdm import tqdm
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mmalign.data.encode import batch_prompts
-from mmalign.data.hashing import hash_file
 from mmalign.data.rows import Message
 from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
+from mmalign.files import hash_file
 from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, resolve_dtype
 from mmalign.options.precision import Dtype
 

@@ -1,0 +1,122 @@
+"""Backbones of a classifier: any timm architecture, or the vision tower of a CLIP or SigLIP.
+
+Shape legend: B = images, D = feature width, H = height, W = width.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
+
+from mmalign.errors import UserError
+from mmalign.models.load import check_folder, named_errors
+from mmalign.options.classifier import Library
+
+_TOWERS: dict[str, Any] = {"clip_vision_model": CLIPVisionModelWithProjection, "siglip_vision_model": SiglipVisionModel}
+
+
+class Tower(nn.Module):
+    """A vision tower whose output is a feature vector: CLIP's projected embedding, SigLIP's pooled one."""
+
+    def __init__(self, tower: nn.Module) -> None:
+        """Wrap a vision model of transformers."""
+        super().__init__()
+        self.tower = tower
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """(B, 3, H, W) to (B, D)."""
+        output = self.tower(pixel_values=pixels)
+        return output.image_embeds if hasattr(output, "image_embeds") else output.pooler_output
+
+
+def build_backbone(library: Library, architecture: str, values: Mapping[str, Any]) -> nn.Module:
+    """Build a backbone with random weights.
+
+    Args:
+        library: Where it comes from.
+        architecture: timm's name, or clip_vision_model or siglip_vision_model.
+        values: timm: keywords of ``create_model``; transformers: values of the tower's config.
+
+    Raises:
+        ValueError: If there is no such architecture.
+    """
+    if library == "timm":
+        return create_timm(architecture, pretrained=False, num_classes=0, **values)
+    if architecture not in _TOWERS:
+        raise UserError(f"architecture is {architecture!r}; expected one of {', '.join(_TOWERS)}")
+    return Tower(_TOWERS[architecture]._from_config(_tower_config(architecture, values)))
+
+
+def load_backbone(library: Library, architecture: str, values: Mapping[str, Any], *, source: str) -> nn.Module:
+    """Load a backbone as ``build_backbone`` makes it with published weights: timm's own (``source`` is its name), or a tower's checkpoint.
+
+    Raises:
+        ValueError: If there are no such weights.
+    """
+    with named_errors(source):
+        if library == "timm":
+            return create_timm(source, pretrained=True, num_classes=0, **values)
+        return Tower(_TOWERS[architecture].from_pretrained(source, config=_tower_config(architecture, values), dtype=torch.float32))
+
+
+def create_timm(architecture: str, **options: Any) -> Any:
+    """Build a timm model.
+
+    Args:
+        architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
+        **options: As ``timm.create_model`` takes them.
+
+    Raises:
+        ValueError: If there is none of that name, or its files can't be had.
+    """
+    check_folder(architecture.removeprefix("local-dir:"))
+    if Path(architecture).is_dir():
+        raise UserError(f"{architecture} is a folder; timm takes a folder as local-dir:{architecture}")
+    try:
+        with named_errors(architecture):
+            return timm.create_model(architecture, **options)
+    except RuntimeError as error:
+        near = timm.list_models(f"*{architecture.split('_')[0][:6]}*")[:3]
+        raise UserError(f"timm has no model {architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
+
+
+def read_tower_config(source: str) -> tuple[str, dict[str, Any]]:
+    """Read the kind and the config of a CLIP's or SigLIP's vision tower.
+
+    Raises:
+        ValueError: If ``source`` has no such tower.
+    """
+    check_folder(source)
+    with named_errors(source):
+        config = AutoConfig.from_pretrained(source)
+    projection = getattr(config, "projection_dim", None)
+    config = getattr(config, "vision_config", config)
+    if config.model_type not in _TOWERS:
+        raise UserError(f"{source} is a {config.model_type}; expected a vision tower of {', '.join(_TOWERS)}, or a model that has one")
+    values = config.to_diff_dict()
+    if projection is not None:
+        values["projection_dim"] = projection
+    return config.model_type, {key: value for key, value in values.items() if key not in ("dtype", "transformers_version")}
+
+
+@torch.no_grad()
+def find_feature_width(backbone: nn.Module, image_size: int) -> int:
+    """Find D by running a black image of the student's size.
+
+    Raises:
+        ValueError: If the backbone gives something other than a vector per image.
+    """
+    training = backbone.training
+    features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    backbone.train(training)
+    if features.ndim != 2:
+        raise UserError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector per image")
+    return features.shape[1]
+
+
+def _tower_config(architecture: str, values: Mapping[str, Any]) -> Any:
+    return AutoConfig.for_model(architecture, **{key: value for key, value in values.items() if key != "model_type"})

@@ -1,0 +1,166 @@
+"""Class names: matched between splits, teachers and files, and put into words for a text tower.
+
+Shape legend: C = classes.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mmalign.errors import UserError
+from mmalign.files import read_json
+
+# WordNet's ids, as ImageNet's folders are called.
+_WORDNET = re.compile(r"n\d{8}")
+
+
+def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> NDArray[np.int64]:
+    """Find our classes in another's order: ``logits[:, order]`` are then in ours.
+
+    Args:
+        theirs: Names in the order of the other's numbers.
+        ours: Names in the order of the data's.
+        what: Whose names they are, for the error.
+
+    Returns:
+        (C,) places.
+
+    Raises:
+        ValueError: If the two are not the same set, with what either has alone.
+    """
+    place = {name: index for index, name in enumerate(theirs)}
+    missing, unknown = [name for name in ours if name not in place], sorted(set(theirs) - set(ours))
+    if missing or unknown or len(place) != len(theirs):
+        alone = [f"{what} alone has {few(unknown)}"] if unknown else []
+        alone += [f"the data alone have {few(missing)}"] if missing else []
+        alone += [f"{what} has a name twice"] if len(place) != len(theirs) else []
+        raise UserError(
+            f"{what} knows classes {few(theirs)} and the data {few(ours)}; expected the same names, in any order: {', '.join(alone)}"
+        )
+    return np.array([place[name] for name in ours], dtype=np.int64)
+
+
+def match_words(
+    theirs: Sequence[str], ours: Sequence[str], *, descriptions: Mapping[str, str], words: Sequence[str] = (), what: str
+) -> NDArray[np.int64]:
+    """As ``match_classes``, and where the names are not the same set, by what they mean.
+
+    Args:
+        theirs: Names in the order of the other's numbers, such as WordNet ids.
+        ours: Names in the order of the data's.
+        descriptions: What the other calls its names in words: "tench, Tinca tinca" for n01440764. Each part between commas counts.
+        words: What ours are called in words, if anybody said.
+        what: Whose names ``theirs`` are.
+
+    Raises:
+        ValueError: As ``match_classes``.
+    """
+    if set(theirs) == set(ours):
+        return match_classes(theirs, ours, what=what)
+    meant: dict[str, set[int]] = {}
+    for index, name in enumerate(theirs):
+        text = descriptions.get(name, "")
+        for part in {name, text, *text.split(",")}:
+            meant.setdefault(_plain(part), set()).add(index)
+    for names in (ours, words):
+        found = [meant.get(_plain(name), set()) for name in names]
+        if len(found) == len(theirs) and all(len(one) == 1 for one in found) and len(set.union(*found)) == len(found):
+            return np.array([place for one in found for place in one], dtype=np.int64)
+    return match_classes(theirs, ours, what=what)
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.replace("_", " ").casefold().split())
+
+
+def few(names: Sequence[str]) -> str:
+    """Show the first names and how many there are."""
+    return f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''} ({len(names)})"
+
+
+def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Read what the classes are called in words, for a text tower's prompts.
+
+    Args:
+        path: JSON: a mapping of classes to names, ImageNet's ``{"0": ["n01440764", "tench"]}``, or a list in the classes' order. CSV: two
+            columns, class and name. Any other file: lines "class name", such as "n01440764 tench", or a name a line in the classes' order.
+        classes: The data's.
+
+    Returns:
+        C names, in the classes' order.
+
+    Raises:
+        ValueError: If the file has another form, or lacks a class, with the classes.
+    """
+    if path.suffix == ".json":
+        table = _from_json(read_json(path), path)
+    elif not path.is_file():
+        raise UserError(f"file of class names not found: {path}")
+    else:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes)
+    if isinstance(table, list):
+        if len(table) != len(classes):
+            raise UserError(f"{path} has {len(table)} names and the data {len(classes)} classes; expected one for each, in their order")
+        return tuple(table)
+    missing = [name for name in classes if name not in table]
+    if missing:
+        raise UserError(f"{path} has no name for {few(missing)}; it names {few(list(table))}")
+    return tuple(table[name] for name in classes)
+
+
+def check_words(names: Sequence[str]) -> list[str]:
+    """Look whether names tell a text tower anything.
+
+    Returns:
+        What is odd with them, in words: numbers, names that two classes share.
+
+    Raises:
+        ValueError: If all are WordNet ids.
+    """
+    if all(_WORDNET.fullmatch(name) for name in names):
+        raise UserError(
+            f"classes are WordNet ids ({few(names)}), which no text tower can read; name a table of their names with --class-names"
+        )
+    notes = []
+    if all(name.strip().isdecimal() for name in names):
+        notes.append(f"classes are numbers ({few(names)}), and prompts say them as they are; --class-names gives them names")
+    if shared := sorted({name for name in names if names.count(name) > 1}):
+        notes.append(f"several classes are called {few(shared)}: a text tower can't tell them apart")
+    return notes
+
+
+def _from_json(value: Any, path: Path) -> dict[str, str] | list[str]:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return value
+    if isinstance(value, Mapping) and value:
+        if all(isinstance(name, str) for name in value.values()):
+            return dict(value)
+        pairs = list(value.values())
+        if all(isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair) for pair in pairs):
+            return dict(pairs)
+    raise UserError(f"{path} holds {json.dumps(value)[:60]}; expected a mapping of classes to names, or a list of names")
+
+
+def _from_csv(lines: Sequence[str], path: Path) -> dict[str, str]:
+    rows = [row for row in csv.reader(lines) if row]
+    odd = next((row for row in rows if len(row) != 2), None)
+    if odd is not None or not rows:
+        raise UserError(f"{path} has the row {odd}; expected two columns: class and name")
+    # A heading is one name more, which no class asks for.
+    return {name.strip(): words.strip() for name, words in rows}
+
+
+def _from_lines(lines: Sequence[str], classes: Sequence[str]) -> dict[str, str] | list[str]:
+    rows = [line.strip() for line in lines if line.strip()]
+    pairs = [row.split(maxsplit=1) for row in rows]
+    known = set(classes)
+    if any(len(pair) == 2 and pair[0] in known for pair in pairs) and not known.issuperset(rows):
+        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    return rows

@@ -1,0 +1,256 @@
+"""Labelled images from the layouts that people have: class folders, Hugging Face image data sets, CoOp's split files.
+
+Shape legend: N = images.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
+from numpy.typing import NDArray
+
+from mmalign.classifier.class_names import few
+from mmalign.classifier.image_folders import find_class_folders, find_split
+from mmalign.errors import UserError
+from mmalign.files import read_json, write_whole
+from mmalign.options.classifier import SetName, Split
+
+
+class CoopSet(NamedTuple):
+    """Where a fine-grained set lies under the data root, as CoOp (arXiv:2109.01134) lays it out."""
+
+    split_file: str
+    images: str
+
+
+COOP_SETS: dict[SetName, CoopSet] = {
+    "caltech101": CoopSet("caltech-101/split_zhou_Caltech101.json", "caltech-101/101_ObjectCategories"),
+    "oxford_pets": CoopSet("oxford_pets/split_zhou_OxfordPets.json", "oxford_pets/images"),
+    "stanford_cars": CoopSet("stanford_cars/split_zhou_StanfordCars.json", "stanford_cars"),
+    "flowers102": CoopSet("oxford_flowers/split_zhou_OxfordFlowers.json", "oxford_flowers/jpg"),
+    "food101": CoopSet("food-101/split_zhou_Food101.json", "food-101/images"),
+    "fgvc_aircraft": CoopSet("fgvc_aircraft", "fgvc_aircraft/images"),
+    "sun397": CoopSet("sun397/split_zhou_SUN397.json", "sun397/SUN397"),
+    "dtd": CoopSet("dtd/split_zhou_DescribableTextures.json", "dtd/images"),
+    "eurosat": CoopSet("eurosat/split_zhou_EuroSAT.json", "eurosat/2750"),
+    "ucf101": CoopSet("ucf101/split_zhou_UCF101.json", "ucf101/UCF-101-midframes"),
+}
+
+
+@dataclass(frozen=True)
+class LabeledImages:
+    """Encoded images with their classes; nothing is decoded yet."""
+
+    ids: tuple[str, ...]
+    images: Sequence[Any]
+    """What ``load_image`` takes."""
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+    root: Path | None = None
+    notes: tuple[str, ...] = ()
+    """What the user should know: files that were passed over, classes without an image."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.ids)
+
+    def fingerprint(self, memory: Path | None = None) -> str:
+        """Hash ids, labels, classes and the content of the images' files.
+
+        Args:
+            memory: Folder that remembers the hash of files that nobody touched since, so that a later start need not read them all.
+        """
+        about = json.dumps([self.ids, self.labels.tolist(), self.classes], ensure_ascii=False).encode()
+        sources = [_find_source(image, self.root) for image in self.images]
+        known = None
+        if memory is not None and any(isinstance(source, Path) for source in sources):
+            touched = hashlib.sha256(about + b"".join(_last_touched(source) for source in sources)).hexdigest()
+            known = memory / f"content-{touched[:16]}.txt"
+            if known.is_file():
+                return known.read_text(encoding="ascii")
+        digest = hashlib.sha256(about)
+        for source in sources:
+            digest.update(hashlib.sha256(_read_content(source)).digest())
+        if known is not None:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(known, digest.hexdigest())
+        return digest.hexdigest()
+
+    def with_classes(self, classes: Sequence[str], *, what: str) -> "LabeledImages":
+        """Number the labels as ``classes`` does, by name; a class that has no image here is noted.
+
+        Args:
+            classes: The model's.
+            what: Whose images these are, for the error and the note.
+
+        Raises:
+            ValueError: If there are images of a class that the model doesn't have, with its name.
+        """
+        if self.classes == tuple(classes):
+            return self
+        place = {name: index for index, name in enumerate(classes)}
+        seen = [self.classes[label] for label in np.unique(self.labels)]
+        unknown = [name for name in seen if name not in place]
+        if unknown:
+            raise UserError(
+                f"{what} has images of {few(unknown)}, and the classes are {few(classes)}; expected no other class: "
+                "classes are matched by their names, letter by letter"
+            )
+        missing = [name for name in classes if name not in self.classes]
+        notes = (*self.notes, *([f"{what} has no image of class {few(missing)}"] if missing else []))
+        numbers = np.array([place.get(name, -1) for name in self.classes], dtype=np.int64)
+        return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
+
+
+def load_labeled_images(source: Path, *, split: Split = "train", name: SetName | None = None) -> LabeledImages:
+    """Load a split of a data set.
+
+    Args:
+        source: A parquet file or a folder of them, a folder of ``Dataset.save_to_disk``, class folders (with or without a folder for
+            each split above them), or a CoOp split file. With ``name`` the root folder of CoOp's sets.
+        split: Which part.
+        name: One of the ten sets.
+
+    Raises:
+        ValueError: If nothing is there that can be read, or a label has no class.
+    """
+    if split not in get_args(Split):
+        raise UserError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
+    found = _load(source, split, name)
+    seen = set(np.unique(found.labels).tolist())
+    empty = [name for label, name in enumerate(found.classes) if label not in seen]
+    return replace(found, notes=(*found.notes, f"{source} ({split}) has no image of class {few(empty)}")) if empty else found
+
+
+def _load(source: Path, split: Split, name: SetName | None) -> LabeledImages:
+    if name is not None:
+        return _load_coop_set(name, source, split)
+    if not source.exists():
+        raise UserError(f"no images at {source}: expected a folder or a file")
+    if source.suffix == ".json":
+        return read_coop_split(source, source.parent, split)
+    if source.suffix == ".parquet":
+        return _from_dataset(Dataset.from_parquet(str(source)), what=str(source))
+    if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
+        return _from_dataset(_choose(load_from_disk(str(source)), split, what=str(source)), what=str(source))
+    tables = sorted(source.glob("*.parquet"))
+    mine = [path for path in tables if find_split(path.stem.split("-")[0]) == split]
+    if mine:
+        return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), what=f"{source} ({split})")
+    if tables:
+        raise UserError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
+    return _from_folders(source, split)
+
+
+def read_coop_split(path: Path, images: Path, split: Split) -> LabeledImages:
+    """Read a split file of CoOp: ``{"train" | "val" | "test": [[path, label, class name], ...]}``.
+
+    Raises:
+        ValueError: If the file has another form, or its class names and numbers don't agree.
+    """
+    if not path.is_file():
+        raise UserError(f"split file not found: {path}; CoOp's data instructions say where to get it")
+    values = read_json(path)
+    key = next((key for key in values if find_split(key) == split), None) if isinstance(values, dict) else None
+    if key is None:
+        raise UserError(f"{path} has no split {split!r}; expected lists train, val and test of [path, label, class name]")
+    names: dict[int, str] = {}
+    for row in (row for rows in values.values() for row in rows):
+        if not (isinstance(row, list) and len(row) == 3 and str(row[1]).isdecimal()):
+            raise UserError(f"{path} has the row {row}; expected [path, label, class name]")
+        label, name = int(row[1]), row[2]
+        if names.setdefault(label, name) != name:
+            raise UserError(f"{path}: label {label} is both {names[label]!r} and {name!r}")
+    if sorted(names) != list(range(len(names))):
+        raise UserError(f"{path}: labels are {sorted(names)[:3]}...; expected 0 to {len(names) - 1} without gaps")
+    rows = values[key]
+    ids, labels = tuple(row[0] for row in rows), np.array([int(row[1]) for row in rows], dtype=np.int64)
+    return LabeledImages(ids, ids, labels, tuple(names[label] for label in range(len(names))), images)
+
+
+def _load_coop_set(name: SetName, root: Path, split: Split) -> LabeledImages:
+    if name not in COOP_SETS:
+        raise UserError(f"set is {name!r}; expected one of {', '.join(COOP_SETS)}")
+    place = COOP_SETS[name]
+    if name == "fgvc_aircraft":
+        return _read_aircraft(root / place.split_file, root / place.images, split)
+    return read_coop_split(root / place.split_file, root / place.images, split)
+
+
+def _read_aircraft(folder: Path, images: Path, split: Split) -> LabeledImages:
+    """Read FGVC Aircraft's own lists: ``images_variant_{train,val,test}.txt`` with lines "id variant"."""
+    variants, listed = folder / "variants.txt", folder / f"images_variant_{'val' if split == 'validation' else split}.txt"
+    for path in (variants, listed):
+        if not path.is_file():
+            raise UserError(f"list not found: {path}; it comes with FGVC Aircraft's archive (data/ there)")
+    classes = tuple(line.strip() for line in variants.read_text(encoding="utf-8").splitlines() if line.strip())
+    number = {name: index for index, name in enumerate(classes)}
+    rows = [line.strip().split(" ", 1) for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    unknown = [name for _, name in rows if name not in number]
+    if unknown:
+        raise UserError(f"{listed}: variant {unknown[0]!r} is not in {variants}")
+    ids = tuple(f"{row[0]}.jpg" for row in rows)
+    return LabeledImages(ids, ids, np.array([number[row[1]] for row in rows], dtype=np.int64), classes, images)
+
+
+def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    key = next((key for key in loaded if find_split(key) == split), None)
+    if key is None:
+        raise UserError(f"{what} has no split {split!r}; it has {', '.join(loaded)}")
+    return loaded[key]
+
+
+def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
+    image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
+    label = next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
+    if image is None or label is None:
+        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and a ClassLabel")
+    table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
+    labels = np.array(table[label].to_pylist(), dtype=np.int64)
+    names = dataset.features[label].names
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
+        raise UserError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
+    ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
+    return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
+
+
+def _from_folders(source: Path, split: Split) -> LabeledImages:
+    found = find_class_folders(source, split)
+    ids = tuple(str(path.relative_to(found.folder)) for files in found.files for path in files)
+    labels = np.repeat(np.arange(len(found.classes)), [len(files) for files in found.files])
+    return LabeledImages(ids, ids, labels.astype(np.int64), found.classes, found.folder, found.notes)
+
+
+def _unique(found: LabeledImages, *, what: str) -> LabeledImages:
+    if len(set(found.ids)) != len(found.ids):
+        raise UserError(f"{what} has {len(found.ids)} images and {len(set(found.ids))} different ids; expected each id once")
+    return found
+
+
+def _find_source(image: Any, root: Path | None) -> bytes | Path:
+    """The bytes of an image, or the file that holds them."""
+    if isinstance(image, dict) and image.get("bytes") is not None:
+        return image["bytes"]
+    path = Path(image["path"] if isinstance(image, dict) else image)
+    return path if root is None else root / path
+
+
+def _last_touched(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).digest()
+    status = source.stat() if source.is_file() else None
+    # The time of the last change of the file itself can't be set back, as that of its content can.
+    return f"{source} {status and (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)}".encode()
+
+
+def _read_content(source: bytes | Path) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    return source.read_bytes() if source.is_file() else b"missing"

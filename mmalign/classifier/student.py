@@ -1,0 +1,109 @@
+"""The student that the options describe: backbone, heads, preprocessing, and how its heads are mixed before any tuning."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mmalign.classifier.backbone import load_backbone, read_tower_config
+from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead, DualHeadConfig, Mixing, Preprocessing
+from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
+from mmalign.errors import UserError
+from mmalign.models.load import load_clip
+from mmalign.options.classifier import TrainClassifierOptions
+
+
+def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, teacher_feature_size: int | None) -> DualHead:
+    """Build the student, with the weights that it starts from.
+
+    Args:
+        options: Of the run.
+        classes: The data's.
+        teacher_feature_size: Width of the teacher's features, where the student learns to predict them.
+    """
+    architecture, values = options.backbone, dict(options.backbone_options)
+    if options.library == "transformers":
+        architecture, values = read_tower_config(options.backbone)
+    config = DualHeadConfig(
+        library=options.library,
+        architecture=architecture,
+        backbone=values,
+        classes=tuple(classes),
+        preprocessing=Preprocessing(image_size=options.image_size, resize_size=stored_side(options)),
+        heads="dual" if options.form == "dual-head" else "single",
+        ce_head=options.ce_head,
+        kd_head=options.kd_head,
+        teacher_feature_size=teacher_feature_size,
+        mixing=published_mixing(options),
+    )
+    model = DualHead(config)
+    mean, std = _find_statistics(model)
+    model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
+    if options.pretrained:
+        load_pretrained_backbone(model, options.backbone)
+    if options.text_init:
+        clip, processor = load_clip(options.backbone, dtype="float32")
+        words = choose_words(options, classes)
+        init_heads_from_text(model, embed_classes(clip, processor, classes=words, prompts=choose_prompts(options)))
+    return model
+
+
+def stored_side(options: TrainClassifierOptions) -> int:
+    """The side of the stored squares: what the options say, or by the augmentation."""
+    if options.resize_size is not None:
+        return options.resize_size
+    return options.image_size if options.augmentation == "pad-crop" else round(options.image_size * 8 / 7)
+
+
+def published_mixing(options: TrainClassifierOptions) -> Mixing:
+    """The paper's mixing for such a teacher and so many labels."""
+    if options.teacher_kind == "few-shot":
+        return PUBLISHED_MIXING["few-shot"]
+    return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]
+
+
+def load_pretrained_backbone(model: DualHead, source: str) -> None:
+    """Fill the backbone with published weights, as ``load_backbone`` finds them.
+
+    Raises:
+        ValueError: If there are no such weights.
+    """
+    settings = model.settings
+    start = load_backbone(settings.library, settings.architecture, settings.backbone, source=source)
+    model.backbone.load_state_dict(start.state_dict())
+
+
+@torch.no_grad()
+def init_heads_from_text(model: DualHead, text_features: Tensor) -> None:
+    """Start the heads at the classes' text embeddings (C, D), unit length, biases 0 (arXiv:2505.07675, language-aware initialisation).
+
+    With the text's own vision tower and a cosine KD head the KD logits are the zero-shot model's.
+
+    Raises:
+        ValueError: If a head is an MLP, or the widths differ.
+    """
+    heads = [head for head in (model.ce_head, model.kd_head) if head is not None]
+    for head in heads:
+        if not isinstance(head, (nn.Linear, CosineHead)):
+            raise UserError("a head that is an MLP can't start from text embeddings; choose linear or cosine")
+        if head.weight.shape != text_features.shape:
+            raise UserError(
+                f"text embeddings are {tuple(text_features.shape)} and the head's weight {tuple(head.weight.shape)}; the text must come "
+                "from the student's own CLIP or SigLIP, with the same classes"
+            )
+        head.weight.copy_(F.normalize(text_features.float(), dim=-1))
+        if isinstance(head, nn.Linear):
+            head.bias.zero_()
+
+
+def _find_statistics(model: DualHead) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and deviation of the pixels that the published weights were trained with."""
+    if model.settings.library == "timm":
+        settings = resolve_model_data_config(model.backbone)
+        return tuple(settings["mean"]), tuple(settings["std"])
+    if model.settings.architecture == "siglip_vision_model":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -1,0 +1,104 @@
+"""The images of a training run: found, checked by name, decoded, and split into those with labels and those without."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mmalign.classifier.class_names import check_words
+from mmalign.classifier.image_cache import CachedImages, cache_images
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.prompts import TEXT_TEACHERS, choose_words
+from mmalign.classifier.splits import Indices, LabelSplit, draw_split, load_split, save_split
+from mmalign.classifier.student import stored_side
+from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
+from mmalign.options.classifier import Split, TrainClassifierOptions
+
+SPLIT_FILE = "split.json"
+
+
+class RunImages(NamedTuple):
+    """The decoded images of a training run."""
+
+    train: CachedImages
+    split: LabelSplit
+    scored: dict[str, tuple[CachedImages, Indices]]
+    """validation and test, as far as there are any: images, and which of them count."""
+
+
+def load_sources(options: TrainClassifierOptions) -> dict[str, LabeledImages]:
+    """Find the images of train, and of validation and test as far as they are named, numbered by the training images' classes.
+
+    Raises:
+        ValueError: If they can't be found, or show a class that the training images don't have.
+    """
+    found = {"train": load_labeled_images(options.data, split="train", name=options.set)}
+    named: dict[Split, Path | None] = {"validation": options.validation_data, "test": options.test_data}
+    for split, path in named.items():
+        source = options.data if options.set is not None and path is None else path
+        if source is not None:
+            data = load_labeled_images(source, split=split, name=options.set if path is None else None)
+            found[split] = data.with_classes(found["train"].classes, what=f"{source} ({split})")
+    return found
+
+
+def check_names(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> list[str]:
+    """Check the class names where a text tower reads them.
+
+    Returns:
+        What is odd with names and files, in words.
+
+    Raises:
+        ValueError: If names tell a text tower nothing, or the table of them lacks a class.
+    """
+    notes = [note for part in sources.values() for note in part.notes]
+    words = choose_words(options, sources["train"].classes)
+    if options.text_init or (options.teacher is not None and options.teacher_kind in TEXT_TEACHERS):
+        notes += check_words(words)
+    return list(dict.fromkeys(notes))
+
+
+def decode_images(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> RunImages:
+    """Decode all images, or find them decoded, and choose those with labels.
+
+    Raises:
+        ValueError: If too many are broken, or validation and test images are the same.
+    """
+    train = _decode(options, sources["train"], "rejects.jsonl")
+    split = choose_split(options, train)
+    # Validation first: what is tuned on it counts in the test report.
+    scored = {"validation": (train, split.validation)} if len(split.validation) else {}
+    for name in ("validation", "test"):
+        if name in sources:
+            found = _decode(options, sources[name], f"{name}_rejects.jsonl")
+            scored[name] = found, np.arange(len(found.ids))
+    if "validation" in scored and "test" in scored and scored["validation"][0].fingerprint == scored["test"][0].fingerprint:
+        raise UserError("validation and test images are the same; the mixing may be tuned on validation images only")
+    return RunImages(train, split, scored)
+
+
+def _decode(options: TrainClassifierOptions, data: LabeledImages, rejects: str) -> CachedImages:
+    kept = Rejects(options.out / rejects, max_share=options.max_reject_share)
+    return cache_images(data, options.cache_folder, side=stored_side(options), rejects=kept)
+
+
+def choose_split(options: TrainClassifierOptions, images: CachedImages) -> LabelSplit:
+    """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is resumed."""
+    path = options.out / SPLIT_FILE
+    if path.is_file():
+        return load_split(path, images.ids)
+    if options.split_file is not None:
+        split = load_split(options.split_file, images.ids)
+    else:
+        split = draw_split(
+            images.labels,
+            num_classes=len(images.classes),
+            seed=options.split_seed,
+            shots=options.shots,
+            share=options.label_share,
+            validation_share=options.validation_share,
+        )
+    save_split(path, split, images.ids, seed=options.split_seed, shots=options.shots, share=options.label_share)
+    return split

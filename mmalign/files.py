@@ -1,0 +1,125 @@
+"""Files: JSON that others wrote, hashes, files that are there whole or not at all, and folders that belong to one run."""
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mmalign.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        ValueError: If it is missing, no UTF-8 text, or no JSON.
+    """
+    if not path.is_file():
+        raise UserError(f"file not found: {path}")
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    # JSON's and Unicode's errors are ValueErrors, and so is that of a number with too many digits.
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged or no JSON: {error}") from error
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object. Raises as ``read_json``, and if it holds something else."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
+    return value
+
+
+@contextmanager
+def expected_form(what: str | Path) -> Iterator[None]:
+    """Name the file where its fields are missing or of another type; for readers of files that mmalign did not write.
+
+    Args:
+        what: The file, or what else is read.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise UserError(f"{what} is not of the form expected: {error} is missing") from error
+    except (AttributeError, IndexError, OverflowError, RecursionError, TypeError) as error:
+        raise UserError(f"{what} is not of the form expected: {error}") from error
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give the path of a temporary file or folder beside ``path``, and rename it to ``path`` when the block ends without an error.
+
+    Each process has a temporary name of its own, so that several may write ``path`` at once, on one machine or on several. An error removes
+    what was written; only a kill leaves it behind, with ``.partial`` at the end of its name.
+
+    Args:
+        path: A file, which is replaced if it is there; or a folder, which may be there and empty.
+    """
+    partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
+    _remove(partial)
+    try:
+        yield partial
+        if partial.is_file():
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+        partial.rename(path)
+    except BaseException:
+        _remove(partial)
+        raise
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file, whole or not at all."""
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def claim(path: Path, record: Mapping[str, Any], *, what: str) -> None:
+    """Write the record of what a folder belongs to, or check that the one that is there is the same.
+
+    Args:
+        path: JSON file of the record; its folder is made.
+        record: Everything that decides what the folder will hold. Paths are written as text, tuples as lists.
+        what: What a folder with another record holds, such as ``another run``.
+
+    Raises:
+        ValueError: If the folder has another record; the message holds the first value that differs, and this one's.
+    """
+    text = json.dumps(record, indent=1, sort_keys=True, default=str)
+    if path.is_file():
+        check_same(path.parent, read_json_object(path), json.loads(text), what=what)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text + "\n")
+
+
+def check_same(
+    where: Path, held: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, next_step: str = "choose another --out"
+) -> None:
+    """Check a record as ``claim`` does, for one that is written elsewhere.
+
+    Raises:
+        ValueError: If a value differs.
+    """
+    for key in {**held, **wanted}:
+        if held.get(key) != wanted.get(key):
+            raise UserError(f"{where} holds {what}: its {key} is {held.get(key)!r}, not {wanted.get(key)!r}; {next_step}")

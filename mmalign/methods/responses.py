@@ -1,0 +1,185 @@
+"""Objectives over the responses of a prompt, against a reference: what pairs and lists have in common; a pair is a list of two.
+
+Shape legend: P = prompts in the batch, R = responses in the batch.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+
+from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.rows import ListRow, PairRow
+from mmalign.engine.batch import collate_prompts
+from mmalign.engine.logps import ResponseLogps
+from mmalign.engine.probe import PROBED_ROWS, probe_rows
+from mmalign.errors import UserError
+from mmalign.losses.kernel import PairObjective
+from mmalign.losses.list_objectives import ListObjective
+from mmalign.losses.registry import Named, Registry
+from mmalign.losses.scores import Logps
+from mmalign.methods.cached_reference import CachedReference
+from mmalign.methods.forward import compute_policy_and_reference
+from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
+from mmalign.models.references import Reference
+from mmalign.options.methods import ListwiseOptions, PreferenceOptions, ResponsesOptions
+from mmalign.training.method import Method, MethodOutput, Sum
+
+Objective = TypeVar("Objective", PairObjective, ListObjective)
+
+
+class ResponsesMethod(Method, Generic[Objective]):
+    """One objective or a weighted sum of several; rewards are logged as the first one has them."""
+
+    registry: ClassVar[Registry[Any]]
+    lists: ClassVar[bool]
+    """Whether a row has any number of responses, or chosen and rejected."""
+    options: ResponsesOptions
+
+    def __init__(
+        self, processor: Any, options: ResponsesOptions, *, reference: Reference | None, reference_fingerprint: str | None = None
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            processor: The policy's processor.
+            options: The objectives, and how rows are read.
+            reference: The frozen model; None reads cached log-probabilities from the rows, where an objective asks for them.
+            reference_fingerprint: What the cached ones must come from; see ``fingerprint_checkpoint``.
+
+        Raises:
+            ValueError: If an objective can't be built, or there is a reference and none has use for it.
+        """
+        self.processor, self.options, self.reference = processor, options, reference
+        self.objectives: tuple[Named[Objective], ...] = self.build_objectives(options)
+        compared = [named for named in self.objectives if named.objective.uses_reference]
+        if reference is not None and not compared:
+            raise UserError(f"objective {self.objectives[0].name} compares with no reference; leave the reference out")
+        by_token = any(named.objective.needs_tokens for named in compared)
+        cached = reference is None and bool(compared)
+        self.cached = CachedReference(reference_fingerprint, by_token=by_token, lists=self.lists) if cached else None
+        self.shared = True
+
+    @classmethod
+    def build(cls, options: PreferenceOptions | ListwiseOptions) -> tuple[nn.Module, Any, Method]:
+        """Load policy and reference.
+
+        Raises:
+            ValueError: If a reference is named and no objective has use for it, or a model can't be loaded.
+        """
+        uses_reference = any(named.objective.uses_reference for named in cls.build_objectives(options))
+        chosen = (options.reference != "auto", options.reference_model is not None, options.reference_quantization is not None)
+        if not uses_reference and any(chosen):
+            raise UserError(
+                f"objective {', '.join(options.objective)} compares with no reference; leave --reference, --reference-model and "
+                "--reference-quantization out"
+            )
+        model, processor = load_policy(options)
+        reference = build_reference(options, model) if uses_reference else None
+        return model, processor, cls(processor, options, reference=reference, reference_fingerprint=fingerprint_reference(options))
+
+    @classmethod
+    def build_objectives(cls, options: Any) -> tuple[Named[Objective], ...]:
+        """Build what is summed.
+
+        Raises:
+            ValueError: With the objective, its parameter and what was expected.
+        """
+        return cls.registry.parse_sum(options.objective, beta=options.beta)
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """Name the objectives with their betas."""
+        named = cls.registry.parse_sum(options["objective"], beta=options["beta"])
+        betas = [f" (beta {one.objective.beta:g})" if "beta" in cls.registry.parameters(one.name) else "" for one in named]
+        return f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}"
+
+    @staticmethod
+    @abstractmethod
+    def read(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow | ListRow:
+        """Decode a row."""
+
+    @abstractmethod
+    def check_numbers(self, raw: Mapping[str, Any]) -> None:
+        """Raise UserError if an objective can't use the numbers of a row that could be read."""
+
+    @abstractmethod
+    def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
+        """Make what the objectives read beside log-probabilities; ``target`` holds the ids of the scored tokens."""
+
+    def turned(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A row's columns in the order in which ``encode`` gives its responses."""
+        return row
+
+    def prepare(self, dataset: Dataset) -> Dataset:
+        """Check that cached log-probabilities are there and come from the reference.
+
+        Raises:
+            ValueError: If they are missing or stale.
+        """
+        if self.cached is not None:
+            self.cached.check_dataset(dataset)
+        return dataset
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Decode and tokenise the row, and check its numbers."""
+        if self.cached is not None:
+            self.cached.check(raw)
+        row = self.read(raw, index=index, image_root=self.options.image_root)
+        self.check_numbers(raw)
+        self._encode(row)
+
+    def encode(self, raw: Mapping[str, Any]) -> EncodedPrompt:
+        """Tokenise a checked row; cached log-probabilities must be of its text and images."""
+        encoded = self._encode(self.read(raw, index=0, image_root=self.options.image_root))
+        if self.cached is not None:
+            self.cached.check_text(raw, encoded)
+        return encoded
+
+    def _encode(self, row: PairRow | ListRow) -> EncodedPrompt:
+        return encode_row(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)
+
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Choose how responses are laid out: see ``probe_rows``.
+
+        Raises:
+            ValueError: If the model's own numbers can't be had, or the first rows' cached log-probabilities are of other texts.
+        """
+        encoded = [self.encode(row) for row in rows[:PROBED_ROWS]]
+        choice = probe_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
+        self.shared = choice.shared
+        return choice.reason
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """One row per prompt with all its responses, or one per response where they can't share it.
+
+        What the objectives read stands beside the model's inputs: under ``numbers``, and cached log-probabilities under ``reference``.
+        """
+        encoded, pad = [self.encode(row) for row in rows], self.processor.tokenizer.pad_token_id
+        batch = collate_prompts(encoded, pad_token_id=pad, shared=self.shared, row_tokens=self.options.row_tokens if self.shared else None)
+        rows = [self.turned(row) for row in rows]
+        if self.cached is not None:
+            batch["reference"] = self.cached.collate(rows)
+        batch["numbers"] = self.collate_numbers(rows, batch["layout"]["target"])
+        return batch
+
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Prompts."""
+        return len(batch["layout"]["repeats"])
+
+    def run(self, model: nn.Module, batch: dict[str, Any], *, keep_states: bool = False) -> tuple[ResponseLogps, Logps | None]:
+        """Run the policy, and the reference where an objective has one."""
+        inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference")}
+        policy, reference = compute_policy_and_reference(model, inputs, self.reference, keep_states=keep_states)
+        return policy, reference if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
+
+    def sum(self, losses: Mapping[str, Tensor], metrics: dict[str, Sum], *, added: Tensor | float = 0.0) -> MethodOutput:
+        """Add up the objectives' losses, (P,) each by name, and what is added to each prompt's."""
+        total = torch.stack([named.weight * losses[named.name] for named in self.objectives]).sum(0) + added
+        if len(losses) > 1:
+            metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
+        return MethodOutput(total.sum(), metrics)

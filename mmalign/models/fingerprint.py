@@ -1,0 +1,68 @@
+"""What a checkpoint is known by in caches, records and cards: hashes of its weights and of its processor's files."""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from peft import PeftConfig
+
+from mmalign.errors import UserError
+from mmalign.files import hash_file
+from mmalign.models.load import named_errors, resolve_dtype
+from mmalign.options.precision import Dtype, Quantization
+
+WEIGHTS = ("*.safetensors",)
+PROCESSOR = (
+    "tokenizer*",
+    "*processor_config.json",
+    "chat_template*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab*",
+    "merges.txt",
+)
+
+
+def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantization = "none") -> str:
+    """Hash a checkpoint's weights and processor files, an adapter's base included.
+
+    Args:
+        source: Folder or hub id.
+        dtype: Precision in which the model runs: log-probabilities depend on it.
+        quantization: So do they on this.
+
+    Returns:
+        ``weights <12 hex digits>, processor <12 hex digits>, <dtype>``, and the quantisation where there is one.
+
+    Raises:
+        ValueError: If the folder has no safetensors weights, or the hub's files can't be had.
+    """
+    folder = _local_folder(source)
+    weights = _find(folder, WEIGHTS)
+    if (folder / "adapter_config.json").is_file():
+        weights += _find(_local_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path), WEIGHTS)
+    if not weights:
+        raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
+    processor = _hash(_find(folder, PROCESSOR))
+    precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
+    return f"weights {_hash(weights)}, processor {processor}, {', '.join(precision)}"
+
+
+def _local_folder(source: str) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    # Fetched where they are not in the cache yet: the fingerprint is taken before the model is loaded.
+    with named_errors(source):
+        return Path(snapshot_download(source, allow_patterns=[*WEIGHTS, *PROCESSOR, "*config.json"]))
+
+
+def _find(folder: Path, patterns: Iterable[str]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def _hash(files: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.name} {hash_file(path)}\n".encode())
+    return digest.hexdigest()[:12]

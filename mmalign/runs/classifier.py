@@ -1,0 +1,257 @@
+"""``mmalign classifier train | evaluate | tune | export``."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import set_seed
+
+from mmalign.classifier.class_logits import load_class_logits
+from mmalign.classifier.dual_head import DualHead, load_dual_head, write_config
+from mmalign.classifier.export import export_classifier
+from mmalign.classifier.image_cache import CachedImages, cache_images
+from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.method import DualHeadMethod
+from mmalign.classifier.metrics import compute_logits, format_scores, score_classifier, tune_mixing
+from mmalign.classifier.splits import LabelSplit
+from mmalign.classifier.streams import StreamRows
+from mmalign.classifier.student import build_student, published_mixing
+from mmalign.classifier.training_images import RunImages, check_names, decode_images, load_sources
+from mmalign.data.rejects import Rejects
+from mmalign.errors import UserError
+from mmalign.files import hash_file, write_whole
+from mmalign.models.load import best_device
+from mmalign.models.parameters import count_parameters
+from mmalign.options.classifier import (
+    EvaluateClassifierOptions,
+    ExportClassifierOptions,
+    ScoredImages,
+    TrainClassifierOptions,
+    TuneMixingOptions,
+)
+from mmalign.runs.classifier_card import write_classifier_card
+from mmalign.runs.classifier_teacher import RunTeacher, hash_teacher, prepare_teacher
+from mmalign.runs.run_record import RUN_FILE, build_record, claim_folder, is_first_process, read_record, write_record
+from mmalign.training.arguments import build_training_arguments, check_trainer
+from mmalign.training.checkpoints import ManifestCallback
+from mmalign.training.ema import EmaCallback
+from mmalign.training.optimizers import build_optimizer
+from mmalign.training.running import choose_checkpoint, train_to_end
+from mmalign.training.trainer import MethodTrainer
+
+REPORT_FILE = "classifier.json"
+
+
+def run_train(options: TrainClassifierOptions) -> None:
+    """Train or resume; tune the mixing on validation images; save the classifier with its report and card.
+
+    Raises:
+        ValueError: If options don't fit together, the data can't be used, or ``out`` holds another run.
+    """
+    check_options(options)
+    set_seed(options.seed)
+    # What is read at the end is checked before the folder is claimed and the first step is made.
+    sources = load_sources(options)
+    for note in check_names(options, sources) if is_first_process() else ():
+        print(f"warning: {note}")
+    # One process hashes, decodes and scores; the others find it done.
+    processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
+    with processes.main_process_first():
+        record = describe_classifier_run(options, sources["train"])
+    claim_folder(options.out, record)
+    with processes.main_process_first():
+        images = decode_images(options, sources)
+    teacher = prepare_teacher(options, images.train, images.split, processes)
+    width = teacher.find_feature_width(processes.device) if options.form == "feature-kd" else None
+    model = build_student(options, images.train.classes, teacher_feature_size=width)
+    method = DualHeadMethod(
+        images.train,
+        options,
+        preprocessing=model.settings.preprocessing,
+        cached=teacher.cached,
+        teacher=teacher.model if options.teacher_mode == "live" else None,
+        fixed_views=options.teacher_views if teacher.cached is not None else 0,
+        seed=options.split_seed,
+    )
+    checkpoint = choose_checkpoint(options.out / "checkpoints")
+    ema = None if options.ema_decay is None else EmaCallback(options.ema_decay, checkpoint=checkpoint)
+    trainer = make_trainer(options, model, method, images.split, ema)
+    print(
+        f"training {count_parameters(model).trainable:,} parameters on {len(images.split.labeled):,} labelled and "
+        f"{len(images.split.unlabeled):,} unlabelled images of {len(images.train.classes)} classes"
+    )
+    train_to_end(trainer, checkpoint)
+    if trainer.is_world_process_zero():
+        if ema is not None:
+            ema.apply(model)
+        trained: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
+        report = tune_and_score(options, trained, images, teacher)
+        save_run(options, trainer, trained, images, report, record)
+
+
+def check_options(options: TrainClassifierOptions) -> None:
+    """Check what can be checked without data.
+
+    Raises:
+        ValueError: If options don't fit together.
+    """
+    given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+    if options.max_steps < 1:
+        raise UserError(f"max_steps is {options.max_steps}; both streams are endless, so that steps must be given")
+    if options.needs_teacher != (options.teacher is not None):
+        raise UserError(f"form {options.form} {'needs --teacher' if options.needs_teacher else 'has no use for --teacher; leave it out'}")
+    if options.teacher_kind == "logits" and options.teacher_mode == "live":
+        raise UserError("a file of logits can't look at live views; use --teacher-mode cached")
+    check_trainer(options)
+    if options.trainer.get("neftune_noise_alpha") is not None:
+        raise UserError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
+    if options.text_init and options.library != "transformers":
+        raise UserError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
+    if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
+        raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
+
+
+def describe_classifier_run(options: TrainClassifierOptions, data: LabeledImages) -> dict[str, Any]:
+    """Record what the run is made of: options, and the content of training images, tables and the teacher's files."""
+    # A cache inside OUT is begun once OUT is claimed.
+    hashes = {"train": data.fingerprint(options.cache_folder if options.cache_folder.is_dir() else None)}
+    hashes |= {str(path): hash_file(path) for path in (options.split_file, options.class_names) if path is not None}
+    if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
+        hashes["teacher"] = hash_teacher(options)
+    return build_record(options, method=DualHeadMethod.name, data=hashes)
+
+
+def make_trainer(
+    options: TrainClassifierOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit, ema: EmaCallback | None
+) -> MethodTrainer:
+    """Set up the one trainer with both streams, in their own order.
+
+    Raises:
+        ValueError: If the streams are forwarded separately and there are several processes.
+    """
+    plain = dataclasses.replace(options, trainer={"train_sampling_strategy": "sequential", "num_train_epochs": 1, **options.trainer})
+    arguments = build_training_arguments(plain, output_dir=options.out / "checkpoints")
+    world = max(1, arguments.world_size)
+    if world > 1 and options.forward == "separate":
+        raise UserError("forward is separate; with several processes only concatenated works: batch norms change between the two passes")
+    rows = StreamRows(
+        split,
+        num_rows=options.max_steps * options.batch_size * options.gradient_accumulation_steps * world,
+        unlabeled_per_label=0 if options.form == "ce-only" else options.unlabeled_per_label,
+        include_labeled=options.include_labeled,
+        seed=options.seed,
+    )
+    return MethodTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        method=method,
+        callbacks=[*([] if ema is None else [ema]), ManifestCallback()],
+        optimizers=(build_optimizer(model, options), None),
+    )
+
+
+def tune_and_score(options: TrainClassifierOptions, model: DualHead, images: RunImages, teacher: RunTeacher) -> dict[str, Any]:
+    """Tune the mixing on validation images, and score every head and the teacher on validation and test images."""
+    split, device = images.split, next(model.parameters()).device
+    report: dict[str, Any] = {"form": options.form, "num_labeled": len(split.labeled), "num_unlabeled": len(split.unlabeled)}
+    for name, (found, index) in images.scored.items():
+        logits, labels = compute_logits(model, found, index), torch.from_numpy(found.labels[index])
+        published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=published_mixing(options))["mixed"]
+        if name == "validation" and model.kd_head is not None:
+            report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
+        beside = teacher.score_images(found, index, trained=found is images.train, device=device)
+        report[name] = score_classifier(model, logits, labels, teacher=beside)
+        report[f"num_{name}"] = len(labels)
+        if published is not None:
+            report[name]["published"] = published
+        print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
+    report["mixing"] = dataclasses.asdict(model.settings.mixing)
+    if teacher.cached is not None:
+        right = teacher.cached.logits[split.unlabeled, 0].argmax(-1) == torch.from_numpy(images.train.labels[split.unlabeled])
+        report["teacher_accuracy_unlabeled"] = right.double().mean().item() if len(right) else None
+    return report
+
+
+def save_run(
+    options: TrainClassifierOptions,
+    trainer: MethodTrainer,
+    model: DualHead,
+    images: RunImages,
+    report: Mapping[str, Any],
+    record: dict[str, Any],
+) -> None:
+    """Save the classifier, its report, the log, and the record and the card that are made of them."""
+    model.save_pretrained(options.out)
+    write_whole(options.out / REPORT_FILE, json.dumps(report, indent=1))
+    write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
+    record |= {f"{name}_images": found.fingerprint for name, (found, _) in images.scored.items()}
+    record |= {"steps": trainer.state.global_step, "num_rows": len(images.train.ids)}
+    record["parameters"] = dataclasses.asdict(count_parameters(model))
+    write_record(options.out, record)
+    write_classifier_card(options.out, model, record, report)
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    print(f"saved in {options.out}" + (f"; last loss {losses[-1]:.3f}" if losses else ""))
+
+
+def run_evaluate(options: EvaluateClassifierOptions) -> None:
+    """Print accuracy and calibration of each head, mixed, and the teacher."""
+    model = load_dual_head(options.model).to(best_device())
+    images = read_images(options, model)
+    teacher = None
+    if options.teacher_logits is not None:
+        teacher = load_class_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
+    logits = compute_logits(model, images, batch_size=options.batch_size)
+    scores = score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
+    mixing = model.settings.mixing
+    print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
+    print(format_scores(scores))
+    if options.out is not None:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(options.out, json.dumps({"num_images": len(images.ids), "split": options.split, "scores": scores}, indent=1))
+
+
+def run_tune(options: TuneMixingOptions) -> None:
+    """Tune a classifier's mixing on validation images, and write it into its folder.
+
+    Raises:
+        ValueError: If the images are test images, by name or because the run named them so; or there is one head.
+    """
+    if options.split == "test":
+        raise UserError("the mixing may not be tuned on test images: the test accuracy would no longer be one; use --split validation")
+    model = load_dual_head(options.model).to(best_device())
+    if model.kd_head is None:
+        raise UserError(f"{options.model} has a single head: there is nothing to mix")
+    images = read_images(options, model)
+    if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
+        raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
+    logits = compute_logits(model, images, batch_size=options.batch_size)
+    tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
+    write_config(options.model, model.settings)
+    mixing = model.settings.mixing
+    print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
+
+
+def read_images(options: ScoredImages, model: DualHead) -> CachedImages:
+    """Decode images for a classifier, their labels numbered as its classes are.
+
+    Raises:
+        ValueError: If there are images of a class that it doesn't have.
+    """
+    data = load_labeled_images(options.data, split=options.split, name=options.set)
+    data = data.with_classes(model.settings.classes, what="the data")
+    for note in data.notes:
+        print(f"warning: {note}")
+    rejects = Rejects(options.cache / "rejects.jsonl", max_share=0.05)
+    return cache_images(data, options.cache, side=model.settings.preprocessing.resize_size, rejects=rejects)
+
+
+def run_export(options: ExportClassifierOptions) -> None:
+    """Write a classifier as one plain module."""
+    difference = export_classifier(load_dual_head(options.model), options.out, file_format=options.format)
+    print(f"saved in {options.out}; largest difference from the checkpoint's probabilities: {difference:.1e}")

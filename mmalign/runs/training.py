@@ -1,0 +1,142 @@
+"""``mmalign train``: data, method, resume, save."""
+
+import dataclasses
+import json
+from typing import Any
+
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.rejects import Rejects
+from mmalign.data.rows import check_columns, unused_columns
+from mmalign.data.templates import describe_end
+from mmalign.engine.generation import end_tokens
+from mmalign.engine.logps import unwrap
+from mmalign.errors import UserError
+from mmalign.methods.registry import find_method
+from mmalign.models.parameters import ParameterCounts, count_parameters
+from mmalign.models.quantize import is_quantized
+from mmalign.options.methods import METHODS
+from mmalign.options.training import MllmOptions, RunOptions
+from mmalign.runs.cards import write_card
+from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
+from mmalign.runs.train_eval import build_score
+from mmalign.training.arguments import build_training_arguments
+from mmalign.training.checkpoints import ManifestCallback
+from mmalign.training.method import Method
+from mmalign.training.optimizers import build_optimizer
+from mmalign.training.router import build_router_losses
+from mmalign.training.running import choose_checkpoint, train_to_end
+from mmalign.training.sampler import BucketSampler
+from mmalign.training.scoring import ScoringCallback
+from mmalign.training.trainer import MethodTrainer
+
+
+def run(options: RunOptions) -> None:
+    """Train a model with the method that the options are of."""
+    name = next(name for name, entry in METHODS.items() if entry.options is type(options))
+    train_and_save(options, *find_method(name).build(options))
+
+
+def train_and_save(
+    options: RunOptions,
+    model: nn.Module,
+    processor: Any,
+    method: Method,
+) -> None:
+    """Check the data, train or resume training, and save the model with its card.
+
+    Args:
+        options: Of the run.
+        model: What trains.
+        processor: Saved beside it.
+        method: How it is trained.
+
+    Raises:
+        ValueError: If the data can't be used, or ``out`` holds another run.
+    """
+    router = build_router_losses(options, model) if isinstance(options, MllmOptions) else None
+    score = build_score(options, processor) if isinstance(options, MllmOptions) else None
+    record = describe_run(options, method=method.name)
+    claim_folder(options.out, record)
+    dataset = load_rows(options.data)
+    num_rows = len(dataset)
+    check_columns(dataset.column_names, method.columns, what=str(options.data))
+    if unused := unused_columns(dataset.column_names, method.columns):
+        print(f"columns of {options.data} that training does not use: {', '.join(unused)}")
+    if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
+        print(told)
+        record["answer_end"] = told
+    rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
+    dataset = keep_good_rows(dataset, method.check, rejects=rejects)
+    selection = method.select(dataset)
+    for line in selection.notes:
+        print(line)
+    dataset = method.prepare(selection.dataset)
+    buckets = method.num_buckets
+    sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
+    checkpoints = options.out / "checkpoints"
+    arguments = build_training_arguments(options, output_dir=checkpoints)
+    checkpoint = choose_checkpoint(checkpoints)
+    trainer = MethodTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=processor,
+        method=method,
+        router=router,
+        callbacks=[ManifestCallback()],
+        optimizers=(build_optimizer(model, options), None),
+        sampler=sampler,
+    )
+    if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
+    if isinstance(options, MllmOptions) and score is not None:
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
+        trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
+    found = method.start(trainer.model, [dataset[i] for i in range(min(method.start_rows, len(dataset)))])
+    if found is not None:
+        print(found)
+    trainable = count_parameters(model)
+    print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
+    train_to_end(trainer, checkpoint)
+    weights = trainer.gather_weights()
+    if trainer.is_world_process_zero():
+        record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
+        record |= {"selection": selection.counts} if selection.counts else {}
+        save_run(options, trainer, processor, trainable, record, weights=weights)
+
+
+def save_run(
+    options: RunOptions,
+    trainer: MethodTrainer,
+    processor: Any,
+    parameters: ParameterCounts,
+    record: dict[str, Any],
+    *,
+    weights: dict[str, Tensor] | None,
+) -> None:
+    """Save weights and processor as plain transformers loads them, the log, and the record that the card is made from.
+
+    Args:
+        options: The run's.
+        trainer: After training.
+        processor: The model's.
+        parameters: Counted before the model was wrapped.
+        record: What the card is made from.
+        weights: Those of all processes together, where they were sharded; None takes the model's own.
+    """
+    try:
+        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
+    except SafetensorError as error:
+        raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
+    processor.save_pretrained(options.out)
+    record["parameters"] = dataclasses.asdict(parameters)
+    record["steps"] = trainer.state.global_step
+    record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes
+    (options.out / "train_log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    write_record(options.out, record)
+    write_card(options.out)
+    print(f"saved in {options.out}")

@@ -1,0 +1,34 @@
+"""What other libraries say on the terminal and no user can act on: each such message is named here, and held back."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+# Logger -> whether a message of it is held back.
+_HELD: dict[str, Callable[[str], bool]] = {
+    # Said by every import of bitsandbytes on some processors: an optional kernel for 4-bit weights on a CPU; without it they are slower.
+    "bitsandbytes.backends.cpu.ops": lambda text: text.startswith("Failed to load CPU gemm_4bit_forward"),
+    # The trainer gives the model the tokenizer's own special tokens, which is what training needs.
+    "transformers.trainer_utils": lambda text: "were aligned accordingly" in text,
+    # A vision tower that is taken out of a whole CLIP leaves the text half unread; weights that are missing are another report.
+    "transformers.modeling_utils": lambda text: (
+        "VisionModel LOAD REPORT" in text and not any(status in text for status in ("MISSING", "MISMATCH", "CONVERSION"))
+    ),
+}
+
+
+def quiet_libraries() -> None:
+    """Hold back what no user can act on; call it before the libraries are imported, which it does not do itself."""
+    for name in _HELD:
+        logging.getLogger(name).addFilter(_keep)
+    # Its bars last for the blink of an eye, and mmalign's own "checking rows" follows.
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    if not sys.stderr.isatty():
+        # In a file each state of a bar is a line.
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def _keep(record: logging.LogRecord) -> bool:
+    return not _HELD[record.name](record.getMessage())

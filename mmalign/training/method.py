@@ -1,0 +1,95 @@
+"""What a method is to the trainer: rows to a batch, a batch to a loss and metrics."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from datasets import Dataset
+from torch import Tensor, nn
+
+from mmalign.engine.probe import PROBED_ROWS
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A metric before it is averaged: sums and counts add up exactly over micro-batches and processes; means don't."""
+
+    total: Tensor
+    count: Tensor | float
+
+
+@dataclass(frozen=True)
+class MethodOutput:
+    """The outcome of one batch."""
+
+    loss_sum: Tensor
+    """Scalar, summed over the batch's items; the trainer divides by the items of the whole step."""
+    metrics: dict[str, Sum] = field(default_factory=dict)
+    """By ``group/name``. A method gives the same keys for every batch."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows to train on, and what was done to get them."""
+
+    dataset: Dataset
+    counts: dict[str, Any] = field(default_factory=dict)
+    """For the run's record; empty where nothing was asked for."""
+    notes: tuple[str, ...] = ()
+    """The same in words."""
+
+
+class Method(ABC):
+    """An objective with its data. What a method does not define is as it stands here."""
+
+    name: ClassVar[str]
+    """What ``mmalign train`` calls it."""
+    summary: ClassVar[str]
+    """What it makes, as the card's first sentence ends."""
+    intended_use: ClassVar[str]
+    """What the card says that the model is for."""
+    columns: Sequence[str] = ()
+    """Columns that its rows must have."""
+    start_rows: int = PROBED_ROWS
+    """Rows that ``start`` is shown."""
+    num_buckets: int | None = None
+    """Go through the rows in their order, shuffled within this many buckets per epoch; None: shuffled."""
+
+    @classmethod
+    def build(cls, options: Any) -> tuple[nn.Module, Any, "Method"]:
+        """Load the model to train and its processor, and make the method, from the options of its command."""
+        raise NotImplementedError(f"{cls.__name__} has no command")
+
+    @classmethod
+    def describe(cls, options: Mapping[str, Any]) -> str:
+        """Say what else the summary tells of a run with these options, as its record holds them."""
+        return ""
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Raise UserError with the reason if this row can't be trained on."""
+        return
+
+    def select(self, dataset: Dataset) -> Selection:
+        """Choose and order checked rows."""
+        return Selection(dataset)
+
+    def prepare(self, dataset: Dataset) -> Dataset:
+        """Check columns as a whole, and add those that depend on all rows."""
+        return dataset
+
+    def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str | None:
+        """Look at the model once before training, on its device, with a few checked rows; return a line for the log."""
+        return None
+
+    @abstractmethod
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Make a batch of checked rows."""
+
+    @abstractmethod
+    def num_items(self, batch: dict[str, Any]) -> int:
+        """Count what the loss is averaged over: tokens or pairs."""
+
+    @abstractmethod
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Run the model and return the loss."""

@@ -1,0 +1,88 @@
+"""Class names: matched by name, and tables of what they are called in words."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmalign.classifier.class_names import check_words, match_classes, match_words, read_class_names
+
+WORDNET = ("n01440764", "n01443537", "n01484850")
+WORDS = ("tench", "goldfish", "great white shark")
+
+
+def test_places_are_those_of_the_names() -> None:
+    theirs = ["10", "2", "1"]
+    order = match_classes(theirs, ("1", "2", "10"), what="the teacher")
+    assert [theirs[place] for place in order] == ["1", "2", "10"]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        (["cat", "dog"], r"the data alone have frog \(1\)"),
+        (["cat", "dog", "frog", "zebra"], r"the teacher alone has zebra \(1\)"),
+        (["Cat", "dog", "frog"], r"the teacher alone has Cat \(1\), the data alone have cat \(1\)"),
+        (["cat", "dog", "frog", "cat"], r"the teacher has a name twice"),
+    ],
+)
+def test_other_names_are_refused_with_the_difference(theirs: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        match_classes(theirs, ("cat", "dog", "frog"), what="the teacher")
+
+
+def test_names_are_matched_by_what_they_mean() -> None:
+    theirs = [WORDNET[2], WORDNET[0], WORDNET[1]]
+    meanings = {WORDNET[0]: "tench, Tinca tinca", WORDNET[1]: "goldfish, Carassius auratus", WORDNET[2]: "great white shark, white shark"}
+    for ours in (WORDNET, WORDS, ("Tinca_tinca", "Goldfish", "white shark"), ("tench, Tinca tinca", "goldfish", "Great_White_Shark")):
+        assert match_words(theirs, ours, descriptions=meanings, what="the teacher").tolist() == [1, 2, 0]
+    # Folders that are numbers, and a table of their names.
+    assert match_words(theirs, ("0", "1", "2"), descriptions=meanings, words=WORDS, what="the teacher").tolist() == [1, 2, 0]
+    crane = {"n02012849": "crane", "n03126707": "crane"}
+    with pytest.raises(ValueError, match="expected the same names"):
+        match_words(list(crane), ("crane", "other"), descriptions=crane, what="the teacher")
+
+
+FILES = {
+    "mapping.json": json.dumps(dict(zip(WORDNET, WORDS, strict=True))),
+    "index.json": json.dumps({str(i): pair for i, pair in enumerate(zip(WORDNET, WORDS, strict=True))}),
+    "list.json": json.dumps(WORDS),
+    "names.csv": "wnid,name\n" + "".join(f'{key},"{name}"\n' for key, name in zip(WORDNET, WORDS, strict=True)),
+    "classnames.txt": "".join(f"{key} {name}\n" for key, name in zip(WORDNET[::-1], WORDS[::-1], strict=True)),
+    "longer.txt": "n00000001 something else\n" + "".join(f"{key}\t{name}\n" for key, name in zip(WORDNET, WORDS, strict=True)),
+    "lines.txt": "\ufeff" + "\n".join(WORDS) + "\n\n",
+}
+
+
+@pytest.mark.parametrize("name", list(FILES))
+def test_tables_of_names_in_every_form(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text(FILES[name], encoding="utf-8")
+    assert read_class_names(tmp_path / name, WORDNET) == WORDS
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.json", json.dumps({WORDNET[0]: "tench"}), r"has no name for n01443537, n01484850 \(2\); it names n01440764 \(1\)"),
+        ("a.json", json.dumps(WORDS[:2]), "has 2 names and the data 3 classes; expected one for each"),
+        ("a.json", json.dumps({"tench": 0}), "expected a mapping of classes to names, or a list of names"),
+        ("a.json", "{", "is damaged or no JSON"),
+        ("a.csv", "a,b,c\n", r"has the row \['a', 'b', 'c'\]; expected two columns: class and name"),
+        ("a.txt", f"{WORDNET[0]} tench\n", r"has no name for n01443537, n01484850 \(2\)"),
+        ("a.txt", "tench\n", "has 1 names and the data 3 classes"),
+    ],
+)
+def test_tables_that_do_not_fit_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_class_names(tmp_path / name, WORDNET)
+    with pytest.raises(ValueError, match="not found"):
+        read_class_names(tmp_path / "nowhere.txt", WORDNET)
+
+
+def test_names_that_tell_a_text_tower_nothing() -> None:
+    with pytest.raises(ValueError, match=r"classes are WordNet ids \(n01440764, n01443537, n01484850 \(3\)\), .* with --class-names"):
+        check_words(WORDNET)
+    assert check_words(WORDS) == []
+    assert "--class-names gives them names" in check_words(("0", "1"))[0]
+    assert check_words(("crane", "crane", "dog")) == ["several classes are called crane (1): a text tower can't tell them apart"]

@@ -1,0 +1,290 @@
+"""``mmalign classifier train`` from images to a report, an export and a tuned mixing; what it refuses."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmalign.classifier.class_logits import load_class_logits, save_class_logits
+from mmalign.classifier.dual_head import load_dual_head
+from mmalign.classifier.image_cache import to_square
+from mmalign.classifier.labeled_images import load_labeled_images
+from mmalign.cli import main
+from mmalign.data.images import digest_images, load_image
+from tests.conftest import REPOSITORY
+from tests.tiny_classifiers import save_part, save_tiny_clip
+from tests.tiny_models import random_image
+
+STUDENT = ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
+STEPS = ["--max-steps", "3", "--batch-size", "4", "--logging-steps", "1", "--image-size", "32", "--augmentation", "pad-crop"]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for name, number, seed in (("train", 30, 0), ("validation", 9, 100), ("test", 12, 200)):
+        save_part(folder / f"{name}.parquet", number, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def logits(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = load_labeled_images(photos)
+    path = tmp_path_factory.mktemp("logits") / "teacher.safetensors"
+    sure = 4 * torch.nn.functional.one_hot(torch.from_numpy(data.labels), 3).float()
+    save_class_logits(path, ids=data.ids, classes=data.classes, logits=sure, source="the truth")
+    return path
+
+
+def save_clip(clip: Path) -> None:
+    texts = ["a photo of a cat.", "a photo of a dog.", "a photo of a frog."]
+    save_tiny_clip(clip, texts, max_positions=24, logit_scale_init_value=4.6051702)
+
+
+def train(photos: Path, out: Path, *words: str) -> int:
+    return main(["classifier", "train", "--data", str(photos), "--out", str(out), *STUDENT, *STEPS, *words])
+
+
+@pytest.fixture(scope="module")
+def trained(photos: Path, logits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "student"
+    teacher = ["--teacher", str(logits), "--teacher-kind", "logits", "--shots", "2"]
+    assert train(photos, out, *teacher, "--validation-data", str(photos), "--test-data", str(photos)) == 0
+    return out
+
+
+def test_report_has_every_head_side_by_side(trained: Path) -> None:
+    report = json.loads((trained / "classifier.json").read_text())
+    assert (report["num_labeled"], report["num_unlabeled"], report["teacher_accuracy_unlabeled"]) == (6, 24, 1.0)
+    for part in ("validation", "test"):
+        assert report[part].keys() == {"ce_head", "kd_head", "mixed", "published"}
+    grid = torch.tensor(report["mixing_grid"], dtype=torch.float64)
+    assert report["validation"]["mixed"]["accuracy"] == pytest.approx(grid.max().item())
+    model = load_dual_head(trained)
+    assert model.settings.mixing.source.startswith("tuned on 9 images")
+    split = json.loads((trained / "split.json").read_text())
+    assert len(split["labeled"]) == 6
+    assert not set(split["labeled"]) & set(split["unlabeled"])
+    assert json.loads((trained / "mmalign_run.json").read_text())["steps"] == 3
+
+
+def test_saved_model_is_the_one_that_was_reported(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--data", str(photos), "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]
+    assert main(["classifier", "evaluate", str(trained), *words]) == 0
+    result, report = json.loads((tmp_path / "result.json").read_text()), json.loads((trained / "classifier.json").read_text())
+    for head in ("ce_head", "kd_head", "mixed"):
+        assert result["scores"][head] == pytest.approx(report["test"][head])
+    assert "ce_head" in capsys.readouterr().out
+
+
+def test_same_command_again_is_the_same_run_and_another_is_refused(
+    trained: Path, photos: Path, logits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_file(trained / "model.safetensors")
+    teacher = ["--teacher", str(logits), "--teacher-kind", "logits", "--shots", "2"]
+    assert train(photos, trained, *teacher, "--validation-data", str(photos), "--test-data", str(photos)) == 0
+    after = load_file(trained / "model.safetensors")
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert train(photos, trained, *teacher[:-1], "3", "--validation-data", str(photos), "--test-data", str(photos)) == 2
+    assert "holds another run: its shots is 2, not 3" in capsys.readouterr().err
+
+
+def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["classifier", "tune", str(trained), "--cache", str(tmp_path), "--data"]
+    assert main([*words, str(photos), "--split", "test"]) == 2
+    assert "may not be tuned on test images" in capsys.readouterr().err
+    # Under another name they are still the images that the run was tested on.
+    assert main([*words, str(photos / "test.parquet")]) == 2
+    assert "are the test images of" in capsys.readouterr().err
+    assert main([*words, str(photos)]) == 0
+    assert "tuned on 9 images" in load_dual_head(trained).settings.mixing.source
+
+
+def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["classifier", "export", str(trained), "--out", str(tmp_path / "model.pt2")]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    probabilities = torch.export.load(tmp_path / "model.pt2").module()(torch.rand(2, 3, 32, 32))
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--shots", "2"], "form dual-head needs --teacher"),
+        (["--form", "ce-only"], "none of --shots, --label-share and --split-file is given"),
+        (["--form", "ce-only", "--shots", "1", "--label-share", "0.1"], "shots, label_share of --shots"),
+        (["--form", "fixmatch", "--shots", "1", "--teacher", "x"], "form fixmatch has no use for --teacher"),
+        (["--teacher", "x", "--teacher-kind", "logits", "--teacher-mode", "live", "--shots", "1"], "can't look at live views"),
+        (["--teacher", "nowhere/at/all", "--teacher-kind", "classifier", "--shots", "1"], "no classifier at nowhere/at/all"),
+    ],
+)
+def test_options_that_do_not_fit(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
+    assert train(photos, tmp_path / "out", *words) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_classifier_of_other_classes_is_no_teacher(photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("zebra", "dog", "cat"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        random_image(1).save(tmp_path / "images" / name / "0.png")
+    words = ["--teacher", str(trained), "--teacher-kind", "classifier", "--shots", "1"]
+    assert train(tmp_path / "images", tmp_path / "out", *words) == 2
+    assert "knows classes cat, dog, frog (3) and the data cat, dog, zebra (3)" in capsys.readouterr().err
+
+
+def save_class_folders(root: Path, **number: int) -> Path:
+    """Class folders of noise."""
+    for label, (name, images) in enumerate(number.items()):
+        (root / name).mkdir(parents=True)
+        for i in range(images):
+            random_image(10 * label + i).save(root / name / f"{i}.png")
+    return root
+
+
+def ce_only(data: Path, out: Path, *words: str) -> int:
+    return train(data, out, "--form", "ce-only", "--shots", "2", *words)
+
+
+def test_a_test_set_that_lacks_a_class_is_scored_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_class_folders(tmp_path / "data" / "Training", cat=4, dog=4, frog=4)
+    save_class_folders(tmp_path / "data" / "Testing", dog=2, frog=3)
+    data = tmp_path / "data"
+    assert ce_only(data, tmp_path / "out", "--test-data", str(data)) == 0
+    assert f"warning: {data} (test) has no image of class cat (1)" in capsys.readouterr().out
+    words = ["--data", str(data), "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "result.json")]
+    assert main(["classifier", "evaluate", str(tmp_path / "out"), *words]) == 0
+    assert "warning: the data has no image of class cat (1)" in capsys.readouterr().out
+    scores = json.loads((tmp_path / "result.json").read_text())["scores"]
+    assert scores["ce_head"] == pytest.approx(json.loads((tmp_path / "out" / "classifier.json").read_text())["test"]["ce_head"])
+    # The plain forward on each picture, its class looked up by name.
+    model, right = load_dual_head(tmp_path / "out"), 0
+    for path in sorted((data / "Testing").rglob("*.png")):
+        pixels = torch.from_numpy(to_square(load_image(path.name, root=path.parent), 32).copy())
+        logits = model(model.settings.preprocessing.normalize(pixels[None].float() / 255)).ce_logits
+        right += model.settings.classes[logits.argmax()] == path.parent.name
+    assert scores["ce_head"]["accuracy"] == pytest.approx(right / 5)
+
+
+@pytest.mark.parametrize("option", ["--test-data", "--validation-data"])
+def test_what_is_read_at_the_end_is_looked_at_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3)
+    other = save_class_folders(tmp_path / "other", dog=2, zebra=2)
+    assert ce_only(data, tmp_path / "out", option, str(other)) == 2
+    captured = capsys.readouterr()
+    assert "has images of zebra (1), and the classes are cat, dog (2); expected no other class" in captured.err
+    assert "training" not in captured.out
+    assert ce_only(data, tmp_path / "out", option, str(tmp_path / "nowhere")) == 2
+    # The folder was not taken: the same command without the part that can't be read is a new run.
+    assert not (tmp_path / "out").exists()
+    # Broken images are found before the first step too.
+    for path in (other / "zebra").iterdir():
+        path.unlink()
+    (other / "zebra").rmdir()
+    for path in (other / "dog").iterdir():
+        path.write_bytes(path.read_bytes()[:90])
+    assert ce_only(data, tmp_path / "out", option, str(other)) == 2
+    captured = capsys.readouterr()
+    assert "2 of 2 rows are broken" in captured.err
+    assert "training" not in captured.out
+
+
+def test_files_that_are_passed_over_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3, empty=0)
+    (data / "cat" / "phone.heic").write_bytes(b"")
+    assert ce_only(data, tmp_path / "out") == 0
+    told = capsys.readouterr().out
+    assert "warning: passed over 1 files (.heic: 1) that mmalign doesn't read as images, such as cat/phone.heic" in told
+    assert f"warning: {data} (train) has no image of class empty (1)" in told
+
+
+def test_prompts_have_the_tables_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders of WordNet ids under a CLIP: refused without a table, and with one the same teacher as for folders of names."""
+    save_clip(tmp_path / "clip")
+    ids = {"n02121620": "cat", "n02084071": "dog", "n01639765": "frog"}
+    named, numbered = tmp_path / "named", tmp_path / "numbered"
+    for name, words in sorted(ids.items()):
+        save_class_folders(numbered, **{name: 3})
+        save_class_folders(named, **{words: 3})
+    teacher = ["--teacher", str(tmp_path / "clip"), "--shots", "2"]
+    assert train(numbered, tmp_path / "refused", *teacher) == 2
+    assert "classes are WordNet ids (n01639765, n02084071, n02121620 (3))" in capsys.readouterr().err
+    (tmp_path / "classnames.txt").write_text("".join(f"{name} {words}\n" for name, words in ids.items()))
+    assert train(numbered, tmp_path / "a", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 0
+    assert train(named, tmp_path / "b", *teacher) == 0
+    (a,), (b,) = (list((tmp_path / name / "cache").glob("teacher-*.safetensors")) for name in ("a", "b"))
+    one = load_class_logits(a, ids=["n02121620/0.png", "n02084071/0.png"], classes=tuple(ids)).logits
+    other = load_class_logits(b, ids=["cat/0.png", "dog/0.png"], classes=tuple(ids.values())).logits
+    torch.testing.assert_close(one, other)
+    (tmp_path / "classnames.txt").write_text("n02121620 cat\n")
+    assert train(numbered, tmp_path / "c", *teacher, "--class-names", str(tmp_path / "classnames.txt")) == 2
+    assert "has no name for n01639765, n02084071 (2)" in capsys.readouterr().err
+
+
+def test_logits_of_other_pixels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that mmalign wrote says of which pictures it is; one that was brought along is taken with a warning."""
+    save_clip(tmp_path / "clip")
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3, frog=3)
+    assert train(data, tmp_path / "a", "--teacher", str(tmp_path / "clip"), "--shots", "2") == 0
+    (file,) = (tmp_path / "a" / "cache").glob("teacher-*.safetensors")
+    words = ["--teacher", str(file), "--teacher-kind", "logits", "--shots", "2"]
+    assert train(data, tmp_path / "b", *words) == 0
+    assert "matched by their ids alone" not in capsys.readouterr().out
+    random_image(99).save(data / "dog" / "1.png")
+    assert train(data, tmp_path / "c", *words) == 2
+    now = digest_images([random_image(99)])
+    assert f"'dog/1.png' are of the image {digest_images([random_image(11)])}, and the data's is {now}" in capsys.readouterr().err
+    # Nor is the run continued on other pictures.
+    assert train(data, tmp_path / "b", *words) == 2
+    assert "holds another run" in capsys.readouterr().err
+    ids = load_labeled_images(data).ids
+    save_class_logits(file, ids=ids, classes=("frog", "cat", "dog"), logits=torch.randn(9, 3), source="elsewhere")
+    assert train(data, tmp_path / "d", *words) == 0
+    assert "does not say of which pixels its logits are: images are matched by their ids alone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+def test_zero_shot_clip_teaches_its_own_tower(photos: Path, tmp_path: Path, mode: str) -> None:
+    """A CLIP tower with both heads at the class names, under the same CLIP: the KD loss starts near 0, in its cosine head exactly there."""
+    clip = tmp_path / "clip"
+    save_clip(clip)
+    words = ["--library", "transformers", "--backbone", str(clip), "--text-init", "--kd-head", "cosine", "--image-size", "28"]
+    words += ["--teacher", str(clip), "--teacher-mode", mode, "--shots", "2", "--augmentation", "none", "--resize-size", "28"]
+    steps = ["--max-steps", "2", "--batch-size", "4", "--logging-steps", "1", "--learning-rate", "1e-6"]
+    assert main(["classifier", "train", "--data", str(photos), "--out", str(tmp_path / "out"), *words, *steps]) == 0
+    log = [entry for entry in json.loads((tmp_path / "out" / "train_log.json").read_text()) if "loss" in entry]
+    assert log[0]["loss/kd_labeled"] == pytest.approx(0, abs=1e-4)
+    assert log[0]["dual_head/teacher_agreement"] == 1.0
+
+
+def test_few_shot_teacher_is_fitted_on_the_labelled_images(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    clip = tmp_path / "clip"
+    save_clip(clip)
+    words = ["--teacher", str(clip), "--teacher-kind", "few-shot", "--shots", "2", "--test-data", str(photos)]
+    assert train(photos, tmp_path / "out", *words) == 0
+    assert "on its 6 labelled images" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "classifier.json").read_text())
+    assert report["mixing"]["ce_head_weight"] == 0.2
+    assert "teacher" in report["test"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_and_report_each_test_image_once(photos: Path, logits: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = ["--data", str(photos), "--out", str(tmp_path / "out"), *STUDENT, *STEPS, "--shots", "4", "--test-data", str(photos)]
+    words += ["--teacher", str(logits), "--teacher-kind", "logits", "--trainer", "{use_cpu: true}"]
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "mmalign", "classifier", "train"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, *launch, *words], cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "test, 12 images" in done.stdout
+    assert json.loads((tmp_path / "out" / "mmalign_run.json").read_text())["steps"] == 3

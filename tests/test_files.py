@@ -1,0 +1,87 @@
+"""Files that are there whole or not at all, and folders that belong to one run."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from mmalign.errors import UserError
+from mmalign.files import claim, whole, write_whole
+
+
+def test_a_file_is_replaced_when_its_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with whole(path) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "new"
+
+
+def write_half(path: Path, error: type[BaseException]) -> None:
+    with whole(path) as partial:
+        partial.write_text("half")
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[BaseException]) -> None:
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(error):
+        write_half(path, error)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+    assert path.read_text() == "old"
+
+
+def make_half(path: Path) -> None:
+    with whole(path) as partial:
+        (partial / "eval").mkdir(parents=True)
+        raise ZeroDivisionError
+
+
+def test_a_folder_is_there_when_its_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "world"
+    with pytest.raises(ZeroDivisionError):
+        make_half(path)
+    assert not list(tmp_path.iterdir())
+    path.mkdir()
+    with whole(path) as partial:
+        (partial / "eval").mkdir(parents=True)
+    assert [file.relative_to(tmp_path) for file in tmp_path.rglob("*")] == [Path("world"), Path("world/eval")]
+
+
+def write_often(path: Path, letter: str) -> None:
+    for _ in range(50):
+        write_whole(path, letter * 10_000)
+
+
+def test_many_writers_leave_the_whole_text_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    processes = [multiprocessing.get_context("spawn").Process(target=write_often, args=(path, letter)) for letter in "ab"]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert path.read_text() in ("a" * 10_000, "b" * 10_000)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_folder_belongs_to_one_record(tmp_path: Path) -> None:
+    record = tmp_path / "out" / "run.json"
+    claim(record, {"seed": 1, "data": Path("a"), "sizes": (1, 2)}, what="another run")
+    before = record.read_bytes()
+    claim(record, {"data": "a", "sizes": [1, 2], "seed": 1}, what="another run")
+    assert record.read_bytes() == before
+    for other, told in (
+        ({"seed": 2, "data": "a", "sizes": [1, 2]}, "its seed is 1, not 2"),
+        ({"seed": 1, "data": "a"}, r"its sizes is \[1, 2\], not None"),
+        ({"seed": 1, "data": "a", "sizes": [1, 2], "lists": True}, "its lists is None, not True"),
+    ):
+        with pytest.raises(UserError, match=f"^{tmp_path}/out holds another run: {told}; choose another --out$"):
+            claim(record, other, what="another run")
+    record.write_text("{")
+    with pytest.raises(UserError, match="damaged or no JSON"):
+        claim(record, {"seed": 1}, what="another run")
