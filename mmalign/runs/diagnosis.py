@@ -1,7 +1,6 @@
 """What ``mmalign diagnose`` shows, gathered from models, pairs and a run's log: one model in memory at a time."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,9 +30,8 @@ from mmalign.files import hash_file, write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
+from mmalign.reports.gallery import make_thumbnail
 from mmalign.runs.run_record import RUN_FILE, read_record
-
-_THUMBNAIL = (240, 240)
 
 
 @dataclass(frozen=True)
@@ -263,16 +261,7 @@ def _credit(number: int, pairs: _Pairs, policy: _Seen, start: _Seen, processor: 
         credits = token_credits(mine, other, beta=options.beta).tolist()
         sides.append(list(zip(token_texts(processor.tokenizer, encoded.responses[side]), credits, strict=True)))
     prompt = " ".join(part["text"] for message in row.prompt for part in message["content"] if part["type"] == "text")
-    return CreditedPair(row.id, prompt, _thumbnail(row), *sides)
-
-
-def _thumbnail(row: PairRow) -> bytes | None:
-    if not row.images:
-        return None
-    image, buffer = row.images[0].copy(), io.BytesIO()
-    image.thumbnail(_THUMBNAIL)
-    image.save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue()
+    return CreditedPair(row.id, prompt, make_thumbnail(row.images[0]) if row.images else None, *sides)
 
 
 def _facts(options: DiagnoseOptions, sets: dict[str, _Pairs]) -> dict[str, str]:
