@@ -24,6 +24,7 @@ from mmalign.losses.registry import Named
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.methods.responses import ResponsesMethod
+from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions, PreferenceOptions
 from mmalign.training.method import Method, MethodOutput, Selection
@@ -151,18 +152,13 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
     def _measure_start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> dict[str, PairValues]:
         """Compute each objective's rewards before the first step, without beta, one row at a time."""
-        was_training = model.training
-        model.eval()
         found: dict[str, list[PairValues]] = {named.name: [] for named in self.objectives}
-        try:
+        with eval_mode(model), torch.no_grad():
             for row in rows:
                 batch = send_to_device(self.collate([row]), next(model.parameters()).device)
-                with torch.no_grad():
-                    pairs = self.read_pairs(model, batch)
-                    for named in self.objectives:
-                        found[named.name].append(compute_rewards(named.objective, pairs))
-        finally:
-            model.train(was_training)
+                pairs = self.read_pairs(model, batch)
+                for named in self.objectives:
+                    found[named.name].append(compute_rewards(named.objective, pairs))
         return {name: PairValues(*(torch.cat(side) for side in zip(*values, strict=True))) for name, values in found.items()}
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from mmalign import __version__
+from mmalign.config import plain_values
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
@@ -80,7 +81,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     moved = {name: _movement(policy.logps[name], start.logps[name]) for name in sets}
     credited = [_credit(i, sets["pairs"], policy, start, processor, options) for i in range(min(options.credited, len(sets["pairs"].rows)))]
     diagnosis = {
-        "options": {key: _as_json(value) for key, value in dataclasses.asdict(options).items()},
+        "options": plain_values(options),
         "data": {path.name: hash_file(path) for path in find_data_files(options.pairs)},
         "mmalign": __version__,
         "movement": moved,
@@ -274,9 +275,3 @@ def _facts(options: DiagnoseOptions, sets: dict[str, _Pairs]) -> dict[str, str]:
         "Seed": str(options.seed),
         "mmalign": __version__,
     }
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
