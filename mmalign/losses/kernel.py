@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mmalign.errors import UserError
 from mmalign.losses.links import Link, identity
-from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, at_least_float32
+from mmalign.losses.scores import SUM, Logps, ScoredTokens, TokenWeighting, at_least_float32
 
 Columns = Mapping[str, Tensor]
 ColumnMap = Callable[[Columns], Tensor]
@@ -101,7 +101,7 @@ def against_batch_mean(*, detach: bool) -> Form:
 class PairObjective:
     """What makes one objective of the family: its choice at each stage. The defaults are DPO."""
 
-    score: Score = SUM
+    score: TokenWeighting = SUM
     link: Link = identity
     uses_reference: bool = True
     beta: float = 0.1

@@ -8,14 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.probe import PROBED_ROWS
-from mmalign.engine.processes import mean_over_processes
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
@@ -198,3 +199,15 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Compute the mean of (B,) values over all processes; B may differ from one to another.
+
+    The gradient is that of one process with all values, where each process's loss is a sum that the trainer adds up.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values.mean()
+    count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
+    dist.all_reduce(count)
+    return all_reduce(values.sum()) / count[0]
