@@ -9,6 +9,7 @@ A pointwise objective has no margin between the two: it puts each reward through
 Shape legend: B = pairs, R = 2 B responses (chosen, rejected, chosen, ...), K = scored tokens.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -121,6 +122,8 @@ class PairObjective:
     """Factor of the chosen response's mean negative log-likelihood."""
     columns: tuple[str, ...] = ()
     """Columns of the data that the maps read."""
+    least: float = -math.inf
+    """The smallest value that a column may hold."""
 
     @property
     def needs_tokens(self) -> bool:

@@ -152,6 +152,7 @@ def step_dpo(*, beta: float = 0.1) -> PairObjective:
         score=TokenWeighting(suffix_weights),
         label_flip=lambda columns: visit_flip(columns[VISITS[0]], columns[VISITS[1]]),
         columns=VISITS,
+        least=0,
     )
 
 
