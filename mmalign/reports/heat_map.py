@@ -39,7 +39,7 @@ def save_heat_map(
         ValueError: If the shape is not that of the names, or no value is there.
     """
     if [len(line) for line in values] != [len(columns)] * len(rows):
-        raise UserError(f"values have {[len(line) for line in values]} columns a row; expected {len(rows)} rows of {len(columns)}")
+        raise UserError(f"values have {[len(line) for line in values]} columns per row; expected {len(rows)} rows of {len(columns)}")
     known = [value for line in values for value in line if value is not None]
     if not known:
         raise UserError("a heat map needs at least one value")

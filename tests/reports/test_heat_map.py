@@ -22,7 +22,7 @@ def test_colours_follow_the_values(tmp_path: Path) -> None:
 
 
 def test_shapes_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"values have \[3\] columns a row; expected 2 rows of 3"):
+    with pytest.raises(ValueError, match=r"values have \[3\] columns per row; expected 2 rows of 3"):
         save_heat_map(tmp_path / "map.png", [[1.0, 2.0, 3.0]], **NAMES)
     with pytest.raises(ValueError, match=r"needs at least one value"):
         save_heat_map(tmp_path / "map.png", [[None] * 3, [None] * 3], **NAMES)
