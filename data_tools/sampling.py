@@ -11,6 +11,7 @@ from data_tools.response_scores import Sampled, Scorer
 from mmalign.data.encode import batch_prompts
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
+from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
@@ -91,7 +92,6 @@ def sample_chunk(
     return [lines[i] for i in range(len(items))]
 
 
-@torch.no_grad()
 def sample_responses(
     model: Any,
     processor: Any,
@@ -107,13 +107,11 @@ def sample_responses(
     """Sample responses to each prompt about its image, with stock ``generate``; the caller's random state is left as it was."""
     parts = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
     turns = [[Message(role="user", content=content)] for content in parts]
-    encoded = batch_prompts(processor, turns, [[image] for image in images])
-    encoded = encoded.to(model.device)
-    encoded["pixel_values"] = encoded["pixel_values"].to(model.dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        out = model.generate(
-            **encoded,
+        new = continue_rows(
+            model,
+            batch_prompts(processor, turns, [[image] for image in images]),
             do_sample=True,
             num_return_sequences=samples,
             temperature=temperature,
@@ -122,5 +120,5 @@ def sample_responses(
             num_beams=1,
             max_new_tokens=max_new_tokens,
         )
-    decoded = [text.strip() for text in processor.batch_decode(out[:, encoded["input_ids"].shape[1] :], skip_special_tokens=True)]
+    decoded = [processor.decode(ids, skip_special_tokens=True).strip() for ids in new]
     return [decoded[start : start + samples] for start in range(0, len(decoded), samples)]

@@ -12,6 +12,7 @@ from transformers import LogitsProcessor
 
 from mmalign.data.encode import batch_prompts
 from mmalign.engine.batch import concatenate_images
+from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
 
 NUM_STEPS = 1000
@@ -85,7 +86,6 @@ class HallucinationProcessor(LogitsProcessor):
         return only.scatter(1, tokens.repeat(2, 1), 0.0)
 
 
-@torch.no_grad()
 def generate_hallucinated(
     model: Any,
     processor: Any,
@@ -122,8 +122,6 @@ def generate_hallucinated(
     noised = add_noise(pixels, step=step, generator=generator)
     # Every input has rows, images or patches along its first axis: two halves of each.
     both = concatenate_images([{**encoded, "pixel_values": half} for half in (noised, pixels)])
-    inputs = {key: value.to(model.device) for key, value in both.items()}
     chooser = HallucinationProcessor(contrast=contrast, plausibility=plausibility, temperature=temperature, generator=generator)
-    out = model.generate(**inputs, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, logits_processor=[chooser])
-    answers = out[: len(prompts), encoded["input_ids"].shape[1] :]
-    return [text.strip() for text in processor.batch_decode(answers, skip_special_tokens=True)]
+    new = continue_rows(model, both, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, logits_processor=[chooser])
+    return [processor.decode(ids, skip_special_tokens=True).strip() for ids in new[: len(prompts)]]

@@ -8,8 +8,9 @@ Shape legend: B = prompts, Q = questions in a batch, P = longest prefix, S = lon
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
@@ -190,12 +191,30 @@ def _generate_rows(
     once = send_to_device(collate_prefixes(encoded, pad_token_id=pad_token_id), model.device)
     repeats = torch.tensor([len(prompt.responses) for prompt in encoded], device=model.device)
     images = feature_inputs(encode_images(model, once), repeats)
-    out = model.generate(**batch, **images, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id)
-    ends = {*end_tokens(model), pad_token_id}
-    new = iter(out[:, batch["input_ids"].shape[1] :].tolist())
-    return [[_before_end(next(new), ends) for _ in prompt.responses] for prompt in encoded]
+    new = iter(continue_rows(model, {**batch, **images}, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id))
+    return [[next(new) for _ in prompt.responses] for prompt in encoded]
 
 
-def _before_end(ids: Sequence[int], ends: set[int]) -> list[int]:
+@torch.no_grad()
+def continue_rows(model: Any, rows: Mapping[str, Tensor], **options: Any) -> list[list[int]]:
+    """Continue whole rows, padded on the left, with stock ``generate``.
+
+    Args:
+        model: A multimodal LLM or a text model, in eval mode.
+        rows: Its inputs, such as ``batch_prompts`` makes them; moved to its device, pixels to its precision.
+        options: Of ``generate``.
+
+    Returns:
+        The new ids of each row; an end-of-turn token and what follows it are left out.
+    """
+    moved = {
+        key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device) for key, value in rows.items()
+    }
+    out = model.generate(**moved, **options)
+    ends = {*end_tokens(model), options.get("pad_token_id")}
+    return [_before_end(ids, ends) for ids in out[:, moved["input_ids"].shape[1] :].tolist()]
+
+
+def _before_end(ids: Sequence[int], ends: Container[int | None]) -> list[int]:
     first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
     return list(ids[:first])

@@ -153,7 +153,7 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
             if question.image is not None and question.image not in images:
                 images[question.image] = load_image(question.image, root=root)
             good.append(question)
-        except ValueError as error:
+        except UserError as error:
             rejects.add(question.id, str(error))
     return good, images
 

@@ -14,6 +14,7 @@ from mmalign.data.templates import describe_end
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from mmalign.methods.registry import find_method
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
@@ -136,7 +137,7 @@ def save_run(
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step
     record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes
-    (options.out / "train_log.json").write_text(json.dumps(trainer.state.log_history, indent=1), encoding="utf-8")
+    write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
     write_record(options.out, record)
     write_card(options.out)
     print(f"saved in {options.out}")

@@ -11,6 +11,8 @@ from accelerate import PartialState
 from torch import nn
 from transformers import TrainerCallback
 
+from mmalign.models.eval_mode import eval_mode
+
 Score = Callable[[nn.Module, int], Mapping[str, float]]
 """From the model and the step to what is logged."""
 
@@ -44,17 +46,12 @@ class ScoringCallback(TrainerCallback):
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode, and afterwards each module in the mode and each random generator in the state that it had."""
-    modes = [(module, module.training) for module in model.modules()]
     states = random.getstate(), np.random.get_state()
     device = next(model.parameters()).device
     forked: dict[str, Any] = {"devices": []} if device.type == "cpu" else {"devices": [device], "device_type": device.type}
     try:
-        with torch.random.fork_rng(**forked):
-            model.eval()
+        with torch.random.fork_rng(**forked), eval_mode(model):
             yield
     finally:
-        # Not model.train(): parts that stay in eval mode, such as frozen batch norms, would wake up.
-        for module, training in modes:
-            module.training = training
         random.setstate(states[0])
         np.random.set_state(states[1])

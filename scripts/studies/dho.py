@@ -28,7 +28,7 @@ from mmalign.classifier.class_logits import load_class_logits, save_class_logits
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.splits import LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
-from scripts.studies.dho_grid import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_page import write_page
 from scripts.studies.study import main, read_json, run_missing, write_json
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from mmalign.data.encode import batch_prompts
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
+from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
 from mmalign.options.precision import Dtype
@@ -121,15 +122,12 @@ class HarnessModel(lmms):
         text = context.replace(getattr(self.processor, "image_token", "<image>"), "").strip()
         return _Request(place, text, [load_image(image) for image in visuals], settings)
 
-    @torch.no_grad()
     def _answer(self, batch: Sequence[_Request]) -> list[str]:
         images = [request.images for request in batch] if batch[0].images else None
-        encoded = batch_prompts(self.processor, [[_message(request)] for request in batch], images).to(self.model.device)
-        if "pixel_values" in encoded:
-            encoded["pixel_values"] = encoded["pixel_values"].to(self.model.dtype)
+        encoded = batch_prompts(self.processor, [[_message(request)] for request in batch], images)
         settings = batch[0].settings
-        out = self.model.generate(**encoded, **_generation_options(settings))[:, encoded["input_ids"].shape[1] :]
-        return [_stop(text, settings) for text in self.processor.batch_decode(out, skip_special_tokens=True)]
+        new = continue_rows(self.model, encoded, **_generation_options(settings))
+        return [_stop(self.processor.decode(ids, skip_special_tokens=True), settings) for ids in new]
 
 
 def _message(request: _Request) -> Message:

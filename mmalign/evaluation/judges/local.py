@@ -14,6 +14,7 @@ from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoM
 
 from mmalign.data.encode import batch_prompts
 from mmalign.data.rows import Message
+from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
@@ -70,21 +71,16 @@ class LocalJudge:
         self._cache.warn_of_cut(prompts, advice="raise max_new_tokens")
         return [self._cache[prompt] for prompt in prompts]
 
-    @torch.no_grad()
     def _answer(self, prompts: Sequence[str]) -> list[tuple[str, bool]]:
         """Return each response, and whether it ended at the longest length."""
         if self._loaded is None:
             self._loaded = _load(self._folder, self._dtype)
         model, processor = self._loaded
-        encoded = _encode(processor, prompts).to(model.device)
-        length = encoded["input_ids"].shape[1]
-        out = model.generate(**encoded, max_new_tokens=self._max_new_tokens, do_sample=False)[:, length:]
-        ends = model.generation_config.eos_token_id
-        ends = torch.tensor(ends if isinstance(ends, list) else [ends], device=out.device)
-        cut = (out.shape[1] == self._max_new_tokens) & ~torch.isin(out, ends).any(dim=1)
-        prompted = encoded["input_ids"].tolist()
-        texts = [decode_answer(processor, ids, prompt=prompt) for ids, prompt in zip(out.tolist(), prompted, strict=True)]
-        return [(text, bool(c)) for text, c in zip(texts, cut, strict=True)]
+        encoded = _encode(processor, prompts)
+        new = continue_rows(model, encoded, max_new_tokens=self._max_new_tokens, do_sample=False)
+        asked = encoded["input_ids"].tolist()
+        # The token that ends an answer is not among its ids.
+        return [(decode_answer(processor, ids, prompt=p), len(ids) == self._max_new_tokens) for ids, p in zip(new, asked, strict=True)]
 
 
 def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> int:
