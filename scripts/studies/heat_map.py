@@ -27,11 +27,6 @@ def save_heat_map(
         centre: A value that is white, with blue below and red above; None for a one-way scale.
         **texts: title, xlabel and ylabel.
     """
-<<<<<<< HEAD:mmalign/reports/heat_map.py
-    if [len(line) for line in values] != [len(columns)] * len(rows):
-        raise UserError(f"values have {[len(line) for line in values]} columns per row; expected {len(rows)} rows of {len(columns)}")
-=======
->>>>>>> main:scripts/studies/heat_map.py
     known = [value for line in values for value in line if value is not None]
     reach = max(abs(value - (centre or 0.0)) for value in known) or 1.0
     low, high = (min(known), max(known)) if centre is None else (centre - reach, centre + reach)
