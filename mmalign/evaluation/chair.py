@@ -67,7 +67,7 @@ class Chair(Benchmark):
         "sentence": Metric("Captions with an absent object", "lower", "share", drawn=True, formula=SENTENCE),
         "instance": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),
         "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
-        "mentions": Metric("Objects named a caption", formula=ratio("named", "captions")),
+        "mentions": Metric("Objects named per caption", formula=ratio("named", "captions")),
     }
     has_strict: ClassVar[bool] = False
     truths: Mapping[str, frozenset[str]]
