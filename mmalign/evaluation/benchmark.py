@@ -12,8 +12,8 @@ from mmalign.evaluation.answers import OURS, SHORT_ANSWER, AnswerFormat, Questio
 from mmalign.evaluation.items import Item, add_up
 from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
-from mmalign.evaluation.pictures import write_pictures
-from mmalign.evaluation.rows import has_pictures, read_records
+from mmalign.evaluation.parquet import has_pictures, write_pictures
+from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.yes_no import BASELINES, Mode
 from mmalign.options.evaluate import EvaluateOptions
 
@@ -162,7 +162,7 @@ class Benchmark(ABC):
 
     def write_images(self, folder: Path) -> bool:
         """Write the images that the question files hold, under the names that the questions have; False where they hold none."""
-        return write_pictures(list(self.images), self.images, folder)
+        return write_pictures(self.images, folder)
 
 
 @dataclass(frozen=True)

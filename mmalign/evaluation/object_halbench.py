@@ -63,9 +63,7 @@ class ObjectHalBench(CaptionBenchmark):
         "average_length": Metric("Words a description", formula=ratio("words", "captions")),
     }
     judge_wording: ClassVar[str] = PROMPT
-    no_questions: ClassVar[str] = (
-        "no questions are there: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt"
-    )
+    no_questions: ClassVar[str] = "no questions are there: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt"
     pictures: Mapping[str, str]
     synonyms: Mapping[str, str]
     phrase: TaggedLemmas
