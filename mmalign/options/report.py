@@ -9,7 +9,7 @@ class ReportEvalOptions:
     """Options of ``mmalign report eval``."""
 
     results: list[Path] = field(metadata={"positional": True})
-    """folders that mmalign evaluate --out wrote, one a model"""
+    """folders that mmalign evaluate --out wrote, one per model"""
     out: Path
     """folder of report.html, report.md and report.csv"""
     names: list[str] = field(default_factory=list)

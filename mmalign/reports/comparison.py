@@ -129,7 +129,7 @@ def markdown_comparison(groups: Sequence[Group], names: Sequence[str]) -> str:
 
 
 def csv_comparison(groups: Sequence[Group], runs: Sequence[EvalRun]) -> str:
-    """The comparison as CSV in full precision, a metric a row; baselines are left out."""
+    """The comparison as CSV in full precision, a metric per row; baselines are left out."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["metric", *(f"{run.name}{part}" for run in runs for part in ("", " low", " high"))])

@@ -14,7 +14,7 @@ from mmalign.reports.training_plots import read_points
 CHOSEN, REJECTED = model_colour(1), model_colour(2)
 SETS = {"pairs": "pairs", "held_out": "held-out pairs"}
 LOGGED = (
-    ("logps/chosen_per_token", "logps/rejected_per_token", "log p a token, in training", "nats a token"),
+    ("logps/chosen_per_token", "logps/rejected_per_token", "log p per token, in training", "nats per token"),
     ("rewards/chosen", "rewards/rejected", "Implicit reward, in training", "reward"),
 )
 
@@ -109,9 +109,9 @@ def _draw_moved(name: str, pairs: Sequence[Sequence[float]], key: str) -> Markup
     title = f"h of {name}"
     groups = {"chosen": chosen, "rejected": rejected}
     ranges = [f"{side} from {min(values):.3g} to {max(values):.3g}" for side, values in groups.items()]
-    alt = f"{title}: {', '.join(ranges)} nats a token."
+    alt = f"{title}: {', '.join(ranges)} nats per token."
     return draw_histogram(
-        groups, name=f"moved-{key}", title=title, x_label="nats a token", alt=alt, limits=(low - pad, high + pad), stacked=False
+        groups, name=f"moved-{key}", title=title, x_label="nats per token", alt=alt, limits=(low - pad, high + pad), stacked=False
     )
 
 

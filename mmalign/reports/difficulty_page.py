@@ -12,6 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mmalign.reports.difficulty_plots import MAX_POINTS, draw_agreement, draw_gaps
+from mmalign.reports.findings import join_words
 from mmalign.reports.gallery import Caption, Piece, Span, cut_caption
 from mmalign.reports.page import render_page
 from mmalign.reports.plots import COLOURS, draw_histogram
@@ -111,8 +112,8 @@ def write_difficulty_page(
 
 def _write_headline(scores: DifficultyScores) -> str:
     """Say in one sentence how many pairs there are, how often the proxies are right, and how often they agree."""
-    right = [f"the {name} proxy on {(values > 0).mean():.1%}" for name, values in scores.gaps.items()]
-    return f"Of {len(scores.difficulty):,} pairs the chosen answer is preferred by {_join(right)}{_all_agree(scores)}."
+    right = [f"by the {name} proxy on {(values > 0).mean():.1%}" for name, values in scores.gaps.items()]
+    return f"Of {len(scores.difficulty):,} pairs the chosen answer is preferred {join_words(right)}{_all_agree(scores)}."
 
 
 def _all_agree(scores: DifficultyScores) -> str:
@@ -156,7 +157,7 @@ def _draw_agreement(number: int, found: Mapping[str, Any], scores: DifficultySco
     one, other = found["proxies"]
     first, second = (values / (values.std() or 1.0) for values in (scores.gaps[one], scores.gaps[other]))
     title = f"{one.capitalize()} and {other}: same verdict on {found['sign_agreement']:.1%}"
-    alt = f"Scatter of the gaps of {one} and {other}, a point a pair; same sign in {found['sign_agreement']:.1%}."
+    alt = f"Scatter of the gaps of {one} and {other}, a point per pair; same sign in {found['sign_agreement']:.1%}."
     return draw_agreement(first, second, scores.quartiles, names=(one, other), name=f"agreement-{number}", title=title, alt=alt)
 
 
@@ -166,7 +167,3 @@ def _show_pair(pair: RankedPair) -> dict[str, Any]:
         "pair": pair,
         "answers": (("Chosen", "var(--right-ink)", chosen), ("Rejected", "var(--wrong-ink)", rejected)),
     }
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and by {parts[-1]}"

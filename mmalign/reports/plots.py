@@ -139,7 +139,7 @@ def draw_histogram(
     limits: tuple[float, float] = (0, 1),
     stacked: bool = True,
 ) -> Markup:
-    """Draw counts of values within the limits, a colour a group: on top of each other, or behind each other as outlines."""
+    """Draw counts of values within the limits, a colour per group: on top of each other, or behind each other as outlines."""
 
     def draw(axes: Axes) -> None:
         colours = COLOURS[1 : 1 + len(groups)]

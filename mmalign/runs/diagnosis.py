@@ -25,7 +25,7 @@ from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy, token_information_entropy
 from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
-from mmalign.engine.states import OutputHead, read_output_head
+from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
 from mmalign.files import write_whole
 from mmalign.models.load import best_device, load_mllm

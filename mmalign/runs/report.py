@@ -1,6 +1,7 @@
 """``mmalign report``: pages of results, of training logs, and of difficulty scores."""
 
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from mmalign.options.report import ReportDifficultyOptions, ReportEvalOptions, ReportTrainingOptions
 from mmalign.reports.comparison import build_comparison, csv_comparison, markdown_comparison, terminal_comparison
 from mmalign.reports.difficulty_page import write_difficulty_page
@@ -54,8 +55,8 @@ def run_eval(options: ReportEvalOptions) -> None:
     wrong = collect_wrong(models, images=options.images, max_wrong=options.max_wrong, seed=options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
     names = [run.name for run in runs]
-    (options.out / "report.md").write_text(markdown_comparison(groups, names) + "\n", encoding="utf-8")
-    (options.out / "report.csv").write_text(csv_comparison(groups, runs), encoding="utf-8")
+    write_whole(options.out / "report.md", markdown_comparison(groups, names) + "\n")
+    write_whole(options.out / "report.csv", csv_comparison(groups, runs))
     page = write_eval_page(
         options.out / "report.html",
         title=options.title,
