@@ -12,10 +12,10 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
 
     Not ``train()`` on the whole: the trainer holds batch norms of frozen parts in eval mode, and that would end.
     """
-    were_training = [module for module in model.modules() if module.training]
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        for module in were_training:
-            module.training = True
+        for module, training in modes:
+            module.training = training
