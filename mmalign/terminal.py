@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
 
 # Logger -> whether a message of it is held back.
@@ -22,6 +23,8 @@ def quiet_libraries() -> None:
     """Hold back what no user can act on; call it before the libraries are imported, which it does not do itself."""
     for name in _HELD:
         logging.getLogger(name).addFilter(_keep)
+    # PEFT reads an old name of transformers where it makes or loads an adapter.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # Its bars last for the blink of an eye, and mmalign's own "checking rows" follows.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():
