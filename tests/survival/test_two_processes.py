@@ -93,7 +93,7 @@ def test_a_run_stopped_by_sigterm_ends_like_an_undisturbed_one(
     printed = disturb(inputs, tmp_path, after="'loss'", number=signal.SIGTERM, whom=whom, sharded=sharded)
     checkpoint = find_saved(printed, tmp_path)
     end, printed = run(inputs, tmp_path, sharded=sharded)
-    assert f"going on from {checkpoint}\n" in printed
+    assert f"resuming from {checkpoint}\n" in printed
     assert end == undisturbed(sharded)
 
 
@@ -109,5 +109,5 @@ def test_one_process_killed_ends_both_and_the_run_goes_on(inputs: Inputs, undist
     printed = disturb(inputs, tmp_path, after="'epoch': '2'", number=signal.SIGKILL, whom="one")
     assert "left the group" not in printed
     end, printed = run(inputs, tmp_path, sharded=False)
-    assert f"going on from {tmp_path / 'out' / 'checkpoints' / 'checkpoint-3'}\n" in printed
+    assert f"resuming from {tmp_path / 'out' / 'checkpoints' / 'checkpoint-3'}\n" in printed
     assert end == undisturbed(False)
