@@ -49,7 +49,7 @@ def test_sigterm_saves_and_leaves_with_143(name: str, inputs: Inputs, tmp_path: 
     # More steps than it will take, and no checkpoint of its own: what is there was saved because of the signal.
     long = [*words, "--max-steps", "2000", "--save-steps", "2000"]
     process = start_command(long, log=log)
-    wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
+    wait_for(lambda: log.is_file() and "  loss " in log.read_text(), process)
     process.terminate()
     assert wait(process) == 143, log.read_text()
     (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*/manifest.json")
@@ -68,7 +68,7 @@ def test_a_run_stopped_by_sigterm_ends_like_an_undisturbed_one(inputs: Inputs, w
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
 
     process = start_command(words, log=log, prepare=slow_steps)
-    wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
+    wait_for(lambda: log.is_file() and "  loss " in log.read_text(), process)
     process.terminate()
     assert wait(process) == 143, log.read_text()
     assert run_command(words, log=log) == 0, log.read_text()
