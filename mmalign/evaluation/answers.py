@@ -39,11 +39,9 @@ class QuestionsById(dict[str, Question]):
     """Questions by id; one that is not there has no image and no words, as where only annotations were given."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
-        """Index them."""
         super().__init__({question.id: question for question in questions})
 
     def __missing__(self, identifier: str) -> Question:
-        """Return the bare id as a question."""
         return Question(identifier, None, "")
 
 
@@ -54,12 +52,14 @@ class Answer(NamedTuple):
         response: Without the reasoning before it; empty where it ended inside.
         reasoned: Whether there was any.
         at_limit: Whether it ended at the longest length allowed; None where the file does not say.
+        decoding: How it was generated (``gen``); None where the file does not say.
     """
 
     id: str
     response: str
     reasoned: bool = False
     at_limit: bool | None = None
+    decoding: Mapping[str, Any] | None = None
 
 
 def check_texts(records: Iterable[Any], *, what: str | Path) -> None:
@@ -203,17 +203,16 @@ def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path | str) -
     answers = []
     for row, one, limit in zip(rows, stripped, limits, strict=True):
         cut = headless and limit is True and not one.reasoned
-        apart = isinstance(row, Mapping) and any(isinstance(row.get(name), str) and row[name].strip() for name in REASONING_FIELDS)
-        answers.append(Answer("", "" if cut else one.text, reasoned=one.reasoned or cut or apart, at_limit=limit))
+        fields = row if isinstance(row, Mapping) else {}
+        apart = any(isinstance(fields.get(name), str) and fields[name].strip() for name in REASONING_FIELDS)
+        decoding = fields["gen"] if isinstance(fields.get("gen"), Mapping) else None
+        answers.append(Answer("", "" if cut else one.text, reasoned=one.reasoned or cut or apart, at_limit=limit, decoding=decoding))
     return answers
 
 
-def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | None:
-    """Return how answers were generated, where every row says the same in its field ``gen``."""
-    rows = form.read_rows(path)
-    settings = [row.get("gen") if isinstance(row, Mapping) else None for row in rows]
-    same = bool(settings) and all(setting == settings[0] for setting in settings)
-    return settings[0] if same and isinstance(settings[0], Mapping) else None
+def shared_decoding(answers: Sequence[Answer]) -> Mapping[str, Any] | None:
+    """Return how answers were generated, where all say the same."""
+    return answers[0].decoding if all(answer.decoding == answers[0].decoding for answer in answers) else None
 
 
 class Endings(NamedTuple):

@@ -39,7 +39,6 @@ class Row(dict[str, Any]):
         self.place = place
 
     def __missing__(self, name: str) -> Any:
-        """Refuse."""
         raise UserError(f"{self.place} has no {name}; it has {', '.join(self) or 'nothing'}")
 
 

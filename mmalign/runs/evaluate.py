@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, read_decoding
+from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.items import Item, items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
@@ -84,9 +84,8 @@ class _Given(NamedTuple):
 def _read(options: EvaluateOptions, benchmark: Benchmark) -> _Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
-    decoding = read_decoding(path, benchmark.form)
     rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
-    return _Given(rows, path, decoding, options.allow_partial)
+    return _Given(rows, path, shared_decoding(rows), options.allow_partial)
 
 
 def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
