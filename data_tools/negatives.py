@@ -49,7 +49,7 @@ def build_negatives(
             raw = dataset[index]
             try:
                 good[index] = read_answered(raw, index=index, image_root=options.image_root)
-            except ValueError as error:
+            except UserError as error:
                 lines[index] = {"index": index, "reason": str(error)}
         answers = rejected(list(good.values()), indices.start) if good else []
         for index, answer in zip(good, answers, strict=True):
@@ -127,7 +127,7 @@ def write_pairs(
                 cells = [image_cell(value, root=image_root, embed=embed) for value in made.images]
                 texts = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
                 writer.add({"id": made.id, "images": cells, **texts, "source": made.source})
-            except ValueError as error:
+            except UserError as error:
                 rejects.add(error.name if isinstance(error, RejectedRow) else name, str(error))
         writer.close()
         rejects.check(seen, final=True)

@@ -2,33 +2,21 @@
 
 Builds a world of drawn shapes; trains a CLIP scorer and a small LLaVA whose training captions name objects that are not there;
 scores preference pairs for difficulty; trains DPO and DA-DPO from the same start with the same budget; measures hallucination of
-all three. Each step is one ``mmalign`` command, printed before it runs; finished steps are kept when the demo is run again.
+all three, and ends with the pages of ``mmalign report``. Each step is one ``mmalign`` command, printed before it runs; finished steps
+are kept when the demo is run again.
 """
 
 import argparse
-import json
 import os
 import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from datasets import Dataset, disable_progress_bars
-from transformers.utils import logging
 
 from mmalign.cli import main as mmalign
-from mmalign.evaluation.answers import read_answers
-from mmalign.evaluation.chair import load_chair
-from mmalign.evaluation.object_words import find_mentions
-from mmalign.reports.demo_page import write_demo_page
-from mmalign.reports.difficulty_summary import DifficultySummary, Grade, ProxySummary
-from mmalign.reports.gallery import Caption, GalleryItem
-from mmalign.reports.results_table import ModelRun, text_table
 
 CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "demo"))
 MODELS = {"SFT": "sft", "DPO": "dpo", "DA-DPO": "da_dpo"}
-GALLERY_SIZE = 12
 
 
 def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8, sft_steps: int = 1700) -> dict[str, list[str]]:
@@ -68,88 +56,35 @@ def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8, s
     return {done: shlex.split(step) for done, step in steps.items()}
 
 
-def run_commands(out: Path, steps: Mapping[str, list[str]]) -> dict[str, float]:
-    """Run what is not done yet, and time each command in seconds."""
-    seconds = {}
+def run_commands(out: Path, steps: Mapping[str, list[str]], *, again: bool = False) -> None:
+    """Run and time what is not done yet, or all of it again.
+
+    Raises:
+        SystemExit: If a command fails.
+    """
     for done, words in steps.items():
-        if (out / done).is_file():
+        if (out / done).is_file() and not again:
             continue
         print(f"\n$ mmalign {shlex.join(words)}", flush=True)
         start = time.perf_counter()
         if mmalign(words) != 0:
             raise SystemExit(f"the demo stopped at: mmalign {shlex.join(words)}")
-        seconds[done] = time.perf_counter() - start
-        print(f"  ({seconds[done]:.0f} s)", flush=True)
-    return seconds
+        print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
 
 
-def read_model(out: Path, name: str) -> ModelRun:
-    """Read a model's scores and training log."""
-    folder = out / MODELS[name]
-    results = [json.loads((folder / "eval" / f"{benchmark}.json").read_text()) for benchmark in ("pope", "chair")]
-    return ModelRun(
-        name=name,
-        metrics={key: value for result in results for key, value in result["metrics"].items()},
-        num_answers={result["benchmark"]: result["num_answers"] for result in results},
-        log_history=json.loads((folder / "train_log.json").read_text()),
-    )
-
-
-def read_difficulty(out: Path) -> DifficultySummary:
-    """Read the scores, and beside them the true grades that no training saw."""
-    scored = Dataset.from_parquet(str(out / "difficulty" / "scored.parquet"))
-    statistics = json.loads((out / "difficulty" / "difficulty.json").read_text())["statistics"]["all"]
-    grades: list[Grade] = ["hard" if value >= 0.5 else "easy" for value in scored["truth_difficulty"]]
-    proxies = [ProxySummary(name, values["accuracy"], values["weight"]) for name, values in statistics.items()]
-    return DifficultySummary(scored["difficulty"], grades, proxies)
-
-
-def _read_captions(path: Path) -> dict[str, str]:
-    return {answer.id: answer.response for answer in read_answers(path)}
-
-
-def build_gallery(out: Path) -> list[GalleryItem]:
-    """Show the first held-out scenes with each model's caption, right and wrong object words marked."""
-    data = out / "world" / "eval"
-    chair = load_chair(data)
-    answers = {name: _read_captions(out / folder / "eval" / "chair_answers.jsonl") for name, folder in MODELS.items()}
-    items = []
-    for image in chair.questions()[:GALLERY_SIZE]:
-        truth = chair.truths[image.id]
-        captions = {}
-        for name in MODELS:
-            text = answers[name][image.id]
-            mentions = find_mentions(text, chair.words)
-            wrong = [(m.start, m.end) for m in mentions if m.name not in truth]
-            right = [(m.start, m.end) for m in mentions if m.name in truth]
-            captions[name] = Caption(text, hallucinated=wrong, correct=right)
-        png = (data / "images" / str(image.image)).read_bytes()
-        items.append(GalleryItem(image=png, captions=captions, truth=sorted(truth), question=image.prompt))
-    return items
-
-
-def write_page(out: Path, models: list[ModelRun], *, seed: int) -> Path:
-    """Write the demo's page."""
-    record: dict[str, Any] = json.loads((out / "sft" / "mmalign_run.json").read_text())
-    world = json.loads((out / "world" / "world.json").read_text())
-    facts = {
-        "Model": f"LLaVA of {record['parameters']['total']:,} parameters (CLIP tower, Qwen3 text model), trained here from scratch",
-        "World": f"{world['counts']['sft']:,} drawn scenes; {world['config']['caption_noise']:.0%} of the captions of scenes that lack"
-        " a usual companion name it all the same",
-        "Pairs": f"{world['counts']['pairs']:,}, {world['config']['easy_share']:.0%} of them easy",
-        "Preference training": "300 steps of 16 pairs, beta 0.3, SFT term of weight 4, full weights, from the SFT model; reference cached",
-        "Seed": str(seed),
-        "mmalign": record["mmalign"],
+def reports(out: Path) -> dict[str, list[str]]:
+    """List the commands that make the pages, by the file that each leaves; ``report.html`` links to the others."""
+    evaluated = " ".join(f"{out}/{folder}/eval" for folder in MODELS.values())
+    trained = " ".join(f"{out}/{folder}" for folder in MODELS.values())
+    names = f"--names {' '.join(MODELS)}"
+    # What the pairs were made to be stands beside the scores, which never saw it.
+    steps = {
+        "difficulty.html": f"report difficulty {out}/difficulty --group-by truth_kind --out {out}/difficulty.html",
+        "training.html": f"report training {trained} {names} --out {out}/training.html",
+        "report.html": f"report eval {evaluated} {names} --out {out} --images {out}/world/eval/images"
+        f" --links {out}/difficulty.html {out}/training.html --title 'mmalign demo: does difficulty-aware DPO hallucinate less?'",
     }
-    return write_demo_page(
-        out / "report.html",
-        title="mmalign demo: does difficulty-aware DPO hallucinate less?",
-        models=models,
-        difficulty=read_difficulty(out),
-        gallery=build_gallery(out),
-        facts=facts,
-        gallery_note=f"The first {GALLERY_SIZE} held-out scenes, not chosen.",
-    )
+    return {done: shlex.split(step) for done, step in steps.items()}
 
 
 def main() -> None:
@@ -159,15 +94,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="a few steps on a tiny world: checks the path, shows no effect")
     options = parser.parse_args()
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    # Each of its models is loaded and saved in a moment.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     start = time.perf_counter()
     run_commands(options.out, commands(options.out, seed=options.seed, smoke=options.smoke))
-    models = [read_model(options.out, name) for name in MODELS]
-    page = write_page(options.out, models, seed=options.seed)
-    print(f"\n{text_table(models)}\n")
-    print(f"done in {time.perf_counter() - start:.0f} s; the page to look at: {page}")
+    run_commands(options.out, reports(options.out), again=True)
+    print(f"\ndone in {time.perf_counter() - start:.0f} s; the page to look at: {options.out / 'report.html'}")
 
 
 if __name__ == "__main__":

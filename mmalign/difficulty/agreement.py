@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 from mmalign.difficulty.voting import Gaps, preference_accuracy
 
@@ -32,16 +33,8 @@ def cohens_kappa(first: Gaps, second: Gaps) -> float | None:
 
 def rank_correlation(first: Gaps, second: Gaps) -> float | None:
     """Compute Spearman's rank correlation, equal gaps sharing their mean rank; None where all gaps of a proxy are equal."""
-    centred = [ranks - ranks.mean() for ranks in (mean_ranks(first), mean_ranks(second))]
-    scale = float(np.sqrt((centred[0] ** 2).sum() * (centred[1] ** 2).sum()))
-    return None if scale == 0 else float((centred[0] * centred[1]).sum() / scale)
-
-
-def mean_ranks(values: Gaps) -> Gaps:
-    """Rank values from 1, equal ones by the mean of the places that they take."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ends = counts.cumsum()
-    return (ends - (counts - 1) / 2)[inverse]
+    constant = any((gaps == gaps[0]).all() for gaps in (first, second))
+    return None if constant else float(stats.spearmanr(first, second).statistic)
 
 
 def compare_proxies(gaps: Mapping[str, Gaps]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from mmalign.errors import UserError
 from mmalign.options.difficulty import VoteOptions, Weighting
@@ -97,7 +98,7 @@ def project_gaps(gaps: Gaps) -> Gaps:
     std = gaps.std()
     if std == 0:
         return np.full_like(gaps, 0.5)
-    return np.array([0.5 * (1 + math.erf(z / math.sqrt(2))) for z in (gaps - gaps.mean()) / std])
+    return ndtr((gaps - gaps.mean()) / std)
 
 
 def fuse_signs(gaps: Mapping[str, Gaps], weights: Mapping[str, float]) -> Gaps:

@@ -4,8 +4,7 @@ Every model that a user brings is asked once, on rows of the user's own data. A 
 0.03 and more; rounding moves them by less than 1e-5 in float32.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +16,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps, unwrap
 from mmalign.engine.vision import image_inputs
 from mmalign.errors import UserError
+from mmalign.models.eval_mode import eval_mode
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 COARSE_TOLERANCE = 0.25
@@ -51,7 +51,7 @@ def probe_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_
     Raises:
         ValueError: If even plain rows disagree with the model's own logits.
     """
-    with _evaluating(model):
+    with eval_mode(model):
         expected = [value for prompt in encoded for value in own_logps(model, prompt)]
         tolerance = _tolerance(model)
         plain = float(_differences(model, encoded, expected, pad_token_id=pad_token_id, shared=False).max())
@@ -82,24 +82,12 @@ def check_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_
     Raises:
         ValueError: If the rows disagree with the model's own logits.
     """
-    with _evaluating(model):
+    with eval_mode(model):
         expected = [value for prompt in encoded for value in own_logps(model, prompt)]
         differences = _differences(model, encoded, expected, pad_token_id=pad_token_id, shared=True)
         tolerance = _tolerance(model)
         _check_difference(model, float(differences.mean() if tolerance == COARSE_TOLERANCE else differences.max()), tolerance)
         return f"log-probabilities are those of {type(unwrap(model)).__name__} itself (largest difference {float(differences.max()):.1e})"
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    # Module by module: batch norms of frozen parts stay in eval mode.
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in were_training:
-            module.training = True
 
 
 def _tolerance(model: nn.Module) -> float:

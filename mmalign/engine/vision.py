@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from transformers.utils import ModelOutput
 
 from mmalign.errors import UserError
+from mmalign.models.eval_mode import eval_mode
 
 _PIXELS = "pixel_values"
 
@@ -56,13 +57,8 @@ def encode_images(model: PreTrainedModel, batch: dict[str, Any]) -> ImageFeature
 @torch.no_grad()
 def encode_frozen_images(model: PreTrainedModel, batch: dict[str, Any]) -> ImageFeatures | None:
     """``encode_images`` in eval mode and without gradient: what the frozen tower gives to policy and reference alike."""
-    were_training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with eval_mode(model):
         return encode_images(model, batch)
-    finally:
-        for module in were_training:
-            module.training = True
 
 
 def vision_is_frozen(model: PreTrainedModel) -> bool:

@@ -52,7 +52,7 @@ class Chair(CaptionBenchmark):
         "sentence": Metric("Captions with an absent object", "lower", "share", drawn=True, formula=SENTENCE),
         "instance": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),
         "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
-        "mentions": Metric("Objects named a caption", formula=ratio("named", "captions")),
+        "mentions": Metric("Objects named per caption", formula=ratio("named", "captions")),
     }
     no_questions: ClassVar[str] = "which images to describe is not said: put chair.jsonl (id, image, question) beside synonyms.txt"
     words: Mapping[str, str]

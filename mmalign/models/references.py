@@ -13,6 +13,7 @@ from peft import PeftModel
 from torch import nn
 
 from mmalign.errors import UserError
+from mmalign.models.eval_mode import eval_mode
 
 ReferenceKind = Literal["adapter-off", "copy"]
 
@@ -58,15 +59,8 @@ class Reference:
                 yield self._model
                 return
             assert isinstance(policy, PeftModel), type(policy)
-            # Module by module: the trainer holds batch norms of frozen parts in eval mode, and train() on the whole would end that.
-            were_training = [module for module in policy.modules() if module.training]
-            policy.eval()
-            try:
-                with policy.disable_adapter():
-                    yield policy
-            finally:
-                for module in were_training:
-                    module.training = True
+            with eval_mode(policy), policy.disable_adapter():
+                yield policy
 
 
 def _check_only_adapters_train(policy: nn.Module) -> None:

@@ -15,7 +15,7 @@ class DtypeOptions(Options):
     """Precision of what is loaded."""
 
     dtype: Dtype = "auto"
-    """precision of the weights; of what is left of them with --quantization"""
+    """precision of the weights"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,4 +23,4 @@ class PrecisionOptions(DtypeOptions):
     """How the weights are held."""
 
     quantization: Quantization = "none"
-    """hold the language model's linear layers in 4 bits, with nf4-double their scales in 8"""
+    """hold the language model's linear layers in 4 bits, with nf4-double their scales in 8; --dtype is that of all other weights"""

@@ -9,13 +9,15 @@ class ReportEvalOptions:
     """Options of ``mmalign report eval``."""
 
     results: list[Path] = field(metadata={"positional": True})
-    """folders that mmalign evaluate --out wrote, one a model"""
+    """folders that mmalign evaluate --out wrote, one per model"""
     out: Path
     """folder of report.html, report.md and report.csv"""
     names: list[str] = field(default_factory=list)
     """the models' names in that order; the folders' names if not given"""
     images: list[Path] = field(default_factory=list)
     """folders to look for the images of wrong answers in"""
+    links: list[Path] = field(default_factory=list)
+    """other pages to link to from the top, such as those of the other reports"""
     title: str = "Evaluation"
     """title of the page"""
     max_wrong: int = 40
@@ -31,13 +33,15 @@ class ReportTrainingOptions:
     """Options of ``mmalign report training``."""
 
     runs: list[Path] = field(metadata={"positional": True})
-    """folders of train preference on scored pairs, one a run"""
+    """folders that mmalign train wrote, one per run"""
     out: Path
-    """the figure: a .png or .svg file"""
+    """.html: a page of everything that was logged; .png or .svg: reward margin and accuracy by difficulty"""
     names: list[str] = field(default_factory=list)
     """the runs' names in that order; the folders' names if not given"""
     smooth: int = 5
     """each point is the mean of this many logs; 1 shows the logs as they are"""
+    title: str = "Training"
+    """title of the page"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,5 +56,7 @@ class ReportDifficultyOptions:
     """pairs shown, evenly spaced from the easiest to the hardest"""
     image_root: Path | None = None
     """folder that relative image paths in the data start from"""
+    group_by: str = "source"
+    """column of the pairs that the page compares groups of"""
     title: str = "Difficulty of preference pairs"
     """title of the page"""

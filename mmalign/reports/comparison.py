@@ -1,4 +1,4 @@
-"""Several models' results side by side: rows of values with intervals, as Markdown and as CSV."""
+"""Several models' results side by side: rows of values with intervals, as text, Markdown and CSV."""
 
 import csv
 import io
@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.metrics import MetricInfo
+from mmalign.evaluation.metrics import Better, MetricInfo
 from mmalign.options.evaluate import BENCHMARKS
 from mmalign.reports.metric_names import describe_metric, find_owner, is_baseline
-from mmalign.reports.results_table import ARROWS, escape_pipe, markdown_line, nearness
+from mmalign.tables import markdown_table, text_table
+
+ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "near_half": "→ 50"}
 
 
 class Range(NamedTuple):
@@ -29,14 +31,14 @@ class EvalRun:
         metrics: Metric key -> value.
         num_answers: Benchmark -> number of answers behind its metrics.
         intervals: Metric key -> interval, of those that have one.
-        differences: Metric key -> interval of the difference from the first model, of those that have one.
+        differences: Name of an earlier model -> metric key -> interval of the difference from it, of those that have one.
     """
 
     name: str
     metrics: Mapping[str, float]
     num_answers: Mapping[str, int]
     intervals: Mapping[str, Range] = field(default_factory=dict)
-    differences: Mapping[str, Range] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, Range]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,14 @@ class Row:
     cells: tuple[Cell, ...]
 
     @property
-    def arrow(self) -> str:
-        """Which way is better."""
-        return "" if self.info.better is None else ARROWS[self.info.better]
+    def label(self) -> str:
+        """In words, with an arrow that says which way is better."""
+        return self.info.label if self.info.better is None else f"{self.info.label} {ARROWS[self.info.better]}"
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it stands for the whole benchmark, not for one of its groups."""
+        return self.key.count("/") == 1
 
 
 @dataclass(frozen=True)
@@ -97,21 +104,32 @@ def build_comparison(runs: Sequence[EvalRun]) -> list[Group]:
     return [_build_group(benchmark, [key for key in keys if key.split("/")[0] == benchmark], runs) for benchmark in order]
 
 
-def markdown_table(groups: Sequence[Group], names: Sequence[str]) -> str:
-    """The comparison as a Markdown table: best values bold, intervals in brackets."""
-    lines = [markdown_line(["", *map(escape_pipe, names)]), markdown_line(["---", *("---:" for _ in names)])]
+def terminal_comparison(groups: Sequence[Group], names: Sequence[str]) -> str:
+    """The rows that stand for whole benchmarks as aligned text: best values starred, differences from the first model marked."""
+    rows: list[list[str]] = [["", *(f"{name}  " for name in names)]]
+    for group in groups:
+        counts = sorted({f"{number:,}" for number in group.num_answers if number})
+        rows.append([f"{group.title}, {' / '.join(counts)} answers per model"])
+        rows += [[f"  {row.label}", *map(_terminal_cell, row.cells)] for row in group.rows if row.is_whole]
+    legend = "* best of its row; ↓ lower is better, ↑ higher, → 50 nearer to half"
+    if any(cell.differs for group in groups for row in group.rows for cell in row.cells):
+        legend += f"\n† its difference from {names[0]} has a 95% interval without zero"
+    return f"{text_table(rows)}\n{legend}"
+
+
+def markdown_comparison(groups: Sequence[Group], names: Sequence[str]) -> str:
+    """Every row as a Markdown table: best values bold, intervals in brackets."""
+    rows: list[list[str]] = []
     for group in groups:
         counts = [f"{number:,}" if number else "-" for number in group.num_answers]
-        lines.append(markdown_line([f"**{escape_pipe(group.title)}**, answers", *counts]))
-        for row in group.rows:
-            label = f"{escape_pipe(row.info.label)} {row.arrow}".strip()
-            lines.append(markdown_line([label, *map(_markdown_cell, row.cells)]))
-        lines += [markdown_line([escape_pipe(text), *("" for _ in names)]) for text in group.baselines]
-    return "\n".join(lines)
+        rows.append([f"**{group.title}**, answers", *counts])
+        rows += [[row.label, *map(_markdown_cell, row.cells)] for row in group.rows]
+        rows += [[text] for text in group.baselines]
+    return markdown_table(["", *names], rows)
 
 
-def csv_table(groups: Sequence[Group], runs: Sequence[EvalRun]) -> str:
-    """The comparison as CSV in full precision, a metric a row; baselines are left out."""
+def csv_comparison(groups: Sequence[Group], runs: Sequence[EvalRun]) -> str:
+    """The comparison as CSV in full precision, a metric per row; baselines are left out."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["metric", *(f"{run.name}{part}" for run in runs for part in ("", " low", " high"))])
@@ -142,13 +160,13 @@ def _build_row(key: str, runs: Sequence[EvalRun]) -> Row:
     info = describe_metric(key)
     values = {run.name: run.metrics[key] for run in runs if key in run.metrics}
     best = _best({name: float(show_value(value, info)) for name, value in values.items()}, info)
-    return Row(key, info, tuple(_build_cell(key, info, run, best=run.name in best) for run in runs))
+    return Row(key, info, tuple(_build_cell(key, info, run, best=run.name in best, first=runs[0].name) for run in runs))
 
 
-def _build_cell(key: str, info: MetricInfo, run: EvalRun, *, best: bool) -> Cell:
+def _build_cell(key: str, info: MetricInfo, run: EvalRun, *, best: bool, first: str) -> Cell:
     if key not in run.metrics:
         return Cell()
-    interval, difference = run.intervals.get(key), run.differences.get(key)
+    interval, difference = run.intervals.get(key), run.differences.get(first, {}).get(key)
     text = "" if interval is None else f"{show_value(interval.low, info)} to {show_value(interval.high, info)}"
     differs = difference is not None and (difference.low > 0 or difference.high < 0)
     return Cell(show_value(run.metrics[key], info), text, best, differs)
@@ -158,10 +176,17 @@ def _best(shown: Mapping[str, float], info: MetricInfo) -> set[str]:
     """Names of the best at the shown precision; nobody where all are equal or no way is better."""
     if info.better is None:
         return set()
-    costs = {name: nearness(value, info.better) for name, value in shown.items()}
+    costs = {name: _cost(value, info.better) for name, value in shown.items()}
     if len(set(costs.values())) < 2:
         return set()
     return {name for name, cost in costs.items() if cost == min(costs.values())}
+
+
+def _cost(shown: float, better: Better) -> float:
+    """The lowest of a row is the best one."""
+    if better == "near_half":
+        return round(abs(shown - 50), 1)
+    return shown if better == "lower" else -shown
 
 
 def _baselines(benchmark: str, runs: Sequence[EvalRun]) -> tuple[str, ...]:
@@ -177,6 +202,10 @@ def _baselines(benchmark: str, runs: Sequence[EvalRun]) -> tuple[str, ...]:
         f"{name.replace('_', ' ').capitalize()}: " + ", ".join(f"{label} {value}" for label, value in values.items())
         for name, values in found.items()
     )
+
+
+def _terminal_cell(cell: Cell) -> str:
+    return f"{cell.text}{'*' if cell.best else ' '}{'†' if cell.differs else ' '}"
 
 
 def _markdown_cell(cell: Cell) -> str:

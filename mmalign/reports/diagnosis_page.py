@@ -7,14 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from mmalign.reports.gallery import to_data_uri
 from mmalign.reports.page import render_page
 from mmalign.reports.plots import DASHES, Bar, Curve, draw_bars, draw_curves, draw_histogram, model_colour
+from mmalign.reports.training_plots import read_points
 
 CHOSEN, REJECTED = model_colour(1), model_colour(2)
 SETS = {"pairs": "pairs", "held_out": "held-out pairs"}
 LOGGED = (
-    ("logps/chosen_per_token", "logps/rejected_per_token", "log p a token, in training", "nats a token"),
+    ("logps/chosen_per_token", "logps/rejected_per_token", "log p per token, in training", "nats per token"),
     ("rewards/chosen", "rewards/rejected", "Implicit reward, in training", "reward"),
 )
 
@@ -26,14 +26,14 @@ class CreditedPair:
     Attributes:
         id: Of the pair.
         prompt: What was asked.
-        image: JPEG bytes, or None for a prompt without one.
+        image: Its address (``make_thumbnail``), or None for a prompt without one.
         chosen: Pieces of the text with their credits, in order.
         rejected: The same of the rejected response.
     """
 
     id: str
     prompt: str
-    image: bytes | None
+    image: str | None
     chosen: Sequence[tuple[str, float]]
     rejected: Sequence[tuple[str, float]]
 
@@ -80,10 +80,10 @@ def _draw_log(log: Sequence[Mapping[str, float]]) -> list[Markup]:
     for number, (chosen, rejected, title, unit) in enumerate(LOGGED):
         curves = []
         for name, key, colour, dash in (("chosen", chosen, CHOSEN, DASHES[0]), ("rejected", rejected, REJECTED, DASHES[1])):
-            points = [(float(entry["step"]), float(entry[key])) for entry in log if key in entry]
+            points = read_points(log, key)
             curves += [Curve(name, points, colour, dash)] if points else []
         if curves:
-            plots.append(draw_curves(curves, name=f"log-{number}", title=title, y_label=unit, alt=_describe(title, curves)))
+            plots.append(draw_curves(curves, name=f"log-{number}", title=title, y_label=unit))
     return plots
 
 
@@ -93,13 +93,12 @@ def _draw_paths(paths: Sequence[Mapping[str, Any]]) -> list[Markup]:
     present = [key for key in SETS if all(key in point for point in paths)]
     values = [point[key][side] for key in present for point in paths for side in ("chosen_per_token", "rejected_per_token")]
     for key in present:
-        title, curves = f"log p / log p at the start: {SETS[key]}", []
+        curves = []
         for side, colour, dash in (("chosen", CHOSEN, DASHES[0]), ("rejected", REJECTED, DASHES[1])):
             points = [(float(point["step"]), float(point[key][f"{side}_per_token"])) for point in paths]
             curves.append(Curve(side, points, colour, dash))
-        limits, alt = (min(values), max(values)), _describe(title, curves)
-        title = f"Moved since the start: {SETS[key]}"
-        plots.append(draw_curves(curves, name=f"path-{key}", title=title, y_label="h, nats a token", alt=alt, y_limits=limits))
+        title, limits = f"Moved since the start: {SETS[key]}", (min(values), max(values))
+        plots.append(draw_curves(curves, name=f"path-{key}", title=title, y_label="h, nats per token", y_limits=limits))
     return plots
 
 
@@ -110,9 +109,9 @@ def _draw_moved(name: str, pairs: Sequence[Sequence[float]], key: str) -> Markup
     title = f"h of {name}"
     groups = {"chosen": chosen, "rejected": rejected}
     ranges = [f"{side} from {min(values):.3g} to {max(values):.3g}" for side, values in groups.items()]
-    alt = f"{title}: {', '.join(ranges)} nats a token."
+    alt = f"{title}: {', '.join(ranges)} nats per token."
     return draw_histogram(
-        groups, name=f"moved-{key}", title=title, x_label="nats a token", alt=alt, limits=(low - pad, high + pad), stacked=False
+        groups, name=f"moved-{key}", title=title, x_label="nats per token", alt=alt, limits=(low - pad, high + pad), stacked=False
     )
 
 
@@ -135,15 +134,8 @@ def _draw_layers(layers: Mapping[str, Mapping[str, Sequence[float]]]) -> list[Ma
             if trace[key]
         ]
         if curves:
-            plots.append(
-                draw_curves(curves, name=f"layers-{key}", title=title, y_label=unit, x_label="layer", alt=_describe(title, curves))
-            )
+            plots.append(draw_curves(curves, name=f"layers-{key}", title=title, y_label=unit, x_label="layer"))
     return plots
-
-
-def _describe(title: str, curves: Sequence[Curve]) -> str:
-    parts = [f"{curve.name} from {curve.points[0][1]:.3g} to {curve.points[-1][1]:.3g}" for curve in curves]
-    return f"{title}: {'; '.join(parts)}."
 
 
 def _show_pair(pair: CreditedPair, scale: float) -> dict[str, Any]:
@@ -151,8 +143,7 @@ def _show_pair(pair: CreditedPair, scale: float) -> dict[str, Any]:
         (name, colour, sum(credit for _, credit in side), [_show_token(text, credit, scale) for text, credit in side])
         for name, colour, side in (("chosen", CHOSEN, pair.chosen), ("rejected", REJECTED, pair.rejected))
     ]
-    uri = None if pair.image is None else to_data_uri(pair.image, kind="jpeg")
-    return {"id": pair.id, "prompt": pair.prompt, "uri": uri, "sides": sides}
+    return {"id": pair.id, "prompt": pair.prompt, "image": pair.image, "sides": sides}
 
 
 def _show_token(text: str, credit: float, scale: float) -> tuple[str, str, int, str]:

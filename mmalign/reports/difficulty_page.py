@@ -5,14 +5,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
 from mmalign.reports.difficulty_plots import MAX_POINTS, draw_agreement, draw_gaps
-from mmalign.reports.gallery import Caption, Piece, Span, cut_caption, to_data_uri
+from mmalign.reports.findings import join_words
+from mmalign.reports.gallery import Caption, Piece, Span, cut_caption
 from mmalign.reports.page import render_page
 from mmalign.reports.plots import COLOURS, draw_histogram
 
@@ -28,14 +29,18 @@ class DifficultyScores:
         gaps: Proxy -> (B,) score of chosen - score of rejected.
         difficulty: (B,) in [0, 1], 1 = hard.
         quartiles: (B,) from 1, the easiest, to 4.
-        sources: (B,) names.
+        group_by: The column that pairs are grouped by.
+        groups: (B,) its values.
+        by_group: Group -> number of pairs, mean difficulty, accuracy and agreement of the proxies.
         summary: What ``difficulty.json`` holds.
     """
 
     gaps: Mapping[str, NDArray[np.float64]]
     difficulty: NDArray[np.float64]
     quartiles: Sequence[int]
-    sources: Sequence[str]
+    group_by: str
+    groups: Sequence[str]
+    by_group: Mapping[str, Mapping[str, Any]]
     summary: Mapping[str, Any]
 
 
@@ -49,8 +54,7 @@ class RankedPair:
         difficulty: In [0, 1].
         source: Its data source.
         gaps: Proxy -> gap in that proxy's standard deviations.
-        images: Encoded; empty where there is none, None where it can't be had.
-        image_kind: Of the encoded bytes.
+        images: Their addresses (``make_thumbnail``); empty where there is none, None where it can't be had.
         prompt: The question.
         chosen: The better answer.
         rejected: The other one.
@@ -61,8 +65,7 @@ class RankedPair:
     difficulty: float
     source: str
     gaps: Mapping[str, float]
-    images: Sequence[bytes] | None
-    image_kind: Literal["png", "jpeg"]
+    images: Sequence[str] | None
     prompt: str
     chosen: str
     rejected: str
@@ -95,7 +98,9 @@ def write_difficulty_page(
         proxies=list(scores.gaps),
         num_pairs=len(scores.difficulty),
         summary=scores.summary,
-        headline=write_headline(scores),
+        group_by=scores.group_by,
+        by_group=scores.by_group,
+        headline=_write_headline(scores),
         gap_plots=[_draw_gaps(number, name, scores) for number, name in enumerate(scores.gaps)],
         difficulty_plot=_draw_difficulty(scores),
         agreement_plots=[_draw_agreement(number, found, scores) for number, found in enumerate(scores.summary["proxy_agreement"])],
@@ -105,10 +110,10 @@ def write_difficulty_page(
     )
 
 
-def write_headline(scores: DifficultyScores) -> str:
+def _write_headline(scores: DifficultyScores) -> str:
     """Say in one sentence how many pairs there are, how often the proxies are right, and how often they agree."""
-    right = [f"the {name} proxy on {(values > 0).mean():.1%}" for name, values in scores.gaps.items()]
-    return f"Of {len(scores.difficulty):,} pairs the chosen answer is preferred by {_join(right)}{_all_agree(scores)}."
+    right = [f"by the {name} proxy on {(values > 0).mean():.1%}" for name, values in scores.gaps.items()]
+    return f"Of {len(scores.difficulty):,} pairs the chosen answer is preferred {join_words(right)}{_all_agree(scores)}."
 
 
 def _all_agree(scores: DifficultyScores) -> str:
@@ -139,8 +144,8 @@ def _draw_gaps(number: int, name: str, scores: DifficultyScores) -> Markup:
 
 
 def _draw_difficulty(scores: DifficultyScores) -> Markup:
-    names, sources = sorted(set(scores.sources)), np.array(scores.sources)
-    groups = {name: scores.difficulty[sources == name].tolist() for name in names}
+    names, inside = sorted(scores.by_group), np.array(scores.groups)
+    groups = {name: scores.difficulty[inside == name].tolist() for name in names}
     if not 1 < len(names) <= _MAX_GROUPS:
         groups = {"all pairs": scores.difficulty.tolist()}
     low, middle, high = np.quantile(scores.difficulty, [0.25, 0.5, 0.75])
@@ -152,7 +157,7 @@ def _draw_agreement(number: int, found: Mapping[str, Any], scores: DifficultySco
     one, other = found["proxies"]
     first, second = (values / (values.std() or 1.0) for values in (scores.gaps[one], scores.gaps[other]))
     title = f"{one.capitalize()} and {other}: same verdict on {found['sign_agreement']:.1%}"
-    alt = f"Scatter of the gaps of {one} and {other}, a point a pair; same sign in {found['sign_agreement']:.1%}."
+    alt = f"Scatter of the gaps of {one} and {other}, a point per pair; same sign in {found['sign_agreement']:.1%}."
     return draw_agreement(first, second, scores.quartiles, names=(one, other), name=f"agreement-{number}", title=title, alt=alt)
 
 
@@ -160,10 +165,5 @@ def _show_pair(pair: RankedPair) -> dict[str, Any]:
     chosen, rejected = mark_differences(pair.chosen, pair.rejected)
     return {
         "pair": pair,
-        "uris": None if pair.images is None else [to_data_uri(image, kind=pair.image_kind) for image in pair.images],
         "answers": (("Chosen", "var(--right-ink)", chosen), ("Rejected", "var(--wrong-ink)", rejected)),
     }
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and by {parts[-1]}"

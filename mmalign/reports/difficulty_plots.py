@@ -61,7 +61,7 @@ def draw_agreement(
     title: str,
     alt: str,
 ) -> Markup:
-    """Draw two proxies' gaps against each other, a point a pair, coloured by quartile of difficulty.
+    """Draw two proxies' gaps against each other, a point per pair, coloured by quartile of difficulty.
 
     Args:
         first: (B,) gaps in standard deviations.

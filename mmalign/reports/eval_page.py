@@ -1,5 +1,6 @@
 """Several models' results as one HTML file that asks nothing of the network: table, bars with intervals, wrong answers."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from mmalign.reports.comparison import Cell, EvalRun, Group, Row, build_comparison, scale_value
-from mmalign.reports.gallery import Caption, Piece, cut_caption, to_data_uri
+from mmalign.reports.findings import write_findings, write_headline
+from mmalign.reports.gallery import Caption, Piece, cut_caption
 from mmalign.reports.page import render_page
 from mmalign.reports.plots import Bar, draw_bars, model_colour
 
@@ -30,7 +32,7 @@ class AskedQuestion:
         question: What was asked.
         label: What would have been right.
         group: The split or category, or empty.
-        image: JPEG bytes, or None where the image is not at hand.
+        image: Its address (``make_thumbnail``), or None where it is not at hand.
         image_name: Its name.
         replies: Model name -> reply, of those that answered.
     """
@@ -39,7 +41,7 @@ class AskedQuestion:
     question: str
     label: str
     group: str
-    image: bytes | None
+    image: str | None
     image_name: str
     replies: Mapping[str, Reply]
 
@@ -60,6 +62,7 @@ def write_eval_page(
     wrong: Mapping[str, WrongAnswers],
     facts: Mapping[str, str],
     notes: Sequence[str] = (),
+    links: Sequence[Path] = (),
 ) -> Path:
     """Write the page; equal arguments give equal bytes, and every text in them is shown as text.
 
@@ -70,6 +73,7 @@ def write_eval_page(
         wrong: Benchmark -> wrong answers.
         facts: How it was made: name -> value, in this order.
         notes: What a reader has to know before comparing.
+        links: Other pages to name above the results.
 
     Returns:
         ``out``.
@@ -83,6 +87,9 @@ def write_eval_page(
         out,
         "eval_page.html.j2",
         title=title,
+        headline=write_headline(groups, names),
+        findings=write_findings(groups, runs),
+        links=[(path.stem.replace("_", " ").capitalize(), os.path.relpath(path, out.parent)) for path in links],
         models=[(name, model_colour(index)) for index, name in enumerate(names)],
         groups=groups,
         has_intervals=any(run.intervals for run in runs),
@@ -95,14 +102,14 @@ def write_eval_page(
 
 def _draw_group(group: Group, runs: Sequence[EvalRun]) -> list[Markup]:
     """What is in percent together on one scale, each other number on its own."""
-    drawn = [row for row in group.rows if row.info.drawn and row.key.count("/") == 1]
+    drawn = [row for row in group.rows if row.info.drawn and row.is_whole]
     percents = [row for row in drawn if row.info.unit != "number"]
     sets = ([percents] if percents else []) + [[row] for row in drawn if row.info.unit == "number"]
     return [_draw_rows(rows, group, runs, name=f"bars-{group.benchmark}-{number}") for number, rows in enumerate(sets)]
 
 
 def _draw_rows(rows: Sequence[Row], group: Group, runs: Sequence[EvalRun], *, name: str) -> Markup:
-    bars = {f"{row.info.label} {row.arrow}".strip(): [_bar(run, row) for run in runs] for row in rows}
+    bars = {row.label: [_bar(run, row) for run in runs] for row in rows}
     values = [f"{row.info.label}: {'; '.join(_words(run, cell) for run, cell in zip(runs, row.cells, strict=True))}" for row in rows]
     unit = "value" if rows[0].info.unit == "number" else "percent"
     return draw_bars(
@@ -144,7 +151,7 @@ def _show_question(question: AskedQuestion, names: Sequence[str]) -> dict[str, A
         "group": question.group,
         "question": question.question,
         "label": question.label,
-        "uri": None if question.image is None else to_data_uri(question.image, kind="jpeg"),
+        "image": question.image,
         "image_name": question.image_name,
         "wrong_models": wrong_models,
         "replies": replies,

@@ -1,15 +1,20 @@
-"""Captions cut into marked pieces: what is rightly named, and what is not in the image."""
+"""What a page shows of a row: its image made small, and its texts cut where words are right or wrong."""
 
 import base64
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from PIL import Image
 
 from mmalign.errors import UserError
 
 Mark = Literal["wrong", "right", "plain"]
 Span = tuple[int, int]
-_PNG = b"\x89PNG\r\n\x1a\n"
+_THUMBNAIL = (336, 336)
+# Images of at most this size are drawn, not photographed: they are kept as they are.
+_SMALL = 128
 
 
 @dataclass(frozen=True)
@@ -19,23 +24,6 @@ class Caption:
     text: str
     hallucinated: Sequence[Span] = ()
     correct: Sequence[Span] = ()
-
-
-@dataclass(frozen=True)
-class GalleryItem:
-    """An image with every model's caption.
-
-    Attributes:
-        image: PNG bytes.
-        captions: Model name -> what it said.
-        truth: The objects that are in the image.
-        question: What the models were asked.
-    """
-
-    image: bytes
-    captions: Mapping[str, Caption]
-    truth: Sequence[str]
-    question: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,19 +55,10 @@ def cut_caption(caption: Caption) -> list[Piece]:
     return [piece for piece in pieces if piece.text]
 
 
-def check_gallery(gallery: Sequence[GalleryItem], *, names: Sequence[str]) -> None:
-    """Refuse items that can't be shown.
-
-    Raises:
-        ValueError: If an image is no PNG, or a model's caption is missing.
-    """
-    for index, item in enumerate(gallery):
-        if not item.image.startswith(_PNG):
-            raise UserError(f"gallery item {index}: the image starts with {item.image[:8]!r}; expected the bytes of a PNG file")
-        if set(item.captions) != set(names):
-            raise UserError(f"gallery item {index} has captions of {sorted(item.captions)}; expected one of each of {sorted(names)}")
-
-
-def to_data_uri(image: bytes, *, kind: Literal["png", "jpeg"] = "png") -> str:
-    """Return the image as an address that holds it."""
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode('ascii')}"
+def make_thumbnail(image: Image.Image) -> str:
+    """Return the image made small, as an address that holds it."""
+    shown, buffer = image.copy(), io.BytesIO()
+    shown.thumbnail(_THUMBNAIL)
+    kind = "png" if max(image.size) <= _SMALL else "jpeg"
+    shown.save(buffer, kind, **({} if kind == "png" else {"quality": 85}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -111,7 +111,7 @@ def write_model_card(folder: Path, facts: CardFacts) -> Path:
 
 
 def card_results(result: Mapping[str, Any]) -> list[CardResult]:
-    """Turn a result file of ``mmalign evaluate`` (the parsed JSON) into the card's rows, one a metric.
+    """Turn a result file of ``mmalign evaluate`` (the parsed JSON) into the card's rows, one per metric.
 
     Raises:
         ValueError: If a field is missing.

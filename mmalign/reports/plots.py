@@ -62,18 +62,16 @@ def draw_curves(
     name: str,
     title: str,
     y_label: str,
-    alt: str,
     y_limits: tuple[float, float] | None = None,
     x_label: str = "step",
 ) -> Markup:
-    """Draw lines over training steps, or over what else ``x_label`` says.
+    """Draw lines over training steps, or over what else ``x_label`` says; a reader who can't see them is told their ends.
 
     Args:
         curves: The lines.
         name: Of the drawing, unique on the page: ids inside it start so.
         title: Above the drawing.
         y_label: What is measured.
-        alt: What a reader who can't see it should know.
         y_limits: Lowest and highest value to make room for, where several drawings are to share a scale.
         x_label: What the lines run over.
     """
@@ -83,7 +81,8 @@ def draw_curves(
         axes.set(title=title, xlabel=x_label, ylabel=y_label)
         axes.legend(loc="best", fontsize=8.5)
 
-    return draw_svg(draw, name=name, alt=alt)
+    ends = [f"{curve.name} from {curve.points[0][1]:.3g} to {curve.points[-1][1]:.3g}" for curve in curves]
+    return draw_svg(draw, name=name, alt=f"{title}, by {x_label}: {'; '.join(ends)}.")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def draw_histogram(
     limits: tuple[float, float] = (0, 1),
     stacked: bool = True,
 ) -> Markup:
-    """Draw counts of values within the limits, a colour a group: on top of each other, or behind each other as outlines."""
+    """Draw counts of values within the limits, a colour per group: on top of each other, or behind each other as outlines."""
 
     def draw(axes: Axes) -> None:
         colours = COLOURS[1 : 1 + len(groups)]

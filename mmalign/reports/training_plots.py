@@ -1,4 +1,4 @@
-"""Which curves of the trainer's logs a page shows."""
+"""Which curves of the trainer's logs a page or a figure shows."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,108 +8,80 @@ from typing import Any
 from markupsafe import Markup
 
 from mmalign.errors import UserError
+from mmalign.reports.metric_names import describe_metric
 from mmalign.reports.plots import DASHES, Curve, CurvePanel, draw_curves, model_colour, save_curves
-from mmalign.reports.results_table import ModelRun
 
 # Quartiles are ordered: cool to warm.
 QUARTILE_COLOURS = ("#1a9e77", "#3a86d4", "#8a63d2", "#d6447a")
+QUARTILE_NAMES = ("easiest quarter", "second", "third", "hardest quarter")
 
 
 @dataclass(frozen=True)
-class QuartileMeasure:
-    """A metric that is logged by quartile of difficulty."""
+class TrainingRun:
+    """A run's log, as ``train_log.json`` holds it, and the method that it trained with."""
 
     name: str
+    log: Sequence[Mapping[str, Any]]
+    method: str = "training"
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A logged metric as it is drawn."""
+
     key: str
     title: str
     y_label: str
 
 
 QUARTILE_MEASURES = (
-    QuartileMeasure("margin", "rewards/margin", "margin by difficulty", "reward margin"),
-    QuartileMeasure("accuracy", "rewards/accuracy", "accuracy by difficulty", "chosen above rejected"),
+    Measure("rewards/margin", "margin by difficulty", "reward margin"),
+    Measure("rewards/accuracy", "accuracy by difficulty", "chosen above rejected"),
 )
-QUARTILE_NAMES = ("easiest quarter", "second", "third", "hardest quarter")
+# Drawn first, with names of their own; every other metric of a log follows under its key.
+_MEASURES = (
+    Measure("rewards/margin", "Reward margin, chosen - rejected", "margin"),
+    Measure("rewards/accuracy", "Pairs with chosen above rejected", "share"),
+)
+# A loss of one method is not on the scale of another's.
+_LOSS_UNITS = {"sft": "nats per token", "mimic": "nats per token", "preference": "nats per pair", "contrastive": "nats per image"}
 
 
-def draw_training(models: Sequence[ModelRun]) -> list[Markup]:
-    """Draw what the logs hold: losses, reward margin and accuracy, and each model's margin and accuracy by quartile of difficulty.
+def draw_training(runs: Sequence[TrainingRun], *, smooth: int = 1) -> list[Markup]:
+    """Draw what the logs hold: losses by method, reward margin and accuracy, both by quartile of difficulty, then every other metric.
 
-    The quartile drawings share the range of their values, so that the models can be compared by eye.
+    The quartile drawings of a metric share the range of their values, so that the runs can be compared by eye.
     """
-    has_rewards = [bool(read_points(model.log_history, "rewards/margin")) for model in models]
-    # A loss of SFT is per token and one of DPO per pair: a common axis would compare them.
-    tuned = {index: model for index, model in enumerate(models) if not has_rewards[index]}
-    aligned = {index: model for index, model in enumerate(models) if has_rewards[index]}
-    plots = [
-        _draw_key(tuned, "loss", name="loss-sft", title="Supervised fine-tuning: loss", y_label="nats a token"),
-        _draw_key(aligned, "loss", name="loss-dpo", title="Preference training: loss", y_label="nats a pair"),
-        _draw_key(aligned, "rewards/margin", name="margin", title="Reward margin, chosen - rejected", y_label="margin"),
-        _draw_key(aligned, "rewards/accuracy", name="accuracy", title="Pairs with chosen above rejected", y_label="share"),
-        *_draw_quartiles(aligned),
-    ]
-    return [plot for plot in plots if plot is not None]
+    units = {method: _LOSS_UNITS.get(method, "loss") for method in dict.fromkeys(run.method for run in runs)}
+    losses = [_draw(runs, Measure("loss", f"Loss of train {method}", unit), smooth, method=method) for method, unit in units.items()]
+    first = [_draw(runs, measure, smooth) for measure in _MEASURES]
+    rest = [_draw(runs, Measure(key, *_describe(key)), smooth) for key in _other_keys(runs)]
+    return [plot for plot in (*losses, *first, *_draw_quartiles(runs, smooth), *rest) if plot is not None]
 
 
-def read_points(log_history: Sequence[Mapping[str, Any]], key: str) -> list[tuple[float, float]]:
-    """Return (step, value) of each log entry that has the key."""
-    return [(float(entry["step"]), float(entry[key])) for entry in log_history if key in entry and "step" in entry]
+def read_points(log: Sequence[Mapping[str, Any]], key: str, *, smooth: int = 1) -> list[tuple[float, float]]:
+    """Return (step, value) of each log entry that has the key, each value the mean of the last ``smooth`` ones."""
+    entries = [entry for entry in log if key in entry and "step" in entry]
+    values = [float(entry[key]) for entry in entries]
+    windows = [values[max(0, end - smooth) : end] for end in range(1, len(values) + 1)]
+    return [(float(entry["step"]), sum(window) / len(window)) for entry, window in zip(entries, windows, strict=True)]
 
 
-def _draw_key(models: Mapping[int, ModelRun], key: str, *, name: str, title: str, y_label: str) -> Markup | None:
-    curves = []
-    for index, model in models.items():
-        points = read_points(model.log_history, key)
-        if points:
-            curves.append(Curve(model.name, points, model_colour(index), DASHES[index % len(DASHES)]))
-    if not curves:
-        return None
-    return draw_curves(curves, name=name, title=title, y_label=y_label, alt=_describe(title, curves))
+def quartile_curves(run: TrainingRun, key: str, *, smooth: int = 1) -> list[Curve]:
+    """Read a metric's four curves, easiest quarter first; empty where it isn't logged."""
+    points = [read_points(run.log, f"{key}_q{number}", smooth=smooth) for number in range(1, len(QUARTILE_NAMES) + 1)]
+    return [Curve(name, p, colour) for name, p, colour in zip(QUARTILE_NAMES, points, QUARTILE_COLOURS, strict=True) if p]
 
 
-def _draw_quartiles(models: Mapping[int, ModelRun]) -> list[Markup]:
-    plots = []
-    for measure in QUARTILE_MEASURES:
-        drawings = {index: quartile_curves(model, measure.key) for index, model in models.items()}
-        values = [value for curves in drawings.values() for curve in curves for _, value in curve.points]
-        for index, curves in drawings.items():
-            if not curves:
-                continue
-            title = f"{models[index].name}: {measure.title}"
-            name, limits = f"quartiles-{measure.name}-{index}", (min(values), max(values))
-            alt = _describe(title, curves)
-            plots.append(draw_curves(curves, name=name, title=title, y_label=measure.y_label, alt=alt, y_limits=limits))
-    return plots
-
-
-def quartile_curves(model: ModelRun, key: str, *, smooth: int = 1) -> list[Curve]:
-    """Read a metric's four curves, easiest quarter first, each point the mean of the last ``smooth`` ones; empty where it isn't logged."""
-    points = [read_points(model.log_history, f"{key}_q{number}") for number in range(1, len(QUARTILE_NAMES) + 1)]
-    return [
-        Curve(name, smooth_points(p, smooth), colour) for name, p, colour in zip(QUARTILE_NAMES, points, QUARTILE_COLOURS, strict=True) if p
-    ]
-
-
-def smooth_points(points: Sequence[tuple[float, float]], window: int) -> list[tuple[float, float]]:
-    """Replace each value by the mean of it and of those before it, ``window`` at most."""
-    values = [value for _, value in points]
-    means = [sum(part) / len(part) for part in (values[max(0, i + 1 - window) : i + 1] for i in range(len(values)))]
-    return [(step, mean) for (step, _), mean in zip(points, means, strict=True)]
-
-
-def save_quartile_figure(out: Path, models: Sequence[ModelRun], *, smooth: int) -> None:
-    """Save reward margin and accuracy by quartile of difficulty: a column a run, a row a measure, each row on one scale.
+def save_quartile_figure(out: Path, runs: Sequence[TrainingRun], *, smooth: int) -> None:
+    """Save reward margin and accuracy by quartile of difficulty: a column per run, a row per measure, each row on one scale.
 
     Raises:
-        ValueError: If a run has not logged them, or ``out`` is neither PNG nor SVG.
+        ValueError: If a run has not logged them.
     """
-    if out.suffix not in (".png", ".svg"):
-        raise UserError(f"the figure is to be {out.name}; expected a name that ends in .png or .svg")
-    if smooth < 1:
-        raise UserError(f"smooth is {smooth}; expected a number of logs from 1")
     rows = []
     for measure in QUARTILE_MEASURES:
-        curves = {model.name: quartile_curves(model, measure.key, smooth=smooth) for model in models}
+        curves = {run.name: quartile_curves(run, measure.key, smooth=smooth) for run in runs}
         missing = [name for name, found in curves.items() if not found]
         if missing:
             raise UserError(f"{missing[0]} has logged no {measure.key}_q1; expected a run of train preference on scored.parquet")
@@ -118,6 +90,51 @@ def save_quartile_figure(out: Path, models: Sequence[ModelRun], *, smooth: int) 
     save_curves(out, rows)
 
 
-def _describe(title: str, curves: Sequence[Curve]) -> str:
-    parts = [f"{curve.name} from {curve.points[0][1]:.3g} to {curve.points[-1][1]:.3g}" for curve in curves]
-    return f"{title}, by training step: {'; '.join(parts)}."
+def _draw(runs: Sequence[TrainingRun], measure: Measure, smooth: int, *, method: str | None = None) -> Markup | None:
+    curves = []
+    for index, run in enumerate(runs):
+        # Scores are not noisy in the way of a batch.
+        points = read_points(run.log, measure.key, smooth=1 if measure.key.startswith("eval/") else smooth)
+        if points and method in (None, run.method):
+            curves.append(Curve(run.name, points, model_colour(index), DASHES[index % len(DASHES)]))
+    name = f"{measure.key}-{method or 'all'}"
+    return draw_curves(curves, name=name, title=measure.title, y_label=measure.y_label) if curves else None
+
+
+def _draw_quartiles(runs: Sequence[TrainingRun], smooth: int) -> list[Markup]:
+    plots = []
+    for measure in QUARTILE_MEASURES:
+        drawings = {index: quartile_curves(run, measure.key, smooth=smooth) for index, run in enumerate(runs)}
+        values = [value for curves in drawings.values() for curve in curves for _, value in curve.points]
+        for index, curves in drawings.items():
+            if curves:
+                title, name = f"{runs[index].name}: {measure.title}", f"quartiles-{measure.key}-{index}"
+                limits = (min(values), max(values))
+                plots.append(draw_curves(curves, name=name, title=title, y_label=measure.y_label, y_limits=limits))
+    return plots
+
+
+def _other_keys(runs: Sequence[TrainingRun]) -> list[str]:
+    """What is not drawn yet: ``group/name`` as methods log it, and a benchmark's own choice of its scores."""
+    keys: dict[str, None] = {}
+    for run in runs:
+        logged = dict.fromkeys(key for entry in run.log for key in entry if "/" in key)
+        # A loss of one term is that term.
+        is_single = sum(key.startswith("loss/") for key in logged) == 1
+        keys |= {key: None for key in logged if not (is_single and key.startswith("loss/"))}
+    drawn = {measure.key for measure in _MEASURES} | {f"{m.key}_q{n}" for m in QUARTILE_MEASURES for n in range(1, 5)}
+    return [key for key in keys if key not in drawn and (not key.startswith("eval/") or _is_drawn_score(key))]
+
+
+def _is_drawn_score(key: str) -> bool:
+    score = key.removeprefix("eval/")
+    return score.count("/") == 1 and describe_metric(score).drawn
+
+
+def _describe(key: str) -> tuple[str, str]:
+    """Title and label of the value."""
+    if key.startswith("eval/"):
+        score = key.removeprefix("eval/")
+        return f"{score.split('/')[0]}: {describe_metric(score).label}", "value"
+    group, _, name = key.partition("/")
+    return f"{group.replace('_', ' ').capitalize()}: {name.replace('_', ' ')}", name.replace("_", " ")

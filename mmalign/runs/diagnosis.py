@@ -1,7 +1,6 @@
 """What ``mmalign diagnose`` shows, gathered from models, pairs and a run's log: one model in memory at a time."""
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from mmalign import __version__
+from mmalign.config import plain_values
 from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
@@ -25,15 +25,14 @@ from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy, token_information_entropy
 from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
-from mmalign.engine.states import OutputHead, read_output_head
+from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
 from mmalign.files import hash_file, write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
+from mmalign.reports.gallery import make_thumbnail
 from mmalign.runs.run_record import RUN_FILE, read_record
-
-_THUMBNAIL = (240, 240)
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     moved = {name: _movement(policy.logps[name], start.logps[name]) for name in sets}
     credited = [_credit(i, sets["pairs"], policy, start, processor, options) for i in range(min(options.credited, len(sets["pairs"].rows)))]
     diagnosis = {
-        "options": {key: _as_json(value) for key, value in dataclasses.asdict(options).items()},
+        "options": plain_values(options),
         "data": {path.name: hash_file(path) for path in find_data_files(options.pairs)},
         "mmalign": __version__,
         "movement": moved,
@@ -263,16 +262,7 @@ def _credit(number: int, pairs: _Pairs, policy: _Seen, start: _Seen, processor: 
         credits = token_credits(mine, other, beta=options.beta).tolist()
         sides.append(list(zip(token_texts(processor.tokenizer, encoded.responses[side]), credits, strict=True)))
     prompt = " ".join(part["text"] for message in row.prompt for part in message["content"] if part["type"] == "text")
-    return CreditedPair(row.id, prompt, _thumbnail(row), *sides)
-
-
-def _thumbnail(row: PairRow) -> bytes | None:
-    if not row.images:
-        return None
-    image, buffer = row.images[0].copy(), io.BytesIO()
-    image.thumbnail(_THUMBNAIL)
-    image.save(buffer, format="JPEG", quality=90)
-    return buffer.getvalue()
+    return CreditedPair(row.id, prompt, make_thumbnail(row.images[0]) if row.images else None, *sides)
 
 
 def _facts(options: DiagnoseOptions, sets: dict[str, _Pairs]) -> dict[str, str]:
@@ -285,9 +275,3 @@ def _facts(options: DiagnoseOptions, sets: dict[str, _Pairs]) -> dict[str, str]:
         "Seed": str(options.seed),
         "mmalign": __version__,
     }
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return str(value) if isinstance(value, Path) else value

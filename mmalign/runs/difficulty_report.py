@@ -1,30 +1,26 @@
 """What ``mmalign report difficulty`` shows, gathered from the folder that ``mmalign score-difficulty`` wrote."""
 
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from PIL import Image
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import Message, check_columns, read_pair
+from mmalign.difficulty.agreement import describe_sources
 from mmalign.difficulty.fuse import SCORED, SUMMARY
 from mmalign.errors import UserError
+from mmalign.files import read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
-
-_THUMBNAIL = (336, 336)
-# Images of at most this size are drawn, not photographed: they are kept as they are.
-_SMALL = 128
+from mmalign.reports.gallery import make_thumbnail
 
 
-def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
-    """Read scored pairs and their statistics.
+def load_scores(folder: Path, *, group_by: str = "source") -> tuple[Dataset, DifficultyScores]:
+    """Read scored pairs and their statistics, and compare groups of them.
 
     Raises:
         ValueError: If one of the files is missing, from another run than the other, or from an earlier version.
@@ -32,7 +28,7 @@ def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
     for name in (SCORED, SUMMARY):
         if not (folder / name).is_file():
             raise UserError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json_object(folder / SUMMARY)
     if "proxy_agreement" not in summary:
         raise UserError(f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again")
     dataset = load_rows(folder / SCORED)
@@ -41,14 +37,26 @@ def load_scores(folder: Path) -> tuple[Dataset, DifficultyScores]:
     proxies = list(next(iter(summary["statistics"].values())))
     check_columns(dataset.column_names, ("difficulty", *(f"gap_{name}" for name in proxies)), what=str(folder / SCORED))
     difficulty = np.array(dataset["difficulty"], dtype=np.float64)
+    gaps = {name: np.array(dataset[f"gap_{name}"], dtype=np.float64) for name in proxies}
+    groups = _read_groups(dataset, group_by)
     scores = DifficultyScores(
-        gaps={name: np.array(dataset[f"gap_{name}"], dtype=np.float64) for name in proxies},
+        gaps=gaps,
         difficulty=difficulty,
         quartiles=difficulty_quartiles(torch.from_numpy(difficulty)).tolist(),
-        sources=[str(source or "all") for source in dataset["source"]] if "source" in dataset.column_names else ["all"] * len(dataset),
+        group_by=group_by,
+        groups=groups,
+        by_group=describe_sources(gaps, difficulty, groups),
         summary=summary,
     )
     return dataset, scores
+
+
+def _read_groups(dataset: Dataset, column: str) -> list[str]:
+    if column in dataset.column_names:
+        return [str("all" if value in (None, "") else value) for value in dataset[column]]
+    if column != "source":
+        raise UserError(f"--group-by is {column!r}; the pairs have the columns {', '.join(dataset.column_names)}")
+    return ["all"] * len(dataset)
 
 
 def pick_pairs(dataset: Dataset, scores: DifficultyScores, *, number: int, image_root: Path | None) -> list[RankedPair]:
@@ -71,7 +79,7 @@ def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
     facts = {"Scores": str(folder)}
     path = folder / "scoring.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json_object(path)
         named = {
             "Contrastive model": "clip",
             "Generative model": "mllm",
@@ -86,15 +94,13 @@ def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
 
 def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScores, image_root: Path | None) -> RankedPair:
     raw: dict[str, Any] = dataset[index]
-    images: list[bytes] | None = []
-    kind: Literal["png", "jpeg"] = "png"
+    images: list[str] | None = None
     try:
         row = read_pair(raw, index=index, image_root=image_root)
-        images, kind = _encode(row.images)
+        images = [make_thumbnail(image) for image in row.images]
     except UserError:
         # An image that has gone since the scoring; what the pair says can still be shown.
         row = read_pair(raw, index=index, with_images=False)
-        images = None
     return RankedPair(
         id=row.id,
         rank=rank,
@@ -102,22 +108,10 @@ def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScor
         source=row.source,
         gaps={name: float(values[index] / (values.std() or 1.0)) for name, values in scores.gaps.items()},
         images=images,
-        image_kind=kind,
         prompt=_read_prompt(row.prompt),
         chosen=row.chosen,
         rejected=row.rejected,
     )
-
-
-def _encode(images: Sequence[Image.Image]) -> tuple[list[bytes], Literal["png", "jpeg"]]:
-    small = all(max(image.size) <= _SMALL for image in images)
-    encoded = []
-    for image in images:
-        shown, buffer = image.copy(), io.BytesIO()
-        shown.thumbnail(_THUMBNAIL)
-        shown.save(buffer, "PNG" if small else "JPEG", **({} if small else {"quality": 85}))
-        encoded.append(buffer.getvalue())
-    return encoded, "png" if small else "jpeg"
 
 
 def _read_prompt(messages: Sequence[Message]) -> str:

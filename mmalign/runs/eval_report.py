@@ -1,6 +1,5 @@
 """What ``mmalign report eval`` shows, gathered from the folders that ``mmalign evaluate`` wrote."""
 
-import io
 import json
 import random
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,10 @@ from mmalign.files import read_json
 from mmalign.options.evaluate import BENCHMARKS
 from mmalign.reports.comparison import EvalRun, Range
 from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
-from mmalign.reports.gallery import Caption
+from mmalign.reports.gallery import Caption, make_thumbnail
 
 # Numbers of which one differs are not of the same measurement.
 _MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
-_THUMBNAIL = (240, 240)
 
 
 @dataclass(frozen=True)
@@ -40,10 +38,7 @@ def collect_results(folders: Sequence[Path], *, names: Sequence[str]) -> list[Mo
     Raises:
         ValueError: If a folder has no result, names don't fit, or two results are of other data, mode, scorer or judge.
     """
-    names = list(names) or [folder.resolve().name for folder in folders]
-    if len(names) != len(folders) or len(set(names)) != len(names):
-        raise UserError(f"{len(folders)} folders of results and the names {', '.join(names)}; give each its own name with --names")
-    models = [_read_model(name, folder) for name, folder in zip(names, folders, strict=True)]
+    models = [_read_model(name, folder) for name, folder in name_folders(folders, names=names).items()]
     for model in models[1:]:
         for benchmark, result in model.results.items():
             first = next(other for other in models if benchmark in other.results)
@@ -51,22 +46,36 @@ def collect_results(folders: Sequence[Path], *, names: Sequence[str]) -> list[Mo
     return models
 
 
+def name_folders(folders: Sequence[Path], *, names: Sequence[str]) -> dict[str, Path]:
+    """Name each folder as told, or by its own name.
+
+    Raises:
+        ValueError: If a name is missing or doubled.
+    """
+    names = list(names) or [folder.resolve().name for folder in folders]
+    if len(names) != len(folders) or len(set(names)) != len(names):
+        raise UserError(f"{len(folders)} folders and the names {', '.join(names)}; give each its own name with --names")
+    return dict(zip(names, folders, strict=True))
+
+
 def collect_runs(models: Sequence[ModelResults], *, resamples: int, seed: int) -> list[EvalRun]:
     """Return each model's metrics, with intervals where its scored answers are saved."""
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
-    runs = []
-    for model in models:
+    runs: list[EvalRun] = []
+    for index, model in enumerate(models):
         metrics: dict[str, float] = {key: value for result in model.results.values() for key, value in result["metrics"].items()}
         intervals: dict[str, Range] = {}
-        differences: dict[str, Range] = {}
+        differences: dict[str, dict[str, Range]] = {}
         for benchmark, items in model.items.items():
             owner = find_benchmark(benchmark)
             found = compute_intervals(owner, items, **options)
             intervals |= {key: Range(i.low, i.high) for key, i in found.items() if key in metrics}
-            first = models[0].items.get(benchmark)
-            if model is not models[0] and first is not None and {item.id for item in first} == {item.id for item in items}:
-                differing = compute_differences(owner, items, first, **options)
-                differences |= {key: Range(i.low, i.high) for key, i in differing.items() if key in metrics}
+            for other in {0, index - 1} if index else ():
+                theirs = models[other].items.get(benchmark, ())
+                if {item.id for item in theirs} == {item.id for item in items}:
+                    found = compute_differences(owner, items, theirs, **options)
+                    ranges = {key: Range(i.low, i.high) for key, i in found.items() if key in metrics}
+                    differences.setdefault(models[other].name, {}).update(ranges)
         num_answers = {_prefix(benchmark): int(result["num_answers"]) for benchmark, result in model.results.items()}
         runs.append(EvalRun(name=model.name, metrics=metrics, num_answers=num_answers, intervals=intervals, differences=differences))
     return runs
@@ -77,7 +86,7 @@ def collect_wrong(models: Sequence[ModelResults], *, images: Sequence[Path], max
     for folder in images:
         if not folder.is_dir():
             raise UserError(f"no folder of images at {folder}")
-    thumbnails: dict[str, bytes | None] = {}
+    thumbnails: dict[str, str | None] = {}
     found = {}
     for benchmark in dict.fromkeys(benchmark for model in models for benchmark in model.items):
         items = {model.name: {item.id: item for item in model.items.get(benchmark, ())} for model in models}
@@ -166,7 +175,7 @@ def _prefix(benchmark: str) -> str:
 
 
 def _ask(
-    identifier: str, items: Mapping[str, Mapping[str, Item]], images: Sequence[Path], thumbnails: dict[str, bytes | None]
+    identifier: str, items: Mapping[str, Mapping[str, Item]], images: Sequence[Path], thumbnails: dict[str, str | None]
 ) -> AskedQuestion:
     having = {name: by_id[identifier] for name, by_id in items.items() if identifier in by_id}
     item = next(iter(having.values()))
@@ -183,15 +192,11 @@ def _ask(
     )
 
 
-def _thumbnail(name: str, folders: Sequence[Path]) -> bytes | None:
+def _thumbnail(name: str, folders: Sequence[Path]) -> str | None:
     """The image made small; None where no folder has it."""
     for folder in folders:
         if _is_file(folder, name):
-            image = load_image(name, root=folder)
-            image.thumbnail(_THUMBNAIL)
-            buffer = io.BytesIO()
-            image.save(buffer, "JPEG", quality=85)
-            return buffer.getvalue()
+            return make_thumbnail(load_image(name, root=folder))
     return None
 
 

@@ -1,34 +1,33 @@
-"""``mmalign report``: results side by side, training curves by difficulty, and a page of difficulty scores."""
-
-import json
+"""``mmalign report``: pages of results, of training logs, and of difficulty scores."""
 
 from mmalign.errors import UserError
+from mmalign.files import write_whole
 from mmalign.options.report import ReportDifficultyOptions, ReportEvalOptions, ReportTrainingOptions
-from mmalign.reports.comparison import build_comparison, csv_table, markdown_table
+from mmalign.reports.comparison import build_comparison, csv_comparison, markdown_comparison, terminal_comparison
 from mmalign.reports.difficulty_page import write_difficulty_page
 from mmalign.reports.eval_page import write_eval_page
-from mmalign.reports.results_table import ModelRun
+from mmalign.reports.training_page import write_training_page
 from mmalign.reports.training_plots import save_quartile_figure
 from mmalign.runs.difficulty_report import describe_scoring, load_scores, pick_pairs
 from mmalign.runs.eval_report import collect_results, collect_runs, collect_wrong, describe, find_notes
+from mmalign.runs.training_report import collect_logs
 
 
 def run_training(options: ReportTrainingOptions) -> None:
-    """Draw reward margin and accuracy over training, by quartile of difficulty.
+    """Draw what runs have logged: all of it as a page, or reward margin and accuracy by quartile of difficulty as a figure.
 
     Raises:
-        ValueError: If a folder holds no finished run, or one without scores.
+        ValueError: If a folder holds no finished run, or a run has not logged what the figure shows.
     """
-    names = options.names or [folder.resolve().name for folder in options.runs]
-    if len(names) != len(options.runs) or len(set(names)) != len(names) or not names:
-        raise UserError(f"{len(options.runs)} runs and the names {', '.join(names)}; give each its own name with --names")
-    models = []
-    for name, folder in zip(names, options.runs, strict=True):
-        log = folder / "train_log.json"
-        if not log.is_file():
-            raise UserError(f"no train_log.json in {folder}; expected the folder of a finished run of mmalign train preference")
-        models.append(ModelRun(name=name, metrics={}, num_answers={}, log_history=json.loads(log.read_text(encoding="utf-8"))))
-    save_quartile_figure(options.out, models, smooth=options.smooth)
+    if options.out.suffix not in (".html", ".png", ".svg"):
+        raise UserError(f"--out is {options.out.name}; expected a name that ends in .html, .png or .svg")
+    if options.smooth < 1:
+        raise UserError(f"smooth is {options.smooth}; expected a number of logs from 1")
+    runs, facts = collect_logs(options.runs, names=options.names)
+    if options.out.suffix == ".html":
+        write_training_page(options.out, title=options.title, runs=runs, smooth=options.smooth, facts=facts)
+    else:
+        save_quartile_figure(options.out, runs, smooth=options.smooth)
     print(f"saved in {options.out}")
 
 
@@ -38,7 +37,7 @@ def run_difficulty(options: ReportDifficultyOptions) -> None:
     Raises:
         ValueError: If the folder has no scores, or they don't belong together.
     """
-    dataset, scores = load_scores(options.scores)
+    dataset, scores = load_scores(options.scores, group_by=options.group_by)
     pairs = pick_pairs(dataset, scores, number=options.num_pairs, image_root=options.image_root)
     facts = describe_scoring(options.scores, scores)
     print(f"saved in {write_difficulty_page(options.out, title=options.title, scores=scores, pairs=pairs, facts=facts)}")
@@ -55,9 +54,9 @@ def run_eval(options: ReportEvalOptions) -> None:
     groups = build_comparison(runs)
     wrong = collect_wrong(models, images=options.images, max_wrong=options.max_wrong, seed=options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    table = markdown_table(groups, [run.name for run in runs])
-    (options.out / "report.md").write_text(table + "\n", encoding="utf-8")
-    (options.out / "report.csv").write_text(csv_table(groups, runs), encoding="utf-8")
+    names = [run.name for run in runs]
+    write_whole(options.out / "report.md", markdown_comparison(groups, names) + "\n")
+    write_whole(options.out / "report.csv", csv_comparison(groups, runs))
     page = write_eval_page(
         options.out / "report.html",
         title=options.title,
@@ -65,5 +64,6 @@ def run_eval(options: ReportEvalOptions) -> None:
         wrong=wrong,
         facts=describe(models, resamples=options.resamples, seed=options.seed),
         notes=find_notes(models),
+        links=options.links,
     )
-    print(f"{table}\n\nsaved in {page}")
+    print(f"{terminal_comparison(groups, names)}\n\nevery row in {page.with_suffix('.md')}, saved in {page}")

@@ -1,6 +1,5 @@
 """The record of a training run (``mmalign_run.json``): what it was made of, and whether a folder's run is this one."""
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign import __version__
+from mmalign.config import plain_values
 from mmalign.data.datasets import find_data_files
 from mmalign.errors import UserError
 from mmalign.files import check_same, hash_file, read_json_object, write_whole
@@ -27,10 +27,9 @@ def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
 
 def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The same where the hashes of the data are known: by name."""
-    values = _without_secrets({key: _as_json(value) for key, value in dataclasses.asdict(options).items()})
     return {
         "method": method,
-        "options": values,
+        "options": _without_secrets(plain_values(options)),
         "data": dict(data),
         "processes": _num_processes(),
         "mmalign": __version__,
@@ -88,12 +87,6 @@ def _without_secrets(value: Any) -> Any:
         return value
     secret = {key for key, one in value.items() if str(key).lower().endswith(_SECRET) and isinstance(one, str)}
     return {key: "[secret]" if key in secret else _without_secrets(one) for key, one in value.items()}
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return str(value) if isinstance(value, Path) else value
 
 
 def _identity(record: dict[str, Any], *, processes: int) -> dict[str, Any]:

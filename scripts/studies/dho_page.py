@@ -4,20 +4,57 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
+from typing import Any
 
 import numpy as np
 
 from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
-from mmalign.reports.heat_map import save_heat_map
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.dho_grid import LABELS, LONG_STEPS, MAP_LABELS, STEPS, TABLE_LABELS, TEACHERS, list_cells, swept_weight
-from scripts.studies.dho_scores import SINGLE_HEADS, Results, gain, load_cells, pick, scores, teacher_accuracies
+from scripts.studies.dho_cells import (
+    LABELS,
+    LONG_STEPS,
+    MAP_LABELS,
+    SINGLE_HEADS,
+    STEPS,
+    TABLE_LABELS,
+    TEACHERS,
+    Arm,
+    Results,
+    gain,
+    list_cells,
+    load_cells,
+    pick,
+    scores,
+    swept_weight,
+    teacher_accuracies,
+)
+from scripts.studies.heat_map import save_heat_map
 
 _VIEWS = {
     "centre": "cached, the stored image; free views for the student",
     "fixed": "cached, four views that both see",
     "live": "live, the student's own view",
+}
+_DHO = Arm("dual-head")
+_ARMS = {
+    "CE only": Arm("ce-only"),
+    "FixMatch": Arm("fixmatch"),
+    "KD only": Arm("kd-only"),
+    "feature KD": Arm("feature-kd"),
+    **{f"single head, w = {w}": Arm("single-head", w) for w in (0.2, 0.5, 0.8)},
+    "DHO, CE head alone": Arm("dual-head", head="ce_head"),
+    "DHO, KD head alone": Arm("dual-head", head="kd_head"),
+    "DHO, mixing 0.5 / 0.5 (published)": Arm("dual-head", head="published"),
+    "**DHO, tuned mixing**": Arm("dual-head", head="mixed"),
+}
+_CALIBRATED = {
+    "single head, w = 0.5": Arm("single-head"),
+    "KD only": Arm("kd-only"),
+    "DHO, CE head alone": Arm("dual-head", head="ce_head"),
+    "DHO, KD head alone": Arm("dual-head", head="kd_head"),
+    "DHO, mixing 0.5 / 0.5": Arm("dual-head", head="published"),
+    "DHO, tuned mixing": Arm("dual-head", head="mixed"),
 }
 
 
@@ -29,35 +66,27 @@ def show(values: Sequence[float], *, sign: bool = False) -> str:
     return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
 
 
+def _shown(cells: Results, labels: str, arm: Arm, **fields: Any) -> str:
+    return show(list(scores(cells, labels, arm, **fields).values()))
+
+
 def accuracy_table(cells: Results, student: str) -> str:
     """Every form by labels, under the real teacher."""
     present = [labels for labels in TABLE_LABELS if any(c.labels == labels and c.student == student for c in cells)]
-    arms: list[tuple[str, str, float, str | None]] = [("CE only", "ce-only", 0.5, None), ("FixMatch", "fixmatch", 0.5, None)]
-    arms += [("KD only", "kd-only", 0.5, None), ("feature KD", "feature-kd", 0.5, None)]
-    arms += [(f"single head, w = {w}", "single-head", w, None) for w in (0.2, 0.5, 0.8)]
-    arms += [("DHO, CE head alone", "dual-head", 0.5, "ce_head"), ("DHO, KD head alone", "dual-head", 0.5, "kd_head")]
-    arms += [("DHO, mixing 0.5 / 0.5 (published)", "dual-head", 0.5, "published"), ("**DHO, tuned mixing**", "dual-head", 0.5, "mixed")]
-    rows = [[name, *(_shown(cells, labels, form, w, head, student) for labels in present)] for name, form, w, head in arms]
+    rows = [[name, *(_shown(cells, labels, arm, student=student) for labels in present)] for name, arm in _ARMS.items()]
     rows = [row for row in rows if any(row[1:])]
-    rows.append(
-        ["DHO minus the best single head", *(show(gain(cells, labels, "real", student=student), sign=True) for labels in present)],
-    )
+    rows.append(["DHO minus the best single head", *(show(gain(cells, labels, student=student), sign=True) for labels in present)])
     return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
-
-
-def _shown(cells: Results, labels: str, form: str, weight: float, head: str | None, student: str) -> str:
-    return show(list(scores(pick(cells, labels, form, weight, student=student), head).values()))
 
 
 def pairs_table(cells: Results) -> str:
     """DHO against each baseline on the same seeds, with the p-value of the paired test."""
-    present = [labels for labels in TABLE_LABELS if len(pick(cells, labels, "dual-head")) > 1]
-    arms = [*(arm for arm in SINGLE_HEADS if arm[1] <= 0.8), ("feature-kd", 0.5), ("fixmatch", 0.5)]
+    present = [labels for labels in TABLE_LABELS if len(pick(cells, labels, _DHO)) > 1]
     rows = []
-    for form, weight in arms:
-        row = [f"{form}, w = {weight}" if form == "single-head" else form]
+    for arm in [*(arm for arm in SINGLE_HEADS if arm.weight <= 0.8), Arm("feature-kd"), Arm("fixmatch")]:
+        row = [f"{arm.form}, w = {arm.weight}" if arm.form == "single-head" else arm.form]
         for labels in present:
-            own, other = scores(pick(cells, labels, "dual-head")), scores(pick(cells, labels, form, weight))
+            own, other = scores(cells, labels, _DHO), scores(cells, labels, arm)
             row.append(str(page.compare(own, other)) if len(set(own) & set(other)) > 1 else "")
         rows.append(row)
     return markdown_table(["DHO minus", *present], rows)
@@ -65,80 +94,70 @@ def pairs_table(cells: Results) -> str:
 
 def map_table(cells: Results, accuracies: dict[str, float], rival: str) -> str:
     """The gain by label share and teacher."""
-    rows = [[labels, *(show(gain(cells, labels, t, rival), sign=True) for t in accuracies)] for labels in MAP_LABELS]
+    rows = [[labels, *(show(gain(cells, labels, rival, teacher=t), sign=True) for t in accuracies)] for labels in MAP_LABELS]
     return markdown_table(["labels", *(f"{t}, {value:.0%}" for t, value in accuracies.items())], rows)
 
 
 def weights_table(cells: Results) -> str:
     """Every weight of the single head under the blind teacher, and DHO."""
-    arms = [("kd-only", 0.5), *(("single-head", w) for w in (0.5, 0.8, 0.9, 0.95)), ("ce-only", 0.5), ("dual-head", 0.5)]
-    rows = [
-        [labels, *(show(list(scores(pick(cells, labels, form, w, teacher="blind")).values())) for form, w in arms)] for labels in MAP_LABELS
-    ]
-    header = ["labels", "KD only", *(f"w = {w}" for form, w in arms if form == "single-head"), "CE only", "DHO"]
-    return markdown_table(header, [row for row in rows if row[-1]])
+    weights = (0.5, 0.8, 0.9, 0.95)
+    arms = [Arm("kd-only"), *(Arm("single-head", w) for w in weights), Arm("ce-only"), _DHO]
+    rows = [[labels, *(_shown(cells, labels, arm, teacher="blind") for arm in arms)] for labels in MAP_LABELS]
+    return markdown_table(["labels", "KD only", *(f"w = {w}" for w in weights), "CE only", "DHO"], [row for row in rows if row[-1]])
 
 
 def long_table(cells: Results) -> str:
     """Corners of the map with four times the steps beside the same cells of the map."""
-    corners = sorted(
-        {(c.labels, c.teacher) for c in cells if c.steps == LONG_STEPS and c.teacher != "none"}, key=lambda pair: (LABELS[pair[0]], pair[1])
-    )
+    corners = {(c.labels, c.teacher) for c in cells if c.steps == LONG_STEPS and c.teacher != "none"}
     rows = []
-    for labels, teacher in corners:
+    for labels, teacher in sorted(corners, key=lambda pair: (LABELS[pair[0]], pair[1])):
+        arms = [Arm("ce-only"), Arm("kd-only"), Arm("single-head"), Arm("single-head", swept_weight(labels)), _DHO]
         for steps in (STEPS, LONG_STEPS):
-            arms = [("ce-only", 0.5), ("kd-only", 0.5), ("single-head", 0.5), ("single-head", swept_weight(labels)), ("dual-head", 0.5)]
-            shown = [show(list(scores(pick(cells, labels, form, w, teacher=teacher, steps=steps)).values())) for form, w in arms]
-            gains = [show(gain(cells, labels, teacher, rival, steps=steps), sign=True) for rival in ("validation", "equal")]
+            shown = [_shown(cells, labels, arm, teacher=teacher, steps=steps) for arm in arms]
+            gains = [show(gain(cells, labels, rival, teacher=teacher, steps=steps), sign=True) for rival in ("validation", "equal")]
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
     return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
 
 
 def views_table(cells: Results) -> str:
-    """What the teacher sees: accuracy, and the cost of a run."""
+    """What the teacher sees: accuracy, and the cost of a run, on the seeds that all ways have."""
     present = [labels for labels in ("1%", "10%") if any(c.views != "centre" and c.labels == labels for c in cells)]
-    seeds = {labels: set.intersection(*(set(pick(cells, labels, "dual-head", views=v)) for v in _VIEWS)) for labels in present}
+    seeds = {labels: set.intersection(*(set(pick(cells, labels, _DHO, views=v)) for v in _VIEWS)) for labels in present}
     rows = []
     for views, name in _VIEWS.items():
-        runs = {
-            labels: {s: r for s, r in pick(cells, labels, "dual-head", views=views).items() if s in seeds[labels]} for labels in present
-        }
-        seconds = [result["cpu_seconds"] for those in runs.values() for result in those.values() if "cpu_seconds" in result]
-        rows.append([name, *(show(list(scores(those).values())) for those in runs.values()), f"{median(seconds):.0f}" if seconds else ""])
+        found = [[(seed, labels) for seed in pick(cells, labels, _DHO, views=views) if seed in seeds[labels]] for labels in present]
+        accuracies = [[scores(cells, labels, _DHO, views=views)[seed] for seed, labels in one] for one in found]
+        runs = [pick(cells, labels, _DHO, views=views)[seed] for one in found for seed, labels in one]
+        seconds = [run["cpu_seconds"] for run in runs if "cpu_seconds" in run]
+        rows.append([name, *map(show, accuracies), f"{median(seconds):.0f}" if seconds else ""])
     return markdown_table(["the teacher sees", *present, "CPU s a run (median)"], rows)
 
 
 def calibration_table(cells: Results) -> str:
     """Expected calibration error of heads and mixtures, %."""
-    present = [labels for labels in MAP_LABELS if pick(cells, labels, "dual-head")]
-    arms: list[tuple[str, str, str]] = [("single head, w = 0.5", "single-head", "ce_head"), ("KD only", "kd-only", "ce_head")]
-    arms += [("DHO, CE head alone", "dual-head", "ce_head"), ("DHO, KD head alone", "dual-head", "kd_head")]
-    arms += [("DHO, mixing 0.5 / 0.5", "dual-head", "published"), ("DHO, tuned mixing", "dual-head", "mixed")]
-    rows = []
-    for name, form, head in arms:
-        errors = [[100 * result["test"][head]["ece"] for result in pick(cells, labels, form).values()] for labels in present]
-        rows.append([name, *map(show, errors)])
+    present = [labels for labels in MAP_LABELS if pick(cells, labels, _DHO)]
+    rows = [[name, *(_shown(cells, labels, arm, metric="ece") for labels in present)] for name, arm in _CALIBRATED.items()]
     return markdown_table(["calibration error, %", *present], rows)
+
+
+def _cosines(cells: Results, labels: str, teacher: str, form: str, steps: int) -> list[Sequence[float]]:
+    """The logged cosines of each seed."""
+    return [run["gradient_cosine"] for run in pick(cells, labels, Arm(form), teacher=teacher, steps=steps).values()]
 
 
 def cosine_table(cells: Results) -> str:
     """Mean cosine over the first and the last half of the training."""
     rows = []
-    for steps in (STEPS, LONG_STEPS):
-        for labels in MAP_LABELS:
-            for teacher in TEACHERS:
-                halves = []
-                for form in ("single-head", "dual-head"):
-                    series = [
-                        one
-                        for run in pick(cells, labels, form, teacher=teacher, steps=steps).values()
-                        if len(one := run["gradient_cosine"]) > 1
-                    ]
-                    halves += [f"{mean(one[part] for one in map(_halves, series)):.2f}" for part in (0, 1)] if series else []
-                if len(halves) == 4:
-                    rows.append([f"{labels}, {teacher}", steps, *halves])
-    return markdown_table(["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"], rows)
+    for steps, labels, teacher in ((s, one, t) for s in (STEPS, LONG_STEPS) for one in MAP_LABELS for t in TEACHERS):
+        halves = []
+        for form in ("single-head", "dual-head"):
+            series = [_halves(one) for one in _cosines(cells, labels, teacher, form, steps) if len(one) > 1]
+            halves += [f"{mean(half):.2f}" for half in zip(*series, strict=True)]
+        if len(halves) == 4:
+            rows.append([f"{labels}, {teacher}", steps, *halves])
+    header = ["labels, teacher", "steps", "one head, first half", "last half", "two heads, first half", "last half"]
+    return markdown_table(header, rows)
 
 
 def _halves(series: Sequence[float]) -> tuple[float, float]:
@@ -148,24 +167,17 @@ def _halves(series: Sequence[float]) -> tuple[float, float]:
 
 def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
     """Draw the cosine of both losses' gradients over the steps, one head against two, mean over seeds; False without any."""
+    colours = {"single-head": "#d9730d", "dual-head": "#3a86d4"}
     corners = [("1%", "weak"), ("1%", "real"), ("20%", "weak"), ("20%", "blind")]
-    curves = {
-        (corner, form): [
-            run["gradient_cosine"]
-            for run in pick(cells, corner[0], form, teacher=corner[1], steps=steps).values()
-            if run["gradient_cosine"]
-        ]
-        for corner in corners
-        for form in ("single-head", "dual-head")
-    }
-    corners = [corner for corner in corners if curves[corner, "single-head"] and curves[corner, "dual-head"]]
+    curves = {(corner, form): [one for one in _cosines(cells, *corner, form, steps) if one] for corner in corners for form in colours}
+    corners = [corner for corner in corners if all(curves[corner, form] for form in colours)]
     if not corners:
         return False
     style = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 8.5}
     with page.drawing(path, (0.6 + 2.4 * len(corners), 2.6), dpi=150, style=style) as figure:
         panels = figure.subplots(1, len(corners), sharey=True, squeeze=False)[0]
         for axes, corner in zip(panels, corners, strict=True):
-            for form, colour in (("single-head", "#d9730d"), ("dual-head", "#3a86d4")):
+            for form, colour in colours.items():
                 values = np.mean(np.array(curves[corner, form]), axis=0)
                 axes.plot(50 * np.arange(len(values)), values, color=colour, label=form)
             axes.axhline(0, color=page.GREY, linewidth=0.8)
@@ -177,38 +189,36 @@ def draw_cosines(cells: Results, path: Path, steps: int) -> bool:
 
 def draw_map(cells: Results, accuracies: dict[str, float], rival: str, path: Path) -> bool:
     """Draw the gain by label share and teacher; False without any."""
-    found = {labels: [gain(cells, labels, teacher, rival) for teacher in accuracies] for labels in MAP_LABELS}
+    found = {labels: [gain(cells, labels, rival, teacher=teacher) for teacher in accuracies] for labels in MAP_LABELS}
     rows = [labels for labels, line in found.items() if any(line)]
-    if not rows:
-        return False
-    save_heat_map(
-        path,
-        [[mean(values) if values else None for values in found[labels]] for labels in rows],
-        rows=rows,
-        columns=[f"{value:.0%}\n{'corrected' if 'corrected' in teacher else teacher}" for teacher, value in accuracies.items()],
-        title="DHO minus " + ("best single head" if rival == "validation" else "single head, w = 0.5"),
-        row_label="labelled share",
-        column_label="teacher's accuracy on unlabelled images",
-        centre=0.0,
-    )
-    return True
+    if rows:
+        save_heat_map(
+            path,
+            [[mean(values) if values else None for values in found[labels]] for labels in rows],
+            rows=rows,
+            columns=[f"{value:.0%}\n{'corrected' if 'corrected' in teacher else teacher}" for teacher, value in accuracies.items()],
+            title="DHO minus " + ("best single head" if rival == "validation" else "single head, w = 0.5"),
+            ylabel="labelled share",
+            xlabel="teacher's accuracy on unlabelled images",
+            centre=0.0,
+        )
+    return bool(rows)
 
 
 def draw_mixing(cells: Results, labels: str, teacher: str, path: Path) -> bool:
     """Draw validation accuracy over the mixing grid, mean over seeds; False without any."""
-    grids = [np.array(result["mixing_grid"]) for result in pick(cells, labels, "dual-head", teacher=teacher).values()]
-    if not grids:
-        return False
-    save_heat_map(
-        path,
-        (100 * np.mean(grids, axis=0))[::2].tolist(),
-        rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
-        columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
-        title=f"validation accuracy, {labels} of the labels, {teacher} teacher",
-        row_label="CE head weight",
-        column_label="KD head temperature",
-    )
-    return True
+    grids = [np.array(result["mixing_grid"]) for result in pick(cells, labels, _DHO, teacher=teacher).values()]
+    if grids:
+        save_heat_map(
+            path,
+            (100 * np.mean(grids, axis=0))[::2].tolist(),
+            rows=[f"{a:g}" for a in CE_HEAD_WEIGHTS[::2]],
+            columns=[f"{b:g}" for b in KD_HEAD_TEMPERATURES],
+            title=f"validation accuracy, {labels} of the labels, {teacher} teacher",
+            ylabel="CE head weight",
+            xlabel="KD head temperature",
+        )
+    return bool(grids)
 
 
 def draw_pictures(cells: Results, folder: Path) -> list[str]:
@@ -240,7 +250,7 @@ def write_page(options: argparse.Namespace) -> Path:
         "### Accuracy on 5,000 test photographs, %: mean ± 95% interval over seeds (seeds)",
         accuracy_table(cells, "small"),
     ]
-    if len(pick(cells, "1%", "dual-head")) > 1:
+    if len(pick(cells, "1%", _DHO)) > 1:
         parts += ["DHO against each baseline on the same seeds, with a paired t-test:", pairs_table(cells)]
     if any(c.student == "medium" for c in cells):
         parts += ["### The larger student", accuracy_table(cells, "medium")]

@@ -12,7 +12,7 @@ from mmalign.evaluation.items import Item, read_items
 from mmalign.evaluation.pope import parse_official
 from mmalign.evaluation.registry import find_benchmark
 from tests.data_files import chat_rows, save_rows
-from tests.reports.test_demo_page import Page
+from tests.reports.html_page import Page
 from tests.tiny_models import WORDS, random_image
 
 NUM_IMAGES = 4
@@ -82,5 +82,5 @@ def test_report_shows_intervals_and_wrong_answers(results: Path, tmp_path: Path,
         assert any(summary.endswith(f"wrong in all: {expected}") for summary in page.texts("summary"))
         num_articles += len(wrong["a"] | wrong["b"])
     assert sum(tag == "article" for tag, _, _ in page.elements) == num_articles
-    assert all(value.startswith("data:image/jpeg;base64,") for _, value in page.attributes("src"))
+    assert all(value.startswith("data:image/png;base64,") for _, value in page.attributes("src"))
     assert "no intervals" not in (tmp_path / "report.html").read_text()

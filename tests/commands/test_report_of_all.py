@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from tests.reports.test_demo_page import Page
+from tests.reports.html_page import Page
 
 NUM_IMAGES = 6
 

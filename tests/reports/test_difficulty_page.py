@@ -13,6 +13,7 @@ from mmalign.reports.difficulty_page import mark_differences
 from mmalign.reports.difficulty_plots import gap_edges
 from mmalign.reports.gallery import Piece
 from tests.data_files import encoded, save_encoded, save_rows
+from tests.reports.html_page import check_self_contained
 from tests.tiny_models import pair_rows
 
 NUM_PAIRS = 40
@@ -80,6 +81,24 @@ def test_page_shows_evenly_spaced_pairs_and_every_text_as_text(tmp_path: Path, c
     first = page.read_bytes()
     assert main(["report", "difficulty", str(folder), "--out", str(page), "--num-pairs", "4"]) == 0
     assert page.read_bytes() == first
+
+
+def test_groups_of_another_column(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows 0 to 9 have the difficulties 1 - 0.5/40 to 1 - 9.5/40, in the mean 1 - 5/40; the gap is above zero from row 11 on."""
+    folder = scored_folder(tmp_path / "scores")
+    rows = [
+        {**row, "kind": "first" if index < 10 else None} for index, row in enumerate(Dataset.from_parquet(str(folder / "scored.parquet")))
+    ]
+    save_encoded(folder / "scored.parquet", [encoded(row) for row in rows])
+    words = ["report", "difficulty", str(folder), "--out", str(tmp_path / "d.html")]
+    assert main([*words, "--group-by", "kind"]) == 0
+    page = check_self_contained((tmp_path / "d.html").read_text())
+    assert "By kind" in page.texts("h2")
+    rows = page.texts("tr")
+    assert [row for row in rows if row.startswith("first" + "10" + "0.875" + "0.0")]
+    assert [row for row in rows if row.startswith("all" + "30")]
+    assert main([*words, "--group-by", "nothing"]) == 2
+    assert "--group-by is 'nothing'; the pairs have the columns " in capsys.readouterr().err
 
 
 def test_an_image_that_has_gone_leaves_the_pair(tmp_path: Path) -> None:

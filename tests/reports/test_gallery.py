@@ -1,11 +1,13 @@
 """Marked captions: exact pieces, exact refusals."""
 
 import base64
+import io
 
 import pytest
+from PIL import Image
 
-from mmalign.reports.gallery import Caption, GalleryItem, Piece, check_gallery, cut_caption, to_data_uri
-from tests.reports.example_runs import build_item, build_png
+from mmalign.reports.gallery import Caption, Piece, cut_caption, make_thumbnail
+from tests.tiny_models import random_image
 
 
 def test_pieces_by_hand() -> None:
@@ -34,14 +36,18 @@ def test_word_both_right_and_wrong() -> None:
         cut_caption(Caption("a dog", [(2, 5)], [(2, 5)]))
 
 
-def test_data_uri_holds_the_bytes() -> None:
-    png = build_png()
-    head, body = to_data_uri(png).split(",")
-    assert (head, base64.b64decode(body)) == ("data:image/png;base64", png)
+def test_a_drawn_image_is_kept_as_it_is() -> None:
+    image = random_image(0, (128, 40))
+    head, body = make_thumbnail(image).split(",")
+    assert head == "data:image/png;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body))) as shown:
+        assert shown.tobytes() == image.tobytes()
 
 
-def test_missing_caption_and_wrong_image() -> None:
-    with pytest.raises(ValueError, match=r"gallery item 0 has captions of \['SFT'\]; expected one of each of \['DPO', 'SFT'\]"):
-        check_gallery([build_item(names=("SFT",))], names=["SFT", "DPO"])
-    with pytest.raises(ValueError, match=r"gallery item 1: the image starts with b'GIF89a'; expected the bytes of a PNG file"):
-        check_gallery([build_item(names=("A",)), GalleryItem(b"GIF89a", {"A": Caption("")}, [])], names=["A"])
+def test_a_photo_is_made_small_and_left_alone() -> None:
+    image = Image.new("RGB", (1000, 500))
+    head, body = make_thumbnail(image).split(",")
+    assert head == "data:image/jpeg;base64"
+    with Image.open(io.BytesIO(base64.b64decode(body))) as shown:
+        assert shown.size == (336, 168)
+    assert image.size == (1000, 500)

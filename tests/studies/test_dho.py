@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.studies.dho_grid import TABLE_LABELS, Cell, list_cells
+from scripts.studies.dho_cells import TABLE_LABELS, Cell, best_single_heads, gain, list_cells
 from scripts.studies.dho_page import show, write_page
-from scripts.studies.dho_scores import best_single_heads, gain
 from tests.conftest import REPOSITORY
 
 
@@ -48,12 +47,12 @@ def cells() -> dict[Cell, dict[str, Any]]:
 
 def test_rival_is_the_single_head_that_validation_prefers_on_the_same_seed(cells: dict[Cell, dict[str, Any]]) -> None:
     assert best_single_heads(cells, "1%", teacher="real") == {0: pytest.approx(44.0)}
-    assert gain(cells, "1%", "real") == [pytest.approx(6.0)]
-    assert gain(cells, "1%", "real", "test") == [pytest.approx(3.0)]
-    assert gain(cells, "1%", "real", "equal") == [pytest.approx(6.0), pytest.approx(-40.0)]
+    assert gain(cells, "1%") == [pytest.approx(6.0)]
+    assert gain(cells, "1%", "test") == [pytest.approx(3.0)]
+    assert gain(cells, "1%", "equal") == [pytest.approx(6.0), pytest.approx(-40.0)]
     # Without KD only it is not known which single head is the best.
     del cells[Cell("1%", "real", "kd-only", 0)]
-    assert gain(cells, "1%", "real") == []
+    assert gain(cells, "1%") == []
 
 
 def test_interval_by_hand() -> None:

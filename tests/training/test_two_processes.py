@@ -33,10 +33,11 @@ def test_the_command_line_under_two_processes(tiny_llava_dir: Path, tmp_path: Pa
     rows[4]["images"][0]["bytes"] = b"no image"
     data = save_encoded(tmp_path / "chats.parquet", rows)
     words = ["train", "sft", "--model", str(tiny_llava_dir), "--data", str(data), "--max-steps", "2", "--batch-size", "2"]
-    words += ["--max-reject-share", "0.5", "--out", str(tmp_path / "out")]
+    words += ["--logging-steps", "1", "--max-reject-share", "0.5", "--out", str(tmp_path / "out")]
     done = launch(tmp_path, "-m", "tests.training.launched_command", *words)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.count("left the group with 0") == 2
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("step ")] == ["1/2", "2/2"]
     assert "terminate called" not in done.stderr
     record = json.loads((tmp_path / "out" / "mmalign_run.json").read_text())
     assert record["batch"] == 4

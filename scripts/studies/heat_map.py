@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
-from mmalign.errors import UserError
+from scripts.studies.page import drawing
 
 
 def save_heat_map(
@@ -16,11 +14,8 @@ def save_heat_map(
     *,
     rows: Sequence[str],
     columns: Sequence[str],
-    title: str,
-    row_label: str,
-    column_label: str,
     centre: float | None = None,
-    decimals: int = 1,
+    **texts: str,
 ) -> None:
     """Draw and write a heat map with the numbers in its cells.
 
@@ -29,35 +24,23 @@ def save_heat_map(
         values: By row and column; None where there is none.
         rows: Names from the top.
         columns: Names from the left.
-        title: Above the drawing.
-        row_label: What the rows are.
-        column_label: What the columns are.
         centre: A value that is white, with blue below and red above; None for a one-way scale.
-        decimals: Of the numbers.
-
-    Raises:
-        ValueError: If the shape is not that of the names, or no value is there.
+        **texts: title, xlabel and ylabel.
     """
-    if [len(line) for line in values] != [len(columns)] * len(rows):
-        raise UserError(f"values have {[len(line) for line in values]} columns a row; expected {len(rows)} rows of {len(columns)}")
     known = [value for line in values for value in line if value is not None]
-    if not known:
-        raise UserError("a heat map needs at least one value")
     reach = max(abs(value - (centre or 0.0)) for value in known) or 1.0
     low, high = (min(known), max(known)) if centre is None else (centre - reach, centre + reach)
-    with rc_context({"font.size": 8.5, "figure.constrained_layout.use": True}):
-        figure = Figure(figsize=(1.6 + 0.62 * len(columns), 1.1 + 0.32 * len(rows)), dpi=150)
+    size = (1.6 + 0.62 * len(columns), 1.1 + 0.32 * len(rows))
+    with drawing(path, size, dpi=150, style={"font.size": 8.5}) as figure:
         axes = figure.add_subplot()
         numbers = [[float("nan") if value is None else value for value in line] for line in values]
         image = axes.imshow(numbers, cmap="viridis" if centre is None else "RdBu_r", vmin=low, vmax=high, aspect="auto")
         axes.set_xticks(range(len(columns)), list(columns))
         axes.set_yticks(range(len(rows)), list(rows))
-        axes.set(title=title, xlabel=column_label, ylabel=row_label)
+        axes.set(**texts)
         for row, line in enumerate(values):
             for column, value in enumerate(line):
                 if value is not None:
                     red, green, blue, _ = image.to_rgba(np.array([value]))[0]
                     ink = "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 0.5 else "white"
-                    axes.text(column, row, f"{value:.{decimals}f}", ha="center", va="center", color=ink, fontsize=7.5)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+                    axes.text(column, row, f"{value:.1f}", ha="center", va="center", color=ink, fontsize=7.5)

@@ -1,9 +1,12 @@
-"""The cells of the study of two heads: one training run each."""
+"""The cells of the study of two heads: one training run each, and how their accuracies are compared."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from statistics import mean
+from typing import Any, Literal, NamedTuple
+
+from scripts.studies.study import read_json
 
 LABELS = {"1 shot": 10, "4 shots": 40, "0.5%": 58, "1%": 115, "16 shots": 160, "5%": 575, "10%": 1150, "20%": 2300}
 MAP_LABELS = ("0.5%", "1%", "5%", "10%", "20%")
@@ -110,3 +113,77 @@ def _long(seed: int) -> list[Cell]:
     corners = [(labels, teacher) for labels in ("20%", "5%", "1%") for teacher in ("blind", "real", "weak")]
     cells = [Cell(one, t, form, seed, label_weight=w, steps=LONG_STEPS) for one, t in corners for form, w in _forms_of_map(one)]
     return cells + [Cell("20%", "blind", "single-head", 0, label_weight=0.95, steps=LONG_STEPS)] * (seed == 0)
+
+
+Run = dict[str, Any]
+"""The report of a finished run."""
+Results = dict[Cell, Run]
+
+
+class Arm(NamedTuple):
+    """What is compared over seeds: a form, and of two heads one or a mixture; None is what the form is used by."""
+
+    form: str
+    weight: float = 0.5
+    head: str | None = None
+
+
+SINGLE_HEADS = [Arm("ce-only"), Arm("kd-only"), *(Arm("single-head", w) for w in (0.2, 0.5, 0.8, 0.9, 0.95))]
+# Without these the best single head of a cell is not known.
+_NEEDED = {Arm("ce-only"), Arm("kd-only"), Arm("single-head")}
+
+
+def load_cells(out: Path) -> Results:
+    """Read finished cells."""
+    found = [read_json(path) for path in sorted((out / "cells").glob("*.json"))]
+    return {Cell(**result["cell"]): result for result in found}
+
+
+def pick(cells: Results, labels: str, arm: Arm, *, teacher: str = "real", **fields: Any) -> dict[int, Run]:
+    """Find the results of an arm by seed; CE only and FixMatch know no teacher."""
+    known = "none" if arm.form in ("ce-only", "fixmatch") else teacher
+    wanted = [Cell(labels, known, arm.form, seed, label_weight=arm.weight, **fields) for seed in range(5)]
+    return {cell.seed: cells[cell] for cell in wanted if cell in cells}
+
+
+def score(run: Run, head: str | None = None, *, part: str = "test", metric: str = "accuracy") -> float:
+    """A metric in percent: of a head, or of what the form is used by."""
+    return 100 * run[part][head or ("mixed" if "mixed" in run[part] else "ce_head")][metric]
+
+
+def scores(cells: Results, labels: str, arm: Arm, *, metric: str = "accuracy", **fields: Any) -> dict[int, float]:
+    """A metric on test images by seed."""
+    return {seed: score(run, arm.head, metric=metric) for seed, run in pick(cells, labels, arm, **fields).items()}
+
+
+def best_single_heads(cells: Results, labels: str, *, part: str = "validation", **fields: Any) -> dict[int, float]:
+    """Test accuracy by seed of the single head that ``part`` prefers (of equals the first): "validation" is what a user can do.
+
+    "test" looks ahead: the largest of several noisy numbers, which flatters the single head.
+    """
+    arms = {arm: pick(cells, labels, arm, **fields) for arm in SINGLE_HEADS}
+    found = {}
+    for seed in range(5):
+        rivals = {arm: runs[seed] for arm, runs in arms.items() if seed in runs}
+        if rivals.keys() >= _NEEDED:
+            found[seed] = score(max(rivals.values(), key=lambda run: score(run, part=part)))
+    return found
+
+
+def gain(cells: Results, labels: str, rival: str = "validation", **fields: Any) -> list[float]:
+    """DHO (tuned mixing) minus a single head, a value per seed: the best one by ``rival``, or "equal", the one with equal weights."""
+    own = scores(cells, labels, Arm("dual-head"), **fields)
+    if rival == "equal":
+        others = scores(cells, labels, Arm("single-head"), **fields)
+    else:
+        others = best_single_heads(cells, labels, part=rival, **fields)
+    return [own[seed] - others[seed] for seed in sorted(set(own) & set(others))]
+
+
+def teacher_accuracies(cells: Results) -> dict[str, float]:
+    """Each teacher's accuracy on the unlabelled images, rising; the blind one, whose errors are of another kind, stands last."""
+    found: dict[str, list[float]] = {}
+    for cell, result in cells.items():
+        if result.get("teacher_accuracy_unlabeled") and cell.views == "centre":
+            found.setdefault(cell.teacher, []).append(result["teacher_accuracy_unlabeled"])
+    return dict(sorted(((teacher, mean(values)) for teacher, values in found.items()), key=lambda pair: (pair[0] == "blind", pair[1])))
