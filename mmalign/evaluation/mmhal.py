@@ -97,7 +97,6 @@ class Mmhal(QuestionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Mmhal":
-        """Read the template."""
         return load_mmhal(options.data, answers=options.answers)
 
     @classmethod
@@ -116,7 +115,6 @@ class Mmhal(QuestionBenchmark):
         return AnswerFormat(text=("judgement",), row_id=_image_id)
 
     def judge_fields(self, record: MmhalQuestion) -> dict[str, str]:
-        """Return contents, question and reference."""
         return {"contents": record.contents, "question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
