@@ -29,7 +29,7 @@ from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
-from mmalign.files import claim, write_whole
+from mmalign.files import claim, read_json_object, write_whole
 from schedules.stages import RECORD, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
@@ -88,7 +88,7 @@ def run(options: IterateOptions) -> None:
         record = options.out / f"round-{number}" / "round.json"
         if not record.is_file():
             run_round(options, number)
-        held = json.loads(record.read_text(encoding="utf-8"))
+        held = read_json_object(record)
         scores = [f"{key} {held['metrics'][key]:.3f}" for key in PRINTED if key in held["metrics"]]
         print(f"round {number}: {held['num_pairs']:,} pairs, mean score {held['mean_score']:.3f}", *scores, flush=True)
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from mmalign.classifier.backbone import build_backbone, find_feature_width
 from mmalign.errors import UserError
-from mmalign.files import read_json_object, whole, write_whole
+from mmalign.files import expected_form, read_json_object, whole, write_whole
 from mmalign.losses.classifier import mix_probabilities
 from mmalign.models.load import named_errors
 from mmalign.options.classifier import HeadKind, Library
@@ -33,6 +33,10 @@ class Mixing:
     ce_head_weight: float = 0.5
     kd_head_temperature: float = 0.5
     source: str = "published default for 1% and 10% of the labels"
+
+    def mix(self, ce_logits: Tensor, kd_logits: Tensor) -> Tensor:
+        """Mix both heads' logits (B, C) to probabilities (B, C)."""
+        return mix_probabilities(ce_logits, kd_logits, ce_head_weight=self.ce_head_weight, kd_head_temperature=self.kd_head_temperature)
 
 
 # Published for use where there is no validation split (arXiv:2505.07675, by the teacher's and the labels' kind).
@@ -88,7 +92,7 @@ class DualHeadConfig:
 
 
 class DualHeadOutput(NamedTuple):
-    """What the model says of a batch; with a single head both logits are the same tensor."""
+    """The model's output for a batch; with a single head both logits are the same tensor."""
 
     ce_logits: Tensor
     kd_logits: Tensor
@@ -127,13 +131,7 @@ class DualHead(nn.Module):
         """Mix the heads as the checkpoint says, (B, C) probabilities."""
         if self.kd_head is None:
             return output.ce_logits.float().softmax(-1)
-        mixing = self.settings.mixing
-        return mix_probabilities(
-            output.ce_logits,
-            output.kd_logits,
-            ce_head_weight=mixing.ce_head_weight,
-            kd_head_temperature=mixing.kd_head_temperature,
-        )
+        return self.settings.mixing.mix(output.ce_logits, output.kd_logits)
 
     def set_mixing(self, mixing: Mixing) -> None:
         """Change how the heads are mixed; saved with the model."""
@@ -180,15 +178,20 @@ def load_dual_head(source: Path) -> DualHead:
 
 
 def read_config(source: Path) -> DualHeadConfig:
-    """Read a checkpoint's config."""
+    """Read a checkpoint's config.
+
+    Raises:
+        ValueError: If the file is damaged, or of another form or version.
+    """
     values = read_json_object(source / CONFIG_FILE)
     known = {f.name for f in dataclasses.fields(DualHeadConfig)}
     unknown = [key for key in values if key not in known]
     if unknown:
         raise UserError(f"{source / CONFIG_FILE} has unknown {', '.join(unknown)}; it was written by another version of mmalign")
-    sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocessing"].items()}
-    read = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**sizes), "mixing": Mixing(**values["mixing"])}
-    return DualHeadConfig(**{**values, **read})
+    with expected_form(source / CONFIG_FILE):
+        sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocessing"].items()}
+        read = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**sizes), "mixing": Mixing(**values["mixing"])}
+        return DualHeadConfig(**{**values, **read})
 
 
 def write_config(folder: Path, config: DualHeadConfig) -> None:

@@ -32,7 +32,7 @@ class ClassFolders(NamedTuple):
     files: list[list[Path]]
     """Images of each class."""
     notes: tuple[str, ...]
-    """What was passed over, in words."""
+    """What was skipped, in words."""
 
 
 def find_split(name: str) -> str | None:
@@ -61,7 +61,7 @@ def find_class_folders(source: Path, split: str) -> ClassFolders:
     inside = [path for path in sorted(mine[0].iterdir()) if path.is_dir() and not is_hidden(path)]
     found = _read_classes(mine[0], inside, split)
     beside = [path.name for path in folders if path not in splits]
-    notes = (f"passed over folders beside the splits of {source}: {', '.join(beside)}",) if beside else ()
+    notes = (f"skipped folders beside the splits of {source}: {', '.join(beside)}",) if beside else ()
     return found._replace(notes=(*notes, *found.notes))
 
 
@@ -118,9 +118,9 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
     loose = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path) and _is_image(path)]
     notes = []
     if others:
-        notes.append(f"passed over {_count(others)} that mmalign doesn't read as images, such as {others[0].relative_to(folder)}")
+        notes.append(f"skipped {_count(others)} that mmalign doesn't read as images, such as {others[0].relative_to(folder)}")
     if loose:
-        notes.append(f"passed over {_count(loose)} beside the class folders, such as {loose[0].name}: they have no class")
+        notes.append(f"skipped {_count(loose)} beside the class folders, such as {loose[0].name}: they have no class")
     return ClassFolders(folder, tuple(path.name for path in folders), images, tuple(notes))
 
 

@@ -53,7 +53,7 @@ class LabeledImages:
     classes: tuple[str, ...]
     root: Path | None = None
     notes: tuple[str, ...] = ()
-    """What the user should know: files that were passed over, classes without an image."""
+    """What the user should know: files that were skipped, classes without an image."""
 
     def __len__(self) -> int:
         """Count the images."""

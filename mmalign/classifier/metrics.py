@@ -96,11 +96,7 @@ def score_classifier(
     ce_logits, kd_logits = logits
     found = {"ce_head": ce_logits.softmax(-1)}
     if model.kd_head is not None:
-        mixing = mixing or model.settings.mixing
-        mixed = mix_probabilities(
-            ce_logits, kd_logits, ce_head_weight=mixing.ce_head_weight, kd_head_temperature=mixing.kd_head_temperature
-        )
-        found |= {"kd_head": kd_logits.softmax(-1), "mixed": mixed}
+        found |= {"kd_head": kd_logits.softmax(-1), "mixed": (mixing or model.settings.mixing).mix(ce_logits, kd_logits)}
     if teacher is not None:
         found["teacher"] = teacher.softmax(-1)
     return {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}

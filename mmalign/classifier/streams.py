@@ -16,7 +16,7 @@ class StreamRows(Dataset):
         """Set up both streams.
 
         Raises:
-            ValueError: If a stream that is asked for has no images.
+            ValueError: If a stream has no images.
         """
         self.labeled = split.labeled
         self.unlabeled = np.union1d(split.labeled, split.unlabeled) if include_labeled else split.unlabeled

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prompts
+from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import ResponseLogps, compute_response_logps
 from mmalign.engine.probe import probe_rows
-from mmalign.engine.states import compute_response_states
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmalign.engine.head import chunks
-from mmalign.engine.states import OutputHead
+from mmalign.engine.hidden_states import OutputHead
 from mmalign.errors import UserError
 
 

@@ -1,7 +1,7 @@
 """Scored shards to a training set: vote, add the columns, summarise. Cheap, and can be done again with other options."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, fixed_weights, fuse_gaps, fuse_signs, name_proxies
 from mmalign.errors import UserError
 from mmalign.files import read_json_object, whole, write_whole
-from mmalign.options.difficulty import VoteOptions
+from mmalign.options.difficulty import VoteOptions, Weighting
 
 LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
@@ -54,23 +54,12 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: V
     if any(_gap(name) not in row for row in scores for name in PROXIES):
         raise UserError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
     gaps = _read_gaps(dataset, scores, name_proxies(votes))
-    groups = np.array([row["source"] if votes.by_source else "all" for row in scores])
-    difficulty, fused = np.empty(len(scores)), np.empty(len(scores))
-    easiness = {name: np.empty(len(scores)) for name in gaps}
-    statistics = {}
-    for group in sorted(set(groups.tolist())):
-        members = np.flatnonzero(groups == group)
-        own = {name: values[members] for name, values in gaps.items()}
-        identifiers = [scores[i]["id"] for i in members]
-        parts, difficulty[members], found = fuse_gaps(own, identifiers, weighting=votes.weighting, fixed=weights)
-        fused[members] = fuse_signs(own, {name: value.weight for name, value in found.items()})
-        statistics[group] = {name: asdict(value) for name, value in found.items()}
-        for name in gaps:
-            easiness[name][members] = parts[name]
-    columns: dict[str, list[Any]] = {_gap(name): values.tolist() for name, values in {**gaps, FUSED: fused}.items()}
-    columns |= {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
-    columns |= {f"easiness_{name}": easiness[name].tolist() for name in gaps} | {"difficulty": difficulty.tolist()}
-    _write_columns(dataset, scores, columns, out / SCORED)
+    groups = [row["source"] if votes.by_source else "all" for row in scores]
+    voted, statistics = _vote(gaps, groups, [row["id"] for row in scores], weighting=votes.weighting, weights=weights)
+    difficulty = voted["difficulty"]
+    columns = {_gap(name): values for name, values in gaps.items()} | voted
+    cached = {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
+    _write_columns(dataset, scores, {**{name: values.tolist() for name, values in columns.items()}, **cached}, out / SCORED)
     summary = {
         "weighting": votes.weighting if weights is None else "fixed",
         "statistics": statistics,
@@ -84,6 +73,25 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: V
     }
     write_whole(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
+
+
+def _vote(
+    gaps: Mapping[str, Gaps], groups: Sequence[str], ids: Sequence[str], *, weighting: Weighting, weights: Mapping[str, float] | None
+) -> tuple[dict[str, Gaps], dict[str, Any]]:
+    """Vote within each group. Returns the columns of fused gap, easiness by proxy and difficulty; and statistics by group and proxy."""
+    voted = {name: np.empty(len(ids)) for name in (_gap(FUSED), *(f"easiness_{name}" for name in gaps), "difficulty")}
+    statistics = {}
+    for group in sorted(set(groups)):
+        members = np.flatnonzero(np.array(groups) == group)
+        own = {name: values[members] for name, values in gaps.items()}
+        easiness, voted["difficulty"][members], found = fuse_gaps(
+            own, [ids[i] for i in members.tolist()], weighting=weighting, fixed=weights
+        )
+        voted[_gap(FUSED)][members] = fuse_signs(own, {name: value.weight for name, value in found.items()})
+        for name, values in easiness.items():
+            voted[f"easiness_{name}"][members] = values
+        statistics[group] = {name: asdict(value) for name, value in found.items()}
+    return voted, statistics
 
 
 def _read_gaps(dataset: Dataset, scores: Sequence[dict[str, Any]], proxies: Sequence[str]) -> dict[str, Gaps]:

@@ -196,7 +196,7 @@ def _generate_rows(
 
 
 @torch.no_grad()
-def continue_rows(model: Any, rows: Mapping[str, Tensor], **options: Any) -> list[list[int]]:
+def continue_rows(model: Any, rows: Mapping[str, Any], **options: Any) -> list[list[int]]:
     """Continue whole rows, padded on the left, with stock ``generate``.
 
     Args:
@@ -207,9 +207,9 @@ def continue_rows(model: Any, rows: Mapping[str, Tensor], **options: Any) -> lis
     Returns:
         The new ids of each row; an end-of-turn token and what follows it are left out.
     """
-    moved = {
-        key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device) for key, value in rows.items()
-    }
+    moved = send_to_device(dict(rows), model.device)
+    if "pixel_values" in moved:
+        moved["pixel_values"] = moved["pixel_values"].to(model.dtype)
     out = model.generate(**moved, **options)
     ends = {*end_tokens(model), options.get("pad_token_id")}
     return [_before_end(ids, ends) for ids in out[:, moved["input_ids"].shape[1] :].tolist()]

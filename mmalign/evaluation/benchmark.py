@@ -8,11 +8,12 @@ from typing import Any, ClassVar, Self
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import OURS, AnswerFormat, Question, check_texts
+from mmalign.evaluation.answers import OURS, SHORT_ANSWER, AnswerFormat, Question, check_texts
 from mmalign.evaluation.items import Item, add_up
+from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
-from mmalign.evaluation.pictures import write_pictures
-from mmalign.evaluation.rows import has_pictures, read_records
+from mmalign.evaluation.parquet import has_pictures, write_pictures
+from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.yes_no import BASELINES, Mode
 from mmalign.options.evaluate import EvaluateOptions
 
@@ -161,7 +162,36 @@ class Benchmark(ABC):
 
     def write_images(self, folder: Path) -> bool:
         """Write the images that the question files hold, under the names that the questions have; False where they hold none."""
-        return write_pictures(list(self.images), self.images, folder)
+        return write_pictures(self.images, folder)
+
+
+@dataclass(frozen=True)
+class QuestionBenchmark(Benchmark):
+    """A benchmark whose questions are its records.
+
+    Attributes:
+        records: Each with its ``id``, ``image`` and ``text``.
+    """
+
+    answer_length: ClassVar[int] = SHORT_ANSWER
+    records: Sequence[Any]
+
+    def questions(self) -> list[Question]:
+        return [Question(record.id, record.image, record.text, self.answer_length) for record in self.records]
+
+    def answered(self, answers: Mapping[str, str]) -> list[tuple[Any, Question]]:
+        """Return the records that are answered, with their questions."""
+        return [(record, question) for record, question in zip(self.records, self.questions(), strict=True) if record.id in answers]
+
+    def judge_fields(self, record: Any) -> Mapping[str, str]:
+        """Return what a judge is told of a question beside the response."""
+        raise UserError(f"{self.name} asks no judge")
+
+    def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
+        """Fill in each answered question."""
+        wording = template or self.judge_wording or ""
+        told = {record.id: self.judge_fields(record) for record, _ in self.answered(answers)}
+        return {i: fill_prompt(wording, {**fields, "response": answers[i]}) for i, fields in told.items()}
 
 
 def evaluate_formulas(benchmark: type[Benchmark], sums: Sums) -> dict[str, Array]:

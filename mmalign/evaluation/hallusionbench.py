@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, question_id, read_answer_file
-from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.answers import AnswerFormat, question_id, read_answer_file
+from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import find_verdict
@@ -44,7 +43,7 @@ class HallusionQuestion:
     figure: str | None
     is_hard: bool
     image: str | None
-    question: str
+    text: str
     reference: str
     is_yes: bool
 
@@ -64,7 +63,7 @@ def _share(label: str, name: str, *, drawn: bool = False, constant: bool = False
 
 
 @dataclass(frozen=True)
-class HallusionBench(Benchmark):
+class HallusionBench(QuestionBenchmark):
     """The questions, all 1,129 or the 951 with an image. Metrics are percentages with four decimals.
 
     All questions on a figure are about one image; a pair joins several, which are then resampled by set.
@@ -91,7 +90,6 @@ class HallusionBench(Benchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "HallusionBench":
-        """Read the questions."""
         return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
 
     @property
@@ -104,29 +102,19 @@ class HallusionBench(Benchmark):
         """The original's records with a code, the endpoint's responses in order, or ours."""
         return AnswerFormat(text=("judgement",), row_id=_record_name, normalise=_normalise, read_rows=read_codes)
 
-    def questions(self) -> list[Question]:
-        """Each as it stands."""
-        return [Question(item.id, item.image, item.question) for item in self.records]
-
     def known(self) -> frozenset[str]:
-        """Those of both forms."""
         return self.ids
 
     def variant(self, *, judged: bool) -> str:
         """Judge or rule, and which questions."""
         return f"{'judge' if judged else 'rule'}, {self.which} questions"
 
-    def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
-        """Question, reference and prediction."""
-        return {
-            item.id: fill_prompt(template or PROMPT, {"question": item.question, "reference": item.reference, "response": answers[item.id]})
-            for item in self.records
-            if item.id in answers
-        }
+    def judge_fields(self, record: HallusionQuestion) -> dict[str, str]:
+        return {"question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
-        answered = [(record, question) for record, question in zip(self.records, self.questions(), strict=True) if record.id in answers]
+        answered = self.answered(answers)
         if judgements is None:
             codes = {record.id: code_by_rule(answers[record.id], is_yes=record.is_yes, mode=mode) for record, _ in answered}
         else:
@@ -210,7 +198,7 @@ def _read_question(row: Mapping[str, Any], number: int, path: Path) -> Hallusion
         figure=None if without_figure else "_".join((category, subcategory, in_set, figure)),
         is_hard=str(row["visual_input"]) == "2",
         image=image.removeprefix("./") if image else None,
-        question=row["question"],
+        text=row["question"],
         reference=row["gt_answer_details"],
         is_yes=str(row["gt_answer"]) == "1",
     )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
-from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.answers import AnswerFormat, read_answer_file
+from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, ratio, total, within
 from mmalign.evaluation.question_texts import core_of, normalise
@@ -58,7 +58,7 @@ def parse_official(answer: str) -> bool | None:
 
 
 @dataclass(frozen=True)
-class Mme(Benchmark):
+class Mme(QuestionBenchmark):
     """The questions of the subset.
 
     Attributes:
@@ -79,7 +79,6 @@ class Mme(Benchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Mme":
-        """Read the question files."""
         return load_mme(options.data, answers=options.answers)
 
     @classmethod
@@ -96,10 +95,6 @@ class Mme(Benchmark):
         """The original's result files (image, question, truth, response between tabs), or rows by question_id (LLaVA's: text)."""
         return AnswerFormat(text=("answer", "prediction", "text"), read_rows=partial(read_answer_rows, records=self.records))
 
-    def questions(self) -> list[Question]:
-        """Each as it stands."""
-        return [Question(item.id, item.image, item.text) for item in self.records]
-
     def images_in(self, folder: Path) -> Path:
         """The release's own folders hold both."""
         return folder if self.folders else super().images_in(folder)
@@ -107,7 +102,7 @@ class Mme(Benchmark):
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; an image counts with the first of its two, where both are answered."""
         parse = parse_official if mode == "official" else parse_strict
-        answered = [(one, question) for one, question in zip(self.records, self.questions(), strict=True) if question.id in answers]
+        answered = self.answered(answers)
         replies = {one.id: parse(answers[one.id]) for one, _ in answered}
         right: dict[tuple[str, str], list[bool]] = {}
         for one, _ in answered:

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, question_id
-from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.answers import AnswerFormat, question_id
+from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
@@ -55,9 +54,9 @@ class MmhalQuestion:
 
     id: str
     type: str
-    image: str
+    image: str | None
     contents: str
-    question: str
+    text: str
     reference: str
 
 
@@ -78,7 +77,7 @@ INFORMATIVENESS = combine(lambda mean: mean / CLEAN * 100, ratio("informative", 
 
 
 @dataclass(frozen=True)
-class Mmhal(Benchmark):
+class Mmhal(QuestionBenchmark):
     """The questions of the answer template. Metrics have two decimals."""
 
     name: ClassVar[str] = "mmhal"
@@ -93,11 +92,11 @@ class Mmhal(Benchmark):
     }
     judge_wording: ClassVar[str] = PROMPT
     needs_judge: ClassVar[bool] = True
+    answer_length: ClassVar[int] = ANSWER_LENGTH
     records: Sequence[MmhalQuestion]
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Mmhal":
-        """Read the template."""
         return load_mmhal(options.data, answers=options.answers)
 
     @classmethod
@@ -115,20 +114,8 @@ class Mmhal(Benchmark):
         """The endpoint's responses in order, or ours."""
         return AnswerFormat(text=("judgement",), row_id=_image_id)
 
-    def questions(self) -> list[Question]:
-        """Each as it stands; the image is the last part of its address."""
-        return [Question(item.id, item.image, item.question, ANSWER_LENGTH) for item in self.records]
-
-    def judge_prompts(self, answers: Mapping[str, str], *, template: str | None = None) -> dict[str, str]:
-        """Contents, question, reference and response."""
-        return {
-            item.id: fill_prompt(
-                template or PROMPT,
-                {"contents": item.contents, "question": item.question, "reference": item.reference, "response": answers[item.id]},
-            )
-            for item in self.records
-            if item.id in answers
-        }
+    def judge_fields(self, record: MmhalQuestion) -> dict[str, str]:
+        return {"contents": record.contents, "question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item an answer; what could not be read is counted apart, and the rest is scored.
@@ -138,19 +125,19 @@ class Mmhal(Benchmark):
         """
         if judgements is None:
             raise UserError("MMHal-Bench needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
-        ratings = {record: parse_rating(judgements[record.id], mode=mode) for record in self.records if record.id in answers}
-        if ratings and all(rating is None for rating in ratings.values()):
-            raise UnreadableError(f"none of {len(ratings)} judgements holds a rating; expected 'Rating: N'")
+        answered = [(record, question, parse_rating(judgements[record.id], mode=mode)) for record, question in self.answered(answers)]
+        if answered and all(rating is None for _, _, rating in answered):
+            raise UnreadableError(f"none of {len(answered)} judgements holds a rating; expected 'Rating: N'")
         return [
             make_item(
-                Question(record.id, record.image or None, record.question),
+                question,
                 answers[record.id],
                 label=record.reference,
                 correct=None if rating is None else rating >= CLEAN,
                 group=record.type,
                 values=rating_values(rating),
             )
-            for record, rating in ratings.items()
+            for record, question, rating in answered
         ]
 
 
@@ -186,7 +173,8 @@ def _read_question(row: Mapping[str, Any], number: int, path: Path) -> MmhalQues
     missing = [key for key in ("question_type", "image_content", "question", "gt_answer") if key not in row]
     if missing:
         raise UserError(f"{path}, record {number} has no {', '.join(missing)}")
-    image = PurePosixPath(urlparse(row.get("image_src", "")).path).name
+    # The last part of its address.
+    image = PurePosixPath(urlparse(row.get("image_src", "")).path).name or None
     identifier = _image_id(row) or str(number)
     return MmhalQuestion(identifier, row["question_type"], image, ", ".join(row["image_content"]), row["question"], row["gt_answer"])
 

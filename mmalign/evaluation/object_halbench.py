@@ -2,16 +2,16 @@
 
 import base64
 import json
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, QuestionsById, read_answer_file
-from mmalign.evaluation.benchmark import Benchmark, find_file, find_question_files
-from mmalign.evaluation.chair import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, caption_format, caption_item, read_object_sets
+from mmalign.evaluation.benchmark import find_file, find_question_files
+from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.judging import fill_prompt
@@ -43,12 +43,10 @@ TaggedLemmas = Callable[[str], list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
-class ObjectHalBench(Benchmark):
+class ObjectHalBench(CaptionBenchmark):
     """Images with their objects, and the descriptions that were asked for.
 
     Attributes:
-        truths: COCO's objects by image id.
-        asked: The questions; empty where only the objects are known, and any image among them may be described.
         pictures: Images that the question file itself holds, base64, by file name.
         synonyms: Word -> object.
         phrase: Reads a listed phrase: lemmas with their part of speech.
@@ -64,10 +62,8 @@ class ObjectHalBench(Benchmark):
         "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
         "average_length": Metric("Words a description", formula=ratio("words", "captions")),
     }
-    has_strict: ClassVar[bool] = False
     judge_wording: ClassVar[str] = PROMPT
-    truths: Mapping[str, frozenset[str]]
-    asked: Sequence[Question]
+    no_questions: ClassVar[str] = "no questions are there: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt"
     pictures: Mapping[str, str]
     synonyms: Mapping[str, str]
     phrase: TaggedLemmas
@@ -75,44 +71,18 @@ class ObjectHalBench(Benchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "ObjectHalBench":
-        """Read the words, the objects of the images, and the questions."""
         return load_object_halbench(options.data, answers=options.answers)
-
-    @property
-    def form(self) -> AnswerFormat:
-        """Rows of answer or text, by image_id or image, or in the questions' order."""
-        return caption_format(self.known_images)
-
-    @cached_property
-    def known_images(self) -> ImageIds:
-        """The images whose objects are known."""
-        return ImageIds(self.truths)
 
     @property
     def judgement_form(self) -> AnswerFormat:
         """The endpoint's responses in order, or ours; a list may stand as a list."""
         return AnswerFormat(text=("judgement",), row_id=_image_id, normalise=self.known_images.find, read_rows=read_lists)
 
-    def questions(self) -> list[Question]:
-        """Each as it stands."""
-        if not self.asked:
-            raise UserError("Object HalBench's questions are missing: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt")
-        return list(self.asked)
-
-    def required(self) -> list[str]:
-        """The images asked for, or none in particular."""
-        return [question.id for question in self.asked]
-
-    def known(self) -> Container[str]:
-        """The images asked for; where it is not said which, those whose objects are known."""
-        return {question.id for question in self.asked} or self.truths
-
     def texts(self) -> Mapping[str, str]:
         """The questions, where they are given."""
         return {question.id: question.prompt for question in self.asked}
 
     def variant(self, *, judged: bool) -> str:
-        """Who lists the objects."""
         return f"judge, {self.reader}" if judged else "words"
 
     @property

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, Question, read_answer_file
-from mmalign.evaluation.benchmark import Benchmark, find_question_files
+from mmalign.evaluation.answers import AnswerFormat, read_answer_file
+from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, mean, ratio, within
 from mmalign.evaluation.rows import read_rows
@@ -44,7 +44,7 @@ def parse_official(answer: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Pope(Benchmark):
+class Pope(QuestionBenchmark):
     """POPE's questions.
 
     Fractions, except ``unknown``, a count: ``official`` takes an unreadable answer for a yes, ``strict`` for wrong. Over the splits a
@@ -66,7 +66,6 @@ class Pope(Benchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Pope":
-        """Read the question files."""
         return load_pope(options.data, answers=options.answers)
 
     @classmethod
@@ -88,10 +87,6 @@ class Pope(Benchmark):
             read_rows=read_answer_rows,
         )
 
-    def questions(self) -> list[Question]:
-        """Each as it stands."""
-        return [Question(item.id, item.image, item.text) for item in self.records]
-
     def parts(self) -> list[list[str]]:
         """The splits. LLaVA's one answer file counts its ids over all three."""
         return [[item.id for item in self.records if item.split == split] for split in dict.fromkeys(item.split for item in self.records)]
@@ -99,10 +94,9 @@ class Pope(Benchmark):
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a question; the splits are the groups."""
         parse = parse_official if mode == "official" else parse_strict
-        answered = [(one, question) for one, question in zip(self.records, self.questions(), strict=True) if question.id in answers]
         return [
             binary_item(question, answers[one.id], is_yes=one.is_yes, reply=parse(answers[one.id]), group=one.split)
-            for one, question in answered
+            for one, question in self.answered(answers)
         ]
 
 

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
+from mmalign.evaluation.parquet import read_table
 
 # Reasons for which servers say that a reply ended at its longest length; whatever else they say, it ended by itself.
 _LIMITS = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
@@ -38,7 +39,6 @@ class Row(dict[str, Any]):
         self.place = place
 
     def __missing__(self, name: str) -> Any:
-        """Refuse."""
         raise UserError(f"{self.place} has no {name}; it has {', '.join(self) or 'nothing'}")
 
 
@@ -57,7 +57,16 @@ def read_rows(path: Path) -> list[Row]:
     return [Row(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def drop_cut_line(file: BinaryIO) -> bytes:
+    """Read lines that were appended as they came; a last one that a kill cut off is dropped, from the file too."""
+    data = file.read()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        file.truncate(end)
+    return data[:end]
+
+
+def read_jsonl(path: Path) -> list[Row]:
     """Read JSON lines.
 
     Raises:
@@ -66,7 +75,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return _parse_lines(read_text(path), path)
 
 
-def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+def _parse_lines(text: str, path: Path) -> list[Row]:
     rows = []
     # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -78,7 +87,7 @@ def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
-        rows.append(row)
+        rows.append(Row(row, f"{path}, line {number}"))
     return rows
 
 
@@ -105,74 +114,6 @@ def read_records(path: Path) -> list[Any]:
         except (ValueError, RecursionError):
             pass
     return _parse_lines(text, path)
-
-
-def read_table(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a Parquet file; of columns with pictures only the name.
-
-    Raises:
-        ValueError: If the file is missing, a Git LFS pointer, or no Parquet.
-    """
-    import pyarrow
-
-    with _open_table(path) as file:
-        try:
-            fields = list(file.schema_arrow)
-            pictures = [field.name for field in fields if _holds_bytes(field.type)]
-            binary = (pyarrow.types.is_binary, pyarrow.types.is_large_binary)
-            plain = [field.name for field in fields if field.name not in pictures and not any(is_kind(field.type) for is_kind in binary)]
-            # A struct's field is read by its path: the pictures' bytes stay on disk.
-            rows: list[dict[str, Any]] = file.read(columns=[*plain, *(f"{name}.path" for name in pictures)]).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path} can't be read as Parquet: {error}") from error
-    return [{key: value["path"] if key in pictures and value else value for key, value in row.items()} for row in rows]
-
-
-def read_pictures(path: Path) -> list[bytes | None]:
-    """Read the bytes of a Parquet file's column ``image``, row by row; None where a row has none.
-
-    Raises:
-        ValueError: As ``read_table``.
-    """
-    import pyarrow
-
-    with _open_table(path) as file:
-        if not has_pictures(path):
-            return [None] * file.metadata.num_rows
-        try:
-            rows = file.read(columns=["image"]).to_pylist()
-        except (pyarrow.ArrowException, OSError) as error:
-            raise UserError(f"{path} can't be read as Parquet: {error}") from error
-    return [row["image"]["bytes"] if row["image"] else None for row in rows]
-
-
-def has_pictures(path: Path) -> bool:
-    """Whether a file is Parquet with the pictures themselves in a column ``image``."""
-    if path.suffix != ".parquet":
-        return False
-    with _open_table(path) as file:
-        index = file.schema_arrow.get_field_index("image")
-        kind = None if index < 0 else file.schema_arrow.field(index).type
-    return kind is not None and _holds_bytes(kind)
-
-
-def _holds_bytes(kind: Any) -> bool:
-    """Whether a column's type is that of ``datasets`` for images: bytes and path."""
-    import pyarrow
-
-    return bool(pyarrow.types.is_struct(kind)) and min(kind.get_field_index("bytes"), kind.get_field_index("path")) >= 0
-
-
-def _open_table(path: Path) -> Any:
-    import pyarrow.parquet
-
-    if not path.is_file():
-        raise UserError(f"file not found: {path}")
-    refuse_pointer(path)
-    try:
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path} can't be read as Parquet: {error}") from error
 
 
 class Reply(NamedTuple):

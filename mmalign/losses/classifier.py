@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.losses.scores import at_least_float32
 
 IGNORED_LABEL = -100
 
@@ -30,7 +31,7 @@ def label_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     wrong = (labels != IGNORED_LABEL) & ((labels < 0) | (labels >= logits.shape[1]))
     if wrong.any():
         raise UserError(f"label {labels[wrong][0].item()} is no class; expected 0 to {logits.shape[1] - 1}, or {IGNORED_LABEL} for none")
-    return F.cross_entropy(_wide(logits), labels, ignore_index=IGNORED_LABEL, reduction="none")
+    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=IGNORED_LABEL, reduction="none")
 
 
 def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
@@ -56,10 +57,10 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
             "(images, classes): do both know the same classes?"
         )
     _check_temperature(temperature)
-    teacher = _wide(teacher_logits.detach())
+    teacher = at_least_float32(teacher_logits.detach())
     known = torch.isfinite(teacher).all(-1)
     target = (teacher.masked_fill(~known[:, None], 0.0) / temperature).log_softmax(-1)
-    student = (_wide(student_logits) / temperature).log_softmax(-1)
+    student = (at_least_float32(student_logits) / temperature).log_softmax(-1)
     divergence = (target.exp() * (target - student)).sum(-1)
     return temperature**2 * divergence.masked_fill(~known, 0.0)
 
@@ -68,7 +69,7 @@ def feature_distance(student_features: Tensor, teacher_features: Tensor) -> Tens
     """Compute 1 - cosine of student and teacher features, the feature-distillation baseline, (B,) float32."""
     if student_features.shape != teacher_features.shape:
         raise UserError(f"student features are {tuple(student_features.shape)}, the teacher's {tuple(teacher_features.shape)}")
-    return 1 - F.cosine_similarity(_wide(student_features), _wide(teacher_features.detach()), dim=-1)
+    return 1 - F.cosine_similarity(at_least_float32(student_features), at_least_float32(teacher_features.detach()), dim=-1)
 
 
 def pseudo_label_loss(strong_logits: Tensor, weak_logits: Tensor, *, threshold: float) -> tuple[Tensor, Tensor]:
@@ -77,7 +78,7 @@ def pseudo_label_loss(strong_logits: Tensor, weak_logits: Tensor, *, threshold: 
     Returns:
         (B,) losses, 0 where the guess is below ``threshold``; and (B,) bool, where it counted.
     """
-    confidence, guess = _wide(weak_logits.detach()).softmax(-1).max(-1)
+    confidence, guess = at_least_float32(weak_logits.detach()).softmax(-1).max(-1)
     sure = confidence >= threshold
     return label_cross_entropy(strong_logits, guess.masked_fill(~sure, IGNORED_LABEL)), sure
 
@@ -100,14 +101,10 @@ def mix_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, ce_head_weight: f
     if not 0.0 <= ce_head_weight <= 1.0:
         raise UserError(f"ce_head_weight is {ce_head_weight}; expected a share in [0, 1]")
     _check_temperature(kd_head_temperature)
-    from_labels, from_teacher = _wide(ce_logits).softmax(-1), (_wide(kd_logits) / kd_head_temperature).softmax(-1)
+    from_labels, from_teacher = at_least_float32(ce_logits).softmax(-1), (at_least_float32(kd_logits) / kd_head_temperature).softmax(-1)
     return ce_head_weight * from_labels + (1 - ce_head_weight) * from_teacher
 
 
 def _check_temperature(temperature: float) -> None:
     if not temperature > 0:
         raise UserError(f"temperature is {temperature}; expected a number above 0")
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -9,6 +9,7 @@ A pointwise objective has no margin between the two: it puts each reward through
 Shape legend: B = pairs, R = 2 B responses (chosen, rejected, chosen, ...), K = scored tokens.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 
 from mmalign.errors import UserError
 from mmalign.losses.links import Link, identity
-from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, at_least_float32
+from mmalign.losses.scores import SUM, Logps, ScoredTokens, TokenWeighting, at_least_float32
 
 Columns = Mapping[str, Tensor]
 ColumnMap = Callable[[Columns], Tensor]
@@ -101,7 +102,7 @@ def against_batch_mean(*, detach: bool) -> Form:
 class PairObjective:
     """What makes one objective of the family: its choice at each stage. The defaults are DPO."""
 
-    score: Score = SUM
+    score: TokenWeighting = SUM
     link: Link = identity
     uses_reference: bool = True
     beta: float = 0.1
@@ -121,6 +122,8 @@ class PairObjective:
     """Factor of the chosen response's mean negative log-likelihood."""
     columns: tuple[str, ...] = ()
     """Columns of the data that the maps read."""
+    least: float = -math.inf
+    """The smallest value that a column may hold."""
 
     @property
     def needs_tokens(self) -> bool:

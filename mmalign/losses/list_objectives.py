@@ -16,7 +16,7 @@ from mmalign.losses.coefficients import anchored_target
 from mmalign.losses.links import Link, identity
 from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
 from mmalign.losses.registry import Registry
-from mmalign.losses.scores import SUM, Logps, Score, ScoredTokens, SequenceScore, sequence_score
+from mmalign.losses.scores import SUM, Logps, ScoredTokens, SequenceScore, TokenWeighting, sequence_score
 from mmalign.losses.steps import StepKind, adaptive_step_weights
 
 LIST_OBJECTIVES: "Registry[ListObjective]" = Registry("list")
@@ -30,7 +30,7 @@ class ListObjective:
     """(rewards, scores, mask), each (B, N), to (B,) losses."""
     uses_reference: ClassVar[bool] = True
     beta: float
-    score: Score = SUM
+    score: TokenWeighting = SUM
     link: Link = identity
     score_range: tuple[float, float] = (-math.inf, math.inf)
     """What the data's scores may be."""
@@ -76,14 +76,14 @@ def compute_list_rewards(objective: ListObjective, batch: ListBatch) -> Tensor:
     return objective.beta * objective.link(log_ratio)
 
 
-def _step_score(steps: StepKind, batch: ListBatch) -> Score:
+def _step_score(steps: StepKind, batch: ListBatch) -> TokenWeighting:
     assert batch.states is not None
     padded, mask = pad_lists(batch.scores, batch.counts)
     best = padded.masked_fill(~mask, -math.inf).argmax(1) + batch.counts.cumsum(0) - batch.counts
     weights = adaptive_step_weights(
         batch.tokens, ends=batch.step_ends[steps], states=batch.states, best=best.repeat_interleave(batch.counts)
     )
-    return Score(weights, mean=True)
+    return TokenWeighting(weights, mean=True)
 
 
 def list_objective_loss(objective: ListObjective, batch: ListBatch, *, rewards: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from mmalign.losses.coefficients import margin_weight, preference_probability, v
 from mmalign.losses.kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
 from mmalign.losses.links import FDivergence, build_divergence_link, clipped_log_ratio, log_odds
 from mmalign.losses.registry import Registry
-from mmalign.losses.scores import MEAN, Score, SequenceScore, length_desensitized_weights, sequence_score, suffix_weights
+from mmalign.losses.scores import MEAN, SequenceScore, TokenWeighting, length_desensitized_weights, sequence_score, suffix_weights
 
 PAIR_OBJECTIVES: Registry[PairObjective] = Registry("pair")
 SCORES = ("score_chosen", "score_rejected")
@@ -91,7 +91,7 @@ def ld_dpo(*, beta: float = 0.1, tail_weight: float = 0.5) -> PairObjective:
     """
     if not 0 <= tail_weight <= 1:
         raise UserError(f"tail_weight is {tail_weight}; expected a number in [0, 1]: 1 is DPO, 0 cuts the longer response off")
-    return PairObjective(beta=beta, score=Score(partial(length_desensitized_weights, tail_weight=tail_weight)))
+    return PairObjective(beta=beta, score=TokenWeighting(partial(length_desensitized_weights, tail_weight=tail_weight)))
 
 
 @PAIR_OBJECTIVES.register("asft")
@@ -149,9 +149,10 @@ def step_dpo(*, beta: float = 0.1) -> PairObjective:
     """CDPO from the first differing token on, its labels as sure as a tree search's visits (MCTS-DPO, arXiv:2405.00451)."""
     return PairObjective(
         beta=beta,
-        score=Score(suffix_weights),
+        score=TokenWeighting(suffix_weights),
         label_flip=lambda columns: visit_flip(columns[VISITS[0]], columns[VISITS[1]]),
         columns=VISITS,
+        least=0,
     )
 
 

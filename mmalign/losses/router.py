@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.losses.scores import at_least_float32
 
 
 def load_balancing_loss(router_logits: Tensor, counted: Tensor, *, top_k: int) -> Tensor:
@@ -71,7 +72,7 @@ def _prepare(router_logits: Tensor, counted: Tensor) -> Tensor:
             f"router_logits are {tuple(router_logits.shape)} and counted is {tuple(counted.shape)}; expected (layers, tokens, experts) and "
             "(tokens,)"
         )
-    return router_logits.to(torch.promote_types(router_logits.dtype, torch.float32)).masked_fill(~counted[:, None], 0.0)
+    return at_least_float32(router_logits).masked_fill(~counted[:, None], 0.0)
 
 
 def _masked_mean(values: Tensor, counted: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ TokenWeights = Callable[[ScoredTokens], Tensor]
 
 
 @dataclass(frozen=True)
-class Score:
+class TokenWeighting:
     """How a response's token log-probabilities become its score."""
 
     token_weights: TokenWeights | None = None
@@ -102,12 +102,12 @@ class Score:
         return total / torch.where(weight == 0, torch.ones_like(weight), weight)
 
 
-SUM = Score()
-MEAN = Score(mean=True)
+SUM = TokenWeighting()
+MEAN = TokenWeighting(mean=True)
 SequenceScore = Literal["sum", "mean"]
 
 
-def sequence_score(name: SequenceScore) -> Score:
+def sequence_score(name: SequenceScore) -> TokenWeighting:
     """Return the score of an objective that leaves the choice between sum and mean to its user."""
     return MEAN if name == "mean" else SUM
 

@@ -8,22 +8,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.probe import PROBED_ROWS
-from mmalign.engine.processes import mean_over_processes
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
 from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES, VISITS
+from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.methods.responses import ResponsesMethod
+from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions, PreferenceOptions
 from mmalign.training.method import Method, MethodOutput, Selection
@@ -125,9 +127,11 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         """Check difficulty and the objectives' columns."""
         if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
             raise UserError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
-        for name in self.objective_columns:
-            if not (_is_number(raw[name]) and math.isfinite(raw[name]) and (name not in VISITS or raw[name] >= 0)):
-                raise UserError(f"{name} is {raw[name]!r}; expected a finite number{' from 0' if name in VISITS else ''}")
+        for objective in (named.objective for named in self.objectives):
+            for name in objective.columns:
+                if not (_is_number(raw[name]) and math.isfinite(raw[name]) and raw[name] >= objective.least):
+                    least = f" from {objective.least:g}" if math.isfinite(objective.least) else ""
+                    raise UserError(f"{name} is {raw[name]!r}; expected a finite number{least}")
 
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
         """The pairs' columns, each (B,)."""
@@ -151,18 +155,12 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
     def _measure_start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> dict[str, PairValues]:
         """Compute each objective's rewards before the first step, without beta, one row at a time."""
-        was_training = model.training
-        model.eval()
         found: dict[str, list[PairValues]] = {named.name: [] for named in self.objectives}
-        try:
+        with torch.no_grad(), eval_mode(model):
             for row in rows:
-                batch = send_to_device(self.collate([row]), next(model.parameters()).device)
-                with torch.no_grad():
-                    pairs = self.read_pairs(model, batch)
-                    for named in self.objectives:
-                        found[named.name].append(compute_rewards(named.objective, pairs))
-        finally:
-            model.train(was_training)
+                pairs = self.read_pairs(model, send_to_device(self.collate([row]), next(model.parameters()).device))
+                for named in self.objectives:
+                    found[named.name].append(compute_rewards(named.objective, pairs))
         return {name: PairValues(*(torch.cat(side) for side in zip(*values, strict=True))) for name, values in found.items()}
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
@@ -198,3 +196,15 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Compute the mean of (B,) values over all processes; B may differ from one to another.
+
+    The gradient is that of one process with all values, where each process's loss is a sum that the trainer adds up.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values.mean()
+    count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
+    dist.all_reduce(count)
+    return all_reduce(values.sum()) / count[0]

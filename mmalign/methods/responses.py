@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rows import ListRow, PairRow
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
+from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
 from mmalign.errors import UserError
 from mmalign.losses.kernel import PairObjective
 from mmalign.losses.list_objectives import ListObjective
 from mmalign.losses.registry import Named, Registry
 from mmalign.losses.scores import Logps
 from mmalign.methods.cached_reference import CachedReference
-from mmalign.methods.forward import compute_policy_and_reference
 from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, ResponsesOptions
@@ -183,3 +183,24 @@ class ResponsesMethod(Method, Generic[Objective]):
         if len(losses) > 1:
             metrics |= {f"loss/{name}": Sum(values.detach().sum(), len(values)) for name, values in losses.items()}
         return MethodOutput(total.sum(), metrics)
+
+
+def compute_policy_and_reference(
+    model: nn.Module, inputs: dict[str, Any], reference: Reference | None, *, keep_states: bool = False
+) -> tuple[ResponseLogps, ResponseLogps | None]:
+    """Run the policy, and the reference without gradient where there is one; an image that both see alike is encoded once.
+
+    Args:
+        model: The policy, possibly wrapped.
+        inputs: From ``collate_prompts``, and nothing else.
+        reference: None where its log-probabilities are known, or nobody asks for them.
+        keep_states: Keep the policy's last hidden states at the scored positions.
+    """
+    inner = unwrap(model)
+    features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
+    expected = None
+    if reference is not None:
+        seen = features if reference.shares_frozen_vision else None
+        with reference.active(unwrap_parallel(model)) as frozen:
+            expected = compute_response_logps(frozen, inputs, features=seen)
+    return compute_response_logps(model, inputs, features=features, keep_states=keep_states), expected

@@ -105,7 +105,7 @@ class ResponsesOptions(RowOptions, AnswerOptions):
     """Objectives over the responses of a prompt."""
 
     objective: list[str]
-    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md)"""
+    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight; docs/objectives.md lists the names"""
     beta: float | None = None
     """pull towards the reference; the objective's own if not given"""
     row_tokens: int | None = None
@@ -168,9 +168,6 @@ class PairLossOptions(ResponsesOptions, SelectionOptions):
     """How pairs become a loss."""
 
     objective: list[str] = field(default_factory=lambda: ["dpo"])
-    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md): dpo, cdpo, rdpo,
-    ipo, hinge, fdpo, clipped_dpo, flex_dpo, madpo, ld_dpo, asft, orpo, simpo, kto_pair, dno, smpo, step_dpo, adpo_pair, ddo
-    """
     difficulty_mode: DifficultyMode = "off"
     """what a pair's difficulty changes: nothing (DPO), its beta, its loss weight, or both"""
     center_rewards: bool = False
@@ -192,9 +189,6 @@ class ListLossOptions(ResponsesOptions):
     """How lists become a loss."""
 
     objective: list[str] = field(default_factory=lambda: ["adpo"])
-    """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight (docs/objectives.md): adpo, plackett_luce,
-    irpo, tpo
-    """
 
 
 @dataclass(frozen=True, kw_only=True)

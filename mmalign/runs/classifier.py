@@ -39,7 +39,7 @@ from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
 from mmalign.training.optimizers import build_optimizer
-from mmalign.training.running import choose_checkpoint, train_to_end
+from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.trainer import MethodTrainer
 
 REPORT_FILE = "classifier.json"

@@ -1,4 +1,4 @@
-"""The card of a classifier: its run's record and report, told as the folder's README.md."""
+"""The card of a classifier: its run's record and report, written as the folder's README.md."""
 
 import dataclasses
 from collections.abc import Mapping

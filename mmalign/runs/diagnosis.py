@@ -14,7 +14,8 @@ from peft import PeftModel
 from torch import Tensor, nn
 
 from mmalign import __version__
-from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
+from mmalign.config import plain_values
+from mmalign.data.datasets import hash_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
@@ -24,9 +25,9 @@ from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy, token_information_entropy
 from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
-from mmalign.engine.states import OutputHead, read_output_head
+from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
-from mmalign.files import hash_file, write_whole
+from mmalign.files import write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
@@ -80,8 +81,8 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     moved = {name: _movement(policy.logps[name], start.logps[name]) for name in sets}
     credited = [_credit(i, sets["pairs"], policy, start, processor, options) for i in range(min(options.credited, len(sets["pairs"].rows)))]
     diagnosis = {
-        "options": {key: _as_json(value) for key, value in dataclasses.asdict(options).items()},
-        "data": {path.name: hash_file(path) for path in find_data_files(options.pairs)},
+        "options": plain_values(options),
+        "data": hash_data_files(options.pairs),
         "mmalign": __version__,
         "movement": moved,
         "paths": _paths(start, between, policy, sets, options),
@@ -274,9 +275,3 @@ def _facts(options: DiagnoseOptions, sets: dict[str, _Pairs]) -> dict[str, str]:
         "Seed": str(options.seed),
         "mmalign": __version__,
     }
-
-
-def _as_json(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_as_json(one) for one in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,6 +1,5 @@
 """What ``mmalign report difficulty`` shows, gathered from the folder that ``mmalign score-difficulty`` wrote."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mmalign.data.rows import Message, check_columns, read_pair
 from mmalign.difficulty.agreement import describe_sources
 from mmalign.difficulty.fuse import SCORED, SUMMARY
 from mmalign.errors import UserError
+from mmalign.files import read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
 from mmalign.reports.gallery import make_thumbnail
@@ -28,7 +28,7 @@ def load_scores(folder: Path, *, group_by: str = "source") -> tuple[Dataset, Dif
     for name in (SCORED, SUMMARY):
         if not (folder / name).is_file():
             raise UserError(f"no {name} in {folder}; expected the folder that mmalign score-difficulty wrote")
-    summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    summary = read_json_object(folder / SUMMARY)
     if "proxy_agreement" not in summary:
         raise UserError(f"{folder / SUMMARY} is from an earlier version and has no agreement of proxies; run mmalign fuse-difficulty again")
     dataset = load_rows(folder / SCORED)
@@ -79,7 +79,7 @@ def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
     facts = {"Scores": str(folder)}
     path = folder / "scoring.json"
     if path.is_file():
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = read_json_object(path)
         named = {
             "Contrastive model": "clip",
             "Generative model": "mllm",

@@ -16,13 +16,13 @@ from mmalign.evaluation.yes_no import BASELINES
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.training import MllmOptions
 from mmalign.runs.evaluate import check_can_answer, evaluate, load_benchmark
-from mmalign.training.scoring import Score
+from mmalign.training.evaluating import Evaluate
 
 # What the training run itself says.
 _NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype", "quantization")
 
 
-def build_score(options: MllmOptions, processor: Any) -> Score | None:
+def build_evaluation(options: MllmOptions, processor: Any) -> Evaluate | None:
     """Read the benchmarks that are to be scored during training; None where there are none.
 
     What is missing is found here, before the first step.
@@ -51,7 +51,7 @@ def build_score(options: MllmOptions, processor: Any) -> Score | None:
         benchmark = load_benchmark(wanted)
         check_can_answer(wanted, benchmark)
         planned.append((wanted, benchmark))
-    return partial(_score, planned=planned, processor=processor, out=options.out)
+    return partial(_evaluate, planned=planned, processor=processor, out=options.out)
 
 
 def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
     return {key: coerce(value, hints[key], name=f"{where}.{key}") for key, value in values.items()}
 
 
-def _score(
+def _evaluate(
     model: nn.Module, step: int, *, planned: Sequence[tuple[EvaluateOptions, Benchmark]], processor: Any, out: Path
 ) -> Mapping[str, float]:
     """Answer and score in OUT/eval/step-N; constant answers stay in the files, a log of them says nothing."""

@@ -22,15 +22,15 @@ from mmalign.options.methods import METHODS
 from mmalign.options.training import MllmOptions, RunOptions
 from mmalign.runs.cards import write_card
 from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
-from mmalign.runs.train_eval import build_score
+from mmalign.runs.train_eval import build_evaluation
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
+from mmalign.training.evaluating import EvaluationCallback
 from mmalign.training.method import Method
 from mmalign.training.optimizers import build_optimizer
+from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.router import build_router_losses
-from mmalign.training.running import choose_checkpoint, train_to_end
 from mmalign.training.sampler import BucketSampler
-from mmalign.training.scoring import ScoringCallback
 from mmalign.training.trainer import MethodTrainer
 
 
@@ -58,7 +58,7 @@ def train_and_save(
         ValueError: If the data can't be used, or ``out`` holds another run.
     """
     router = build_router_losses(options, model) if isinstance(options, MllmOptions) else None
-    score = build_score(options, processor) if isinstance(options, MllmOptions) else None
+    evaluation = build_evaluation(options, processor) if isinstance(options, MllmOptions) else None
     record = describe_run(options, method=method.name)
     claim_folder(options.out, record)
     dataset = load_rows(options.data)
@@ -93,10 +93,10 @@ def train_and_save(
     )
     if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
-    if isinstance(options, MllmOptions) and score is not None:
+    if isinstance(options, MllmOptions) and evaluation is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
-        trainer.add_callback(ScoringCallback(score, every=options.eval_every, log=trainer.log))
+        trainer.add_callback(EvaluationCallback(evaluation, every=options.eval_every, log=trainer.log))
     found = method.start(trainer.model, [dataset[i] for i in range(min(method.start_rows, len(dataset)))])
     if found is not None:
         print(found)

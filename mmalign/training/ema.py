@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from timm.utils import ModelEmaV3
+from torch import nn
 from transformers import TrainerCallback
 
+from mmalign.engine.logps import unwrap_parallel
 from mmalign.errors import UserError
 from mmalign.files import whole
 
@@ -20,8 +21,10 @@ class EmaCallback(TrainerCallback):
     Stands before ``ManifestCallback``, so that a checkpoint's manifest counts its file.
     """
 
+    average: ModelEmaV3
+
     def __init__(self, decay: float, *, checkpoint: Path | None) -> None:
-        """Take the decay, and the checkpoint that is gone on from.
+        """Take the decay, and the checkpoint that training resumes from.
 
         Raises:
             ValueError: If ``decay`` is out of range.
@@ -30,35 +33,24 @@ class EmaCallback(TrainerCallback):
             raise UserError(f"ema_decay is {decay}; expected a number between 0 and 1, such as 0.999")
         self.decay = decay
         self.checkpoint = checkpoint
-        self.average: dict[str, Tensor] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
         """Start at the weights, or at the checkpoint's average."""
-        self.average = {name: value.detach().clone() for name, value in _inner(model).state_dict().items()}
+        self.average = ModelEmaV3(unwrap_parallel(model), decay=self.decay)
         if self.checkpoint is not None:
-            saved = load_file(self.checkpoint / EMA_FILE)
-            self.average = {name: saved[name].to(value.device) for name, value in self.average.items()}
+            self.average.module.load_state_dict(load_file(self.checkpoint / EMA_FILE))
 
-    @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
         """Move the average."""
-        for name, value in _inner(model).state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1 - self.decay)
-            else:
-                self.average[name].copy_(value)
+        self.average.update(unwrap_parallel(model))
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Write the average into the checkpoint."""
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             with whole(folder / EMA_FILE) as partial:
-                save_file({name: value.cpu().contiguous() for name, value in self.average.items()}, partial)
+                save_file({name: value.cpu().contiguous() for name, value in self.average.module.state_dict().items()}, partial)
 
     def apply(self, model: nn.Module) -> None:
         """Put the average into the model."""
-        _inner(model).load_state_dict(self.average)
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    return model.module if hasattr(model, "module") and isinstance(model.module, nn.Module) else model
+        unwrap_parallel(model).load_state_dict(self.average.module.state_dict())

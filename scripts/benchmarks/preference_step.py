@@ -25,7 +25,7 @@ from mmalign.data.rows import read_pair
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.logps import ResponseLogps
 from mmalign.losses.scores import ScoredTokens
-from mmalign.methods import forward
+from mmalign.methods import responses
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
@@ -94,7 +94,7 @@ def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = F
     policy = add_lora(model, LORA) if options.lora else model
     reference = None if cached else Reference(policy, kind="adapter-off" if options.lora else "copy")
     if full_logits:
-        forward.compute_response_logps = score_full_logits
+        responses.compute_response_logps = score_full_logits
     method = PreferenceMethod(processor, PairLossOptions(), reference=reference, reference_fingerprint="this model")
     method.shared = not full_logits
     pairs = build_pairs(8 * options.batch_size)

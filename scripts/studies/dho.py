@@ -21,12 +21,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import safe_open
 
 from mmalign.classifier.class_logits import load_class_logits, save_class_logits
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
-from mmalign.classifier.splits import LabelSplit, draw_split, save_split
+from mmalign.classifier.splits import Indices, LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
 from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_page import write_page
@@ -58,45 +57,48 @@ def training_words(options: argparse.Namespace, network: str, *, steps: int, bat
 
 
 def prepare(options: argparse.Namespace) -> None:
-    """Draw the halves, train the real teachers, correct some errors of the strongest."""
+    """Draw the splits, train the real teachers, correct some errors of the strongest."""
     data = load_labeled_images(options.data, split="train")
-    halves = draw_split(data.labels, num_classes=len(data.classes), seed=0, share=0.5)
-    if options.smoke:
-        halves = LabelSplit(halves.labeled[:400], halves.unlabeled[:2600], halves.validation)
-    own = halves.unlabeled
-    splits = options.out / "splits"
-    nothing = np.zeros(0, dtype=np.int64)
-    save_split(splits / "teacher.json", LabelSplit(halves.labeled, nothing, nothing), data.ids)
-    rng = np.random.default_rng(0)
-    validation = np.sort(rng.permutation(own)[: 100 if options.smoke else 1000])
-    pool = np.setdiff1d(own, validation)
-    labels = data.labels[pool]
-    for name, number in LABELS.items():
-        for seed in range(5):
-            drawn = draw_split(labels, num_classes=len(data.classes), seed=100 + seed, share=min(1.0, number / len(pool)))
-            save_split(
-                splits / f"{number}-{seed}.json",
-                LabelSplit(pool[drawn.labeled], pool[drawn.unlabeled], validation),
-                data.ids,
-                labels=name,
-            )
-    logs = options.out / "log.txt"
+    own = save_splits(options, data)
     for name, steps in REAL_TEACHERS.items():
-        folder = options.out / f"teacher-{name}"
-        if (folder / "classifier.json").is_file():
-            continue
-        shutil.rmtree(folder, ignore_errors=True)
-        words = training_words(options, "teacher", steps=4 if options.smoke else steps, batch=64)
-        words += ["--form", "ce-only", "--split-file", str(splits / "teacher.json"), "--test-data", str(options.data), "--out", str(folder)]
-        run_mmalign(words, logs)
-        print(f"teacher {name}: {read_json(folder / 'classifier.json')['test']['ce_head']['accuracy']:.1%} on test images", flush=True)
+        train_teacher(options, name, steps)
     base = options.out / "cache" / "real.safetensors"
     if not base.is_file():
         score_real_teacher(options, base)
     save_changed_teachers(options, data, base, own)
 
 
-def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base: Path, own: NDArray[np.int64]) -> None:
+def save_splits(options: argparse.Namespace, data: LabeledImages) -> Indices:
+    """Halve the images for the teacher and the student, and draw the student's labels; return the student's images."""
+    halves = draw_split(data.labels, num_classes=len(data.classes), seed=0, share=0.5)
+    if options.smoke:
+        halves = LabelSplit(halves.labeled[:400], halves.unlabeled[:2600], halves.validation)
+    own, nothing, folder = halves.unlabeled, np.zeros(0, dtype=np.int64), options.out / "splits"
+    save_split(folder / "teacher.json", LabelSplit(halves.labeled, nothing, nothing), data.ids)
+    validation = np.sort(np.random.default_rng(0).permutation(own)[: 100 if options.smoke else 1000])
+    pool = np.setdiff1d(own, validation)
+    for name, number in LABELS.items():
+        for seed in range(5):
+            share = min(1.0, number / len(pool))
+            drawn = draw_split(data.labels[pool], num_classes=len(data.classes), seed=100 + seed, share=share)
+            split = LabelSplit(pool[drawn.labeled], pool[drawn.unlabeled], validation)
+            save_split(folder / f"{number}-{seed}.json", split, data.ids, labels=name)
+    return own
+
+
+def train_teacher(options: argparse.Namespace, name: str, steps: int) -> None:
+    """Train a real teacher on all labels of its half, if it is not trained yet."""
+    folder = options.out / f"teacher-{name}"
+    if (folder / "classifier.json").is_file():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    words = training_words(options, "teacher", steps=4 if options.smoke else steps, batch=64)
+    words += ["--form", "ce-only", "--split-file", str(options.out / "splits" / "teacher.json")]
+    run_mmalign([*words, "--test-data", str(options.data), "--out", str(folder)], options.out / "log.txt")
+    print(f"teacher {name}: {read_json(folder / 'classifier.json')['test']['ce_head']['accuracy']:.1%} on test images", flush=True)
+
+
+def save_changed_teachers(options: argparse.Namespace, data: LabeledImages, base: Path, own: Indices) -> None:
     """Change the strongest teacher's logits: some of its errors mended, or some classes never named.
 
     Args:

@@ -32,7 +32,7 @@ from mmalign.data.images import load_image
 from mmalign.data.rows import Message
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import TeacherStates, linear_divergence
-from mmalign.engine.states import compute_response_states, read_output_head
+from mmalign.engine.hidden_states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
 from mmalign.files import whole
 from mmalign.models.load import best_device, load_mllm

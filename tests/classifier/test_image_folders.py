@@ -130,8 +130,8 @@ def test_what_is_passed_over_is_counted_aloud(tmp_path: Path) -> None:
     found = load_labeled_images(tmp_path)
     assert found.classes == ("cat", "dog", "extra")
     assert found.notes == (
-        f"passed over folders beside the splits of {tmp_path}: unsorted",
-        "passed over 4 files (.heic: 2, .txt: 1, no suffix: 1) that mmalign doesn't read as images, such as cat/a.heic",
-        "passed over 1 files (.png: 1) beside the class folders, such as loose.png: they have no class",
+        f"skipped folders beside the splits of {tmp_path}: unsorted",
+        "skipped 4 files (.heic: 2, .txt: 1, no suffix: 1) that mmalign doesn't read as images, such as cat/a.heic",
+        "skipped 1 files (.png: 1) beside the class folders, such as loose.png: they have no class",
         f"{tmp_path} (train) has no image of class extra (1)",
     )

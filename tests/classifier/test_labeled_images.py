@@ -5,6 +5,7 @@ import os
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_s
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
+from mmalign.options.classifier import SetName
 from tests.tiny_models import random_image
 
 NAMES = ("cat", "dog")
@@ -93,6 +95,10 @@ def test_fine_grained_sets_by_name(tmp_path: Path) -> None:
     (tmp_path / place.split_file).write_text('{"train": [')
     with pytest.raises(UserError, match=r"OxfordPets.json is damaged or no JSON"):
         load_labeled_images(tmp_path, name="oxford_pets")
+
+
+def test_every_named_set_has_its_place() -> None:
+    assert set(COOP_SETS) == set(get_args(SetName))
 
 
 LABELS = np.repeat(np.arange(4), [50, 30, 20, 3]).astype(np.int64)

@@ -201,7 +201,7 @@ def test_files_that_are_passed_over_are_told(tmp_path: Path, capsys: pytest.Capt
     (data / "cat" / "phone.heic").write_bytes(b"")
     assert ce_only(data, tmp_path / "out") == 0
     told = capsys.readouterr().out
-    assert "warning: passed over 1 files (.heic: 1) that mmalign doesn't read as images, such as cat/phone.heic" in told
+    assert "warning: skipped 1 files (.heic: 1) that mmalign doesn't read as images, such as cat/phone.heic" in told
     assert f"warning: {data} (train) has no image of class empty (1)" in told
 
 

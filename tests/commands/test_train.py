@@ -12,11 +12,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.cli import main
-from mmalign.config import read_help
-from mmalign.losses.list_objectives import LIST_OBJECTIVES
-from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.models.load import load_mllm
-from mmalign.options.methods import ListwiseOptions, PreferenceOptions
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.commands.training import read_log, read_rejects, train
 from tests.data_files import encoded, save_encoded, save_rows
@@ -84,12 +80,6 @@ def test_lists_train(tiny_llava_dir: Path, tmp_path: Path) -> None:
     assert log[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
     assert log[-1]["rewards/margin"] > 1e-3
     assert "trained on lists of scored responses with tpo (beta 0.5)" in (tmp_path / "out" / "README.md").read_text()
-
-
-def test_help_names_every_objective() -> None:
-    """The names are written out, because the registries need torch."""
-    for options, registry in ((PreferenceOptions, PAIR_OBJECTIVES), (ListwiseOptions, LIST_OBJECTIVES)):
-        assert read_help(options)["objective"].partition(": ")[2].split(", ") == registry.names()
 
 
 def test_contrastive_learns_from_a_config_and_goes_on_from_its_checkpoint(tmp_path: Path) -> None:

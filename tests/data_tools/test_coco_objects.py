@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from data_tools.coco_objects import main
-from mmalign.evaluation.chair import load_chair, read_object_sets
+from mmalign.evaluation.captions import read_object_sets
+from mmalign.evaluation.chair import load_chair
 
 pytestmark = pytest.mark.usefixtures("nltk_words")
 

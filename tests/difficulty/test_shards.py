@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
-from mmalign.data.shards import Share, parse_share
 from tests.data_files import save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows
@@ -34,20 +33,6 @@ def whole(pairs: Path, clip_dir: Path, tiny_llava_dir: Path, tmp_path_factory: p
     folder = tmp_path_factory.mktemp("whole")
     assert score(pairs, clip_dir, tiny_llava_dir, folder) == 0
     return folder
-
-
-def test_every_item_is_in_one_part() -> None:
-    for count in (1, 2, 3, 7):
-        parts = [list(Share(index, count).take(range(10))) for index in range(count)]
-        assert sorted(item for part in parts for item in part) == list(range(10))
-        assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    assert parse_share("2/3") == Share(1, 3)
-
-
-@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "1/0", "a/b", "-1/2", ""])
-def test_what_is_no_part_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="expected i/N with i from 1 to N, such as 1/8"):
-        parse_share(text)
 
 
 def test_parts_are_joined_to_the_same_bytes(

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from mmalign.evaluation.answers import Answer, read_answers
-from mmalign.evaluation.chair import load_chair, read_object_sets
+from mmalign.evaluation.captions import read_object_sets
+from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.image_ids import ImageIds, is_coco_file, read_coco_id
 
 

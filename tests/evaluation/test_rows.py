@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from mmalign.evaluation.answers import Answer, AnswerFormat, count_endings, read_answers
-from mmalign.evaluation.rows import has_pictures, read_pictures, read_records, read_text
+from mmalign.evaluation.parquet import has_pictures, read_pictures
+from mmalign.evaluation.rows import read_records, read_text
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 62914560\n"
 

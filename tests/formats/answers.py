@@ -11,7 +11,8 @@ import pyarrow.parquet
 
 from mmalign.evaluation.answers import Answer, match_answers, read_answers
 from mmalign.evaluation.benchmark import Benchmark
-from mmalign.evaluation.chair import load_chair, read_object_sets
+from mmalign.evaluation.captions import read_object_sets
+from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.hallusionbench import load_hallusionbench, parse_judgement
 from mmalign.evaluation.judging import read_judgements
 from mmalign.evaluation.mme import load_mme

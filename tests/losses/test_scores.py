@@ -10,8 +10,8 @@ from mmalign.losses.scores import (
     MEAN,
     SUM,
     Logps,
-    Score,
     ScoredTokens,
+    TokenWeighting,
     length_desensitized_weights,
     span_weights,
     step_weights,
@@ -34,7 +34,7 @@ def test_sum_and_mean() -> None:
 def test_a_response_without_tokens_scores_zero() -> None:
     tokens = ScoredTokens(torch.tensor([1]), 3, torch.tensor([4]))
     logps = Logps(tokens.sums(torch.tensor([-2.0])), torch.tensor([-2.0]))
-    for score in (SUM, MEAN, Score(lambda t: torch.ones(1), mean=True)):
+    for score in (SUM, MEAN, TokenWeighting(lambda t: torch.ones(1), mean=True)):
         assert score(logps, tokens).tolist() == [0, -2, 0]
 
 
@@ -53,13 +53,13 @@ def test_suffix_from_the_first_difference() -> None:
 
 def test_span_mean() -> None:
     in_span = torch.tensor([1, 0, 0, 1, 1, 0, 0, 0, 0, 1]).bool()
-    assert Score(span_weights(in_span), mean=True)(LOGPS, TOKENS).tolist() == [-1, -4.5, 0, -10]
+    assert TokenWeighting(span_weights(in_span), mean=True)(LOGPS, TOKENS).tolist() == [-1, -4.5, 0, -10]
 
 
 def test_steps_count_by_weight_and_not_by_length() -> None:
     """Response 1 holds steps 1 (-3) and 2 (-4, -5, -6), weights 1 and 3: (1 * -3 + 3 * -5) / 4 = -4.5."""
     step = torch.tensor([0, 0, 1, 2, 2, 2, 3, 3, 3, 4])
-    score = Score(step_weights(step, torch.tensor([1.0, 1.0, 3.0, 2.0, 1.0], dtype=F64)), mean=True)
+    score = TokenWeighting(step_weights(step, torch.tensor([1.0, 1.0, 3.0, 2.0, 1.0], dtype=F64)), mean=True)
     torch.testing.assert_close(score(LOGPS, TOKENS), torch.tensor([-1.5, -4.5, -8, -10], dtype=F64))
 
 

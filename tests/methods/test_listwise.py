@@ -8,8 +8,8 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
+from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
-from mmalign.engine.states import compute_response_states
 from mmalign.losses.steps import adaptive_step_weights
 from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceMethod

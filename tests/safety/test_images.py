@@ -17,7 +17,7 @@ from mmalign.data.images import load_image, resolve_image_path
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_pair
 from mmalign.errors import UserError
-from mmalign.evaluation.chair import read_object_sets
+from mmalign.evaluation.captions import read_object_sets
 from tests.data_files import encoded, save_encoded
 from tests.tiny_models import pair_rows, random_image
 
@@ -147,9 +147,9 @@ def test_archives_are_not_unpacked(tmp_path: Path) -> None:
 
 
 def test_object_sets_that_unpack_to_gigabytes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mmalign.evaluation import chair
+    from mmalign.evaluation import captions
 
-    monkeypatch.setattr(chair, "_LARGEST", 1 << 20)
+    monkeypatch.setattr(captions, "_LARGEST", 1 << 20)
     (tmp_path / "objects.json.gz").write_bytes(gzip.compress(b"[" + b" " * (1 << 22)))
     with pytest.raises(ValueError, match="holds no object sets .more than 1,048,576 bytes"):
         read_object_sets(tmp_path / "objects.json.gz")

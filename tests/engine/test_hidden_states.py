@@ -10,8 +10,8 @@ from mmalign.data.rows import read_pair
 from mmalign.diagnostics.information import token_information_entropy
 from mmalign.diagnostics.layers import trace_layers
 from mmalign.engine.batch import collate_prompts
+from mmalign.engine.hidden_states import compute_response_states, read_output_head
 from mmalign.engine.logps import compute_response_logps
-from mmalign.engine.states import compute_response_states, read_output_head
 from tests.tiny_families import FAMILIES, PLAIN_ROWS
 from tests.tiny_models import build_tiny_llava, pair_rows
 

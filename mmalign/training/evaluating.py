@@ -1,4 +1,4 @@
-"""Scores of the model in training every so many steps: from memory, and without a trace in the training."""
+"""Evaluation of the model in training every so many steps: from memory, and without a trace in the training."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -13,29 +13,29 @@ from transformers import TrainerCallback
 
 from mmalign.models.eval_mode import eval_mode
 
-Score = Callable[[nn.Module, int], Mapping[str, float]]
+Evaluate = Callable[[nn.Module, int], Mapping[str, float]]
 """From the model and the step to what is logged."""
 
 
-class ScoringCallback(TrainerCallback):
-    """Scores on the main process every ``every`` steps and after the last; the other processes wait.
+class EvaluationCallback(TrainerCallback):
+    """Evaluates on the main process every ``every`` steps and after the last; the other processes wait.
 
-    A step is scored before its checkpoint is saved, so that the checkpoint's log has the scores and a resumed run the same log.
+    A step is evaluated before its checkpoint is saved, so that the checkpoint's log has the values and a resumed run the same log.
     """
 
-    def __init__(self, score: Score, *, every: int, log: Callable[[dict[str, float]], None]) -> None:
-        """Take what scores, and the trainer's ``log``."""
-        self.score = score
+    def __init__(self, evaluate: Evaluate, *, every: int, log: Callable[[dict[str, float]], None]) -> None:
+        """Take what evaluates, and the trainer's ``log``."""
+        self.evaluate = evaluate
         self.every = every
         self.log = log
 
     def on_step_end(self, args: Any, state: Any, control: Any, *, model: nn.Module, **kwargs: Any) -> None:
-        """Score where it is time."""
+        """Evaluate where it is time."""
         if state.global_step % self.every and not control.should_training_stop:
             return
         if state.is_world_process_zero:
             with left_as_found(model):
-                metrics = self.score(model, state.global_step)
+                metrics = self.evaluate(model, state.global_step)
             # A log strikes out the wish for one, and the step's loss has still to be logged.
             wanted = control.should_log
             self.log(dict(metrics))

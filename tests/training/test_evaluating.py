@@ -1,4 +1,4 @@
-"""Scoring during training: what it leaves as it was, and when it is done."""
+"""Evaluation during training: what it leaves as it was, and when it is done."""
 
 import random
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmalign.training.scoring import ScoringCallback, left_as_found
+from mmalign.training.evaluating import EvaluationCallback, left_as_found
 from tests.training.test_trainer import make_trainer
 
 
@@ -59,7 +59,7 @@ def test_scores_every_so_many_steps_and_at_the_end(tmp_path: Path, every: int, e
         scored.append(step)
         return {"eval/x": float(step)}
 
-    trainer.add_callback(ScoringCallback(score, every=every, log=trainer.log))
+    trainer.add_callback(EvaluationCallback(score, every=every, log=trainer.log))
     trainer.train()
     assert scored == expected
     history = trainer.state.log_history
