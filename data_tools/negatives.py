@@ -9,13 +9,13 @@ from data_tools.chunks import run_chunks
 from data_tools.negative_options import NegativeOptions
 from data_tools.pair_files import PairWriter, checked_pair, image_cell
 from data_tools.pair_sets import Messages, Pair
-from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import ChatRow, read_chat, row_id
 from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
-from mmalign.files import hash_file, whole
+from mmalign.files import whole
 
 # The rejected responses to some rows: a text, or a ValueError that tells why there is none.
 Answers = list[str | ValueError]
@@ -60,7 +60,7 @@ def build_negatives(
         seen += len(indices)
         return [lines[index] for index in sorted(lines)]
 
-    hashes = {path.name: hash_file(path) for path in find_data_files(options.data)}
+    hashes = hash_data_files(options.data)
     # The root decides which images are found: rows rejected for a wrong one must not stay rejected under the right one.
     root = None if options.image_root is None else str(options.image_root)
     fingerprint = {"data": hashes, "image_root": root, **settings}

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data_tools.program import run_program
-from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
 from mmalign.errors import UserError
-from mmalign.files import claim, hash_file
+from mmalign.files import claim
 from schedules.stages import RECORD, pair_row, train, training_words, write_rows
 
 
@@ -53,7 +53,7 @@ def run(options: CurryOptions) -> None:
     if options.stages < 1:
         raise UserError(f"stages is {options.stages}; expected at least 1")
     words, dataset = training_words(options.train), load_rows(options.data)
-    files = {path.name: hash_file(path) for path in find_data_files(options.data)}
+    files = hash_data_files(options.data)
     settings = {"model": options.model, "stages": options.stages, "rank_by": options.rank_by, "train": options.train, "data": files}
     if "responses" in dataset.column_names:
         stages = cut_lists(dataset, options.stages)

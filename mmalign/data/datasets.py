@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 
 
 def _read_parquet(path: str) -> Dataset:
@@ -41,6 +42,11 @@ def find_data_files(source: Path) -> list[Path]:
     if not files or any(path.suffix not in _READERS for path in files):
         raise UserError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
     return files
+
+
+def hash_data_files(source: Path) -> dict[str, str]:
+    """Hash the data files at ``source``, by name: what a record says that a result was made from."""
+    return {path.name: hash_file(path) for path in find_data_files(source)}
 
 
 def load_rows(source: Path) -> Dataset:

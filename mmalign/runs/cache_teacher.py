@@ -21,7 +21,7 @@ from mmalign.data.caches import (
     cache_teacher,
     check_images,
 )
-from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
@@ -39,7 +39,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_teacher_states, find_top_tokens, head_size
 from mmalign.errors import UserError
-from mmalign.files import claim, hash_file
+from mmalign.files import claim
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_mllm
 from mmalign.options.difficulty import CacheTeacherOptions
@@ -60,7 +60,7 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
     fingerprint = fingerprint_checkpoint(options.model, dtype=options.dtype)
     dataset = load_rows(options.chats)
     check_columns(dataset.column_names, CHAT_COLUMNS, what="the data set")
-    data = {path.name: hash_file(path) for path in find_data_files(options.chats)}
+    data = hash_data_files(options.chats)
     settings = {name: getattr(options, name) for name in ("top_k", "storage", "max_length", "answer_end")}
     record = {"data": data, "teacher": fingerprint, "shard_size": SHARD_SIZE, **settings}
     claim(options.out / "scoring.json", record, what="another cache")

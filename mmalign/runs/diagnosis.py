@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmalign import __version__
 from mmalign.config import plain_values
-from mmalign.data.datasets import find_data_files, keep_good_rows, load_rows
+from mmalign.data.datasets import hash_data_files, keep_good_rows, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
@@ -27,7 +27,7 @@ from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
-from mmalign.files import hash_file, write_whole
+from mmalign.files import write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
@@ -82,7 +82,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     credited = [_credit(i, sets["pairs"], policy, start, processor, options) for i in range(min(options.credited, len(sets["pairs"].rows)))]
     diagnosis = {
         "options": plain_values(options),
-        "data": {path.name: hash_file(path) for path in find_data_files(options.pairs)},
+        "data": hash_data_files(options.pairs),
         "mmalign": __version__,
         "movement": moved,
         "paths": _paths(start, between, policy, sets, options),

@@ -4,7 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmalign.data.datasets import find_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
@@ -12,7 +12,7 @@ from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cach
 from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
 from mmalign.errors import UserError
-from mmalign.files import hash_file, read_json_object
+from mmalign.files import check_same, read_json_object
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
 from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions
@@ -47,7 +47,7 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     check_exists(mllm, "config.json", "adapter_config.json")
     part = parse_share(options.shard)
     share = split_among_processes(part)
-    data = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
+    data = hash_data_files(options.pairs)
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype, quantization=options.quantization)
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
     load = partial(_load_scorers, mllm, clip, options)
@@ -62,7 +62,6 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
 
 
 def _load_scorers(mllm: str, clip: str | None, options: ReadOptions) -> Scorers:
-
     device = best_device()
     model, processor = load_mllm(mllm, dtype=options.dtype, quantization=options.quantization)
     if told := describe_end(processor, end_tokens(model), options.answer_end):
@@ -82,10 +81,8 @@ def run_fuse(options: FuseOptions) -> None:
     record = options.out / "scoring.json"
     if not record.is_file():
         raise UserError(f"no scores in {options.out}; run mmalign score-difficulty first")
-    held = read_json_object(record).get("data")
-    given = {path.name: hash_file(path) for path in find_data_files(options.pairs)}
-    if held != given:
-        raise UserError(f"{options.out} holds scores of {held}, not of {given}; name the pairs that were scored")
+    held, given = {"data": read_json_object(record).get("data")}, {"data": hash_data_files(options.pairs)}
+    check_same(options.out, held, given, what="other scores", next_step="name the pairs that were scored")
     dataset = load_rows(options.pairs)
     shards = merge_shards(options.out, len(dataset))
     print_summary(fuse_shards(dataset, shards, out=options.out, votes=options), options.out)

@@ -9,9 +9,9 @@ from typing import Any
 
 from mmalign import __version__
 from mmalign.config import plain_values
-from mmalign.data.datasets import find_data_files
+from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
-from mmalign.files import check_same, hash_file, read_json_object, write_whole
+from mmalign.files import check_same, read_json_object, write_whole
 from mmalign.options.training import RunOptions, TrainConfig
 
 RUN_FILE = "mmalign_run.json"
@@ -20,9 +20,7 @@ _SECRET = ("token", "api_key", "password", "secret")
 
 def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
     """Record what a run is made of: method, options, data hashes, version and commit."""
-    root = options.data if options.data.is_dir() else options.data.parent
-    files = {str(path.relative_to(root)): hash_file(path) for path in find_data_files(options.data)}
-    return build_record(options, method=method, data=files)
+    return build_record(options, method=method, data=hash_data_files(options.data))
 
 
 def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
