@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml
 
 setup: $(STAMP) ## make the virtual environment
 
-demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and a page
+demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and pages
 	$(VENV)/bin/python scripts/demo.py --out runs/demo
 
 test: $(STAMP) ## the default test suite

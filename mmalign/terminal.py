@@ -2,18 +2,21 @@
 
 import logging
 import os
+import re
 import sys
+import warnings
 from collections.abc import Callable
 
 # Logger -> whether a message of it is held back.
 _HELD: dict[str, Callable[[str], bool]] = {
     # Said by every import of bitsandbytes on some processors: an optional kernel for 4-bit weights on a CPU; without it they are slower.
     "bitsandbytes.backends.cpu.ops": lambda text: text.startswith("Failed to load CPU gemm_4bit_forward"),
-    # The trainer gives the model the tokenizer's own special tokens, which is what training needs.
-    "transformers.trainer_utils": lambda text: "were aligned accordingly" in text,
+    # The trainer gives the model the special tokens of the tokenizer, as training needs, and orders checkpoints by their steps.
+    "transformers.trainer_utils": lambda text: "were aligned accordingly" in text or text.startswith("mtime may not be reliable"),
     # A vision tower that is taken out of a whole CLIP leaves the text half unread; weights that are missing are another report.
     "transformers.modeling_utils": lambda text: (
-        "VisionModel LOAD REPORT" in text and not any(status in text for status in ("MISSING", "MISMATCH", "CONVERSION"))
+        re.search(r"Vision\w* LOAD REPORT", text) is not None
+        and not any(status in text for status in ("MISSING", "MISMATCH", "CONVERSION"))
     ),
 }
 
@@ -22,6 +25,8 @@ def quiet_libraries() -> None:
     """Hold back what no user can act on; call it before the libraries are imported, which it does not do itself."""
     for name in _HELD:
         logging.getLogger(name).addFilter(_keep)
+    # PEFT reads an old name of transformers where it makes or loads an adapter.
+    warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
     # Its bars last for the blink of an eye, and mmalign's own "checking rows" follows.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():

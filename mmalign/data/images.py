@@ -119,8 +119,9 @@ def _decode(image: Image.Image, *, name: str) -> Image.Image:
         raise UserError(f"{name} is truncated or damaged: {error}") from error
     # Behind loading: TIFF's reader turns the pixels itself, and then drops the tag.
     turn = _TURNS.get(_read_orientation(image))
+    shown = _on_white(_to_eight_bits(image, name=name))
     try:
-        rgb = _on_white(_to_eight_bits(image)).convert("RGB")
+        rgb = shown.convert("RGB")
     except ValueError as error:
         raise UserError(f"{name} can't be shown as RGB (mode {image.mode}): {error}") from error
     rgb = rgb if turn is None else rgb.transpose(turn)
@@ -136,13 +137,13 @@ def _read_orientation(image: Image.Image) -> Any:
     return None
 
 
-def _to_eight_bits(image: Image.Image) -> Image.Image:
+def _to_eight_bits(image: Image.Image, *, name: str) -> Image.Image:
     """Scale grey values of 16 and 32 bits and floats, which Pillow would clip; what the file calls transparent stays so."""
     if not image.mode.startswith(("I", "F")):
         return image
     values = np.asarray(image).astype(np.float64)
     if not np.isfinite(values).all():
-        raise UserError("it holds values that are not finite")
+        raise UserError(f"{name} can't be shown as RGB (mode {image.mode}): it holds values that are not finite")
     low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else _full_range(values, floats=image.mode == "F")
     grey = Image.fromarray(np.rint((values - low) * 255 / max(high - low, 1e-300)).astype(np.uint8))
     clear = image.info.get("transparency")

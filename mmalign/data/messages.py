@@ -238,7 +238,7 @@ def _refuse_json(text: str, what: str) -> None:
         return
     try:
         value = json.loads(text)
-    except ValueError:
+    except (RecursionError, ValueError):
         return
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, dict) and ({"role", "from"} & first.keys() or first.get("type") in ("text", "image", "image_url")):

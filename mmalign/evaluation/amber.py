@@ -107,7 +107,6 @@ class Amber(Benchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Amber":
-        """Read the annotations and the words."""
         return load_amber(options.data, similarity=options.similarity)
 
     @classmethod
@@ -126,7 +125,6 @@ class Amber(Benchmark):
         return AnswerFormat(text=("text", "answer"), row_id=question_id)
 
     def questions(self) -> list[Question]:
-        """The queries."""
         if not self.asked:
             raise UserError("AMBER's questions are missing: put query_all.json, or the folder query that holds it, beside annotations.json")
         lengths = dict.fromkeys(self.scenes, DESCRIPTION_LENGTH)
@@ -141,11 +139,9 @@ class Amber(Benchmark):
         return {question.id: question.prompt for question in self.asked if question.id not in self.scenes}
 
     def variant(self, *, judged: bool) -> str | None:
-        """How words are compared."""
         return None if self.words is None else self.words.similarity.name
 
     def yes_no_ids(self) -> set[str]:
-        """All but the descriptions."""
         return {record.id for record in self.records}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.question_texts import Asked, align_parts, find_mismatch
+from mmalign.evaluation.question_texts import QUESTION_FIELDS, name_rows
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
 
@@ -17,9 +17,8 @@ logger = logging.getLogger(__name__)
 SHOWN, LONGEST_ID = 20, 80  # Ids in a message, letters of an id.
 # Where a word is asked for, LLaVA's script (model_vqa_loader.py) and lmms-eval's POPE generate up to so many tokens.
 SHORT_ANSWER = 128
-# Fields that a row may name its question by, and those that tell a row from a table of id -> response.
-_ASKED = ("question", "prompt", "query")
-_ROW_FIELDS = {"id", "question_id", "image_id", "image", "response", "text", "caption", "answer", "choices", *_ASKED}
+# Fields that tell a row from a table of id -> response.
+_ROW_FIELDS = {"id", "question_id", "image_id", "image", "response", "text", "caption", "answer", "choices", *QUESTION_FIELDS}
 
 
 class Question(NamedTuple):
@@ -39,11 +38,9 @@ class QuestionsById(dict[str, Question]):
     """Questions by id; one that is not there has no image and no words, as where only annotations were given."""
 
     def __init__(self, questions: Iterable[Question]) -> None:
-        """Index them."""
         super().__init__({question.id: question for question in questions})
 
     def __missing__(self, identifier: str) -> Question:
-        """Return the bare id as a question."""
         return Question(identifier, None, "")
 
 
@@ -54,12 +51,14 @@ class Answer(NamedTuple):
         response: Without the reasoning before it; empty where it ended inside.
         reasoned: Whether there was any.
         at_limit: Whether it ended at the longest length allowed; None where the file does not say.
+        decoding: How it was generated (``gen``); None where the file does not say.
     """
 
     id: str
     response: str
     reasoned: bool = False
     at_limit: bool | None = None
+    decoding: Mapping[str, Any] | None = None
 
 
 def check_texts(records: Iterable[Any], *, what: str | Path) -> None:
@@ -144,53 +143,16 @@ def read_answers(
         raise UserError(f"there are no answers in {path}")
     answers = _read_responses(rows, form, path)
     ids = [_row_id(row, form) for row in rows]
-    named = [None if i is None else form.normalise(str(i)) for i in ids]
-    asked = [_asked(row) for row in rows]
-    texts = texts or {}
-    without_ids = bool(order) and all(identifier is None for identifier in ids)
-    if without_ids and len(rows) == len(order):
-        named = list(order)
-    counted = without_ids and len(rows) != len(order)
-    mismatch = None if counted else find_mismatch(named, asked, texts)
-    if counted or mismatch is not None or any(i not in texts for i in named):
-        aligned = align_parts(asked, ids, parts or (order,), texts)
-        if aligned is not None and not aligned.missing:
-            return _keep_aligned(answers, aligned.ids, path)
-        if aligned is not None and (mismatch is not None or not any(i in texts for i in named)):
-            part = aligned.missing[0]
-            raise UserError(
-                f"{path} repeats other parts of the data in their order, but not the {len(part)} questions from {part[0]} on "
-                f"({texts[part[0]]!r}); give --data the very files that the model was asked from, or the parts that are answered"
-            )
-    if counted:
-        raise UserError(
-            f"{path} has {len(rows)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
-        )
-    if mismatch is not None:
-        raise UserError(_describe_mismatch(mismatch, named[mismatch.row], texts, path, ordered=without_ids))
-    for number, (row, identifier) in enumerate(zip(rows, named, strict=True), start=1):
-        if identifier is None:
-            raise UserError(f"{path}, row {number} has keys {', '.join(row)}; expected id and response (text)")
-    return [answer._replace(id=str(i)) for i, answer in zip(named, answers, strict=True)]
+    named = name_rows(rows, ids, normalise=form.normalise, order=order, texts=texts or {}, parts=parts, path=path)
+    if others := named.count(None):
+        logger.warning("%s: %d of %d rows answer questions of other files and are left out", path, others, len(rows))
+    return [answer._replace(id=i) for i, answer in zip(named, answers, strict=True) if i is not None]
 
 
 def strip_own(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
     """Return answers that mmalign gave itself (id, response, ended) without their reasoning."""
     answers = _read_responses(rows, OURS, "the answers")
     return [answer._replace(id=row["id"]) for row, answer in zip(rows, answers, strict=True)]
-
-
-def _keep_aligned(answers: Sequence[Answer], ids: Sequence[str | None], path: Path) -> list[Answer]:
-    others = sum(identifier is None for identifier in ids)
-    if others:
-        logger.warning("%s: %d of %d rows answer questions of other files and are left out", path, others, len(ids))
-    return [answer._replace(id=i) for i, answer in zip(ids, answers, strict=True) if i is not None]
-
-
-def _describe_mismatch(found: Asked, identifier: str | None, texts: Mapping[str, str], path: Path, *, ordered: bool) -> str:
-    question = f"{path}, row {found.row + 1} answers {found.text!r}, but question {identifier} is {texts[str(identifier)]!r}"
-    advice = "put the rows in the questions' order, or give each its id" if ordered else "these are answers to another set or split"
-    return f"{question}; {advice}, or, if the model was asked in other words, leave the row's question out"
 
 
 def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path | str) -> list[Answer]:
@@ -203,17 +165,16 @@ def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path | str) -
     answers = []
     for row, one, limit in zip(rows, stripped, limits, strict=True):
         cut = headless and limit is True and not one.reasoned
-        apart = isinstance(row, Mapping) and any(isinstance(row.get(name), str) and row[name].strip() for name in REASONING_FIELDS)
-        answers.append(Answer("", "" if cut else one.text, reasoned=one.reasoned or cut or apart, at_limit=limit))
+        fields = row if isinstance(row, Mapping) else {}
+        apart = any(isinstance(fields.get(name), str) and fields[name].strip() for name in REASONING_FIELDS)
+        decoding = fields["gen"] if isinstance(fields.get("gen"), Mapping) else None
+        answers.append(Answer("", "" if cut else one.text, reasoned=one.reasoned or cut or apart, at_limit=limit, decoding=decoding))
     return answers
 
 
-def read_decoding(path: Path, form: AnswerFormat = OURS) -> Mapping[str, Any] | None:
-    """Return how answers were generated, where every row says the same in its field ``gen``."""
-    rows = form.read_rows(path)
-    settings = [row.get("gen") if isinstance(row, Mapping) else None for row in rows]
-    same = bool(settings) and all(setting == settings[0] for setting in settings)
-    return settings[0] if same and isinstance(settings[0], Mapping) else None
+def shared_decoding(answers: Sequence[Answer]) -> Mapping[str, Any] | None:
+    """Return how answers were generated, where all say the same."""
+    return answers[0].decoding if all(answer.decoding == answers[0].decoding for answer in answers) else None
 
 
 class Endings(NamedTuple):
@@ -236,12 +197,6 @@ def count_endings(answers: Iterable[Answer]) -> Endings:
     limits = [answer.at_limit for answer in answers if answer.at_limit is not None]
     unanswered = sum(answer.reasoned and not answer.response.strip() for answer in answers)
     return Endings(sum(answer.reasoned for answer in answers), unanswered, sum(limits) if limits else None)
-
-
-def _asked(row: Any) -> str | None:
-    """The question that a row repeats, if it does."""
-    values = [row.get(name) for name in _ASKED] if isinstance(row, Mapping) else []
-    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 def _row_id(row: Any, form: AnswerFormat) -> str | None:

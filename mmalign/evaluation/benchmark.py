@@ -177,7 +177,6 @@ class QuestionBenchmark(Benchmark):
     records: Sequence[Any]
 
     def questions(self) -> list[Question]:
-        """Return the records' texts."""
         return [Question(record.id, record.image, record.text, self.answer_length) for record in self.records]
 
     def answered(self, answers: Mapping[str, str]) -> list[tuple[Any, Question]]:

@@ -43,7 +43,6 @@ class CaptionBenchmark(Benchmark):
     asked: Sequence[Question]
 
     def questions(self) -> list[Question]:
-        """Return what was asked."""
         if not self.asked:
             raise UserError(self.no_questions)
         return list(self.asked)

@@ -61,7 +61,6 @@ class Chair(CaptionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Chair":
-        """Read the words and the objects of the images."""
         return load_chair(options.data, variant=options.variant, answers=options.answers)
 
     def texts(self) -> dict[str, str]:
@@ -69,7 +68,6 @@ class Chair(CaptionBenchmark):
         return {}
 
     def variant(self, *, judged: bool) -> str:
-        """How objects are found."""
         return self.how
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:

@@ -90,7 +90,6 @@ class HallusionBench(QuestionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "HallusionBench":
-        """Read the questions."""
         return load_hallusionbench(options.data, which=options.questions, answers=options.answers)
 
     @property
@@ -104,7 +103,6 @@ class HallusionBench(QuestionBenchmark):
         return AnswerFormat(text=("judgement",), row_id=_record_name, normalise=_normalise, read_rows=read_codes)
 
     def known(self) -> frozenset[str]:
-        """Those of both forms."""
         return self.ids
 
     def variant(self, *, judged: bool) -> str:
@@ -112,7 +110,6 @@ class HallusionBench(QuestionBenchmark):
         return f"{'judge' if judged else 'rule'}, {self.which} questions"
 
     def judge_fields(self, record: HallusionQuestion) -> dict[str, str]:
-        """Return question and reference."""
         return {"question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:

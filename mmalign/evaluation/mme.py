@@ -79,7 +79,6 @@ class Mme(QuestionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Mme":
-        """Read the question files."""
         return load_mme(options.data, answers=options.answers)
 
     @classmethod

@@ -97,7 +97,6 @@ class Mmhal(QuestionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Mmhal":
-        """Read the template."""
         return load_mmhal(options.data, answers=options.answers)
 
     @classmethod
@@ -108,7 +107,7 @@ class Mmhal(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The template with ``model_answer`` filled in."""
-        return AnswerFormat(text=("model_answer", "answer", "text"), row_id=_row_id)
+        return AnswerFormat(text=("model_answer", "answer", "text"), row_id=lambda row: _image_id(row) or question_id(row))
 
     @property
     def judgement_form(self) -> AnswerFormat:
@@ -116,7 +115,6 @@ class Mmhal(QuestionBenchmark):
         return AnswerFormat(text=("judgement",), row_id=_image_id)
 
     def judge_fields(self, record: MmhalQuestion) -> dict[str, str]:
-        """Return contents, question and reference."""
         return {"contents": record.contents, "question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
@@ -179,10 +177,6 @@ def _read_question(row: Mapping[str, Any], number: int, path: Path) -> MmhalQues
     image = PurePosixPath(urlparse(row.get("image_src", "")).path).name or None
     identifier = _image_id(row) or str(number)
     return MmhalQuestion(identifier, row["question_type"], image, ", ".join(row["image_content"]), row["question"], row["gt_answer"])
-
-
-def _row_id(row: Mapping[str, Any]) -> str | None:
-    return _image_id(row) or question_id(row)
 
 
 def _image_id(row: Mapping[str, Any]) -> str | None:

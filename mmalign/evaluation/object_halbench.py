@@ -71,7 +71,6 @@ class ObjectHalBench(CaptionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "ObjectHalBench":
-        """Read the words, the objects of the images, and the questions."""
         return load_object_halbench(options.data, answers=options.answers)
 
     @property
@@ -84,7 +83,6 @@ class ObjectHalBench(CaptionBenchmark):
         return {question.id: question.prompt for question in self.asked}
 
     def variant(self, *, judged: bool) -> str:
-        """Who lists the objects."""
         return f"judge, {self.reader}" if judged else "words"
 
     @property

@@ -66,7 +66,6 @@ class Pope(QuestionBenchmark):
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "Pope":
-        """Read the question files."""
         return load_pope(options.data, answers=options.answers)
 
     @classmethod

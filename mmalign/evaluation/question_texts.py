@@ -1,8 +1,79 @@
 """Which question does a row answer? Its id is held to the question that the row repeats; files that count otherwise are matched by it."""
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmalign.errors import UserError
+
+# Fields that a row may repeat its question in.
+QUESTION_FIELDS = ("question", "prompt", "query")
+
+
+def name_rows(
+    rows: Sequence[Any],
+    ids: Sequence[str | None],
+    *,
+    normalise: Callable[[str], str],
+    order: Sequence[str],
+    texts: Mapping[str, str],
+    parts: Sequence[Sequence[str]],
+    path: Path,
+) -> list[str | None]:
+    """Say which question each row of answers belongs to: by its id, by its place, or by the question that it repeats.
+
+    Args:
+        rows: Of a file of answers.
+        ids: The rows' own.
+        normalise: Turns the ids that people write into the benchmark's.
+        order: Ids of the questions in their order.
+        texts: What the questions ask, by id.
+        parts: Ids of the questions by file, in their order.
+        path: The file, for errors.
+
+    Returns:
+        Ids of questions; None for a row that answers a question of another file.
+
+    Raises:
+        ValueError: If a row answers another question than the one of its id, some rows have an id and others none, or those without are
+            not the questions, one by one.
+    """
+    asked = [_repeated(row) for row in rows]
+    named = [None if identifier is None else normalise(str(identifier)) for identifier in ids]
+    without_ids = bool(order) and all(identifier is None for identifier in ids)
+    if without_ids and len(ids) == len(order):
+        named = list(order)
+    counted = without_ids and len(ids) != len(order)
+    mismatch = None if counted else find_mismatch(named, asked, texts)
+    if counted or mismatch is not None or any(i not in texts for i in named):
+        aligned = align_parts(asked, ids, parts or (order,), texts)
+        if aligned is not None and not aligned.missing:
+            return aligned.ids
+        if aligned is not None and (mismatch is not None or not any(i in texts for i in named)):
+            part = aligned.missing[0]
+            raise UserError(
+                f"{path} repeats other parts of the data in their order, but not the {len(part)} questions from {part[0]} on "
+                f"({texts[part[0]]!r}); give --data the very files that the model was asked from, or the parts that are answered"
+            )
+    if counted:
+        raise UserError(
+            f"{path} has {len(ids)} answers without ids for {len(order)} questions; without ids there must be one for each, in order"
+        )
+    if mismatch is not None:
+        identifier = named[mismatch.row]
+        question = f"{path}, row {mismatch.row + 1} answers {mismatch.text!r}, but question {identifier} is {texts[str(identifier)]!r}"
+        advice = "put the rows in the questions' order, or give each its id" if without_ids else "these are answers to another set or split"
+        raise UserError(f"{question}; {advice}, or, if the model was asked in other words, leave the row's question out")
+    if None in named:
+        number = named.index(None)
+        raise UserError(f"{path}, row {number + 1} has keys {', '.join(rows[number])}; expected id and response (text)")
+    return named
+
+
+def _repeated(row: Any) -> str | None:
+    values = [row.get(name) for name in QUESTION_FIELDS] if isinstance(row, Mapping) else []
+    return next((value for value in values if isinstance(value, str) and value.strip()), None)
 
 
 class Asked(NamedTuple):

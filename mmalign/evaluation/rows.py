@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
@@ -39,7 +39,6 @@ class Row(dict[str, Any]):
         self.place = place
 
     def __missing__(self, name: str) -> Any:
-        """Refuse."""
         raise UserError(f"{self.place} has no {name}; it has {', '.join(self) or 'nothing'}")
 
 
@@ -58,7 +57,16 @@ def read_rows(path: Path) -> list[Row]:
     return [Row(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
 
 
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
+def drop_cut_line(file: BinaryIO) -> bytes:
+    """Read lines that were appended as they came; a last one that a kill cut off is dropped, from the file too."""
+    data = file.read()
+    end = data.rfind(b"\n") + 1
+    if end < len(data):
+        file.truncate(end)
+    return data[:end]
+
+
+def read_jsonl(path: Path) -> list[Row]:
     """Read JSON lines.
 
     Raises:
@@ -67,7 +75,7 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return _parse_lines(read_text(path), path)
 
 
-def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
+def _parse_lines(text: str, path: Path) -> list[Row]:
     rows = []
     # Not splitlines: an answer may hold characters that it takes for line ends, such as U+2028.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -79,7 +87,7 @@ def _parse_lines(text: str, path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}, line {number}: {error}; expected one JSON object a line") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is {line.strip()[:40]}; expected one JSON object a line")
-        rows.append(row)
+        rows.append(Row(row, f"{path}, line {number}"))
     return rows
 
 

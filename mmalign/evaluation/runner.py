@@ -19,7 +19,7 @@ from mmalign.engine.probe import RowChoice
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Question, strip_own
 from mmalign.evaluation.reasoning import decode_answer
-from mmalign.evaluation.rows import read_jsonl
+from mmalign.evaluation.rows import drop_cut_line, read_jsonl
 from mmalign.files import check_same, write_whole
 
 
@@ -40,7 +40,7 @@ def generate_answers(
     A line says in ``ended`` whether the answer ended by itself, or at its longest length. Special tokens that mark reasoning are kept, and
     where the template opens the reasoning, so does the answer.
 
-    Answers are appended to ``out`` with ``.partial`` behind its name as they come; a stopped run goes on from there, batch by batch, so
+    Answers are appended to ``out`` with ``.partial`` behind its name as they come; a stopped run is resumed, batch by batch, so
     that it ends with the same bytes. Its first line says what the answers come from.
 
     Args:
@@ -62,33 +62,26 @@ def generate_answers(
     """
     if max_new_tokens is not None:
         questions = [question._replace(max_new_tokens=max_new_tokens) for question in questions]
+    model = unwrap(model)
     partial = out.with_name(out.name + ".partial")
-    pad = processor.tokenizer.pad_token_id
-    choice: RowChoice | None = None
     lengths = sorted({question.max_new_tokens for question in questions})
     origin = {"source": source, "max_new_tokens": lengths, "batch_size": batch_size, "questions": _digest(questions)}
     answered = resume_answers(partial, origin)
+    choice: RowChoice | None = None
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in _batches(questions, batch_size):
             good, images = _load_images(batch, image_root, rejects)
+            if good and choice is None:
+                # A run that is resumed asks about the same questions as one that was not stopped.
+                choice = _choose_rows(model, processor, good, images)
+                if not choice.shared:
+                    bar.write(choice.reason)
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
-            done = all(question.id in answered for question in good)
-            if good and not (done and choice is not None):
-                encoded, groups = _encode(processor, good, images)
-                if choice is None:
-                    choice = probe_prefix(unwrap(model), encoded[0], pad_token_id=pad)
-                    if not choice.shared:
-                        bar.write(choice.reason)
-            if not done and choice is not None:
-                length = good[0].max_new_tokens
-                answers = generate_greedy(unwrap(model), encoded, max_new_tokens=length, pad_token_id=pad, shared=choice.shared)
-                rests = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
-                for question, rest, ids in zip(itertools.chain(*groups), rests, itertools.chain(*answers), strict=True):
-                    # The token that ends an answer is not among its ids.
-                    row = {"response": decode_answer(processor, ids, prompt=rest), "ended": len(ids) < length}
-                    answered[question.id] = {"id": question.id, "image": question.image, "prompt": question.prompt, **row}
-                file.write("".join(json.dumps(answered[question.id]) + "\n" for question in good))
+            if choice is not None and any(question.id not in answered for question in good):
+                rows = _answer(model, processor, good, images, shared=choice.shared)
+                file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
+                answered |= {row["id"]: row for row in rows}
             bar.update(len(batch))
     rejects.check(len(questions), final=True)
     rows = [answered[question.id] for question in questions if question.id in answered]
@@ -99,28 +92,16 @@ def generate_answers(
 
 def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Return a stopped run's answers by id; begin the file where there is none."""
-    rows = read_unfinished(partial)
-    if not rows:
+    if partial.is_file():
+        with partial.open("r+b") as file:
+            drop_cut_line(file)
+    if not partial.is_file() or partial.stat().st_size == 0:
         partial.write_text(json.dumps(origin) + "\n", encoding="utf-8")
         return {}
-    held, *answers = rows
+    held, *answers = read_jsonl(partial)
     next_step = "finish that run, remove the file, or choose another --out"
     check_same(partial, held, origin, what="unfinished answers of another run", next_step=next_step)
-    if any(not isinstance(row.get("id"), str) or not isinstance(row.get("response"), str) for row in answers):
-        raise UserError(f"{partial} is damaged: a line has no id and response; remove the file and run again")
     return {row["id"]: row for row in answers}
-
-
-def read_unfinished(partial: Path) -> list[dict[str, Any]]:
-    """Rows of a stopped run. Its last line may have been cut off: it is dropped from the file too."""
-    if not partial.is_file():
-        return []
-    data = partial.read_bytes()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        with partial.open("r+b") as file:
-            file.truncate(end)
-    return read_jsonl(partial)
 
 
 def _digest(questions: Sequence[Question]) -> str:
@@ -158,14 +139,38 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
     return good, images
 
 
-def _encode(processor: Any, questions: Sequence[Question], images: dict[str, Any]) -> tuple[list[EncodedPrompt], list[list[Question]]]:
+def _choose_rows(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> RowChoice:
+    """Ask whether the questions about the first image may share its cache."""
+    first = [question for question in questions if _group(question) == _group(questions[0])]
+    return probe_prefix(model, _encode(processor, first, images)[0], pad_token_id=processor.tokenizer.pad_token_id)
+
+
+def _answer(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, shared: bool) -> list[dict[str, Any]]:
+    """Answer a batch; returns a row for each question."""
+    encoded, length = _encode(processor, questions, images), questions[0].max_new_tokens
+    answers = generate_greedy(model, encoded, max_new_tokens=length, pad_token_id=processor.tokenizer.pad_token_id, shared=shared)
+    prompts = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
+    return [
+        {
+            "id": question.id,
+            "image": question.image,
+            "prompt": question.prompt,
+            "response": decode_answer(processor, ids, prompt=prompt),
+            # The token that ends an answer is not among its ids.
+            "ended": len(ids) < length,
+        }
+        for question, prompt, ids in zip(questions, prompts, itertools.chain(*answers), strict=True)
+    ]
+
+
+def _encode(processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> list[EncodedPrompt]:
     """One prompt an image, with the questions about it; they stand together in a batch."""
-    groups = [list(group) for _, group in itertools.groupby(questions, key=_group)]
     encoded = []
-    for group in groups:
-        shown = [] if group[0].image is None else [images[group[0].image]]
-        encoded.append(encode_questions(processor, images=shown, prompts=[_prompt(question) for question in group]))
-    return encoded, groups
+    for _, group in itertools.groupby(questions, key=_group):
+        about = list(group)
+        shown = [] if about[0].image is None else [images[about[0].image]]
+        encoded.append(encode_questions(processor, images=shown, prompts=[_prompt(question) for question in about]))
+    return encoded
 
 
 def _prompt(question: Question) -> list[Message]:

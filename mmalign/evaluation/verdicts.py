@@ -224,5 +224,6 @@ def _load(text: str) -> Any:
         pass
     try:
         return ast.literal_eval(text.strip()) if text.strip()[:1] in ("[", "{") else None
+    # What its documentation names.
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None

@@ -50,7 +50,7 @@ def choose_similarity(choice: str, *, folder: Path) -> Similarity:
         return read_table(Path(choice))
     try:
         return spacy_similarity(_load_vectors())
-    except ValueError:
+    except UserError:
         if (folder / TABLE_FILE).is_file():
             return read_table(folder / TABLE_FILE)
     logger.warning(

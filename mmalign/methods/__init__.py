@@ -1,1 +1,1 @@
-"""A method turns a batch into (loss, metrics): supervised fine-tuning, preference, contrastive."""
+"""A method turns rows into batches, and a batch into (loss, metrics): contrastive, sft, mimic, preference, listwise."""

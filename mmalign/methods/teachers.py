@@ -22,7 +22,7 @@ from mmalign.data.caches import (
 )
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import ChatRow, check_columns
-from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs, same_text
+from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates, TopTokens
 from mmalign.engine.logps import unwrap_parallel
@@ -42,10 +42,6 @@ class TokenTeacher(Protocol):
     @property
     def columns(self) -> Sequence[str]:
         """Columns that it reads beside the chat's."""
-
-    @property
-    def reads_each_row(self) -> bool:
-        """Whether a row has to be tokenised to know that it can be used."""
 
     @property
     def vocabulary(self) -> int:
@@ -96,7 +92,6 @@ class LiveTeacher:
             student_processor.tokenizer, processor.tokenizer, student_size=self.sizes[0], teacher_size=self.sizes[1]
         )
         self.same_inputs = same_inputs(student_processor, processor)
-        self.reads_each_row = not same_text(student_processor, processor)
 
     def check_dataset(self, dataset: Dataset) -> None:
         """It reads no columns."""
@@ -140,7 +135,6 @@ class CachedTeacher:
     """Reads what the teacher said; the divergence is over the tokens that it named and one bucket of all others."""
 
     columns = TEACHER_COLUMNS
-    reads_each_row = True
 
     def __init__(self, student: nn.Module, *, fingerprint: str | None) -> None:
         """``fingerprint`` is what the columns must come from; None takes any one teacher's."""

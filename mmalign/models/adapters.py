@@ -12,11 +12,9 @@ from mmalign.errors import UserError
 from mmalign.models.load import check_exists, load_mllm, named_errors
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.training import LoraOptions
+from mmalign.options.training import Frozen, LoraOptions
 
 Part = Literal["vision_tower", "projector", "language_model"]
-Frozen = Part | Literal["attention_and_embeddings"]
-"""attention_and_embeddings: all of the language model but its feed-forward networks, that is, but experts and routers."""
 
 
 def find_part(model: PreTrainedModel, part: Part) -> nn.Module:

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.models.adapters import Frozen, find_parameters
+from mmalign.models.adapters import find_parameters
+from mmalign.options.training import Frozen
 
 DENSE_STAGES: dict[str, tuple[Frozen, ...]] = {
     "init": ("vision_tower", "language_model"),

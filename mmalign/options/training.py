@@ -10,17 +10,20 @@ from mmalign.options.evaluate import Name
 from mmalign.options.precision import PrecisionOptions, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions
 
+Frozen = Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]
+"""attention_and_embeddings: all of the language model but its feed-forward networks, that is, but experts and routers."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
-    """Options that every method shares. Everything else of TrainingArguments is reached through ``trainer``."""
+    """Optimisation, checkpoints and logs; everything else of TrainingArguments is reached through ``trainer``."""
 
     learning_rate: float
     """peak learning rate"""
     batch_size: int = 8
-    """rows a device and micro-batch"""
+    """rows per device and micro-batch"""
     gradient_accumulation_steps: int = 1
-    """micro-batches a step"""
+    """micro-batches per step"""
     epochs: float = 1.0
     """passes over the data; max-steps wins where it is set"""
     max_steps: int = -1
@@ -66,7 +69,7 @@ class RunOptions(TrainConfig, RowOptions):
     data: Path
     """parquet, json or jsonl file, or a folder of them"""
     out: Path
-    """folder of the trained model; run the same command again to go on after a stop"""
+    """folder of the trained model; run the same command again to resume after a stop"""
     license: str | None = None
     """licence named in the model card; that of the starting model if not given"""
 
@@ -116,13 +119,13 @@ class TrainEvalOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, RouterOptions, TrainEvalOptions):
-    """What training a multimodal LLM needs beside."""
+    """The multimodal LLM, and which parts of it train."""
 
     model: str
     """multimodal LLM: folder or hub id"""
     attention: Literal["sdpa", "flex_attention"] = "sdpa"
     """language model only; flex trains on GPUs"""
-    freeze: list[Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]] = field(default_factory=list)
+    freeze: list[Frozen] = field(default_factory=list)
     """parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"""
     stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = None
     """LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"""

@@ -108,8 +108,8 @@ def terminal_comparison(groups: Sequence[Group], names: Sequence[str]) -> str:
     """The rows that stand for whole benchmarks as aligned text: best values starred, differences from the first model marked."""
     rows: list[list[str]] = [["", *(f"{name}  " for name in names)]]
     for group in groups:
-        counts = sorted({f"{number:,}" for number in group.num_answers if number})
-        rows.append([f"{group.title}, {' / '.join(counts)} answers per model"])
+        counts = " / ".join(f"{number:,}" for number in sorted(set(group.num_answers) - {0}))
+        rows.append([f"{group.title}, {counts} answers per model"])
         rows += [[f"  {row.label}", *map(_terminal_cell, row.cells)] for row in group.rows if row.is_whole]
     legend = "* best of its row; ↓ lower is better, ↑ higher, → 50 nearer to half"
     if any(cell.differs for group in groups for row in group.rows for cell in row.cells):

@@ -16,7 +16,7 @@ from mmalign.reports.model_card import CardFacts, Kind, card_results, write_mode
 from mmalign.runs.run_record import RUN_FILE, read_record, write_record
 
 LIMITS = (
-    "It was trained on the data above and nothing else than they and the model it started from shows in it; check it on your own images.",
+    "It was trained on the data above alone; check it on your own images before you rely on it.",
     "It can name objects that are not in the image; the evaluation says how often, where it was measured.",
     "One run with one seed: the spread between seeds is not in this card.",
 )

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, read_decoding
+from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
-from mmalign.evaluation.items import Item, items_path, write_items
+from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judges.local import LocalJudge, read_length
-from mmalign.evaluation.judging import Judge, Replies, ask_judge, hash_text, read_judgements, strip_replies, write_judgements
+from mmalign.evaluation.judging import Judge, ask_judge, hash_text, read_judgements, strip_replies, write_judgements
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
@@ -52,21 +52,37 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     """
     benchmark = benchmark or load_benchmark(options)
     given = _read(options, benchmark) if options.answers is not None else _generate(options, benchmark, loaded)
-    rows = given.answers
-    answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
-    endings = count_endings({row.id: row for row in reversed(rows) if row.id in answers}.values())
+    answers = match_answers(given.answers, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
+    endings = count_endings({row.id: row for row in reversed(given.answers) if row.id in answers}.values())
     _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
-    result, items = _score(options, benchmark, answers)
-    result = dataclasses.replace(
-        result,
-        answers=hash_files([given.path]),
-        decoding=given.decoding,
-        model=options.model,
+    judged = _judge(options, benchmark, answers)
+    _warn_of_reasoning("judgements", judged.endings, mode=options.mode, advice="raise the longest length in --judge-decoding")
+    items = benchmark.items(answers, mode=options.mode, judgements=judged.replies)
+    metrics = compute_metrics(type(benchmark), items) | benchmark.baselines(answers, mode=options.mode)
+    result = Result(
+        benchmark=benchmark.name,
+        metrics=metrics,
+        other_mode=differing(metrics, _score_other(options, benchmark, answers, judged.replies) or metrics),
+        mode=options.mode,
+        variant=benchmark.variant(judged=judged.replies is not None),
+        num_answers=len(answers),
         num_at_limit=endings.at_limit,
         num_reasoned=endings.reasoned,
         num_unanswered=endings.unanswered,
+        data=hash_files(benchmark.files),
+        answers=hash_files([given.path]),
+        decoding=given.decoding,
+        model=options.model,
+        judge=judged.name,
+        judge_prompt=hash_text(judged.wording) if judged.wording else None,
+        judge_decoding=judged.decoding,
+        num_judgements_reasoned=judged.endings.reasoned,
+        num_judgements_unanswered=judged.endings.unanswered,
     )
-    _save(options, result, items)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        write_items(items_path(options.out, options.benchmark), items)
+        result.write(options.out / f"{options.benchmark}.json")
     if options.model is not None and loaded is None:
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
@@ -84,9 +100,8 @@ class _Given(NamedTuple):
 def _read(options: EvaluateOptions, benchmark: Benchmark) -> _Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
-    decoding = read_decoding(path, benchmark.form)
     rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
-    return _Given(rows, path, decoding, options.allow_partial)
+    return _Given(rows, path, shared_decoding(rows), options.allow_partial)
 
 
 def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
@@ -168,43 +183,17 @@ def _image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
 
 
 class _Judged(NamedTuple):
-    """A judge's replies, and who said them, asked in which words and how."""
+    """A judge's replies by id, how they ended, and who said them, asked in which words and how; nothing where no judge was asked for."""
 
-    replies: Replies
-    name: str
+    replies: dict[str, str] | None = None
+    endings: Endings = Endings(0, 0, None)
+    name: str | None = None
     wording: str | None = None
     decoding: Mapping[str, Any] | None = None
 
 
-def _score(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> tuple[Result, list[Item]]:
-    judged = _judge(options, benchmark, answers)
-    judgements = None if judged is None else judged.replies.texts
-    items = benchmark.items(answers, mode=options.mode, judgements=judgements)
-    metrics = compute_metrics(type(benchmark), items) | benchmark.baselines(answers, mode=options.mode)
-    result = Result(
-        benchmark=benchmark.name,
-        metrics=metrics,
-        other_mode=differing(metrics, _score_other(options, benchmark, answers, judgements) or metrics),
-        mode=options.mode,
-        variant=benchmark.variant(judged=judgements is not None),
-        num_answers=len(answers),
-        data=hash_files(benchmark.files),
-    )
-    if judged is not None:
-        _warn_of_reasoning("judgements", judged.replies.endings, mode=options.mode, advice="raise the longest length in --judge-decoding")
-        result = dataclasses.replace(
-            result,
-            judge=judged.name,
-            judge_prompt=hash_text(judged.wording) if judged.wording else None,
-            judge_decoding=judged.decoding,
-            num_judgements_reasoned=judged.replies.endings.reasoned,
-            num_judgements_unanswered=judged.replies.endings.unanswered,
-        )
-    return result, items
-
-
 def _score_other(
-    options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str], judgements: dict[str, str] | None
+    options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str], judgements: Mapping[str, str] | None
 ) -> dict[str, float] | None:
     """Score in the mode that was not asked for; None where there is no other, or it can read nothing."""
     other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
@@ -215,23 +204,22 @@ def _score_other(
         return None
 
 
-def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> _Judged | None:
-    """Return the judge's replies; None where no judge was asked for."""
+def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> _Judged:
     judge = build_judge(options)
     if judge is None and options.judgements is None:
-        return None
+        return _Judged()
     template = None if options.judge_prompt is None else read_text(options.judge_prompt)
     prompts = benchmark.judge_prompts(answers, template=template)
     if judge is None:
         path = Path(str(options.judgements))
         order = benchmark.required() or list(answers)
         replies = read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order)
-        return _Judged(replies, f"saved in {path.name}")
+        return _Judged(*replies, f"saved in {path.name}")
     said = ask_judge(judge, prompts)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", said)
-    return _Judged(strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
+    return _Judged(*strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
 
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> _Given:
@@ -264,10 +252,3 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     )
     decoding = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
-
-
-def _save(options: EvaluateOptions, result: Result, items: list[Item]) -> None:
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
-        write_items(items_path(options.out, options.benchmark), items)
-        result.write(options.out / f"{options.benchmark}.json")

@@ -81,8 +81,8 @@ def format_log(logs: Mapping[str, Any], *, step: int, max_steps: int, passed: fl
 def _chosen(logs: Mapping[str, Any]) -> dict[str, float]:
     terms = {key: float(value) for key, value in logs.items() if key.startswith("loss/")}
     shown = {"loss": float(logs["loss"])}
-    shown |= {key.removeprefix("loss/"): value for key, value in list(terms.items())[:_MAX_TERMS]} if len(terms) > 1 else {}
-    shown |= {key.split("/")[1].replace("_", " "): float(logs[key]) for key in _SHOWN if key in logs}
+    shown |= {_name(key): value for key, value in list(terms.items())[:_MAX_TERMS]} if len(terms) > 1 else {}
+    shown |= {_name(key): float(logs[key]) for key in _SHOWN if key in logs}
     shown |= {name: float(logs[key]) for name, key in (("gradient", "grad_norm"), ("lr", "learning_rate")) if key in logs}
     return shown
 
@@ -95,6 +95,10 @@ def _by_benchmark(logs: Mapping[str, Any]) -> dict[str, dict[str, float]]:
         if key.startswith(_EVAL) and len(names) == 1:
             found.setdefault(benchmark, {})[names[0].replace("_", " ")] = float(value)
     return found
+
+
+def _name(key: str) -> str:
+    return key.partition("/")[2].replace("_", " ")
 
 
 def _join(values: Mapping[str, float]) -> str:

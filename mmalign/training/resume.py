@@ -1,4 +1,4 @@
-"""Train to the end, or go on: what every training command does with its trainer."""
+"""Train to the end, from the start or from a checkpoint: what every training command does with its trainer."""
 
 import pickle
 from pathlib import Path
@@ -13,7 +13,7 @@ def choose_checkpoint(checkpoints: Path) -> Path | None:
     """Return the newest whole checkpoint, and print which ones are passed over and why."""
     checkpoint, passed_over = find_checkpoint(checkpoints)
     for line in passed_over:
-        print(f"passing over {line}")
+        print(f"skipping {line}")
     return checkpoint
 
 
@@ -26,7 +26,7 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
         SystemExit: With ``EXIT_CODE`` after SIGTERM.
     """
     if checkpoint is not None:
-        print(f"going on from {checkpoint}")
+        print(f"resuming from {checkpoint}")
     termination = TerminationCallback()
     trainer.add_callback(termination)
     try:
@@ -41,10 +41,10 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
             raise
         raise ChildProcessError(
             f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
-            "it goes on from the last checkpoint"
+            "it resumes from the last checkpoint"
         ) from error
     if termination.stopped:
         # A launcher ends all processes when one has left, and the main one may still be at the manifest.
         trainer.accelerator.wait_for_everyone()
-        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command goes on from there", flush=True)
+        print(f"stopped by SIGTERM at step {trainer.state.global_step}, which is saved; the same command resumes from there", flush=True)
         raise SystemExit(EXIT_CODE)

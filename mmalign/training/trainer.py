@@ -91,7 +91,7 @@ class MethodTrainer(Trainer):
         return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        # Not left to the loader: of several processes that go on inside an epoch, its wrappers hide the sampler.
+        # Not left to the loader: of several processes that resume inside an epoch, its wrappers hide the sampler.
         if self._sampler is not None:
             self._sampler.set_epoch(kwargs["epoch"])
         # A run that was stopped behind its last checkpoint has no step left, and Trainer would take one more before it looks.
@@ -132,7 +132,7 @@ class MethodTrainer(Trainer):
             # A full disk has a face of its own in each library.
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             raise OSError(
-                f"{folder} can't be saved: {error}. Free space or mend the folder, and run the same command again: it goes on from "
+                f"{folder} can't be saved: {error}. Free space or fix the folder, and run the same command again: it resumes from "
                 "the checkpoint before"
             ) from error
         finally:

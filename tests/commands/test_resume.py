@@ -87,7 +87,7 @@ def test_killed_run_ends_like_an_undisturbed_one(
     assert not list(killed.glob("*.safetensors"))
     capsys.readouterr()
     assert main(command(tiny_llava_dir, pairs, killed, *options)) == 0
-    assert f"going on from {killed}/checkpoints/checkpoint-" in capsys.readouterr().out
+    assert f"resuming from {killed}/checkpoints/checkpoint-" in capsys.readouterr().out
     assert_same_end(killed, whole)
 
 
@@ -122,6 +122,6 @@ def test_damaged_checkpoint_is_passed_over_and_named(
     capsys.readouterr()
     assert main(command(tiny_llava_dir, pairs, damaged, *CACHED)) == 0
     out = capsys.readouterr().out
-    assert f"passing over {damaged}/checkpoints/checkpoint-24: optimizer.pt is damaged" in out
-    assert f"going on from {damaged}/checkpoints/checkpoint-16" in out
+    assert f"skipping {damaged}/checkpoints/checkpoint-24: optimizer.pt is damaged" in out
+    assert f"resuming from {damaged}/checkpoints/checkpoint-16" in out
     assert_same_end(damaged, whole)

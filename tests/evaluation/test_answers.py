@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.answers import Answer, AnswerFormat, match_answers, read_answers, read_decoding
+from mmalign.evaluation.answers import Answer, AnswerFormat, match_answers, read_answers, shared_decoding
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -104,9 +104,11 @@ def test_strange_ids_are_listed_as_text_that_can_be_printed() -> None:
 
 def test_decoding_is_read_where_all_rows_agree(tmp_path: Path) -> None:
     row = {"id": "a", "response": "x", "gen": {"max_new_tokens": 16}}
-    assert read_decoding(write(tmp_path / "a", row, row)) == {"max_new_tokens": 16}
-    assert read_decoding(write(tmp_path / "a", row, {**row, "gen": {"max_new_tokens": 8}})) is None
-    assert read_decoding(write(tmp_path / "a", {"id": "a", "response": "x"})) is None
+    other = {**row, "gen": {"max_new_tokens": 8}}
+    plain = {"id": "a", "response": "x"}
+    cases = [((row, row), {"max_new_tokens": 16}), ((row, other), None), ((plain,), None)]
+    for rows, expected in cases:
+        assert shared_decoding(read_answers(write(tmp_path / "a", *rows))) == expected
 
 
 def test_known_answers_that_nothing_requires_are_left_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -49,17 +49,17 @@ def test_sigterm_saves_and_leaves_with_143(name: str, inputs: Inputs, tmp_path: 
     # More steps than it will take, and no checkpoint of its own: what is there was saved because of the signal.
     long = [*words, "--max-steps", "2000", "--save-steps", "2000"]
     process = start_command(long, log=log)
-    wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
+    wait_for(lambda: log.is_file() and "  loss " in log.read_text(), process)
     process.terminate()
     assert wait(process) == 143, log.read_text()
     (checkpoint,) = (tmp_path / "out" / "checkpoints").glob("checkpoint-*/manifest.json")
     step = int(checkpoint.parent.name.split("-")[1])
     assert 0 < step < 2000
-    assert f"stopped by SIGTERM at step {step}, which is saved; the same command goes on from there" in log.read_text()
+    assert f"stopped by SIGTERM at step {step}, which is saved; the same command resumes from there" in log.read_text()
     assert not list((tmp_path / "out").glob("*.safetensors"))
     # It goes on from that step, and the signal's own checkpoint is as good as any.
     process = start_command(long, log=log)
-    wait_for(lambda: f"going on from {checkpoint.parent}" in log.read_text(), process)
+    wait_for(lambda: f"resuming from {checkpoint.parent}" in log.read_text(), process)
     kill(process)
     wait(process)
 
@@ -68,7 +68,7 @@ def test_a_run_stopped_by_sigterm_ends_like_an_undisturbed_one(inputs: Inputs, w
     words, log = TRAIN.words(inputs, tmp_path / "out"), tmp_path / "log"
 
     process = start_command(words, log=log, prepare=slow_steps)
-    wait_for(lambda: log.is_file() and "'loss'" in log.read_text(), process)
+    wait_for(lambda: log.is_file() and "  loss " in log.read_text(), process)
     process.terminate()
     assert wait(process) == 143, log.read_text()
     assert run_command(words, log=log) == 0, log.read_text()
@@ -136,8 +136,8 @@ def test_a_checkpoint_cut_short_is_passed_over(name: str, inputs: Inputs, whole:
     path = out / "checkpoints" / "checkpoint-10" / name
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 6 // 10])
     assert run_command(TRAIN.words(inputs, out), log=log) == 0, log.read_text()
-    assert f"passing over {out}/checkpoints/checkpoint-10: " in log.read_text()
-    assert f"going on from {out}/checkpoints/checkpoint-9" in log.read_text()
+    assert f"skipping {out}/checkpoints/checkpoint-10: " in log.read_text()
+    assert f"resuming from {out}/checkpoints/checkpoint-9" in log.read_text()
     assert read_run(out) == read_run(whole)
 
 

@@ -90,17 +90,17 @@ def test_a_run_stopped_by_sigterm_ends_like_an_undisturbed_one(
     inputs: Inputs, undisturbed: Callable[[bool], Any], tmp_path: Path, sharded: bool, whom: str
 ) -> None:
     """To the launcher, which passes it on, or to one process, which tells the other."""
-    printed = disturb(inputs, tmp_path, after="'loss'", number=signal.SIGTERM, whom=whom, sharded=sharded)
+    printed = disturb(inputs, tmp_path, after="  loss ", number=signal.SIGTERM, whom=whom, sharded=sharded)
     checkpoint = find_saved(printed, tmp_path)
     end, printed = run(inputs, tmp_path, sharded=sharded)
-    assert f"going on from {checkpoint}\n" in printed
+    assert f"resuming from {checkpoint}\n" in printed
     assert end == undisturbed(sharded)
 
 
 @pytest.mark.slow
 def test_sigterm_to_every_process_of_a_job_is_one_request(inputs: Inputs, tmp_path: Path) -> None:
     """As Slurm sends it: both processes get it twice, the second time from the launcher."""
-    find_saved(disturb(inputs, tmp_path, after="'loss'", number=signal.SIGTERM, whom="all"), tmp_path)
+    find_saved(disturb(inputs, tmp_path, after="  loss ", number=signal.SIGTERM, whom="all"), tmp_path)
 
 
 @pytest.mark.slow
@@ -109,5 +109,5 @@ def test_one_process_killed_ends_both_and_the_run_goes_on(inputs: Inputs, undist
     printed = disturb(inputs, tmp_path, after="'epoch': '2'", number=signal.SIGKILL, whom="one")
     assert "left the group" not in printed
     end, printed = run(inputs, tmp_path, sharded=False)
-    assert f"going on from {tmp_path / 'out' / 'checkpoints' / 'checkpoint-3'}\n" in printed
+    assert f"resuming from {tmp_path / 'out' / 'checkpoints' / 'checkpoint-3'}\n" in printed
     assert end == undisturbed(False)

@@ -22,7 +22,7 @@ def test_step_by_hand() -> None:
 
 
 def test_terms_of_a_loss_are_shown_where_there_are_two() -> None:
-    assert lines({"loss": 3.0, "loss/kl": 1.0, "loss/nll": 2.0}, left=None) == ["step    30/1,200  loss 3  kl 1  nll 2"]
+    assert lines({"loss": 3.0, "loss/kd_labeled": 1.0, "loss/nll": 2.0}, left=None) == ["step    30/1,200  loss 3  kd labeled 1  nll 2"]
 
 
 def test_a_line_for_each_benchmark() -> None:

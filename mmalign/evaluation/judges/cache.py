@@ -8,9 +8,10 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mmalign.errors import UserError
+from mmalign.evaluation.rows import drop_cut_line
 
 logger = logging.getLogger(__name__)
 
@@ -75,17 +76,9 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     with path.open("r+b") as file:
         # Under the lock no other process is in the middle of a line: one without an end was left by a kill.
         fcntl.flock(file, fcntl.LOCK_EX)
-        lines = _drop_cut_off(file).splitlines()
+        lines = drop_cut_line(file).splitlines()
     rows = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, start=1)]
     return {row["key"]: row for row in rows}
-
-
-def _drop_cut_off(file: BinaryIO) -> bytes:
-    data = file.read()
-    end = data.rfind(b"\n") + 1
-    if end < len(data):
-        file.truncate(end)
-    return data[:end]
 
 
 def _parse(line: bytes, place: str) -> dict[str, Any]:
