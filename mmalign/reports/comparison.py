@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 from mmalign.errors import UserError
 from mmalign.evaluation.metrics import Better, MetricInfo
-from mmalign.options.evaluate import BENCHMARKS
-from mmalign.reports.metric_names import describe_metric, find_owner, is_baseline
+from mmalign.reports.metric_names import PREFIXES, describe_metric, find_owner, is_baseline
 from mmalign.tables import markdown_table, text_table
 
 ARROWS: dict[Better, str] = {"lower": "↓", "higher": "↑", "near_half": "→ 50"}
@@ -99,8 +98,7 @@ def build_comparison(runs: Sequence[EvalRun]) -> list[Group]:
         raise UserError(f"the models are {names}; expected one or more with different names")
     keys = list(dict.fromkeys(key for run in runs for key in run.metrics))
     present = {key.split("/")[0] for key in keys}
-    known = [name.replace("-", "_") for name in BENCHMARKS]
-    order = [prefix for prefix in known if prefix in present] + sorted(present - set(known))
+    order = [prefix for prefix in PREFIXES if prefix in present] + sorted(present - PREFIXES.keys())
     return [_build_group(benchmark, [key for key in keys if key.split("/")[0] == benchmark], runs) for benchmark in order]
 
 

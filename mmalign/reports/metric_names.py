@@ -5,11 +5,13 @@ from mmalign.evaluation.metrics import MetricInfo
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.options.evaluate import BENCHMARKS
 
+PREFIXES = {name.replace("-", "_"): name for name in BENCHMARKS}
+"""How a benchmark's metrics' keys begin -> its name."""
+
 
 def find_owner(prefix: str) -> type[Benchmark] | None:
     """Return the benchmark whose metrics' keys begin so; None where none is known."""
-    name = next((name for name in BENCHMARKS if name.replace("-", "_") == prefix), None)
-    return None if name is None else find_benchmark(name)
+    return find_benchmark(PREFIXES[prefix]) if prefix in PREFIXES else None
 
 
 def describe_metric(key: str) -> MetricInfo:
