@@ -106,7 +106,7 @@ def test_sigterm_to_every_process_of_a_job_is_one_request(inputs: Inputs, tmp_pa
 @pytest.mark.slow
 def test_one_process_killed_ends_both_and_the_run_goes_on(inputs: Inputs, undisturbed: Callable[[bool], Any], tmp_path: Path) -> None:
     """In the step after the one that follows the first checkpoint."""
-    printed = disturb(inputs, tmp_path, after="'epoch': '2'", number=signal.SIGKILL, whom="one")
+    printed = disturb(inputs, tmp_path, after=" 4/10  loss ", number=signal.SIGKILL, whom="one")
     assert "left the group" not in printed
     end, printed = run(inputs, tmp_path, sharded=False)
     assert f"resuming from {tmp_path / 'out' / 'checkpoints' / 'checkpoint-3'}\n" in printed
