@@ -35,9 +35,10 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
         raise UserError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
-    except RuntimeError as error:
-        # torch has no class of its own for it.
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionResetError) as error:
+        # torch has no class of its own for it, and a process that dies while it hands a batch over resets the connection.
+        lost = isinstance(error, ConnectionResetError) and trainer.args.dataloader_num_workers > 0
+        if not lost and "DataLoader worker" not in str(error):
             raise
         raise ChildProcessError(
             f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
