@@ -7,7 +7,7 @@ SET is one of bpo, rlhf-v, rlaif-v, vlfeedback (Silkie), llava-rlhf, povid, spa-
 JSON, JSONL or Parquet files, or folders of them. Every row is checked as training will check it, images decoded; a broken one goes to
 OUT/rejects.jsonl with its reason. Rows stream through, so memory stays the same whatever the size of the set.
 
-Cost: about 150 records a second on one core, with photographs of 0.4 megapixels; the images of a record are decoded once.
+Cost: about 150 records per second on one core, with photographs of 0.4 megapixels; the images of a record are decoded once.
 """
 
 import json

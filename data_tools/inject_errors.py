@@ -7,7 +7,7 @@ The model sees text only. --mode description asks for a rewritten description, -
 right and a wrong answer. Rows have messages (the last answer is used) or prompt and chosen. Replies are cached and work is done in chunks:
 give the same command again after a stop. A reply that is empty or repeats the good response is rejected with its reason.
 
-Cost: one reply of about the response's length a row.
+Cost: one reply of about the response's length per row.
 """
 
 import sys
@@ -100,7 +100,7 @@ def checked_reply(reply: str, response: str) -> str | ValueError:
     Returns:
         The text, whole from its first character; or why there is none.
     """
-    # A base model goes on with the next example.
+    # A base model continues with the next example.
     text = strip_reasoning(reply).text.split("\nQuestion:")[0].strip()
     for label in LABELS:
         text = text.removeprefix(label).strip()

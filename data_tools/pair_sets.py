@@ -64,12 +64,12 @@ def rlhf_v(record: Mapping[str, Any], default_id: str) -> list[Pair]:
 
 
 def rlaif_v(record: Mapping[str, Any], default_id: str) -> list[Pair]:
-    """RLAIF-V (arXiv:2405.17220): one pair a row."""
+    """RLAIF-V (arXiv:2405.17220): one pair per row."""
     return [_plain_pair(record, default_id, set_name="rlaif-v", id_field="idx", part_field="origin_dataset")]
 
 
 def spa_vl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
-    """SPA-VL (arXiv:2406.12030): one pair a row; its validation split names the kind of harm."""
+    """SPA-VL (arXiv:2406.12030): one pair per row; its validation split names the kind of harm."""
     return [_plain_pair(record, default_id, set_name="spa-vl", id_field="image_name", part_field="class1")]
 
 

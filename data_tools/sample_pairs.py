@@ -12,7 +12,7 @@ on images that you measure on: for the embedded world, build a second one with a
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.
 
-Cost: --samples responses a question, and with mllm a short answer to each of their sentences.
+Cost: --samples responses per question, and with mllm a short answer to each of their sentences.
 """
 
 import sys
@@ -44,7 +44,7 @@ class SampleOptions:
         default_factory=dict,
         metadata={"help": "its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"},
     )
-    samples: int = field(default=4, metadata={"help": "responses a question"})
+    samples: int = field(default=4, metadata={"help": "responses per question"})
     temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
     top_p: float = field(default=0.95, metadata={"help": "sample from the likeliest tokens that have this probability together"})
     max_new_tokens: int = field(default=256, metadata={"help": "longest response in tokens"})

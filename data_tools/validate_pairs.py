@@ -7,7 +7,7 @@ encoding again; whether the chosen response is simply the longer one; sizes, mod
 OUT/summary.md, and the rows concerned in OUT/rejects.jsonl, duplicates.jsonl and leaks.jsonl. It changes no data, and ends with status 0
 whatever it finds.
 
-Cost: about 150 rows a second on one core, with photographs of 0.4 megapixels; each row's images are decoded.
+Cost: about 150 rows per second on one core, with photographs of 0.4 megapixels; each row's images are decoded.
 """
 
 import json

@@ -65,7 +65,7 @@ def hallucinating_logits(noisy: Tensor, clean: Tensor, *, contrast: float, plaus
 class HallucinationProcessor(LogitsProcessor):
     """Decodes both branches in one batch: the first half of the rows sees noised images, the second half the images themselves.
 
-    It chooses the token itself and leaves it as the only one, so that both halves go on with the same text and stock ``generate`` keeps
+    It chooses the token itself and leaves it as the only one, so that both halves continue with the same text and stock ``generate`` keeps
     their caches, positions and masks.
     """
 
@@ -74,7 +74,7 @@ class HallucinationProcessor(LogitsProcessor):
         self.contrast, self.plausibility, self.temperature, self.generator = contrast, plausibility, temperature, generator
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return (2B, V) scores that allow one token a row, the same in both halves."""
+        """Return (2B, V) scores that allow one token per row, the same in both halves."""
         noisy, clean = scores.chunk(2)
         logits = hallucinating_logits(noisy, clean, contrast=self.contrast, plausibility=self.plausibility)
         if self.temperature == 0:

@@ -56,7 +56,7 @@ def run_command(*words: object) -> None:
 
 
 def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str) -> Iterator[dict[str, Any]]:
-    """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two a row.
+    """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two per row.
 
     Args:
         sampled: The program's folder.

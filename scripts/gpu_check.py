@@ -60,7 +60,7 @@ def hardware(device: str) -> str:
 
 
 def speed_table(results: dict[str, dict[str, Any]], name: str) -> str:
-    """Write tokens and pairs a second, peak memory and utilisation."""
+    """Write tokens and pairs per second, peak memory and utilisation."""
     peak = next((value for part, value in PEAKS.items() if part in name), None)
     rows = []
     for arm, one in results.items():
@@ -70,7 +70,7 @@ def speed_table(results: dict[str, dict[str, Any]], name: str) -> str:
         seconds, mfu = one["seconds"], "unknown" if peak is None else f"{one['flops'] / one['seconds'] / peak:.1%}"
         rates = f"{one['pairs'] / seconds:.2f}", f"{one['tokens'] / seconds:,.0f}", f"{one['peak']:,.0f}"
         rows.append([arm, f"{seconds:.3f}", *rates, mfu])
-    return markdown_table(["arm", "s a step", "pairs/s", "tokens/s", "peak MiB", "MFU"], rows)
+    return markdown_table(["arm", "s per step", "pairs/s", "tokens/s", "peak MiB", "MFU"], rows)
 
 
 def check_tests(options: argparse.Namespace) -> tuple[bool, str]:
@@ -125,7 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--model", default="1.5b", help="a shape of scripts/benchmarks/bench.py")
-    parser.add_argument("--batch-size", type=int, default=8, help="pairs a step")
+    parser.add_argument("--batch-size", type=int, default=8, help="pairs per step")
     parser.add_argument("--steps", type=int, default=8, help="timed steps an arm")
     parser.add_argument("--photos", type=Path, help="parquet of labelled photographs (image, label), such as CIFAR-10's")
     parser.add_argument("--work", type=Path, default=Path("runs/gpu_check"), help="folder of models and runs")
@@ -147,7 +147,7 @@ def main() -> None:
         "# Performance on a GPU",
         f"Hardware: {name}; {versions}; {time.perf_counter() - begin:.0f} s in all.",
         f"```\nscripts/gpu_check.sh {words}\n```",
-        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs a step; LoRA of rank 16 with the adapter off "
+        f"Random LLaVA of shape {options.model}, 576 image tokens, {options.batch_size} pairs per step; LoRA of rank 16, the adapter off "
         "as the reference. Tokens are those that go through the language model, a pair's image and prompt once. MFU (ours): 2 FLOPs a "
         "weight of the language model and token in each pass, 3 passes a preference step and 1 in scoring, over the data sheet's dense "
         "bf16 peak; attention and the vision tower are not counted.",

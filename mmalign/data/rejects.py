@@ -1,4 +1,4 @@
-"""Broken rows go to a file with their reason, and the run goes on until too many of them are broken."""
+"""Broken rows go to a file with their reason, and the run continues until too many of them are broken."""
 
 import json
 from pathlib import Path

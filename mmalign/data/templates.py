@@ -194,7 +194,7 @@ def _find_words(text: str, at: int, words: str, before: str, behind: str, tail: 
 
 
 def _answer_start(processor: Any, messages: Sequence[Message], i: int, text: str) -> int | None:
-    """Where the generation prompt before an answer ends; a thinking template's may go on otherwise than the answered conversation.
+    """Where the generation prompt before an answer ends; a thinking template's may continue otherwise than the answered conversation.
 
     None where the template writes what stands before the answer differently once more follows: then the answer starts with its words.
     """

@@ -11,7 +11,7 @@ from torch import Tensor
 from mmalign.errors import UserError
 
 DROP_PER_TOKEN = -1.0
-"""Nats a token below which a rejected response counts as dropped: each token e times less likely than at the start. Ours."""
+"""Nats per token below which a rejected response counts as dropped: each token e times less likely than at the start. Ours."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def score_generative(
         shared: Whether the two responses share their prompt's row; see ``probe_rows``.
 
     Returns:
-        For each pair two float32 tensors on the CPU, one value a response token.
+        For each pair two float32 tensors on the CPU, one value per response token.
     """
     found = score_responses(model, encoded, pad_token_id=pad_token_id, shared=shared)
     return [(chosen, rejected) for chosen, rejected in found]

@@ -1,4 +1,4 @@
-"""Score pairs shard by shard: each shard is written whole or not at all, so a stopped run goes on and ends with the same bytes."""
+"""Score pairs shard by shard: each shard is written whole or not at all, so a stopped run resumes and ends with the same bytes."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Distribution-aware voting: gaps of several proxies to one difficulty a pair (DA-DPO, arXiv:2601.00623).
+"""Distribution-aware voting: gaps of several proxies to one difficulty per pair (DA-DPO, arXiv:2601.00623).
 
 The paper's text names the steps; its formula could not be read, so the weights here are a reconstruction: each proxy votes in
 proportion to how often it prefers the chosen answer.

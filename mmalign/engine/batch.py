@@ -46,7 +46,7 @@ def collate_prompts(
     Args:
         encoded: Prompts with their responses.
         pad_token_id: Fills the rows up; padding is masked.
-        shared: One row a prompt with all its responses behind it; False gives one plain row a response.
+        shared: One row per prompt with all its responses behind it; False gives one plain row per response.
         row_tokens: Pack shared rows: several prompts in a row of about this many tokens. None: one prompt a row.
 
     Returns:
@@ -82,7 +82,7 @@ def collate_prompts(
 
 
 def collate_prefixes(encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> dict[str, Any]:
-    """Lay prompts without their responses out as rows, padded on the left, as generation goes on from them.
+    """Lay prompts without their responses out as rows, padded on the left, as generation continues from them.
 
     Returns:
         ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``; ``layout`` with ``image_blocks``.

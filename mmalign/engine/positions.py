@@ -66,7 +66,7 @@ def _grids_in_row_order(batch: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def _continue_from_prompts(positions: Tensor, layout: dict[str, Tensor]) -> Tensor:
-    """Let every response go on where its prompt ended, and every prompt of a packed row begin at 0.
+    """Let every response continue where its prompt ended, and every prompt of a packed row begin at 0.
 
     A prompt with one response is a plain row already, with images in the response too.
     """

@@ -145,7 +145,7 @@ class Amber(Benchmark):
         return {record.id for record in self.records}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item a description, and an item a question with its kind as its group."""
+        """One item per description, and one per question with its kind as its group."""
         asked = QuestionsById(self.asked)
         found = []
         for identifier in [i for i in self.scenes if i in answers]:

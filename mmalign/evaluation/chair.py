@@ -71,7 +71,7 @@ class Chair(CaptionBenchmark):
         return self.how
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item a caption; it is right where it names no absent object."""
+        """One item per caption; it is right where it names no absent object."""
         asked = QuestionsById(self.asked)
         items = []
         for identifier, caption in answers.items():

@@ -113,7 +113,7 @@ class HallusionBench(QuestionBenchmark):
         return {"question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item a question; a group counts with the first of its questions. With judgements these are read, else the answers by rule."""
+        """One item per question; a group counts with its first question. With judgements these are read, else the answers by rule."""
         answered = self.answered(answers)
         if judgements is None:
             codes = {record.id: code_by_rule(answers[record.id], is_yes=record.is_yes, mode=mode) for record, _ in answered}

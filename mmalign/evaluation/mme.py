@@ -1,4 +1,4 @@
-"""MME's hallucination subset: existence, count, position, colour; two questions an image (arXiv:2306.13394)."""
+"""MME's hallucination subset: existence, count, position, colour; two questions per image (arXiv:2306.13394)."""
 
 import glob
 from collections import Counter
@@ -100,7 +100,7 @@ class Mme(QuestionBenchmark):
         return folder if self.folders else super().images_in(folder)
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item a question; an image counts with the first of its two, where both are answered."""
+        """One item per question; an image counts with the first of its two, where both are answered."""
         parse = parse_official if mode == "official" else parse_strict
         answered = self.answered(answers)
         replies = {one.id: parse(answers[one.id]) for one, _ in answered}

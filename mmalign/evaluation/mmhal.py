@@ -118,7 +118,7 @@ class Mmhal(QuestionBenchmark):
         return {"contents": record.contents, "question": record.text, "reference": record.reference}
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item an answer; what could not be read is counted apart, and the rest is scored.
+        """One item per answer; what could not be read is counted apart, and the rest is scored.
 
         Raises:
             ValueError: If there are no judgements, or none can be read.

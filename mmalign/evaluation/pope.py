@@ -92,7 +92,7 @@ class Pope(QuestionBenchmark):
         return [[item.id for item in self.records if item.split == split] for split in dict.fromkeys(item.split for item in self.records)]
 
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
-        """An item a question; the splits are the groups."""
+        """One item per question; the splits are the groups."""
         parse = parse_official if mode == "official" else parse_strict
         return [
             binary_item(question, answers[one.id], is_yes=one.is_yes, reply=parse(answers[one.id]), group=one.split)

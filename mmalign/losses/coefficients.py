@@ -1,6 +1,6 @@
 """What data says about a pair, turned into its beta, weight or label.
 
-Shape legend: B = preference pairs or prompts, N = responses a prompt, D = hidden width. None of these carries a gradient.
+Shape legend: B = preference pairs or prompts, N = responses per prompt, D = hidden width. None of these carries a gradient.
 """
 
 import math

@@ -269,5 +269,5 @@ def _per_pair(value: float | Tensor | ColumnMap, *, columns: Columns, like: Tens
     if not isinstance(value, Tensor):
         return value
     if value.shape != like.shape:
-        raise UserError(f"{name} has shape {tuple(value.shape)}; expected one value a pair, {tuple(like.shape)}")
+        raise UserError(f"{name} has shape {tuple(value.shape)}; expected one value per pair, {tuple(like.shape)}")
     return value.to(like)

@@ -1,6 +1,6 @@
 """Cached log-probabilities as the reference: columns that ``score-difficulty`` and ``cache-logps`` write.
 
-Shape legend: K = scored tokens, R = responses, two a pair and any number a list.
+Shape legend: K = scored tokens, R = responses, two per pair and any number per list.
 """
 
 import math

@@ -7,7 +7,7 @@ from mmalign.options.base import Options
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "nf4", "nf4-double"]
-"""``nf4-double`` quantises the scales of the blocks as well: 4.13 bits a weight instead of 4.5."""
+"""``nf4-double`` quantises the scales of the blocks as well: 4.13 bits per weight instead of 4.5."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ def _num_processes() -> int:
 
 
 def claim_folder(out: Path, record: dict[str, Any]) -> None:
-    """Write the run's record, or check that the folder's own is the same: only then is a stopped run gone on with.
+    """Write the run's record, or check that the folder's own is the same: only then can a stopped run resume.
 
     Of several processes the first does it; where it fails, the launcher ends the others.
 

@@ -51,7 +51,7 @@ def format_card(dense: PreTrainedModel, sparse: PreTrainedModel, sparse_layers: 
     rows += [(f"trainable, {stage}", f"{count_trainable(dense, frozen):,}", "") for stage, frozen in DENSE_STAGES.items()]
     rows += [(f"trainable, {stage}", "", f"{count_trainable(sparse, frozen):,}") for stage, frozen in SPARSE_STAGES.items()]
     lines = [text_table(rows)]
-    head = f"{type(sparse).__name__} with {text.model_type}: {text.num_experts_per_tok} of {text.num_experts} experts a token in {where}"
+    head = f"{type(sparse).__name__} with {text.model_type}: {text.num_experts_per_tok} of {text.num_experts} experts per token in {where}"
     if text.num_experts_per_tok == 1:
         lines.append("with top_k 1 the weight of the chosen expert is always 1: the router learns from the balance loss alone")
     return "\n".join([head, *lines])

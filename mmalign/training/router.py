@@ -66,7 +66,7 @@ def router_metrics(logits: Tensor, counted: Tensor, balance: Tensor, z: Tensor, 
         counted: (B * N,) bool.
         balance: (L,), 1 at balance.
         z: (L,).
-        top_k: Experts a token.
+        top_k: Experts per token.
 
     Returns:
         ``router/balance``, ``router/z``, ``router/entropy`` (nats); ``router/dead_experts``: experts of all layers without a token in the

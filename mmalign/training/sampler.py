@@ -16,7 +16,7 @@ class BucketSampler(Sampler[int]):
     """
 
     def __init__(self, num_rows: int, *, num_buckets: int, seed: int) -> None:
-        """Take the number of rows, and of buckets an epoch; where there are as many buckets as rows, nothing is shuffled.
+        """Take the number of rows, and of buckets per epoch; where there are as many buckets as rows, nothing is shuffled.
 
         Raises:
             ValueError: If there is no bucket.

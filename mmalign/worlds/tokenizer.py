@@ -1,4 +1,4 @@
-"""A tokenizer of a world's text: about one token a word, and bytes for everything else."""
+"""A tokenizer of a world's text: about one token per word, and bytes for everything else."""
 
 from collections.abc import Iterable
 

@@ -37,7 +37,7 @@ from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 
 ARMS = ("preference bfloat16", "preference nf4", "scoring bfloat16", "scoring nf4", "attention bfloat16")
-# Times two floating-point operations a weight and token: the policy's forward pass and the gradients to its activations (frozen weights
+# Times two floating-point operations per weight and token: the policy's forward pass and the gradients to its activations (frozen weights
 # have none of their own under LoRA), and the reference's forward pass.
 PREFERENCE_PASSES = 3
 

@@ -78,7 +78,7 @@ def cache_row(raw: dict[str, Any], model: Any, processor: Any) -> dict[str, Any]
 
 
 def score_full_logits(model: Any, batch: dict[str, Any], *, features: Any = None, keep_states: bool = False) -> ResponseLogps:
-    """Score as trainers without a fused head do: a row a response, its image encoded again, logits of all positions in float32."""
+    """Score as trainers without a fused head do: one row per response, its image encoded again, logits of all positions in float32."""
     layout = batch["layout"]
     inputs = {key: value for key, value in batch.items() if key not in ("layout", "images")}
     pixels = batch["images"]["pixel_values"].repeat_interleave(layout["repeats"], 0)

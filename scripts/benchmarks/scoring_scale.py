@@ -119,7 +119,7 @@ def measure(work: Path) -> dict[str, tuple[float, float]]:
 
 
 def read_only(work: Path, num_pairs: int = 128) -> float:
-    """Return CPU seconds a pair of what no GPU does: reading and decoding, both image processors, tokenising."""
+    """Return CPU seconds per pair of what no GPU does: reading and decoding, both image processors, tokenising."""
     torch.set_num_threads(1)
     processor, clip_processor = (AutoProcessor.from_pretrained(work / name) for name in ("tiny", "clip"))
     rows = load_rows(work / "paths.parquet")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mmalign.tables import markdown_table
 
 PEAK = 989e12
-"""Dense bfloat16 FLOPs a second of an H100 SXM, by its data sheet."""
+"""Dense bfloat16 FLOPs per second of an H100 SXM, by its data sheet."""
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@
 #   --image-root DIR             where image paths in them start; leave it out where images are embedded
 #   --bench DIR                  pope/ (coco_pope_*.json), chair/ (synonyms.txt, *objects*.json, chair.jsonl), val2014/ (COCO's images),
 #                                amber/ (AMBER's data with images/); CHAIR and AMBER need NLTK's data (docs/evaluation.md)
-#   --gpus N                     1, 2, 4 or 8 of one machine (1); 32 pairs a step whatever N is
+#   --gpus N                     1, 2, 4 or 8 of one machine (1); 32 pairs per step whatever N is
 #   --out DIR                    runs/da_dpo/RECIPE
 #
 # Stages: convert_pairs -> score-difficulty -> train preference -> evaluate pope, chair, amber (before and after) -> report eval.
-# After a stop give the same command again: finished stages are passed over, scoring and training go on where they stopped.
+# After a stop give the same command again: finished stages are passed over, scoring and training resume where they stopped.
 #
 # Cost to expect: see README.md here, estimates from FLOPs. Measured result: none yet; no recipe has been run on a GPU.
 set -euo pipefail

@@ -73,7 +73,7 @@ make_once "$out/student/config.json" compose --vision "$vision" --llm "$llm" --c
   ${compose[@]+"${compose[@]}"}
 train sft init --model "$out/student" --data "$captions"
 train mimic d2d --model "$out/init" --data "$chats" --teacher "$teacher"
-# 4 experts, 2 a token, every second layer; the router as PyTorch initialises it, LLaVA-MoD's.
+# 4 experts, 2 per token, every second layer; the router as PyTorch initialises it, LLaVA-MoD's.
 make_once "$out/sparse/config.json" upcycle "$out/d2d" --num-experts 4 --top-k 2 --layers alternate --router-init uniform --out "$out/sparse"
 train mimic d2s --model "$out/sparse" --data "$tasks" --teacher "$teacher"
 train preference preference --model "$out/d2s" --data "$pairs" --reference-model "$teacher"

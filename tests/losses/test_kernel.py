@@ -81,7 +81,7 @@ def test_a_new_objective_is_one_function() -> None:
 
 
 def test_what_a_loss_refuses() -> None:
-    with pytest.raises(ValueError, match=r"beta_scale has shape \(2,\); expected one value a pair, \(3,\)"):
+    with pytest.raises(ValueError, match=r"beta_scale has shape \(2,\); expected one value per pair, \(3,\)"):
         preference_loss(PairObjective(), REWARDS, beta_scale=torch.ones(2))
     with pytest.raises(ValueError, match="compares with a reference, and the batch has no log-probabilities"):
         compute_rewards(PairObjective(), dataclasses.replace(worked_pair(), reference=None))

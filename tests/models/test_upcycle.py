@@ -271,7 +271,7 @@ def test_plain_transformers_runs_what_the_command_saved(tmp_path: Path, capsys: 
         loaded, _ = load_mllm(str(tmp_path / name))
         assert num_sparse_layers(loaded) == {"llama": 4}.get(name, 2)
     card = capsys.readouterr().out
-    assert "LlavaForConditionalGeneration with qwen3_moe: 2 of 4 experts a token in 2 of 4 layers (0, 2)" in card
+    assert "LlavaForConditionalGeneration with qwen3_moe: 2 of 4 experts per token in 2 of 4 layers (0, 2)" in card
     # Each of two layers: three more copies of 3 x 96 x 64, one of them used, and a router of 4 x 64.
     rest = 198_848 + 2 * 4 * 64
     assert f"{rest + 2 * 3 * 3 * 96 * 64:,}" in card

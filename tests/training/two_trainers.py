@@ -107,7 +107,7 @@ def run_alone(folder: Path) -> None:
     """Train every case in this process, and keep losses and weights."""
     cache_teacher(folder)
     for case in CASES:
-        # Two processes have two micro-batches a step, and so has one that accumulates.
+        # Two processes have two micro-batches per step, and so has one that accumulates.
         parts = 2 if case == "mimic balance" else 1
         trainer = build(case, folder / case, batch_size=GLOBAL_BATCH // parts, accumulation=parts, filled=True)
         trainer.train()

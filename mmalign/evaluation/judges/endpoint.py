@@ -112,7 +112,7 @@ class OpenAIJudge:
             total = len(dict.fromkeys(prompts))
             raise UserError(
                 f"{self._model} left {len(left)} of {total} prompts unanswered; {total - len(left)} are answered and cached in "
-                f"{self._cache.path}, and running again goes on with the rest. First reason: {failures.reasons[0]}"
+                f"{self._cache.path}, and running again resumes with the rest. First reason: {failures.reasons[0]}"
             )
         limit = "max_completion_tokens" if "max_completion_tokens" in self._decoding else "max_tokens"
         self._cache.warn_of_cut(prompts, advice=f"raise {limit} in {self._option}")
