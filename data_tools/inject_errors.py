@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.reasoning import strip_reasoning
+from mmalign.evaluation.wording import fill_prompt
 
 Mode = Literal["description", "answer"]
 

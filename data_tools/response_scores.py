@@ -10,11 +10,11 @@ from typing import Any, Protocol
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.runner import generate_answers
+from mmalign.evaluation.wording import fill_prompt
 
 RATING = """A response describes or answers a question about an image. You can't see the image; a reference tells what it shows.
 

@@ -10,10 +10,10 @@ from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import OURS, SHORT_ANSWER, AnswerFormat, Question, check_texts
 from mmalign.evaluation.items import Item, add_up
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
 from mmalign.evaluation.parquet import has_pictures, write_pictures
 from mmalign.evaluation.rows import read_records
+from mmalign.evaluation.wording import fill_prompt
 from mmalign.evaluation.yes_no import BASELINES, Mode
 from mmalign.options.evaluate import EvaluateOptions
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -54,25 +53,6 @@ def strip_replies(replies: Mapping[str, str]) -> Replies:
     stripped = {i: strip_reasoning(reply) for i, reply in replies.items()}
     answers = [Answer(i, one.text, one.reasoned) for i, one in stripped.items()]
     return Replies({i: one.text for i, one in stripped.items()}, count_endings(answers))
-
-
-def fill_prompt(template: str, fields: Mapping[str, str]) -> str:
-    """Fill a prompt: ``{name}`` is replaced by its field, and bare ``{}`` by the fields in their order.
-
-    Texts are put in as they are, braces and all.
-
-    Raises:
-        ValueError: If the template holds no field.
-    """
-    if template.count("{}") == len(fields):
-        texts = iter(fields.values())
-        return re.sub(r"\{\}", lambda _: next(texts), template)
-    if not any(f"{{{name}}}" in template for name in fields):
-        raise UserError(
-            f"the judge's prompt has no field; expected {', '.join('{' + name + '}' for name in fields)}, or {len(fields)} times {{}}"
-        )
-    # In one pass, so that braces in a text stay what they are.
-    return re.sub(r"\{(\w+)\}", lambda found: fields.get(found[1], found[0]), template)
 
 
 def read_judgements(path: Path, form: AnswerFormat, *, asked: Sequence[str], order: Sequence[str]) -> Replies:

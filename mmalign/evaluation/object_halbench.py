@@ -14,12 +14,12 @@ from mmalign.evaluation.benchmark import find_file, find_question_files
 from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
 from mmalign.evaluation.items import Item
-from mmalign.evaluation.judging import fill_prompt
 from mmalign.evaluation.metrics import Metric, ratio
 from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
 from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.verdicts import UnreadableError, parse_list
+from mmalign.evaluation.wording import fill_prompt
 from mmalign.evaluation.yes_no import Mode
 from mmalign.options.evaluate import EvaluateOptions
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmalign.evaluation.answers import AnswerFormat
-from mmalign.evaluation.judging import Judge, ask_judge, fill_prompt, read_judgements, write_judgements
+from mmalign.evaluation.judging import Judge, ask_judge, read_judgements, write_judgements
+from mmalign.evaluation.wording import fill_prompt
 
 FORM = AnswerFormat(text=("judgement",))
 
