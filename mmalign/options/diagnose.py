@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmalign.errors import UserError
 from mmalign.options.precision import DtypeOptions
 from mmalign.options.rows import AnswerOptions, RowOptions
 
@@ -37,3 +38,12 @@ class DiagnoseOptions(RowOptions, AnswerOptions, DtypeOptions):
     """title of the page"""
     seed: int = 0
     """of the sample of pairs and the probe's folds"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        for name in ("max_pairs", "max_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
+        if self.credited < 0 or not self.beta > 0:
+            raise UserError(f"credited is {self.credited} and beta {self.beta}; expected a number from 0 and a positive one")

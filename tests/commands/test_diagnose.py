@@ -95,5 +95,7 @@ def test_what_it_refuses(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, caps
     assert "name it with --reference" in capsys.readouterr().err
     assert main([*words, "--reference", str(tiny_llava_dir), "--checkpoints", str(tmp_path)]) == 2
     assert f"no checkpoint at {tmp_path}" in capsys.readouterr().err
-    assert main([*words, "--max-pairs", "0"]) == 2
+    with pytest.raises(SystemExit) as stop:
+        main([*words, "--max-pairs", "0"])
+    assert stop.value.code == 2
     assert "max_pairs is 0" in capsys.readouterr().err
