@@ -39,7 +39,7 @@ from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import hash_file, whole
 from mmalign.worlds.questions import POPE_SPLITS, QUESTIONS_A_SIDE
 from scripts.real.photos import Photo, PhotoSet, photo_row, read_photos, small_jpeg
-from scripts.real.words import CAPTION_PROMPTS, NO, YES, Company, choose, existence_question, shuffled
+from scripts.real.words import CAPTION_PROMPTS, NO, YES, Company, all_objects, choose, existence_question, shuffled
 
 GREY = 128
 
@@ -165,11 +165,6 @@ def write_training(out: Path, parts: Parts, classes: frozenset[str], *, seed: in
     _write_rows(out / "sft" / "chats.jsonl", [chats[i] for i in rng.permutation(len(chats))])
     captions = [{"id": photo.id, "images": [photo.image], "text": choose(rng, photo.captions)} for photo in parts.sft]
     _write_rows(out / "captions" / "captions.jsonl", captions)
-
-
-def all_objects(photos: Iterable[Photo]) -> frozenset[str]:
-    """Every object that is known of any of them."""
-    return frozenset().union(*(photo.objects or () for photo in photos))
 
 
 def chat_rows(photo: Photo, rng: np.random.Generator, company: Company, classes: frozenset[str]) -> list[dict[str, Any]]:

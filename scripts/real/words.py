@@ -8,16 +8,30 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from mmalign.worlds.questions import absent_kinds, count_objects
+from scripts.real.photos import Photo
 
 CAPTION_PROMPTS = ("Describe the image in one sentence.", "What is in this photograph?", "Write a short caption for this picture.")
 """The first is what evaluation asks."""
 QUESTION = "Is there {} in the image?"
 YES, NO = "Yes.", "No."
+_PLURALS = {
+    "person": "people",
+    "knife": "knives",
+    "mouse": "mice",
+    **{same: same for same in ("sheep", "skis", "scissors", "broccoli")},
+}
 
 
 def with_article(name: str) -> str:
     """A name with its article, as POPE writes it (a skis, an umbrella)."""
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
+
+
+def plural(name: str) -> str:
+    """A name's plural."""
+    if name in _PLURALS:
+        return _PLURALS[name]
+    return f"{name}es" if name.endswith(("s", "sh", "ch", "x")) else f"{name}s"
 
 
 def existence_question(name: str) -> str:
@@ -42,6 +56,17 @@ class Company:
         """Absent classes in the order that a split of POPE prefers: random, popular, or adversarial (often together with those there)."""
         kinds = absent_kinds(split, self.kinds(present), frequency=self.frequency, together=self.together, rng=rng)
         return [self.classes[kind] for kind in kinds]
+
+    def likelihood(self, name: str, others: Iterable[str]) -> float:
+        """The share of the other classes that stand less often beside ``others`` than ``name`` does, in [0, 1]; ties count half."""
+        beside = self.together[sorted(self.kinds(others))].sum(0)
+        own, rest = beside[self.number[name]], np.delete(beside, self.number[name])
+        return float((rest < own).mean() + (rest == own).mean() / 2)
+
+
+def all_objects(photos: Iterable[Photo]) -> frozenset[str]:
+    """Every object that is known of any of them."""
+    return frozenset().union(*(photo.objects or () for photo in photos))
 
 
 def shuffled(rng: np.random.Generator, items: Iterable[str]) -> list[str]:
