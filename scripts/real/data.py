@@ -142,18 +142,19 @@ def divide(found: PhotoSet, options: DataOptions) -> Parts:
     """Divide the photographs: questions after objects come from validation as far as its instances are known, then from training.
 
     Raises:
-        UserError: If nothing is left for SFT.
+        UserError: If none with known objects is left for SFT.
     """
     train, val = ([photo for photo in found.photos if photo.split == split] for split in ("train", "val"))
     existence = [photo for photo in val if photo.instances is not None][: options.num_existence]
     held_out = [photo for photo in train if photo.instances is not None][: options.num_existence - len(existence)]
-    rest = [photo for photo in train if photo not in set(held_out)]
+    taken = {photo.image for photo in held_out}
+    rest = [photo for photo in train if photo.image not in taken]
     pairs = [photo for photo in rest if photo.objects is not None][: options.num_pair_photos]
-    sft = [photo for photo in rest if photo not in set(pairs)]
-    if not sft:
-        raise UserError(
-            f"{len(train)} training photographs, {len(held_out)} for questions and {len(pairs)} for pairs: none is left for SFT"
-        )
+    taken = {photo.image for photo in pairs}
+    sft = [photo for photo in rest if photo.image not in taken]
+    if not all_objects(sft):
+        uses = f"{len(held_out)} for questions and {len(pairs)} for pairs"
+        raise UserError(f"{len(train)} training photographs, {uses}: none with known objects is left for SFT; take fewer")
     return Parts(sft, pairs, existence + held_out, val)
 
 
@@ -246,7 +247,7 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the data."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="COCO's own folder, or train*.parquet and val*.parquet")
@@ -256,9 +257,10 @@ def main() -> None:
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=getattr(DataOptions, name), help=text)
     disable_progress_bars()
     try:
-        write_data(DataOptions(**vars(parser.parse_args())))
+        write_data(DataOptions(**vars(parser.parse_args(argv))))
     except UserError as error:
         parser.error(str(error))
+    return 0
 
 
 SIZES = {

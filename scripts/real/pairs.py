@@ -1,7 +1,7 @@
 """Make preference pairs about photographs whose objects are known.
 
     python data_tools/sample_pairs.py runs/real/data/pair_photos --image-root runs/real/data/images --model runs/real/sft \
-        --scorer truth --embed-images false --max-new-tokens 48 --out runs/real/sampled
+        --scorer truth --no-embed-images --max-new-tokens 48 --out runs/real/sampled
     python -m scripts.real.pairs --data runs/real/data --sampled runs/real/sampled --out runs/real/pairs
 
 Without a language model: a wrong object is put into a human caption, and questions after objects are answered wrongly. Rows hold what is
@@ -160,7 +160,8 @@ def write_pairs(data: Path, out: Path, *, sampled: Path | None, injected: bool, 
     by_part = {part: [read_photo_row(row) for row in rows if row["part"] == part] for part in ("sft", "pairs")}
     words = read_synonyms((data / "pair_photos" / "synonyms.txt").read_text(encoding="utf-8"), strip=True)
     classes = frozenset(read_json_object(data / "data.json")["classes"])
-    company = Company([photo.objects for photo in by_part["sft"] if photo.objects is not None], all_objects(by_part["sft"]))
+    sets = [photo.objects for photo in by_part["sft"] if photo.objects is not None]
+    company = Company(sets, all_objects([*by_part["sft"], *by_part["pairs"]]))
     found: list[tuple[Photo, Pair]] = []
     if injected:
         found += _injected(by_part["pairs"], PairMaker(words, company, classes, seed=seed))
@@ -184,7 +185,7 @@ def _injected(photos: Sequence[Photo], maker: PairMaker) -> Iterator[tuple[Photo
                 yield photo, pair
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write the pairs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("runs/real/data"), help="folder that scripts/real/data.py made")
@@ -193,11 +194,12 @@ def main() -> None:
     parser.add_argument("--no-injected", dest="injected", action="store_false", help="the sampled pairs alone")
     parser.add_argument("--label-noise", type=float, default=0.0, help="share of the pairs that are swapped")
     parser.add_argument("--seed", type=int, default=0)
-    options = vars(parser.parse_args())
+    options = vars(parser.parse_args(argv))
     try:
         print(f"{write_pairs(**options):,} pairs in {options['out']}")
     except UserError as error:
         parser.error(str(error))
+    return 0
 
 
 if __name__ == "__main__":

