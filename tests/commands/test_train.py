@@ -25,6 +25,9 @@ def test_training_leaves_a_checkpoint_for_plain_transformers(
 ) -> None:
     """Every weight is found under the name that transformers looks for, and is the one of the last checkpoint."""
     assert train(tiny_llava_dir, chats if kind == "sft" else pairs, tmp_path / "out", kind=kind) == 0
+    weights = [*tmp_path.rglob("model.safetensors")]
+    assert len(weights) >= 3, "of the sparse model, of a checkpoint and of the trained model"
+    assert {path.stat().st_mode for path in weights} == {(tmp_path / "sparse" / "config.json").stat().st_mode}
     trained, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     AutoProcessor.from_pretrained(tmp_path / "out")
