@@ -39,7 +39,7 @@ from transformers import (
 from transformers.utils import logging
 
 from mmalign.errors import UserError
-from mmalign.files import hash_file, write_whole
+from mmalign.files import hash_file, open_to_readers, write_whole
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 
@@ -184,8 +184,10 @@ def make_parts(out: Path, sources: dict[str, str], *, image_size: int = 192, pro
         if not (out / name / "config.json").is_file():
             print(f"{name}: {source}", flush=True)
             MAKERS[name](source, out / name)
+            open_to_readers(out / name)
     if not (out / "scorer" / "config.json").is_file():
         make_scorer(out, out / "scorer", image_size=image_size, projection_dim=projection_dim, seed=seed)
+        open_to_readers(out / "scorer")
     facts = {name: {"source": _shown(source), "license": _license(name, source)} for name, source in sources.items()}
     for name in sources:
         facts[name]["sha256"] = hash_file(out / name / "model.safetensors")

@@ -20,18 +20,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from datasets import disable_progress_bars
-from transformers.utils import logging
 
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.cli import main as mmalign
 from mmalign.errors import UserError
 from mmalign.evaluation.nltk_words import tokenize
 from mmalign.files import read_json_object, write_whole
+from mmalign.tables import markdown_table
 from scripts.real.data import main as write_data
 from scripts.real.pairs import main as write_pairs
 from scripts.real.parts import main as make_parts
-from scripts.studies.page import markdown_table
 
 PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "mmalign": mmalign,
@@ -147,14 +145,31 @@ def list_steps(out: Path, sizes: Sizes, *, photos: Path, benchmarks: Path, seed:
         steps[f"human/{folder}/chair.json"] = (
             f"mmalign evaluate chair --data {data}/{kind} --answers {data}/human/{kind}.jsonl --out {run}/human/{folder}"
         )
-    titles = {"eval": "POPE and CHAIR", "eval_instances": "True instances", "eval_repope": "POPE's questions, RePOPE's labels"}
-    for folder, title in titles.items():
-        shown = {**MODELS, **BASELINES} if folder != "eval_repope" else {**MODELS, "blind": BASELINES["blind"]}
-        steps[f"report/{folder}/report.html"] = (
-            f"mmalign report eval {' '.join(f'{run}/{model}/{folder}' for model in shown)} --names {shlex.join(shown.values())}"
-            f" --images {data}/images --title {shlex.quote(title)} --out {run}/report/{folder}"
-        )
+    steps |= _pages(run, data)
     return [Step(out / done, shlex.split(words)) for done, words in steps.items()]
+
+
+def _pages(run: str, data: str) -> dict[str, str]:
+    """The pages, of which the main one comes last and links to the others."""
+    trained = list(PREFERENCE_ARMS)
+    names = shlex.join(name for name, _ in PREFERENCE_ARMS.values())
+    pages = {
+        "report/difficulty.html": f"mmalign report difficulty {run}/difficulty --image-root {data}/images --group-by truth_kind"
+        f" --out {run}/report/difficulty.html",
+        "report/training.html": f"mmalign report training {' '.join(f'{run}/{arm}' for arm in trained)} --names {names}"
+        f" --out {run}/report/training.html",
+    }
+    titles = {"repope": "POPE's questions with RePOPE's labels", "instances": "True instances", "": "Photographs and pretrained weights"}
+    for kind, title in titles.items():
+        folder, out = f"eval_{kind}".rstrip("_"), f"report/{kind}".rstrip("/")
+        # Nobody answered POPE's questions by hand.
+        shown = {model: name for model, name in {**MODELS, **BASELINES}.items() if (model, kind) != ("human", "repope")}
+        links = "" if kind else f" --links {' '.join(f'{run}/{page}' for page in pages)}"
+        pages[f"{out}/report.html"] = (
+            f"mmalign report eval {' '.join(f'{run}/{model}/{folder}' for model in shown)} --names {shlex.join(shown.values())}"
+            f" --images {data}/images --title {shlex.quote(title)} --out {run}/{out}{links}"
+        )
+    return pages
 
 
 def _evaluations(run: str, data: str, model: str, images: str, *, sizes: Sizes, dtype: str) -> dict[str, str]:
@@ -229,13 +244,12 @@ def main() -> None:
     missing = sum(not step.done.exists() for step in steps)
     print(f"{missing} of {len(steps)} steps are to be done; all together take {sizes.hours}")
     torch.set_num_threads(options.threads)
-    disable_progress_bars()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    # Each of its models is loaded and saved in a moment.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     start = time.perf_counter()
     run_steps(steps)
     print(f"\n{write_table(options.out)}\n")
-    print(f"done in {time.perf_counter() - start:.0f} s; the pages to look at: {options.out}/report/*/report.html")
+    print(f"done in {time.perf_counter() - start:.0f} s; the page to look at: {options.out}/report/report.html")
 
 
 if __name__ == "__main__":
