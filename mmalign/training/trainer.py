@@ -73,7 +73,9 @@ class MethodTrainer(Trainer):
         """
         for module in self._keep_in_eval:
             module.eval()
-        output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
+        # Not the policy alone, whose own forward pass accelerate wraps: the reference and the teacher run in the same precision.
+        with self.accelerator.autocast():
+            output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
         # A step without items (no response token in any of its rows) has loss 0, not 0 / 0.
         loss = output.loss_sum / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if not torch.isfinite(loss):
