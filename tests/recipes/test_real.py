@@ -311,6 +311,11 @@ class TestParts:
         assert main(["compose", *words, "--out", str(tmp_path / "mllm")]) == 0
         model, processor = AutoModel.from_pretrained(tmp_path / "llm"), AutoProcessor.from_pretrained(tmp_path / "mllm")
         assert model.config.num_hidden_layers == 30
+        kept = model.layers[2].mlp.down_proj.weight
+        make_llm(package("llm"), tmp_path / "half", keep_every=2)
+        half = AutoModel.from_pretrained(tmp_path / "half")
+        assert len(half.layers) == 15
+        assert torch.equal(half.layers[1].mlp.down_proj.weight, kept)
         asked = [{"role": "user", "content": "What is the capital of France?"}]
         text = processor.apply_chat_template(asked, add_generation_prompt=True)
         assert text.endswith("<|im_start|>assistant\n")
