@@ -135,7 +135,7 @@ def _read_questions(folder: Path, kind: str) -> dict[str, list[dict[str, Any]]]:
     files = {split: folder / kind / f"coco_{kind}_{split}.json" for split in POPE_SPLITS}
     if kind == "repope" and not (folder / kind).is_dir():
         return {}
-    return {split: read_jsonl(path) for split, path in files.items()}
+    return {split: list(map(dict, read_jsonl(path))) for split, path in files.items()}
 
 
 def divide(found: PhotoSet, options: DataOptions) -> Parts:
