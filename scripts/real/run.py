@@ -189,6 +189,12 @@ def _evaluations(run: str, data: str, model: str, images: str, *, sizes: Sizes, 
     return steps
 
 
+def show(words: Sequence[str]) -> str:
+    """A command as it is typed."""
+    start = "" if words[0] == "mmalign" else "python " if words[0].endswith(".py") else "python -m "
+    return start + shlex.join(words)
+
+
 def run_steps(steps: Sequence[Step]) -> None:
     """Run what is not done yet.
 
@@ -198,10 +204,10 @@ def run_steps(steps: Sequence[Step]) -> None:
     for number, (done, words) in enumerate(steps, start=1):
         if done.exists():
             continue
-        print(f"\n[{number}/{len(steps)}] $ {shlex.join(words)}", flush=True)
+        print(f"\n[{number}/{len(steps)}] $ {show(words)}", flush=True)
         start = time.perf_counter()
         if PROGRAMS[words[0]](words[1:]) != 0:
-            raise SystemExit(f"stopped at: {shlex.join(words)}")
+            raise SystemExit(f"stopped at: {show(words)}")
         # Needed to resume a training, and three times as large as what it leaves.
         shutil.rmtree(done.parent / "checkpoints", ignore_errors=True)
         print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
@@ -237,7 +243,7 @@ def main() -> None:
     sizes = SIZES[options.steps]
     steps = list_steps(options.out, sizes, photos=options.photos, benchmarks=options.benchmarks, seed=options.seed, dtype=options.dtype)
     if options.list:
-        print("\n".join(shlex.join(step.words) for step in steps))
+        print("\n".join(show(step.words) for step in steps))
         return
     try:
         # CHAIR's scorer needs NLTK's data: better to know it now than after hours.
