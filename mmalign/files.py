@@ -72,12 +72,21 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if partial.is_file():
+            open_to_readers(partial)
             with partial.open("rb") as file:
                 os.fsync(file.fileno())
         partial.rename(path)
     except BaseException:
         _remove(partial)
         raise
+
+
+def open_to_readers(path: Path) -> None:
+    """Give a file, or the weights in a folder, the mode of any new file: safetensors writes files that only their owner can read."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for file in [path] if path.is_file() else path.glob("*.safetensors"):
+        file.chmod(0o666 & ~mask)
 
 
 def _remove(path: Path) -> None:

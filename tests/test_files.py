@@ -1,12 +1,16 @@
 """Files that are there whole or not at all, and folders that belong to one run."""
 
 import multiprocessing
+import os
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from mmalign.errors import UserError
-from mmalign.files import claim, whole, write_whole
+from mmalign.files import claim, open_to_readers, whole, write_whole
 
 
 def test_a_file_is_replaced_when_its_block_ends(tmp_path: Path) -> None:
@@ -17,6 +21,20 @@ def test_a_file_is_replaced_when_its_block_ends(tmp_path: Path) -> None:
         assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "new"
+
+
+def test_weights_can_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for name in ("model.safetensors", "notes.txt"):
+            (tmp_path / name).touch(mode=0o600)
+        open_to_readers(tmp_path)
+        with whole(tmp_path / "cache.safetensors") as partial:
+            save_file({"a": torch.zeros(1)}, partial)
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == {"model.safetensors": 0o640, "cache.safetensors": 0o640, "notes.txt": 0o600}
 
 
 def write_half(path: Path, error: type[BaseException]) -> None:

@@ -75,10 +75,11 @@ class Chair(CaptionBenchmark):
         asked = QuestionsById(self.asked)
         items = []
         for identifier, caption in answers.items():
-            # Places are known where words are looked up as they stand; singulars made by rule have none.
-            places = find_mentions(caption, self.words) if self.how == "words" else []
-            wrong = tuple((place.start, place.end) for place in places if place.name not in self.truths[identifier])
-            items.append(caption_item(asked[identifier], caption, named=self.find(caption), truth=self.truths[identifier], wrong=wrong))
+            named, truth = self.find(caption), self.truths[identifier]
+            # Singulars made by rule have no place: words are looked up as they stand, and count where the scorer found their object.
+            absent = set(named) - truth
+            wrong = tuple((place.start, place.end) for place in find_mentions(caption, self.words) if place.name in absent)
+            items.append(caption_item(asked[identifier], caption, named=named, truth=truth, wrong=wrong))
         return items
 
 

@@ -128,6 +128,8 @@ class Mention(NamedTuple):
 
 def find_mentions(caption: str, words: Mapping[str, str]) -> list[Mention]:
     """Find the words of a closed list in a caption: whole words in any case, singular or plural, the longest where they overlap."""
+    if not words:
+        return []
     pattern, forms = _compile(tuple(words.items()))
     return [Mention(forms[m.group().lower()], m.start(), m.end()) for m in pattern.finditer(caption)]
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from mmalign.errors import UserError
+from mmalign.files import open_to_readers
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
 from mmalign.runs.run_record import RUN_FILE, read_record
@@ -26,5 +27,6 @@ def run(options: MergeOptions) -> None:
     model, processor = load_merged(options.adapter, dtype=options.dtype, quantization=quantization)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
+    open_to_readers(options.out)
     base = model.name_or_path
     print(f"{options.adapter} merged into {base}{'' if quantization == 'none' else f' in {quantization}'}, saved in {options.out}")

@@ -14,7 +14,7 @@ from mmalign.data.templates import describe_end
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import open_to_readers, write_whole
 from mmalign.methods.registry import find_method
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
@@ -134,6 +134,7 @@ def save_run(
     except SafetensorError as error:
         raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
     processor.save_pretrained(options.out)
+    open_to_readers(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step
     record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes

@@ -3,6 +3,7 @@
 from transformers import AutoConfig, PreTrainedModel
 
 from mmalign.errors import UserError
+from mmalign.files import open_to_readers
 from mmalign.models.load import load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
@@ -38,6 +39,7 @@ def run(options: UpcycleOptions) -> None:
     dtype = AutoConfig.from_pretrained(options.model, trust_remote_code=False).dtype
     (sparse if dtype is None else sparse.to(dtype)).save_pretrained(options.out)
     processor.save_pretrained(options.out)
+    open_to_readers(options.out)
     print(f"saved in {options.out}")
 
 

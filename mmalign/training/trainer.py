@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
 from mmalign.errors import UserError
+from mmalign.files import open_to_readers
 from mmalign.training.method import Method
 from mmalign.training.progress import show_progress
 from mmalign.training.router import RouterLosses
@@ -72,7 +73,9 @@ class MethodTrainer(Trainer):
         """
         for module in self._keep_in_eval:
             module.eval()
-        output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
+        # Not the policy alone, whose own forward pass accelerate wraps: the reference and the teacher run in the same precision.
+        with self.accelerator.autocast():
+            output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
         # A step without items (no response token in any of its rows) has loss 0, not 0 / 0.
         loss = output.loss_sum / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if not torch.isfinite(loss):
@@ -143,7 +146,9 @@ class MethodTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         self._save_in_memory_layout(output_dir, state_dict)
         # A pickle of arbitrary classes, never read on resume, that also holds the hub's token where one was given.
-        Path(output_dir or self.args.output_dir, "training_args.bin").unlink(missing_ok=True)
+        folder = Path(output_dir or self.args.output_dir)
+        (folder / "training_args.bin").unlink(missing_ok=True)
+        open_to_readers(folder)
 
     def _save_in_memory_layout(self, output_dir: str | None, state_dict: dict[str, Tensor] | None) -> None:
         # Checkpoints keep the layout that the weights have in memory: Trainer's resume compares names with it, and in the

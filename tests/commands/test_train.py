@@ -46,6 +46,9 @@ def test_a_sparse_student_trains_with_router_losses_and_saves_as_plain_transform
     assert main(["upcycle", str(tiny_llava_dir), "--out", str(tmp_path / "sparse"), "--layers", "all"]) == 0
     freeze = ["--freeze", "vision_tower", "attention_and_embeddings"]
     assert train(tmp_path / "sparse", chats, tmp_path / "out", *freeze, "--router-z-weight", "0.001", kind="sft") == 0
+    weights = [*tmp_path.rglob("model.safetensors")]
+    assert len(weights) >= 3, "of the sparse model, of a checkpoint and of the trained model"
+    assert {path.stat().st_mode for path in weights} == {(tmp_path / "sparse" / "config.json").stat().st_mode}
     trained, loading = AutoModelForImageTextToText.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(loading[fault] for fault in ("missing_keys", "unexpected_keys", "mismatched_keys")), loading
     before = dict(load_mllm(str(tmp_path / "sparse"))[0].named_parameters())
@@ -115,6 +118,14 @@ def test_frozen_tower_keeps_its_batch_norms(tiny_fastvlm_dir: Path, chats: Path,
     for name, value in before.items():
         assert torch.equal(value, after[name]) or "vision_tower" not in name, name
     assert any(not torch.equal(value, after[name]) for name, value in before.items() if "language_model" in name)
+
+
+@pytest.mark.parametrize("reference", ["copy", "adapter-off"])
+def test_a_reference_runs_in_the_precision_of_the_policy(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, reference: str) -> None:
+    """In float32 beside a policy in bfloat16 the first rewards would be what rounding makes of it: 3e-4 here."""
+    words = ["--reference", reference, "--precision", "bfloat16", *(["--lora-rank", "4"] if reference == "adapter-off" else [])]
+    assert train(tiny_llava_dir, pairs, tmp_path / "out", *words) == 0
+    assert read_log(tmp_path / "out")[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
 
 
 def test_reference_with_batch_norms_is_the_policy_at_the_start(tiny_fastvlm_dir: Path, pairs: Path, tmp_path: Path) -> None:

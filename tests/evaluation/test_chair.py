@@ -33,6 +33,15 @@ def test_scores_by_hand() -> None:
     assert got == pytest.approx({f"chair/{name}": value for name, value in expected.items()})
 
 
+def test_wrong_words_are_marked_where_the_scorer_found_their_object() -> None:
+    words = read_synonyms("dog, puppy\nhot dog\ncar\nbus, coach\n")
+    chair = Chair([], {"1": frozenset({"dog"})}, [], words, lambda caption: ["dog", "bus", "bus"], "original")
+    caption = "A puppy in a coach beside two buses and a car."
+    (item,) = chair.items({"1": caption}, mode="official")
+    # The car is none to this scorer.
+    assert [caption[start:end] for start, end in item.wrong] == ["coach", "buses"]
+
+
 def test_silence_has_no_hallucination_and_no_coverage() -> None:
     got = build_chair({"1": {"dog"}}).score({"1": ""}, mode="official")
     assert got == dict.fromkeys(("chair/sentence", "chair/instance", "chair/recall", "chair/mentions"), 0.0)
