@@ -101,7 +101,7 @@ def test_retry_after_is_obeyed(server: ChatServer, tmp_path: Path) -> None:
 def test_what_stays_broken_is_named_and_the_rest_is_kept(server: ChatServer, tmp_path: Path) -> None:
     server.scripts[PROMPTS[2]] = [fault(500, "out of memory")] * 3
     judge = build_judge(server, tmp_path, max_retries=2)
-    message = r"judge-1 left 1 of 6 prompts unanswered; 5 are answered and cached in .*cache.jsonl, and running again goes on"
+    message = r"judge-1 left 1 of 6 prompts unanswered; 5 are answered and cached in .*cache.jsonl, and running again resumes"
     with pytest.raises(ValueError, match=rf"{message}.* HTTP 500: .*out of memory"):
         judge.ask(PROMPTS)
     assert judge.ask(PROMPTS) == [f"echo: {prompt}" for prompt in PROMPTS]
