@@ -27,10 +27,14 @@ PARTS = ("train", "val")
 class ObjectOptions:
     """Options of ``coco_objects.py``."""
 
-    annotations: Path = field(metadata={"help": "folder of COCO's instances_*2014.json and captions_*2014.json", "positional": True})
-    words: Path = field(metadata={"help": "the benchmark's word list: synonyms.txt or synonyms_refine.txt"})
-    out: Path = field(metadata={"help": "file to write: a name with 'objects' that ends in .json or .json.gz"})
-    benchmark: Literal["chair", "object-halbench"] = field(default="chair", metadata={"help": "whose way of reading captions"})
+    annotations: Path = field(metadata={"positional": True})
+    """folder of COCO's instances_*2014.json and captions_*2014.json"""
+    words: Path
+    """the benchmark's word list: synonyms.txt or synonyms_refine.txt"""
+    out: Path
+    """file to write: a name with 'objects' that ends in .json or .json.gz"""
+    benchmark: Literal["chair", "object-halbench"] = "chair"
+    """whose way of reading captions"""
 
 
 def run(options: ObjectOptions) -> None:

@@ -28,14 +28,22 @@ SetName = Literal["bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid
 class ConvertOptions:
     """Options of ``convert_pairs.py``."""
 
-    set: SetName = field(metadata={"help": "whose files they are", "positional": True})
-    files: list[Path] = field(metadata={"help": "the set's files, or folders of them", "positional": True})
-    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and conversion.json"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder that image paths in the files start from"})
-    embed_images: bool = field(default=False, metadata={"help": "put images that are paths into the Parquet files as bytes"})
-    max_words: int | None = field(default=None, metadata={"help": "drop records with a longer response (BPO's and DA-DPO's trainers: 350)"})
-    max_reject_share: float = field(default=0.05, metadata={"help": "stop if more than this share of rows is broken"})
-    shard_rows: int = field(default=2000, metadata={"help": "most rows a Parquet file"})
+    set: SetName = field(metadata={"positional": True})
+    """whose files they are"""
+    files: list[Path] = field(metadata={"positional": True})
+    """the set's files, or folders of them"""
+    out: Path
+    """folder of pairs/*.parquet, rejects.jsonl and conversion.json"""
+    image_root: Path | None = None
+    """folder that image paths in the files start from"""
+    embed_images: bool = False
+    """put images that are paths into the Parquet files as bytes"""
+    max_words: int | None = None
+    """drop records with a longer response (BPO's and DA-DPO's trainers: 350)"""
+    max_reject_share: float = 0.05
+    """stop if more than this share of rows is broken"""
+    shard_rows: int = 2000
+    """most rows a Parquet file"""
 
 
 def run(options: ConvertOptions) -> None:

@@ -53,18 +53,24 @@ LABELS = ("Wrong answer:", "Description:", "Rewritten description:")
 class InjectOptions(NegativeOptions):
     """Options of ``inject_errors.py``."""
 
-    mode: Mode = field(metadata={"help": "description: rewrite it; answer: a wrong answer after three examples"})
-    llm: str | None = field(default=None, metadata={"help": "local language model: folder"})
-    url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"})
-    llm_name: str | None = field(default=None, metadata={"help": "the model's name at the endpoint"})
-    api_key_env: str | None = field(default=None, metadata={"help": "environment variable that holds the endpoint's key"})
-    llm_decoding: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"},
-    )
-    temperature: float = field(default=0.8, metadata={"help": "sampling temperature at the endpoint; a local model decodes greedily"})
-    max_new_tokens: int = field(default=1024, metadata={"help": "longest reply in tokens"})
-    batch_size: int = field(default=64, metadata={"help": "rows a chunk: what a kill can cost"})
+    mode: Mode
+    """description: rewrite it; answer: a wrong answer after three examples"""
+    llm: str | None = None
+    """local language model: folder"""
+    url: str | None = None
+    """OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"""
+    llm_name: str | None = None
+    """the model's name at the endpoint"""
+    api_key_env: str | None = None
+    """environment variable that holds the endpoint's key"""
+    llm_decoding: dict[str, Any] = field(default_factory=dict)
+    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
+    temperature: float = 0.8
+    """sampling temperature at the endpoint; a local model decodes greedily"""
+    max_new_tokens: int = 1024
+    """longest reply in tokens"""
+    batch_size: int = 64
+    """rows a chunk: what a kill can cost"""
 
 
 def run(options: InjectOptions) -> None:

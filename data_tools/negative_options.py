@@ -8,8 +8,13 @@ from pathlib import Path
 class NegativeOptions:
     """Options of every builder that adds a rejected response to rows with a good one."""
 
-    data: Path = field(metadata={"help": "rows with messages, or with prompt and chosen: a file, or a folder of them", "positional": True})
-    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and the work in progress"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
-    embed_images: bool = field(default=False, metadata={"help": "put images that are paths into the Parquet files as bytes"})
-    max_reject_share: float = field(default=0.2, metadata={"help": "stop if more than this share of rows gives no pair"})
+    data: Path = field(metadata={"positional": True})
+    """rows with messages, or with prompt and chosen: a file, or a folder of them"""
+    out: Path
+    """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    embed_images: bool = False
+    """put images that are paths into the Parquet files as bytes"""
+    max_reject_share: float = 0.2
+    """stop if more than this share of rows gives no pair"""

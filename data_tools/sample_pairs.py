@@ -23,36 +23,55 @@ from typing import Any, Literal
 
 from data_tools.program import run_program
 from mmalign.errors import UserError
+from mmalign.options.precision import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions:
     """Options of ``sample_pairs.py``."""
 
-    source: Path = field(metadata={"help": "folder of images, JSONL of questions, or folder with chair.jsonl", "positional": True})
-    model: str = field(metadata={"help": "multimodal LLM to sample from: folder or hub id"})
-    scorer: Literal["truth", "mllm", "judge"] = field(metadata={"help": "known objects, a model that looks, or a judge with a reference"})
-    out: Path = field(metadata={"help": "folder of pairs/*.parquet, rejects.jsonl and the work in progress"})
-    prompts: list[str] = field(default_factory=list, metadata={"help": "what to ask about each image of a folder"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder of the images; SOURCE or SOURCE/images if that is a folder"})
-    labeler: str | None = field(default=None, metadata={"help": "the model that looks, for --scorer mllm: folder or hub id"})
-    llm: str | None = field(default=None, metadata={"help": "local judge, for --scorer judge: folder"})
-    url: str | None = field(default=None, metadata={"help": "OpenAI-compatible endpoint of the judge instead"})
-    llm_name: str | None = field(default=None, metadata={"help": "the judge's name at the endpoint"})
-    api_key_env: str | None = field(default=None, metadata={"help": "environment variable that holds the endpoint's key"})
-    llm_decoding: dict[str, Any] = field(
-        default_factory=dict,
-        metadata={"help": "its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"},
-    )
-    samples: int = field(default=4, metadata={"help": "responses per question"})
-    temperature: float = field(default=1.0, metadata={"help": "sampling temperature"})
-    top_p: float = field(default=0.95, metadata={"help": "sample from the likeliest tokens that have this probability together"})
-    max_new_tokens: int = field(default=256, metadata={"help": "longest response in tokens"})
-    batch_size: int = field(default=8, metadata={"help": "questions at once; part of what decides the bytes"})
-    seed: int = field(default=0, metadata={"help": "of sampling"})
-    embed_images: bool = field(default=True, metadata={"help": "put the images into the Parquet files as bytes"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
-    max_reject_share: float = field(default=0.2, metadata={"help": "stop if more than this share of questions has a broken image"})
+    source: Path = field(metadata={"positional": True})
+    """folder of images, JSONL of questions, or folder with chair.jsonl"""
+    model: str
+    """multimodal LLM to sample from: folder or hub id"""
+    scorer: Literal["truth", "mllm", "judge"]
+    """known objects, a model that looks, or a judge with a reference"""
+    out: Path
+    """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
+    prompts: list[str] = field(default_factory=list)
+    """what to ask about each image of a folder"""
+    image_root: Path | None = None
+    """folder of the images; SOURCE or SOURCE/images if that is a folder"""
+    labeler: str | None = None
+    """the model that looks, for --scorer mllm: folder or hub id"""
+    llm: str | None = None
+    """local judge, for --scorer judge: folder"""
+    url: str | None = None
+    """OpenAI-compatible endpoint of the judge instead"""
+    llm_name: str | None = None
+    """the judge's name at the endpoint"""
+    api_key_env: str | None = None
+    """environment variable that holds the endpoint's key"""
+    llm_decoding: dict[str, Any] = field(default_factory=dict)
+    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
+    samples: int = 4
+    """responses per question"""
+    temperature: float = 1.0
+    """sampling temperature"""
+    top_p: float = 0.95
+    """sample from the likeliest tokens that have this probability together"""
+    max_new_tokens: int = 256
+    """longest response in tokens"""
+    batch_size: int = 8
+    """questions at once; part of what decides the bytes"""
+    seed: int = 0
+    """of sampling"""
+    embed_images: bool = True
+    """put the images into the Parquet files as bytes"""
+    dtype: Dtype = "auto"
+    """precision of the weights"""
+    max_reject_share: float = 0.2
+    """stop if more than this share of questions has a broken image"""
 
 
 def run(options: SampleOptions) -> None:

@@ -24,11 +24,16 @@ from mmalign.errors import UserError
 class ValidateOptions:
     """Options of ``validate_pairs.py``."""
 
-    files: list[Path] = field(metadata={"help": "pairs: parquet, json or jsonl files, or folders of them", "positional": True})
-    out: Path = field(metadata={"help": "folder of the report"})
-    image_root: Path | None = field(default=None, metadata={"help": "folder that relative image paths in the data start from"})
-    benchmark_images: list[Path] = field(default_factory=list, metadata={"help": "folders of benchmark images that must not be trained on"})
-    max_distance: int = field(default=32, metadata={"help": "most differing bits, of 256, at which two images count as the same"})
+    files: list[Path] = field(metadata={"positional": True})
+    """pairs: parquet, json or jsonl files, or folders of them"""
+    out: Path
+    """folder of the report"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    benchmark_images: list[Path] = field(default_factory=list)
+    """folders of benchmark images that must not be trained on"""
+    max_distance: int = 32
+    """most differing bits, of 256, at which two images count as the same"""
 
 
 def run(options: ValidateOptions) -> None:

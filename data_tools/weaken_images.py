@@ -11,27 +11,37 @@ Cost: twice the batch of plain generation, as both images are decoded side by si
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any
 
 from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
 from mmalign.errors import UserError
+from mmalign.options.precision import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeakenOptions(NegativeOptions):
     """Options of ``weaken_images.py``."""
 
-    model: str = field(metadata={"help": "multimodal LLM: folder or hub id"})
-    step: int = field(default=900, metadata={"help": "step of the noise schedule, 0 (the image) to 999 (noise)"})
-    contrast: float = field(default=1.0, metadata={"help": "how strongly the noised image's logits are amplified"})
-    plausibility: float = field(default=0.2, metadata={"help": "rule out tokens below this share of the likeliest one's probability"})
-    temperature: float = field(default=0.2, metadata={"help": "sampling temperature; 0 is greedy"})
-    max_new_tokens: int = field(default=256, metadata={"help": "longest response in tokens"})
-    batch_size: int = field(default=16, metadata={"help": "rows at once; part of what decides the bytes"})
-    seed: int = field(default=0, metadata={"help": "of noise and sampling"})
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = field(default="auto", metadata={"help": "precision of the weights"})
+    model: str
+    """multimodal LLM: folder or hub id"""
+    step: int = 900
+    """step of the noise schedule, 0 (the image) to 999 (noise)"""
+    contrast: float = 1.0
+    """how strongly the noised image's logits are amplified"""
+    plausibility: float = 0.2
+    """rule out tokens below this share of the likeliest one's probability"""
+    temperature: float = 0.2
+    """sampling temperature; 0 is greedy"""
+    max_new_tokens: int = 256
+    """longest response in tokens"""
+    batch_size: int = 16
+    """rows at once; part of what decides the bytes"""
+    seed: int = 0
+    """of noise and sampling"""
+    dtype: Dtype = "auto"
+    """precision of the weights"""
 
 
 def run(options: WeakenOptions) -> None:

@@ -194,7 +194,6 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str) -> None:
     required = field.default is field.default_factory is dataclasses.MISSING
-    help_text = help_text or field.metadata.get("help", "")
     help_text += " (required)" if required else _default_text(field)
     keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
     inner = _strip_optional(hint)

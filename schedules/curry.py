@@ -29,19 +29,19 @@ class CurryOptions:
     """Options of ``curry.py``."""
 
     data: Path = field(metadata={"positional": True})
-    """Lists of scored responses, or pairs: parquet, json or jsonl file, or a folder."""
+    """lists of scored responses, or pairs: parquet, json or jsonl file, or a folder"""
     model: str
-    """Multimodal LLM to start from: folder or hub id."""
+    """multimodal LLM to start from: folder or hub id"""
     out: Path
-    """Folder of the stages."""
+    """folder of the stages"""
     stages: int = 3
-    """Trainings, from easy to hard."""
+    """trainings, from easy to hard"""
     rank_by: Literal["scores", "difficulty"] = "scores"
-    """Pairs only: what tells easy from hard."""
+    """pairs only: what tells easy from hard"""
     train: str = ""
-    """Options of mmalign train preference for every stage, in quotes."""
+    """options of mmalign train preference for every stage, in quotes"""
     image_root: Path | None = None
-    """Folder that relative image paths in the data start from."""
+    """folder that relative image paths in the data start from"""
 
 
 def run(options: CurryOptions) -> None:

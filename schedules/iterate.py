@@ -41,31 +41,31 @@ class IterateOptions:
     """Options of ``iterate.py``."""
 
     sources: list[Path] = field(metadata={"positional": True})
-    """What to sample on: one source for all rounds, or one for each."""
+    """what to sample on: one source for all rounds, or one for each"""
     model: str
-    """Multimodal LLM to start from: folder or hub id."""
+    """multimodal LLM to start from: folder or hub id"""
     out: Path
-    """Folder of the rounds."""
+    """folder of the rounds"""
     sample: str
-    """Options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them."""
+    """options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them"""
     rounds: int = 3
-    """Rounds in all."""
+    """rounds in all"""
     min_score: float | None = None
-    """Lowest score of a chosen response; any if not given."""
+    """lowest score of a chosen response; any if not given"""
     min_gap: float = 1e-6
-    """Smallest score of chosen - score of rejected."""
+    """smallest score of chosen - score of rejected"""
     pairs_per_prompt: int = 1
-    """Most pairs of a prompt, the widest margins first."""
+    """most pairs of a prompt, the widest margins first"""
     replay: float = 0.0
-    """Pairs of the round before, by the round's own; half as many of the round before that, and so on."""
+    """pairs of the round before, by the round's own; half as many of the round before that, and so on"""
     train: str = ""
-    """Options of mmalign train preference for every round, in quotes."""
+    """options of mmalign train preference for every round, in quotes"""
     image_root: Path | None = None
-    """Folder of the images, where the source needs one."""
+    """folder of the images, where the source needs one"""
     eval_data: Path | None = None
-    """Folder with CHAIR's and POPE's files: scores each round's model."""
+    """folder with CHAIR's and POPE's files: scores each round's model"""
     seed: int = 0
-    """Of sampling and of the replay; each round adds its number."""
+    """of sampling and of the replay; each round adds its number"""
 
 
 def run(options: IterateOptions) -> None:

@@ -14,8 +14,10 @@ from mmalign.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    data: Path = field(metadata={"help": "the data", "positional": True})
-    rate: float = field(default=1e-3, metadata={"help": "100% of it"})
+    data: Path = field(metadata={"positional": True})
+    """the data"""
+    rate: float = 1e-3
+    """100% of it"""
     steps: int = 10
     mode: Literal["off", "paper"] = "off"
     root: Path | None = None
@@ -48,7 +50,8 @@ def test_defaults_file_and_words_in_that_order(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Several:
-    parts: list[Path] = field(metadata={"help": "the parts", "positional": True})
+    parts: list[Path] = field(metadata={"positional": True})
+    """the parts"""
     steps: int = 10
 
 
