@@ -50,7 +50,7 @@ def parse_share(text: str) -> Share:
         ValueError: If it is not a part of a whole.
     """
     first, _, second = text.partition("/")
-    if not (first.isdigit() and second.isdigit() and 1 <= int(first) <= int(second)):
+    if not (first.isdecimal() and second.isdecimal() and 1 <= int(first) <= int(second)):
         raise UserError(f"shard is {text!r}; expected i/N with i from 1 to N, such as 1/8 on the first of eight machines")
     return Share(int(first) - 1, int(second))
 

@@ -138,7 +138,7 @@ def load_chair(source: Path, *, variant: Variant = "original", answers: Path | N
         truths = {str(row["id"]): frozenset(row["truth"]) for row in rows}
         words = read_synonyms(text, strip=True)
         if not words:
-            raise UserError(f"{synonyms_file} names no object; expected one a line: its name, then synonyms, split by ', '")
+            raise UserError(f"{synonyms_file} names no object; expected one per line: its name, then synonyms, split by ', '")
         check_truths(truths, words, file=questions_file)
         return Chair([questions_file, synonyms_file], truths, asked, words, partial(find_in_closed_list, words=words), "words")
     objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images", answers=answers)

@@ -1,4 +1,4 @@
-"""Scored answers, one a line: every metric is a formula over their sums, and a report shows from them what went wrong.
+"""Scored answers, one per line: every metric is a formula over their sums, and a report shows from them what went wrong.
 
 ``<benchmark>_items.jsonl`` stands beside ``<benchmark>.json``. A line is an ``Item``.
 """

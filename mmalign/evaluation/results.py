@@ -104,7 +104,7 @@ def differing(metrics: Mapping[str, float], others: Mapping[str, float]) -> dict
 
 
 def hash_files(files: Sequence[Path]) -> dict[str, str]:
-    """Hash files by name; of a folder, the files in it. Of very many files, such as one an image, all hashes together are hashed."""
+    """Hash files by name; of a folder, the files in it. Of very many files, such as one per image, all hashes together are hashed."""
     flat = [file for path in files for file in (sorted(path.iterdir()) if path.is_dir() else [path]) if file.is_file()]
     if len(flat) <= MOST_FILES:
         return {path.name: hash_file(path) for path in flat}

@@ -59,7 +59,7 @@ class TrainConfig(Options):
     seed: int = 0
     """of the data order, dropout and new weights"""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """any other field of transformers.TrainingArguments (YAML only)"""
+    """any other fields of transformers.TrainingArguments: '{use_cpu: true}'"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ class WorldConfig:
     num_scenes: int = 20_000
     """scenes to fine-tune on"""
     num_pairs: int = 4_000
-    """preference pairs, one a scene"""
+    """preference pairs, one per scene"""
     num_eval_scenes: int = 200
     """held-out scenes"""
     seed: int = 0
@@ -30,7 +30,7 @@ class WorldConfig:
     image_size: int = 48
     """side of the images in pixels"""
     max_objects: int = 4
-    """most objects in a scene, at most 4: one a quarter"""
+    """most objects in a scene, at most 4: one per quarter of the image"""
     caption_noise: float = 0.8
     """share of training captions that name a likely but absent object"""
     existence_noise: float = 0.15

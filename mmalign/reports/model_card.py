@@ -71,7 +71,7 @@ class CardFacts:
         version: Of mmalign.
         commit: Of the code; say "none (installed package)" where there is no checkout.
         intended_use: What for.
-        limits: What not for, one a line.
+        limits: What not for, one per line.
         evaluation: Results, or none yet.
         base_model: Hub id of the model it derives from, for the metadata.
         tags: More tags for the metadata.

@@ -1,1 +1,1 @@
-"""One module for each command: its options and the run composed from the rooms."""
+"""What each command does, composed from the rooms; its options stand in ``options``."""

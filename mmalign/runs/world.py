@@ -4,8 +4,6 @@ from mmalign.files import expected_form, read_json_object
 from mmalign.options.world import WorldConfig
 from mmalign.worlds.build import build_world
 
-__all__ = ["WorldConfig", "run"]
-
 
 def run(options: WorldConfig) -> None:
     """Build the world and print what is in it."""

@@ -168,5 +168,5 @@ def test_a_closed_list_needs_no_language_tools(tmp_path: Path) -> None:
 def test_an_empty_word_list_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chair.jsonl").write_text('{"id": "a", "image": "a.png", "question": "?", "truth": []}\n')
     (tmp_path / "synonyms.txt").write_text("\n")
-    with pytest.raises(ValueError, match=r"synonyms.txt names no object; expected one a line"):
+    with pytest.raises(ValueError, match=r"synonyms.txt names no object; expected one per line"):
         load_chair(tmp_path)

@@ -15,7 +15,6 @@ from tests.odd_images import encode, tagged
 RED = encode(Image.new("RGB", (6, 4), (200, 0, 0)))
 CLEAR = encode(Image.new("RGBA", (6, 4), (200, 0, 0, 0)))
 DEEP = encode(Image.new("I;16", (6, 4), 257 * 100))
-WHITE = (255, 255, 255)
 WORDNET = ("n01440764", "n01443537")
 
 

@@ -12,5 +12,5 @@ import torch
 from mmalign.difficulty import scoring
 
 torch.set_num_threads(1)
-# Eight pairs a shard: five shards of the forty pairs, to be killed in and between.
+# Eight pairs per shard: five shards of the forty pairs, to be killed in and between.
 scoring.SHARD_SIZE = 8
