@@ -125,6 +125,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         printed.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    traced = "--traceback" in words or bool(os.environ.get("MMALIGN_DEBUG"))
+    words = [word for word in words if word != "--traceback"]
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -136,10 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         words[: len(old.split())] = RENAMED[old].split()
     name = _find_name(words, COMMANDS)
     if name is None:
-        return _unknown(words)
+        return _group_or_unknown(words)
     command = COMMANDS[name]
-    traced = "--traceback" in words or bool(os.environ.get("MMALIGN_DEBUG"))
-    words = [word for word in words if word != "--traceback"]
     options_class = _find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     quiet_libraries()
@@ -196,16 +196,19 @@ def _leave_process_group(*, wait: bool) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def _list(names: Sequence[str]) -> list[str]:
+    width = max(map(len, names))
+    return [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
+
+
 def _help() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             f"mmalign {__version__}: align and distil small multimodal LLMs",
             "",
             "usage: mmalign COMMAND [options]",
             "",
-            *lines,
+            *_list(list(COMMANDS)),
             "",
             "'mmalign COMMAND --help' lists a command's options; each can also stand in a YAML file: --config FILE.",
             "Faults of your input are told in a line; --traceback or MMALIGN_DEBUG=1 shows where they were found.",
@@ -213,8 +216,12 @@ def _help() -> str:
     )
 
 
-def _unknown(words: list[str]) -> int:
+def _group_or_unknown(words: list[str]) -> int:
+    """Help with a group of commands, such as ``mmalign train --help``, or say what is wrong; returns the exit status."""
     group = [name for name in COMMANDS if name.startswith(words[0] + " ")]
+    if group and words[1:2] in (["-h"], ["--help"]):
+        print("\n".join([f"usage: mmalign {words[0]} COMMAND [options]", "", *_list(group)]))
+        return 0
     if group:
         print(f"mmalign {words[0]}: choose one of: {', '.join(name.split()[1] for name in group)}", file=sys.stderr)
         return 2

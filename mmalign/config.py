@@ -54,14 +54,14 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
     try:
         from_file = {} if config is None else read_config(config, fields)
         values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
-    except ValueError as error:
+    except UserError as error:
         parser.error(str(error))
     required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
     try:
         options = options_class(**values)
-    except ValueError as error:
+    except UserError as error:
         # Options that don't go together.
         parser.error(str(error))
     if prints:

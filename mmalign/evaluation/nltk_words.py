@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+import numpy as np
+
 from mmalign.errors import UserError
 
 Result = TypeVar("Result")
@@ -69,8 +71,6 @@ def _fast_predict(model: Any) -> Callable[..., tuple[str, None]]:
 
     Its loops over labels take most of the time of CHAIR's WordNet variant.
     """
-    import numpy as np
-
     # Of equal scores the last label by the alphabet wins; argmax takes the first.
     labels = sorted(model.classes, reverse=True)
     place = {label: i for i, label in enumerate(labels)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 from mmalign.options.training import TrainConfig
 
 SetName = Literal[
@@ -19,7 +20,7 @@ ExportFormat = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions:
+class ImageOptions(Options):
     """Images, and which of them have labels."""
 
     data: Path
@@ -49,7 +50,7 @@ class ImageOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentOptions:
+class StudentOptions(Options):
     """The student."""
 
     library: Library = "timm"
@@ -73,7 +74,7 @@ class StudentOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TeacherOptions:
+class TeacherOptions(Options):
     """The teacher."""
 
     teacher: str | None = None
@@ -89,7 +90,7 @@ class TeacherOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveOptions:
+class ObjectiveOptions(Options):
     """Loss: w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones), each a mean over images."""
 
     form: Form = "dual-head"
@@ -119,6 +120,7 @@ class ObjectiveOptions:
 
     def __post_init__(self) -> None:
         """Check the weights."""
+        super().__post_init__()
         if not 0.0 <= self.label_weight <= 1.0:
             raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
         if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
@@ -160,7 +162,7 @@ class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, Objec
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoredImages:
+class ScoredImages(Options):
     """A trained classifier, and images to run it on."""
 
     model: Path = field(metadata={"positional": True})
@@ -198,7 +200,7 @@ class TuneMixingOptions(ScoredImages):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportClassifierOptions:
+class ExportClassifierOptions(Options):
     """Options of ``mmalign classifier export``."""
 
     model: Path = field(metadata={"positional": True})

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmalign.options.base import Options
 from mmalign.options.precision import DtypeOptions, PrecisionOptions
 from mmalign.options.rows import ShardOptions
 
@@ -11,7 +12,7 @@ Weighting = Literal["accuracy", "above-chance", "equal"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairsOptions:
+class PairsOptions(Options):
     """What is scored, and where the scores go."""
 
     pairs: Path = field(metadata={"positional": True})
@@ -21,7 +22,7 @@ class PairsOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VoteOptions:
+class VoteOptions(Options):
     """How the proxies vote."""
 
     weighting: Weighting = "accuracy"

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmalign.options.base import Options
+
 
 @dataclass(frozen=True, kw_only=True)
-class LmmsTasksOptions:
+class LmmsTasksOptions(Options):
     """Options of ``mmalign lmms-tasks``."""
 
     data: Path = field(metadata={"positional": True})

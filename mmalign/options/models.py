@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 from mmalign.options.precision import Dtype, Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeConfig:
+class ComposeConfig(Options):
     """Which halves are joined."""
 
     vision: str
@@ -37,7 +38,7 @@ class ComposeOptions(ComposeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpcycleConfig:
+class UpcycleConfig(Options):
     """What becomes of the feed-forward networks."""
 
     num_experts: int = 4
@@ -65,6 +66,7 @@ class UpcycleConfig:
         Raises:
             ValueError: With the value, and what was expected.
         """
+        super().__post_init__()
         if self.num_experts < 2:
             raise UserError(f"num_experts is {self.num_experts}; expected 2 or more")
         if not 1 <= self.top_k <= self.num_experts:
@@ -93,7 +95,7 @@ class UpcycleOptions(UpcycleConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeOptions:
+class MergeOptions(Options):
     """Options of ``mmalign merge``."""
 
     adapter: str = field(metadata={"positional": True})

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmalign.options.base import Options
+
 
 @dataclass(frozen=True, kw_only=True)
-class ReportEvalOptions:
+class ReportEvalOptions(Options):
     """Options of ``mmalign report eval``."""
 
     results: list[Path] = field(metadata={"positional": True})
@@ -29,7 +31,7 @@ class ReportEvalOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportTrainingOptions:
+class ReportTrainingOptions(Options):
     """Options of ``mmalign report training``."""
 
     runs: list[Path] = field(metadata={"positional": True})
@@ -45,7 +47,7 @@ class ReportTrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportDifficultyOptions:
+class ReportDifficultyOptions(Options):
     """Options of ``mmalign report difficulty``."""
 
     scores: Path = field(metadata={"positional": True})

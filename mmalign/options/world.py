@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Literal
 
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 
 SHARES = ("caption_noise", "existence_noise", "easy_share", "label_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldConfig:
+class WorldConfig(Options):
     """Options of ``mmalign world build``."""
 
     out: Path
@@ -48,6 +49,7 @@ class WorldConfig:
         Raises:
             ValueError: With the option, its value and what is expected.
         """
+        super().__post_init__()
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")

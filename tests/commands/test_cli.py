@@ -132,6 +132,14 @@ def test_unknown_commands(capsys: pytest.CaptureFixture[str], words: list[str], 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("group", ["train", "classifier", "report", "world"])
+def test_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str], group: str) -> None:
+    assert main([group, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"usage: mmalign {group} COMMAND [options]"
+    assert [line.split("  ")[1] for line in lines[2:]] == [name for name in COMMANDS if name.startswith(f"{group} ")]
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_earlier_names_still_run_and_name_the_new_one(capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
     with pytest.raises(SystemExit) as stop:
