@@ -1,4 +1,4 @@
-"""What all programs of this folder share: options parsed as ``mmalign`` does, and errors of the user in one line."""
+"""What all programs of this folder share: options and errors are treated as ``mmalign`` treats them."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mmalign.config import parse_options
-from mmalign.errors import UserError
+from mmalign.errors import run_and_tell, take_traceback
 
 Options = TypeVar("Options")
 
@@ -24,14 +24,10 @@ def run_program(
         doc: The program's docstring; its first paragraph describes it in ``--help``.
 
     Returns:
-        0, or 2 where the input can't be used; the reason is printed.
+        0; 1 where the machine failed, 2 where the input can't be used; the reason is printed.
     """
     prog = Path(file).name
     description = " ".join((doc or "").split("\n\n")[0].split())
-    options = parse_options(options_class, list(sys.argv[1:] if argv is None else argv), prog=prog, description=description)
-    try:
-        run(options)
-    except (UserError, FileNotFoundError) as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    words, traced = take_traceback(sys.argv[1:] if argv is None else argv)
+    options = parse_options(options_class, words, prog=prog, description=description)
+    return run_and_tell(lambda: run(options), prog=prog, traced=traced)

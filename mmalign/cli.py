@@ -1,7 +1,6 @@
 """``mmalign <command>``: find the command, parse its options, call one function."""
 
 import importlib
-import os
 import sys
 from collections.abc import Container, Sequence
 from difflib import get_close_matches
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from mmalign import __version__
 from mmalign.config import parse_options
-from mmalign.errors import UserError
+from mmalign.errors import run_and_tell, take_traceback
 from mmalign.options.methods import METHODS
 from mmalign.terminal import quiet_libraries
 
@@ -124,9 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 where the machine failed (a full disk, a folder that can't be written), 2 where the user's input can't be used; the reason is
         printed.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    traced = "--traceback" in words or bool(os.environ.get("MMALIGN_DEBUG"))
-    words = [word for word in words if word != "--traceback"]
+    words, traced = take_traceback(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
         print(_help())
         return 0
@@ -144,22 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     quiet_libraries()
     joined = _in_process_group()
-    finished = False
+    status = None
     try:
-        _find("runs", command.run)(options)
-        finished = True
-    except (UserError, FloatingPointError, FileNotFoundError) as error:
-        if traced:
-            raise
-        print(f"mmalign {name}: error: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
-        print(f"mmalign {name}: failed: {error}", file=sys.stderr)
-        return 1
+        status = run_and_tell(lambda: _find("runs", command.run)(options), prog=f"mmalign {name}", traced=traced)
     finally:
         if not joined:
-            _leave_process_group(wait=finished)
-    return 0
+            _leave_process_group(wait=status == 0)
+    return status
 
 
 def _find_name(words: Sequence[str], known: Container[str]) -> str | None:

@@ -27,6 +27,10 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     set_seed(options.seed)
     if options.quantization != "none" and options.lora_rank == 0:
         raise UserError(f"--quantization {options.quantization} freezes the weights; set --lora-rank to train an adapter on them (QLoRA)")
+    if options.lora_rank and (options.freeze or options.stage):
+        raise UserError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
+    if options.freeze and options.stage:
+        raise UserError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
     model, processor = load_model(options, options.model, options.quantization)
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and train that")
@@ -34,10 +38,6 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
         if options.lora_rank == 0:
             raise UserError(f"{options.model} is quantised and can't train; set --lora-rank to train an adapter on it (QLoRA)")
         print(describe_quantization(model))
-    if options.lora_rank and (options.freeze or options.stage):
-        raise UserError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
-    if options.freeze and options.stage:
-        raise UserError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
     frozen = options.freeze if options.stage is None else find_frozen(options.stage, sparse=bool(find_routers(model)))
     freeze_parts(model, frozen)
     return (add_lora(model, options) if options.lora_rank else model), processor

@@ -2,9 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from data_tools.program import run_program
+from mmalign.errors import UserError
 
 FOLDER = Path(__file__).resolve().parents[2] / "data_tools"
 PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in path.read_text(encoding="utf-8"))
@@ -29,3 +33,31 @@ def test_help_is_light_and_every_option_explains_itself(name: str) -> None:
         # The help stands behind the option, or in the next line where the option is long.
         if line.startswith("  --"):
             assert "  " in line.strip() or lines[number + 1].startswith(" " * 20), line
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoOptions:
+    """Of a program that can be told nothing."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "told"),
+    [
+        (UserError("data is 'x'; expected a file"), 2, "program.py: error: data is 'x'; expected a file"),
+        (PermissionError(13, "Permission denied", "out"), 1, "program.py: failed: [Errno 13] Permission denied: 'out'"),
+    ],
+)
+def test_faults_are_told_as_mmalign_tells_them(capsys: pytest.CaptureFixture[str], fault: Exception, status: int, told: str) -> None:
+    def broken(options: NoOptions) -> None:
+        raise fault
+
+    assert run_program(broken, NoOptions, [], file="program.py", doc=None) == status
+    assert capsys.readouterr().err.strip() == told
+
+
+def test_a_users_fault_is_traced_on_request() -> None:
+    def broken(options: NoOptions) -> None:
+        raise UserError("data is 'x'; expected a file")
+
+    with pytest.raises(UserError):
+        run_program(broken, NoOptions, ["--traceback"], file="program.py", doc=None)
