@@ -13,9 +13,9 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, ratio, within
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.word_similarity import choose_similarity
-from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
+from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
 from mmalign.files import read_json_object
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 GENERATIVE = "generative"
 # As captions are cut for CHAIR; AMBER's own text names no limit, and lmms-eval takes 2048.

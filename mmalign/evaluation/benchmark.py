@@ -14,8 +14,8 @@ from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
 from mmalign.evaluation.parquet import has_pictures, write_pictures
 from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.wording import fill_prompt
-from mmalign.evaluation.yes_no import BASELINES, Mode
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.evaluation.yes_no import BASELINES
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question, QuestionsById
@@ -27,11 +27,9 @@ from mmalign.evaluation.object_words import (
 )
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.singularize import singularize
-from mmalign.evaluation.yes_no import Mode
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import ChairVariant, EvaluateOptions, Mode
 
 logger = logging.getLogger(__name__)
-Variant = Literal["original", "wordnet"]
 # OPERA's length, and of the papers that compare with it. A shorter caption names less, and so hallucinates less.
 CAPTION_LENGTH = 512
 
@@ -88,7 +86,7 @@ def find_objects(
     *,
     synonyms: Mapping[str, str],
     double_words: Mapping[str, str],
-    variant: Variant,
+    variant: ChairVariant,
     phrases: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Find objects in a caption: words made singular by rule (original), or WordNet's lemmas by part of speech.
@@ -105,7 +103,7 @@ def find_objects(
     return name_objects(join_double_words(join_phrases(words, phrases or {}), double_words), synonyms)
 
 
-def list_forms(word: str, *, variant: Variant) -> list[list[str]]:
+def list_forms(word: str, *, variant: ChairVariant) -> list[list[str]]:
     """Return what a word of a list becomes in a caption."""
     words = tokenize(word.lower())
     if variant == "original":
@@ -114,7 +112,7 @@ def list_forms(word: str, *, variant: Variant) -> list[list[str]]:
     return [lemmatize_nouns(words), lemmatize_tagged(words), words]
 
 
-def load_chair(source: Path, *, variant: Variant = "original", answers: Path | None = None) -> Chair:
+def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Path | None = None) -> Chair:
     """Read a folder with CHAIR's ``synonyms.txt`` and the object sets of COCO's images, or with a world's ``chair.jsonl``.
 
     The object sets (``*objects*.json`` or ``.json.gz``) map image ids to objects. A ``chair.jsonl`` (id, image, question)

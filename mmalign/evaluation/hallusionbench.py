@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id, read_answer_file
@@ -12,10 +12,9 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import find_verdict
-from mmalign.evaluation.yes_no import Mode, parse_strict
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.evaluation.yes_no import parse_strict
+from mmalign.options.evaluate import EvaluateOptions, HallusionQuestions, Mode
 
-Form = Literal["all", "image"]
 NAME_FIELDS = ("category", "subcategory", "set_id", "figure_id", "question_id")
 PROMPT = """You are a careful teacher. Compare a prediction with the reference answer to a question. Reply with one word: "correct" if \
 the prediction does not contradict the reference, "incorrect" if it contradicts it, "unclear" if it does not say.
@@ -86,7 +85,7 @@ class HallusionBench(QuestionBenchmark):
     judge_wording: ClassVar[str] = PROMPT
     records: Sequence[HallusionQuestion]
     ids: frozenset[str]
-    which: Form
+    which: HallusionQuestions
 
     @classmethod
     def load(cls, options: EvaluateOptions) -> "HallusionBench":
@@ -156,7 +155,7 @@ def parse_judgement(reply: str, *, mode: Mode) -> int:
     return WRONG if "incorrect" in text else RIGHT if "correct" in text else UNCLEAR
 
 
-def load_hallusionbench(source: Path, *, which: Form = "all", answers: Path | None = None) -> HallusionBench:
+def load_hallusionbench(source: Path, *, which: HallusionQuestions = "all", answers: Path | None = None) -> HallusionBench:
     """Read ``HallusionBench.json``, or the folder that holds it.
 
     Args:

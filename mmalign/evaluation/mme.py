@@ -15,8 +15,8 @@ from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, ratio, total, within
 from mmalign.evaluation.question_texts import core_of, normalise
 from mmalign.evaluation.rows import Row, read_rows, read_text
-from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 CATEGORIES = ("existence", "count", "position", "color")

@@ -13,8 +13,7 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
-from mmalign.evaluation.yes_no import Mode
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 # Ratings below this one say that the answer holds a hallucination.
 CLEAN = 3

@@ -20,8 +20,7 @@ from mmalign.evaluation.object_words import build_double_words, join_double_word
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.verdicts import UnreadableError, parse_list
 from mmalign.evaluation.wording import fill_prompt
-from mmalign.evaluation.yes_no import Mode
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 # RLAIF-V's and LLaVA-MoD's scripts.
 DESCRIPTION_LENGTH = 1024

@@ -12,8 +12,8 @@ from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, mean, ratio, within
 from mmalign.evaluation.rows import read_rows
-from mmalign.evaluation.yes_no import UNKNOWN, Mode, binary_item, parse_strict
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 SPLITS = ("random", "popular", "adversarial")
 FIELDS = ("question_id", "image", "text", "label")

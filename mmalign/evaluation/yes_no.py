@@ -1,13 +1,11 @@
 """What the yes-or-no benchmarks share: the strict reading, what an answer adds, and constant answers as baselines."""
 
 import re
-from typing import Literal
 
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, count
 
-Mode = Literal["official", "strict"]
 # A model that looks at nothing: always-No has a higher F1 on AMBER than LLaVA-1.5, so no yes-or-no score stands alone.
 BASELINES = {"always_yes": "Yes", "always_no": "No"}
 UNKNOWN = Metric("Answers neither yes nor no", "lower", formula=count("unknown"), resampled=None)

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -16,9 +16,8 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 
 from mmalign.errors import UserError
 from mmalign.models.quantize import keep_gradients, quantization_options
-from mmalign.options.precision import Dtype, Quantization
+from mmalign.options.precision import Attention, Dtype, Quantization
 
-Attention = Literal["sdpa", "flex_attention"]
 MOST_LAYERS = 10_000
 # Fields of processors that are None unless processor_config.json says more.
 _TOKEN_COUNTS = ("patch_size", "num_image_tokens", "num_query_tokens")

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     Name = str
 else:
     Name = Literal[tuple(BENCHMARKS)]
+Mode = Literal["official", "strict"]
+ChairVariant = Literal["original", "wordnet"]
+HallusionQuestions = Literal["all", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +44,15 @@ class EvaluateOptions(PrecisionOptions):
     """folder for answers and result; needed with --model"""
     json: bool = False
     """print one JSON object instead of a table"""
-    mode: Literal["official", "strict"] = "official"
+    mode: Mode = "official"
     """read answers as the original script does, or whole words only"""
     allow_partial: bool = False
     """score what is there, although answers are missing, doubled or foreign"""
-    variant: Literal["original", "wordnet"] = "original"
+    variant: ChairVariant = "original"
     """CHAIR: how words become singular"""
     similarity: str = "auto"
     """AMBER: which words are near: spacy, exact, a table's path, or auto for the best there is"""
-    questions: Literal["all", "image"] = "all"
+    questions: HallusionQuestions = "all"
     """HallusionBench: all 1,129 questions, or the 951 with an image"""
     judge_url: str | None = None
     """judge behind this OpenAI-compatible endpoint"""

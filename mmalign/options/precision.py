@@ -1,10 +1,11 @@
-"""In what form the weights of a multimodal LLM are held."""
+"""In what form the weights of a multimodal LLM are held and run."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 from mmalign.options.base import Options
 
+Attention = Literal["sdpa", "flex_attention"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["none", "nf4", "nf4-double"]
 """``nf4-double`` quantises the scales of the blocks as well: 4.13 bits per weight instead of 4.5."""

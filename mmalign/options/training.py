@@ -7,7 +7,7 @@ from typing import Any, Literal
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.evaluate import Name
-from mmalign.options.precision import PrecisionOptions, Quantization
+from mmalign.options.precision import Attention, PrecisionOptions, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions
 
 Frozen = Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]
@@ -123,7 +123,7 @@ class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, Rout
 
     model: str
     """multimodal LLM: folder or hub id"""
-    attention: Literal["sdpa", "flex_attention"] = "sdpa"
+    attention: Attention = "sdpa"
     """language model only; flex trains on GPUs"""
     freeze: list[Frozen] = field(default_factory=list)
     """parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"""

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
@@ -21,7 +21,7 @@ from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, load_mllm
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import EvaluateOptions, Mode
 from mmalign.runs.cards import add_result
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def _score_other(
     options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str], judgements: Mapping[str, str] | None
 ) -> dict[str, float] | None:
     """Score in the mode that was not asked for; None where there is no other, or it can read nothing."""
-    other: Literal["official", "strict"] = "strict" if options.mode == "official" else "official"
+    other: Mode = "strict" if options.mode == "official" else "official"
     try:
         return benchmark.score(answers, mode=other, judgements=judgements) if benchmark.has_strict else None
     except UnreadableError as error:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mmalign.evaluation.answers import Answer, match_answers, read_answers
-from mmalign.evaluation.chair import Chair, Variant, find_objects, load_chair
+from mmalign.evaluation.chair import Chair, find_objects, load_chair
 from mmalign.evaluation.image_ids import read_coco_id
 from mmalign.evaluation.object_words import build_double_words, find_mentions, join_double_words, name_objects, read_synonyms
+from mmalign.options.evaluate import ChairVariant
 
 CLOSED = read_synonyms("dog, puppy\nhot dog\ncar\nbus, coach\n", strip=True)
 DOUBLE = build_double_words()
@@ -88,7 +89,7 @@ def test_variants(shared_data: Path, nltk_words: None, caption: str, original: l
     assert find_objects(caption, synonyms=synonyms, double_words=DOUBLE, variant="wordnet") == wordnet
 
 
-def score_llava(folder: Path, variant: Variant) -> list[float]:
+def score_llava(folder: Path, variant: ChairVariant) -> list[float]:
     chair = load_chair(folder, variant=variant)
     rows = read_answers(folder / "captions_llava13b_instruction2.jsonl", chair.form)
     got = chair.score(match_answers(rows, required=chair.required(), known=chair.known()), mode="official")

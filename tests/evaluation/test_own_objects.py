@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.evaluation.chair import Variant, list_forms, load_chair
+from mmalign.evaluation.chair import list_forms, load_chair
 from mmalign.evaluation.object_words import find_phrases, is_cocos, join_phrases, read_synonyms
+from mmalign.options.evaluate import ChairVariant
 
 LIST = "dog, puppy\ntraffic cone, road cone\nstreet lamp\nTV remote control\nbus, school bus\nglasses\nhot dog stand\n"
 TRUTHS = {"1": ["dog"], "2": ["street lamp"]}
-VARIANTS: tuple[Variant, ...] = ("original", "wordnet")
+VARIANTS: tuple[ChairVariant, ...] = ("original", "wordnet")
 
 
 @pytest.fixture
@@ -35,19 +36,19 @@ def folder(tmp_path: Path, nltk_words: None) -> Path:
         ("A street, and a lamp.", []),
     ],
 )
-def test_words_of_several_words(folder: Path, variant: Variant, caption: str, found: list[str]) -> None:
+def test_words_of_several_words(folder: Path, variant: ChairVariant, caption: str, found: list[str]) -> None:
     assert load_chair(folder, variant=variant).find(caption) == found
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_scores_by_hand(folder: Path, variant: Variant) -> None:
+def test_scores_by_hand(folder: Path, variant: ChairVariant) -> None:
     got = load_chair(folder, variant=variant).score({"1": "A traffic cone and a dog.", "2": "A street lamp."}, mode="official")
     # One of two captions and one of three mentions name what is absent; both objects of the images are named.
     assert got == pytest.approx({"chair/sentence": 0.5, "chair/instance": 1 / 3, "chair/recall": 1.0, "chair/mentions": 1.5})
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_nothing_is_joined_in_chairs_own_list(shared_data: Path, nltk_words: None, variant: Variant) -> None:
+def test_nothing_is_joined_in_chairs_own_list(shared_data: Path, nltk_words: None, variant: ChairVariant) -> None:
     synonyms = read_synonyms((shared_data / "benchmarks" / "chair" / "synonyms.txt").read_text())
     assert is_cocos(synonyms)
     assert find_phrases(synonyms, partial(list_forms, variant=variant)) == {}

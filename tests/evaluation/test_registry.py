@@ -26,8 +26,7 @@ from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, ratio, within
 from mmalign.evaluation.rows import read_jsonl
-from mmalign.evaluation.yes_no import Mode
-from mmalign.options.evaluate import EvaluateOptions
+from mmalign.options.evaluate import EvaluateOptions, Mode
 
 
 @dataclass(frozen=True)
