@@ -178,6 +178,11 @@ class ScoredImages(Options):
     batch_size: int = 256
     """images per batch"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "batch_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateClassifierOptions(ScoredImages):

@@ -42,8 +42,6 @@ class DiagnoseOptions(RowOptions, AnswerOptions, DtypeOptions):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        for name in ("max_pairs", "max_tokens", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
+        self.refuse_below(1, "max_pairs", "max_tokens", "batch_size")
         if self.credited < 0 or not self.beta > 0:
             raise UserError(f"credited is {self.credited} and beta {self.beta}; expected a number from 0 and a positive one")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mmalign.errors import UserError
 from mmalign.options.precision import PrecisionOptions
 
 # Name -> module of the evaluation room and class, in the order of reports. A new benchmark is its own module and one line here.
@@ -82,3 +83,11 @@ class EvaluateOptions(PrecisionOptions):
     """questions at once"""
     max_reject_share: float = 0.05
     """stop if more than this share of questions has a broken image"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency")
+        self.refuse_below(0, "judge_retries")
+        if not self.judge_timeout > 0:
+            raise UserError(f"judge_timeout is {self.judge_timeout}; expected a positive number of seconds")

@@ -20,3 +20,8 @@ class LmmsTasksOptions(Options):
     """text behind every question, such as LLaVA's single-word request"""
     max_new_tokens: int = 64
     """longest answer in tokens"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "max_new_tokens")

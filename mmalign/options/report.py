@@ -29,6 +29,11 @@ class ReportEvalOptions(Options):
     seed: int = 0
     """of the resampling and of the wrong answers that are shown"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(0, "max_wrong")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportTrainingOptions(Options):

@@ -20,6 +20,11 @@ class RowOptions(Options):
     max_reject_share: float = 0.05
     """stop if more than this share of rows is broken"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "max_length")
+
 
 @dataclass(frozen=True, kw_only=True)
 class AnswerOptions(Options):
@@ -37,3 +42,8 @@ class ShardOptions(RowOptions, AnswerOptions):
     """rows at once"""
     shard: str = "1/1"
     """do part i/N alone, i from 1; the parts may run on different machines"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "batch_size")

@@ -61,6 +61,12 @@ class TrainConfig(Options):
     trainer: dict[str, Any] = field(default_factory=dict)
     """any other fields of transformers.TrainingArguments: '{use_cpu: true}'"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps")
+        self.refuse_below(0, "warmup_ratio", "num_workers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(TrainConfig, RowOptions):

@@ -53,9 +53,7 @@ class WorldConfig(Options):
         for name in SHARES:
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
-        for name in ("num_scenes", "num_pairs", "num_eval_scenes", "num_workers"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; expected at least 1")
+        self.refuse_below(1, "num_scenes", "num_pairs", "num_eval_scenes", "num_workers")
         if not 1 <= self.max_objects <= 4:
             raise UserError(f"max_objects is {self.max_objects}; expected 1 to 4, one for each quarter of the image")
         if self.image_size < 24:

@@ -140,6 +140,26 @@ def test_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str], 
     assert [line.split("  ")[1] for line in lines[2:]] == [name for name in COMMANDS if name.startswith(f"{group} ")]
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("score-difficulty p --clip c --mllm m --out o --batch-size 0", "batch_size is 0; expected at least 1"),
+        ("cache-teacher p --model m --out o --max-length 0", "max_length is 0; expected at least 1"),
+        ("evaluate pope --data d --model m --batch-size -1", "batch_size is -1; expected at least 1"),
+        ("evaluate pope --data d --model m --judge-retries -1", "judge_retries is -1; expected at least 0"),
+        ("evaluate pope --data d --model m --judge-timeout 0", "judge_timeout is 0.0; expected a positive number of seconds"),
+        ("train sft --model m --data d --out o --save-steps 0", "save_steps is 0; expected at least 1"),
+        ("classifier evaluate m --data d --batch-size 0", "batch_size is 0; expected at least 1"),
+        ("report eval r --out o --max-wrong -1", "max_wrong is -1; expected at least 0"),
+    ],
+)
+def test_numbers_that_make_no_sense(capsys: pytest.CaptureFixture[str], words: str, message: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(words.split())
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
 def test_earlier_names_still_run_and_name_the_new_one(capsys: pytest.CaptureFixture[str], old: str, new: str) -> None:
     with pytest.raises(SystemExit) as stop:
