@@ -1,1 +1,1 @@
-"""Row schemas, image loading, tokenisation, rejects."""
+"""Row schemas, image loading, tokenisation, rejects, resumable shards, columns of cached references and teachers."""

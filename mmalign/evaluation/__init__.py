@@ -1,1 +1,1 @@
-"""Benchmarks (a parser and a metric each), the answer runner."""
+"""Benchmarks (each makes scored items of answers, and names its metrics over them), judges, the answer runner."""

@@ -1,1 +1,1 @@
-"""Load, compose, quantise and reference models, all of them stock transformers classes."""
+"""Load, compose, upcycle, quantise, adapt and reference models, all of them stock transformers classes."""
