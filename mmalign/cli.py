@@ -23,7 +23,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "world build": Command(
-        "world:WorldConfig",
+        "world:WorldOptions",
         "world:run",
         "make a world: images of known content, chats, pairs, questions",
     ),

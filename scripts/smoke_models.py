@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.compose import compose_mllm
-from mmalign.options.models import ComposeConfig
+from mmalign.options.models import HalvesOptions
 
 WORDS = (
     "there is a red blue green circle square star dog cat on the left right of table yes no what do you see describe".split()  # noqa: SIM905
@@ -80,7 +80,7 @@ def build_tiny_llava(
         for name, values in (("vision", vision or CLIP_TOWER), ("llm", llm or QWEN3)):
             Path(folder, f"{name}.json").write_text(json.dumps(values))
         build_tokenizer().save_pretrained(Path(folder, "tokenizer"))
-        config = ComposeConfig(
+        config = HalvesOptions(
             vision=f"{folder}/vision.json", llm=f"{folder}/llm.json", tokenizer=f"{folder}/tokenizer", seed=seed, **options
         )
         model, processor = compose_mllm(config)

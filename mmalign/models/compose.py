@@ -36,7 +36,7 @@ from transformers import (
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.load import check_folder, check_safetensors, from_pretrained, named_errors, read_config_values
-from mmalign.options.models import ComposeConfig
+from mmalign.options.models import HalvesOptions
 
 _TOWERS: dict[str, Any] = {
     "clip_vision_model": CLIPVisionModel,
@@ -45,27 +45,27 @@ _TOWERS: dict[str, Any] = {
 }
 
 
-def compose_mllm(config: ComposeConfig) -> tuple[PreTrainedModel, LlavaProcessor]:
+def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcessor]:
     """Build the model and its processor.
 
     Raises:
         ValueError: If a half can't be loaded, is of a kind that can't be joined, or lacks what the processor needs.
     """
-    torch.manual_seed(config.seed)
-    for source in (config.vision, config.llm, config.tokenizer):
+    torch.manual_seed(options.seed)
+    for source in (options.vision, options.llm, options.tokenizer):
         if source is not None:
             check_folder(source)
-    tower, vision_source = _load_tower(config.vision)
-    llm = _load_llm(config.llm)
-    tokenizer = _load_tokenizer(config)
+    tower, vision_source = _load_tower(options.vision)
+    llm = _load_llm(options.llm)
+    tokenizer = _load_tokenizer(options)
     is_timm = tower.config.model_type == "timm_wrapper"
-    joined = (_join_timm if is_timm else _join_clip)(config, tower, llm, tokenizer)
+    joined = (_join_timm if is_timm else _join_clip)(options, tower, llm, tokenizer)
     _fill(joined, tower, llm)
     if len(tokenizer) > joined.get_input_embeddings().weight.shape[0]:
         joined.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8)
     joined.generation_config.eos_token_id = tokenizer.eos_token_id
     joined.generation_config.pad_token_id = tokenizer.pad_token_id
-    return joined, _build_processor(config, joined, tokenizer, vision_source)
+    return joined, _build_processor(options, joined, tokenizer, vision_source)
 
 
 def _is_config_file(source: str) -> bool:
@@ -124,27 +124,27 @@ def _load_llm(source: str) -> PreTrainedModel:
     return _load_whole(AutoModelForCausalLM, source)
 
 
-def _load_tokenizer(config: ComposeConfig) -> Any:
-    if config.tokenizer is None and _is_config_file(config.llm):
-        raise UserError(f"{config.llm} is a config without a tokenizer; name one with --tokenizer")
-    load = partial(from_pretrained, AutoTokenizer, config.tokenizer or config.llm, trust_remote_code=False)
+def _load_tokenizer(options: HalvesOptions) -> Any:
+    if options.tokenizer is None and _is_config_file(options.llm):
+        raise UserError(f"{options.llm} is a config without a tokenizer; name one with --tokenizer")
+    load = partial(from_pretrained, AutoTokenizer, options.tokenizer or options.llm, trust_remote_code=False)
     tokenizer = load()
     if getattr(tokenizer, "image_token", None) is None:
         tokenizer = load(extra_special_tokens={"image_token": "<image>"})
     if tokenizer.eos_token is None:
-        raise UserError(f"the tokenizer of {config.tokenizer or config.llm} has no eos_token, which ends every answer")
+        raise UserError(f"the tokenizer of {options.tokenizer or options.llm} has no eos_token, which ends every answer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
 
-def _join_clip(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+def _join_clip(options: HalvesOptions, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
     has_class_token = tower.config.model_type == "clip_vision_model"
     joint = LlavaConfig(
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=tokenizer.image_token_id,
-        vision_feature_layer=-2 if config.vision_feature_layer is None else config.vision_feature_layer,
+        vision_feature_layer=-2 if options.vision_feature_layer is None else options.vision_feature_layer,
         vision_feature_select_strategy="default" if has_class_token else "full",
         image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
         tie_word_embeddings=bool(llm.config.tie_word_embeddings),
@@ -152,11 +152,11 @@ def _join_clip(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedMod
     return LlavaForConditionalGeneration(joint)
 
 
-def _join_timm(config: ComposeConfig, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
-    if config.vision_feature_layer not in (None, -1):
-        raise UserError(f"vision_feature_layer is {config.vision_feature_layer}; a timm tower gives its last layer (-1) only")
+def _join_timm(options: HalvesOptions, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
+    if options.vision_feature_layer not in (None, -1):
+        raise UserError(f"vision_feature_layer is {options.vision_feature_layer}; a timm tower gives its last layer (-1) only")
     with torch.no_grad():
-        features = tower.eval()(torch.zeros(1, 3, config.image_size, config.image_size)).last_hidden_state
+        features = tower.eval()(torch.zeros(1, 3, options.image_size, options.image_size)).last_hidden_state
     if features.ndim != 4:
         raise UserError(f"{tower.config.architecture} gives features of shape {tuple(features.shape)}; expected a convolutional map")
     tower.config.hidden_size = features.shape[1]
@@ -182,14 +182,14 @@ def _copy(source: nn.Module, target: nn.Module) -> None:
     target.load_state_dict(source.state_dict())
 
 
-def _build_processor(config: ComposeConfig, model: PreTrainedModel, tokenizer: Any, vision_source: str | None) -> LlavaProcessor:
+def _build_processor(options: HalvesOptions, model: PreTrainedModel, tokenizer: Any, vision_source: str | None) -> LlavaProcessor:
     vision = model.config.vision_config
     is_clip = vision.model_type == "clip_vision_model"
     if vision.model_type == "timm_wrapper":
-        image_processor, patch_size = _timm_image_processor(config, model)
+        image_processor, patch_size = _timm_image_processor(options, model)
     else:
         image_processor, patch_size = _tower_image_processor(vision, vision_source), vision.patch_size
-    template = build_chat_template(config.chat_template, image_token=tokenizer.image_token, eos_token=tokenizer.eos_token)
+    template = build_chat_template(options.chat_template, image_token=tokenizer.image_token, eos_token=tokenizer.eos_token)
     return LlavaProcessor(
         image_processor=image_processor,
         tokenizer=tokenizer,
@@ -209,11 +209,11 @@ def _tower_image_processor(vision: Any, source: str | None) -> Any:
     return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
 
 
-def _timm_image_processor(config: ComposeConfig, model: PreTrainedModel) -> tuple[CLIPImageProcessor, int]:
-    side, tokens_a_side = config.image_size, round(model.config.image_seq_length**0.5)
-    if side % tokens_a_side:
+def _timm_image_processor(options: HalvesOptions, model: PreTrainedModel) -> tuple[CLIPImageProcessor, int]:
+    side, tokens_per_side = options.image_size, round(model.config.image_seq_length**0.5)
+    if side % tokens_per_side:
         raise UserError(
-            f"image_size {side} is no multiple of the tower's {tokens_a_side} x {tokens_a_side} feature map; choose one that is"
+            f"image_size {side} is no multiple of the tower's {tokens_per_side} x {tokens_per_side} feature map; choose one that is"
         )
     statistics = resolve_model_data_config(model.model.vision_tower.timm_model)
     processor = CLIPImageProcessor(
@@ -222,4 +222,4 @@ def _timm_image_processor(config: ComposeConfig, model: PreTrainedModel) -> tupl
         image_mean=list(statistics["mean"]),
         image_std=list(statistics["std"]),
     )
-    return processor, side // tokens_a_side
+    return processor, side // tokens_per_side

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.models.sparse_families import NEUTRAL_WIDTH, build_sparse_config, find_sparse_family
-from mmalign.options.models import UpcycleConfig
+from mmalign.options.models import ExpertsOptions
 
 IDENTITY_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit (or 1): rounding grows with depth, and a wrong layer is far above it."""
@@ -39,12 +39,12 @@ def find_sparse_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]
 
 
 @torch.no_grad()
-def upcycle(dense: PreTrainedModel, config: UpcycleConfig) -> PreTrainedModel:
+def upcycle(dense: PreTrainedModel, options: ExpertsOptions) -> PreTrainedModel:
     """Build the sparse model of a dense one.
 
     Args:
         dense: A multimodal LLM in float32.
-        config: Experts, layers, router.
+        options: Experts, layers, router.
 
     Returns:
         A stock model with experts, in float32 and eval mode. It is not compared here: see ``compute_largest_difference``.
@@ -53,65 +53,67 @@ def upcycle(dense: PreTrainedModel, config: UpcycleConfig) -> PreTrainedModel:
         ValueError: If the language model has no sparse class that computes the same, or is sparse already.
     """
     text = dense.config.get_text_config()
-    layers = find_sparse_layers(config.layers, text.num_hidden_layers)
+    layers = find_sparse_layers(options.layers, text.num_hidden_layers)
     all_layers = len(layers) == text.num_hidden_layers
-    family = find_sparse_family(text, all_layers=all_layers, shared_expert=config.shared_expert)
-    if text.intermediate_size % config.granularity:
+    family = find_sparse_family(text, all_layers=all_layers, shared_expert=options.shared_expert)
+    if text.intermediate_size % options.granularity:
         raise UserError(
-            f"granularity is {config.granularity}, and the feed-forward width {text.intermediate_size} is no multiple of it: "
+            f"granularity is {options.granularity}, and the feed-forward width {text.intermediate_size} is no multiple of it: "
             "choose a divisor"
         )
     joint = build_sparse_config(
         dense.config,
         family,
         sparse_layers=layers,
-        num_experts=config.num_experts * config.granularity,
-        num_experts_per_tok=config.top_k * config.granularity,
-        moe_intermediate_size=text.intermediate_size // config.granularity,
-        shared_expert_intermediate_size=text.intermediate_size if config.shared_expert else NEUTRAL_WIDTH,
+        num_experts=options.num_experts * options.granularity,
+        num_experts_per_tok=options.top_k * options.granularity,
+        moe_intermediate_size=text.intermediate_size // options.granularity,
+        shared_expert_intermediate_size=text.intermediate_size if options.shared_expert else NEUTRAL_WIDTH,
     )
     sparse = AutoModelForImageTextToText.from_config(joint, dtype=torch.float32).eval()
-    weights = _upcycle_weights(dense, layers, config, has_shared_expert=family.has_shared_expert)
+    weights = _upcycle_weights(dense, layers, options, has_shared_expert=family.has_shared_expert)
     _fill(sparse, weights)
     sparse.generation_config = dense.generation_config
     return sparse
 
 
-def _upcycle_weights(dense: PreTrainedModel, layers: Sequence[int], config: UpcycleConfig, *, has_shared_expert: bool) -> dict[str, Tensor]:
+def _upcycle_weights(
+    dense: PreTrainedModel, layers: Sequence[int], options: ExpertsOptions, *, has_shared_expert: bool
+) -> dict[str, Tensor]:
     weights = dict(dense.state_dict())
     decoder = dense.get_decoder()
     prefix = next(name for name, module in dense.named_modules() if module is decoder)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(options.seed)
     for layer in layers:
         at = f"{prefix}.layers.{layer}.mlp"
         gate, up, down = (weights.pop(f"{at}.{name}_proj.weight") for name in ("gate", "up", "down"))
-        router = _new_router(config, gate.shape[1], generator)
-        weights |= {f"{at}.{name}": value for name, value in _experts(gate, up, down, router, config).items()}
+        router = _new_router(options, gate.shape[1], generator)
+        weights |= {f"{at}.{name}": value for name, value in _experts(gate, up, down, router, options).items()}
         if has_shared_expert:
-            weights |= {f"{at}.{name}": value for name, value in _shared_expert(gate, up, down, copied=config.shared_expert).items()}
+            weights |= {f"{at}.{name}": value for name, value in _shared_expert(gate, up, down, copied=options.shared_expert).items()}
     return weights
 
 
-def _new_router(config: UpcycleConfig, width: int, generator: torch.Generator) -> Tensor:
+def _new_router(options: ExpertsOptions, width: int, generator: torch.Generator) -> Tensor:
     """One row a copy, (num_experts, D)."""
-    if config.router_init == "normal":
-        return torch.randn(config.num_experts, width, generator=generator) * config.router_std
-    return (torch.rand(config.num_experts, width, generator=generator) * 2 - 1) / width**0.5
+    if options.router_init == "normal":
+        return torch.randn(options.num_experts, width, generator=generator) * options.router_std
+    return (torch.rand(options.num_experts, width, generator=generator) * 2 - 1) / width**0.5
 
 
-def _experts(gate: Tensor, up: Tensor, down: Tensor, router: Tensor, config: UpcycleConfig) -> dict[str, Tensor]:
+def _experts(gate: Tensor, up: Tensor, down: Tensor, router: Tensor, options: ExpertsOptions) -> dict[str, Tensor]:
     """Fused weights of a layer's experts: gate_up (E, 2 I, D), down (E, D, I), router (E, D). A copy's parts stand together, and their
     router rows begin equal, so that they are chosen together ("virtual groups", arXiv:2410.07524).
 
     The weights of the chosen experts sum to 1 over a copy's parts, whose outputs must be added up in full: hence the scale of ``down``.
     """
-    parts = config.granularity
+    parts = options.granularity
     gates, ups, downs = gate.chunk(parts, 0), up.chunk(parts, 0), down.chunk(parts, 1)
-    scale = parts * (0.5 if config.shared_expert else 1.0)
+    scale = parts * (0.5 if options.shared_expert else 1.0)
     gate_up = torch.stack([torch.cat(pair) for pair in zip(gates, ups, strict=True)])
     return {
-        "experts.gate_up_proj": gate_up.repeat(config.num_experts, 1, 1),
-        "experts.down_proj": torch.stack(downs).mul(scale).repeat(config.num_experts, 1, 1),
+        "experts.gate_up_proj": gate_up.repeat(options.num_experts, 1, 1),
+        "experts.down_proj": torch.stack(downs).mul(scale).repeat(options.num_experts, 1, 1),
         "gate.weight": router.repeat_interleave(parts, 0),
     }
 

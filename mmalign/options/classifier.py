@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from mmalign.errors import UserError
 from mmalign.options.base import Options
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 
 SetName = Literal[
     "caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101", "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101"
@@ -135,7 +135,7 @@ class ObjectiveOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, ObjectiveOptions, TrainConfig):
+class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, ObjectiveOptions, TrainerOptions):
     """Options of ``mmalign classifier train``."""
 
     out: Path

@@ -10,7 +10,7 @@ from mmalign.options.precision import Dtype, Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeConfig(Options):
+class HalvesOptions(Options):
     """Which halves are joined."""
 
     vision: str
@@ -30,7 +30,7 @@ class ComposeConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComposeOptions(ComposeConfig):
+class ComposeOptions(HalvesOptions):
     """Options of ``mmalign compose``."""
 
     out: Path
@@ -38,7 +38,7 @@ class ComposeOptions(ComposeConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpcycleConfig(Options):
+class ExpertsOptions(Options):
     """What becomes of the feed-forward networks."""
 
     num_experts: int = 4
@@ -85,7 +85,7 @@ class UpcycleConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UpcycleOptions(UpcycleConfig):
+class UpcycleOptions(ExpertsOptions):
     """Options of ``mmalign upcycle``."""
 
     model: str = field(metadata={"positional": True})

@@ -15,7 +15,7 @@ Frozen = Literal["vision_tower", "projector", "language_model", "attention_and_e
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(Options):
+class TrainerOptions(Options):
     """Optimisation, checkpoints and logs; everything else of TrainingArguments is reached through ``trainer``."""
 
     learning_rate: float
@@ -69,7 +69,7 @@ class TrainConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(TrainConfig, RowOptions):
+class RunOptions(TrainerOptions, RowOptions):
     """What every training run reads and writes."""
 
     data: Path

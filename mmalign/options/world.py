@@ -11,7 +11,7 @@ SHARES = ("caption_noise", "existence_noise", "easy_share", "label_noise")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorldConfig(Options):
+class WorldOptions(Options):
     """Options of ``mmalign world build``."""
 
     out: Path

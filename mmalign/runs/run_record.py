@@ -12,7 +12,7 @@ from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
 from mmalign.files import check_same, read_json_object, write_whole
-from mmalign.options.training import RunOptions, TrainConfig
+from mmalign.options.training import RunOptions, TrainerOptions
 
 RUN_FILE = "mmalign_run.json"
 _SECRET = ("token", "api_key", "password", "secret")
@@ -23,7 +23,7 @@ def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
     return build_record(options, method=method, data=hash_data_files(options.data))
 
 
-def build_record(options: TrainConfig, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
+def build_record(options: TrainerOptions, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The same where the hashes of the data are known: by name."""
     return {
         "method": method,

@@ -1,11 +1,11 @@
 """``mmalign world build``."""
 
 from mmalign.files import expected_form, read_json_object
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.worlds.build import build_world
 
 
-def run(options: WorldConfig) -> None:
+def run(options: WorldOptions) -> None:
     """Build the world and print what is in it."""
     folder = build_world(options)
     record = folder / "world.json"

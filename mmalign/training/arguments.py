@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from mmalign.errors import UserError
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 
 _NO_EVAL_SET = "no evaluation set is given to transformers.Trainer; --eval-benchmarks and --eval-every score the model in training"
 # Fields that transformers.Trainer takes and that change nothing here, or break what stands here instead of them: why, and what to do.
@@ -42,46 +42,46 @@ _VOID = {
 _ADAMW_ALONE = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_epsilon")
 
 
-def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> TrainingArguments:
+def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> TrainingArguments:
     """Translate the options.
 
     Args:
-        config: The run's options.
+        options: The run's options.
         output_dir: Folder of the checkpoints.
 
     Raises:
         ValueError: If ``trainer`` names a field that TrainingArguments doesn't have or that would change nothing, or launched processes
             did not find each other.
     """
-    check_trainer(config)
+    check_trainer(options)
     values: dict[str, Any] = {
         "output_dir": str(output_dir),
-        "learning_rate": config.learning_rate,
-        "per_device_train_batch_size": config.batch_size,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "num_train_epochs": config.epochs,
-        "max_steps": config.max_steps,
-        "lr_scheduler_type": config.schedule,
-        "warmup_steps": config.warmup_ratio,  # below 1 it is a share of the steps
-        "weight_decay": config.weight_decay,
-        "adam_beta2": config.adam_beta2,
-        "max_grad_norm": config.max_grad_norm,
-        "bf16": config.precision == "bfloat16",
-        "fp16": config.precision == "float16",
-        "activation_checkpointing": config.gradient_checkpointing,
-        "activation_checkpointing_kwargs": {"use_reentrant": False} if config.gradient_checkpointing else None,
-        "logging_steps": config.logging_steps,
-        "save_steps": config.save_steps,
-        "save_total_limit": config.save_total_limit,
-        "dataloader_num_workers": config.num_workers,
-        "seed": config.seed,
-        "data_seed": config.seed,
+        "learning_rate": options.learning_rate,
+        "per_device_train_batch_size": options.batch_size,
+        "gradient_accumulation_steps": options.gradient_accumulation_steps,
+        "num_train_epochs": options.epochs,
+        "max_steps": options.max_steps,
+        "lr_scheduler_type": options.schedule,
+        "warmup_steps": options.warmup_ratio,  # below 1 it is a share of the steps
+        "weight_decay": options.weight_decay,
+        "adam_beta2": options.adam_beta2,
+        "max_grad_norm": options.max_grad_norm,
+        "bf16": options.precision == "bfloat16",
+        "fp16": options.precision == "float16",
+        "activation_checkpointing": options.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False} if options.gradient_checkpointing else None,
+        "logging_steps": options.logging_steps,
+        "save_steps": options.save_steps,
+        "save_total_limit": options.save_total_limit,
+        "dataloader_num_workers": options.num_workers,
+        "seed": options.seed,
+        "data_seed": options.seed,
         "dataloader_pin_memory": torch.accelerator.is_available(),
         "remove_unused_columns": False,
         "report_to": "none",
         # Launched processes don't find each other on a machine without accelerator unless told that the CPU is meant.
         "use_cpu": not torch.accelerator.is_available(),
-        **config.trainer,
+        **options.trainer,
     }
     arguments = TrainingArguments(**values)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -93,22 +93,22 @@ def build_training_arguments(config: TrainConfig, *, output_dir: Path) -> Traini
     return arguments
 
 
-def check_trainer(config: TrainConfig) -> None:
+def check_trainer(options: TrainerOptions) -> None:
     """Refuse fields of ``trainer`` that are unknown, or that a user would set in vain.
 
     Raises:
         ValueError: With the field, its value and the reason.
     """
     known = {f.name: f for f in dataclasses.fields(TrainingArguments)}
-    for name, value in config.trainer.items():
+    for name, value in options.trainer.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
         reason = _VOID.get(name)
-        if name in _ADAMW_ALONE and config.optimizer != "adamw":
-            reason = f"--optimizer {config.optimizer} takes none of transformers' own settings of an optimiser"
-        if name == "neftune_noise_alpha" and hasattr(config, "reference"):
+        if name in _ADAMW_ALONE and options.optimizer != "adamw":
+            reason = f"--optimizer {options.optimizer} takes none of transformers' own settings of an optimiser"
+        if name == "neftune_noise_alpha" and hasattr(options, "reference"):
             reason = "the reference's embeddings would get noise too, and the margin would be one of noise"
         if reason is not None and value != _default(known[name]):
             raise UserError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")

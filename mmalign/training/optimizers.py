@@ -4,12 +4,12 @@ from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
 
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 from mmalign.training.dct_adamw import DctAdamW
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
-    """Build what ``config.optimizer`` names; None leaves AdamW to the trainer.
+def build_optimizer(model: nn.Module, options: TrainerOptions) -> Optimizer | None:
+    """Build what ``options.optimizer`` names; None leaves AdamW to the trainer.
 
     ``muon`` (Jordan et al. 2024) orthogonalises the momentum of weight matrices; embeddings, the output head, biases, norms and the
     stacked matrices of experts take AdamW. Its steps are scaled to AdamW's size (arXiv:2502.16982), so that one learning rate serves both.
@@ -19,17 +19,17 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
     Raises:
         ValueError: If the rank is below 1.
     """
-    if config.optimizer == "adamw":
+    if options.optimizer == "adamw":
         return None
-    if config.optimizer == "dct-adamw":
+    if options.optimizer == "dct-adamw":
         training = [parameter for parameter in model.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [p for p in training if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in training if p.ndim > 1], "weight_decay": options.weight_decay},
             {"params": [p for p in training if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        betas, feedback = (0.9, config.adam_beta2), config.dct_error_feedback
+        betas, feedback = (0.9, options.adam_beta2), options.dct_error_feedback
         groups = [group for group in groups if group["params"]]
-        return DctAdamW(groups, config.learning_rate, rank=config.dct_rank, betas=betas, error_feedback=feedback)
+        return DctAdamW(groups, options.learning_rate, rank=options.dct_rank, betas=betas, error_feedback=feedback)
     tables = {id(parameter) for module in model.modules() if isinstance(module, nn.Embedding) for parameter in module.parameters()}
     head = getattr(model, "get_output_embeddings", lambda: None)()
     tables |= set() if head is None else {id(parameter) for parameter in head.parameters()}
@@ -37,7 +37,7 @@ def build_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer | None:
     matrices = [parameter for parameter in training if parameter.ndim == 2 and id(parameter) not in tables]
     chosen = {id(parameter) for parameter in matrices}
     groups = [
-        {"params": matrices, "use_fallback": False, "weight_decay": config.weight_decay},
+        {"params": matrices, "use_fallback": False, "weight_decay": options.weight_decay},
         {"params": [p for p in training if id(p) not in chosen], "use_fallback": True, "weight_decay": 0.0},
     ]
-    return Muon([group for group in groups if group["params"]], lr=config.learning_rate, betas=(0.9, config.adam_beta2))
+    return Muon([group for group in groups if group["params"]], lr=options.learning_rate, betas=(0.9, options.adam_beta2))

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mmalign import __version__
 from mmalign.errors import UserError
 from mmalign.files import check_same, hash_file, read_json_object, whole
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
 from mmalign.worlds.rows import SceneMaker
@@ -43,8 +43,8 @@ FEATURES = {
 }
 
 
-def build_world(config: WorldConfig) -> Path:
-    """Make a world in ``config.out``; its ``world.json`` is written last, so a half-made world has none.
+def build_world(options: WorldOptions) -> Path:
+    """Make a world in ``options.out``; its ``world.json`` is written last, so a half-made world has none.
 
     A world that is there already with the same options is kept.
 
@@ -54,7 +54,7 @@ def build_world(config: WorldConfig) -> Path:
     Raises:
         ValueError: If the folder holds something else.
     """
-    out, resolved = config.out, _resolved(config)
+    out, resolved = options.out, _resolved(options)
     record = out / "world.json"
     if record.is_file():
         held = read_json_object(record).get("config")
@@ -64,51 +64,51 @@ def build_world(config: WorldConfig) -> Path:
         return out
     if out.exists() and any(out.iterdir()):
         raise UserError(f"{out} is not empty and holds no world; choose another --out")
-    photos = None if config.photos is None else load_photos(config.photos)
+    photos = None if options.photos is None else load_photos(options.photos)
     names = SHAPES if photos is None else photos.names
     with whole(out) as partial:
         partial.mkdir(parents=True)
-        counts = _write_training_data(config, partial, photos)
-        counts |= _write_eval(config, partial, photos, Speaker(names))
+        counts = _write_training_data(options, partial, photos)
+        counts |= _write_eval(options, partial, photos, Speaker(names))
         files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
         (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
     return out
 
 
-def _resolved(config: WorldConfig) -> dict[str, Any]:
+def _resolved(options: WorldOptions) -> dict[str, Any]:
     """The options that decide the bytes."""
-    values = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("out", "num_workers")}
-    return {**values, "photos": None if config.photos is None else hash_file(config.photos)}
+    values = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("out", "num_workers")}
+    return {**values, "photos": None if options.photos is None else hash_file(options.photos)}
 
 
-def _maker(config: WorldConfig, photos: PhotoPool | None, split: str) -> SceneMaker:
+def _maker(options: WorldOptions, photos: PhotoPool | None, split: str) -> SceneMaker:
     if photos is None:
-        return SceneMaker(config)
-    return SceneMaker(config, photos.names, photos.by_split[split])
+        return SceneMaker(options)
+    return SceneMaker(options, photos.names, photos.by_split[split])
 
 
-def _rows(config: WorldConfig, photos: PhotoPool | None, split: str, count: int) -> Iterator[dict[str, Any]]:
-    maker = _maker(config, photos, split)
+def _rows(options: WorldOptions, photos: PhotoPool | None, split: str, count: int) -> Iterator[dict[str, Any]]:
+    maker = _maker(options, photos, split)
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     bar = tqdm(total=count, desc=f"drawing {split}", unit="scene", leave=False)
-    if config.num_workers == 1 or len(chunks) == 1:
+    if options.num_workers == 1 or len(chunks) == 1:
         for chunk in chunks:
             yield from maker.rows(split, chunk)
             bar.update(len(chunk))
         return
     # Not fork: the caller may hold threads, and a forked child of those can hang.
-    with ProcessPoolExecutor(config.num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.num_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for rows in pool.map(maker.rows, [split] * len(chunks), chunks):
             yield from rows
             bar.update(len(rows))
 
 
-def _write_training_data(config: WorldConfig, out: Path, photos: PhotoPool | None) -> dict[str, int]:
-    sizes = {"sft": config.num_scenes, "captions": config.num_scenes, "pairs": config.num_pairs}
+def _write_training_data(options: WorldOptions, out: Path, photos: PhotoPool | None) -> dict[str, int]:
+    sizes = {"sft": options.num_scenes, "captions": options.num_scenes, "pairs": options.num_pairs}
     texts: list[str] = []
     for split, size in sizes.items():
-        rows = [_with_image_dicts(row) for row in _rows(config, photos, split, size)]
+        rows = [_with_image_dicts(row) for row in _rows(options, photos, split, size)]
         # The vocabulary is closed, so a part of the text has every word of it.
         texts += [text for row in rows[:4000] for text in _texts(row)]
         (out / split).mkdir()
@@ -128,19 +128,19 @@ def _texts(row: dict[str, Any]) -> list[str]:
     return texts + [" " + text for text in texts]
 
 
-def _write_eval(config: WorldConfig, out: Path, photos: PhotoPool | None, speaker: Speaker) -> dict[str, int]:
-    rows = list(_rows(config, photos, "eval", config.num_eval_scenes))
+def _write_eval(options: WorldOptions, out: Path, photos: PhotoPool | None, speaker: Speaker) -> dict[str, int]:
+    rows = list(_rows(options, photos, "eval", options.num_eval_scenes))
     folder = out / "eval"
     (folder / "images").mkdir(parents=True)
     for row in rows:
         (folder / "images" / f"{row['id']}.png").write_bytes(row["images"][0])
-    maker = _maker(config, photos, "sft")
-    scenes = [maker.scene("sft", index)[0].kinds for index in range(config.num_scenes)]
+    maker = _maker(options, photos, "sft")
+    scenes = [maker.scene("sft", index)[0].kinds for index in range(options.num_scenes)]
     frequency, together = count_objects(scenes, len(speaker.names))
     images = [(f"{row['id']}.png", frozenset(row["kinds"])) for row in rows]
     counts = {"eval": len(rows)}
     for split in POPE_SPLITS:
-        questions = pope_questions(split, images, speaker, frequency=frequency, together=together, seed=config.seed)
+        questions = pope_questions(split, images, speaker, frequency=frequency, together=together, seed=options.seed)
         _write_jsonl(folder / f"pope_{split}.jsonl", questions)
         counts[f"pope_{split}"] = len(questions)
     names = speaker.names

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.worlds.pairs import make_pair
 from mmalign.worlds.render import draw_mosaic, draw_shapes, to_png
 from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item, without_colours
@@ -22,21 +22,21 @@ COLOURED_SHARE = 0.35
 class SceneMaker:
     """Makes rows from (split, index) alone. ``photos`` holds the split's photographs, or None for drawn shapes."""
 
-    config: WorldConfig
+    options: WorldOptions
     names: tuple[str, ...] = SHAPES
     photos: dict[int, list[bytes]] | None = None
 
     def scene(self, split: str, index: int) -> tuple[Scene, np.random.Generator]:
         """Draw a scene, and return the generator to go on with."""
-        rng = scene_rng(self.config.seed, split, index)
+        rng = scene_rng(self.options.seed, split, index)
         scene = sample_scene(
-            rng, num_kinds=len(self.names), max_objects=self.config.max_objects, with_colour=self.config.source == "shapes"
+            rng, num_kinds=len(self.names), max_objects=self.options.max_objects, with_colour=self.options.source == "shapes"
         )
         return scene, rng
 
     def image(self, scene: Scene, rng: np.random.Generator) -> bytes:
         """Render to PNG."""
-        size = self.config.image_size
+        size = self.options.image_size
         drawn = draw_shapes(scene, rng, size) if self.photos is None else draw_mosaic(scene, rng, size, self.photos)
         return to_png(drawn)
 
@@ -51,7 +51,7 @@ class SceneMaker:
 
     def _sft_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
         """A description, or a chat of six questions. Apart, because answers that can be copied from a description teach no seeing."""
-        speaker, noise = Speaker(self.names), self.config.existence_noise
+        speaker, noise = Speaker(self.names), self.options.existence_noise
         if rng.random() < DESCRIPTION_SHARE:
             turns = [self._caption_turn(scene, rng)]
         else:
@@ -68,7 +68,7 @@ class SceneMaker:
         """A description; ``caption_noise`` of them name one likely but absent object as if it were there."""
         prompt, describe, kind = Speaker(self.names).caption(rng)
         likely = likely_absent(scene)
-        noisy = bool(likely) and rng.random() < self.config.caption_noise
+        noisy = bool(likely) and rng.random() < self.options.caption_noise
         if noisy:
             scene = with_item(scene, imagined_item(rng, scene, likely[int(rng.integers(len(likely)))]))
         return Turn(prompt, describe(scene), kind + ("-noisy" if noisy else ""))
@@ -86,7 +86,7 @@ class SceneMaker:
 
     def _pair_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
         speaker = Speaker(self.names)
-        pair = make_pair(rng, scene, speaker, easy_share=self.config.easy_share, label_noise=self.config.label_noise)
+        pair = make_pair(rng, scene, speaker, easy_share=self.options.easy_share, label_noise=self.options.label_noise)
         return {
             "prompt": [{"role": "user", "content": pair.prompt}],
             "chosen": [{"role": "assistant", "content": pair.chosen}],

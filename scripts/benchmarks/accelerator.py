@@ -32,7 +32,7 @@ from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
-from mmalign.options.training import LoraOptions, TrainConfig
+from mmalign.options.training import LoraOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 
@@ -99,7 +99,7 @@ def run_preference(options: argparse.Namespace, folder: Path, kind: str) -> dict
     method = CountingMethod(processor, PairLossOptions(), reference=Reference(policy, kind="adapter-off"))
     method.num_tokens = []
     steps = options.warmup + options.steps
-    config = TrainConfig(
+    config = TrainerOptions(
         learning_rate=1e-5, batch_size=options.batch_size, max_steps=steps, logging_steps=1000, save_steps=100_000, precision="bfloat16",
         trainer={"use_cpu": options.device == "cpu", "save_strategy": "no", "disable_tqdm": True},
     )  # fmt: skip

@@ -27,7 +27,7 @@ from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from mmalign.models.compose import compose_mllm
-from mmalign.options.models import ComposeConfig
+from mmalign.options.models import HalvesOptions
 
 # About 60 million weights each: one as most models are shaped, one whose vocabulary outweighs its layers, as small Qwen models'. For
 # accelerators 1.5 billion, of Qwen2.5-1.5B's width and depth with the tower of CLIP ViT-L/14.
@@ -93,7 +93,7 @@ def build_model(shape: str, folder: Path, *, dtype: str = "float32", part: int =
     (folder / "llm.json").write_text(json.dumps(llm))
     build_tokenizer(folder / "tokenizer")
     model, processor = compose_mllm(
-        ComposeConfig(vision=f"{folder}/vision.json", llm=f"{folder}/llm.json", tokenizer=f"{folder}/tokenizer", seed=seed)
+        HalvesOptions(vision=f"{folder}/vision.json", llm=f"{folder}/llm.json", tokenizer=f"{folder}/tokenizer", seed=seed)
     )
     # The config is what says that it is whole: the processor goes first.
     processor.save_pretrained(folder)

@@ -47,7 +47,7 @@ from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.models.upcycle import upcycle
 from mmalign.options.methods import MimicLossOptions
-from mmalign.options.models import UpcycleConfig
+from mmalign.options.models import ExpertsOptions
 from mmalign.options.training import RouterOptions
 from mmalign.tables import markdown_table
 from mmalign.training.method import Method
@@ -195,7 +195,7 @@ def build_sparse_arms(options: argparse.Namespace) -> tuple[dict[str, Arm], Any]
     """A model and the same with experts: 4, of which a token takes 2, in every second layer."""
     dense, processor = load_mllm(str(build_model(options.model, options.work / options.model)), dtype="float32")
     method = SupervisedMethod(processor)
-    sparse = upcycle(dense, UpcycleConfig())
+    sparse = upcycle(dense, ExpertsOptions())
     models = {"dense": dense, "sparse": sparse}
     optimizers = {}
     for name, model in models.items():

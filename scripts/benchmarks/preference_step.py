@@ -31,7 +31,7 @@ from mmalign.models.adapters import add_lora
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
-from mmalign.options.training import LoraOptions, TrainConfig
+from mmalign.options.training import LoraOptions, TrainerOptions
 from mmalign.tables import markdown_table
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
@@ -101,7 +101,7 @@ def run_ours(options: argparse.Namespace, *, cached: bool, full_logits: bool = F
     if cached:
         pairs = pairs.map(lambda row: cache_row(row, model, processor))
     steps = options.warmup + options.steps
-    config = TrainConfig(learning_rate=1e-5, batch_size=options.batch_size, max_steps=steps, logging_steps=1000, save_steps=1000)
+    config = TrainerOptions(learning_rate=1e-5, batch_size=options.batch_size, max_steps=steps, logging_steps=1000, save_steps=1000)
     arguments = build_training_arguments(config, output_dir=Path(options.folder) / "out")
     clock = Clock(options.warmup)
     trainer = MethodTrainer(model=policy, args=arguments, train_dataset=method.prepare(pairs), method=method, callbacks=[clock])

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.models.contrastive import build_clip
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.worlds.build import build_world
 from scripts.smoke_models import QWEN3, build_tiny_llava, qwen2_5_vl, qwen3_vl, smolvlm
 
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     out: Path = options.out
-    build_world(WorldConfig(out=out / "world", **WORLD))
+    build_world(WorldOptions(out=out / "world", **WORLD))
     parts = {"mllm": FAMILIES[options.recipe](), "clip": build_clip(CLIP, tokenizer=str(out / "world" / "tokenizer"), seed=0)}
     for name, saved in parts.items():
         for part in saved:

@@ -18,7 +18,7 @@ from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.teachers import ClassifierTeacher
 from mmalign.losses.classifier import label_cross_entropy, teacher_kl
 from mmalign.options.classifier import ObjectiveOptions
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint
 from mmalign.training.ema import EmaCallback
@@ -177,7 +177,7 @@ def make_trainer(
     folder: Path, *, form: str = "dual-head", checkpoint: Path | None = None, steps: int = 4
 ) -> tuple[MethodTrainer, EmaCallback]:
     model, method = build_method(form)
-    config = TrainConfig(
+    config = TrainerOptions(
         learning_rate=1e-2,
         batch_size=4,
         max_steps=steps,

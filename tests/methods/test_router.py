@@ -19,7 +19,7 @@ from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
 from mmalign.models.upcycle import upcycle
 from mmalign.options.methods import PairLossOptions
-from mmalign.options.models import UpcycleConfig
+from mmalign.options.models import ExpertsOptions
 from mmalign.options.training import LoraOptions, RouterOptions
 from mmalign.training.method import MethodOutput
 from mmalign.training.router import RouterLosses
@@ -32,7 +32,7 @@ LLMS = {"qwen3": QWEN3, "qwen2": {**PLAIN, "model_type": "qwen2"}, "llama": {**P
 
 def build_sparse(name: str = "qwen3", **options: Any) -> tuple[PreTrainedModel, Any]:
     dense, processor = build_tiny_llava(llm=LLMS[name], scale=1.0)
-    return upcycle(dense, UpcycleConfig(**{"layers": ["all"], "router_std": 0.5, **options})), processor
+    return upcycle(dense, ExpertsOptions(**{"layers": ["all"], "router_std": 0.5, **options})), processor
 
 
 def chats(num_rows: int = 3) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from mmalign.cli import main
 from mmalign.models.compose import compose_mllm
 from mmalign.models.load import load_mllm
-from mmalign.options.models import ComposeConfig
+from mmalign.options.models import HalvesOptions
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tiny_llava, build_tokenizer, random_image
 
 SIGLIP_TOWER = {key: value for key, value in CLIP_TOWER.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
@@ -75,12 +75,12 @@ def composed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[PreTra
     return {name: (model, torch.load(folder / name / "seen.pt")) for name, model in models.items()}
 
 
-def save_halves(folder: Path, vision: dict[str, Any], llm: dict[str, Any], **options: Any) -> ComposeConfig:
+def save_halves(folder: Path, vision: dict[str, Any], llm: dict[str, Any], **options: Any) -> HalvesOptions:
     """Write both configs and a tokenizer."""
     for name, values in (("vision", vision), ("llm", llm)):
         (folder / f"{name}.json").write_text(json.dumps(values))
     build_tokenizer().save_pretrained(folder / "tokenizer")
-    return ComposeConfig(
+    return HalvesOptions(
         vision=str(folder / "vision.json"), llm=str(folder / "llm.json"), **{"tokenizer": str(folder / "tokenizer"), **options}
     )
 

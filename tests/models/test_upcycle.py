@@ -15,7 +15,7 @@ from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.stages import SPARSE_STAGES
 from mmalign.models.upcycle import compute_largest_difference, find_sparse_layers, upcycle
-from mmalign.options.models import UpcycleConfig
+from mmalign.options.models import ExpertsOptions
 from tests.models.test_compose import PLAIN_USER
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import QWEN3, build_tiny_llava, random_image
@@ -81,7 +81,7 @@ def num_sparse_layers(model: PreTrainedModel) -> int:
 @pytest.mark.parametrize(("name", "layers", "kind"), EXPECTED)
 def test_every_family_computes_the_same(name: str, layers: Any, kind: str) -> None:
     dense, processor = build_dense(name)
-    sparse = upcycle(dense, UpcycleConfig(layers=layers))
+    sparse = upcycle(dense, ExpertsOptions(layers=layers))
     assert sparse.config.get_text_config().model_type == kind
     assert num_sparse_layers(sparse) == {"alternate": 2, "all": 4}.get(layers[0], len(layers))
     assert_same(dense, sparse, question(processor, "what do you see on the left of the table"))
@@ -103,7 +103,7 @@ def test_every_family_computes_the_same(name: str, layers: Any, kind: str) -> No
 )
 def test_every_option_computes_the_same(options: dict[str, Any]) -> None:
     dense, processor = build_dense("qwen2")
-    sparse = upcycle(dense, UpcycleConfig(**options))
+    sparse = upcycle(dense, ExpertsOptions(**options))
     assert_same(dense, sparse, question(processor))
     parts, text = options.get("granularity", 1), sparse.config.get_text_config()
     assert text.num_experts == parts * options.get("num_experts", 4)
@@ -113,7 +113,7 @@ def test_every_option_computes_the_same(options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("family", ["fastvlm", "llava-next", "llava-onevision", "internvl", "idefics3", "pixtral", "qwen3-vl"])
 def test_other_multimodal_classes(family: str) -> None:
     dense, processor = FAMILIES[family]()
-    sparse = upcycle(dense, UpcycleConfig(layers=["all"]))
+    sparse = upcycle(dense, ExpertsOptions(layers=["all"]))
     inputs = question(processor)
     expected = logits(dense, inputs)
     # Weights of these are scaled up for other tests, logits reach 10 and more, and so does rounding.
@@ -127,12 +127,12 @@ def test_what_has_no_sparse_class_is_refused_with_what_works(family: str) -> Non
     dense, _ = FAMILIES[family]()
     message = rf"is a {dense.config.get_text_config().model_type}, which has no mixture-of-experts class here; what works: qwen3 .*mixtral"
     with pytest.raises(ValueError, match=message):
-        upcycle(dense, UpcycleConfig())
+        upcycle(dense, ExpertsOptions())
 
 
 def test_gradients_of_the_experts_sum_to_the_dense_one_and_the_router_has_none_yet() -> None:
     dense, processor = build_dense("qwen3")
-    sparse = upcycle(dense, UpcycleConfig())
+    sparse = upcycle(dense, ExpertsOptions())
     inputs = question(processor)
     for model in (dense, sparse):
         model(**inputs, labels=inputs["input_ids"]).loss.backward()
@@ -145,7 +145,7 @@ def test_gradients_of_the_experts_sum_to_the_dense_one_and_the_router_has_none_y
 
 def test_parts_of_a_copy_give_the_router_a_gradient_at_once() -> None:
     dense, processor = build_dense("qwen3")
-    sparse = upcycle(dense, UpcycleConfig(granularity=2))
+    sparse = upcycle(dense, ExpertsOptions(granularity=2))
     inputs = question(processor)
     sparse(**inputs, labels=inputs["input_ids"]).loss.backward()
     assert sparse.get_decoder().layers[0].mlp.gate.weight.grad.abs().max() > 1e-5
@@ -153,7 +153,7 @@ def test_parts_of_a_copy_give_the_router_a_gradient_at_once() -> None:
 
 def test_a_neutral_shared_expert_never_moves() -> None:
     dense, processor = build_dense("qwen2")
-    sparse = upcycle(dense, UpcycleConfig()).train()
+    sparse = upcycle(dense, ExpertsOptions()).train()
     optimizer = torch.optim.AdamW(sparse.parameters(), lr=1e-2, weight_decay=0.1)
     inputs = question(processor)
     for _ in range(2):
@@ -166,7 +166,7 @@ def test_a_neutral_shared_expert_never_moves() -> None:
 
 def test_routers_depend_on_the_seed_and_spread_the_tokens() -> None:
     dense, _ = build_dense("qwen3")
-    one, same, other = (upcycle(dense, UpcycleConfig(seed=seed)).get_decoder().layers[0].mlp.gate.weight for seed in (0, 0, 1))
+    one, same, other = (upcycle(dense, ExpertsOptions(seed=seed)).get_decoder().layers[0].mlp.gate.weight for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
     assert float(one.detach().std()) == pytest.approx(0.02, rel=0.15)
@@ -174,7 +174,7 @@ def test_routers_depend_on_the_seed_and_spread_the_tokens() -> None:
 
 @pytest.mark.parametrize("name", ["qwen3", "qwen2", "llama"])
 def test_the_sparse_stages_train_networks_routers_and_projector(name: str) -> None:
-    sparse = upcycle(build_dense(name)[0], UpcycleConfig())
+    sparse = upcycle(build_dense(name)[0], ExpertsOptions())
     freeze_parts(sparse, SPARSE_STAGES["dense-to-sparse"])
     trained = {name for name, parameter in sparse.named_parameters() if parameter.requires_grad}
     expected = {name for name, _ in sparse.named_parameters() if ".mlp." in name and "vision_tower" not in name}
@@ -198,7 +198,7 @@ def test_the_sparse_stages_train_networks_routers_and_projector(name: str) -> No
 def test_options_that_cant_be_exact_are_refused(options: dict[str, Any], message: str) -> None:
     dense, _ = build_dense("qwen3")
     with pytest.raises(ValueError, match=message):
-        upcycle(dense, UpcycleConfig(**options))
+        upcycle(dense, ExpertsOptions(**options))
 
 
 @pytest.mark.parametrize(
@@ -218,12 +218,12 @@ def test_options_that_cant_be_exact_are_refused(options: dict[str, Any], message
 def test_dense_models_that_no_class_computes_are_refused(llm: dict[str, Any], message: str) -> None:
     dense, _ = build_tiny_llava(llm=llm, scale=1.0)
     with pytest.raises(ValueError, match=message):
-        upcycle(dense, UpcycleConfig())
+        upcycle(dense, ExpertsOptions())
 
 
 def test_unnormalised_weights_are_seen_by_the_comparison() -> None:
     dense, _ = build_dense("qwen3")
-    sparse = upcycle(dense, UpcycleConfig())
+    sparse = upcycle(dense, ExpertsOptions())
     assert compute_largest_difference(dense, sparse) < 2e-6
     for layer in sparse.get_decoder().layers:
         if hasattr(layer.mlp, "gate") and hasattr(layer.mlp.gate, "norm_topk_prob"):

@@ -21,7 +21,7 @@ from mmalign.losses.objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.trainer import MethodTrainer
 from tests.data_files import save_rows
@@ -52,7 +52,7 @@ def test_first_step_equals_trl(tmp_path: Path) -> None:
     policy, processor = build_tiny_llava(seed=0)
     reference, _ = build_tiny_llava(seed=1)
     method = PreferenceMethod(processor, PairLossOptions(beta=0.1), reference=Reference(policy, kind="copy", model=reference))
-    config = TrainConfig(learning_rate=1e-6, batch_size=NUM_PAIRS, max_steps=1, logging_steps=1)
+    config = TrainerOptions(learning_rate=1e-6, batch_size=NUM_PAIRS, max_steps=1, logging_steps=1)
     arguments = build_training_arguments(config, output_dir=tmp_path / "ours")
     trainer = MethodTrainer(model=policy, args=arguments, train_dataset=method.prepare(load_rows(data)), method=method)
     trainer.train()

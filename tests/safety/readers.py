@@ -28,7 +28,7 @@ from mmalign.options.difficulty import FuseOptions
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.methods import PreferenceOptions
 from mmalign.options.report import ReportEvalOptions
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.runs.cards import write_card
 from mmalign.runs.difficulty import run_fuse
 from mmalign.runs.evaluate import evaluate, load_benchmark
@@ -273,7 +273,7 @@ def write_run(folder: Path) -> list[Path]:
 
 def write_world(folder: Path) -> list[Path]:
     (folder / "world").mkdir()
-    values = dataclasses.asdict(WorldConfig(out=folder, num_scenes=4))
+    values = dataclasses.asdict(WorldOptions(out=folder, num_scenes=4))
     kept = {key: value for key, value in values.items() if key not in ("out", "num_workers")}
     return [whole(folder / "world" / "world.json", {"config": kept, "counts": {"sft": 4}})]
 
@@ -355,7 +355,7 @@ READERS = {
         write_parquet, lambda folder: list(records.read_records(folder / "pairs.parquet")), harmless=("another beginning",)
     ),
     "photos": Reader(write_photos, lambda folder: load_photos(folder / "photos.parquet")),
-    "world": Reader(write_world, lambda folder: run_world(WorldConfig(out=folder / "world", num_scenes=4))),
+    "world": Reader(write_world, lambda folder: run_world(WorldOptions(out=folder / "world", num_scenes=4))),
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),

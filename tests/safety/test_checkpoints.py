@@ -17,7 +17,7 @@ from mmalign.cli import main
 from mmalign.evaluation.judges.local import LocalJudge
 from mmalign.models.compose import compose_mllm
 from mmalign.models.load import load_clip, load_config, load_mllm
-from mmalign.options.models import ComposeConfig
+from mmalign.options.models import HalvesOptions
 from mmalign.training.checkpoints import write_manifest
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tokenizer
@@ -58,8 +58,8 @@ def test_pickles_are_refused(trapped: tuple[Path, Path], tmp_path: Path) -> None
     reads = [
         lambda: load_mllm(str(folder)),
         lambda: load_clip(str(folder)),
-        lambda: compose_mllm(ComposeConfig(**{**halves, "vision": str(folder)})),
-        lambda: compose_mllm(ComposeConfig(**{**halves, "llm": str(text_model)})),
+        lambda: compose_mllm(HalvesOptions(**{**halves, "vision": str(folder)})),
+        lambda: compose_mllm(HalvesOptions(**{**halves, "llm": str(text_model)})),
         lambda: LocalJudge(text_model, cache=tmp_path / "cache.jsonl").ask(["yes or no"]),
     ]
     for read in reads:
@@ -115,7 +115,7 @@ def test_layers_without_end_are_refused(tiny_llava_dir: Path, tmp_path: Path) ->
     reads: list[Callable[[], object]] = [
         lambda: load_config(str(tmp_path / "model")),
         lambda: load_mllm(str(tmp_path / "model")),
-        lambda: compose_mllm(ComposeConfig(**halves, llm=str(tmp_path / "llm.json"))),
+        lambda: compose_mllm(HalvesOptions(**halves, llm=str(tmp_path / "llm.json"))),
     ]
     for read in reads:
         with pytest.raises(ValueError, match=r"num_hidden_layers is 1e\+30; expected at most 10,000"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 from mmalign.training.dct_adamw import DctAdamW, cosine_columns, dct, is_low_rank, largest_columns
 from mmalign.training.optimizers import build_optimizer
 from tests.tiny_models import build_tiny_llava
@@ -155,7 +155,7 @@ def test_a_resumed_run_is_the_same(dtype: torch.dtype) -> None:
 
 def test_the_option_builds_it_for_every_weight() -> None:
     model, _ = build_tiny_llava()
-    optimizer = build_optimizer(model, TrainConfig(learning_rate=0.01, optimizer="dct-adamw", dct_rank=8, weight_decay=0.1))
+    optimizer = build_optimizer(model, TrainerOptions(learning_rate=0.01, optimizer="dct-adamw", dct_rank=8, weight_decay=0.1))
     assert isinstance(optimizer, DctAdamW)
     held = [p for group in optimizer.param_groups for p in group["params"]]
     assert {id(p) for p in held} == {id(p) for p in model.parameters()}
@@ -164,4 +164,4 @@ def test_the_option_builds_it_for_every_weight() -> None:
     assert not is_low_rank(torch.zeros(40_000, 64), 8)
     assert not is_low_rank(torch.zeros(64), 8)
     with pytest.raises(ValueError, match="rank is 0"):
-        build_optimizer(model, TrainConfig(learning_rate=0.01, optimizer="dct-adamw", dct_rank=0))
+        build_optimizer(model, TrainerOptions(learning_rate=0.01, optimizer="dct-adamw", dct_rank=0))

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from mmalign.options.training import TrainConfig
+from mmalign.options.training import TrainerOptions
 from mmalign.training.optimizers import build_optimizer
 from tests.tiny_models import build_tiny_llava
 
-CONFIG = TrainConfig(learning_rate=0.01, optimizer="muon", weight_decay=0.0)
+CONFIG = TrainerOptions(learning_rate=0.01, optimizer="muon", weight_decay=0.0)
 
 
 def test_groups_hold_every_weight_once_and_muon_has_the_matrices() -> None:

@@ -19,7 +19,7 @@ from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, MimicLossOptions, PairLossOptions
-from mmalign.options.training import LoraOptions, TrainConfig
+from mmalign.options.training import LoraOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
 from mmalign.training.sampler import BucketSampler
@@ -67,7 +67,7 @@ def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: Buck
         reference = Reference(policy, kind="adapter-off" if lora else "copy")
         method = PreferenceMethod(processor, PairLossOptions(difficulty_mode="paper"), reference=reference)
         dataset = method.prepare(pair_dataset())
-    config = TrainConfig(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
+    config = TrainerOptions(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
     arguments = build_training_arguments(config, output_dir=tmp_path)
     callbacks = [ManifestCallback()]
     return MethodTrainer(model=policy, args=arguments, train_dataset=dataset, method=method, sampler=sampler, callbacks=callbacks)
@@ -209,6 +209,6 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_trainer_field_names_the_nearest(tmp_path: Path) -> None:
-    config = TrainConfig(learning_rate=1e-3, trainer={"adam_beta22": 0.9})
+    config = TrainerOptions(learning_rate=1e-3, trainer={"adam_beta22": 0.9})
     with pytest.raises(ValueError, match=r"trainer.adam_beta22 is no field of transformers.TrainingArguments; did you mean 'adam_beta2'"):
         build_training_arguments(config, output_dir=tmp_path)

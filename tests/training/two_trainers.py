@@ -23,7 +23,7 @@ from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import CachedTeacher, LiveTeacher
 from mmalign.models.references import Reference
 from mmalign.options.methods import MimicLossOptions, PairLossOptions
-from mmalign.options.training import RouterOptions, TrainConfig
+from mmalign.options.training import RouterOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, verify_checkpoint
 from mmalign.training.router import RouterLosses
@@ -75,7 +75,7 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
     model.model.vision_tower.requires_grad_(False)
     trainer_options = {"train_sampling_strategy": "sequential", "use_cpu": True}
     trainer_options |= {"fsdp": True, "fsdp_config": FSDP} if sharded else {}
-    config = TrainConfig(
+    config = TrainerOptions(
         learning_rate=1e-3,
         batch_size=batch_size,
         gradient_accumulation_steps=accumulation,

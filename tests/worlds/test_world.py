@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Features, Image
 
 from mmalign.data.rows import response_text
 from mmalign.files import hash_file
-from mmalign.options.world import WorldConfig
+from mmalign.options.world import WorldOptions
 from mmalign.worlds.build import build_world
 from mmalign.worlds.pairs import ANSWERS, DIFFICULTY, EASY, HARD
 from mmalign.worlds.questions import absent_kinds, count_objects
@@ -24,7 +24,7 @@ SMALL = {"num_scenes": 600, "num_pairs": 600, "num_eval_scenes": 30}
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_world(WorldConfig(out=tmp_path_factory.mktemp("world") / "w", num_workers=1, **SMALL))
+    return build_world(WorldOptions(out=tmp_path_factory.mktemp("world") / "w", num_workers=1, **SMALL))
 
 
 def described(text: str) -> set[tuple[str, str, str | None]]:
@@ -41,28 +41,28 @@ def scene_truth(scene: Scene, *, with_place: bool) -> set[tuple[str, str, str | 
 
 
 def test_same_bytes_whatever_the_number_of_processes(world: Path, tmp_path: Path) -> None:
-    again = build_world(WorldConfig(out=tmp_path / "w", num_workers=2, **SMALL))
+    again = build_world(WorldOptions(out=tmp_path / "w", num_workers=2, **SMALL))
     first, second = (json.loads((folder / "world.json").read_text())["sha256"] for folder in (world, again))
     assert first == second
     assert first["sft/train.parquet"] == hash_file(world / "sft" / "train.parquet")
 
 
 def test_another_seed_is_another_world(world: Path, tmp_path: Path) -> None:
-    other = build_world(WorldConfig(out=tmp_path / "w", seed=1, num_workers=1, num_scenes=20, num_pairs=5, num_eval_scenes=5))
+    other = build_world(WorldOptions(out=tmp_path / "w", seed=1, num_workers=1, num_scenes=20, num_pairs=5, num_eval_scenes=5))
     rows = [Dataset.from_parquet(str(folder / "sft" / "train.parquet"))[:5]["messages"] for folder in (world, other)]
     assert rows[0] != rows[1]
 
 
 def test_a_finished_world_is_kept_and_another_is_refused(world: Path) -> None:
     before = (world / "world.json").stat().st_mtime_ns
-    build_world(WorldConfig(out=world, num_workers=1, **SMALL))
+    build_world(WorldOptions(out=world, num_workers=1, **SMALL))
     assert (world / "world.json").stat().st_mtime_ns == before
     with pytest.raises(ValueError, match="holds another world: its num_pairs is 600, not 7; choose another --out"):
-        build_world(WorldConfig(out=world, num_workers=1, **{**SMALL, "num_pairs": 7}))
+        build_world(WorldOptions(out=world, num_workers=1, **{**SMALL, "num_pairs": 7}))
 
 
 def test_answers_and_clean_captions_are_true(world: Path) -> None:
-    maker = SceneMaker(WorldConfig(out=world, **SMALL))
+    maker = SceneMaker(WorldOptions(out=world, **SMALL))
     sizes: list[int] = []
     for index, row in enumerate(Dataset.from_parquet(str(world / "sft" / "train.parquet")).select_columns(["messages", "kind"])):
         scene, _ = maker.scene("sft", index)
@@ -92,7 +92,7 @@ def test_answers_and_clean_captions_are_true(world: Path) -> None:
 
 
 def test_share_of_noisy_captions(world: Path) -> None:
-    maker = SceneMaker(WorldConfig(out=world, **SMALL))
+    maker = SceneMaker(WorldOptions(out=world, **SMALL))
     kinds = Dataset.from_parquet(str(world / "sft" / "train.parquet"))["kind"]
     descriptions = [i for i, kind in enumerate(kinds) if "existence" not in kind]
     possible = sum(bool(likely_absent(maker.scene("sft", i)[0])) for i in descriptions)
@@ -103,7 +103,7 @@ def test_share_of_noisy_captions(world: Path) -> None:
 
 def test_pairs_are_graded_balanced_and_trl_shaped(world: Path) -> None:
     pairs = Dataset.from_parquet(str(world / "pairs" / "train.parquet"))
-    maker = SceneMaker(WorldConfig(out=world, **SMALL))
+    maker = SceneMaker(WorldOptions(out=world, **SMALL))
     lengths = {"chosen": 0, "rejected": 0}
     for index, row in enumerate(pairs.remove_columns("images")):
         scene, _ = maker.scene("pairs", index)
@@ -124,7 +124,7 @@ def test_pairs_are_graded_balanced_and_trl_shaped(world: Path) -> None:
 
 
 def test_label_noise_flips_its_share(tmp_path: Path) -> None:
-    folder = build_world(WorldConfig(out=tmp_path / "w", label_noise=0.3, num_workers=1, num_scenes=5, num_pairs=400, num_eval_scenes=2))
+    folder = build_world(WorldOptions(out=tmp_path / "w", label_noise=0.3, num_workers=1, num_scenes=5, num_pairs=400, num_eval_scenes=2))
     flipped = np.mean(Dataset.from_parquet(str(folder / "pairs" / "train.parquet"))["truth_flipped"])
     assert flipped == pytest.approx(0.3, abs=4 * (0.21 / 400) ** 0.5)
 
@@ -170,7 +170,7 @@ def test_photo_mosaics_keep_their_photos_apart(tmp_path: Path) -> None:
     features = Features({"image": Image(), "label": ClassLabel(names=names)})
     rows = {"image": [random_image(i, (8, 8)) for i in range(48)], "label": [i % 4 for i in range(48)]}
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "photos.parquet")
-    config = WorldConfig(
+    config = WorldOptions(
         out=tmp_path / "w",
         source="photos",
         photos=tmp_path / "photos.parquet",
@@ -198,11 +198,11 @@ def test_photo_mosaics_keep_their_photos_apart(tmp_path: Path) -> None:
 )
 def test_options_that_cannot_be(tmp_path: Path, change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WorldConfig(out=tmp_path, **change)  # type: ignore[arg-type]
+        WorldOptions(out=tmp_path, **change)  # type: ignore[arg-type]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("mine")
     with pytest.raises(ValueError, match="is not empty and holds no world"):
-        build_world(WorldConfig(out=tmp_path, **SMALL))
+        build_world(WorldOptions(out=tmp_path, **SMALL))
     assert (tmp_path / "thesis.tex").read_text() == "mine"
