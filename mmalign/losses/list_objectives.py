@@ -15,9 +15,9 @@ from mmalign.errors import UserError
 from mmalign.losses.coefficients import anchored_target
 from mmalign.losses.links import Link, identity
 from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
+from mmalign.losses.reasoning_steps import StepKind, adaptive_step_weights
 from mmalign.losses.registry import Registry
 from mmalign.losses.scores import SUM, Logps, ScoredTokens, SequenceScore, TokenWeighting, sequence_score
-from mmalign.losses.steps import StepKind, adaptive_step_weights
 
 LIST_OBJECTIVES: "Registry[ListObjective]" = Registry("list")
 

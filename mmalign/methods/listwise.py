@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmalign.data.rows import LIST_COLUMNS, read_list
 from mmalign.errors import UserError
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
-from mmalign.losses.steps import StepKind
+from mmalign.losses.reasoning_steps import StepKind
 from mmalign.methods.responses import ResponsesMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions

@@ -19,8 +19,8 @@ from mmalign.data.rows import PAIR_COLUMNS, read_pair
 from mmalign.engine.probe import PROBED_ROWS
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
-from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics

@@ -6,7 +6,7 @@ Shape legend: B = preference pairs.
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairBatch, PairObjective, PairValues
+from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues
 from mmalign.training.method import Sum
 
 NUM_QUARTILES = 4

@@ -19,8 +19,8 @@ from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, 
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
 from mmalign.errors import UserError
-from mmalign.losses.kernel import PairObjective
 from mmalign.losses.list_objectives import ListObjective
+from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.registry import Named, Registry
 from mmalign.losses.scores import Logps
 from mmalign.methods.cached_reference import CachedReference

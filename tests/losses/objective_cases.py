@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from mmalign.losses.kernel import PairBatch
+from mmalign.losses.pair_kernel import PairBatch
 from tests.losses.pair_example import split
 
 

@@ -9,7 +9,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairBatch
+from mmalign.losses.pair_kernel import PairBatch
 from mmalign.losses.scores import Logps, ScoredTokens
 
 F64 = torch.float64

@@ -17,7 +17,7 @@ from mmalign.losses.coefficients import (
     swap_weights,
     visit_flip,
 )
-from mmalign.losses.kernel import PairObjective, PairValues, preference_loss
+from mmalign.losses.pair_kernel import PairObjective, PairValues, preference_loss
 
 F64 = torch.float64
 DIFFICULTY = torch.tensor([0.0, 0.5, 1.0, 0.7])

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairValues, preference_loss
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairValues, preference_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps, ScoredTokens
 
 F64 = torch.float64

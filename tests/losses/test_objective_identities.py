@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairBatch, PairObjective, compute_rewards, objective_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairBatch, PairObjective, compute_rewards, objective_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from tests.losses.objective_cases import GAP, as_sides
 from tests.losses.pair_example import F64, at_reference, random_pairs, share_prefixes, swapped, with_columns
 

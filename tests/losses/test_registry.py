@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from mmalign.losses.kernel import PairObjective
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairObjective
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Registry
 
 

@@ -10,7 +10,7 @@ from datasets import Image as ImageFeature
 
 from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
-from mmalign.losses.steps import adaptive_step_weights
+from mmalign.losses.reasoning_steps import adaptive_step_weights
 from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference

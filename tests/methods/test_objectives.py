@@ -10,8 +10,8 @@ from datasets import Image as ImageFeature
 
 from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, digest_text
 from mmalign.engine.logps import ResponseLogps, compute_response_logps
-from mmalign.losses.kernel import PairObjective, squared
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairObjective, squared
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions

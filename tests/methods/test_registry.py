@@ -128,7 +128,7 @@ def test_a_new_objective_is_a_function_its_values_and_a_row_of_docs(tiny_llava_d
     shutil.copytree(REPOSITORY / "tests" / "losses", code / "tests" / "losses")
     (code / "docs").mkdir()
     shutil.copy(REPOSITORY / "docs" / "objectives.md", code / "docs")
-    with (package / "losses" / "objectives.py").open("a") as file:
+    with (package / "losses" / "pair_objectives.py").open("a") as file:
         file.write(OBJECTIVE)
     edit(code / "tests" / "losses" / "objective_cases.py", "]\nIDS = [", f"{CASE}]\nIDS = [")
     page = (code / "docs" / "objectives.md").read_text()

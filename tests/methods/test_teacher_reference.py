@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmalign.losses.kernel import PairValues, compute_rewards, objective_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairValues, compute_rewards, objective_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.preference_metrics import describe_start
 from mmalign.models.references import Reference

@@ -16,8 +16,8 @@ from datasets import Image as ImageFeature
 from datasets import List
 
 from mmalign.data.datasets import load_rows
-from mmalign.losses.kernel import objective_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import objective_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from scripts.studies.objectives_grid import GROUPS, LISTS, PAIRS, Cell, best_of, list_cells, list_search, list_searches
 from scripts.studies.objectives_page import write_page
 from scripts.studies.world import object_f1

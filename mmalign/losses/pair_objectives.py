@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import margin_weight, preference_probability, visit_flip
-from mmalign.losses.kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
 from mmalign.losses.links import FDivergence, build_divergence_link, clipped_log_ratio, log_odds
+from mmalign.losses.pair_kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
 from mmalign.losses.registry import Registry
 from mmalign.losses.scores import MEAN, SequenceScore, TokenWeighting, length_desensitized_weights, sequence_score, suffix_weights
 

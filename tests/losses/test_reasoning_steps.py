@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, list_objective_loss
+from mmalign.losses.reasoning_steps import adaptive_step_weights, number_steps
 from mmalign.losses.scores import Logps, ScoredTokens
-from mmalign.losses.steps import adaptive_step_weights, number_steps
 
 F64 = torch.float64
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairObjective, PairValues, objective_loss, preference_loss
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairObjective, PairValues, objective_loss, preference_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps
 from tests.losses.objective_cases import CASES, GAP, IDS, VISITED, Case, as_sides
 from tests.losses.pair_example import F64, make_batch, random_pairs, take, worked_pair

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.kernel import PairBatch, PairObjective, PairValues, compute_rewards, objective_loss, preference_loss, squared
-from mmalign.losses.objectives import PAIR_OBJECTIVES
+from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, compute_rewards, objective_loss, preference_loss, squared
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps
 from tests.losses.pair_example import F64, random_pairs, swapped, worked_pair
 
