@@ -27,7 +27,7 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
 
     A field becomes ``--its-name``; a field with ``metadata={"positional": True}`` may also stand first without a name, with several
     values where it is a list. ``--config FILE`` reads YAML with the same names, ``--print-config`` writes it. ``--help`` shows the options
-    in groups: a class and its bases, each under the first line of its docstring.
+    in groups: first what must be given, then a class and its bases, each under the first line of its docstring.
 
     Raises:
         SystemExit: On ``--help`` and on words that can't be used, with a message that names the nearest option.
@@ -48,15 +48,18 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
         _add_argument(groups[name], name, hints[name], f, texts.get(name, ""))
     given = vars(parser.parse_args(list(argv)))
     for name in positional:
-        if f"_{name}" in given:
-            given.setdefault(name, given.pop(f"_{name}"))
+        first = given.pop(f"_{name}", None)
+        if first and name in given:
+            parser.error(f"{name} is given twice: {first} and --{_dashed(name)} {given[name]}")
+        if first:
+            given[name] = first
     config, prints = given.pop("config"), given.pop("print_config")
     try:
         from_file = {} if config is None else read_config(config, fields)
         values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
     except UserError as error:
         parser.error(str(error))
-    required = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING and n not in values]
+    required = [n for n, f in fields.items() if _is_required(f) and n not in values]
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
     try:
@@ -97,17 +100,19 @@ def read_help(options_class: type) -> dict[str, str]:
 
 
 def _make_groups(parser: argparse.ArgumentParser, options_class: type) -> dict[str, Any]:
-    """A group of ``--help`` for each class that states options, the command's own first; a field belongs to the class that first has it."""
+    """What must be given, and a group for each class that states options, the command's own first; a field is its first owner's."""
     owners: dict[str, type] = {}
     for owner in reversed(options_class.__mro__):
         for name in inspect.get_annotations(owner) if dataclasses.is_dataclass(owner) else ():
             owners.setdefault(name, owner)
+    required = [field.name for field in dataclasses.fields(options_class) if _is_required(field)]
+    first = parser.add_argument_group("Required") if required else None
     groups = {
         owner: parser.add_argument_group((owner.__doc__ or owner.__name__).partition("\n")[0].rstrip(".").replace("``", ""))
         for owner in options_class.__mro__
-        if owner in owners.values()
+        if any(of is owner and name not in required for name, of in owners.items())
     }
-    return {name: groups[owner] for name, owner in owners.items()}
+    return {name: first if name in required else groups[owner] for name, owner in owners.items()}
 
 
 def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,8 +198,7 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str) -> None:
-    required = field.default is field.default_factory is dataclasses.MISSING
-    help_text += " (required)" if required else _default_text(field)
+    help_text += "" if _is_required(field) else _default_text(field)
     keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
     inner = _strip_optional(hint)
     if inner is bool:
@@ -208,6 +212,10 @@ def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str)
     else:
         keywords["metavar"] = {int: "N", float: "X", Path: "PATH"}.get(item, "TEXT")
     parser.add_argument(f"--{_dashed(name)}", **keywords)
+
+
+def _is_required(field: Any) -> bool:
+    return field.default is field.default_factory is dataclasses.MISSING
 
 
 def _default_text(field: Any) -> str:

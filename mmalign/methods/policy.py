@@ -52,16 +52,12 @@ def build_reference(options: ReferencedOptions, policy: nn.Module) -> Reference 
     """Make the frozen reference; None where its log-probabilities are read from the data.
 
     Raises:
-        ValueError: If a reference model or its quantisation is named for a kind that has no use for it.
+        ValueError: If a quantisation is named for a kind that has no use for it.
     """
     kind, quantization = options.reference, _reference_quantization(options)
     if kind == "cached":
         return None
-    if kind == "model" and options.reference_model is None:
-        raise UserError("--reference model needs the model: name it with --reference-model")
     if options.reference_model is not None:
-        if kind not in ("auto", "model"):
-            raise UserError(f"--reference {kind} and --reference-model exclude each other; leave one out")
         return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
     if kind not in ("adapter-off", "copy"):
         kind = "adapter-off" if options.lora_rank and quantization == options.quantization else "copy"

@@ -149,3 +149,11 @@ class ReferencedOptions(MllmOptions):
     """another model as the reference, or the one that cached log-probs are of: folder or hub id"""
     reference_quantization: Quantization | None = None
     """hold a reference of its own in 4 bits, or not; as --quantization if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse a model beside a kind of reference that has none of its own, and a kind that lacks its model."""
+        super().__post_init__()
+        if self.reference == "model" and self.reference_model is None:
+            raise UserError("--reference model needs the model: name it with --reference-model")
+        if self.reference in ("adapter-off", "copy") and self.reference_model is not None:
+            raise UserError(f"--reference {self.reference} and --reference-model exclude each other; leave one out")

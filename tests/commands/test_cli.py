@@ -67,6 +67,9 @@ def test_several_values_may_stand_first(tmp_path: Path, capsys: pytest.CaptureFi
     with pytest.raises(SystemExit):
         parse_several("--steps", "3")
     assert "missing: --parts" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_several("a", "--parts", "b")
+    assert "parts is given twice" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
