@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, set_seed
 
 from mmalign.engine.router import find_routers
 from mmalign.errors import UserError
-from mmalign.models.adapters import add_lora, freeze_parts
+from mmalign.models.adapters import add_lora, check_projector_trains, freeze_parts
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from mmalign.models.quantize import describe_quantization, is_quantized
@@ -22,7 +22,7 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
 
     Raises:
         ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, weights in 4 bits are to train, or the
-            stage is not the model's.
+            stage is not the model's, or the projector has a learning rate and doesn't train.
     """
     set_seed(options.seed)
     if options.quantization != "none" and options.lora_rank == 0:
@@ -40,7 +40,10 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
         print(describe_quantization(model))
     frozen = options.freeze if options.stage is None else find_frozen(options.stage, sparse=bool(find_routers(model)))
     freeze_parts(model, frozen)
-    return (add_lora(model, options) if options.lora_rank else model), processor
+    policy = add_lora(model, options) if options.lora_rank else model
+    if options.projector_learning_rate is not None:
+        check_projector_trains(model, option="--projector-learning-rate")
+    return policy, processor
 
 
 def load_model(options: MllmOptions, source: str, quantization: Quantization) -> tuple[nn.Module, Any]:

@@ -17,8 +17,13 @@ from mmalign.options.training import Frozen, LoraOptions
 Part = Literal["vision_tower", "projector", "language_model"]
 
 
-def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
+def find_part(model: PreTrainedModel, part: Part, *, option: str | None = None) -> nn.Module:
     """Return a part of a multimodal LLM.
+
+    Args:
+        model: Without wrappers.
+        part: Its name.
+        option: What asks for the part, for the error; ``--freeze`` if not given.
 
     Raises:
         ValueError: If the model has no such part under a name known here.
@@ -31,7 +36,7 @@ def find_part(model: PreTrainedModel, part: Part) -> nn.Module:
         names = ("multi_modal_projector", "connector", "embed_vision", "aligner")
         found = next((getattr(model.base_model, name) for name in names if hasattr(model.base_model, name)), model)
     if found is model or found is model.base_model:
-        raise UserError(f"{type(model).__name__} has no {part} of its own; leave it out of --freeze")
+        raise UserError(f"{type(model).__name__} has no {part} of its own; leave {option or f'--freeze {part}'} out")
     return found
 
 
@@ -46,6 +51,16 @@ def freeze_parts(model: PreTrainedModel, parts: Sequence[Frozen]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"nothing is left to train with {', '.join(parts)} frozen; leave one out of --freeze")
+
+
+def check_projector_trains(model: PreTrainedModel, *, option: str) -> None:
+    """Check that an option of the projector's training has an effect.
+
+    Raises:
+        ValueError: If the model has no projector, or it is frozen.
+    """
+    if not any(parameter.requires_grad for parameter in find_part(model, "projector", option=option).parameters()):
+        raise UserError(f"the projector of {type(model).__name__} is frozen; leave {option} out, or let the projector train")
 
 
 def find_parameters(model: PreTrainedModel, part: Frozen) -> Iterator[nn.Parameter]:

@@ -135,6 +135,15 @@ class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, Rout
     """parts that don't train: vision_tower, projector, language_model, attention_and_embeddings (all of it but FFNs)"""
     stage: Literal["init", "dense-to-dense", "dense-to-sparse", "preference"] | None = None
     """LLaVA-MoD's stage, which freezes what trains elsewhere (docs/distillation.md); instead of freeze"""
+    projector_learning_rate: float | None = None
+    """peak learning rate of the projector, under the same schedule; learning-rate if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse a learning rate that is none."""
+        super().__post_init__()
+        rate = self.projector_learning_rate
+        if rate is not None and not rate > 0:
+            raise UserError(f"projector_learning_rate is {rate}; expected a positive number; to keep it as it is, use --freeze projector")
 
 
 @dataclass(frozen=True, kw_only=True)

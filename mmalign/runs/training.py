@@ -90,6 +90,7 @@ def train_and_save(
         callbacks=[ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
         sampler=sampler,
+        projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,
     )
     if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")

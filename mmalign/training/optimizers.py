@@ -1,9 +1,12 @@
 """Optimisers that the trainer is handed; what is not here, transformers' own arguments choose."""
 
+from collections.abc import Iterable
+
 from timm.optim.muon import Muon
 from torch import nn
 from torch.optim import Optimizer
 
+from mmalign.errors import UserError
 from mmalign.options.training import TrainerOptions
 from mmalign.training.dct_adamw import DctAdamW
 
@@ -41,3 +44,31 @@ def build_optimizer(model: nn.Module, options: TrainerOptions) -> Optimizer | No
         {"params": [p for p in training if id(p) not in chosen], "use_fallback": True, "weight_decay": 0.0},
     ]
     return Muon([group for group in groups if group["params"]], lr=options.learning_rate, betas=(0.9, options.adam_beta2))
+
+
+def set_own_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
+    """Give some parameters a peak learning rate of their own, under the schedule of all; every other setting stays.
+
+    Their groups stand last, so that the first group's rate is still that of the rest.
+
+    Args:
+        optimizer: Before its first step, and before a schedule is made for it.
+        parameters: Some of those that it updates.
+        learning_rate: Their peak.
+
+    Raises:
+        ValueError: If the optimiser updates none of them.
+    """
+    own = {id(parameter) for parameter in parameters}
+    groups = list(getattr(optimizer, "param_groups", []))
+    if not any(id(parameter) in own for group in groups for parameter in group["params"]):
+        raise UserError(
+            f"{type(optimizer).__name__} keeps its weights in no groups that could have a learning rate of their own; leave "
+            "--projector-learning-rate out, or choose another optimiser"
+        )
+    for group in groups:
+        moved = [parameter for parameter in group["params"] if id(parameter) in own]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+        if moved:
+            optimizer.add_param_group({**group, "params": moved, "lr": learning_rate})
+    optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]

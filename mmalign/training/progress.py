@@ -12,6 +12,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 # In this order, where a method logs them; losses are terms of the loss, and shown where there is more than one.
 _SHOWN = ("rewards/margin", "rewards/accuracy", "dual_head/label_accuracy")
+_RATES = (("gradient", "grad_norm"), ("lr", "learning_rate"), ("projector lr", "projector_learning_rate"))
 _MAX_TERMS = 4
 _EVAL = "eval/"
 
@@ -83,7 +84,7 @@ def _chosen(logs: Mapping[str, Any]) -> dict[str, float]:
     shown = {"loss": float(logs["loss"])}
     shown |= {_name(key): value for key, value in list(terms.items())[:_MAX_TERMS]} if len(terms) > 1 else {}
     shown |= {_name(key): float(logs[key]) for key in _SHOWN if key in logs}
-    shown |= {name: float(logs[key]) for name, key in (("gradient", "grad_norm"), ("lr", "learning_rate")) if key in logs}
+    shown |= {name: float(logs[key]) for name, key in _RATES if key in logs}
     return shown
 
 

@@ -9,9 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
+from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
+from mmalign.models.adapters import find_part
 from mmalign.training.method import Method
+from mmalign.training.optimizers import set_own_rate
 from mmalign.training.progress import show_progress
 from mmalign.training.router import RouterLosses
 from mmalign.training.sampler import BucketSampler
@@ -28,7 +31,13 @@ class MethodTrainer(Trainer):
     """
 
     def __init__(
-        self, *args: Any, method: Method, router: RouterLosses | None = None, sampler: BucketSampler | None = None, **kwargs: Any
+        self,
+        *args: Any,
+        method: Method,
+        router: RouterLosses | None = None,
+        sampler: BucketSampler | None = None,
+        projector_learning_rate: float | None = None,
+        **kwargs: Any,
     ) -> None:
         """Set up training.
 
@@ -37,6 +46,7 @@ class MethodTrainer(Trainer):
             method: Whose rows the data set holds.
             router: What is added to the method's loss where the model is sparse.
             sampler: The rows' order, if not any.
+            projector_learning_rate: The projector's own peak, if not that of all weights.
             kwargs: Those of ``transformers.Trainer``.
 
         Raises:
@@ -49,6 +59,7 @@ class MethodTrainer(Trainer):
         self.method = method
         self._router = router
         self._sampler = sampler
+        self._projector_learning_rate = projector_learning_rate
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
         self._keep_in_eval = modules_that_stay_in_eval(self.model)
@@ -93,6 +104,19 @@ class MethodTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
 
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the optimiser, or take the one that was given, with the projector's own learning rate."""
+        optimizer = super().create_optimizer(model)
+        if self._projector_learning_rate is not None:
+            projector = find_part(unwrap(self.model if model is None else model), "projector")
+            set_own_rate(optimizer, projector.parameters(), learning_rate=self._projector_learning_rate)
+        return optimizer
+
+    def _get_learning_rate(self) -> float:
+        # Asked for before the scheduler moves on: the rate that the step was taken with.
+        self._projector_rate = self.optimizer.param_groups[-1]["lr"]
+        return super()._get_learning_rate()
+
     def _run_epoch(self, **kwargs: Any) -> None:
         # Not left to the loader: of several processes that resume inside an epoch, its wrappers hide the sampler.
         if self._sampler is not None:
@@ -104,7 +128,9 @@ class MethodTrainer(Trainer):
         super()._run_epoch(**kwargs)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the method's metrics since the last log, averaged over processes."""
+        """Add the method's metrics since the last log, averaged over processes, and the projector's learning rate."""
+        if "learning_rate" in logs and self._projector_learning_rate is not None:
+            logs["projector_learning_rate"] = self._projector_rate
         # The trainer's last log is of the run, not of a step, and "train_loss" is not stable over a resume.
         if "loss" in logs and self._sums:
             keys = sorted(self._sums)

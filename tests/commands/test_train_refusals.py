@@ -9,6 +9,7 @@ import pytest
 from mmalign.cli import main
 from tests.commands.training import read_rejects, train
 from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
+from tests.tiny_families import FAMILIES
 
 
 def test_a_folder_of_another_run_is_left_alone(
@@ -160,6 +161,9 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
         (["--reference", "copy", "--reference-model", "x/y"], "exclude each other"),
         (["--lora-rank", "4", "--freeze", "projector"], "--freeze and --stage are for full weights"),
         (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
+        (["--freeze", "projector", "--projector-learning-rate", "1e-3"], "is frozen; leave --projector-learning-rate out, or let"),
+        (["--lora-rank", "4", "--projector-learning-rate", "1e-3"], "is frozen; leave --projector-learning-rate out, or let"),
+        (["--projector-learning-rate", "0"], "projector_learning_rate is 0.0; expected a positive number"),
         (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),
         (["--objective", "dop"], "unknown pair objective 'dop'; did you mean 'dpo'?"),
         (["--objective", "simpo", "--reference", "cached"], "objective simpo compares with no reference; leave --reference"),
@@ -176,3 +180,12 @@ def test_options_that_contradict(
 ) -> None:
     assert train(tiny_llava_dir, pairs, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_model_without_a_projector_has_no_learning_rate_for_it(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model, processor = FAMILIES["qwen2-vl"]()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    assert train(tmp_path / "model", pairs, tmp_path / "out", "--projector-learning-rate", "1e-3") == 2
+    error = capsys.readouterr().err
+    assert "Qwen2VLForConditionalGeneration has no projector of its own; leave --projector-learning-rate out" in error

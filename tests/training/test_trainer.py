@@ -22,6 +22,7 @@ from mmalign.options.methods import ListLossOptions, MimicLossOptions, PairLossO
 from mmalign.options.training import LoraOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
+from mmalign.training.optimizers import build_optimizer
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.trainer import MethodTrainer
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
@@ -49,7 +50,15 @@ def chat_dataset() -> Dataset:
     return Dataset.from_list(rows).cast_column("images", List(ImageFeature(decode=False)))
 
 
-def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: BucketSampler | None = None, **options: Any) -> MethodTrainer:
+def make_trainer(
+    tmp_path: Path,
+    *,
+    kind: str,
+    lora: bool = False,
+    sampler: BucketSampler | None = None,
+    projector_learning_rate: float | None = None,
+    **options: Any,
+) -> MethodTrainer:
     model, processor = build_tiny_llava(scale=1.0)
     policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)) if lora else model
     if kind == "sft":
@@ -69,8 +78,16 @@ def make_trainer(tmp_path: Path, *, kind: str, lora: bool = False, sampler: Buck
         dataset = method.prepare(pair_dataset())
     config = TrainerOptions(**{"learning_rate": 1e-3, "max_steps": 4, "logging_steps": 1, "save_steps": 2, **options})
     arguments = build_training_arguments(config, output_dir=tmp_path)
-    callbacks = [ManifestCallback()]
-    return MethodTrainer(model=policy, args=arguments, train_dataset=dataset, method=method, sampler=sampler, callbacks=callbacks)
+    return MethodTrainer(
+        model=policy,
+        args=arguments,
+        train_dataset=dataset,
+        method=method,
+        sampler=sampler,
+        projector_learning_rate=projector_learning_rate,
+        optimizers=(build_optimizer(policy, config), None),
+        callbacks=[ManifestCallback()],
+    )
 
 
 def losses(trainer: MethodTrainer) -> list[float]:
@@ -111,6 +128,46 @@ def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: boo
     assert expected.keys() == got.keys()
     for key in expected:
         assert torch.equal(expected[key], got[key]), key
+
+
+OPTIMIZERS = [{"optimizer": "adamw"}, {"optimizer": "muon"}, {"optimizer": "dct-adamw", "dct_rank": 8}]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_the_projector_moves_by_its_own_learning_rate(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    """A step's change is proportional to the learning rate, with every optimiser; all other weights move as they did."""
+    started = dict(build_tiny_llava(scale=1.0)[0].named_parameters())
+    changes = []
+    for rate in (None, 4e-3):
+        trainer = make_trainer(
+            tmp_path / str(rate), kind="sft", max_steps=1, schedule="constant", projector_learning_rate=rate, weight_decay=0.1, **optimizer
+        )
+        trainer.train()
+        changes.append({name: parameter.detach() - started[name] for name, parameter in trainer.model.named_parameters()})
+    for name, change in changes[0].items():
+        times = 4 if "multi_modal_projector" in name else 1
+        torch.testing.assert_close(changes[1][name], times * change, rtol=1e-3, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+    assert changes[0]["model.multi_modal_projector.linear_1.weight"].abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_two_learning_rates_follow_one_schedule_and_resume(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    def make(folder: str) -> MethodTrainer:
+        return make_trainer(tmp_path / folder, kind="sft", batch_size=2, projector_learning_rate=5e-3, schedule="linear", **optimizer)
+
+    whole, first, second = make("whole"), make("stopped"), make("stopped")
+    whole.train()
+    log = [entry for entry in whole.state.log_history if "loss" in entry]
+    assert len(log) == 4
+    for entry in log:
+        assert entry["projector_learning_rate"] == pytest.approx(5 * entry["learning_rate"])
+    assert max(entry["learning_rate"] for entry in log) == pytest.approx(1e-3)
+    first.add_callback(StopAfter(3))
+    first.train()
+    second.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoint-2"))
+    expected = dict(whole.model.named_parameters())
+    for name, parameter in second.model.named_parameters():
+        assert torch.equal(parameter, expected[name]), name
 
 
 def test_resume_inside_a_curriculums_second_epoch(tmp_path: Path) -> None:
