@@ -28,7 +28,9 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     if options.quantization != "none" and options.lora_rank == 0:
         raise UserError(f"--quantization {options.quantization} freezes the weights; set --lora-rank to train an adapter on them (QLoRA)")
     if options.lora_rank and (options.freeze or options.stage):
-        raise UserError("--freeze and --stage are for full weights; with --lora-rank everything but the adapter is frozen")
+        raise UserError(
+            "--freeze and --stage are for full weights; with --lora-rank the adapter trains, and the projector with --train-projector"
+        )
     if options.freeze and options.stage:
         raise UserError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
     model, processor = load_model(options, options.model, options.quantization)

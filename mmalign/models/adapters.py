@@ -84,15 +84,32 @@ def find_parameters(model: PreTrainedModel, part: Frozen) -> Iterator[nn.Paramet
 
 
 def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
-    """Put a LoRA adapter on the language model. All else is frozen, so that the adapter-off model never moves."""
+    """Put a LoRA adapter on the language model. All else is frozen, so that the adapter-off model never moves.
+
+    A projector that trains beside it does so in a copy (PEFT's ``modules_to_save``), which is switched off with the adapter.
+
+    Raises:
+        ValueError: If the model has no such part.
+    """
     decoder = find_part(model, "language_model")
-    prefix = next(name for name, module in model.named_modules() if module is decoder)
+    projector = find_part(model, "projector", option="--train-projector") if options.train_projector else None
+    prefix = _path(model, decoder)
     leaves = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
     # A pattern over full paths: bare leaf names such as q_proj would reach into the vision tower.
     target = rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
     alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
-    config = LoraConfig(r=options.lora_rank, lora_alpha=alpha, lora_dropout=options.lora_dropout, target_modules=target)
+    config = LoraConfig(
+        r=options.lora_rank,
+        lora_alpha=alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=target,
+        modules_to_save=None if projector is None else [_path(model, projector)],
+    )
     return get_peft_model(model, config)
+
+
+def _path(model: nn.Module, part: nn.Module) -> str:
+    return next(name for name, module in model.named_modules() if module is part)
 
 
 def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantization = "none") -> tuple[PreTrainedModel, Any]:

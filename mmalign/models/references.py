@@ -30,7 +30,8 @@ class Reference:
             model: Another model as the reference (a teacher), instead of a copy.
 
         Raises:
-            ValueError: If an adapter-off reference would not be frozen: the policy has no adapter, or weights outside it train.
+            ValueError: If an adapter-off reference would not be frozen: the policy has no adapter, or weights outside it train that
+                are no copies which go off with it.
         """
         self.shares_frozen_vision = model is None
         if kind == "adapter-off":

@@ -82,7 +82,7 @@ class RunOptions(TrainerOptions, RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions(Options):
-    """LoRA on every linear layer of the language model, except the output head."""
+    """LoRA on every linear layer of the language model, except the output head, and the projector beside it."""
 
     lora_rank: int = 0
     """LoRA on the language model; 0 trains full weights"""
@@ -90,6 +90,14 @@ class LoraOptions(Options):
     """LoRA scale is alpha / rank; twice the rank if not given"""
     lora_dropout: float = 0.0
     """dropout before the adapter"""
+    train_projector: bool = False
+    """train the projector beside the adapter, whole and saved with it"""
+
+    def __post_init__(self) -> None:
+        """Refuse what has no adapter to stand beside."""
+        super().__post_init__()
+        if self.train_projector and self.lora_rank == 0:
+            raise UserError("train_projector is for LoRA; set lora_rank, or leave it out: full weights train the projector unless frozen")
 
 
 @dataclass(frozen=True, kw_only=True)

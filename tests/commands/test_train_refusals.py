@@ -163,6 +163,7 @@ def test_a_config_key_that_is_no_option(tmp_path: Path, capsys: pytest.CaptureFi
         (["--freeze", "vision_tower", "projector", "language_model"], "nothing is left to train"),
         (["--freeze", "projector", "--projector-learning-rate", "1e-3"], "is frozen; leave --projector-learning-rate out, or let"),
         (["--lora-rank", "4", "--projector-learning-rate", "1e-3"], "is frozen; leave --projector-learning-rate out, or let"),
+        (["--train-projector"], "train_projector is for LoRA; set lora_rank, or leave it out"),
         (["--projector-learning-rate", "0"], "projector_learning_rate is 0.0; expected a positive number"),
         (["--beta", "-0.1"], "beta is -0.1; expected a positive number"),
         (["--objective", "dop"], "unknown pair objective 'dop'; did you mean 'dpo'?"),
@@ -182,10 +183,10 @@ def test_options_that_contradict(
     assert message in capsys.readouterr().err
 
 
-def test_a_model_without_a_projector_has_no_learning_rate_for_it(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("words", [["--projector-learning-rate", "1e-3"], ["--train-projector", "--lora-rank", "4"]])
+def test_a_model_without_a_projector_of_its_own(pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
     model, processor = FAMILIES["qwen2-vl"]()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    assert train(tmp_path / "model", pairs, tmp_path / "out", "--projector-learning-rate", "1e-3") == 2
-    error = capsys.readouterr().err
-    assert "Qwen2VLForConditionalGeneration has no projector of its own; leave --projector-learning-rate out" in error
+    assert train(tmp_path / "model", pairs, tmp_path / "out", *words) == 2
+    assert f"Qwen2VLForConditionalGeneration has no projector of its own; leave {words[0]} out" in capsys.readouterr().err

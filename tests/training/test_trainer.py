@@ -1,5 +1,6 @@
 """The trainer: the same loss however a batch is split, exact resume, checkpoints that are checked, a stop at NaN."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from mmalign.training.optimizers import build_optimizer
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.trainer import MethodTrainer
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
+
+LORA = LoraOptions(lora_rank=4, lora_alpha=8)
 
 
 class StopAfter(TrainerCallback):
@@ -54,13 +57,13 @@ def make_trainer(
     tmp_path: Path,
     *,
     kind: str,
-    lora: bool = False,
+    lora: LoraOptions | None = None,
     sampler: BucketSampler | None = None,
     projector_learning_rate: float | None = None,
     **options: Any,
 ) -> MethodTrainer:
     model, processor = build_tiny_llava(scale=1.0)
-    policy = add_lora(model, LoraOptions(lora_rank=4, lora_alpha=8)) if lora else model
+    policy = add_lora(model, lora) if lora else model
     if kind == "sft":
         method: Any = SupervisedMethod(processor)
         dataset = chat_dataset()
@@ -110,9 +113,9 @@ def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
         assert results[0].state.log_history[1][key] == pytest.approx(results[1].state.log_history[1][key], abs=1e-4), key
 
 
-@pytest.mark.parametrize("lora", [False, True])
+@pytest.mark.parametrize("lora", [None, LORA, dataclasses.replace(LORA, train_projector=True)], ids=["full", "lora", "lora+projector"])
 @pytest.mark.parametrize("kind", ["sft", "mimic", "preference", "listwise"])
-def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: bool) -> None:
+def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: LoraOptions | None) -> None:
     whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
     whole.train()
     first = make_trainer(tmp_path / "stopped", kind=kind, lora=lora, batch_size=2)
@@ -226,7 +229,7 @@ def test_a_step_without_items_has_loss_zero(tmp_path: Path) -> None:
 
 
 def test_first_step_of_dpo_is_log_two(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, kind="preference", lora=True, batch_size=4, max_steps=1)
+    trainer = make_trainer(tmp_path, kind="preference", lora=LORA, batch_size=4, max_steps=1)
     trainer.train()
     assert losses(trainer)[0] == pytest.approx(0.693147, abs=1e-5)
 
