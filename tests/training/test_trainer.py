@@ -206,8 +206,8 @@ def test_two_orders_exclude_each_other(tmp_path: Path) -> None:
 
 def test_reference_does_not_move(tmp_path: Path) -> None:
     """With everything trainable, tower and projector included, the reference's log-probabilities stay as they were."""
-    for lora in (False, True):
-        trainer = make_trainer(tmp_path / str(lora), kind="preference", lora=lora, batch_size=4)
+    for lora in (None, LORA):
+        trainer = make_trainer(tmp_path / str(lora is None), kind="preference", lora=lora, batch_size=4)
         method: Any = trainer.method
         batch = method.collate([trainer.train_dataset[i] for i in range(4)])
         inputs = {key: value for key, value in batch.items() if key != "pairs"}
