@@ -21,12 +21,10 @@ from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionC
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
 from mmalign.engine.positions import find_prefix_positions
-from mmalign.engine.probe import TOLERANCE, RowChoice
+from mmalign.engine.probe import COARSE_TOLERANCE, TOLERANCE, RowChoice
 from mmalign.engine.vision import encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
-
-COARSE_TOLERANCE = 0.25
-"""Of half precision: see ``probe``."""
+from mmalign.models.float32 import in_float32
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,26 @@ def generate_greedy(
 def probe_prefix(model: PreTrainedModel, encoded: EncodedPrompt, *, pad_token_id: int) -> RowChoice:
     """Compare a question's first logits over the cached prefix with those of the model's own forward on the whole row."""
     name = type(model).__name__
+    with in_float32(model) as exact:
+        try:
+            difference = _prefix_difference(model, encoded, pad_token_id=pad_token_id)
+        except UserError as error:
+            return RowChoice(False, f"questions to {name} can't share their image's cache: {error}")
+    if difference <= (TOLERANCE if exact else COARSE_TOLERANCE):
+        return RowChoice(True, f"questions share their image's cache (largest difference {difference:.1e})")
+    return RowChoice(False, f"questions to {name} can't share their image's cache: first logits differ by {difference:.2g}")
+
+
+def _prefix_difference(model: PreTrainedModel, encoded: EncodedPrompt, *, pad_token_id: int) -> float:
     row = send_to_device(collate_prefixes([_joined(encoded, 0)], pad_token_id=pad_token_id), model.device)
     del row["layout"]
     row |= image_inputs(model, {"images": row.pop("images")})
     expected = model(**row, use_cache=False).logits[0, -1].float().log_softmax(-1)
-    try:
-        prefix = _run_prefixes(model, [encoded], pad_token_id=pad_token_id)
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_select_indices(torch.tensor([0], device=model.device))
-        logits, *_ = _run_rests(model, prefix, cache, torch.tensor([0], device=model.device), [encoded.responses[0]], pad_token_id)
-        difference = float((logits[0].float().log_softmax(-1) - expected).abs().max())
-    except UserError as error:
-        return RowChoice(False, f"questions to {name} can't share their image's cache: {error}")
-    if difference <= TOLERANCE.get(model.dtype, COARSE_TOLERANCE):
-        return RowChoice(True, f"questions share their image's cache (largest difference {difference:.1e})")
-    return RowChoice(False, f"questions to {name} can't share their image's cache: first logits differ by {difference:.2g}")
+    prefix = _run_prefixes(model, [encoded], pad_token_id=pad_token_id)
+    cache, owner = copy.deepcopy(prefix.cache), torch.tensor([0], device=model.device)
+    cache.batch_select_indices(owner)
+    logits, *_ = _run_rests(model, prefix, cache, owner, [encoded.responses[0]], pad_token_id)
+    return float((logits[0].float().log_softmax(-1) - expected).abs().max())
 
 
 def _run_prefixes(model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> _Prefix:

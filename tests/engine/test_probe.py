@@ -11,17 +11,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from mmalign.data.encode import EncodedPrompt
+from mmalign.data.encode import EncodedPrompt, encode_questions
+from mmalign.data.rows import Message
 from mmalign.engine import attention, batch
-from mmalign.engine.probe import check_rows, own_logps, probe_rows
+from mmalign.engine.generation import _prefix_difference, probe_prefix
+from mmalign.engine.probe import COARSE_TOLERANCE, check_rows, own_logps, probe_rows
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
 from mmalign.options.methods import MimicLossOptions
+from tests.engine.test_families import questions
 from tests.engine.test_logps import LLMS, encode, gemma2, plain_token_logps
 from tests.tiny_families import FAMILIES
-from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows
+from tests.tiny_models import QWEN3, build_tiny_llava, pair_rows, random_image, random_text
 
 
 @pytest.mark.parametrize("name", LLMS)
@@ -85,6 +88,50 @@ def test_shared_rows_with_a_wrong_mask_are_found(monkeypatch: pytest.MonkeyPatch
     choice = probe_rows(model, encode(processor, 2), pad_token_id=0)
     assert not choice.shared
     assert "differ by" in choice.reason
+
+
+def one_position_late(model: Any) -> None:
+    """Make a model read everything behind a cache one position further than it is told."""
+    forward = model.forward
+
+    def late(*args: Any, position_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> Any:
+        position_ids = position_ids if past_key_values is None else position_ids + 1
+        return forward(*args, position_ids=position_ids, past_key_values=past_key_values, **kwargs)
+
+    model.forward = late
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_cache_one_position_off_is_found_in_every_precision(dtype: torch.dtype) -> None:
+    model, processor = build_tiny_llava(scale=1.0)
+    encoded = questions(processor)[0]
+    assert probe_prefix(model.to(dtype), encoded, pad_token_id=0).shared
+    one_position_late(model)
+    with torch.no_grad():
+        # Less than what bfloat16 alone makes of a large model's logits.
+        assert 0.02 < _prefix_difference(model, encoded, pad_token_id=0) < 0.1
+    choice = probe_prefix(model, encoded, pad_token_id=0)
+    assert not choice.shared
+    assert "can't share their image's cache: first logits differ by 0.04" in choice.reason
+
+
+def test_rounding_alone_keeps_no_question_from_the_cache() -> None:
+    """A model with logits so large that some of them differ by half in bfloat16, as those of pretrained models do."""
+    wide = {"num_hidden_layers": 8, "hidden_size": 256, "intermediate_size": 512, "head_dim": 64, "tie_word_embeddings": False}
+    model, processor = build_tiny_llava(llm=QWEN3 | wide)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(10)
+    model.bfloat16()
+    texts = [[f"{random_text(n, n)} {end}" for end in ("dog", "cat is")] for n in range(4, 9)]
+    prompts = [[[Message(role="user", content=[{"type": "image"}, {"type": "text", "text": text}])] for text in group] for group in texts]
+    encoded = [encode_questions(processor, images=[random_image(0)], prompts=group) for group in prompts]
+    with torch.no_grad():
+        if max(_prefix_difference(model, one, pad_token_id=0) for one in encoded) < COARSE_TOLERANCE:
+            pytest.skip("this processor rounds both alike")
+    choices = [probe_prefix(model, one, pad_token_id=0) for one in encoded]
+    assert all(choice.shared for choice in choices), choices
+    with torch.autocast("cpu", torch.bfloat16):
+        assert probe_prefix(model.float(), encoded[1], pad_token_id=0).shared
 
 
 def sharpened(forward: Callable[..., Any]) -> Callable[..., Any]:
