@@ -54,8 +54,8 @@ class TrainerOptions(Options):
     """steps between checkpoints"""
     save_total_limit: int = 2
     """checkpoints kept"""
-    num_workers: int = 0
-    """processes that load data"""
+    num_workers: int | None = None
+    """processes that load data; if not given, none on the CPU, and up to 4 for each accelerator where cores are free"""
     seed: int = 0
     """of the data order, dropout and new weights"""
     trainer: dict[str, Any] = field(default_factory=dict)

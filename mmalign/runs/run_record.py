@@ -91,7 +91,8 @@ def _identity(record: dict[str, Any], *, processes: int) -> dict[str, Any]:
     """What of a record makes it another run; ``processes`` where it names no number of them."""
     return {
         "method": record["method"],
-        **record["options"],
+        # How many processes load data changes nothing but the time.
+        **{name: value for name, value in record["options"].items() if name != "num_workers"},
         **{f"data file {name}": value for name, value in record["data"].items()},
         # Their number decides which rows make a batch.
         "number of processes": record.get("processes", processes),

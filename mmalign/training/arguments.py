@@ -73,7 +73,7 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
         "logging_steps": options.logging_steps,
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,
-        "dataloader_num_workers": options.num_workers,
+        "dataloader_num_workers": _free_cores() if options.num_workers is None else options.num_workers,
         "seed": options.seed,
         "data_seed": options.seed,
         "dataloader_pin_memory": torch.accelerator.is_available(),
@@ -91,6 +91,15 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
             "see the launch configs in scripts/accelerate"
         )
     return arguments
+
+
+def _free_cores(most: int = 4) -> int:
+    """Count the processes that can load data while this one computes; on the CPU the computation has every core."""
+    if not torch.accelerator.is_available():
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(most, max(0, cores // on_this_machine - 1))
 
 
 def check_trainer(options: TrainerOptions) -> None:

@@ -125,3 +125,18 @@ def test_damaged_checkpoint_is_passed_over_and_named(
     assert f"skipping {damaged}/checkpoints/checkpoint-24: optimizer.pt is damaged" in out
     assert f"resuming from {damaged}/checkpoints/checkpoint-16" in out
     assert_same_end(damaged, whole)
+
+
+@pytest.mark.parametrize("options", [FULL, LORA], ids=["full", "adapter"])
+def test_processes_that_load_data_change_nothing(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, options: list[str]) -> None:
+    """Nor does their number where a run resumes: inside an epoch, with dropout."""
+    for name, number in (("none", "0"), ("two", "2"), ("resumed", "0")):
+        assert main(command(tiny_llava_dir, pairs, tmp_path / name, *options, "--num-workers", number)) == 0
+    for path in (tmp_path / "resumed").glob("checkpoints/checkpoint-24/*"):
+        path.unlink()
+    assert main(command(tiny_llava_dir, pairs, tmp_path / "resumed", *options, "--num-workers", "2")) == 0
+    weights = read_weights(tmp_path / "none")
+    for name in ("two", "resumed"):
+        for key, value in read_weights(tmp_path / name).items():
+            assert torch.equal(value, weights[key]), (name, key)
+        assert read_steps(tmp_path / name) == read_steps(tmp_path / "none")

@@ -1,10 +1,12 @@
 """Fields of TrainingArguments: passed on, or refused by name where they would change nothing."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import TrainingArguments
 
 from mmalign.options.classifier import TrainClassifierOptions
@@ -75,3 +77,16 @@ def test_unknown_fields_have_a_hint(tmp_path: Path) -> None:
         build(tmp_path, {"label_smoothing": 0.1})
     with pytest.raises(ValueError, match="trainer.predict_with_generate is no field of transformers.TrainingArguments"):
         build(tmp_path, {"predict_with_generate": True})
+
+
+def test_processes_that_load_data_are_none_on_the_cpu_and_four_at_most_where_cores_are_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not torch.accelerator.is_available():
+        assert build(tmp_path, {}).dataloader_num_workers == 0
+    assert build(tmp_path, {}, num_workers=3).dataloader_num_workers == 3
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    for cores, processes, expected in ((1, 1, 0), (2, 1, 1), (16, 1, 4), (16, 8, 1), (96, 8, 4)):
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _, cores=cores: set(range(cores)))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+        assert arguments._free_cores() == expected, (cores, processes)
