@@ -7,7 +7,8 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.checking import choose_workers, keep_good_rows
+from mmalign.data.datasets import load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns, unused_columns
 from mmalign.data.templates import describe_end
@@ -69,16 +70,17 @@ def train_and_save(
     if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
         print(told)
         record["answer_end"] = told
+    checkpoints = options.out / "checkpoints"
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
-    dataset = keep_good_rows(dataset, method.check, rejects=rejects)
+    # Processes that were launched find each other here, and share the check.
+    arguments = build_training_arguments(options, output_dir=checkpoints)
+    dataset = keep_good_rows(dataset, method.check, rejects=rejects, num_workers=choose_workers(options.check_workers, num_rows))
     selection = method.select(dataset)
     for line in selection.notes:
         print(line)
     dataset = method.prepare(selection.dataset)
     buckets = method.num_buckets
     sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
-    checkpoints = options.out / "checkpoints"
-    arguments = build_training_arguments(options, output_dir=checkpoints)
     checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
