@@ -6,7 +6,7 @@ The good rows and the rejects file are the same whatever the number of either.
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,8 +14,10 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from mmalign.data.images import FileState, noted_files
 from mmalign.data.rejects import Rejects
 from mmalign.data.shards import Share
+from mmalign.data.verdicts import KeptVerdicts, Verdict
 from mmalign.data.workers import can_fork, count_cores, lost_workers
 from mmalign.errors import UserError
 
@@ -26,17 +28,7 @@ BATCH = 128
 """Rows that a process checks before it tells the others."""
 
 
-class Verdict(NamedTuple):
-    """What was found of one row."""
-
-    row: int
-    """Its place in the data."""
-    id: str
-    reason: str | None
-    """Why it can't be used; None where it can."""
-
-
-def keep_good_rows(dataset: Dataset, check: Check, *, rejects: Rejects, num_workers: int = 0) -> Dataset:
+def keep_good_rows(dataset: Dataset, check: Check, *, rejects: Rejects, num_workers: int = 0, kept: KeptVerdicts | None = None) -> Dataset:
     """Check every row and select the good ones; the others go to the rejects file.
 
     Where processes have found each other, each checks its share of the rows and all learn of all.
@@ -46,32 +38,48 @@ def keep_good_rows(dataset: Dataset, check: Check, *, rejects: Rejects, num_work
         check: Of one row.
         rejects: Where broken rows go.
         num_workers: Processes of each process that check; 0: it checks itself.
+        kept: Verdicts that may be there already, and are kept otherwise; None checks in any case.
 
     Raises:
         UserError: If too many rows are broken, or all are.
         ChildProcessError: If a worker died.
     """
     share = _process_share()
-    with tqdm(total=len(dataset), desc="checking rows", unit="row", leave=False, disable=share.index > 0) as bar:
-        broken = reject(_check_together(dataset, check, share, num_workers, bar), len(dataset), rejects)
-    return dataset if not broken else dataset.select([i for i in range(len(dataset)) if i not in broken])
+    held = None if kept is None else _read_kept(kept, share)
+    if held is not None:
+        broken = _reject(held, len(dataset), rejects)
+        if share.index == 0:
+            print(f"skipping the check of {len(dataset):,} rows: these data and images were checked for this processor before")
+    else:
+        files: dict[str, FileState] = {}
+        with tqdm(total=len(dataset), desc="checking rows", unit="row", leave=False, disable=share.index > 0) as bar:
+            broken = _reject(_check_together(dataset, check, share, num_workers, bar, files), len(dataset), rejects)
+        if kept is not None and share.index == 0:
+            kept.write(broken, files)
+    bad = {verdict.row for verdict in broken}
+    return dataset if not bad else dataset.select([i for i in range(len(dataset)) if i not in bad])
 
 
-def reject(verdicts: Iterable[Verdict], num_rows: int, rejects: Rejects) -> set[int]:
+def _read_kept(kept: KeptVerdicts, share: Share) -> list[Verdict] | None:
+    """Read what the first process finds: the others may have other disks."""
+    found = [kept.read() if share.index == 0 else None]
+    if share.count > 1:
+        dist.broadcast_object_list(found)
+    return found[0]
+
+
+def _reject(verdicts: Iterable[Verdict], num_rows: int, rejects: Rejects) -> list[Verdict]:
     """List the broken rows among the verdicts, in the rows' order, and stop as soon as they are too many.
-
-    Returns:
-        The broken rows.
 
     Raises:
         UserError: If too many rows are broken, or all are.
     """
-    broken = set()
+    broken = []
     for verdict in verdicts:
         if verdict.reason is not None:
             rejects.add(verdict.id, verdict.reason)
             rejects.check(verdict.row + 1)
-            broken.add(verdict.row)
+            broken.append(verdict)
     rejects.check(num_rows, final=True)
     if len(broken) == num_rows:
         raise UserError(f"no row of {num_rows} can be used; the reasons are in {rejects.path}")
@@ -109,12 +117,13 @@ class _Verdicts(torch.utils.data.Dataset[Verdict]):
     def __getitem__(self, place: int) -> Verdict:
         index = self.indices[place]
         row: Mapping[str, Any] = {}
-        try:
-            row = _read_row(self.dataset, index)
-            self.check(row, index=index)
-        except UserError as error:
-            return Verdict(index, str(row["id"] if row.get("id") is not None else index), str(error))
-        return Verdict(index, "", None)
+        with noted_files() as files:
+            try:
+                row = _read_row(self.dataset, index)
+                self.check(row, index=index)
+            except UserError as error:
+                return Verdict(index, str(row["id"] if row.get("id") is not None else index), str(error), files)
+        return Verdict(index, "", None, files)
 
 
 def _read_row(dataset: Dataset, index: int) -> Mapping[str, Any]:
@@ -125,8 +134,10 @@ def _read_row(dataset: Dataset, index: int) -> Mapping[str, Any]:
         raise UserError(f"the row holds text that is no UTF-8: {error}") from error
 
 
-def _check_together(dataset: Dataset, check: Check, share: Share, num_workers: int, bar: tqdm) -> Iterator[Verdict]:
-    """Yield all verdicts in the rows' order, on each process the same ones."""
+def _check_together(
+    dataset: Dataset, check: Check, share: Share, num_workers: int, bar: tqdm, files: dict[str, FileState]
+) -> Iterator[Verdict]:
+    """Yield all verdicts in the rows' order, on each process the same ones, and collect the image files that rows name."""
     verdicts = _Verdicts(dataset, check, share.take(range(len(dataset))))
     loader = DataLoader(
         verdicts,
@@ -142,7 +153,9 @@ def _check_together(dataset: Dataset, check: Check, share: Share, num_workers: i
     for _ in range(math.ceil(len(dataset) / share.count / BATCH)):
         with lost_workers("checks rows", count=num_workers, option="--check-workers", then="it begins anew"):
             mine = next(batches, [])
-        found = sorted(chain.from_iterable(_gather(mine, share)))
+        found = sorted(chain.from_iterable(_gather(mine, share)), key=lambda verdict: verdict.row)
+        for verdict in found:
+            files.update(verdict.files)
         yield from found
         bar.update(len(found))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from safetensors import SafetensorError
@@ -12,6 +13,7 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns, unused_columns
 from mmalign.data.templates import describe_end
+from mmalign.data.verdicts import KeptVerdicts
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
@@ -74,7 +76,8 @@ def train_and_save(
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
     # Processes that were launched find each other here, and share the check.
     arguments = build_training_arguments(options, output_dir=checkpoints)
-    dataset = keep_good_rows(dataset, method.check, rejects=rejects, num_workers=choose_workers(options.check_workers, num_rows))
+    workers = choose_workers(options.check_workers, num_rows)
+    dataset = keep_good_rows(dataset, method.check, rejects=rejects, num_workers=workers, kept=find_verdicts(method, record["data"]))
     selection = method.select(dataset)
     for line in selection.notes:
         print(line)
@@ -110,6 +113,17 @@ def train_and_save(
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
+
+
+def find_verdicts(method: Method, data: Mapping[str, str]) -> KeptVerdicts | None:
+    """Name the verdicts of a method's check on these data files; None where they aren't kept.
+
+    A method of another package may change, and the code that verdicts are kept for is this package's.
+    """
+    inputs = method.check_inputs()
+    if inputs is None or not type(method).__module__.startswith("mmalign."):
+        return None
+    return KeptVerdicts({"method": method.name, "data": data, **inputs})
 
 
 def save_run(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 import torch
 import torch.distributed as dist
@@ -14,6 +15,7 @@ from datasets import Dataset
 
 from mmalign.data.checking import BATCH, choose_workers, keep_good_rows
 from mmalign.data.rejects import Rejects
+from mmalign.data.verdicts import KeptVerdicts
 from mmalign.errors import UserError
 
 NUM_ROWS = 3 * BATCH + 7
@@ -37,7 +39,7 @@ def select(folder: Path, *, every: int = 29, max_share: float = 0.2, first: bool
     return good["value"][:], (folder / "rejects.jsonl").read_text() if first else ""
 
 
-@pytest.mark.parametrize("num_workers", [1, 3])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_workers_find_what_one_process_finds(num_workers: int, tmp_path: Path) -> None:
     expected = select(tmp_path)
     assert expected[1].startswith('{"id": "5", "reason": "value is -5 in row 5"}\n{"id": "row-34", ')
@@ -90,6 +92,15 @@ def check_a_share(rank: int, folder: Path, count: int, num_workers: int) -> None
     assert num_workers or seen == list(range(rank, NUM_ROWS, count))
     with pytest.raises(UserError, match="^2 of 35 rows are broken"):
         keep_good_rows(rows(), check, rejects=Rejects(folder / "stopped.jsonl", max_share=0.05, write=rank == 0), num_workers=num_workers)
+    # Each has a disk of its own: what the first one finds there counts for all.
+    datasets.config.HF_DATASETS_CACHE = folder / f"cache-{rank}"
+    for turn, checked in (("kept", True), ("read", False)):
+        seen.clear()
+        rejects = Rejects(folder / f"{turn}.jsonl", max_share=0.2, write=rank == 0)
+        again = keep_good_rows(rows(), note, rejects=rejects, num_workers=num_workers, kept=KeptVerdicts({"data": "numbers"}))
+        assert again["value"][:] == good["value"][:]
+        assert num_workers or bool(seen) == checked
+    assert (folder / f"cache-{rank}").exists() == (rank == 0)
     (folder / f"good-{rank}").write_text(str(good["value"][:]))
     dist.barrier()
     dist.destroy_process_group()
@@ -101,5 +112,5 @@ def test_processes_share_the_check(count: int, num_workers: int, tmp_path: Path)
     good, written = select(tmp_path / "alone")
     mp.spawn(check_a_share, args=(tmp_path, count, num_workers), nprocs=count)
     assert [(tmp_path / f"good-{rank}").read_text() for rank in range(count)] == [str(good)] * count
-    assert (tmp_path / "rejects.jsonl").read_text() == written
+    assert {(tmp_path / f"{name}.jsonl").read_text() for name in ("rejects", "kept", "read")} == {written}
     assert len((tmp_path / "stopped.jsonl").read_text().splitlines()) == 2
