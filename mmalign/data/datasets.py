@@ -2,16 +2,14 @@
 
 import codecs
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
-from tqdm import tqdm
 
-from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 
@@ -122,42 +120,3 @@ def _check_begin(path: Path) -> None:
     if not head.startswith(starts):
         named = " or ".join(start.decode() for start in starts)
         raise UserError(f"{path} is no {path.suffix[1:]} file: it begins with {head[:8]!r}, expected {named}")
-
-
-def keep_good_rows(dataset: Dataset, check: Callable[..., None], *, rejects: Rejects) -> Dataset:
-    """Check every row and select the good ones; the others go to the rejects file.
-
-    Args:
-        dataset: Rows as ``load_rows`` gives them.
-        check: Called as ``check(row, index=...)``; raises ValueError with the reason.
-        rejects: Where broken rows go.
-
-    Raises:
-        ValueError: If too many rows are broken, or all are.
-    """
-    good = []
-    for index in tqdm(range(len(dataset)), desc="checking rows", unit="row", leave=False):
-        row: Mapping[str, Any] = {}
-        try:
-            row = _read_row(dataset, index)
-            check(row, index=index)
-            good.append(index)
-        except UserError as error:
-            rejects.add(str(_id(row, index)), str(error))
-            rejects.check(index + 1)
-    rejects.check(len(dataset), final=True)
-    if not good:
-        raise UserError(f"no row of {len(dataset)} can be used; the reasons are in {rejects.path}")
-    return dataset if len(good) == len(dataset) else dataset.select(good)
-
-
-def _read_row(dataset: Dataset, index: int) -> Mapping[str, Any]:
-    try:
-        return dataset[index]
-    except UnicodeDecodeError as error:
-        # Arrow takes any bytes for text until they are read.
-        raise UserError(f"the row holds text that is no UTF-8: {error}") from error
-
-
-def _id(row: Mapping[str, Any], index: int) -> Any:
-    return row["id"] if row.get("id") is not None else index

@@ -6,7 +6,8 @@ Everything that reads an image goes through ``load_image``, so that training, sc
 import contextlib
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+
+FileState = tuple[int, int] | None
+"""Size of a file in bytes and time of its last change in ns; None where there is none."""
+_NOTED: ContextVar[dict[str, FileState] | None] = ContextVar("_NOTED", default=None)
+
+
+@contextlib.contextmanager
+def noted_files() -> Iterator[dict[str, FileState]]:
+    """Note which image files are looked for inside the block, and how they are just before."""
+    noted: dict[str, FileState] = {}
+    token = _NOTED.set(noted)
+    try:
+        yield noted
+    finally:
+        _NOTED.reset(token)
+
+
+def find_state(path: str | Path) -> FileState:
+    """Tell how a file is now."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
@@ -86,6 +111,9 @@ def resolve_image_path(value: str | Path, *, root: Path | None) -> Path:
         if not Path(value).is_absolute():
             raise UserError(f"image path {str(value)!r} is relative; pass the folder it starts from as --image-root")
         raise UserError(f"image path {str(value)!r} is absolute; pass the folder that holds the images as --image-root")
+    if (noted := _NOTED.get()) is not None:
+        place = (root / value).absolute()
+        noted[str(place)] = find_state(place)
     path = (root / value).resolve()
     if not path.is_relative_to(root.resolve()):
         raise UserError(f"image path {str(value)!r} leaves the image root {root}")

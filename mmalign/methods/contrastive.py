@@ -10,6 +10,7 @@ from torch import nn
 
 from mmalign.data.images import load_image
 from mmalign.data.rows import response_text
+from mmalign.data.verdicts import describe_root
 from mmalign.errors import UserError
 from mmalign.losses.contrastive import clip_loss
 from mmalign.models.contrastive import build_or_load_clip
@@ -46,6 +47,10 @@ class ContrastiveMethod(Method):
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the image and look at the text."""
         self._read(raw)
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """Where images lie: texts are cut, and none is too long."""
+        return {"image_root": describe_root(self.image_root)}
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Pixels (B, 3, H, W), ids (B, T), and a key (B,) that is equal for equal texts."""

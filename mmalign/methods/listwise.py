@@ -52,6 +52,10 @@ class ListwiseMethod(ResponsesMethod[ListObjective]):
             if outside:
                 raise UserError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
 
+    def number_limits(self) -> Any:
+        """The scores' range; reasons name the objective."""
+        return [[named.name, *map(str, named.objective.score_range)] for named in self.objectives]
+
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
         """``scores``, (R,), and ``step_ends`` by kind."""
         scores = torch.tensor([float(score) for row in rows for score in row["scores"]])

@@ -13,6 +13,7 @@ from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
+from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_student_output
@@ -61,6 +62,11 @@ class MimicMethod(Method):
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the row and tokenise it for student and teacher."""
         self._encode(raw, index)
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """How student and teacher read chats."""
+        reading = describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
+        return {**reading, "teacher": self.teacher.check_inputs()}
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare the first rows with both models' own forward: see ``check_rows``.

@@ -133,6 +133,10 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
                     least = f" from {objective.least:g}" if math.isfinite(objective.least) else ""
                     raise UserError(f"{name} is {raw[name]!r}; expected a finite number{least}")
 
+    def number_limits(self) -> Any:
+        """Columns, and the least that each objective takes of its own."""
+        return [[list(named.objective.columns), str(named.objective.least)] for named in self.objectives]
+
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
         """The pairs' columns, each (B,)."""
         return {name: torch.tensor([row[name] for row in rows]) for name in self._pair_columns}

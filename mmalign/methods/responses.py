@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rows import ListRow, PairRow
+from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
@@ -108,6 +109,10 @@ class ResponsesMethod(Method, Generic[Objective]):
         """Raise UserError if an objective can't use the numbers of a row that could be read."""
 
     @abstractmethod
+    def number_limits(self) -> Any:
+        """Name what ``check_numbers`` expects."""
+
+    @abstractmethod
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
         """Make what the objectives read beside log-probabilities; ``target`` holds the ids of the scored tokens."""
 
@@ -132,6 +137,11 @@ class ResponsesMethod(Method, Generic[Objective]):
         row = self.read(raw, index=index, image_root=self.options.image_root)
         self.check_numbers(raw)
         self._encode(row)
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """How rows are read, and which numbers are expected."""
+        reading = describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
+        return {**reading, "numbers": self.number_limits(), "cached": None if self.cached is None else list(self.cached.columns)}
 
     def encode(self, raw: Mapping[str, Any]) -> EncodedPrompt:
         """Tokenise a checked row; cached log-probabilities must be of its text and images."""

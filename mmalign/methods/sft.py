@@ -7,6 +7,7 @@ from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
+from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import PROBED_ROWS, check_rows
@@ -41,6 +42,10 @@ class SupervisedMethod(Method):
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the row and tokenise it."""
         self._encode(raw, index)
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """How chats are read."""
+        return describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare with the model's own forward: see ``check_rows``.

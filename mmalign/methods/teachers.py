@@ -22,6 +22,7 @@ from mmalign.data.caches import (
 )
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import ChatRow, check_columns
+from mmalign.data.verdicts import digest_processor
 from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates, TopTokens
@@ -52,6 +53,9 @@ class TokenTeacher(Protocol):
 
     def encode(self, raw: Mapping[str, Any], row: ChatRow, student: EncodedPrompt) -> Any:
         """Prepare one row's part; raise ValueError if student and teacher read other answers."""
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """Name all that ``encode`` depends on beside the row and the student's processor."""
 
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Join the rows' parts; empty where the teacher reads the student's own inputs."""
@@ -107,6 +111,10 @@ class LiveTeacher:
         encoded = encode_chat(self.processor, row, answer_end=self.answer_end)
         check_same_responses(student.responses, encoded.responses, vocabulary=self.vocabulary)
         return encoded
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """How it reads conversations, and the tokens that an answer may hold."""
+        return {"processor": digest_processor(self.processor), "vocabulary": self.vocabulary}
 
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """The teacher's own batch."""
@@ -180,6 +188,10 @@ class CachedTeacher:
         count = sum(map(sum, student.scored))
         ids, logps = torch.tensor(raw[TOP_IDS], dtype=torch.long), torch.tensor(raw[TOP_LOGPS], dtype=torch.float32)
         return TopTokens(ids.view(count, -1), logps.view(count, -1))
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """Its columns are the row's."""
+        return {"columns": list(self.columns)}
 
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Ids (K, N) and log-probabilities (K, N + 1)."""

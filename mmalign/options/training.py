@@ -76,6 +76,8 @@ class RunOptions(TrainerOptions, RowOptions):
     """parquet, json or jsonl file, or a folder of them"""
     out: Path
     """folder of the trained model; run the same command again to resume after a stop"""
+    check_workers: int | None = None
+    """processes that check the rows before the first step; one per core if not given, 0 for none"""
     license: str | None = None
     """licence named in the model card; that of the starting model if not given"""
 

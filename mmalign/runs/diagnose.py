@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from mmalign import __version__
 from mmalign.config import plain_values
-from mmalign.data.datasets import hash_data_files, keep_good_rows, load_rows
+from mmalign.data.checking import keep_good_rows
+from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair

@@ -15,6 +15,8 @@ from mmalign.files import check_same, read_json_object, write_whole
 from mmalign.options.training import RunOptions, TrainerOptions
 
 RUN_FILE = "mmalign_run.json"
+# Options that change nothing but the time: a run that was short of memory resumes with fewer processes.
+_WITHOUT_EFFECT = ("num_workers", "check_workers")
 _SECRET = ("token", "api_key", "password", "secret")
 
 
@@ -91,8 +93,7 @@ def _identity(record: dict[str, Any], *, processes: int) -> dict[str, Any]:
     """What of a record makes it another run; ``processes`` where it names no number of them."""
     return {
         "method": record["method"],
-        # How many processes load data changes nothing but the time.
-        **{name: value for name, value in record["options"].items() if name != "num_workers"},
+        **{name: value for name, value in record["options"].items() if name not in _WITHOUT_EFFECT},
         **{f"data file {name}": value for name, value in record["data"].items()},
         # Their number decides which rows make a batch.
         "number of processes": record.get("processes", processes),

@@ -2,15 +2,18 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.checking import choose_workers, keep_good_rows
+from mmalign.data.datasets import load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns, unused_columns
 from mmalign.data.templates import describe_end
+from mmalign.data.verdicts import KeptVerdicts
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
@@ -69,16 +72,18 @@ def train_and_save(
     if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
         print(told)
         record["answer_end"] = told
+    checkpoints = options.out / "checkpoints"
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
-    dataset = keep_good_rows(dataset, method.check, rejects=rejects)
+    # Processes that were launched find each other here, and share the check.
+    arguments = build_training_arguments(options, output_dir=checkpoints)
+    workers = choose_workers(options.check_workers, num_rows)
+    dataset = keep_good_rows(dataset, method.check, rejects=rejects, num_workers=workers, kept=find_verdicts(method, record["data"]))
     selection = method.select(dataset)
     for line in selection.notes:
         print(line)
     dataset = method.prepare(selection.dataset)
     buckets = method.num_buckets
     sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
-    checkpoints = options.out / "checkpoints"
-    arguments = build_training_arguments(options, output_dir=checkpoints)
     checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
@@ -109,6 +114,17 @@ def train_and_save(
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
+
+
+def find_verdicts(method: Method, data: Mapping[str, str]) -> KeptVerdicts | None:
+    """Name the verdicts of a method's check on these data files; None where they aren't kept.
+
+    A method of another package may change, and the code that verdicts are kept for is this package's.
+    """
+    inputs = method.check_inputs()
+    if inputs is None or not type(method).__module__.startswith("mmalign."):
+        return None
+    return KeptVerdicts({"method": method.name, "data": data, **inputs})
 
 
 def save_run(

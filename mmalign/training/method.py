@@ -70,6 +70,10 @@ class Method(ABC):
         """Raise UserError with the reason if this row can't be trained on."""
         return
 
+    def check_inputs(self) -> Mapping[str, Any] | None:
+        """Name all that ``check`` depends on beside the row and its image files, so that its verdicts can be kept; None: they are not."""
+        return None
+
     def select(self, dataset: Dataset) -> Selection:
         """Choose and order checked rows."""
         return Selection(dataset)

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 
+from mmalign.data.workers import lost_workers
 from mmalign.errors import UserError
 from mmalign.training.checkpoints import find_checkpoint
 from mmalign.training.termination import EXIT_CODE, TerminationCallback
@@ -29,21 +30,16 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
         print(f"resuming from {checkpoint}")
     termination = TerminationCallback()
     trainer.add_callback(termination)
+    workers = trainer.args.dataloader_num_workers
     try:
-        with termination.listening():
+        with (
+            termination.listening(),
+            lost_workers("loads data", count=workers, option="--num-workers", then="it resumes from the last checkpoint"),
+        ):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
         raise UserError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
-    except (RuntimeError, ConnectionResetError) as error:
-        # torch has no class of its own for it, and a process that dies while it hands a batch over resets the connection.
-        lost = isinstance(error, ConnectionResetError) and trainer.args.dataloader_num_workers > 0
-        if not lost and "DataLoader worker" not in str(error):
-            raise
-        raise ChildProcessError(
-            f"a process that loads data died, as for want of memory ({error}); lower --num-workers, and run the same command again: "
-            "it resumes from the last checkpoint"
-        ) from error
     if termination.stopped:
         # A launcher ends all processes when one has left, and the main one may still be at the manifest.
         trainer.accelerator.wait_for_everyone()

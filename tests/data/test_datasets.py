@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Sequence, Value
 
-from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.checking import keep_good_rows
+from mmalign.data.datasets import load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_chat, read_pair
 from mmalign.errors import UserError

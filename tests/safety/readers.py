@@ -14,7 +14,8 @@ from PIL import Image
 
 from data_tools import records
 from mmalign.config import parse_options
-from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.checking import keep_good_rows
+from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, LIST_COLUMNS, PAIR_COLUMNS, check_columns, read_chat, read_list, read_pair

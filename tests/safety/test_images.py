@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmalign.data.datasets import keep_good_rows, load_rows
+from mmalign.data.checking import keep_good_rows
+from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image, resolve_image_path
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_pair
