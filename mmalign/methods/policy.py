@@ -21,7 +21,7 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
     """Load the model to train, with its adapter or frozen parts, and its processor.
 
     Raises:
-        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, weights in 4 bits are to train, or the
+        ValueError: If the model is an adapter, frozen parts and an adapter are both asked for, weights in 4 bits are to train, the
             stage is not the model's, or the projector has a learning rate and doesn't train.
     """
     set_seed(options.seed)
