@@ -87,7 +87,15 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
     )
     arguments = build_training_arguments(config, output_dir=folder)
     kind = ShardedTrainer if sharded else MethodTrainer
-    return kind(model=model, args=arguments, train_dataset=dataset, method=method, router=router, callbacks=[ManifestCallback()])
+    return kind(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        method=method,
+        router=router,
+        projector_learning_rate=3e-3 if case == "sft" else None,
+        callbacks=[ManifestCallback()],
+    )
 
 
 def build_teacher() -> tuple[PreTrainedModel, Any]:
