@@ -87,14 +87,8 @@ def _reject(verdicts: Iterable[Verdict], num_rows: int, rejects: Rejects) -> lis
 
 
 def choose_workers(asked: int | None, num_rows: int) -> int:
-    """Choose how many processes check for this one: those asked for, or one for each of its cores where there is work for them.
-
-    Raises:
-        UserError: If fewer than none are asked for.
-    """
+    """Choose how many processes check for this one: those asked for, or one for each of its cores where there is work for them."""
     if asked is not None:
-        if asked < 0:
-            raise UserError(f"check_workers is {asked}; expected 0 or more")
         return asked if can_fork() else 0
     batches = math.ceil(num_rows / _process_share().count / BATCH)
     count = min(count_cores(), batches // 2)

@@ -81,6 +81,11 @@ class RunOptions(TrainerOptions, RowOptions):
     license: str | None = None
     """licence named in the model card; that of the starting model if not given"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(0, "check_workers")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions(Options):

@@ -49,7 +49,7 @@ def test_a_resumed_run_and_another_one_skip_the_check(
     assert SKIPPED not in capsys.readouterr().out
     assert checks == list(range(10))
     written = (tmp_path / "first" / "rejects.jsonl").read_bytes()
-    for out, more in (("first", []), ("second", ["--learning-rate", "1e-4", "--seed", "3", "--batch-size", "2"])):
+    for out, more in (("first", ["--check-workers", "0"]), ("second", ["--learning-rate", "1e-4", "--seed", "3", "--batch-size", "2"])):
         checks.clear()
         assert train(tiny_llava_dir, data, tmp_path / out, *words, *more, kind="sft") == 0
         told = capsys.readouterr().out

@@ -147,6 +147,7 @@ def test_help_of_a_group_lists_its_commands(capsys: pytest.CaptureFixture[str], 
     ("words", "message"),
     [
         ("score-difficulty p --clip c --mllm m --out o --batch-size 0", "batch_size is 0; expected at least 1"),
+        ("train sft --model m --data d --out o --check-workers -1", "check_workers is -1; expected at least 0"),
         ("cache-teacher p --model m --out o --max-length 0", "max_length is 0; expected at least 1"),
         ("evaluate pope --data d --model m --batch-size -1", "batch_size is -1; expected at least 1"),
         ("evaluate pope --data d --model m --judge-retries -1", "judge_retries is -1; expected at least 0"),
