@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from mmalign.data.workers import count_cores
 from mmalign.errors import UserError
 from mmalign.options.training import TrainerOptions
 
@@ -95,11 +96,7 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
 
 def _free_cores(most: int = 4) -> int:
     """Count the processes that can load data while this one computes; on the CPU the computation has every core."""
-    if not torch.accelerator.is_available():
-        return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    on_this_machine = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return min(most, max(0, cores // on_this_machine - 1))
+    return min(most, count_cores() - 1) if torch.accelerator.is_available() else 0
 
 
 def check_trainer(options: TrainerOptions) -> None:
