@@ -28,7 +28,8 @@ from scripts.real.data import DataOptions, write_data
 from scripts.real.pairs import put_object, write_pairs
 from scripts.real.parts import PARTS, find_source, make_llm, make_scorer, make_text, make_tower, rename_lite0
 from scripts.real.photos import Photo, read_photo_row, read_photos
-from scripts.real.run import SIZES, list_steps
+from scripts.real.run import list_steps
+from scripts.real.steps import SIZES, Job
 from scripts.real.words import CAPTION_PROMPTS, Company, plural
 from tests.conftest import REPOSITORY
 
@@ -323,7 +324,7 @@ class TestParts:
 
 def test_every_command_is_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for sizes in SIZES.values():
-        steps = list_steps(tmp_path, sizes, photos=tmp_path, benchmarks=tmp_path, seed=0, dtype="bfloat16")
+        steps = list_steps(Job(out=tmp_path, sizes=sizes, dtype="bfloat16"), photos=tmp_path, benchmarks=tmp_path, seed=0)
         assert len({step.done for step in steps}) == len(steps)
         for step in steps:
             if step.words[0] == "mmalign":
