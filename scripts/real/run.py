@@ -24,7 +24,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.nltk_words import tokenize
 from mmalign.files import write_whole
 from mmalign.tables import markdown_table
-from scripts.real.steps import BETA, COLUMNS, SIZES, Job, Step, measured, quoted, run_steps, show
+from scripts.real.steps import BETA, COLUMNS, FREEZE, SIZES, Job, Step, measured, quoted, run_steps, show
 
 
 class Arm(NamedTuple):
@@ -40,7 +40,7 @@ PREFERENCE_ARMS: Mapping[str, Arm] = {
     "da_dpo_paper": Arm("DA-DPO, paper", "--difficulty-mode paper"),
     "da_dpo_loss_weight": Arm("DA-DPO, loss-weight", "--difficulty-mode loss-weight"),
 }
-SHARED = f"--reference copy --learning-rate {LEARNING_RATE} --beta {BETA}"
+SHARED = f"{FREEZE} --reference copy --learning-rate {LEARNING_RATE} --beta {BETA}"
 """Options of all of them."""
 MODELS = {"sft": "SFT (the start)", "sft_more": "SFT continued", **{arm: name for arm, (name, _) in PREFERENCE_ARMS.items()}}
 BASELINES = {"human": "human captions", "blind": "SFT, blind"}

@@ -26,6 +26,8 @@ PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "scripts.real.pairs": write_pairs,
 }
 BETA = 0.1
+FREEZE = "--freeze vision_tower"
+"""Of all trainings of full weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,13 +129,12 @@ class Job:
     def training(self, seed: int) -> str:
         """Options that all trainings of a multimodal LLM share."""
         words = f"--image-root {self.path('data', 'images')} --precision {self.dtype} --batch-size {self.sizes.batch} --warmup-ratio 0.05"
-        words += f" --logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1 --seed {seed}"
-        return f"{words} --freeze vision_tower"
+        return f"{words} --logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1 --seed {seed}"
 
     def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str) -> Step:
         """Train on the chats."""
         line = f"mmalign train sft --data {self.path('data', 'sft')} {self.training(seed)} --model {quoted(model)} --out {quoted(out)}"
-        return Step.of(out / "train_log.json", f"{line} --max-steps {steps} --learning-rate {learning_rate}")
+        return Step.of(out / "train_log.json", f"{line} {FREEZE} --max-steps {steps} --learning-rate {learning_rate}")
 
     def pairs(self, out: Path, *, seed: int) -> list[Step]:
         """Make pairs of the model's own answers and of errors that a seed draws, and score their difficulty."""
