@@ -17,7 +17,7 @@ from scripts.studies.study import read_json, slug
 COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
 COST = ("seconds per step", "peak memory, GB")
 BASELINE = "dpo"
-HEADS = {"ce_head": "CE head", "kd_head": "KD head", "published": "mixing 0.5 / 0.5"}
+HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
 
 
 def write_page(options: argparse.Namespace) -> Path:
@@ -97,7 +97,7 @@ def forms_table(found: Mapping[tuple[str, str], page.Seeds]) -> str:
         return f"{page.estimate_metric(seeds, key)} ({len(seeds)})" if seeds else ""
 
     rows = [[name, *(shown(labels, form, "accuracy") for labels in present)] for form, name in FORMS.items()]
-    rows += [[f"DHO, {name} alone", *(shown(labels, "dual-head", key) for labels in present)] for key, name in HEADS.items()]
+    rows += [[f"DHO, {name}", *(shown(labels, "dual-head", key) for labels in present)] for key, name in HEADS.items()]
     gains = {labels: (_accuracies(found.get((labels, "dual-head"), {})), best_single_heads(found, labels)) for labels in present}
     shared = {labels: page.compare(*two) if set(two[0]) & set(two[1]) else "" for labels, two in gains.items()}
     rows.append(["DHO minus the best single head", *map(str, shared.values())])
