@@ -27,7 +27,7 @@ from scripts.real.arms import ARMS, CONTROL, TIERS
 from scripts.real.page import write_page
 from scripts.real.run import LEARNING_RATE, continued
 from scripts.real.steps import BETA, FREEZE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
-from scripts.studies.study import main, read_json, run_missing, write_json, write_run
+from scripts.studies.study import end_with_parent, main, read_json, run_missing, write_json, write_run
 
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 COST = "cost.json"
@@ -146,6 +146,8 @@ def run_alone(step: Step, *, threads: int) -> int:
 
 
 def _run_and_measure(step: Step, out: Path, threads: int, resumed: bool) -> None:
+    # A stopped study kills its worker, whose child this is.
+    end_with_parent()
     torch.set_num_threads(threads)
     if run_step(step) != 0:
         raise SystemExit(1)
