@@ -16,7 +16,7 @@ class Arm:
         words: Options of ``train preference``.
         beta: DPO's, or the mean of those that DA-DPO gives the same pairs; the objective's own where it has one.
         shuffled: Whether the difficulties of the pairs are dealt out anew among them.
-        adapter: Whether a LoRA adapter is trained, at ten times the rate, and the start below it is the reference.
+        adapter: Whether a LoRA adapter and the projector are trained, at ten times the rate; the start below is the reference.
     """
 
     name: str

@@ -92,7 +92,9 @@ def list_training(job: Job, cell: Cell, model: Path) -> Step:
     if arm.beta == "matched" and scored.is_file():
         betas = [f"--beta {BETA * mean_factor(scored):.4f}"]
     data = shuffle(scored, job.out / "seeds" / str(cell.seed) / "shuffled.parquet", seed=cell.seed) if arm.shuffled else scored
-    held = "--learning-rate 5e-5 --reference adapter-off" if arm.adapter else f"{FREEZE} --learning-rate {LEARNING_RATE} --reference copy"
+    held = f"{FREEZE} --learning-rate {LEARNING_RATE} --reference copy"
+    if arm.adapter:
+        held = "--train-projector --learning-rate 5e-5 --reference adapter-off"
     words = " ".join([arm.words, *betas, held])
     return job.preference(data, model, seed=cell.seed, words=words)
 
