@@ -11,7 +11,7 @@ export OMP_NUM_THREADS = 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo real test test-slow lint types setup cards clean
+.PHONY: help demo real real-cards test test-slow lint types setup cards clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | sort
@@ -36,6 +36,14 @@ $(REAL_STAMP): $(STAMP)
 real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOTOS=coco/ BENCHMARKS=benchmarks/ STEPS=small|full
 	@test -n '$(PHOTOS)' && test -n '$(BENCHMARKS)' || { echo 'name the photographs and the benchmarks: make real PHOTOS=coco/ BENCHMARKS=benchmarks/ (docs/studies/real.md)'; exit 1; }
 	$(VENV)/bin/python -m scripts.real.run --photos '$(PHOTOS)' --benchmarks '$(BENCHMARKS)' --steps $(STEPS) --out runs/real-$(STEPS)
+ifeq ($(STEPS),small)
+	for study in study mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
+endif
+
+real-cards: ## keep the cards of the models that make real trained at full size in model_cards/real/
+	@test -f runs/real-full/report/report.html || { echo "no finished study in runs/real-full: run make real first"; exit 1; }
+	@mkdir -p model_cards/real
+	@for model in scorer sft sft_more dpo da_dpo_paper da_dpo_loss_weight; do cp runs/real-full/$$model/README.md model_cards/real/$$model.md; done
 
 test: $(STAMP) ## the default test suite
 	$(VENV)/bin/python -m pytest -n auto

@@ -13,145 +13,82 @@ steps are kept, and a training resumes from its last checkpoint. ``--steps small
 import argparse
 import os
 import shlex
-import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
-from data_tools.sample_pairs import main as sample_pairs
-from mmalign.cli import main as mmalign
 from mmalign.errors import UserError
 from mmalign.evaluation.nltk_words import tokenize
-from mmalign.files import read_json_object, write_whole
+from mmalign.files import write_whole
 from mmalign.tables import markdown_table
-from scripts.real.data import main as write_data
-from scripts.real.pairs import main as write_pairs
-from scripts.real.parts import main as make_parts
+from scripts.real.steps import BETA, COLUMNS, FREEZE, SIZES, Job, Step, measured, quoted, run_steps, show
 
-PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
-    "mmalign": mmalign,
-    "data_tools/sample_pairs.py": sample_pairs,
-    "scripts.real.parts": make_parts,
-    "scripts.real.data": write_data,
-    "scripts.real.pairs": write_pairs,
+
+class Arm(NamedTuple):
+    """Preference training from the start: its name in tables, and its options."""
+
+    name: str
+    words: str
+
+
+LEARNING_RATE = "5e-6"
+PREFERENCE_ARMS: Mapping[str, Arm] = {
+    "dpo": Arm("DPO", "--difficulty-mode off"),
+    "da_dpo_paper": Arm("DA-DPO, paper", "--difficulty-mode paper"),
+    "da_dpo_loss_weight": Arm("DA-DPO, loss-weight", "--difficulty-mode loss-weight"),
 }
-PREFERENCE_ARMS = {
-    "dpo": ("DPO", "--difficulty-mode off"),
-    "da_dpo_paper": ("DA-DPO, paper", "--difficulty-mode paper"),
-    "da_dpo_loss_weight": ("DA-DPO, loss-weight", "--difficulty-mode loss-weight"),
-}
+SHARED = f"{FREEZE} --reference copy --learning-rate {LEARNING_RATE} --beta {BETA}"
+"""Options of all of them."""
 MODELS = {"sft": "SFT (the start)", "sft_more": "SFT continued", **{arm: name for arm, (name, _) in PREFERENCE_ARMS.items()}}
 BASELINES = {"human": "human captions", "blind": "SFT, blind"}
 """A blind model is the start on grey pictures."""
-COLUMNS = {
-    "hallucinated captions % ↓": ("eval", "chair", "chair/sentence"),
-    "CHAIR_i % ↓": ("eval", "chair", "chair/instance"),
-    "coverage % ↑": ("eval", "chair", "chair/recall"),
-    "of 18 classes: hallucinated % ↓": ("eval_instances", "chair", "chair/sentence"),
-    "coverage % ↑ ": ("eval_instances", "chair", "chair/recall"),
-    "POPE F1 ↑": ("eval", "pope", "pope/f1"),
-    "RePOPE F1 ↑": ("eval_repope", "pope", "pope/f1"),
-    "existence F1 ↑": ("eval_instances", "pope", "pope/f1"),
-    "share of yes": ("eval_instances", "pope", "pope/yes_ratio"),
-}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sizes:
-    """How much of everything."""
-
-    data: str
-    sft_steps: int
-    scorer_steps: int
-    scorer_batch: int
-    samples: int
-    preference_steps: int
-    batch: int
-    caption_tokens: int
-    hours: str
-
-
-SIZES = {
-    "full": Sizes(
-        data="",
-        sft_steps=1000,
-        scorer_steps=600,
-        scorer_batch=96,
-        samples=4,
-        preference_steps=400,
-        batch=16,
-        caption_tokens=48,
-        hours="about 6 hours on two CPU cores, by estimate, and 6 GB",
-    ),
-    "small": Sizes(
-        data="--num-train 160 --num-val 20 --num-pair-photos 24 --num-chair 20 --num-existence 24",
-        sft_steps=4,
-        scorer_steps=4,
-        scorer_batch=16,
-        samples=2,
-        preference_steps=2,
-        batch=8,
-        caption_tokens=24,
-        hours="less than 20 minutes on two CPU cores, and 5 GB",
-    ),
-}
-
-
-class Step(NamedTuple):
-    """A command, and the file that it leaves when it is done."""
-
-    done: Path
-    words: list[str]
-
-
-def list_steps(out: Path, sizes: Sizes, *, photos: Path, benchmarks: Path, seed: int, dtype: str) -> list[Step]:
+def list_steps(job: Job, *, photos: Path, benchmarks: Path, seed: int) -> list[Step]:
     """List all commands in their order."""
-    run, data = shlex.quote(str(out)), shlex.quote(str(out / "data"))
-    images = f"--image-root {data}/images"
-    train = f"{images} --precision {dtype} --batch-size {sizes.batch} --warmup-ratio 0.05 --logging-steps {max(sizes.sft_steps // 100, 1)}"
-    train += f" --save-steps 100 --save-total-limit 1 --seed {seed} --freeze vision_tower"
-    preference = (
-        f"mmalign train preference --model {run}/sft --data {run}/difficulty/scored.parquet --reference copy {train}"
-        f" --max-steps {sizes.preference_steps} --learning-rate 5e-6 --beta 0.1"
-    )
-    sft = f"mmalign train sft --data {data}/sft {train}"
-    steps = {
-        "parts/parts.json": f"scripts.real.parts --out {run}/parts",
-        "data/data.json": f"scripts.real.data --photos {shlex.quote(str(photos))} --benchmarks {shlex.quote(str(benchmarks))} --out {data}"
+    out, sizes, data, images = job.out, job.sizes, job.path("data"), f"--image-root {job.path('data', 'images')}"
+    parts = {name: job.path("parts", name) for name in ("tower", "llm", "scorer")}
+    made = {
+        "parts/parts.json": f"scripts.real.parts --out {job.path('parts')}",
+        "data/data.json": f"scripts.real.data --photos {quoted(photos)} --benchmarks {quoted(benchmarks)} --out {data}"
         f" --seed {seed} {sizes.data}",
-        "mllm/processor_config.json": f"mmalign compose --vision {run}/parts/tower --llm {run}/parts/llm --chat-template chatml"
-        f" --image-size 192 --seed {seed} --out {run}/mllm",
-        "sft/train_log.json": f"{sft} --model {run}/mllm --out {run}/sft --max-steps {sizes.sft_steps} --learning-rate 2e-4",
-        "scorer/train_log.json": f"mmalign train contrastive --model {run}/parts/scorer --data {data}/captions {images} --out {run}/scorer"
-        f" --batch-size {sizes.scorer_batch} --max-steps {sizes.scorer_steps} --learning-rate 1e-4 --warmup-ratio 0.1 --seed {seed}",
-        "sampled/pairs": f"data_tools/sample_pairs.py {data}/pair_photos --image-root {data}/images --model {run}/sft --scorer truth"
-        f" --no-embed-images --samples {sizes.samples} --max-new-tokens {sizes.caption_tokens} --batch-size 16 --dtype {dtype}"
-        f" --seed {seed} --out {run}/sampled",
-        "pairs/pairs.jsonl": f"scripts.real.pairs --data {data} --sampled {run}/sampled --out {run}/pairs --seed {seed}",
-        "difficulty/scored.parquet": f"mmalign score-difficulty {run}/pairs {images} --clip {run}/scorer --mllm {run}/sft --dtype {dtype}"
-        f" --out {run}/difficulty",
-        "sft_more/train_log.json": f"{sft} --model {run}/sft --out {run}/sft_more --max-steps {sizes.preference_steps}"
-        " --learning-rate 2e-5",
+        "mllm/processor_config.json": f"mmalign compose --vision {parts['tower']} --llm {parts['llm']} --chat-template chatml"
+        f" --image-size 192 --seed {seed} --out {job.path('mllm')}",
     }
-    steps |= {f"{arm}/train_log.json": f"{preference} {words} --out {run}/{arm}" for arm, (_, words) in PREFERENCE_ARMS.items()}
+    scorer = f"mmalign train contrastive --model {parts['scorer']} --data {data}/captions {images} --out {job.path('scorer')}"
+    scorer += f" --batch-size {sizes.scorer_batch} --max-steps {sizes.scorer_steps} --learning-rate 1e-4 --warmup-ratio 0.1 --seed {seed}"
+    sampled = f"data_tools/sample_pairs.py {data}/pair_photos {images} --model {job.path('sft')} --scorer truth --no-embed-images"
+    sampled += f" --samples {sizes.samples} --max-new-tokens {sizes.caption_tokens} --batch-size 16 --dtype {job.dtype} --seed {seed}"
+    scored = out / "difficulty" / "scored.parquet"
+    steps = [
+        *(Step.of(out / done, line) for done, line in made.items()),
+        job.sft(out / "mllm", out / "sft", seed=seed, steps=sizes.sft_steps, learning_rate="2e-4"),
+        Step.of(out / "scorer" / "train_log.json", scorer),
+        Step.of(out / "sampled" / "pairs", f"{sampled} --out {job.path('sampled')}"),
+        *job.pairs(out, seed=seed),
+        continued(job, out / "sft_more", seed=seed),
+        *(job.preference(scored, out / key, seed=seed, words=f"{SHARED} {arm.words}") for key, arm in PREFERENCE_ARMS.items()),
+    ]
     for model in MODELS:
-        steps |= _evaluations(run, data, model, f"--images {data}/images", sizes=sizes, dtype=dtype)
-    blind = _evaluations(run, data, "sft", f"--images {data}/blank", sizes=sizes, dtype=dtype)
-    steps |= {done.replace("sft/", "blind/"): words.replace(f"--out {run}/sft/", f"--out {run}/blind/") for done, words in blind.items()}
+        steps += job.evaluations(out / model, out / model)
+    steps += job.evaluations(out / "sft", out / "blind", images="blank")
     for folder, kind in (("eval", "chair"), ("eval_instances", "chair_instances")):
-        steps[f"human/{folder}/chair.json"] = (
-            f"mmalign evaluate chair --data {data}/{kind} --answers {data}/human/{kind}.jsonl --out {run}/human/{folder}"
-        )
-    steps |= _pages(run, data)
-    return [Step(out / done, shlex.split(words)) for done, words in steps.items()]
+        line = f"mmalign evaluate chair --data {data}/{kind} --answers {data}/human/{kind}.jsonl --out {job.path('human', folder)}"
+        steps.append(Step.of(out / "human" / folder / "chair.json", line))
+    return steps + [Step.of(out / done, line) for done, line in _pages(job).items()]
 
 
-def _pages(run: str, data: str) -> dict[str, str]:
+def continued(job: Job, out: Path, *, seed: int) -> Step:
+    """Train the start for as many steps as preference training has."""
+    return job.sft(job.out / "sft", out, seed=seed, steps=job.sizes.preference_steps, learning_rate="2e-5")
+
+
+def _pages(job: Job) -> dict[str, str]:
     """The pages, of which the main one comes last and links to the others."""
+    run, data = job.path(), job.path("data")
     trained = list(PREFERENCE_ARMS)
     names = shlex.join(name for name, _ in PREFERENCE_ARMS.values())
     pages = {
@@ -173,59 +110,15 @@ def _pages(run: str, data: str) -> dict[str, str]:
     return pages
 
 
-def _evaluations(run: str, data: str, model: str, images: str, *, sizes: Sizes, dtype: str) -> dict[str, str]:
-    """What is asked of a model: captions against CHAIR's sets and against true instances, POPE, RePOPE's labels, existence."""
-    answer = f"--model {run}/{model} {images} --dtype {dtype}"
-    described = f"{answer} --max-new-tokens {sizes.caption_tokens}"
-    steps = {}
-    for folder, captions, questions in (("eval", "chair", "pope"), ("eval_instances", "chair_instances", "existence")):
-        out = f"{run}/{model}/{folder}"
-        steps[f"{model}/{folder}/chair.json"] = f"mmalign evaluate chair --data {data}/{captions} {described} --out {out}"
-        steps[f"{model}/{folder}/pope.json"] = f"mmalign evaluate pope --data {data}/{questions} {answer} --max-new-tokens 4 --out {out}"
-    steps[f"{model}/eval_repope/pope.json"] = (
-        f"mmalign evaluate pope --data {data}/repope --answers {run}/{model}/eval/pope_answers.jsonl --allow-partial"
-        f" --out {run}/{model}/eval_repope"
-    )
-    return steps
-
-
-def show(words: Sequence[str]) -> str:
-    """A command as it is typed."""
-    start = "" if words[0] == "mmalign" else "python " if words[0].endswith(".py") else "python -m "
-    return start + shlex.join(words)
-
-
-def run_steps(steps: Sequence[Step]) -> None:
-    """Run what is not done yet.
-
-    Raises:
-        SystemExit: If a command fails.
-    """
-    for number, (done, words) in enumerate(steps, start=1):
-        if done.exists():
-            continue
-        print(f"\n[{number}/{len(steps)}] $ {show(words)}", flush=True)
-        start = time.perf_counter()
-        if PROGRAMS[words[0]](words[1:]) != 0:
-            raise SystemExit(f"stopped at: {show(words)}")
-        # Needed to resume a training, and three times as large as what it leaves.
-        shutil.rmtree(done.parent / "checkpoints", ignore_errors=True)
-        print(f"  ({time.perf_counter() - start:.0f} s)", flush=True)
-
-
 def write_table(out: Path) -> str:
     """Write ``table.md``: all models, and what was measured of each in percent."""
     rows = []
     for model, name in {**MODELS, **BASELINES}.items():
-        values = [_read_metric(out / model / folder / f"{benchmark}.json", key) for folder, benchmark, key in COLUMNS.values()]
-        rows.append([name, *values])
-    table = markdown_table(["model", *COLUMNS], rows)
+        values = measured(out / model)
+        rows.append([name, *(f"{values[key]:.1f}" if key in values else "" for key in COLUMNS)])
+    table = markdown_table(["model", *(column.heading for column in COLUMNS.values())], rows)
     write_whole(out / "table.md", table + "\n")
     return table
-
-
-def _read_metric(path: Path, key: str) -> str:
-    return f"{100 * read_json_object(path)['metrics'][key]:.1f}" if path.is_file() else ""
 
 
 def main() -> None:
@@ -240,8 +133,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
-    sizes = SIZES[options.steps]
-    steps = list_steps(options.out, sizes, photos=options.photos, benchmarks=options.benchmarks, seed=options.seed, dtype=options.dtype)
+    job = Job(out=options.out, sizes=SIZES[options.steps], dtype=options.dtype)
+    steps = list_steps(job, photos=options.photos, benchmarks=options.benchmarks, seed=options.seed)
     if options.list:
         print("\n".join(show(step.words) for step in steps))
         return
@@ -251,7 +144,7 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     missing = sum(not step.done.exists() for step in steps)
-    print(f"{missing} of {len(steps)} steps are to be done; all together take {sizes.hours}")
+    print(f"{missing} of {len(steps)} steps are to be done; all together take {job.sizes.hours}")
     torch.set_num_threads(options.threads)
     # Each of its models is loaded and saved in a moment.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

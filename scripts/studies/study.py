@@ -8,8 +8,10 @@ import argparse
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -123,6 +125,18 @@ def _end(number: int, frame: FrameType | None) -> None:
         # Not terminate: a training answers that with a checkpoint, and its process then takes the next call.
         child.kill()
     raise SystemExit(128 + number)
+
+
+def end_with_parent() -> None:
+    """Let this process end soon after the one that started it, which a SIGKILL of that doesn't do."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(

@@ -91,3 +91,22 @@ def test_sigterm_ends_the_processes_too(tmp_path: Path) -> None:
         for process in (*workers, study):
             if process.pid and psutil.pid_exists(process.pid):
                 process.kill()
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path: Path) -> None:
+    program = tmp_path / "parent.py"
+    program.write_text(
+        "import subprocess, sys, time\n"
+        "child = 'import time; from scripts.studies.study import end_with_parent as end; end(); print(1, flush=True); time.sleep(60)'\n"
+        "found = subprocess.Popen([sys.executable, '-c', child], stdout=subprocess.PIPE)\n"
+        "found.stdout.readline()\n"
+        "print(found.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    parent = subprocess.Popen([sys.executable, program], env=environment, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    child.wait(timeout=30)

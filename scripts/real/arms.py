@@ -1,0 +1,64 @@
+"""What the seeds of the study on photographs compare: arms of preference training from one start, each over the same pairs and steps."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from scripts.real.run import PREFERENCE_ARMS
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How the pairs are trained on.
+
+    Attributes:
+        name: In tables.
+        words: Options of ``train preference``.
+        beta: DPO's, or the mean of those that DA-DPO gives the same pairs; the objective's own where it has one.
+        shuffled: Whether the difficulties of the pairs are dealt out anew among them.
+        adapter: Whether a LoRA adapter and the projector are trained, at ten times the rate; the start below is the reference.
+    """
+
+    name: str
+    words: str = "--difficulty-mode off"
+    beta: Literal["fixed", "matched", "own"] = "fixed"
+    shuffled: bool = False
+    adapter: bool = False
+
+
+CONTROL = "sft_more"
+"""The start, trained on its chats for as many steps."""
+CORE = {**{key: Arm(arm.name, arm.words) for key, arm in PREFERENCE_ARMS.items()}}
+# The objective that the study on the embedded world found best, with the strength that it found.
+CORE["flex_dpo"] = Arm("flex_dpo", "--objective flex_dpo:beta=1", beta="own")
+CONTROLS = {
+    "matched_beta": Arm("DPO, mean beta of DA-DPO", beta="matched"),
+    "paper_shuffled": Arm("DA-DPO, paper, shuffled", "--difficulty-mode paper", shuffled=True),
+    "loss_weight_shuffled": Arm("DA-DPO, loss-weight, shuffled", "--difficulty-mode loss-weight", shuffled=True),
+}
+ADAPTERS = {
+    "lora": Arm("DPO, LoRA 16", "--lora-rank 16", adapter=True),
+    "qlora": Arm("DPO, LoRA 16 on NF4", "--lora-rank 16 --quantization nf4", adapter=True),
+}
+ARMS: Mapping[str, Arm] = {**CORE, **CONTROLS, **ADAPTERS}
+NAMES = {CONTROL: "SFT continued", **{key: arm.name for key, arm in ARMS.items()}}
+TIERS = ((CONTROL, *CORE), tuple(CONTROLS), tuple(ADAPTERS))
+"""The most important first."""
+
+# Of the study of LLaVA-MoD on the embedded world: every third layer of the language model is a "dense" student, which sparse ones grow
+# from; every second layer is a "wide" one, with 6% more weights than a token passes through in a sparse one.
+STUDENTS = (
+    "dense SFT",
+    "wide SFT",
+    "sparse SFT",
+    "dense mimic",
+    "wide mimic",
+    "sparse mimic",
+    "sparse mimic, attention frozen",
+    "DPO, teacher as reference",
+    "DPO, self as reference",
+    "KTO, teacher as reference",
+    "KTO, self as reference",
+    "KTO, teacher, centred",
+)
+KEEP_EVERY = {"dense": 3, "wide": 2}

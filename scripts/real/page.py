@@ -1,0 +1,150 @@
+"""The measured part of docs/studies/real.md, from whatever cells are finished: preference arms, students, classifiers."""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from mmalign.tables import markdown_table
+from scripts.real.arms import NAMES, STUDENTS
+from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
+from scripts.real.dho_cells import STUDENTS as STUDENT_NETWORKS
+from scripts.real.run import BASELINES, MODELS
+from scripts.real.steps import COLUMNS, measured
+from scripts.studies import page
+from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_DENSE
+from scripts.studies.study import read_json, slug
+
+COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
+COST = ("seconds per step", "peak memory, GB")
+BASELINE = "dpo"
+HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
+
+
+def write_page(options: argparse.Namespace) -> Path:
+    """Write what is finished in the main run's folder.
+
+    Raises:
+        SystemExit: If nothing is.
+    """
+    out = options.out
+    parts = [*preference_parts(out), *student_parts(out), *classifier_parts(out)]
+    if not parts:
+        raise SystemExit(f"no finished cell in {out}: nothing to report")
+    return page.write_measured(options.report / "real.md", "Pretrained weights and photographs", parts)
+
+
+def preference_parts(out: Path) -> list[str]:
+    """Preference training: all arms beside the start and the baselines, their differences, and what they cost."""
+    runs, start = page.read_runs(out / "seeds" / "cells"), measured(out / "sft")
+    if not runs:
+        return []
+    first = {MODELS["sft"]: start, **{name: measured(out / model) for model, name in BASELINES.items()}}
+    names = {arm: name for arm, name in NAMES.items() if arm in runs}
+    parts = ["## Preference training", arms_table(runs, names, first), "Minus the start:"]
+    parts.append(differences_table({name: (runs[arm], dict.fromkeys(runs[arm], start)) for arm, name in names.items()}))
+    if BASELINE in runs:
+        others = {name: (runs[arm], runs[BASELINE]) for arm, name in names.items() if arm != BASELINE}
+        parts += ["Minus DPO, on the same seeds:", differences_table(others)]
+    timed = {arm: {seed: one for seed, one in seeds.items() if all(key in one for key in COST)} for arm, seeds in runs.items()}
+    timed = {arm: seeds for arm, seeds in timed.items() if seeds}
+    if timed:
+        rows = [
+            [name, *(f"{page.estimate_metric(timed[arm], key).mean:.2f}" for key in COST)] for arm, name in names.items() if arm in timed
+        ]
+        parts += ["### Cost of training", markdown_table(["arm", *COST], rows)]
+    return parts
+
+
+def student_parts(out: Path) -> list[str]:
+    """LLaVA-MoD: all students beside their teacher, and the claims as differences."""
+    runs, teacher = page.read_runs(out / "mod" / "cells"), measured(out / "sft")
+    if not runs:
+        return []
+    names = {slug(name): name for name in STUDENTS if slug(name) in runs}
+    parts = ["## Students of the start (LLaVA-MoD)", arms_table(runs, names, {"teacher (the start)": teacher}), "Minus the teacher:"]
+    parts.append(differences_table({name: (runs[arm], dict.fromkeys(runs[arm], teacher)) for arm, name in names.items()}))
+    claims = {"Mimicking and SFT": MIMIC_BEATS_SFT, "Sparse and dense": SPARSE_BEATS_DENSE, "References": REFERENCES}
+    for title, pairs in claims.items():
+        found = {f"{a} - {b}": (runs[slug(a)], runs[slug(b)]) for a, b in pairs if slug(a) in runs and slug(b) in runs}
+        parts += [f"### {title}", differences_table(found)] if found else []
+    return parts
+
+
+def classifier_parts(out: Path) -> list[str]:
+    """DHO: every form by the number of labels, and what two heads gain, for each set of photographs and each student."""
+    runs, parts = page.read_runs(out / "dho" / "cells"), []
+    for images, about in IMAGES.items():
+        for student, network in STUDENT_NETWORKS.items():
+            named = {(labels, form): Cell(images, student, labels, form, 0).name for labels in about.labels for form in FORMS}
+            found = {key: runs[name] for key, name in named.items() if name in runs}
+            if found:
+                parts += [f"### {about.title}: {network.title}", forms_table(found)]
+    if not parts:
+        return []
+    teachers = [
+        f"{IMAGES[images].title} {teacher_accuracy(path):.1f}%" for images in IMAGES if (path := _teacher_report(out, images)).is_file()
+    ]
+    first = "Accuracy on test photographs, % (seeds). The zero-shot teacher's own: " + "; ".join(teachers) + "."
+    return ["## Two heads under a zero-shot teacher (DHO)", first, *parts]
+
+
+def forms_table(found: Mapping[tuple[str, str], page.Seeds]) -> str:
+    """Lay out forms by labels, and DHO's gain over the single head that validation images prefer."""
+    present = list(dict.fromkeys(labels for labels, _ in found))
+
+    def shown(labels: str, form: str, key: str) -> str:
+        seeds = {seed: one for seed, one in found.get((labels, form), {}).items() if key in one}
+        return f"{page.estimate_metric(seeds, key)} ({len(seeds)})" if seeds else ""
+
+    rows = [[name, *(shown(labels, form, "accuracy") for labels in present)] for form, name in FORMS.items()]
+    rows += [[f"DHO, {name}", *(shown(labels, "dual-head", key) for labels in present)] for key, name in HEADS.items()]
+    gains = {labels: (_accuracies(found.get((labels, "dual-head"), {})), best_single_heads(found, labels)) for labels in present}
+    shared = {labels: page.compare(*two) if set(two[0]) & set(two[1]) else "" for labels, two in gains.items()}
+    rows.append(["DHO minus the best single head", *map(str, shared.values())])
+    return markdown_table(["form", *present], [row for row in rows if any(row[1:])])
+
+
+def best_single_heads(found: Mapping[tuple[str, str], page.Seeds], labels: str) -> dict[int, float]:
+    """Test accuracy by seed of the single head that validation images prefer, where all have run."""
+    forms = [found.get((labels, form), {}) for form in SINGLE]
+    seeds = set.intersection(*(set(one) for one in forms))
+    return {seed: max((one[seed] for one in forms), key=lambda run: run["validation"])["accuracy"] for seed in sorted(seeds)}
+
+
+def _accuracies(seeds: page.Seeds) -> dict[int, float]:
+    return {seed: one["accuracy"] for seed, one in seeds.items()}
+
+
+def _teacher_report(out: Path, images: str) -> Path:
+    return out / "dho" / f"teacher-{images}" / "classifier.json"
+
+
+def teacher_accuracy(report: Path) -> float:
+    """The zero-shot teacher's accuracy on test photographs, in percent."""
+    return float(100 * read_json(report)["test"]["teacher"]["accuracy"])
+
+
+def arms_table(runs: page.Runs, names: Mapping[str, str], first: Mapping[str, page.Metrics]) -> str:
+    """Lay out arms by metrics below what was measured once; columns that not all arms have are left out."""
+    keys = [key for key in COLUMNS if all(key in one for arm in names for one in runs[arm].values())]
+    weights = [key for key in ("weights", "activated") if all(key in one for arm in names for one in runs[arm].values())]
+    rows: list[Sequence[object]] = [
+        [name, "", *("" for _ in weights), *(f"{one[key]:.1f}" if key in one else "" for key in keys)] for name, one in first.items()
+    ]
+    for arm, row in page.arm_rows(runs, names, keys).items():
+        one = next(iter(runs[arm].values()))
+        rows.append([*row[:2], *(f"{one[key] / 1e6:.0f}" for key in weights), *row[2:]])
+    headings = [*(f"{key}, M" for key in weights), *(COLUMNS[key].heading for key in keys)]
+    return markdown_table(["arm", "seeds", *headings], rows)
+
+
+def differences_table(pairs: Mapping[str, tuple[page.Seeds, page.Seeds]]) -> str:
+    """Lay out differences of two arms over the seeds that both have."""
+    shared = {name: two for name, two in pairs.items() if set(two[0]) & set(two[1])}
+    keys = [key for key in COMPARED if all(key in one for one in _all_metrics(shared.values()))]
+    rows = [[name, *(page.compare_metric(*two, key) for key in keys)] for name, two in shared.items()]
+    return markdown_table(["", *(COLUMNS[key].heading.strip(" ↓↑") for key in keys)], rows)
+
+
+def _all_metrics(pairs: Iterable[tuple[page.Seeds, page.Seeds]]) -> Iterable[page.Metrics]:
+    return [one for two in pairs for seeds in two for one in seeds.values()]
