@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -28,7 +29,10 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         ValueError: If a model routes to experts and its expert weights are not the library's fused kind.
     """
     shares = _expert_shares(model)
-    sizes = [(parameter, num_weights(parameter)) for parameter in model.parameters()]
+    # What an adapter trains a copy of stands by for the reference, and no token passes through both.
+    copied = [part.original_module for part in model.modules() if isinstance(part, ModulesToSaveWrapper)]
+    replaced = {id(parameter) for module in copied for parameter in module.parameters()}
+    sizes = [(parameter, num_weights(parameter)) for parameter in model.parameters() if id(parameter) not in replaced]
     return ParameterCounts(
         total=sum(size for _, size in sizes),
         trainable=sum(size for parameter, size in sizes if parameter.requires_grad),

@@ -134,7 +134,18 @@ def test_a_new_objective_is_a_function_its_values_and_a_row_of_docs(tiny_llava_d
     page = (code / "docs" / "objectives.md").read_text()
     (code / "docs" / "objectives.md").write_text(re.sub(r"(?m)^(\| `ddo` .*\n)", lambda found: found[1] + ROW, page))
     (code / "tests" / "__init__.py").touch()
-    run(code, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "tests/losses/test_pair_objectives.py", "tests/losses/test_registry.py")
+    run(
+        code,
+        "-m",
+        "pytest",
+        "-q",
+        "-n",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        "tests/losses/test_pair_objectives.py",
+        "tests/losses/test_registry.py",
+    )
     rows = [{**row, "score_chosen": 0.5} for row in scored_rows(8)]
     data, out = save_rows(tmp_path / "pairs.parquet", rows), tmp_path / "run"
     words = ["--model", str(tiny_llava_dir), "--data", str(data), "--out", str(out), "--objective", "target:pull=3", *STEP]

@@ -88,3 +88,11 @@ def test_unfused_experts_are_refused() -> None:
 
     with pytest.raises(ValueError, match="ListOfExperts routes each token to 1 experts, and no layer of it holds fused expert weights"):
         count_parameters(ListOfExperts())
+
+
+def test_a_projector_that_trains_beside_an_adapter_counts_once() -> None:
+    model = build_tiny_llava()[0]
+    projector = sum(p.numel() for name, p in model.named_parameters() if "projector" in name)
+    plain = count_parameters(add_lora(model, LoraOptions(lora_rank=4)))
+    both = count_parameters(add_lora(build_tiny_llava()[0], LoraOptions(lora_rank=4, train_projector=True)))
+    assert (both.total, both.trainable, both.activated) == (plain.total, plain.trainable + projector, plain.activated)
