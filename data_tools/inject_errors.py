@@ -81,7 +81,8 @@ def run(options: InjectOptions) -> None:
 def build(options: InjectOptions, llm: Any) -> None:
     """As ``run``, with any object that has ``name`` and ``ask(prompts) -> list[str]``."""
     from data_tools.language_models import describe_language_model
-    from data_tools.negatives import Answers, build_negatives, text_of
+    from data_tools.negatives import Answers, build_negatives
+    from mmalign.data.messages import text_of
 
     def rejected(rows: Sequence[Any], start: int) -> Answers:
         pairs = [(text_of(row.messages[-2]), text_of(row.messages[-1])) for row in rows]

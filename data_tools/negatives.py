@@ -164,11 +164,6 @@ def read_answered(raw: Mapping[str, Any], *, index: int, image_root: Path | None
     return read_chat(row, index=index, image_root=image_root)
 
 
-def text_of(message: Mapping[str, Any]) -> str:
-    """Join the text of a message in parts."""
-    return "".join(part.get("text") or "" for part in message["content"])
-
-
 def _plain(content: Any) -> str:
     if isinstance(content, str):
         return content
