@@ -24,7 +24,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from mmalign.evaluation.rows import read_jsonl
-from mmalign.files import whole
+from mmalign.files import read_json, whole
 from scripts.real.dho_cells import COCO, IMAGES, LABELS, QUICK_SEEDS, SEEDS, STUDENTS, Cell, list_cells
 from scripts.real.page import write_page
 from scripts.real.photos import Photo, read_photo_row
@@ -32,7 +32,7 @@ from scripts.real.steps import Job, Step, delete_weights, quoted, run_steps
 from scripts.real.study import add_options as add_study_options
 from scripts.real.study import find_job
 from scripts.studies.dho_cells import score
-from scripts.studies.study import main, read_json, run_missing, write_run
+from scripts.studies.study import main, run_missing, write_run
 
 BATCH = 32
 UNSEEN = ("pairs", "existence")

@@ -18,14 +18,12 @@ from pathlib import Path
 
 import torch
 
-from mmalign.models.load import load_mllm
-from mmalign.models.parameters import count_parameters
 from scripts.real.arms import KEEP_EVERY, STUDENTS
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
 from scripts.studies.llava_mod import BY_NAME, Arm
-from scripts.studies.study import main, run_missing, slug, write_run
+from scripts.studies.study import main, read_sizes, run_missing, slug, write_run
 
 TOP_K = 64
 
@@ -104,8 +102,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     model = model_folder(job, cell.arm, cell.seed)
     run_steps([*list_prepared(job), *(make_step(job, arm, cell.seed) for arm in lineage(cell.arm))])
     run_steps(job.evaluations(model, model))
-    counts = count_parameters(load_mllm(str(model))[0])
-    write_run(cell.path(options.out), measured(model) | {"weights": counts.total, "activated": counts.activated}, model=model)
+    write_run(cell.path(options.out), measured(model) | read_sizes(model), model=model)
     delete_weights(finished(job, cell.seed, list_cells([cell.seed], smoke=options.smoke)))
     return f"{measured(model)['hallucinated']:.1f}% hallucinated captions"
 

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.real.arms import NAMES, STUDENTS
 from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
@@ -12,7 +13,7 @@ from scripts.real.run import BASELINES, MODELS
 from scripts.real.steps import COLUMNS, measured
 from scripts.studies import page
 from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_DENSE
-from scripts.studies.study import read_json, slug
+from scripts.studies.study import slug
 
 COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
 COST = ("seconds per step", "peak memory, GB")

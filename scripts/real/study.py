@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from mmalign.files import read_json_object, whole
+from mmalign.files import read_json, read_json_object, whole
 from scripts.real.arms import ARMS, CONTROL, TIERS
 from scripts.real.page import write_page
 from scripts.real.run import LEARNING_RATE, continued
 from scripts.real.steps import BETA, FREEZE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
-from scripts.studies.study import end_with_parent, main, read_json, run_missing, write_json, write_run
+from scripts.studies.study import end_with_parent, main, run_missing, write_json, write_run
 
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 COST = "cost.json"

@@ -19,9 +19,10 @@ from typing import Literal
 
 import numpy as np
 
+from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.study import main, read_json, run_missing, slug, write_run
+from scripts.studies.study import main, run_missing, slug, write_run
 from scripts.studies.world import BATCH, Condition, load_copy, make_scored_pairs, make_start, measure, measure_start, run
 
 STEPS, BETA, LEARNING_RATE = 150, 0.1, 1e-4

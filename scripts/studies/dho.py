@@ -27,9 +27,10 @@ from mmalign.classifier.class_logits import load_class_logits, save_class_logits
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.splits import Indices, LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
+from mmalign.files import read_json
 from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_page import write_page
-from scripts.studies.study import main, read_json, run_missing, write_json
+from scripts.studies.study import main, run_missing, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # Two sizes of student; the teacher has a network of its own.

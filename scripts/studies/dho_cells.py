@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal, NamedTuple
 
-from scripts.studies.study import read_json
+from mmalign.files import read_json
 
 LABELS = {"1 shot": 10, "4 shots": 40, "0.5%": 58, "1%": 115, "16 shots": 160, "5%": 575, "10%": 1150, "20%": 2300}
 MAP_LABELS = ("0.5%", "1%", "5%", "10%", "20%")

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from mmalign.models.load import load_mllm
-from mmalign.models.parameters import count_parameters
+from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.study import main, read_json, run_missing, slug, write_json, write_run
+from scripts.studies.study import main, read_sizes, run_missing, slug, write_json, write_run
 from scripts.studies.world import BATCH, Condition, make_pairs, make_start, measure, read_metrics, run
 
 CAPTION_NOISE = 0.58
@@ -158,13 +157,8 @@ def prepare(options: argparse.Namespace) -> None:
         write_json(out / f"{name}.json", {"model_type": "qwen3", **sizes, "initializer_range": 0.06, "tie_word_embeddings": True})
     path = out / "cells" / "teacher.json"
     if not path.is_file():
-        write_json(path, measure(teacher, test_world(options)) | _sizes(teacher))
+        write_json(path, measure(teacher, test_world(options)) | read_sizes(teacher))
     print(f"teacher: {read_json(path)['hallucinated']:.1f}% hallucinated captions", flush=True)
-
-
-def _sizes(model: Path) -> dict[str, float]:
-    counts = count_parameters(load_mllm(str(model))[0])
-    return {"weights": counts.total, "activated": counts.activated}
 
 
 def make_model(arm: Arm, seed: int, options: argparse.Namespace) -> dict[str, float]:
@@ -217,7 +211,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     """Make and measure a model, and keep the numbers and the log. Weights stay for the arms that begin with them."""
     first = make_model(cell.arm, cell.seed, options)
     folder = model_folder(options.out, cell.arm.name, cell.seed)
-    metrics = measure(folder, test_world(options)) | _sizes(folder) | first
+    metrics = measure(folder, test_world(options)) | read_sizes(folder) | first
     write_run(cell.path(options.out), metrics, model=folder)
     return f"{metrics['hallucinated']:.1f}% hallucinated, {metrics['coverage']:.1f}% coverage"
 

@@ -34,13 +34,13 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import TeacherStates, linear_divergence
 from mmalign.engine.hidden_states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
-from mmalign.files import whole
+from mmalign.files import read_json, whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.methods import DivergenceOptions
 from schedules.stages import pair_row, read_lists, write_rows
 from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
 from scripts.studies.objectives_page import write_page
-from scripts.studies.study import main, read_json, run_missing, write_json
+from scripts.studies.study import main, run_missing, write_json
 from scripts.studies.world import BATCH, load_copy, make_scored_pairs, make_start, measure, measure_start, object_f1, run
 
 NUM_PROMPTS, SAMPLES, VISITS = 3000, 4, 16

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.studies.study import read_json, slug
+from mmalign.files import read_json
+from scripts.studies.study import slug
 from scripts.studies.world import Condition, object_f1
 
 SEARCH_SEED, QUICK_SEEDS, MORE_SEEDS = 100, (1, 2), ((3,), (4, 5))

@@ -13,8 +13,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from scipy import stats
 
-from mmalign.files import write_whole
-from scripts.studies.study import read_json
+from mmalign.files import read_json, write_whole
 
 LEVEL = 0.95
 MARK = "<!-- measured -->"

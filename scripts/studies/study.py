@@ -24,7 +24,8 @@ import torch
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from mmalign.files import write_whole
+from mmalign.files import read_json, write_whole
+from mmalign.runs.run_record import RUN_FILE
 
 
 class Cell(Protocol):
@@ -42,15 +43,16 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
 
 
-def read_json(path: Path) -> Any:
-    """Read one finished cell or a log."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write one finished cell: whole, or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, json.dumps(dict(values), indent=1) + "\n")
+
+
+def read_sizes(model: Path) -> dict[str, int]:
+    """Read from its record how many weights a trained model has, and how many of them a token activates."""
+    counts = read_json(model / RUN_FILE)["parameters"]
+    return {"weights": counts["total"], "activated": counts["activated"]}
 
 
 def write_run(path: Path, metrics: Mapping[str, float], *, model: Path) -> None:

@@ -20,9 +20,10 @@ from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import load_pope
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.evaluation.runner import generate_answers
+from mmalign.files import read_json
 from mmalign.models.load import best_device, load_mllm
 from scripts.demo import commands, run_commands
-from scripts.studies.study import read_json, slug, write_json
+from scripts.studies.study import slug, write_json
 
 CAPTION_NOISE = 0.65
 # Held-out worlds: their seeds are those of no training data.

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from mmalign.files import read_json
 from scripts.studies import llava_mod as study
 from scripts.studies.llava_mod import ARMS, FFN, WIDTH
 from scripts.studies.page import read_runs
-from scripts.studies.study import read_json, slug, write_json
+from scripts.studies.study import slug, write_json
 from scripts.studies.world import read_metrics
 
 REPOSITORY = Path(__file__).parents[2]

@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.studies.study import read_json, run_missing, run_over_processes, slug, write_json
+from mmalign.files import read_json
+from scripts.studies.study import run_missing, run_over_processes, slug, write_json
 
 REPOSITORY = Path(__file__).parents[2]
 SLEEPERS = "import time; from scripts.studies.study import run_over_processes\nif __name__ == '__main__':\n"
