@@ -59,6 +59,18 @@ SIZES = {
         classifier_steps=400,
         hours="about 6 hours on two CPU cores, by estimate, and 6 GB",
     ),
+    "medium": Sizes(
+        data="--num-pair-photos 1200 --num-existence 300",
+        sft_steps=600,
+        scorer_steps=300,
+        scorer_batch=64,
+        samples=4,
+        preference_steps=120,
+        batch=16,
+        caption_tokens=32,
+        classifier_steps=200,
+        hours="about 2 and a half hours on two CPU cores, by estimate, and 6 GB",
+    ),
     "small": Sizes(
         data="--num-train 160 --num-val 20 --num-pair-photos 24 --num-chair 20 --num-existence 24",
         sft_steps=4,
