@@ -6,6 +6,8 @@
 
 A pointwise objective has no margin between the two: it puts each reward through the outer loss on its own.
 
+Objectives that look at other images add terms over cells, an image and a response each (see ``image_terms.py``).
+
 Shape legend: B = pairs, R = 2 B responses (chosen, rejected, chosen, ...), K = scored tokens.
 """
 
@@ -20,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.losses.image_terms import Cell, CellLogps, Penalty, Term, cell_rewards, cells_of, terms_loss
 from mmalign.losses.links import Link, identity
 from mmalign.losses.scores import SUM, Logps, ScoredTokens, TokenWeighting, at_least_float32
 
@@ -39,6 +42,8 @@ class PairValues(NamedTuple):
     """(B,)"""
 
 
+Adjust = Callable[[PairValues, "PairBatch"], PairValues]
+"""(rewards without beta, batch) to the rewards that the loss takes: what other images say of a pair, in its own margin."""
 Mean = Callable[[Tensor], Tensor]
 """(B,) to a scalar: the mean over the micro-batch, or over those of all processes."""
 Form = Callable[[PairValues, Callable[[Tensor], Tensor], float | Tensor, Mean], Tensor]
@@ -79,6 +84,11 @@ def pointwise(*, rejected_weight: float = 1.0) -> Form:
     return form
 
 
+def absent(rewards: PairValues, outer: Callable[[Tensor], Tensor], offset: float | Tensor, mean: Mean) -> Tensor:
+    """No loss between chosen and rejected, for objectives whose terms say all."""
+    return torch.zeros_like(rewards.chosen)
+
+
 def against_batch_mean(*, detach: bool) -> Form:
     """Each response against the batch's mean reward of the other side, at least 0: KTO's baseline over pairs.
 
@@ -107,8 +117,8 @@ class PairObjective:
     uses_reference: bool = True
     beta: float = 0.1
     """Factor of the chosen response's reward, and of the rejected one's."""
-    beta_rejected: float | None = None
-    """Another factor for the rejected response's."""
+    rejected_scale: float | ColumnMap = 1.0
+    """Factor of the rejected response's reward beside beta."""
     beta_scale: float | ColumnMap = 1.0
     """Factor of both betas, pair by pair."""
     offset: float | ColumnMap = 0.0
@@ -124,11 +134,30 @@ class PairObjective:
     """Columns of the data that the maps read."""
     least: float = -math.inf
     """The smallest value that a column may hold."""
+    terms: tuple[Term, ...] = ()
+    """Added to the loss; beta is a factor of theirs."""
+    penalty: Penalty | None = None
+    """Added to the loss as well: any function of the terms' cells."""
+    adjust: Adjust | None = None
+    """What cells change of the rewards before the margin."""
+    reads: tuple[Cell, ...] = ()
+    """Cells that ``adjust`` reads."""
+    compares_cells: bool = False
+    """Whether ``adjust`` reads the reference of its cells too."""
+    needs_logits: bool = False
+    """Whether ``adjust`` reads the logits of the policy's tokens, and so the reference's."""
+    needs_divergence: bool = False
+    """Whether ``adjust`` reads the policy's divergence from the reference, over all words at each token."""
 
     @property
     def needs_tokens(self) -> bool:
         """Whether log-probabilities must be known token by token."""
-        return self.score.needs_tokens
+        return self.score.needs_tokens or self.needs_logits
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells that are read."""
+        return tuple(dict.fromkeys((*cells_of(self.terms), *self.reads)))
 
     def __post_init__(self) -> None:
         """Refuse what would turn the preference round, and try the maps on no pairs.
@@ -137,16 +166,16 @@ class PairObjective:
             ValueError: If a beta is not positive, or a map refuses its parameters.
             KeyError: If a map reads a column that ``columns`` does not name.
         """
-        for name, value in (("beta", self.beta), ("beta_rejected", self.beta_rejected)):
-            if value is not None and not value > 0:
-                raise UserError(f"{name} is {value}; expected a positive number, such as 0.1")
+        if not self.beta > 0:
+            raise UserError(f"beta is {self.beta}; expected a positive number, such as 0.1")
         empty = torch.zeros(0)
         for name, parameter in self.maps().items():
             _per_pair(parameter, columns=dict.fromkeys(self.columns, empty), like=empty, name=name)
 
     def maps(self) -> dict[str, float | ColumnMap]:
         """What may differ from pair to pair."""
-        return {"beta_scale": self.beta_scale, "offset": self.offset, "label_flip": self.label_flip, "weight": self.weight}
+        named = ("beta_scale", "rejected_scale", "offset", "label_flip", "weight")
+        return {name: getattr(self, name) for name in named}
 
 
 @dataclass(frozen=True)
@@ -166,6 +195,10 @@ class PairBatch:
     """(B,) of labels in doubt: the share of every objective's preference loss that goes to the swapped pair."""
     mean: Mean = torch.mean
     """For objectives that compare a response with its batch."""
+    cells: Mapping[Cell, CellLogps] = field(default_factory=dict)
+    """What the objectives read of other images and responses, B responses each."""
+    divergence: PairValues | None = None
+    """KL(reference, policy) over all words, summed over each response's tokens; None where nobody asked."""
 
 
 def compute_rewards(objective: PairObjective, batch: PairBatch) -> PairValues:
@@ -216,7 +249,7 @@ def preference_loss(
     own = {name: read(value, name=name) for name, value in objective.maps().items()}
     scale = own["beta_scale"] * read(beta_scale, name="beta_scale")
     beta = objective.beta * scale
-    beta_rejected = beta if objective.beta_rejected is None else objective.beta_rejected * scale
+    beta_rejected = beta * own["rejected_scale"]
     outer = _with_flips(objective, beta, own["label_flip"])
 
     def compute(chosen: Tensor, rejected: Tensor) -> Tensor:
@@ -245,10 +278,22 @@ def objective_loss(objective: PairObjective, batch: PairBatch, *, rewards: PairV
         rewards: From ``compute_rewards``, where they are known already or were moved.
     """
     given = compute_rewards(objective, batch) if rewards is None else rewards
-    losses = batch.weight * preference_loss(
+    if objective.adjust is not None:
+        given = objective.adjust(given, batch)
+    losses = preference_loss(
         objective, given, columns=batch.columns, beta_scale=batch.beta_scale, label_flip=batch.label_flip, mean=batch.mean
     )
+    if objective.terms:
+        # Where the label is in doubt, so is the answer that the terms want of the image.
+        losses = losses + (1 - batch.label_flip) * _terms(objective, batch)
+    losses = batch.weight * losses
     return losses + objective.sft_weight * chosen_nll(batch) if objective.sft_weight else losses
+
+
+def _terms(objective: PairObjective, batch: PairBatch) -> Tensor:
+    rewards = cell_rewards(objective.cells, batch.cells, uses_reference=objective.uses_reference)
+    loss = terms_loss(objective.terms, rewards, beta=objective.beta * batch.beta_scale)
+    return loss if objective.penalty is None else loss + objective.penalty(rewards)
 
 
 def _with_flips(objective: PairObjective, beta: float | Tensor, flip: float | Tensor) -> Callable[[Tensor], Tensor]:

@@ -11,14 +11,24 @@ from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import margin_weight, preference_probability, visit_flip
+from mmalign.losses.image_objectives import IMAGE_OBJECTIVES
 from mmalign.losses.links import FDivergence, build_divergence_link, clipped_log_ratio, log_odds
-from mmalign.losses.pair_kernel import Columns, PairObjective, against_batch_mean, bounded, hinge, logistic, pointwise, squared
+from mmalign.losses.pair_kernel import Columns, PairObjective, absent, against_batch_mean, bounded, hinge, logistic, pointwise, squared
 from mmalign.losses.registry import Registry
-from mmalign.losses.scores import MEAN, SequenceScore, TokenWeighting, length_desensitized_weights, sequence_score, suffix_weights
+from mmalign.losses.scores import (
+    MEAN,
+    SequenceScore,
+    TokenWeighting,
+    changed_weights,
+    length_desensitized_weights,
+    sequence_score,
+    suffix_weights,
+)
 
 PAIR_OBJECTIVES: Registry[PairObjective] = Registry("pair")
 SCORES = ("score_chosen", "score_rejected")
 VISITS = ("visits_chosen", "visits_rejected")
+SEVERITY, FACTOR = "severity", "ls_factor"
 
 
 @PAIR_OBJECTIVES.register("dpo")
@@ -70,7 +80,7 @@ def clipped_dpo(*, beta: float = 0.1, clip_range: float = 0.1, score: SequenceSc
 @PAIR_OBJECTIVES.register("flex_dpo")
 def flex_dpo(*, beta: float = 0.1, beta_rejected: float = 0.05) -> PairObjective:
     """-log sigmoid(beta h_w - beta_rejected h_l) (Flex-DPO of 3D-Properties, arXiv:2406.07327): push the rejected one less."""
-    return PairObjective(beta=beta, beta_rejected=beta_rejected)
+    return PairObjective(beta=beta, rejected_scale=_positive(beta_rejected, "beta_rejected") / _positive(beta, "beta"))
 
 
 @PAIR_OBJECTIVES.register("madpo")
@@ -170,6 +180,38 @@ def ddo(*, beta: float = 0.1, rejected_weight: float = 1.0) -> PairObjective:
     """Each response against the reference on its own (DDO, arXiv:2503.01103), over max(1, rejected_weight); at 1 TRL's ``bco_pair``."""
     weight = 1 / max(1.0, _positive(rejected_weight, "rejected_weight"))
     return PairObjective(beta=beta, form=pointwise(rejected_weight=rejected_weight), weight=weight, outer=logistic)
+
+
+@PAIR_OBJECTIVES.register("hsa_dpo")
+def hsa_dpo(*, beta: float = 0.1) -> PairObjective:
+    """-log sigmoid(beta [h_w - S h_l]), S how severe the rejected answer's errors are (HSA-DPO, arXiv:2404.14233): a column."""
+    return PairObjective(beta=beta, rejected_scale=lambda columns: columns[SEVERITY], columns=(SEVERITY,), least=0)
+
+
+@PAIR_OBJECTIVES.register("mm_dpo")
+def mm_dpo(*, beta: float = 0.1, factor_weight: float = 0.1) -> PairObjective:
+    """DPO with beta (1 + factor_weight f), f from a reward model's gap (MM-DPO of MM-RLHF, arXiv:2502.10391): a column."""
+    return PairObjective(beta=beta, beta_scale=lambda columns: 1 + factor_weight * columns[FACTOR], columns=(FACTOR,), least=0)
+
+
+@PAIR_OBJECTIVES.register("ddpo")
+def ddpo(*, beta: float = 0.1, changed_weight: float = 5.0, score: SequenceScore = "sum") -> PairObjective:
+    """DPO in which the words that a correction changed count more (DDPO of RLHF-V, arXiv:2312.00849)."""
+    weights = partial(changed_weights, weight=_positive(changed_weight, "changed_weight"))
+    return PairObjective(beta=beta, score=TokenWeighting(weights, mean=score == "mean"))
+
+
+@PAIR_OBJECTIVES.register("nll")
+def nll() -> PairObjective:
+    """The chosen response's mean negative log-likelihood alone: a part of sums."""
+    return PairObjective(form=absent, uses_reference=False, sft_weight=1.0)
+
+
+# MPO of InternVL (arXiv:2411.10442): DPO, BCO, which is DDO at its defaults, and SFT.
+PAIR_OBJECTIVES.register_sum("mpo", ("dpo:weight=0.8", "ddo:weight=0.2", "nll"))
+
+for _name, _build in IMAGE_OBJECTIVES.items():
+    PAIR_OBJECTIVES.register(_name)(_build)
 
 
 def _smoothing(value: float) -> float:

@@ -35,6 +35,7 @@ class Registry(Generic[Built]):
         """Start empty; ``kind`` is for messages."""
         self.kind = kind
         self._factories: dict[str, Callable[..., Built]] = {}
+        self._sums: dict[str, tuple[str, ...]] = {}
 
     def register(self, name: str) -> Callable[[Factory], Factory]:
         """Add the decorated factory.
@@ -51,6 +52,14 @@ class Registry(Generic[Built]):
 
         return add
 
+    def register_sum(self, name: str, parts: Sequence[str]) -> None:
+        """Give a sum of objectives a name of its own, by which a user asks for it; whoever changes it writes it out."""
+        self._sums[name] = tuple(parts)
+
+    def sums(self) -> dict[str, tuple[str, ...]]:
+        """The sums by name, each as a user would write it out."""
+        return dict(self._sums)
+
     def unregister(self, name: str) -> None:
         """Take a name away, as a test or a notebook wants that defines it twice."""
         del self._factories[name]
@@ -66,8 +75,10 @@ class Registry(Generic[Built]):
             ValueError: If the name is unknown; the message holds the nearest.
         """
         if name not in self._factories:
-            near = get_close_matches(name, self._factories, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(self._factories)}"
+            if name in self._sums:
+                raise UserError(f"{name} is the sum {','.join(self._sums[name])}; to change it, write it out")
+            near = get_close_matches(name, [*self._factories, *self._sums], n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*self._factories, *self._sums])}"
             raise UserError(f"unknown {self.kind} objective {name!r}; {hint}")
         hints = typing.get_type_hints(self._factories[name])
         return {key: hints[key] for key in inspect.signature(self._factories[name]).parameters}
@@ -121,7 +132,7 @@ class Registry(Generic[Built]):
         Raises:
             ValueError: As ``parse``; if there is no objective, one is named twice, or none has use for ``beta``.
         """
-        named = tuple(self.parse(text, beta=beta) for text in _split(texts))
+        named = tuple(self.parse(text, beta=beta) for given in _split(texts) for text in self._sums.get(given, (given,)))
         names = [one.name for one in named]
         if not names:
             raise UserError(f"no objective is named; choose one or more of {', '.join(self.names())}")

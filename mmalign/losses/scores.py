@@ -8,6 +8,7 @@ Shape legend: K = scored tokens of the batch, R = responses of the batch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ class ScoredTokens:
     """(K,) number of the token's response, ascending."""
     num_responses: int
     token_ids: Tensor | None = None
-    """(K,) what the tokens are; only ``suffix_weights`` asks."""
+    """(K,) what the tokens are; only weights that compare a pair's words ask."""
 
     def sums(self, values: Tensor) -> Tensor:
         """(R,) sums of (K,) values over each response."""
@@ -57,6 +58,8 @@ class Logps:
     """(R,) log p(response | images, prompt)."""
     token_logps: Tensor | None = None
     """(K,) float32 or more; None where only the sums are known."""
+    token_logits: Tensor | None = None
+    """(K,) the tokens' own logits; None where nobody asked."""
 
 
 TokenWeights = Callable[[ScoredTokens], Tensor]
@@ -148,6 +151,32 @@ def suffix_weights(tokens: ScoredTokens) -> Tensor:
     differs = (~(has_partner & (tokens.token_ids == partner_ids))).long()
     seen = F.pad(differs.cumsum(0), (1, 0))
     return (seen[1:] > seen[starts][tokens.response]).float()
+
+
+def changed_weights(tokens: ScoredTokens, *, weight: float, shortest: int = 3) -> Tensor:
+    """Count the words that a correction changed more than the others (RLHF-V's DDPO, arXiv:2312.00849).
+
+    Args:
+        tokens: Pairs with their token ids: responses 2 i and 2 i + 1 are partners.
+        weight: Of tokens outside what both responses share, which count 1.
+        shortest: Tokens in a row that both must have to share them.
+
+    Returns:
+        (K,) 1 or ``weight``.
+
+    Raises:
+        ValueError: If there are no token ids.
+    """
+    if tokens.token_ids is None:
+        raise UserError("changed_weights compares token ids, and none are given")
+    responses = [part.tolist() for part in tokens.split(tokens.token_ids)]
+    found = [[weight] * len(ids) for ids in responses]
+    for number in range(0, len(responses), 2):
+        matcher = SequenceMatcher(None, responses[number], responses[number + 1], autojunk=False)
+        for at, other, size in matcher.get_matching_blocks():
+            if size >= shortest:
+                found[number][at : at + size] = found[number + 1][other : other + size] = [1.0] * size
+    return torch.tensor([value for part in found for value in part], dtype=torch.float64, device=tokens.response.device)
 
 
 def span_weights(in_span: Tensor) -> TokenWeights:

@@ -6,7 +6,7 @@ Shape legend: B = preference pairs.
 import torch
 from torch import Tensor
 
-from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues
+from mmalign.losses.pair_kernel import Columns, PairBatch, PairObjective, PairValues
 from mmalign.training.method import Sum
 
 NUM_QUARTILES = 4
@@ -22,7 +22,7 @@ def reward_metrics(objective: PairObjective, pairs: PairBatch, rewards: PairValu
         rewards: (B,) each, without beta, from ``compute_rewards``.
     """
     count, columns = len(rewards.chosen), pairs.columns
-    chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
+    chosen, rejected = objective.beta * rewards.chosen, objective.beta * _rejected_scale(objective, columns) * rewards.rejected
     margin, right = chosen - rejected, (chosen > rejected).float()
     logps, lengths = (values.view(-1, 2).sum(0) for values in (pairs.policy.sums, pairs.tokens.lengths()))
     metrics = {
@@ -42,6 +42,10 @@ def reward_metrics(objective: PairObjective, pairs: PairBatch, rewards: PairValu
     return metrics
 
 
+def _rejected_scale(objective: PairObjective, columns: Columns) -> float | Tensor:
+    return objective.rejected_scale(columns) if callable(objective.rejected_scale) else objective.rejected_scale
+
+
 SATURATED = 4.0
 """Where |margin| is above this, the logistic's slope is within 2% of 0 or of its largest, and bounded losses teach nothing."""
 
@@ -57,7 +61,8 @@ def describe_start(objective: PairObjective, rewards: PairValues) -> list[str]:
     Returns:
         A line; none where all is zero.
     """
-    chosen, rejected = objective.beta * rewards.chosen, (objective.beta_rejected or objective.beta) * rewards.rejected
+    scale = objective.rejected_scale if isinstance(objective.rejected_scale, float) else 1.0
+    chosen, rejected = objective.beta * rewards.chosen, objective.beta * scale * rewards.rejected
     if not chosen.any() and not rejected.any():
         return []
     margin = chosen - rejected

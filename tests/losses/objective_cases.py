@@ -63,6 +63,34 @@ def behind_shared_prefix(pair: Sides) -> float:
     return chosen - rejected
 
 
+def changed(pair: Sides, weight: float, *, mean: bool = False) -> float:
+    """By the longest common run, then the same on both sides of it, down to runs of three."""
+    counted = ([weight] * len(pair.ids[0]), [weight] * len(pair.ids[1]))
+
+    def share(a0: int, a1: int, b0: int, b1: int) -> None:
+        best = (0, a0, b0)
+        for i in range(a0, a1):
+            for j in range(b0, b1):
+                k = 0
+                while i + k < a1 and j + k < b1 and pair.ids[0][i + k] == pair.ids[1][j + k]:
+                    k += 1
+                best = (k, i, j) if k > best[0] else best
+        size, i, j = best
+        if size == 0:
+            return
+        if size >= 3:
+            counted[0][i : i + size] = counted[1][j : j + size] = [1.0] * size
+        share(a0, i, b0, j)
+        share(i + size, a1, j + size, b1)
+
+    share(0, len(pair.ids[0]), 0, len(pair.ids[1]))
+    sums = [
+        sum(w * (p - r) for w, p, r in zip(counted[k], pair.policy[k], pair.reference[k], strict=True)) / (sum(counted[k]) if mean else 1)
+        for k in (0, 1)
+    ]
+    return sums[0] - sums[1]
+
+
 def madpo_weight(gap: float) -> float:
     if gap <= -math.log(999):
         return 1.0
@@ -174,6 +202,14 @@ CASES = [
         {"score_chosen": 1.0, "score_rejected": 0.0},
     ),
     Case("ddo", {}, 1.288893068913, lambda p: softplus(-0.1 * p.h(0)) + softplus(0.1 * p.h(1))),
+    # 0.1 * (0.8 + 2 * 1.2) = 0.32
+    Case("hsa_dpo", {}, 0.545892937180, lambda p: softplus(-0.1 * (p.h(0) - p.columns["severity"] * p.h(1))), {"severity": 2.0}),
+    # 0.1 * (1 + 0.1 * 0.5) * 2 = 0.21
+    Case("mm_dpo", {}, 0.593649581022, lambda p: softplus(-(1 + 0.1 * p.columns["ls_factor"]) * p.z()), {"ls_factor": 0.5}),
+    # No three tokens in a row are shared: each counts five times, and 0.1 * 5 * 2 = 1.
+    Case("ddpo", {}, 0.313261687518, lambda p: softplus(-0.1 * changed(p, 5.0))),
+    Case("ddpo", {"score": "mean", "changed_weight": 2.0}, 0.684895792412, lambda p: softplus(-0.1 * changed(p, 2.0, mean=True))),
+    Case("nll", {}, 1.23, lambda p: -p.mean(0)),
     Case("ddo", {"rejected_weight": 4.0}, 0.798432843425, lambda p: (softplus(-0.1 * p.h(0)) + 4 * softplus(0.1 * p.h(1))) / 4),
 ]
 IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]

@@ -49,6 +49,8 @@ COLUMNS = {
     "score_rejected": [0.3, -1.0, 1.6, 1.0, -9.0],
     "visits_chosen": [12.0, 10.0, 3.0, 0.0, 5.0],
     "visits_rejected": [4.0, 9.0, 7.0, 0.0, 0.0],
+    "severity": [2.0, 0.5, 1.0, 0.0, 3.0],
+    "ls_factor": [0.5, 0.0, 1.0, 0.3, 0.9],
 }
 
 
@@ -87,7 +89,8 @@ def swapped(batch: PairBatch) -> PairBatch:
     """Chosen and rejected exchanged, in the columns too."""
     order = [i ^ 1 for i in range(batch.tokens.num_responses)]
     other = {"chosen": "rejected", "rejected": "chosen"}
-    columns = {name: batch.columns[f"{name.split('_')[0]}_{other[name.split('_')[1]]}"] for name in batch.columns}
+    sided = [name for name in batch.columns if name.rpartition("_")[2] in other]
+    columns = dict(batch.columns) | {name: batch.columns[f"{name.split('_')[0]}_{other[name.split('_')[1]]}"] for name in sided}
     return rearrange(batch, order, columns)
 
 

@@ -9,12 +9,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from mmalign.losses.image_objectives import IMAGE_OBJECTIVES
 from mmalign.losses.pair_kernel import PairBatch, PairObjective, compute_rewards, objective_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from tests.losses.objective_cases import GAP, as_sides
 from tests.losses.pair_example import F64, at_reference, random_pairs, share_prefixes, swapped, with_columns
 
 LOG_2 = math.log(2)
+NAMES = [name for name in PAIR_OBJECTIVES.names() if name not in IMAGE_OBJECTIVES]
+"""Those of images have theirs in ``test_image_objectives.py``."""
 IDENTITIES: dict[str, Callable[[PairBatch], None]] = {}
 
 
@@ -27,10 +30,10 @@ def identity(name: str) -> Callable[[Callable[[PairBatch], None]], Callable[[Pai
 
 
 def test_every_objective_has_an_identity() -> None:
-    assert list(IDENTITIES) == PAIR_OBJECTIVES.names()
+    assert list(IDENTITIES) == NAMES
 
 
-@pytest.mark.parametrize("name", PAIR_OBJECTIVES.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_identity(name: str) -> None:
     IDENTITIES[name](random_pairs(seed=3))
 
@@ -185,3 +188,34 @@ def both_sides_start_at_log_two(pairs: PairBatch) -> None:
     close(loss_of(at_reference(pairs), "ddo"), 2 * LOG_2)
     close(loss_of(at_reference(pairs), "ddo", rejected_weight=3.0), 4 / 3 * LOG_2)
     close(loss_of(at_reference(pairs), "ddo", rejected_weight=0.25), 1.25 * LOG_2)
+
+
+@identity("hsa_dpo")
+def severity_one_is_dpo(pairs: PairBatch) -> None:
+    close(loss_of(with_columns(pairs, severity=1.0), "hsa_dpo"), loss_of(pairs, "dpo"))
+    close(loss_of(with_columns(pairs, severity=0.5), "hsa_dpo"), loss_of(pairs, "flex_dpo", beta_rejected=0.05))
+
+
+@identity("mm_dpo")
+def no_factor_is_dpo(pairs: PairBatch) -> None:
+    close(loss_of(with_columns(pairs, ls_factor=0.0), "mm_dpo"), loss_of(pairs, "dpo"))
+    close(loss_of(with_columns(pairs, ls_factor=10.0), "mm_dpo"), loss_of(pairs, "dpo", beta=0.2))
+
+
+@identity("ddpo")
+def weight_one_is_dpo(pairs: PairBatch) -> None:
+    close(loss_of(pairs, "ddpo", changed_weight=1.0), loss_of(pairs, "dpo"))
+    close(loss_of(pairs, "ddpo", changed_weight=1.0, score="mean"), loss_of(pairs, "dpo", score="mean"))
+
+
+@identity("nll")
+def likelihood_alone(pairs: PairBatch) -> None:
+    close(loss_of(without_reference(pairs), "nll"), -mean_logp(pairs, 0))
+
+
+def test_mpo_is_the_sum_that_it_names() -> None:
+    """0.8 DPO + 0.2 BCO + SFT: the ``loss_type`` list of TRL's recipe."""
+    pairs = random_pairs(seed=3)
+    total = sum(named.weight * objective_loss(named.objective, pairs) for named in PAIR_OBJECTIVES.parse_sum(["mpo"], beta=0.2))
+    expected = 0.8 * loss_of(pairs, "dpo", beta=0.2) + 0.2 * loss_of(pairs, "ddo", beta=0.2) - mean_logp(pairs, 0)
+    torch.testing.assert_close(total, expected)

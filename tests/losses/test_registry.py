@@ -14,7 +14,7 @@ from mmalign.losses.registry import Registry
 def test_an_objective_with_its_parameters() -> None:
     named = PAIR_OBJECTIVES.parse(" flex_dpo: beta=0.2, beta_rejected = 0.02 ,weight=3")
     assert (named.name, named.weight) == ("flex_dpo", 3.0)
-    assert named.objective == PairObjective(beta=0.2, beta_rejected=0.02)
+    assert named.objective == PairObjective(beta=0.2, rejected_scale=0.02 / 0.2)
     assert PAIR_OBJECTIVES.parse("dpo").objective == PairObjective()
 
 
@@ -28,7 +28,8 @@ def test_beta_is_for_those_that_have_one_and_say_none() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dop", "unknown pair objective 'dop'; did you mean 'dpo'?"),
+        ("dppo", "unknown pair objective 'dppo'; did you mean 'dpo'?"),
+        ("mpo:beta=0.1", "mpo is the sum dpo:weight=0.8,ddo:weight=0.2,nll; to change it, write it out"),
         ("xyzzy", "unknown pair objective 'xyzzy'; known: dpo, cdpo"),
         ("dpo:gamma=1", "objective dpo: 'gamma=1' is no parameter=value; parameters: beta, score, weight"),
         ("dpo:beta", "objective dpo: 'beta' is no parameter=value"),
