@@ -11,21 +11,10 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from mmalign.data.encode import batch_prompts
+from mmalign.data.weaken import NUM_STEPS, alpha_bars
 from mmalign.engine.batch import concatenate_images
 from mmalign.engine.generation import continue_rows
 from mmalign.errors import UserError
-
-NUM_STEPS = 1000
-
-
-def alpha_bars() -> Tensor:
-    """Signal left at each step of the diffusion schedule that BPO and VCD use: sigmoid betas from 1e-5 to 5e-3.
-
-    Returns:
-        (NUM_STEPS,) cumulative products of 1 - beta, in float64.
-    """
-    betas = torch.sigmoid(torch.linspace(-6, 6, NUM_STEPS, dtype=torch.float64)) * (0.5e-2 - 1e-5) + 1e-5
-    return torch.cumprod(1 - betas, dim=0)
 
 
 def add_noise(pixels: Tensor, *, step: int, generator: torch.Generator) -> Tensor:

@@ -24,6 +24,10 @@ LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
 LIST_LOGPS = "reference_logps_responses"
 REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT = "reference_text", "reference_images", "reference_fingerprint"
+CELL_LOGPS = "reference_logps_"
+"""What the columns of cells begin with, as those of a pair's own answers do."""
+REFERENCE_VIEWS = "reference_views"
+"""Of all texts and images of a row, where other images than its own were asked about."""
 _REFERENCE = (REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT)
 REFERENCE_COLUMNS = (*LOGPS, *TOKEN_LOGPS, *_REFERENCE)
 REFERENCE_LIST_COLUMNS = (LIST_LOGPS, *_REFERENCE)
@@ -83,6 +87,30 @@ def cache_teacher(row: ChatRow, encoded: EncodedPrompt, ids: Tensor, logps: Tens
 def digest_text(encoded: EncodedPrompt) -> str:
     """Hash a prompt's and its responses' token ids, image tokens included, to 16 hex digits."""
     return _digest([encoded.prefix_ids, encoded.responses])
+
+
+def digest_views(prompts: Sequence[EncodedPrompt]) -> str:
+    """Hash the token ids and images of a row that is seen with several images to 16 hex digits."""
+    return _digest([[prompt.prefix_ids, prompt.responses, prompt.image_digest] for prompt in prompts])
+
+
+def cell_logps(cell: tuple[str, str]) -> str:
+    """Name the column of a cell: an image and a response."""
+    image, response = cell
+    return f"{CELL_LOGPS}{response}_{image}"
+
+
+def cache_cells(prompts: Sequence[EncodedPrompt], cells: Sequence[tuple[str, str]], logps: Sequence[Tensor]) -> dict[str, Any]:
+    """Write the columns of a pair's cells, its own two answers left out.
+
+    Args:
+        prompts: One for each image.
+        cells: An image and a response each, in the order of the prompts' responses.
+        logps: (T,) token log-probabilities of each.
+    """
+    own = {("own", "chosen"), ("own", "rejected")}
+    sums = {cell_logps(cell): values.sum().item() for cell, values in zip(cells, logps, strict=True) if tuple(cell) not in own}
+    return {**sums, REFERENCE_VIEWS: digest_views(prompts)}
 
 
 def digest_answers(row: ChatRow, encoded: EncodedPrompt) -> str:

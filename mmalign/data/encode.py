@@ -108,9 +108,19 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
         answer_end=answer_end,
         max_length=max_length,
     )
-    if len({tuple(ids) for ids in encoded.responses}) < len(responses):
-        raise UserError("two responses are the same text once the chat template has trimmed them")
+    refuse_same_responses(encoded)
     return encoded
+
+
+def refuse_same_responses(encoded: EncodedPrompt, *, first: int | None = None) -> None:
+    """Refuse responses, or the first few, that the template made one text of.
+
+    Raises:
+        ValueError: If there are such.
+    """
+    responses = [tuple(ids) for ids in encoded.responses[:first]]
+    if len(set(responses)) < len(responses):
+        raise UserError("two responses are the same text once the chat template has trimmed them")
 
 
 def encode_responses(

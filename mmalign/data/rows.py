@@ -1,13 +1,14 @@
 """Rows of preference pairs, of scored lists and of chats: TRL-compatible columns, checked one by one.
 
 A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id``, ``source`` and
-``ends`` (false: the answers are cut inside the assistant's turn). A list has ``responses`` and ``scores`` for the two. A chat has
+``ends`` (false: the answers are cut inside the assistant's turn), ``images_other`` (as many images of another scene) and ``chosen_other``
+(the right answer for those). A list has ``responses`` and ``scores`` for the two. A chat has
 ``images`` and ``messages``. All accept ``image`` for ``images``.
 """
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ LIST_COLUMNS = ("prompt", "responses", "scores")
 CHAT_COLUMNS = ("messages",)
 OTHER_NAMES = {"messages": "conversations", "images": "image"}
 """Columns that are read under another name as well: LLaVA's files have ``conversations``."""
-ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected")
+IMAGES_OTHER, CHOSEN_OTHER = "images_other", "chosen_other"
+ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected", CHOSEN_OTHER)
 """What a row may have beside the columns that it must have."""
 
 _SCORES = ("difficulty", "easiness_", "gap_", "reference_", "teacher_")
@@ -58,6 +60,10 @@ class PairRow:
     source: str
     ends: tuple[bool, bool] = (True, True)
     """Whether chosen and rejected end the assistant's turn; False: they are cut inside it."""
+    images_other: list[Image.Image] = field(default_factory=list)
+    """As many images of another scene; empty where they were not asked for."""
+    chosen_other: str = ""
+    """The right answer for those: the rejected one where the row has no other."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,9 @@ def unused_columns(columns: Iterable[str], used: Iterable[str]) -> list[str]:
     return sorted(name for name in found if not name.startswith(_SCORES))
 
 
-def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, with_images: bool = True) -> PairRow:
+def read_pair(
+    raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, with_images: bool = True, with_other: bool = False
+) -> PairRow:
     """Decode and check one preference pair.
 
     Args:
@@ -114,6 +122,7 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
         index: Position in the data set: the id of a row without one.
         image_root: Folder that relative image paths start from.
         with_images: False reads the words alone, without the images and their places.
+        with_other: Whether the other scene's images are read too.
 
     Returns:
         The checked pair; its prompt has one image placeholder for each image. A prompt that ends with an assistant's words is continued.
@@ -127,7 +136,17 @@ def read_pair(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     messages, images = _with_images(raw, prompt, image_root, "prompt") if with_images else (without_images(prompt), [])
     ends = tuple(_flag(raw, name, default=_flag(raw, "ends", default=True)) for name in ("ends_chosen", "ends_rejected"))
     source = str(raw.get("source") or "all")
-    return PairRow(row_id(raw, index=index), images, messages, chosen, rejected, source, (ends[0], ends[1]))
+    others = _read_other(raw, images, image_root) if with_other else []
+    answer = rejected if raw.get(CHOSEN_OTHER) is None else response_text(raw[CHOSEN_OTHER], CHOSEN_OTHER)
+    return PairRow(row_id(raw, index=index), images, messages, chosen, rejected, source, (ends[0], ends[1]), others, answer)
+
+
+def _read_other(raw: Mapping[str, Any], images: Sequence[Image.Image], root: Path | None) -> list[Image.Image]:
+    values = raw.get(IMAGES_OTHER)
+    given = [] if values is None else values if isinstance(values, list) else [values]
+    if not images or len(given) != len(images):
+        raise UserError(f"{IMAGES_OTHER} has {len(given)} images beside the row's {len(images)}; expected as many, and one at least")
+    return [_load(value, root) for value in given]
 
 
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
@@ -240,7 +259,11 @@ def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | N
         values = None
     given = [] if values is None else values if isinstance(values, list) else [values]
     placed, ordered = place_images(messages, given, what)
-    return placed, [load_image(inline_image(value) if isinstance(value, str) else value, root=root) for value in ordered]
+    return placed, [_load(value, root) for value in ordered]
+
+
+def _load(value: Any, root: Path | None) -> Image.Image:
+    return load_image(inline_image(value) if isinstance(value, str) else value, root=root)
 
 
 def _flag(raw: Mapping[str, Any], name: str, *, default: bool) -> bool:

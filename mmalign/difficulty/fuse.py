@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, List, Value
 
-from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_COLUMNS, REFERENCE_FINGERPRINT, REFERENCE_LIST_COLUMNS, TOKEN_LOGPS
+from mmalign.data.caches import (
+    CELL_LOGPS,
+    LIST_LOGPS,
+    LOGPS,
+    REFERENCE_COLUMNS,
+    REFERENCE_FINGERPRINT,
+    REFERENCE_LIST_COLUMNS,
+    REFERENCE_VIEWS,
+    TOKEN_LOGPS,
+)
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
@@ -120,7 +129,8 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
         ValueError: If no pair was scored.
     """
     scores = _read_scores(dataset, shards, out=out)
-    names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else REFERENCE_COLUMNS
+    cells = [name for name in scores[0] if name == REFERENCE_VIEWS or (name.startswith(CELL_LOGPS) and name not in (*LOGPS, LIST_LOGPS))]
+    names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else (*REFERENCE_COLUMNS, *cells)
     _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
@@ -138,6 +148,10 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     return [{**row, REFERENCE_FINGERPRINT: fingerprint} for row in scores]
 
 
+def _feature(name: str) -> Any:
+    return LOGP_FEATURES.get(name, Value("float32") if name.startswith(CELL_LOGPS) else None)
+
+
 def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
     scored = dataset.select([row["index"] for row in scores])
     if "id" not in scored.column_names:
@@ -145,6 +159,6 @@ def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: 
     for name, values in columns.items():
         scored = scored.remove_columns(name) if name in scored.column_names else scored
         # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
-        scored = scored.add_column(name, values, feature=LOGP_FEATURES.get(name))
+        scored = scored.add_column(name, values, feature=_feature(name))
     with whole(path) as partial:
         scored.to_parquet(partial)

@@ -10,7 +10,18 @@ from typing import Any
 from datasets import Dataset
 from tqdm import tqdm
 
-from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, cache_list, cache_pair, check_images
+from mmalign.data.caches import (
+    CELL_LOGPS,
+    LIST_LOGPS,
+    LOGPS,
+    REFERENCE_IMAGES,
+    REFERENCE_TEXT,
+    TOKEN_LOGPS,
+    cache_cells,
+    cache_list,
+    cache_pair,
+    check_images,
+)
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
@@ -18,9 +29,10 @@ from mmalign.data.shards import SHARD_SIZE, Advance, Shards, Share, write_lines
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
+from mmalign.engine.views import NO_VIEWS, Views, encode_views
 from mmalign.errors import UserError
 from mmalign.files import claim, expected_form
-from mmalign.options.difficulty import ReadOptions
+from mmalign.options.difficulty import CacheOptions, ReadOptions
 
 CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
@@ -46,11 +58,23 @@ class _Rows:
     dataset: Dataset
     options: ReadOptions
     lists: bool
+    views: Views
 
     def read(self, index: int) -> PairRow | ListRow:
         """Read a row with its images."""
-        read = read_list if self.lists else read_pair
-        return read(self.dataset[index], index=index, image_root=self.options.image_root)
+        raw, root = self.dataset[index], self.options.image_root
+        if self.lists:
+            return read_list(raw, index=index, image_root=root)
+        return read_pair(raw, index=index, image_root=root, with_other=self.views.need_other)
+
+    def encode(self, row: PairRow | ListRow, processor: Any) -> list[EncodedPrompt]:
+        """Tokenise a row: the pair or list itself, and behind it what other images are asked about."""
+        end, most = self.options.answer_end, self.options.max_length
+        encoded = [encode_row(processor, row, answer_end=end, max_length=most)]
+        if self.views.alone or isinstance(row, ListRow):
+            return encoded
+        assert isinstance(self.options, CacheOptions)
+        return encoded + encode_views(processor, row, self.views, self.options, answer_end=end, max_length=most)
 
 
 def score_pairs(
@@ -60,6 +84,7 @@ def score_pairs(
     fingerprint: Mapping[str, Any],
     options: ReadOptions,
     lists: bool,
+    views: Views = NO_VIEWS,
     share: Share = Share(),  # noqa: B008
 ) -> None:
     """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
@@ -71,6 +96,7 @@ def score_pairs(
         options: Reading and batching, and the folder of the shards, JSON lines of scores in the rows' order. Batches lie inside a shard, so
             that a shard's bytes don't depend on the others; other processes may write other shards.
         lists: Whether rows have responses and scores for chosen and rejected; of those only log-probabilities are computed.
+        views: Other images and answers that the multimodal LLM is asked about.
         share: The part of the shards that is this process's.
 
     Raises:
@@ -79,7 +105,7 @@ def score_pairs(
     check_columns(dataset.column_names, LIST_COLUMNS if lists else PAIR_COLUMNS, what="the data set")
     settings = {name: getattr(options, name) for name in ("batch_size", "max_length", "answer_end")}
     claim(options.out / "scoring.json", {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
-    load, rows = functools.cache(load), _Rows(dataset, options, lists)
+    load, rows = functools.cache(load), _Rows(dataset, options, lists, views)
 
     def write(indices: range, path: Path, advance: Advance) -> None:
         write_lines(path, _score_shard(rows, indices, load(), advance))
@@ -156,6 +182,8 @@ def _is_kind(key: str, value: Any) -> bool:
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
     if key in LOGPS or key.startswith("gap_"):
         return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
+    if key.startswith(CELL_LOGPS):
+        return isinstance(value, float)
     return type(value) is int if key in ("index", CUT) else isinstance(value, str)
 
 
@@ -179,54 +207,64 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
         advance(len(broken))
         if good and shared is None:
             # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
-            asked = [prompt for _, _, prompt in good[:PROBED_ROWS]]
+            asked = [prompt for _, _, prompts in good[:PROBED_ROWS] for prompt in prompts]
             choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
                 tqdm.write(choice.reason)
         for first in range(0, len(good), batch_size):
             part = good[first : first + batch_size]
-            lines += _score_batch(part, scorers, shared=bool(shared))
+            lines += _score_batch(part, scorers, rows.views, shared=bool(shared))
             advance(len(part))
     return sorted(lines, key=lambda line: line["index"])
 
 
-_Item = tuple[int, PairRow | ListRow, EncodedPrompt]
+_Item = tuple[int, PairRow | ListRow, list[EncodedPrompt]]
 
 
 def _read_window(rows: _Rows, indices: Sequence[int], processor: Any) -> tuple[list[_Item], list[dict[str, Any]]]:
     """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
-    options = rows.options
     for index in indices:
         try:
             row = rows.read(index)
-            good.append((index, row, encode_row(processor, row, answer_end=options.answer_end, max_length=options.max_length)))
+            good.append((index, row, rows.encode(row, processor)))
         except UserError as error:
             broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error)})
-    return sorted(good, key=lambda item: (item[2].num_tokens, item[0])), broken
+    return sorted(good, key=lambda item: (item[2][0].num_tokens, item[0])), broken
 
 
-def _score_batch(part: Sequence[_Item], scorers: Scorers, *, shared: bool) -> list[dict[str, Any]]:
+def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, shared: bool) -> list[dict[str, Any]]:
     pad_token_id = scorers.processor.tokenizer.pad_token_id
     if isinstance(part[0][1], ListRow):
-        found_lists = score_responses(scorers.mllm, [prompt for _, _, prompt in part], pad_token_id=pad_token_id, shared=shared)
+        found_lists = score_responses(scorers.mllm, [prompts[0] for _, _, prompts in part], pad_token_id=pad_token_id, shared=shared)
         return [
-            {"index": index, "id": row.id, **cache_list(prompt, logps)}
-            for (index, row, prompt), logps in zip(part, found_lists, strict=True)
+            {"index": index, "id": row.id, **cache_list(prompts[0], logps)}
+            for (index, row, prompts), logps in zip(part, found_lists, strict=True)
         ]
-    pairs = [(index, row, prompt) for index, row, prompt in part if isinstance(row, PairRow)]
+    pairs = [(index, row, prompts[0]) for index, row, prompts in part if isinstance(row, PairRow)]
     gaps: list[dict[str, Any]] = [{} for _ in part]
     if scorers.clip is not None:
         found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in pairs])
         gaps = [{"gap_contrastive": one.gap, CUT: one.num_cut} for one in found]
-    encoded = [item for _, _, item in part]
+    encoded = [prompts[0] for _, _, prompts in part]
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
+    cells = _score_cells([prompts[1:] for _, _, prompts in part], scorers, views, shared=shared)
     lines = []
-    for (index, row, prompt), gap, (chosen, rejected) in zip(pairs, gaps, generative, strict=True):
+    for (index, row, prompt), gap, (chosen, rejected), other in zip(pairs, gaps, generative, cells, strict=True):
         cached = cache_pair(prompt, chosen, rejected)
         if gap:
             gap["gap_generative"] = cached[LOGPS[0]] - cached[LOGPS[1]]
-        lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached})
+        lines.append({"index": index, "id": row.id, "source": row.source, **gap, **cached, **other})
     return lines
+
+
+def _score_cells(part: Sequence[list[EncodedPrompt]], scorers: Scorers, views: Views, *, shared: bool) -> list[dict[str, Any]]:
+    """The columns of other images and answers; none where nobody asked."""
+    if views.alone:
+        return [{} for _ in part]
+    pad_token_id = scorers.processor.tokenizer.pad_token_id
+    prompts = [prompt for row in part for prompt in row]
+    found = iter(score_responses(scorers.mllm, prompts, pad_token_id=pad_token_id, shared=shared))
+    return [cache_cells(row, views.cells, [values for _ in row for values in next(found)]) for row in part]

@@ -52,6 +52,19 @@ def linear_token_logps(
     return _LinearTokenLogps.apply(hidden, weight, bias, target, LogitTransform(scale, softcap), torch.is_grad_enabled())
 
 
+def linear_token_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, transform: LogitTransform) -> Tensor:
+    """Compute each target's own logit; arguments as in ``linear_token_logps``.
+
+    Returns:
+        (K,) float32 logits.
+    """
+    values = (hidden.float() * weight.index_select(0, target).float()).sum(-1)
+    if bias is not None:
+        values = values + bias.index_select(0, target).float()
+    values = values * transform.scale
+    return values if transform.softcap is None else transform.softcap * torch.tanh(values / transform.softcap)
+
+
 class _LinearTokenLogps(torch.autograd.Function):
     """With a frozen head, the hidden states' gradient is made in the forward pass and only scaled in the backward pass.
 

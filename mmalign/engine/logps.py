@@ -11,17 +11,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
-from mmalign.engine.head import LogitTransform, linear_token_logps
+from mmalign.engine.divergence import Head, TeacherStates, linear_divergence
+from mmalign.engine.head import LogitTransform, linear_token_logits, linear_token_logps
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.options.methods import DivergenceOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,8 @@ class ResponseLogps(Logps):
     scored: ScoredTokens
     states: Tensor | None = None
     """(K, D) as the output head reads them, at the positions that predict the tokens; None where they were not asked for."""
+    divergence: Tensor | None = None
+    """(K,) KL(another model, this one) over all words, in nats; None where there is no other."""
 
     def per_response(self) -> list[Tensor]:
         """Token log-probabilities of each response, a list of R one-dimensional tensors."""
@@ -40,7 +45,13 @@ class ResponseLogps(Logps):
 
 
 def compute_response_logps(
-    model: nn.Module, batch: dict[str, Any], *, features: ImageFeatures | None = None, keep_states: bool = False
+    model: nn.Module,
+    batch: dict[str, Any],
+    *,
+    features: ImageFeatures | None = None,
+    keep_states: bool = False,
+    keep_logits: bool = False,
+    against: TeacherStates | None = None,
 ) -> ResponseLogps:
     """Compute log p of every scored response token in one forward pass.
 
@@ -52,22 +63,47 @@ def compute_response_logps(
         batch: From ``collate_prompts``.
         features: The batch's images, encoded before; None encodes them here.
         keep_states: Keep the last hidden states at the scored positions.
+        keep_logits: Keep the scored tokens' own logits.
+        against: Compute KL(it, model) of each scored token too: another model of the same words; see ``states_of``.
 
     Returns:
-        The log-probabilities and states, with gradient where grad mode is on.
+        The log-probabilities, states, logits and divergences, with gradient where grad mode is on.
     """
     layout = batch["layout"]
     states: list[Tensor] = []
 
     def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
-        scored = hidden.index_select(0, layout["index"])
+        scored, target = hidden.index_select(0, layout["index"]), layout["target"]
         if keep_states:
             states.append(scored)
-        return linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
+        found = [linear_token_logps(scored, head.weight, head.bias, target, scale=transform.scale, softcap=transform.softcap)]
+        if keep_logits:
+            found.append(linear_token_logits(scored, head.weight, head.bias, target, transform))
+        if against is not None:
+            found.append(linear_divergence(scored, Head(head.weight, head.bias, transform), against, _FORWARD_KL))
+        return torch.stack(found)
 
-    token_logps = run_with_head(model, batch, score, features=features)
+    token_logps, *rest = run_with_head(model, batch, score, features=features).unbind()
     scored = ScoredTokens(layout["response"], int(layout["repeats"].sum()), layout["target"])
-    return ResponseLogps(sums=scored.sums(token_logps), token_logps=token_logps, scored=scored, states=states[-1] if states else None)
+    return ResponseLogps(
+        sums=scored.sums(token_logps),
+        token_logps=token_logps,
+        token_logits=rest[0] if keep_logits else None,
+        scored=scored,
+        states=states[-1] if states else None,
+        divergence=rest[-1] if against is not None else None,
+    )
+
+
+_FORWARD_KL = DivergenceOptions()
+
+
+def states_of(model: nn.Module, logps: ResponseLogps) -> TeacherStates:
+    """What another model is compared with: the states that ``compute_response_logps`` kept, and the head that reads them."""
+    inner = unwrap(model)
+    head: Any = inner.get_output_embeddings()
+    assert logps.states is not None, "they are kept where somebody asks"
+    return TeacherStates(logps.states.to(head.weight.dtype), Head(head.weight, head.bias, find_transform(inner)))
 
 
 HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]

@@ -5,16 +5,31 @@ Shape legend: K = scored tokens, R = responses, two per pair and any number per 
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from datasets import Dataset
 from torch import Tensor
 
-from mmalign.data.caches import LIST_LOGPS, LOGPS, REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, digest_text
+from mmalign.data.caches import (
+    LIST_LOGPS,
+    LOGPS,
+    REFERENCE_FINGERPRINT,
+    REFERENCE_IMAGES,
+    REFERENCE_TEXT,
+    REFERENCE_VIEWS,
+    TOKEN_LOGPS,
+    cell_logps,
+    digest_text,
+    digest_views,
+)
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import check_columns
+from mmalign.engine.views import Views
 from mmalign.errors import UserError
+from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, CellLogps, cells_of
+from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.scores import Logps, ScoredTokens
 
 
@@ -28,6 +43,15 @@ class CachedReference:
         self.by_token = by_token
         self.lists = lists
         self.columns: tuple[str, ...] = (LIST_LOGPS,) if lists else TOKEN_LOGPS if by_token else LOGPS
+        self.cells: tuple[Cell, ...] = ()
+        """Those of other images or answers that are read too."""
+
+    def read_cells(self, views: Views, objectives: Sequence[PairObjective]) -> None:
+        """Read cells too: the sums of those that an objective compares with the reference."""
+        compared = {
+            cell for one in objectives if one.uses_reference for cell in (*cells_of(one.terms), *(one.reads if one.compares_cells else ()))
+        }
+        self.cells = tuple(cell for cell in views.cells if cell in compared - {CHOSEN, REJECTED})
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Check that the columns are there and come from the reference.
@@ -42,6 +66,14 @@ class CachedReference:
             )
         wanted = (*self.columns, REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT)
         check_columns(dataset.column_names, wanted, what="the data set, for reference 'cached',")
+        missing = [
+            name for name in (*map(cell_logps, self.cells), *((REFERENCE_VIEWS,) if self.cells else ())) if name not in dataset.column_names
+        ]
+        if missing:
+            raise UserError(
+                f"the cached log-probabilities have no {', '.join(missing)}, of the images that the objectives compare; "
+                "run mmalign cache-logps with the same --objective, --weaken and --weaken-seed"
+            )
         assert self.fingerprint is not None, "a cached reference has a fingerprint"
         for found in sorted(set(dataset[REFERENCE_FINGERPRINT]) - {self.fingerprint}):
             raise UserError(
@@ -55,18 +87,28 @@ class CachedReference:
         Raises:
             ValueError: If one is not finite.
         """
-        for name in self.columns:
+        for name in (*self.columns, *map(cell_logps, self.cells)):
             values = raw.get(name, [])
             for value in values if isinstance(values, list) else [values]:
                 if not (isinstance(value, (int, float)) and math.isfinite(value)):
                     raise UserError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
-    def check_text(self, raw: Mapping[str, Any], encoded: EncodedPrompt) -> None:
+    def check_text(self, raw: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) -> None:
         """Check that a row's log-probabilities are those of its text and images, one for each token.
 
         Raises:
             ValueError: If they are not.
         """
+        if self.cells:
+            found = digest_views(prompts)
+            if raw[REFERENCE_VIEWS] != found:
+                raise UserError(
+                    f"the cached log-probabilities of row {raw.get('id')} are stale: they are of other texts or images, weakened ones "
+                    f"among them ({raw[REFERENCE_VIEWS]}; the row's are {found}); run mmalign cache-logps again with the same --objective, "
+                    "--weaken and --weaken-seed"
+                )
+            return
+        encoded = prompts[0]
         text, images = digest_text(encoded), encoded.image_digest
         for what, held, found in (("text is", raw[REFERENCE_TEXT], text), ("images are", raw[REFERENCE_IMAGES], images)):
             if held != found:
@@ -82,6 +124,17 @@ class CachedReference:
         """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""
         values = [row[name] for row in rows for name in self.columns]
         return torch.tensor([token for response in values for token in response] if self.by_token or self.lists else values)
+
+    def collate_cells(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
+        """(B, C) sums of the cells."""
+        return torch.tensor([[row[cell_logps(cell)] for cell in self.cells] for row in rows])
+
+    def add_cells(self, cells: Mapping[Cell, CellLogps], pair: Logps, values: Tensor | None) -> dict[Cell, CellLogps]:
+        """Put what the reference says into cells: the pair's own, and what ``collate_cells`` made."""
+        sums = dict(zip((CHOSEN, REJECTED), pair.sums.view(-1, 2).unbind(1), strict=True))
+        if values is not None:
+            sums |= dict(zip(self.cells, values.unbind(1), strict=True))
+        return {cell: replace(one, reference=Logps(sums[cell]) if cell in sums else None) for cell, one in cells.items()}
 
     def logps(self, values: Tensor, tokens: ScoredTokens) -> Logps:
         """Read what ``collate`` made."""

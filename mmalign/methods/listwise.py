@@ -63,7 +63,8 @@ class ListwiseMethod(ResponsesMethod[ListObjective]):
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the prompts."""
-        policy, reference = self.run(model, batch, keep_states=bool(self.steps))
+        policy, live = self.run(model, batch, keep_states=bool(self.steps))
+        reference = live if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
         assert reference is not None
         counts, scores = batch["layout"]["repeats"], batch["numbers"]["scores"]
         lists = ListBatch(policy.scored, policy, reference, counts, scores, states=policy.states, step_ends=batch["numbers"]["step_ends"])

@@ -15,13 +15,18 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 from mmalign.data.encode import EncodedPrompt
-from mmalign.data.rows import PAIR_COLUMNS, read_pair
+from mmalign.data.rows import IMAGES_OTHER, PAIR_COLUMNS, read_pair
+from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.probe import PROBED_ROWS
+from mmalign.engine.views import Views, encode_views, split_views
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
+from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, CellLogps
 from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named
+from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.methods.responses import ResponsesMethod
@@ -53,11 +58,37 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         """Keep the parts; see ``ResponsesMethod``."""
         super().__init__(processor, options, reference=reference, reference_fingerprint=reference_fingerprint)
         self.objective_columns = tuple(dict.fromkeys(name for one in self.objectives for name in one.objective.columns))
-        self.columns = (*PAIR_COLUMNS, *self.objective_columns)
+        cells = [cell for named in self.objectives for cell in named.objective.cells]
+        self.views, self._reads_cells = Views.of(cells), bool(cells)
+        self.prompts_per_row = len(self.views.responses)
+        self.columns = (*PAIR_COLUMNS, *((IMAGES_OTHER,) if self.views.need_other else ()), *self.objective_columns)
+        self._asked = {
+            "keep_logits": any(named.objective.needs_logits for named in self.objectives),
+            "divergence": any(named.objective.needs_divergence for named in self.objectives),
+        }
+        if self.cached is not None:
+            self._cache_cells(self.cached)
         self.num_buckets = None if options.curriculum == "none" else options.curriculum_buckets
         self.start_rows = START_ROWS if options.center_rewards else PROBED_ROWS
         self._pair_columns = [*_COEFFICIENTS, *self.objective_columns]
         self._centers: dict[str, tuple[float, float]] = {}
+
+    def _cache_cells(self, cached: CachedReference) -> None:
+        """Name the columns of cells that the reference is asked about.
+
+        Raises:
+            ValueError: If an objective asks for more than columns can hold, or pairs are to be flipped whose cells are cached as they are.
+        """
+        more = [named.name for named in self.objectives if named.objective.needs_logits or named.objective.needs_divergence]
+        if more:
+            raise UserError(f"objective {more[0]} reads more of the reference than its log-probabilities; leave --reference cached out")
+        if self.views.alone:
+            return
+        if self.options.noisy_gap == "flip":
+            raise UserError(
+                "--noisy-gap flip changes which answers other images are asked about; leave --reference cached out, or drop them"
+            )
+        cached.read_cells(self.views, [named.objective for named in self.objectives])
 
     @classmethod
     def build(cls, options: PreferenceOptions) -> tuple[nn.Module, Any, Method]:  # type: ignore[override]
@@ -113,11 +144,35 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
         return dataset
 
-    def encode(self, raw: Mapping[str, Any]) -> EncodedPrompt:
+    def encode(self, raw: Mapping[str, Any]) -> list[EncodedPrompt]:
         """Tokenise a checked row, the chosen response first."""
-        encoded = super().encode(raw)
+        if not self.views.alone:
+            return super().encode(self.turned(raw))
         # Only now: cached log-probabilities are of the responses in the order in which they stand in the data.
-        return encoded.reverse_responses() if raw.get(FLIPPED) else encoded
+        encoded = super().encode(raw)
+        return [prompt.reverse_responses() for prompt in encoded] if raw.get(FLIPPED) else encoded
+
+    def encode_row(self, raw: Mapping[str, Any], *, index: int) -> list[EncodedPrompt]:
+        """Read and tokenise a row with all images that objectives compare."""
+        if self.views.alone:
+            return super().encode_row(raw, index=index)
+        options = self.options
+        row = read_pair(raw, index=index, image_root=options.image_root, with_other=self.views.need_other)
+        return encode_views(self.processor, row, self.views, options, answer_end=options.answer_end, max_length=options.max_length)
+
+    def check_inputs(self) -> Mapping[str, Any]:
+        """As in the base, and what images are compared."""
+        if self.views.alone:
+            return super().check_inputs()
+        views = {image: list(names) for image, names in self.views.responses.items()}
+        return {**super().check_inputs(), "views": views, "weaken": [self.options.weaken, self.options.weaken_seed]}
+
+    def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """As in the base; cached log-probabilities of cells stand under ``reference_cells``."""
+        batch = super().collate(rows)
+        if self.cached is not None and self.cached.cells:
+            batch["reference_cells"] = self.cached.collate_cells(rows)
+        return batch
 
     def turned(self, row: Mapping[str, Any]) -> Mapping[str, Any]:
         """A flipped row with its sides swapped."""
@@ -182,19 +237,36 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         chosen, rejected = self._centers.get(name, (0.0, 0.0))
         return PairValues(rewards.chosen - chosen, rewards.rejected - rejected)
 
+    def _part(
+        self, policy: ResponseLogps, reference: Logps | None, *, pairs: int
+    ) -> tuple[ScoredTokens, Logps, Logps | None, Mapping[Cell, CellLogps]]:
+        if not self._reads_cells:
+            return policy.scored, policy, reference, {}
+        return split_views(self.views, policy, reference, pairs=pairs)
+
     def read_pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
         """Run policy and reference on a batch."""
-        policy, reference = self.run(model, batch)
+        policy, live = self.run(model, batch, **self._asked)
         columns = batch["numbers"]
+        tokens, own, reference, cells = self._part(policy, live, pairs=self.num_items(batch))
+        divergence = None
+        if policy.divergence is not None:
+            sums, pairs = policy.scored.sums(policy.divergence), self.num_items(batch)
+            divergence = PairValues(*(sums[self.views.places(cell, pairs, device=sums.device)] for cell in (CHOSEN, REJECTED)))
+        if self.cached is not None:
+            reference = self.cached.logps(batch["reference"], tokens)
+            cells = self.cached.add_cells(cells, reference, batch.get("reference_cells"))
         return PairBatch(
-            policy.scored,
-            policy,
+            tokens,
+            own,
             reference,
             columns,
             beta_scale=columns["pair_beta_scale"],
             weight=columns["pair_weight"],
             label_flip=columns.get(LABEL_FLIP, 0.0),
             mean=mean_over_processes,
+            cells=cells,
+            divergence=divergence,
         )
 
 

@@ -6,6 +6,7 @@ Shape legend: B = preference pairs.
 import torch
 from torch import Tensor
 
+from mmalign.losses.image_terms import CHOSEN, Cell, ImageKind
 from mmalign.losses.pair_kernel import Columns, PairBatch, PairObjective, PairValues
 from mmalign.training.method import Sum
 
@@ -34,6 +35,13 @@ def reward_metrics(objective: PairObjective, pairs: PairBatch, rewards: PairValu
         "logps/rejected_per_token": Sum(logps[1], lengths[1]),
         "difficulty/beta": Sum(objective.beta * columns["pair_beta_scale"].sum(), count),
     }
+    others: tuple[ImageKind, ...] = ("weakened", "other", "none")
+    for image in others:
+        # How much more the policy has learnt of the chosen answer from its own image than from this one.
+        pair = [pairs.cells.get(Cell(image, "chosen")), pairs.cells.get(CHOSEN)]
+        if all(cell is not None and cell.reference is not None for cell in pair):
+            under, over = (cell.log_ratio() for cell in pair if cell is not None)
+            metrics[f"rewards/over_{image}"] = Sum(objective.beta * (over - under).sum(), count)
     if "difficulty_quartile" in columns:
         for number in range(1, NUM_QUARTILES + 1):
             inside = (columns["difficulty_quartile"] == number).float()

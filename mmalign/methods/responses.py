@@ -16,14 +16,13 @@ from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rows import ListRow, PairRow
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps, compute_response_logps, unwrap, unwrap_parallel
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, states_of, unwrap, unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
 from mmalign.errors import UserError
 from mmalign.losses.list_objectives import ListObjective
 from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.registry import Named, Registry
-from mmalign.losses.scores import Logps
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
 from mmalign.models.references import Reference
@@ -40,6 +39,7 @@ class ResponsesMethod(Method, Generic[Objective]):
     lists: ClassVar[bool]
     """Whether a row has any number of responses, or chosen and rejected."""
     options: ResponsesOptions
+    prompts_per_row: int = 1
 
     def __init__(
         self, processor: Any, options: ResponsesOptions, *, reference: Reference | None, reference_fingerprint: str | None = None
@@ -134,24 +134,26 @@ class ResponsesMethod(Method, Generic[Objective]):
         """Decode and tokenise the row, and check its numbers."""
         if self.cached is not None:
             self.cached.check(raw)
-        row = self.read(raw, index=index, image_root=self.options.image_root)
+        self.read(raw, index=index, image_root=self.options.image_root)
         self.check_numbers(raw)
-        self._encode(row)
+        self.encode_row(raw, index=index)
 
     def check_inputs(self) -> Mapping[str, Any]:
         """How rows are read, and which numbers are expected."""
         reading = describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
         return {**reading, "numbers": self.number_limits(), "cached": None if self.cached is None else list(self.cached.columns)}
 
-    def encode(self, raw: Mapping[str, Any]) -> EncodedPrompt:
-        """Tokenise a checked row; cached log-probabilities must be of its text and images."""
-        encoded = self._encode(self.read(raw, index=0, image_root=self.options.image_root))
+    def encode(self, raw: Mapping[str, Any]) -> list[EncodedPrompt]:
+        """Tokenise a checked row, a prompt for each image that it is seen with; cached log-probabilities must be of its text and images."""
+        prompts = self.encode_row(raw, index=0)
         if self.cached is not None:
-            self.cached.check_text(raw, encoded)
-        return encoded
+            self.cached.check_text(raw, prompts)
+        return prompts
 
-    def _encode(self, row: PairRow | ListRow) -> EncodedPrompt:
-        return encode_row(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)
+    def encode_row(self, raw: Mapping[str, Any], *, index: int) -> list[EncodedPrompt]:
+        """Read and tokenise a row; as many prompts for every row, the one with the row's own images first."""
+        row = self.read(raw, index=index, image_root=self.options.image_root)
+        return [encode_row(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)]
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how responses are laid out: see ``probe_rows``.
@@ -159,7 +161,7 @@ class ResponsesMethod(Method, Generic[Objective]):
         Raises:
             ValueError: If the model's own numbers can't be had, or the first rows' cached log-probabilities are of other texts.
         """
-        encoded = [self.encode(row) for row in rows[:PROBED_ROWS]]
+        encoded = [prompt for row in rows[:PROBED_ROWS] for prompt in self.encode(row)]
         choice = probe_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
         self.shared = choice.shared
         return choice.reason
@@ -169,8 +171,11 @@ class ResponsesMethod(Method, Generic[Objective]):
 
         What the objectives read stands beside the model's inputs: under ``numbers``, and cached log-probabilities under ``reference``.
         """
-        encoded, pad = [self.encode(row) for row in rows], self.processor.tokenizer.pad_token_id
-        batch = collate_prompts(encoded, pad_token_id=pad, shared=self.shared, row_tokens=self.options.row_tokens if self.shared else None)
+        encoded = [self.encode(row) for row in rows]
+        # Rows with their own images come first: see ``views.py``.
+        prompts = [row[number] for number in range(len(encoded[0])) for row in encoded]
+        pad, row_tokens = self.processor.tokenizer.pad_token_id, self.options.row_tokens if self.shared else None
+        batch = collate_prompts(prompts, pad_token_id=pad, shared=self.shared, row_tokens=row_tokens)
         rows = [self.turned(row) for row in rows]
         if self.cached is not None:
             batch["reference"] = self.cached.collate(rows)
@@ -178,14 +183,13 @@ class ResponsesMethod(Method, Generic[Objective]):
         return batch
 
     def num_items(self, batch: dict[str, Any]) -> int:
-        """Prompts."""
-        return len(batch["layout"]["repeats"])
+        """Rows of the data."""
+        return len(batch["layout"]["repeats"]) // self.prompts_per_row
 
-    def run(self, model: nn.Module, batch: dict[str, Any], *, keep_states: bool = False) -> tuple[ResponseLogps, Logps | None]:
-        """Run the policy, and the reference where an objective has one."""
-        inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference")}
-        policy, reference = compute_policy_and_reference(model, inputs, self.reference, keep_states=keep_states)
-        return policy, reference if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
+    def run(self, model: nn.Module, batch: dict[str, Any], **asked: bool) -> tuple[ResponseLogps, ResponseLogps | None]:
+        """Run the policy, and the reference where one is in memory; what is asked for goes to ``compute_policy_and_reference``."""
+        inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells")}
+        return compute_policy_and_reference(model, inputs, self.reference, **asked)
 
     def sum(self, losses: Mapping[str, Tensor], metrics: dict[str, Sum], *, added: Tensor | float = 0.0) -> MethodOutput:
         """Add up the objectives' losses, (P,) each by name, and what is added to each prompt's."""
@@ -196,7 +200,13 @@ class ResponsesMethod(Method, Generic[Objective]):
 
 
 def compute_policy_and_reference(
-    model: nn.Module, inputs: dict[str, Any], reference: Reference | None, *, keep_states: bool = False
+    model: nn.Module,
+    inputs: dict[str, Any],
+    reference: Reference | None,
+    *,
+    keep_states: bool = False,
+    keep_logits: bool = False,
+    divergence: bool = False,
 ) -> tuple[ResponseLogps, ResponseLogps | None]:
     """Run the policy, and the reference without gradient where there is one; an image that both see alike is encoded once.
 
@@ -205,12 +215,16 @@ def compute_policy_and_reference(
         inputs: From ``collate_prompts``, and nothing else.
         reference: None where its log-probabilities are known, or nobody asks for them.
         keep_states: Keep the policy's last hidden states at the scored positions.
+        keep_logits: Keep the scored tokens' own logits, of both.
+        divergence: Compute KL(reference, policy) at the scored positions.
     """
     inner = unwrap(model)
     features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
-    expected = None
+    expected = against = None
     if reference is not None:
         seen = features if reference.shares_frozen_vision else None
         with reference.active(unwrap_parallel(model)) as frozen:
-            expected = compute_response_logps(frozen, inputs, features=seen)
-    return compute_response_logps(model, inputs, features=features, keep_states=keep_states), expected
+            expected = compute_response_logps(frozen, inputs, features=seen, keep_states=divergence, keep_logits=keep_logits)
+            against = states_of(frozen, expected) if divergence else None
+    policy = compute_response_logps(model, inputs, features=features, keep_states=keep_states, keep_logits=keep_logits, against=against)
+    return policy, expected

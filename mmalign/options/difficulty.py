@@ -6,7 +6,7 @@ from typing import Literal
 
 from mmalign.options.base import Options
 from mmalign.options.precision import DtypeOptions, PrecisionOptions
-from mmalign.options.rows import ShardOptions
+from mmalign.options.rows import ShardOptions, WeakenOptions
 
 Weighting = Literal["accuracy", "above-chance", "equal"]
 
@@ -56,11 +56,13 @@ class FuseOptions(PairsOptions, VoteOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CacheOptions(ReadOptions):
+class CacheOptions(ReadOptions, WeakenOptions):
     """Options of ``mmalign cache-logps``."""
 
     model: str
     """the reference: a multimodal LLM, folder or hub id"""
+    objective: list[str] = field(default_factory=list)
+    """objectives of pairs that the cache is for, as train preference takes them; needed where they compare images"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.rows import AnswerOptions, RowOptions
+from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 DivergenceName = Literal["forward-kl", "reverse-kl", "js"]
@@ -164,7 +164,7 @@ class SelectionOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PairLossOptions(ResponsesOptions, SelectionOptions):
+class PairLossOptions(ResponsesOptions, SelectionOptions, WeakenOptions):
     """How pairs become a loss."""
 
     objective: list[str] = field(default_factory=lambda: ["dpo"])

@@ -7,6 +7,7 @@ from typing import Literal
 from mmalign.options.base import Options
 
 AnswerEnd = Literal["token", "template"]
+Weakening = Literal["crop", "mask", "noise", "diffusion", "blank", "none"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +48,13 @@ class ShardOptions(RowOptions, AnswerOptions):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeakenOptions(Options):
+    """The image that objectives compare with the row's own."""
+
+    weaken: Weakening = "crop"
+    """how it is made of the row's own: a small part, a third masked, noise, half way to noise, grey, or no image"""
+    weaken_seed: int = 0
+    """draws it, once per row"""

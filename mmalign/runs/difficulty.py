@@ -5,14 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.rows import IMAGES_OTHER, check_columns
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
 from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
 from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
+from mmalign.engine.views import NO_VIEWS, Views
 from mmalign.errors import UserError
 from mmalign.files import check_same, read_json_object
+from mmalign.losses.image_terms import Cell
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
 from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions
@@ -32,13 +36,25 @@ def run_score(options: ScoreOptions) -> None:
 def run_cache(options: CacheOptions) -> None:
     """Compute the reference's log-probabilities of every pair, or of every response of a list, and write them beside the rows."""
     dataset = load_rows(options.pairs)
-    shards = _score(options, dataset, options.model, None, {"mllm": options.model})
+    names: dict[str, Any] = {"mllm": options.model}
+    views = Views.of(find_cells(options.objective))
+    if not views.alone:
+        names |= {"cells": [list(cell) for cell in views.cells], "weaken": options.weaken, "weaken_seed": options.weaken_seed}
+        check_columns(dataset.column_names, (IMAGES_OTHER,) if views.need_other else (), what=str(options.pairs))
+    shards = _score(options, dataset, options.model, None, names, views=views)
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
         print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
 
 
-def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any]) -> list[Path] | None:
+def find_cells(objectives: list[str]) -> list[Cell]:
+    """The cells that objectives of pairs read."""
+    return [cell for named in PAIR_OBJECTIVES.parse_sum(objectives) for cell in named.objective.cells] if objectives else []
+
+
+def _score(
+    options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any], *, views: Views = NO_VIEWS
+) -> list[Path] | None:
     """Score this process's part.
 
     Returns:
@@ -52,7 +68,9 @@ def _score(options: ReadOptions, dataset: Any, mllm: str, clip: str | None, name
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
     load = partial(_load_scorers, mllm, clip, options)
     lists = clip is None and "responses" in dataset.column_names
-    score_pairs(dataset, load, fingerprint=fingerprint, options=options, lists=lists, share=share)
+    if lists and not views.alone:
+        raise UserError("--objective is for pairs, and these rows are lists; leave it out")
+    score_pairs(dataset, load, fingerprint=fingerprint, options=options, lists=lists, views=views, share=share)
     if not wait_for_all():
         return None
     if part.count > 1:

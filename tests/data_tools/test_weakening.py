@@ -14,9 +14,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaPr
 
 from data_tools.sampling import sample_responses
 from data_tools.weaken_images import main
-from data_tools.weakening import add_noise, alpha_bars, generate_hallucinated, hallucinating_logits
+from data_tools.weakening import add_noise, generate_hallucinated, hallucinating_logits
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
+from mmalign.data.weaken import alpha_bars
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import build_tiny_llava, random_image, random_text

@@ -122,7 +122,7 @@ def cached_columns() -> dict[str, list[Any]]:
     for side, name in enumerate(("chosen", "rejected")):
         columns[f"reference_token_logps_{name}"] = [list(pair.reference[side]) for pair in scored_pairs()]
         columns[f"reference_logps_{name}"] = [sum(pair.reference[side]) for pair in scored_pairs()]
-    prompts = [method_for("dpo").encode(row) for row in data_set()]
+    prompts = [method_for("dpo").encode(row)[0] for row in data_set()]
     columns |= {REFERENCE_TEXT: [digest_text(found) for found in prompts], REFERENCE_IMAGES: [found.image_digest for found in prompts]}
     return {**columns, REFERENCE_FINGERPRINT: ["this model"] * NUM_PAIRS}
 

@@ -153,8 +153,8 @@ def test_a_flipped_pairs_cached_reference_goes_with_its_answers() -> None:
     cached = live
     for name, column in zip(TOKEN_LOGPS, (values[::2], values[1::2]), strict=True):
         cached = cached.add_column(name, column)
-    cached = cached.add_column(REFERENCE_TEXT, [digest_text(plain.encode(row)) for row in data_set()])
-    cached = cached.add_column(REFERENCE_IMAGES, [plain.encode(row).image_digest for row in data_set()])
+    cached = cached.add_column(REFERENCE_TEXT, [digest_text(plain.encode(row)[0]) for row in data_set()])
+    cached = cached.add_column(REFERENCE_IMAGES, [plain.encode(row)[0].image_digest for row in data_set()])
     cached = cached.add_column(REFERENCE_FINGERPRINT, ["this model"] * NUM_PAIRS)
     assert loss_of(method_for("ld_dpo", cached=True), cached) == pytest.approx(loss_of(plain, live), abs=1e-4)
     assert loss_of(plain, live) != pytest.approx(loss_of(plain, data_set()), abs=1e-3)

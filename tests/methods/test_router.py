@@ -100,7 +100,7 @@ def test_shared_rows_count_each_token_once_and_a_reference_not_at_all(lora: bool
     assert len(batch["input_ids"]) == 2
     output = RouterLosses(RouterOptions()).compute(method, policy, batch)
     assert int(output.metrics["router_load/l0_e0"].count) == sum(
-        len(encoded.prefix_ids) + sum(map(len, encoded.responses)) for encoded in map(method.encode, rows)
+        len(encoded.prefix_ids) + sum(map(len, encoded.responses)) for encoded in (prompt for row in rows for prompt in method.encode(row))
     )
 
 
