@@ -64,6 +64,34 @@ def test_a_cached_reference_trains_like_a_live_one(tiny_llava_dir: Path, cached:
         assert mine["rewards/margin"] == pytest.approx(theirs["rewards/margin"], abs=5e-3)
 
 
+def test_other_images_are_cached_for_the_objectives_that_compare_them(
+    tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{**row, "images_other": [random_image(60 + i) for _ in row["images"]]} for i, row in enumerate(pair_rows(6))]
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
+    words = ["cache-logps", str(pairs), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "cache"), "--batch-size", "4"]
+    asked = ["--objective", "mdpo", "symmpo", "--weaken", "mask", "--weaken-seed", "7"]
+    assert main([*words, *asked]) == 0
+    cached = tmp_path / "cache" / "cached.parquet"
+    names = set(load_rows(cached).column_names)
+    cells = {"chosen_weakened", "other_own", "other_other", "chosen_other"}
+    assert names >= {f"reference_logps_{cell}" for cell in cells} | {"reference_views"}
+    same = ["--objective", "mdpo", "symmpo", "--weaken", "mask"]
+    logs = {}
+    for name, more in {"cached": ["--weaken-seed", "7"], "copy": ["--weaken-seed", "7"]}.items():
+        assert train(tiny_llava_dir, cached, tmp_path / name, "--reference", name, *same, *more) == 0
+        logs[name] = json.loads((tmp_path / name / "train_log.json").read_text())[:-1]
+    for mine, theirs in zip(logs["cached"], logs["copy"], strict=True):
+        assert mine["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
+        assert mine["rewards/over_weakened"] == pytest.approx(theirs["rewards/over_weakened"], abs=5e-3)
+    assert logs["copy"][-1]["rewards/over_weakened"] > 0.02
+    assert train(tiny_llava_dir, cached, tmp_path / "seed", "--reference", "cached", *same) == 2
+    assert "run mmalign cache-logps again with the same --objective, --weaken and --weaken-seed" in capsys.readouterr().err
+    # The folder is of these objectives: another choice is another cache.
+    assert main([*words, "--objective", "mdpo"]) == 2
+    assert "holds other scores" in capsys.readouterr().err
+
+
 def test_log_probabilities_of_another_model_are_refused(
     tiny_llava_dir: Path, cached: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

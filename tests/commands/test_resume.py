@@ -74,8 +74,8 @@ def assert_same_end(got: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "moment"),
-    [(FULL, "checkpoint-8/manifest.json"), (LORA, "checkpoint-16")],
-    ids=["full-weights-whole-checkpoint", "adapter-half-a-checkpoint"],
+    [(FULL, "checkpoint-8/manifest.json"), (LORA, "checkpoint-16"), ([*FULL, "--objective", "mdpo"], "checkpoint-8/manifest.json")],
+    ids=["full-weights-whole-checkpoint", "adapter-half-a-checkpoint", "weakened-images"],
 )
 def test_killed_run_ends_like_an_undisturbed_one(
     tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], moment: str

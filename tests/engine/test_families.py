@@ -12,11 +12,16 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.generation import generate_greedy, probe_prefix
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import own_logps, probe_rows
+from mmalign.engine.views import Views, encode_views, split_views
+from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, ImageKind, ResponseKind
+from mmalign.options.rows import WeakenOptions
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS, PLAIN_ROWS
 from tests.tiny_models import pair_rows, random_image, random_text
 
 # Measured: 1e-6 and less, gradients 4e-6 of their norm; a wrong mask or position moves log-probabilities by 0.03 to 1.4.
 TOLERANCE = {"rtol": 0, "atol": 1e-5}
+_IMAGES: tuple[ImageKind, ...] = ("own", "weakened", "other", "none")
+_RESPONSES: tuple[ResponseKind, ...] = ("chosen", "rejected", "other")
 LAYOUTS: dict[str, dict[str, Any]] = {"plain": {"shared": False}, "shared": {"shared": True}, "packed": {"shared": True, "row_tokens": 200}}
 
 
@@ -69,6 +74,40 @@ def test_log_probabilities_and_gradients_equal_the_plain_forward(family: tuple[s
     norm = torch.stack([value.norm() for value in plain.values()]).norm()
     error = torch.stack([(got[key] - plain[key]).norm() for key in plain]).norm()
     assert error < 1e-5 * norm
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_cell_of_images_and_responses_equals_the_plain_forward(family: tuple[str, Any, Any], layout: str) -> None:
+    """Own, weakened, another and no image, each with three responses, in one batch; some objectives read all of them."""
+    name, model, processor = family
+    if name in PLAIN_ROWS and layout != "plain":
+        pytest.skip(f"responses of {name} can't share a row")
+    # PaliGemma's processor reads no text without images.
+    images = [image for image in _IMAGES if not (name.startswith("paligemma") and image == "none")]
+    views = Views.of(Cell(image, response) for image in images for response in _RESPONSES)
+    prompts = []
+    for number, raw in enumerate(pair_rows(2)):
+        raw |= {"images_other": [random_image(70 + number, (56, 32)) for _ in raw["images"]], "chosen_other": f"a ball {number}"}
+        row = read_pair(raw, index=number, with_other=True)
+        prompts.append(encode_views(processor, row, views, WeakenOptions(weaken="crop"), answer_end="token", max_length=None))
+    ordered = [row[view] for view in range(len(images)) for row in prompts]
+    with torch.no_grad():
+        outcome = compute_response_logps(model, collate_prompts(ordered, pad_token_id=0, **LAYOUTS[layout]))
+        pair_tokens, pair, reference, cells = split_views(views, outcome, outcome, pairs=2)
+        for cell in views.cells:
+            image, response = _IMAGES.index(cell.image), _RESPONSES.index(cell.response)
+            expected = [own_logps(model, row[image].only(response))[0] for row in prompts]
+            got = cells[cell].tokens.split(cells[cell].policy.token_logps)  # type: ignore[arg-type]
+            for a, b in zip(got, expected, strict=True):
+                torch.testing.assert_close(a, b, **TOLERANCE)
+            if cell in (CHOSEN, REJECTED):
+                torch.testing.assert_close(
+                    pair.sums[_RESPONSES.index(cell.response) :: 2], torch.stack([value.sum() for value in expected])
+                )
+    assert reference is not None
+    assert pair_tokens.num_responses == 4
+    chosen = [cells[Cell(image, "chosen")].policy.sums for image in images]
+    assert all((chosen[0] - other).abs().max() > 1e-3 for other in chosen[1:])
 
 
 def test_the_image_matters(family: tuple[str, Any, Any]) -> None:
