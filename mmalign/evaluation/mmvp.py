@@ -1,6 +1,7 @@
 """MMVP and pairs of contrast images: one question on two images, whose answers differ (arXiv:2401.06209)."""
 
 import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -219,7 +220,7 @@ def _find_files(source: Path, answers: Path | None) -> list[Path]:
 
 def _read_csv(path: Path) -> list[Row]:
     try:
-        rows = list(csv.DictReader(read_text(path).splitlines(keepends=True), strict=True))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
     except csv.Error as error:
         raise UserError(f"{path} can't be read as CSV: {error}") from error
     if not rows:
