@@ -12,6 +12,8 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pictures
 
+from mmalign.cli import main
+from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
 from mmalign.options.world import WorldOptions
 from mmalign.worlds.build import build_world
@@ -138,11 +140,19 @@ def test_kinds_take_turns_and_answers_are_balanced(world: Path) -> None:
     assert np.mean(yes) == pytest.approx(0.5, abs=4 * (0.25 / len(yes)) ** 0.5)
 
 
-def test_training_reads_the_rows(world: Path) -> None:
-    row = Dataset.from_parquet(str(world / "contrast" / "train.parquet"))[0]
-    assert [set(message) for name in ("prompt", "chosen", "rejected", "chosen_other") for message in row[name]] == [{"role", "content"}] * 4
-    assert len(row["images"]) == len(row["images_other"]) == 1
-    assert text(row["chosen"]) in str(read_pair(row, index=0))
+def test_training_reads_both_images(world: Path) -> None:
+    raw = load_rows(world / "contrast" / "train.parquet")[1]
+    row = read_pair(raw, index=1, with_other=True)
+    assert (row.id, row.chosen_other) == ("contrast-1", row.rejected)
+    for image, column in ((row.images[0], "images"), (row.images_other[0], "images_other")):
+        assert (np.asarray(image) == pixels(raw[column][0])).all()
+
+
+def test_a_model_trains_on_both_images(world: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    Dataset.from_parquet(str(world / "contrast" / "train.parquet")).select(range(4)).to_parquet(tmp_path / "pairs.parquet")
+    words = ["--model", str(tiny_llava_dir), "--data", str(tmp_path / "pairs.parquet"), "--objective", "svco", "--max-steps", "1"]
+    assert main(["train", "preference", *words, "--out", str(tmp_path / "o"), "--batch-size", "4"]) == 0
+    assert (tmp_path / "o" / "model.safetensors").is_file()
 
 
 def test_evaluation_asks_both_images_one_question(world: Path) -> None:
