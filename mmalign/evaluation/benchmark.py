@@ -124,12 +124,15 @@ class Benchmark(ABC):
         """Questions that constant answers are given to: all, where a metric is given for these."""
         return self.required() if any(metric.constant for metric in self.metrics.values()) else ()
 
+    def constants(self) -> Mapping[str, Mapping[str, str]]:
+        """Return constant answers by a name that begins with ``always_``, each by id."""
+        return {name: dict.fromkeys(self.yes_no_ids(), text) for name, text in BASELINES.items()}
+
     def baselines(self, answers: Mapping[str, str], *, mode: Mode) -> dict[str, float]:
         """Score constant answers to the answered questions: ``pope/always_no/f1`` stands beside ``pope/f1``."""
         found: dict[str, float] = {}
-        ids = set(self.yes_no_ids())
-        for name, text in BASELINES.items():
-            constant = {i: text for i in answers if i in ids}
+        for name, texts in self.constants().items():
+            constant = {i: texts[i] for i in answers if i in texts}
             metrics = compute_metrics(type(self), self.items(constant, mode=mode)) if constant else {}
             kept = [key for key in metrics if self.metrics[key.split("/")[-1]].constant]
             found |= {key.replace("/", f"/{name}/", 1): metrics[key] for key in kept}

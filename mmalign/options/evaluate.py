@@ -14,6 +14,7 @@ BENCHMARKS = {
     "amber": "amber:Amber",
     "mme": "mme:Mme",
     "hallusionbench": "hallusionbench:HallusionBench",
+    "mmvp": "mmvp:Mmvp",
     "mmhal": "mmhal:Mmhal",
     "object-halbench": "object_halbench:ObjectHalBench",
 }

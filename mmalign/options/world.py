@@ -26,6 +26,8 @@ class WorldOptions(Options):
     """preference pairs, one per scene"""
     num_eval_scenes: int = 200
     """held-out scenes"""
+    num_contrast: int = 0
+    """pairs of scenes that differ in one object, to train on; 0 writes none, more also writes --num-eval-scenes held-out ones"""
     seed: int = 0
     """the same seed gives the same bytes"""
     image_size: int = 48
@@ -54,6 +56,7 @@ class WorldOptions(Options):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
         self.refuse_below(1, "num_scenes", "num_pairs", "num_eval_scenes", "num_workers")
+        self.refuse_below(0, "num_contrast")
         if not 1 <= self.max_objects <= 4:
             raise UserError(f"max_objects is {self.max_objects}; expected 1 to 4, one for each quarter of the image")
         if self.image_size < 24:

@@ -12,9 +12,9 @@ from torch import nn
 from mmalign.config import coerce
 from mmalign.errors import UserError
 from mmalign.evaluation.benchmark import Benchmark
-from mmalign.evaluation.yes_no import BASELINES
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.training import MllmOptions
+from mmalign.reports.metric_names import is_baseline
 from mmalign.runs.evaluate import check_can_answer, evaluate, load_benchmark
 from mmalign.training.evaluating import Evaluate
 
@@ -77,5 +77,5 @@ def _evaluate(
         (folder / f"{wanted.benchmark}_answers.jsonl.partial").unlink(missing_ok=True)
         wanted = dataclasses.replace(wanted, model=f"{out}, step {step}", out=folder)
         result = evaluate(wanted, loaded=(model, processor), benchmark=benchmark)
-        metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if key.split("/")[1] not in BASELINES}
+        metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if not is_baseline(key)}
     return metrics

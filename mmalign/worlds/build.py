@@ -15,6 +15,7 @@ from mmalign import __version__
 from mmalign.errors import UserError
 from mmalign.files import check_same, hash_file, read_json_object, whole
 from mmalign.options.world import WorldOptions
+from mmalign.worlds.contrast import Asked
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
 from mmalign.worlds.rows import SceneMaker
@@ -38,6 +39,18 @@ FEATURES = {
             "truth_kind": Value("string"),
             "truth_difficulty": Value("float64"),
             "truth_flipped": Value("bool"),
+        }
+    ),
+    "contrast": Features(
+        {
+            **_SHARED,
+            "images_other": List(Image()),
+            **dict.fromkeys(("prompt", "chosen", "rejected", "chosen_other"), _TURNS),
+            "source": Value("string"),
+            "contrast_kind": Value("string"),
+            "contrast_asked": Value("string"),
+            "contrast_objects": List(Value("string")),
+            "contrast_likely": Value("bool"),
         }
     ),
 }
@@ -70,6 +83,8 @@ def build_world(options: WorldOptions) -> Path:
         partial.mkdir(parents=True)
         counts = _write_training_data(options, partial, photos)
         counts |= _write_eval(options, partial, photos, Speaker(names))
+        if options.num_contrast:
+            counts |= _write_contrasts(options, partial, photos)
         files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
         (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -79,13 +94,16 @@ def build_world(options: WorldOptions) -> Path:
 def _resolved(options: WorldOptions) -> dict[str, Any]:
     """The options that decide the bytes."""
     values = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("out", "num_workers")}
+    # Without contrasts a world is what it was before there were any.
+    if not options.num_contrast:
+        del values["num_contrast"]
     return {**values, "photos": None if options.photos is None else hash_file(options.photos)}
 
 
 def _maker(options: WorldOptions, photos: PhotoPool | None, split: str) -> SceneMaker:
     if photos is None:
         return SceneMaker(options)
-    return SceneMaker(options, photos.names, photos.by_split[split])
+    return SceneMaker(options, photos.names, photos.of(split))
 
 
 def _rows(options: WorldOptions, photos: PhotoPool | None, split: str, count: int) -> Iterator[dict[str, Any]]:
@@ -118,7 +136,8 @@ def _write_training_data(options: WorldOptions, out: Path, photos: PhotoPool | N
 
 
 def _with_image_dicts(row: dict[str, Any]) -> dict[str, Any]:
-    return {**row, "images": [{"bytes": value, "path": None} for value in row["images"]]}
+    columns = ("images", "images_other")
+    return {**row, **{name: [{"bytes": value, "path": None} for value in row[name]] for name in columns if name in row}}
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
@@ -163,6 +182,27 @@ def _write_eval(options: WorldOptions, out: Path, photos: PhotoPool | None, spea
     _write_jsonl(folder / "questions.jsonl", general)
     (folder / "synonyms.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     return counts
+
+
+def _write_contrasts(options: WorldOptions, out: Path, photos: PhotoPool | None) -> dict[str, int]:
+    """Write pairs to train on, held-out ones of the same form, and a question on both images of each held-out one."""
+    training = list(_rows(options, photos, "contrast", options.num_contrast))
+    held_out = list(_rows(options, photos, "contrast_eval", options.num_eval_scenes))
+    folder = out / "eval" / "contrast"
+    (folder / "images").mkdir(parents=True)
+    questions = []
+    for row in held_out:
+        asked: Asked = row.pop("evaluated")
+        shared = {"pair": row["id"], "question": asked.prompt, "options": [asked.own.rstrip("."), asked.other.rstrip(".")]}
+        for side, answer, image in zip(("own", "other"), shared["options"], [*row["images"], *row["images_other"]], strict=True):
+            name = f"{row['id']}-{side}"
+            (folder / "images" / f"{name}.png").write_bytes(image)
+            questions.append({"id": name, "image": f"{name}.png", **shared, "answer": answer, "kind": row["contrast_kind"]})
+    _write_jsonl(folder / "questions.jsonl", questions)
+    (out / "contrast").mkdir()
+    for path, rows in ((out / "contrast" / "train.parquet", training), (folder / "pairs.parquet", held_out)):
+        Dataset.from_list([_with_image_dicts(row) for row in rows], features=FEATURES["contrast"]).to_parquet(path)
+    return {"contrast": len(training), "contrast_eval": len(held_out)}
 
 
 def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -9,7 +9,6 @@ from pyarrow import ArrowException
 from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
 from mmalign.files import expected_form
-from mmalign.worlds.scenes import SPLITS
 
 
 @dataclass(frozen=True)
@@ -18,6 +17,10 @@ class PhotoPool:
 
     names: tuple[str, ...]
     by_split: dict[str, dict[int, list[bytes]]]
+
+    def of(self, split: str) -> dict[int, list[bytes]]:
+        """The photographs of a split: contrasts are of those that pairs and evaluation have."""
+        return self.by_split[{"contrast": "pairs", "contrast_eval": "eval"}.get(split, split)]
 
 
 def load_photos(source: Path) -> PhotoPool:
@@ -41,9 +44,9 @@ def load_photos(source: Path) -> PhotoPool:
         raise UserError(f"label of {source} is {label}; expected a datasets.ClassLabel, whose names become words")
     if len(label.names) < 4 or len(label.names) % 2:
         raise UserError(f"{source} has {len(label.names)} classes; expected an even number from 4 on: kinds come in pairs")
-    by_split: dict[str, dict[int, list[bytes]]] = {split: {kind: [] for kind in range(len(label.names))} for split in SPLITS}
-    # Three of five photos go to fine-tuning, which needs variety most.
+    # Half of the photos go to fine-tuning, which needs variety most.
     dealing = ["sft", "captions", "sft", "pairs", "sft", "eval"]
+    by_split: dict[str, dict[int, list[bytes]]] = {split: {kind: [] for kind in range(len(label.names))} for split in dealing}
     seen = [0] * len(label.names)
     table = dataset[:]
     with expected_form(source):

@@ -2,13 +2,15 @@
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from mmalign.data.images import load_image
-from mmalign.worlds.scenes import SHAPES, Scene
+from mmalign.worlds.contrast import Contrast
+from mmalign.worlds.scenes import SHAPES, Item, Scene
 
 RGB = {
     "red": (214, 40, 40),
@@ -23,31 +25,82 @@ OVERSAMPLING = 4
 BACKGROUND = 226
 
 
+@dataclass(frozen=True)
+class Look:
+    """How large a shape is and where in its quarter it stands, in shares of the image's side."""
+
+    radius: float
+    shift: tuple[float, float]
+
+
 def draw_shapes(scene: Scene, rng: np.random.Generator, size: int) -> Image.Image:
     """Draw a scene with jitter in place and size, slight overlap, and noise: some objects are hard to see."""
+    looks = [_draw_look(rng) for _ in scene.items]
+    return _paint(zip(scene.items, looks, strict=True), _draw_noise(rng, size))
+
+
+def draw_shapes_twice(contrast: Contrast, rng: np.random.Generator, size: int) -> tuple[Image.Image, Image.Image]:
+    """Draw own and other scene: with one size and place in its quarter for each object, in one order, under one noise."""
+    looks = [_draw_look(rng) for _ in range(contrast.num_slots)]
+    noise = _draw_noise(rng, size)
+    own, other = (
+        _paint(((item, look) for item, look in zip(slots, looks, strict=True) if item is not None), noise) for slots in contrast.slots
+    )
+    return own, other
+
+
+def _draw_look(rng: np.random.Generator) -> Look:
+    radius = rng.uniform(0.14, 0.22)
+    x, y = rng.uniform(-0.07, 0.07, 2).tolist()
+    return Look(radius, (x, y))
+
+
+def _draw_noise(rng: np.random.Generator, size: int) -> np.ndarray:
+    return rng.normal(0, rng.uniform(2, 10), (size, size, 3))
+
+
+def _paint(objects: Iterable[tuple[Item, Look]], noise: np.ndarray) -> Image.Image:
+    size = len(noise)
     side = size * OVERSAMPLING
     image = Image.new("RGB", (side, side), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(image)
     colours = list(RGB.values())
-    for item in scene.items:
-        radius = side * rng.uniform(0.14, 0.22)
+    for item, look in objects:
         centre = np.array([0.27 + 0.46 * (item.place % 2), 0.27 + 0.46 * (item.place // 2)]) * side
-        x, y = centre + rng.uniform(-0.07, 0.07, 2) * side
+        x, y = centre + np.array(look.shift) * side
         assert item.colour is not None, "drawn objects have colours"
-        _DRAW[SHAPES[item.kind]](draw, float(x), float(y), float(radius), colours[item.colour])
-    pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float64)
-    pixels = pixels + rng.normal(0, rng.uniform(2, 10), pixels.shape)
+        _DRAW[SHAPES[item.kind]](draw, float(x), float(y), float(side * look.radius), colours[item.colour])
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), dtype=np.float64) + noise
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
 def draw_mosaic(scene: Scene, rng: np.random.Generator, size: int, photos: dict[int, list[bytes]]) -> Image.Image:
     """Put one photograph of each object's class into its quarter."""
+    return _paste([(item, _draw_photo(item, rng, photos)) for item in scene.items], size)
+
+
+def draw_mosaic_twice(
+    contrast: Contrast, rng: np.random.Generator, size: int, photos: dict[int, list[bytes]]
+) -> tuple[Image.Image, Image.Image]:
+    """Put own and other scene together, with one photograph of each object that is in both."""
+    drawn: dict[int, bytes] = {}
+    for item in (item for slots in contrast.slots for item in slots if item is not None):
+        if item.kind not in drawn:
+            drawn[item.kind] = _draw_photo(item, rng, photos)
+    own, other = (_paste([(item, drawn[item.kind]) for item in slots if item is not None], size) for slots in contrast.slots)
+    return own, other
+
+
+def _draw_photo(item: Item, rng: np.random.Generator, photos: dict[int, list[bytes]]) -> bytes:
+    choices = photos[item.kind]
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _paste(objects: Iterable[tuple[Item, bytes]], size: int) -> Image.Image:
     half = size // 2
     image = Image.new("RGB", (size, size), (BACKGROUND,) * 3)
-    for item in scene.items:
-        choices = photos[item.kind]
-        photo = load_image(choices[int(rng.integers(len(choices)))]).resize((half, half))
-        image.paste(photo, (half * (item.place % 2), half * (item.place // 2)))
+    for item, photo in objects:
+        image.paste(load_image(photo).resize((half, half)), (half * (item.place % 2), half * (item.place // 2)))
     return image
 
 

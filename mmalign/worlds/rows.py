@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from mmalign.options.world import WorldOptions
+from mmalign.worlds.contrast import Asked, Contrast, ask_either, ask_question, make_contrast, possible_kinds
 from mmalign.worlds.pairs import make_pair
-from mmalign.worlds.render import draw_mosaic, draw_shapes, to_png
+from mmalign.worlds.render import draw_mosaic, draw_mosaic_twice, draw_shapes, draw_shapes_twice, to_png
 from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item, without_colours
 from mmalign.worlds.text import Speaker, Turn
 
@@ -29,10 +30,18 @@ class SceneMaker:
     def scene(self, split: str, index: int) -> tuple[Scene, np.random.Generator]:
         """Draw a scene, and return the generator to go on with."""
         rng = scene_rng(self.options.seed, split, index)
-        scene = sample_scene(
+        return self._sample(rng), rng
+
+    def _sample(self, rng: np.random.Generator) -> Scene:
+        return sample_scene(
             rng, num_kinds=len(self.names), max_objects=self.options.max_objects, with_colour=self.options.source == "shapes"
         )
-        return scene, rng
+
+    def contrast(self, split: str, index: int) -> tuple[Contrast, np.random.Generator]:
+        """Draw two scenes that differ in one object: the kinds of change take turns. Return the generator to go on with."""
+        rng = scene_rng(self.options.seed, split, index)
+        kinds = possible_kinds(max_objects=self.options.max_objects, with_colour=self.options.source == "shapes")
+        return make_contrast(rng, kinds[index % len(kinds)], lambda: self._sample(rng), num_kinds=len(self.names)), rng
 
     def image(self, scene: Scene, rng: np.random.Generator) -> bytes:
         """Render to PNG."""
@@ -42,6 +51,8 @@ class SceneMaker:
 
     def rows(self, split: str, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Make the rows of some scenes."""
+        if split in ("contrast", "contrast_eval"):
+            return [self._contrast_row(split, index) for index in indices]
         make = {"sft": self._sft_row, "captions": self._caption_row, "pairs": self._pair_row, "eval": self._eval_row}[split]
         rows = []
         for index in indices:
@@ -97,6 +108,24 @@ class SceneMaker:
             "truth_flipped": pair.flipped,
         }
 
+    def _contrast_row(self, split: str, index: int) -> dict[str, Any]:
+        """A pair of answers with both images; of a held-out one also what an evaluation asks, which is never a description."""
+        contrast, rng = self.contrast(split, index)
+        size, speaker = self.options.image_size, Speaker(self.names)
+        twice = draw_shapes_twice(contrast, rng, size) if self.photos is None else draw_mosaic_twice(contrast, rng, size, self.photos)
+        own, other = map(to_png, twice)
+        row = {
+            "id": f"{split}-{index}",
+            "images": [own],
+            "images_other": [other],
+            **_contrast_texts(ask_either(rng, contrast, speaker)),
+            "source": "world",
+            "contrast_kind": contrast.kind,
+            "contrast_objects": [self.names[kind] for kind in contrast.changed],
+            "contrast_likely": contrast.is_likely,
+        }
+        return row if split == "contrast" else {**row, "evaluated": ask_question(rng, contrast, speaker)}
+
     def _eval_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
         speaker = Speaker(self.names)
         caption = speaker.caption(rng)[0]
@@ -107,3 +136,10 @@ class SceneMaker:
             "caption_prompt": caption,
             "questions": [(turn.question, turn.answer, turn.kind) for turn in questions],
         }
+
+
+def _contrast_texts(asked: Asked) -> dict[str, Any]:
+    """What is wrong for the own image is right for the other one."""
+    own, other = ([{"role": "assistant", "content": text}] for text in (asked.own, asked.other))
+    prompt = [{"role": "user", "content": asked.prompt}]
+    return {"prompt": prompt, "chosen": own, "rejected": other, "chosen_other": other, "contrast_asked": asked.kind}

@@ -3,6 +3,7 @@
 A scene is its whole truth; images, captions, questions and wrong answers are all made from it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,7 +18,7 @@ FREQUENCY_DECAY = 0.85
 # Few objects are rarer than many: hallucination shows best in full scenes.
 COUNT_WEIGHTS = (0.1, 0.3, 0.4, 0.2)
 
-SPLITS = {"sft": 0, "pairs": 1, "eval": 2, "captions": 3}
+SPLITS = {"sft": 0, "pairs": 1, "eval": 2, "captions": 3, "contrast": 4, "contrast_eval": 5}
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,10 @@ class Scene:
     def kinds(self) -> frozenset[int]:
         """The kinds that are present."""
         return frozenset(item.kind for item in self.items)
+
+    def find(self, kind: int) -> Item:
+        """The object of a kind that is there."""
+        return next(item for item in self.items if item.kind == kind)
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -88,7 +93,12 @@ def implausible_absent(scene: Scene, num_kinds: int) -> list[int]:
 
 def with_item(scene: Scene, item: Item) -> Scene:
     """Add an object to a description, in reading order; it may share a quarter with a real one."""
-    return Scene(tuple(sorted((*scene.items, item), key=lambda other: other.place)))
+    return in_reading_order((*scene.items, item))
+
+
+def in_reading_order(items: Iterable[Item]) -> Scene:
+    """The scene of some objects."""
+    return Scene(tuple(sorted(items, key=lambda item: item.place)))
 
 
 def without_colours(scene: Scene) -> Scene:

@@ -70,25 +70,43 @@ class Speaker:
     def attribute(self, rng: np.random.Generator, scene: Scene) -> Turn:
         """Ask for an object's colour; where there are none, for its place."""
         item = _pick(rng, scene.items)
-        if item.colour is None:
-            return self.place(rng, scene)
-        return Turn(f"What colour is the {self.names[item.kind]}?", f"{_capital(COLOURS[item.colour])}.", "attribute")
+        return self.place(rng, scene) if item.colour is None else self.colour_of(item.kind, scene)
 
     def place(self, rng: np.random.Generator, scene: Scene) -> Turn:
         """Ask where an object is."""
-        item = _pick(rng, scene.items)
-        return Turn(f"Where is the {self.names[item.kind]}?", f"At the {PLACES[item.place]}.", "relation")
+        return self.place_of(_pick(rng, scene.items).kind, scene)
 
     def relation(self, rng: np.random.Generator, scene: Scene) -> Turn:
         """Ask whether one object is left of another; with one object, where it is."""
         if len(scene.items) < 2:
             return self.place(rng, scene)
         first, second = (scene.items[i] for i in rng.choice(len(scene.items), 2, replace=False))
-        answer = "Yes." if first.place % 2 < second.place % 2 else "No."
-        question = f"Is the {self.names[first.kind]} further left than the {self.names[second.kind]}?"
-        return Turn(question, answer, "relation")
+        return self.left_of(first.kind, second.kind, scene)
 
     def count(self, rng: np.random.Generator, scene: Scene) -> Turn:
+        """Ask how many objects there are."""
+        return self.number_of(scene)
+
+    def presence_of(self, kind: int, scene: Scene) -> Turn:
+        """Ask whether there is an object of a kind."""
+        return Turn(EXISTENCE.format(self.noun(kind)), "Yes." if kind in scene.kinds else "No.", "existence")
+
+    def colour_of(self, kind: int, scene: Scene) -> Turn:
+        """Ask for the colour of the object of a kind, which is there and has one."""
+        colour = scene.find(kind).colour
+        assert colour is not None
+        return Turn(f"What colour is the {self.names[kind]}?", f"{_capital(COLOURS[colour])}.", "attribute")
+
+    def place_of(self, kind: int, scene: Scene) -> Turn:
+        """Ask where the object of a kind is, which is there."""
+        return Turn(f"Where is the {self.names[kind]}?", f"At the {PLACES[scene.find(kind).place]}.", "relation")
+
+    def left_of(self, first: int, second: int, scene: Scene) -> Turn:
+        """Ask whether the object of the first kind is further left than that of the second; both are there."""
+        answer = "Yes." if scene.find(first).place % 2 < scene.find(second).place % 2 else "No."
+        return Turn(f"Is the {self.names[first]} further left than the {self.names[second]}?", answer, "relation")
+
+    def number_of(self, scene: Scene) -> Turn:
         """Ask how many objects there are."""
         return Turn("How many objects are there?", f"{_capital(NUMBERS[len(scene.items)])}.", "count")
 

@@ -26,6 +26,13 @@ def write_mme(folder: Path) -> dict[str, str]:
     return {f"count/{i}/{n}": "Yes" if n == 1 or i % 2 else "No" for i in range(NUM_IMAGES) for n in (1, 2)}
 
 
+def write_mmvp(folder: Path) -> dict[str, str]:
+    folder.mkdir()
+    rows = [f"{i + 1},Is it open?,(a) Yes (b) No,({'ab'[i % 2]})\n" for i in range(2 * NUM_IMAGES)]
+    (folder / "Questions.csv").write_text("Index,Question,Options,Correct Answer\n" + "".join(rows))
+    return {str(i + 1): "(a)" if i % 2 == 0 or i > NUM_IMAGES else "(b)" for i in range(2 * NUM_IMAGES)}
+
+
 def write_hallusionbench(folder: Path) -> dict[str, str]:
     names = [(f"{i}", figure) for i in range(NUM_IMAGES) for figure in ("1", "2")]
     rows = [
@@ -65,6 +72,7 @@ def write_mmhal(folder: Path) -> dict[str, str]:
     ("name", "write", "row", "num_wrong"),
     [
         ("mme", write_mme, "Total ↑ | 125 (", 3),
+        ("mmvp", write_mmvp, "Pairs with both right ↑ | 50.0 (", 3),
         ("hallusionbench", write_hallusionbench, "Question pairs all right (qAcc) ↑ | 33.3 (", 4),
         ("amber", write_amber, "F1 of no ↑ | 80.0 (", 4),
         ("mmhal", write_mmhal, "Rating by the judge, 0 to 6 ↑ | 2.5 (", 3),

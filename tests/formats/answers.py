@@ -17,6 +17,7 @@ from mmalign.evaluation.hallusionbench import load_hallusionbench, parse_judgeme
 from mmalign.evaluation.judging import read_judgements
 from mmalign.evaluation.mme import load_mme
 from mmalign.evaluation.mmhal import load_mmhal, parse_rating
+from mmalign.evaluation.mmvp import load_mmvp
 from mmalign.evaluation.object_halbench import load_object_halbench
 from mmalign.evaluation.pope import load_pope
 from mmalign.evaluation.verdicts import find_rating, find_verdict, parse_list
@@ -39,6 +40,8 @@ _CUP = _lines({"question_id": 1, "image": "1.jpg", "text": "Is there a cup in th
 _MME = _lines(
     *({"question_id": "existence/1.jpg", "category": "existence", "question": q, "answer": a} for q, a in ((_DOG, "Yes"), (_CAT, "No")))
 )
+_OPEN, _MMVP_HEAD = "Is it open or closed?", "Index,Question,Options,Correct Answer\n"
+_MMVP = f"{_MMVP_HEAD}1,{_OPEN},(a) Open (b) Closed,(a)\n2,{_OPEN},(a) Open (b) Closed,(b)\n"
 _HALLUSION = _lines(
     {
         "category": "VS",
@@ -214,6 +217,18 @@ ANSWERS = Section(
             note="Image, question, truth and response with tabs between them; a file a category, or their folder.",
         ),
         Form(
+            title="MMVP's answers",
+            file="answer.jsonl",
+            text=(
+                f'{{"question_id": 1, "prompt": "{_OPEN} (a) Open (b) Closed", "answer": "(a)", "response": "(a) Open"}}\n'
+                f'{{"question_id": 2, "prompt": "{_OPEN} (a) Open (b) Closed", "answer": "(b)", "response": "It is closed."}}\n'
+            ),
+            read=_answers(load_mmvp),
+            expected={"1": "(a) Open", "2": "It is closed."},
+            beside={"data/Questions.csv": _MMVP.encode()},
+            note="There `answer` is what would be right.",
+        ),
+        Form(
             title="HallusionBench's records",
             file="answers.json",
             text=(
@@ -338,6 +353,27 @@ QUESTIONS = Section(
             ],
             beside={"data/existence/1.png": b""},
             note="`--data` is the folder of the categories; images lie beside the questions, or in `images/` and `questions_answers_YN/`.",
+        ),
+        Form(
+            title="MMVP's questions",
+            file="Questions.csv",
+            text=_MMVP,
+            read=_questions(load_mmvp),
+            expected=[(f"{i}", f"{i}.jpg", f"{_OPEN} (a) Open (b) Closed") for i in (1, 2)],
+            note="Images lie in `MMVP Images/` beside it. Also as Parquet with these columns, and the images where it holds them.",
+        ),
+        Form(
+            title="Contrast images",
+            file="questions.jsonl",
+            text=(
+                '{"id": "7-own", "image": "7-own.png", "pair": "7", "question": "Which colour?", "options": ["Red", "Blue"], '
+                '"answer": "Red", "kind": "recoloured"}\n'
+                '{"id": "7-other", "image": "7-other.png", "pair": "7", "question": "Which colour?", "options": ["Red", "Blue"], '
+                '"answer": "Blue", "kind": "recoloured"}\n'
+            ),
+            read=_questions(load_mmvp),
+            expected=[(f"7-{side}", f"7-{side}.png", "Which colour?") for side in ("own", "other")],
+            note="For `mmalign evaluate mmvp`: two images a pair, one question, two answers. `kind` may be left out.",
         ),
         Form(
             title="Objects of images",

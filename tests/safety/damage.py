@@ -57,13 +57,14 @@ PARQUET: dict[str, Damage] = {
 }
 PICTURE: dict[str, Damage] = {"cut": cut, "empty": lambda data: b"", "a blank head": blank(0, 64), "text": lambda data: b"<html>404</html>"}
 PLAIN: dict[str, Damage] = {"no UTF-8": fill(b"\xff\xfe")}
+TABLE: dict[str, Damage] = {"cut": cut, "empty": lambda data: b"", "no UTF-8": fill(b"\xff\xfe"), "another value": lambda data: b"3"}
 YAML: dict[str, Damage] = {
     "an open bracket": lambda data: data + b"{",
     "no UTF-8": fill(b"\xff\xfe"),
     "another value": lambda data: b"3",
     "deeper than any reader goes": lambda data: DEEP,
 }
-KINDS = {".parquet": PARQUET, ".jsonl": LINES, ".partial": LINES, ".txt": PLAIN, ".yaml": YAML, ".png": PICTURE}
+KINDS = {".parquet": PARQUET, ".jsonl": LINES, ".partial": LINES, ".txt": PLAIN, ".yaml": YAML, ".csv": TABLE, ".png": PICTURE}
 
 
 def damages_of(path: Path) -> dict[str, Damage]:

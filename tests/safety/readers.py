@@ -137,6 +137,21 @@ def write_mme(folder: Path) -> list[Path]:
     return [whole(folder / "mme.json", rows), lines(folder / "answers.jsonl", answers)]
 
 
+def write_mmvp(folder: Path) -> list[Path]:
+    rows = "".join(f"{i},Is it?,(a) Yes (b) No,({answer})\n" for i, answer in enumerate("abab", start=1))
+    (folder / "Questions.csv").write_text(f"Index,Question,Options,Correct Answer\n{rows}")
+    answers = [{"question_id": i, "prompt": "Is it? (a) Yes (b) No", "response": "(a)"} for i in range(1, 5)]
+    return [folder / "Questions.csv", lines(folder / "answers.jsonl", answers)]
+
+
+def write_contrast(folder: Path) -> list[Path]:
+    options = ["Yes", "No"]
+    shared = [{"image": f"{i}.png", "pair": str(i // 2), "question": "Is it?", "options": options} for i in range(4)]
+    rows = [{"id": str(i), **row, "answer": options[i % 2]} for i, row in enumerate(shared)]
+    answers = [{"id": row["id"], "response": "Yes."} for row in rows]
+    return [lines(folder / "questions.jsonl", rows), lines(folder / "answers.jsonl", answers)]
+
+
 def write_hallusion(folder: Path) -> list[Path]:
     answers = [{**row, "model_prediction": "Yes", "model_correctness": "1"} for row in RECORDS]
     data = whole(folder / "HallusionBench.json", RECORDS)
@@ -275,7 +290,7 @@ def write_run(folder: Path) -> list[Path]:
 def write_world(folder: Path) -> list[Path]:
     (folder / "world").mkdir()
     values = dataclasses.asdict(WorldOptions(out=folder, num_scenes=4))
-    kept = {key: value for key, value in values.items() if key not in ("out", "num_workers")}
+    kept = {key: value for key, value in values.items() if key not in ("out", "num_workers", "num_contrast")}
     return [whole(folder / "world" / "world.json", {"config": kept, "counts": {"sft": 4}})]
 
 
@@ -360,6 +375,8 @@ READERS = {
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
+    "mmvp": Reader(write_mmvp, read_evaluation("mmvp", "answers.jsonl")),
+    "contrast images": Reader(write_contrast, read_evaluation("mmvp", "answers.jsonl")),
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
     "hallusionbench judged": Reader(write_judged_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
     "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json", allow_partial="yes")),
