@@ -34,13 +34,12 @@ class Arm(NamedTuple):
     words: str
 
 
-LEARNING_RATE = "5e-6"
 PREFERENCE_ARMS: Mapping[str, Arm] = {
     "dpo": Arm("DPO", "--difficulty-mode off"),
     "da_dpo_paper": Arm("DA-DPO, paper", "--difficulty-mode paper"),
     "da_dpo_loss_weight": Arm("DA-DPO, loss-weight", "--difficulty-mode loss-weight"),
 }
-SHARED = f"{FREEZE} --reference copy --learning-rate {LEARNING_RATE} --beta {BETA}"
+SHARED = f"{FREEZE} --reference copy --beta {BETA}"
 """Options of all of them."""
 MODELS = {"sft": "SFT (the start)", "sft_more": "SFT continued", **{arm: name for arm, (name, _) in PREFERENCE_ARMS.items()}}
 BASELINES = {"human": "human captions", "blind": "SFT, blind"}
@@ -66,15 +65,17 @@ def list_steps(job: Job, *, photos: Path, benchmarks: Path, seed: int) -> list[S
     steps = [
         *(Step.of(out / done, line) for done, line in made.items()),
         job.sft(out / "mllm", out / "sft", seed=seed, steps=sizes.sft_steps, learning_rate="2e-4"),
+        *job.evaluations(out / "sft", out / "sft"),
+        *job.evaluations(out / "sft", out / "blind", images="blank"),
         Step.of(out / "scorer" / "train_log.json", scorer),
         Step.of(out / "sampled" / "pairs", f"{sampled} --out {job.path('sampled')}"),
         *job.pairs(out, seed=seed),
-        continued(job, out / "sft_more", seed=seed),
-        *(job.preference(scored, out / key, seed=seed, words=f"{SHARED} {arm.words}") for key, arm in PREFERENCE_ARMS.items()),
     ]
-    for model in MODELS:
-        steps += job.evaluations(out / model, out / model)
-    steps += job.evaluations(out / "sft", out / "blind", images="blank")
+    # Each is measured before the next one is trained: a stopped run has numbers.
+    shared = f"{SHARED} --learning-rate {sizes.preference_rate}"
+    arms = [job.preference(scored, out / key, seed=seed, words=f"{shared} {arm.words}") for key, arm in PREFERENCE_ARMS.items()]
+    for training in [*arms, continued(job, out / "sft_more", seed=seed)]:
+        steps += [training, *job.evaluations(training.done.parent, training.done.parent)]
     for folder, kind in (("eval", "chair"), ("eval_instances", "chair_instances")):
         line = f"mmalign evaluate chair --data {data}/{kind} --answers {data}/human/{kind}.jsonl --out {job.path('human', folder)}"
         steps.append(Step.of(out / "human" / folder / "chair.json", line))

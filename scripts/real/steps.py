@@ -40,6 +40,7 @@ class Sizes:
     scorer_batch: int
     samples: int
     preference_steps: int
+    preference_rate: str
     batch: int
     caption_tokens: int
     classifier_steps: int
@@ -54,6 +55,7 @@ SIZES = {
         scorer_batch=96,
         samples=4,
         preference_steps=400,
+        preference_rate="5e-6",
         batch=16,
         caption_tokens=48,
         classifier_steps=400,
@@ -66,6 +68,7 @@ SIZES = {
         scorer_batch=64,
         samples=4,
         preference_steps=120,
+        preference_rate="1e-5",
         batch=16,
         caption_tokens=32,
         classifier_steps=200,
@@ -78,6 +81,7 @@ SIZES = {
         scorer_batch=16,
         samples=2,
         preference_steps=2,
+        preference_rate="5e-6",
         batch=8,
         caption_tokens=24,
         classifier_steps=2,

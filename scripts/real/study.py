@@ -25,7 +25,7 @@ from datasets import Dataset
 from mmalign.files import read_json, read_json_object, whole
 from scripts.real.arms import ARMS, CONTROL, TIERS
 from scripts.real.page import write_page
-from scripts.real.run import LEARNING_RATE, continued
+from scripts.real.run import continued
 from scripts.real.steps import BETA, FREEZE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
 from scripts.studies.study import end_with_parent, main, run_missing, write_json, write_run
 
@@ -59,7 +59,7 @@ def find_job(options: argparse.Namespace) -> Job:
     Raises:
         SystemExit: If it is not there.
     """
-    job = Job(out=options.out, sizes=SIZES["small" if options.smoke else "full"], dtype=options.dtype)
+    job = Job(out=options.out, sizes=SIZES["small" if options.smoke else options.steps], dtype=options.dtype)
     for name in ("sft", "scorer"):
         if not (job.out / name / "train_log.json").is_file():
             raise SystemExit(f"{job.out} has no finished {name}: make real comes first; or name its folder with --out")
@@ -92,7 +92,7 @@ def list_training(job: Job, cell: Cell, model: Path) -> Step:
     if arm.beta == "matched" and scored.is_file():
         betas = [f"--beta {BETA * mean_factor(scored):.4f}"]
     data = shuffle(scored, job.out / "seeds" / str(cell.seed) / "shuffled.parquet", seed=cell.seed) if arm.shuffled else scored
-    held = f"{FREEZE} --learning-rate {LEARNING_RATE} --reference copy"
+    held = f"{FREEZE} --learning-rate {job.sizes.preference_rate} --reference copy"
     if arm.adapter:
         held = "--train-projector --learning-rate 5e-5 --reference adapter-off"
     words = " ".join([arm.words, *betas, held])
@@ -183,6 +183,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def add_job_options(parser: argparse.ArgumentParser) -> None:
     """Add what the studies on the main run's models share."""
+    parser.add_argument("--steps", choices=[name for name in SIZES if name != "small"], default="full", help="size of the main run")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of forward passes and answers")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each run")
     parser.set_defaults(out=Path("runs/real-full"))

@@ -365,7 +365,7 @@ def write_measured(model: Path, share: float) -> None:
 
 
 def options_of(job: Job) -> argparse.Namespace:
-    return argparse.Namespace(out=job.out, report=job.out, smoke=False, dtype="bfloat16", threads=1, seeds=None, cifar=None)
+    return argparse.Namespace(out=job.out, report=job.out, smoke=False, steps="full", dtype="bfloat16", threads=1, seeds=None, cifar=None)
 
 
 def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
