@@ -22,7 +22,7 @@ from mmalign.engine.views import Views, encode_views, split_views
 from mmalign.errors import UserError
 from mmalign.losses.coefficients import BETA_MODES, difficulty_coefficients
 from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, CellLogps
-from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, chosen_nll, compute_rewards, objective_loss
+from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, absent, chosen_nll, compute_rewards, objective_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named
 from mmalign.losses.scores import Logps, ScoredTokens
@@ -105,7 +105,8 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
             ValueError: As in the base, and if difficulty changes a beta that an objective has not.
         """
         named = super().build_objectives(options)
-        without = [one.name for one in named if "beta" not in PAIR_OBJECTIVES.parameters(one.name)]
+        compare = [one.name for one in named if one.objective.form is not absent or one.objective.terms]
+        without = [name for name in compare if "beta" not in PAIR_OBJECTIVES.parameters(name)]
         if options.difficulty_mode in BETA_MODES and without:
             mode = options.difficulty_mode
             raise UserError(f"difficulty_mode {mode!r} changes beta, and {without[0]} has none; use 'loss-weight' or 'off'")

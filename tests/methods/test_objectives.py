@@ -117,6 +117,16 @@ def test_beta_and_difficulty_reach_every_objective() -> None:
         assert loss_of(method_for(name, difficulty_mode="paper"), hard) == pytest.approx(expected, rel=1e-5), name
 
 
+def test_mpo_is_asked_for_by_its_name_and_takes_difficulty() -> None:
+    """The part without a preference has no beta, and none for difficulty to change."""
+    parts = loss_of(method_for("dpo:weight=0.8,ddo:weight=0.2", sft_weight=1.0), data_set())
+    assert loss_of(method_for("mpo"), data_set()) == pytest.approx(parts, rel=1e-6)
+    hard = data_set(difficulty=[0.25] * NUM_PAIRS)
+    assert loss_of(method_for("mpo", difficulty_mode="paper"), hard) == pytest.approx(
+        loss_of(method_for("mpo", beta=0.175), data_set()), rel=1e-5
+    )
+
+
 def cached_columns() -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for side, name in enumerate(("chosen", "rejected")):
