@@ -39,7 +39,7 @@ ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "en
 _SCORES = ("difficulty", "easiness_", "gap_", "reference_", "teacher_")
 
 _UNUSABLE = {
-    "rejected_images": "the rejected response was written about other images than the chosen one",
+    "rejected_images": "the rejected response was written about other images than the chosen one (convert_pairs.py ms-swift reads them)",
     "chosen_images": "the chosen response was written about other images than the rejected one",
     "tools": "the prompt was written with tools",
     "videos": "videos can't be read",

@@ -35,6 +35,7 @@ from transformers import (
 
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
+from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
 from mmalign.models.load import check_folder, check_safetensors, from_pretrained, named_errors, read_config_values
 from mmalign.options.models import HalvesOptions
 
@@ -53,7 +54,7 @@ def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcesso
     """
     torch.manual_seed(options.seed)
     for source in (options.vision, options.llm, options.tokenizer):
-        if source is not None:
+        if source is not None and not gguf_options(source):
             check_folder(source)
     tower, vision_source = _load_tower(options.vision)
     llm = _load_llm(options.llm)
@@ -114,6 +115,8 @@ def _load_whole(model_class: Any, source: str) -> Any:
 
 
 def _load_llm(source: str) -> PreTrainedModel:
+    if is_gguf(source):
+        return load_gguf(source)
     from_file = _is_config_file(source)
     config = _config_from_file(source) if from_file else from_pretrained(AutoConfig, source, trust_remote_code=False)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -127,12 +130,13 @@ def _load_llm(source: str) -> PreTrainedModel:
 def _load_tokenizer(options: HalvesOptions) -> Any:
     if options.tokenizer is None and _is_config_file(options.llm):
         raise UserError(f"{options.llm} is a config without a tokenizer; name one with --tokenizer")
-    load = partial(from_pretrained, AutoTokenizer, options.tokenizer or options.llm, trust_remote_code=False)
+    source = options.tokenizer or options.llm
+    load = partial(from_pretrained, AutoTokenizer, folder_of(source), trust_remote_code=False, **gguf_options(source))
     tokenizer = load()
     if getattr(tokenizer, "image_token", None) is None:
         tokenizer = load(extra_special_tokens={"image_token": "<image>"})
     if tokenizer.eos_token is None:
-        raise UserError(f"the tokenizer of {options.tokenizer or options.llm} has no eos_token, which ends every answer")
+        raise UserError(f"the tokenizer of {source} has no eos_token, which ends every answer")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer

@@ -16,7 +16,7 @@ class HalvesOptions(Options):
     vision: str
     """vision encoder: folder, hub id (CLIP, SigLIP, timm) or JSON config for random weights"""
     llm: str
-    """language model: folder, hub id or JSON config for random weights"""
+    """language model: folder, hub id, GGUF file or JSON config for random weights"""
     tokenizer: str | None = None
     """tokenizer folder or hub id; the language model's own if not given"""
     chat_template: str = "vicuna"

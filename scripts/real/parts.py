@@ -44,6 +44,7 @@ from transformers.utils import logging
 
 from mmalign.errors import UserError
 from mmalign.files import hash_file, open_to_readers, read_json_object, whole, write_whole
+from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
 
 ARCHITECTURE = "tf_efficientnet_lite0"
 
@@ -99,15 +100,9 @@ def make_llm(source: str, out: Path, *, keep_every: int = 1) -> None:
     Raises:
         UserError: If the model was not tuned to end its turns.
     """
-    where, options = source, {}
-    if source.endswith(".gguf"):
-        where, options = str(Path(source).parent), {"gguf_file": Path(source).name}
+    where, options = folder_of(source), gguf_options(source)
     tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    model = AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32, **options)
-    if hasattr(model.config, "quantization_config"):
-        # The weights are whole now; what says otherwise makes the saved model unreadable.
-        del model.config.quantization_config
-        model.hf_quantizer = None
+    model = load_gguf(source) if is_gguf(source) else AutoModelForCausalLM.from_pretrained(where, dtype=torch.float32)
     if tokenizer.chat_template is None or model.generation_config.eos_token_id != tokenizer.eos_token_id:
         raise UserError(
             f"{source} has eos {tokenizer.eos_token!r} ({tokenizer.eos_token_id}), its model {model.generation_config.eos_token_id}, and "

