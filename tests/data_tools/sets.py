@@ -92,7 +92,7 @@ SPA_VL = [
 ]
 
 
-def _rated(model: str, response: str, *ratings: str) -> dict[str, Any]:
+def rated(model: str, response: str, *ratings: str) -> dict[str, Any]:
     aspects = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
     notes = {aspect: {"Rating": rating, "Rationale": "."} for aspect, rating in zip(aspects, ratings, strict=True)}
     return {"annotations": notes, "model": model, "response": response}
@@ -104,10 +104,10 @@ VLFEEDBACK = [
         "prompt": "What is shown?",
         "models": ["a", "b", "c", "d"],
         "completions": [
-            _rated("a", "Bad.", "1", "5", "1"),
-            _rated("b", "Good.", "5", "5", "5"),
-            _rated("c", "Also good.", "5", "5", "5"),
-            _rated("d", "Not judged.", "N/A", "5", "5"),
+            rated("a", "Bad.", "1", "5", "1"),
+            rated("b", "Good.", "5", "5", "5"),
+            rated("c", "Also good.", "5", "5", "5"),
+            rated("d", "Not judged.", "N/A", "5", "5"),
         ],
     }
 ]
