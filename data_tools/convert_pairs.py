@@ -3,10 +3,11 @@
     python data_tools/convert_pairs.py bpo bpo_instruct.json --image-root images/ --out bpo
     mmalign score-difficulty bpo/pairs --image-root images/ --clip ... --mllm ... --out bpo_scored
 
-SET is one of bpo, rlhf-v, rlaif-v, vlfeedback (Silkie), llava-rlhf, povid, spa-vl, and trl (checks TRL rows, changes no text). FILES are
-JSON, JSONL or Parquet files, or folders of them. Where a set has numbers, pairs have score_chosen and score_rejected; --lists writes all
-responses of a prompt with their scores instead. Every row is checked as training will check it, images decoded; a broken one goes to
-OUT/rejects.jsonl with its reason. Rows stream through, so memory stays the same whatever the size of the set.
+SET is one of bpo, rlhf-v, rlaif-v, vlfeedback (Silkie), llava-rlhf, povid, spa-vl, hsa-dpo, sentinel, mm-rlhf, s-vco, ms-swift (rows
+that it trains on), and trl (checks TRL rows, changes no text). FILES are JSON, JSONL or Parquet files, or folders of them. Where a set
+has numbers, pairs have score_chosen and score_rejected; --lists writes all responses of a prompt with their scores instead. Every row is
+checked as training will check it, images decoded; a broken one goes to OUT/rejects.jsonl with its reason. Rows stream through, so memory
+stays the same whatever the size of the set.
 
 Cost: about 150 records per second on one core, with photographs of 0.4 megapixels; the images of a record are decoded once.
 """
@@ -18,13 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.contrast_sets import CONTRAST_SETS
 from data_tools.pair_sets import PAIR_SETS, Pair
 from data_tools.program import run_program
 from data_tools.rated_sets import RATED_SETS, ScoredList, rated_list, rated_pairs
 from data_tools.score_scale import Scale, ScaleName, Spread
 from mmalign.errors import UserError
 
-SetName = Literal["bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "trl"]
+SetName = Literal[
+    "bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "hsa-dpo", "sentinel", "mm-rlhf", "s-vco", "ms-swift", "trl"
+]  # fmt: skip
+PLAIN_SETS = {**PAIR_SETS, **CONTRAST_SETS}
 Reader = Callable[[Mapping[str, Any], str], Sequence[Pair | ScoredList]]
 
 
@@ -86,12 +91,21 @@ def run(options: ConvertOptions) -> None:
 
 def _reader(options: ConvertOptions) -> Reader:
     """What makes the rows of a record."""
-    if options.set not in RATED_SETS:
-        return PAIR_SETS[options.set]
-    read = RATED_SETS[options.set]
     if options.lists:
+        read = RATED_SETS[options.set]
         return lambda record, where: [made] if (made := rated_list(read(record, where))) else []
-    return lambda record, where: list(rated_pairs(read(record, where)))
+
+    def pairs(record: Mapping[str, Any], where: str) -> list[Pair]:
+        if _is_rated(options.set, record):
+            return list(rated_pairs(RATED_SETS[options.set](record, where)))
+        return PLAIN_SETS[options.set](record, where)
+
+    return pairs
+
+
+def _is_rated(set_name: str, record: Mapping[str, Any]) -> bool:
+    """Whether a record of this set rates its responses; MM-RLHF publishes both kinds."""
+    return set_name in RATED_SETS and (set_name not in PLAIN_SETS or "responses" in record)
 
 
 def _measure(options: ConvertOptions, files: Sequence[Path]) -> Scale:
@@ -114,9 +128,9 @@ def _measure(options: ConvertOptions, files: Sequence[Path]) -> Scale:
 
 def _scores(set_name: str, record: Mapping[str, Any], where: str) -> list[float]:
     """All scores of a record, each response's once where the set has responses."""
-    if set_name in RATED_SETS:
+    if _is_rated(set_name, record):
         return [response.score for response in RATED_SETS[set_name](record, where).responses]
-    return [score for pair in PAIR_SETS[set_name](record, where) for score in pair.scores or ()]
+    return [score for pair in PLAIN_SETS[set_name](record, where) for score in pair.scores or ()]
 
 
 def _convert(options: ConvertOptions, files: Sequence[Path], scale: Scale, writer: Any, rejects: Any) -> dict[str, int]:

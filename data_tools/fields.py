@@ -44,6 +44,12 @@ def images_of(record: Mapping[str, Any], *names: str) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
+def other_images(record: Mapping[str, Any], images: list[Any]) -> list[Any] | None:
+    """Return the images that stand against a row's own; None where there are none, or the same ones are named again."""
+    others = images_of(record, "images_other", "rejected_images")
+    return others if others and others != images else None
+
+
 def turns(conversation: list[Any]) -> Messages:
     """LLaVA's turns as messages, without places of images. Some files nest the conversation in one more list."""
     if len(conversation) == 1 and isinstance(conversation[0], list):

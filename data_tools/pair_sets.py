@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
 
-from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, turns, user
+from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
 from mmalign.data.rows import response_text
 from mmalign.errors import UserError
 
 SCORE_COLUMNS = ("score_chosen", "score_rejected")
+SENTINEL_SIDES = (("y_win", "win", "chosen"), ("y_lose", "lose", "rejected"))
+"""Names of the better and of the worse sentence: in the released files, as they were generated, and for LLaMA-Factory."""
 TRL_FLAGS = ("ends", "ends_chosen", "ends_rejected")
 """What a row in TRL's form may say of its answers, beside their texts."""
 
@@ -84,7 +86,7 @@ def llava_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     images = images_of(record, "image")
     better, worse = outputs if preference == 1 else reversed(outputs)
     row_id = str(record.get("id", default_id))
-    return [Pair(row_id, "llava-rlhf", images, _without_answer(said), assistant(better), assistant(worse))]
+    return [Pair(row_id, "llava-rlhf", images, without_answer(said), assistant(better), assistant(worse))]
 
 
 def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -94,11 +96,53 @@ def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
         ValueError: If they differ before it: such a pair has no common prompt.
     """
     chosen, rejected = (turns(field(record, name, list)) for name in ("conversations", "rejected_conversations"))
-    prompt = _without_answer(chosen)
-    if prompt != _without_answer(rejected):
+    prompt = without_answer(chosen)
+    if prompt != without_answer(rejected):
         raise UserError("conversations and rejected_conversations differ before the last turn: there is no common prompt")
     images = images_of(record, "image")
     return [Pair(str(record.get("id", default_id)), "povid", images, prompt, chosen[-1:], rejected[-1:])]
+
+
+def hsa_dpo(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """HSA-DPO (arXiv:2404.14233): one pair per row; ``severity`` tells how bad the rejected answer's hallucinations are."""
+    row_id = str(field(record, "id", (str, int)))
+    question, chosen, rejected = (field(record, name, str) for name in ("question", "chosen", "rejected"))
+    return [
+        Pair(
+            id=row_id,
+            source="hsa-dpo",
+            images=images_of(record, "image") or [f"{row_id}.jpg"],
+            prompt=user(question),
+            chosen=assistant(chosen),
+            rejected=assistant(rejected),
+            extra={"severity": number(record, "rejected_score")},
+        )
+    ]
+
+
+def sentinel(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """SENTINEL (arXiv:2507.12455): two sentences that continue the same answer.
+
+    Read are the released files of one object, image ids with their pairs each (``records`` yields key and items), the lines that its
+    generation writes, and its files for LLaMA-Factory.
+    """
+    if isinstance(record.get("items"), list):
+        rows = [{"image_id": record.get("key"), **item} for item in objects(record, "items")]
+        return [_continued(row, f"{record.get('key')}/{number}") for number, row in enumerate(rows)]
+    return [_continued(record, default_id)]
+
+
+def mm_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """MM-RLHF (arXiv:2502.10391): one pair per row of ``dpo_pairs.jsonl``; ties make none."""
+    if record.get("video") is not None:
+        raise UserError("the record has a video, which can't be read")
+    if record.get("is_tie"):
+        return []
+    prompt, chosen, rejected = (field(record, name, str) for name in ("prompt", "chosen", "rejected"))
+    row_id = str(record["id"]) if record.get("id") is not None else default_id
+    extra = {} if record.get("ls_factor") is None else {"ls_factor": number(record, "ls_factor")}
+    images = images_of(record, "image")
+    return [Pair(row_id, "mm-rlhf", images, user(prompt), assistant(chosen), assistant(rejected), extra=extra)]
 
 
 def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -119,7 +163,7 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
             rejected=record["rejected"],
             scores=(number(record, SCORE_COLUMNS[0]), number(record, SCORE_COLUMNS[1])) if scored else None,
             extra=extra,
-            images_other=images_of(record, "images_other") or None,
+            images_other=other_images(record, images),
         )
     ]
 
@@ -130,6 +174,9 @@ PAIR_SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {
     "llava-rlhf": llava_rlhf,
     "povid": povid,
     "spa-vl": spa_vl,
+    "hsa-dpo": hsa_dpo,
+    "sentinel": sentinel,
+    "mm-rlhf": mm_rlhf,
     "trl": trl,
 }
 
@@ -148,7 +195,26 @@ def _plain_pair(record: Mapping[str, Any], default_id: str, *, set_name: str, id
     )
 
 
-def _without_answer(said: Messages) -> Messages:
+def _continued(record: Mapping[str, Any], row_id: str) -> Pair:
+    """A pair of sentences behind the sentences that come before both, which become the assistant's turn that they continue."""
+    context = (record.get("context") or "").rstrip()
+    question = field(record, "question" if record.get("question") is not None else "instruction", str)
+    sides = [next((name for name in names if record.get(name) is not None), names[0]) for names in SENTINEL_SIDES]
+    # As in its training code, a space parts the context from what continues it.
+    chosen, rejected = (f" {text.lstrip()}" if context else text for text in (field(record, name, str) for name in sides))
+    return Pair(
+        id=row_id,
+        source="sentinel",
+        images=images_of(record, "image", "images", "image_path") or [f"{field(record, 'image_id', (str, int))}.jpg"],
+        prompt=user(question) + (assistant(context) if context else []),
+        chosen=assistant(chosen),
+        rejected=assistant(rejected),
+        extra={"ends": False},
+    )
+
+
+def without_answer(said: Messages) -> Messages:
+    """The turns before the last, which must be an assistant's."""
     if len(said) < 2 or said[-1]["role"] != "assistant":
         raise UserError("a conversation must hold a user turn and end with an assistant turn")
     return said[:-1]

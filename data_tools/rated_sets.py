@@ -90,7 +90,16 @@ def vlfeedback(record: Mapping[str, Any], default_id: str) -> Rated:
     return Rated(row_id, "vlfeedback", images_of(record, "image") or [f"{row_id}.jpg"], field(record, "prompt", str), responses)
 
 
-RATED_SETS: dict[str, Callable[[Mapping[str, Any], str], Rated]] = {"bpo": bpo, "vlfeedback": vlfeedback}
+def mm_rlhf_ratings(record: Mapping[str, Any], default_id: str) -> Rated:
+    """MM-RLHF's scored responses, as in its ``data.jsonl``. The names of these fields are reconstructed."""
+    if record.get("video") is not None:
+        raise UserError("the record has a video, which can't be read")
+    responses = [Response(field(one, "response", str), number(one, "score")) for one in objects(record, "responses")]
+    row_id = str(record["id"]) if record.get("id") is not None else default_id
+    return Rated(row_id, "mm-rlhf", images_of(record, "image"), field(record, "prompt", str), responses)
+
+
+RATED_SETS: dict[str, Callable[[Mapping[str, Any], str], Rated]] = {"bpo": bpo, "vlfeedback": vlfeedback, "mm-rlhf": mm_rlhf_ratings}
 
 
 def rated_pairs(rated: Rated) -> Iterator[Pair]:
