@@ -39,8 +39,8 @@ class Form:
     """A record, and the id of one that has none, to rows."""
     check: Callable[[Any, list[Any]], object]
     """Checks a row with its images decoded, as training will."""
-    nothing: str
-    """Name of the count of records that make no row."""
+    nothing: str | None = None
+    """Name of the count of records that make no row; None where each makes one."""
     left_out: Mapping[str, Callable[[Sequence[Any]], bool]] = field(default_factory=dict)
     """Names of further counts, with what tells that a record's rows are left out."""
     finish: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
@@ -84,7 +84,7 @@ def _convert(options: ConversionOptions, form: Form, files: Sequence[Path], writ
 
     from data_tools.records import read_records
 
-    counts = {"records": 0, form.nothing: 0, **dict.fromkeys(form.left_out, 0)}
+    counts = dict.fromkeys(("records", *([form.nothing] if form.nothing else []), *form.left_out), 0)
     seen = 0
     for path in files:
         for record in tqdm(read_records(path), desc=path.name, unit="record", leave=False):
@@ -93,7 +93,8 @@ def _convert(options: ConversionOptions, form: Form, files: Sequence[Path], writ
                 if record.fault:
                     raise UserError(record.fault)
                 rows = form.read(record.value, record.where)
-                counts[form.nothing] += not rows
+                if form.nothing:
+                    counts[form.nothing] += not rows
                 left_out = [name for name, tells in form.left_out.items() if rows and tells(rows)]
                 if left_out:
                     counts[left_out[0]] += 1

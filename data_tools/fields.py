@@ -50,8 +50,8 @@ def other_images(record: Mapping[str, Any], images: list[Any]) -> list[Any] | No
     return others if others and others != images else None
 
 
-def turns(conversation: list[Any]) -> Messages:
-    """LLaVA's turns as messages, without places of images. Some files nest the conversation in one more list."""
+def turns(conversation: list[Any], *, with_places: bool = False) -> Messages:
+    """LLaVA's turns as messages, with the places of images or without. Some files nest the conversation in one more list."""
     if len(conversation) == 1 and isinstance(conversation[0], list):
         conversation = conversation[0]
     found = []
@@ -59,7 +59,8 @@ def turns(conversation: list[Any]) -> Messages:
         role = turn.get("from")
         if role not in ROLES:
             raise UserError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
-        found.append({"role": ROLES[role], "content": without_placeholder(field(turn, "value", str))})
+        text = field(turn, "value", str)
+        found.append({"role": ROLES[role], "content": text if with_places else without_placeholder(text)})
     return found
 
 

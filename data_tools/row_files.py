@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_tools.chat_sets import Chat
 from data_tools.pair_sets import Pair
 from data_tools.rated_sets import ScoredList
 from mmalign.data.images import resolve_image_path
-from mmalign.data.rows import ListRow, PairRow, read_list, read_pair
+from mmalign.data.rows import ChatRow, ListRow, PairRow, read_chat, read_list, read_pair
 from mmalign.errors import UserError
 
 # Rows held before they are written: with images of a few hundred kilobytes, some tens of megabytes.
@@ -73,6 +74,15 @@ def checked_list(made: ScoredList, images: Sequence[Any]) -> ListRow:
         ValueError: With the reason why the list can't be used.
     """
     return read_list({**made.columns(), "images": list(images)}, index=0)
+
+
+def checked_chat(made: Chat, images: Sequence[Any]) -> ChatRow:
+    """Check a conversation as training will, with its images decoded already.
+
+    Raises:
+        ValueError: With the reason why the conversation can't be used.
+    """
+    return read_chat({**made.columns(), "images": list(images)}, index=0)
 
 
 def check_unicode(*values: Any) -> None:
