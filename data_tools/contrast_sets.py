@@ -8,6 +8,7 @@ from typing import Any
 
 from data_tools.fields import Messages, assistant, field, fields_of, images_of, other_images, user, without_placeholder
 from data_tools.pair_sets import Pair, without_answer
+from mmalign.data.rows import CHOSEN_OTHER
 from mmalign.errors import UserError
 
 
@@ -21,7 +22,7 @@ def s_vco(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     sides = [(images_of(record, f"{name}_images"), assistant(field(record, f"{name}_response", str))) for name in ("chosen", "rejected")]
     row_id = str(record.get("id", default_id))
     return [
-        Pair(f"{row_id}/{i}", "s-vco", images, prompt, own, other, images_other=images_other, extra={"chosen_other": other})
+        Pair(f"{row_id}/{i}", "s-vco", images, prompt, own, other, images_other=images_other, extra={CHOSEN_OTHER: other})
         for i, ((images, own), (images_other, other)) in enumerate((sides, sides[::-1]), start=1)
     ]
 

@@ -37,8 +37,8 @@ class Form:
     """What the rows are: the folder's and the files' name."""
     read: Callable[[Mapping[str, Any], str], Sequence[Any]]
     """A record, and the id of one that has none, to rows."""
-    check: Callable[[Any, list[Any]], object]
-    """Checks a row with its images decoded, as training will."""
+    check: Callable[..., object]
+    """Checks a row as training will; the columns of its images are given by name, decoded."""
     nothing: str | None = None
     """Name of the count of records that make no row; None where each makes one."""
     left_out: Mapping[str, Callable[[Sequence[Any]], bool]] = field(default_factory=dict)
@@ -127,7 +127,7 @@ def _load_images(rows: Sequence[Any], root: Path | None) -> dict[int, Any]:
 def _checked_row(row: Any, decoded: Mapping[int, Any], form: Form, options: ConversionOptions) -> Mapping[str, Any]:
     from data_tools.row_files import written_row
 
-    form.check(row, [decoded[id(value)] for value in row.images])
+    form.check(row, **{name: [decoded[id(value)] for value in held] for name, held in row.image_columns().items()})
     return form.finish(written_row(row, root=options.image_root, embed=options.embed_images))
 
 

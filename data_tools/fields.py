@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmalign.data.messages import IMAGE_TAG
+from mmalign.data.rows import IMAGES_OTHER
 from mmalign.errors import UserError
 
 Messages = list[dict[str, str]]
@@ -46,7 +47,7 @@ def images_of(record: Mapping[str, Any], *names: str) -> list[Any]:
 
 def other_images(record: Mapping[str, Any], images: list[Any]) -> list[Any] | None:
     """Return the images that stand against a row's own; None where there are none, or the same ones are named again."""
-    others = images_of(record, "images_other", "rejected_images")
+    others = images_of(record, IMAGES_OTHER, "rejected_images")
     return others if others and others != images else None
 
 

@@ -11,7 +11,7 @@ from dataclasses import field as dataclass_field
 from typing import Any
 
 from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
-from mmalign.data.rows import response_text
+from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, response_text
 from mmalign.errors import UserError
 
 SCORE_COLUMNS = ("score_chosen", "score_rejected")
@@ -46,7 +46,7 @@ class Pair:
 
     def image_columns(self) -> dict[str, list[Any]]:
         """The row's images, undecoded."""
-        return {"images": self.images} if self.images_other is None else {"images": self.images, "images_other": self.images_other}
+        return {"images": self.images} if self.images_other is None else {"images": self.images, IMAGES_OTHER: self.images_other}
 
     def texts(self) -> list[str]:
         """What the responses say."""
@@ -151,7 +151,7 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     if missing:
         raise UserError(f"no field {', '.join(missing)}{fields_of(record)}")
     scored = all(record.get(name) is not None for name in SCORE_COLUMNS)
-    extra = {name: record[name] for name in (*TRL_FLAGS, "chosen_other") if record.get(name) is not None}
+    extra = {name: record[name] for name in (*TRL_FLAGS, CHOSEN_OTHER) if record.get(name) is not None}
     images = images_of(record, "images", "image")
     return [
         Pair(

@@ -9,12 +9,12 @@ from data_tools.chat_sets import Chat
 from data_tools.pair_sets import Pair
 from data_tools.rated_sets import ScoredList
 from mmalign.data.images import resolve_image_path
-from mmalign.data.rows import ChatRow, ListRow, PairRow, read_chat, read_list, read_pair
+from mmalign.data.rows import IMAGES_OTHER, ChatRow, ListRow, PairRow, read_chat, read_list, read_pair
 from mmalign.errors import UserError
 
 # Rows held before they are written: with images of a few hundred kilobytes, some tens of megabytes.
 GROUP_ROWS = 100
-IMAGE_COLUMNS = ("images", "images_other")
+IMAGE_COLUMNS = ("images", IMAGES_OTHER)
 
 
 class Writable(Protocol):
@@ -53,16 +53,15 @@ def image_cell(value: Any, *, root: Path | None, embed: bool) -> dict[str, Any]:
     return {"bytes": None, "path": str(value)}
 
 
-def checked_pair(pair: Pair, images: Sequence[Any]) -> PairRow:
+def checked_pair(pair: Pair, images: Sequence[Any], images_other: Sequence[Any] | None = None) -> PairRow:
     """Check a pair as training will, with its images decoded already.
 
     Raises:
         ValueError: With the reason why the pair can't be used.
     """
-    if pair.images_other is not None and len(pair.images_other) != len(pair.images):
-        raise UserError(f"the row has {len(pair.images_other)} images_other for {len(pair.images)} images; expected as many")
+    others = {} if images_other is None else {IMAGES_OTHER: list(images_other)}
     try:
-        return read_pair({**pair.columns(), "images": list(images)}, index=0)
+        return read_pair({**pair.columns(), "images": list(images), **others}, index=0, with_other=bool(others))
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"prompt, chosen or rejected is not in one of TRL's forms: {error!r}") from error
 

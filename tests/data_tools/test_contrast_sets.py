@@ -1,6 +1,7 @@
 """Sets that weigh a pair, continue an answer, or name another image: their own schema to the columns that training reads."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -80,13 +81,6 @@ def test_sentinel_continues_the_context(tmp_path: Path, name: str, rows: Any, ex
     assert (text_of(read.prompt[-1]), read.ends) == (SENTINEL_CONTEXT, (False, False))
 
 
-def test_sentinel_trains(tmp_path: Path, tiny_llava_dir: Path) -> None:
-    convert(tmp_path, "sentinel", save(tmp_path / "a.jsonl", sets.SENTINEL), "--embed-images", images=("VG_100K/2315278.jpg",))
-    train = f"train preference --model {tiny_llava_dir} --data {tmp_path}/out/pairs --max-steps 1 --batch-size 2 --out {tmp_path}/model"
-    assert mmalign(train.split()) == 0
-    assert not (tmp_path / "model" / "rejects.jsonl").exists()
-
-
 def test_mm_rlhf_pairs_leave_ties_out(tmp_path: Path) -> None:
     (row,) = convert(tmp_path, "mm-rlhf", save(tmp_path / "dpo_pairs.jsonl", sets.MM_RLHF), images=("short/a.jpg",))
     assert words(row) == (["What is it?"], "A bench.", "A boat.")
@@ -148,7 +142,7 @@ ODD_SWIFT = {
         {"rejected_messages": [{"role": "user", "content": "Hm?"}, {"role": "assistant", "content": "x"}]},
         "messages and rejected_messages differ before the last turn",
     ),
-    "fewer images": ({"rejected_images": ["dog.png", "cat.png"]}, "the row has 2 images_other for 1 images; expected as many"),
+    "fewer images": ({"rejected_images": ["dog.png", "cat.png"]}, "images_other has 2 images beside the row's 1; expected as many"),
     "broken other image": ({"rejected_images": ["nowhere.png"]}, "image not found"),
     "turns are text": ({"messages": ["a", "b"]}, "messages hold a str; expected objects"),
 }
@@ -184,3 +178,22 @@ def test_an_object_over_several_lines_is_read_item_by_item(tmp_path: Path, monke
     for chunk in (1, 7, 1 << 20):
         monkeypatch.setattr("data_tools.records.JSON_CHUNK", chunk)
         assert {record.value["key"]: record.value["items"] for record in read_records(file)} == items
+
+
+TRAINED = {
+    "hsa-dpo": ("hsa_dpo", sets.HSA_DPO, ("7.jpg",)),
+    "sentinel": ("dpo", sets.SENTINEL, ("VG_100K/2315278.jpg",)),
+    "mm-rlhf": ("mm_dpo", [{**sets.MM_RLHF[0], "ls_factor": 0.75}], ("short/a.jpg",)),
+    "s-vco": ("svco", sets.S_VCO, ("flickr30k/a.jpg", "counterfactuals/a.jpg")),
+    "ms-swift": ("symmpo", sets.MS_SWIFT, ("cat.png", "dog.png")),
+}
+
+
+@pytest.mark.parametrize("set_name", TRAINED)
+def test_each_set_feeds_its_objective_by_one_command(tmp_path: Path, tiny_llava_dir: Path, set_name: str) -> None:
+    objective, rows, images = TRAINED[set_name]
+    convert(tmp_path, set_name, save(tmp_path / "a.jsonl", rows), "--embed-images", images=images)
+    train = f"train preference --model {tiny_llava_dir} --data {tmp_path}/out/pairs --objective {objective} --out {tmp_path}/model"
+    assert mmalign([*train.split(), *["--max-steps", "1", "--batch-size", "2", "--logging-steps", "1"]]) == 0
+    assert math.isfinite(json.loads((tmp_path / "model" / "train_log.json").read_text())[0]["loss"])
+    assert not (tmp_path / "model" / "rejects.jsonl").exists()
