@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.chunks import run_chunks
+from data_tools.fields import Messages
 from data_tools.negative_options import NegativeOptions
-from data_tools.pair_files import PairWriter, checked_pair, image_cell
-from data_tools.pair_sets import Messages, Pair
+from data_tools.pair_sets import Pair
+from data_tools.row_files import RowWriter, checked_pair, written_row
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
@@ -113,7 +114,7 @@ def write_pairs(
     """
     rejects = Rejects(out / "rejects.jsonl", max_share=max_share)
     with whole(out / "pairs") as partial:
-        writer = PairWriter(partial, shard_rows=2000)
+        writer = RowWriter(partial, name="pairs", shard_rows=2000)
         seen = without = 0
         for line in read_lines(chunks):
             seen += 1
@@ -124,9 +125,7 @@ def write_pairs(
                     without += 1
                     continue
                 checked_pair(made, [load_image(value, root=image_root) for value in made.images])
-                cells = [image_cell(value, root=image_root, embed=embed) for value in made.images]
-                texts = {"prompt": made.prompt, "chosen": made.chosen, "rejected": made.rejected}
-                writer.add({"id": made.id, "images": cells, **texts, "source": made.source})
+                writer.add(written_row(made, root=image_root, embed=embed))
             except UserError as error:
                 rejects.add(error.name if isinstance(error, RejectedRow) else name, str(error))
         writer.close()

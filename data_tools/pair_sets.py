@@ -1,20 +1,24 @@
-"""How each public set writes down its preferences: one small function a set, from a record of its own files to pairs.
+"""How each public set of pairs writes them down: one small function a set, from a record of its own files to pairs.
 
-The fields that each function reads, and where they were looked up, are listed in docs/data.md.
+Sets whose responses have numbers stand in ``rated_sets``. The fields that each function reads, and where they were looked up, are
+listed in docs/data.md.
 """
 
-import itertools
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Any
 
+from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
+from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, response_text
 from mmalign.errors import UserError
 
-Messages = list[dict[str, str]]
-VLFEEDBACK_ASPECTS = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+SCORE_COLUMNS = ("score_chosen", "score_rejected")
+SENTINEL_SIDES = (("y_win", "win", "chosen"), ("y_lose", "lose", "rejected"))
+"""Names of the better and of the worse sentence: in the released files, as they were generated, and for LLaMA-Factory."""
+TRL_FLAGS = ("ends", "ends_chosen", "ends_rejected")
+"""What a row in TRL's form may say of its answers, beside their texts."""
 
 
 @dataclass(frozen=True)
@@ -27,27 +31,26 @@ class Pair:
     prompt: Any
     chosen: Any
     rejected: Any
+    scores: tuple[float, float] | None = None
+    """Of chosen and rejected."""
+    extra: Mapping[str, Any] = dataclass_field(default_factory=dict)
+    """Other columns of the row, by name."""
+    images_other: list[Any] | None = None
+    """As many images as ``images``, which the chosen response does not describe."""
 
+    def columns(self) -> dict[str, Any]:
+        """The row but for its images."""
+        scores = {} if self.scores is None else dict(zip(SCORE_COLUMNS, self.scores, strict=True))
+        texts = {"id": self.id, "prompt": self.prompt, "chosen": self.chosen, "rejected": self.rejected, "source": self.source}
+        return {**texts, **scores, **self.extra}
 
-def bpo(record: Mapping[str, Any], default_id: str) -> list[Pair]:
-    """BPO (arXiv:2403.08730): every two completions of unequal score; the higher one is chosen."""
-    completions = [(_number(c, "score"), _field(c, "response", str), str(c.get("type") or "")) for c in _objects(record, "completions")]
-    images = [record["image"]] if record.get("image") is not None else []
-    pairs = []
-    for (i, first), (j, second) in itertools.combinations(enumerate(completions), 2):
-        if first[0] != second[0]:
-            better, worse = (first, second) if first[0] > second[0] else (second, first)
-            pairs.append(
-                Pair(
-                    id=f"{record.get('id', default_id)}/{i}-{j}",
-                    source=_join("bpo", worse[2]),
-                    images=images,
-                    prompt=_user(_field(record, "prompt", str)),
-                    chosen=_assistant(better[1]),
-                    rejected=_assistant(worse[1]),
-                )
-            )
-    return pairs
+    def image_columns(self) -> dict[str, list[Any]]:
+        """The row's images, undecoded."""
+        return {"images": self.images} if self.images_other is None else {"images": self.images, IMAGES_OTHER: self.images_other}
+
+    def texts(self) -> list[str]:
+        """What the responses say."""
+        return [response_text(self.chosen, "chosen"), response_text(self.rejected, "rejected")]
 
 
 def rlhf_v(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -59,7 +62,7 @@ def rlhf_v(record: Mapping[str, Any], default_id: str) -> list[Pair]:
         except json.JSONDecodeError as error:
             raise UserError(f"field text is not JSON: {error}") from error
     if not isinstance(text, dict):
-        raise UserError(f"field text is a {type(text).__name__}; expected JSON with question, chosen and rejected{_has(record)}")
+        raise UserError(f"field text is a {type(text).__name__}; expected JSON with question, chosen and rejected{fields_of(record)}")
     return [_plain_pair({**record, **text}, default_id, set_name="rlhf-v", id_field="idx", part_field="origin_dataset")]
 
 
@@ -73,38 +76,17 @@ def spa_vl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     return [_plain_pair(record, default_id, set_name="spa-vl", id_field="image_name", part_field="class1")]
 
 
-def vlfeedback(record: Mapping[str, Any], default_id: str) -> list[Pair]:
-    """VLFeedback (Silkie, arXiv:2312.10665): every two responses of unequal mean rating over its three aspects.
-
-    A response that lacks a numeric rating takes no part. Images are those of the record, or ``ID.jpg``, as the set's archive names them.
-    """
-    row_id = str(_field(record, "id", (str, int)))
-    image = record["image"] if record.get("image") is not None else f"{row_id}.jpg"
-    completions = _objects({**record, "completions": _as_rows(record.get("completions"))}, "completions")
-    rated = [(rating, _field(c, "response", str)) for c in completions if (rating := _mean_rating(c)) is not None]
-    if len(rated) < 2:
-        raise UserError(f"{len(rated)} responses with ratings of {', '.join(VLFEEDBACK_ASPECTS)}; expected at least two")
-    images = [image]
-    pairs = []
-    for (i, first), (j, second) in itertools.combinations(enumerate(rated), 2):
-        if first[0] != second[0]:
-            better, worse = (first, second) if first[0] > second[0] else (second, first)
-            prompt = _user(_field(record, "prompt", str))
-            pairs.append(Pair(f"{row_id}/{i}-{j}", "vlfeedback", images, prompt, _assistant(better[1]), _assistant(worse[1])))
-    return pairs
-
-
 def llava_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """LLaVA-RLHF (arXiv:2309.14525): two outputs in place of the last turn; ``preference`` says which is better, 1 or 2."""
     preference = record.get("preference")
     if preference not in (1, 2):
-        raise UserError(f"preference is {preference!r}; expected 1 or 2{_has(record)}")
-    turns = _turns(_field(record, "conversations", list))
-    outputs = [_field(_field(record, name, dict), "value", str) for name in ("output_1", "output_2")]
-    images = [record["image"]] if record.get("image") is not None else []
+        raise UserError(f"preference is {preference!r}; expected 1 or 2{fields_of(record)}")
+    said = turns(field(record, "conversations", list))
+    outputs = [field(field(record, name, dict), "value", str) for name in ("output_1", "output_2")]
+    images = images_of(record, "image")
     better, worse = outputs if preference == 1 else reversed(outputs)
     row_id = str(record.get("id", default_id))
-    return [Pair(row_id, "llava-rlhf", images, _without_answer(turns), _assistant(better), _assistant(worse))]
+    return [Pair(row_id, "llava-rlhf", images, without_answer(said), assistant(better), assistant(worse))]
 
 
 def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -113,139 +95,126 @@ def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     Raises:
         ValueError: If they differ before it: such a pair has no common prompt.
     """
-    chosen, rejected = (_turns(_field(record, name, list)) for name in ("conversations", "rejected_conversations"))
-    prompt = _without_answer(chosen)
-    if prompt != _without_answer(rejected):
+    chosen, rejected = (turns(field(record, name, list)) for name in ("conversations", "rejected_conversations"))
+    prompt = without_answer(chosen)
+    if prompt != without_answer(rejected):
         raise UserError("conversations and rejected_conversations differ before the last turn: there is no common prompt")
-    images = [record["image"]] if record.get("image") is not None else []
+    images = images_of(record, "image")
     return [Pair(str(record.get("id", default_id)), "povid", images, prompt, chosen[-1:], rejected[-1:])]
+
+
+def hsa_dpo(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """HSA-DPO (arXiv:2404.14233): one pair per row; ``severity`` tells how bad the rejected answer's hallucinations are."""
+    row_id = str(field(record, "id", (str, int)))
+    question, chosen, rejected = (field(record, name, str) for name in ("question", "chosen", "rejected"))
+    return [
+        Pair(
+            id=row_id,
+            source="hsa-dpo",
+            images=images_of(record, "image") or [f"{row_id}.jpg"],
+            prompt=user(question),
+            chosen=assistant(chosen),
+            rejected=assistant(rejected),
+            extra={"severity": number(record, "rejected_score")},
+        )
+    ]
+
+
+def sentinel(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """SENTINEL (arXiv:2507.12455): two sentences that continue the same answer.
+
+    Read are the released files of one object, image ids with their pairs each (``records`` yields key and items), the lines that its
+    generation writes, and its files for LLaMA-Factory.
+    """
+    if isinstance(record.get("items"), list):
+        rows = [{"image_id": record.get("key"), **item} for item in objects(record, "items")]
+        return [_continued(row, f"{record.get('key')}/{number}") for number, row in enumerate(rows)]
+    return [_continued(record, default_id)]
+
+
+def mm_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """MM-RLHF (arXiv:2502.10391): one pair per row of ``dpo_pairs.jsonl``; ties make none."""
+    if record.get("video") is not None:
+        raise UserError("the record has a video, which can't be read")
+    if record.get("is_tie"):
+        return []
+    prompt, chosen, rejected = (field(record, name, str) for name in ("prompt", "chosen", "rejected"))
+    row_id = str(record["id"]) if record.get("id") is not None else default_id
+    extra = {} if record.get("ls_factor") is None else {"ls_factor": number(record, "ls_factor")}
+    images = images_of(record, "image")
+    return [Pair(row_id, "mm-rlhf", images, user(prompt), assistant(chosen), assistant(rejected), extra=extra)]
 
 
 def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """TRL's own columns: the texts stay exactly as they are."""
     missing = [name for name in ("prompt", "chosen", "rejected") if record.get(name) is None]
     if missing:
-        raise UserError(f"no field {', '.join(missing)}{_has(record)}")
-    images = record["images"] if record.get("images") is not None else record.get("image")
-    images = [] if images is None else images if isinstance(images, list) else [images]
-    source = str(record.get("source") or "trl")
-    row_id = str(record["id"]) if record.get("id") is not None else default_id
-    return [Pair(row_id, source, images, record["prompt"], record["chosen"], record["rejected"])]
+        raise UserError(f"no field {', '.join(missing)}{fields_of(record)}")
+    scored = all(record.get(name) is not None for name in SCORE_COLUMNS)
+    extra = {name: record[name] for name in (*TRL_FLAGS, CHOSEN_OTHER) if record.get(name) is not None}
+    images = images_of(record, "images", "image")
+    return [
+        Pair(
+            id=str(record["id"]) if record.get("id") is not None else default_id,
+            source=str(record.get("source") or "trl"),
+            images=images,
+            prompt=record["prompt"],
+            chosen=record["chosen"],
+            rejected=record["rejected"],
+            scores=(number(record, SCORE_COLUMNS[0]), number(record, SCORE_COLUMNS[1])) if scored else None,
+            extra=extra,
+            images_other=other_images(record, images),
+        )
+    ]
 
 
-SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {
-    "bpo": bpo,
+PAIR_SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {
     "rlhf-v": rlhf_v,
     "rlaif-v": rlaif_v,
-    "vlfeedback": vlfeedback,
     "llava-rlhf": llava_rlhf,
     "povid": povid,
     "spa-vl": spa_vl,
+    "hsa-dpo": hsa_dpo,
+    "sentinel": sentinel,
+    "mm-rlhf": mm_rlhf,
     "trl": trl,
 }
 
 
 def _plain_pair(record: Mapping[str, Any], default_id: str, *, set_name: str, id_field: str, part_field: str) -> Pair:
     """A pair whose parts have a field each."""
-    question, chosen, rejected = (_field(record, name, str) for name in ("question", "chosen", "rejected"))
+    question, chosen, rejected = (field(record, name, str) for name in ("question", "chosen", "rejected"))
     row_id = record.get(id_field)
     return Pair(
         id=default_id if row_id is None else str(row_id),
-        source=_join(set_name, str(record.get(part_field) or "")),
-        images=[record["image"]] if record.get("image") is not None else [],
-        prompt=_user(question),
-        chosen=_assistant(chosen),
-        rejected=_assistant(rejected),
+        source=join_source(set_name, str(record.get(part_field) or "")),
+        images=images_of(record, "image"),
+        prompt=user(question),
+        chosen=assistant(chosen),
+        rejected=assistant(rejected),
     )
 
 
-def _as_rows(completions: Any) -> Any:
-    """A list of dicts, which older versions of ``datasets`` store as a dict of lists."""
-    if not isinstance(completions, dict):
-        return completions
-    lengths = {name: len(values) if isinstance(values, list) else None for name, values in completions.items()}
-    if None in lengths.values() or len(set(lengths.values())) > 1:
-        raise UserError(f"completions is a dict of columns of lengths {lengths}; expected lists of one length")
-    return [dict(zip(completions, values, strict=True)) for values in zip(*completions.values(), strict=True)]
+def _continued(record: Mapping[str, Any], row_id: str) -> Pair:
+    """A pair of sentences behind the sentences that come before both, which become the assistant's turn that they continue."""
+    context = (record.get("context") or "").rstrip()
+    question = field(record, "question" if record.get("question") is not None else "instruction", str)
+    sides = [next((name for name in names if record.get(name) is not None), names[0]) for names in SENTINEL_SIDES]
+    # As in its training code, a space parts the context from what continues it.
+    chosen, rejected = (f" {text.lstrip()}" if context else text for text in (field(record, name, str) for name in sides))
+    return Pair(
+        id=row_id,
+        source="sentinel",
+        images=images_of(record, "image", "images", "image_path") or [f"{field(record, 'image_id', (str, int))}.jpg"],
+        prompt=user(question) + (assistant(context) if context else []),
+        chosen=assistant(chosen),
+        rejected=assistant(rejected),
+        extra={"ends": False},
+    )
 
 
-def _mean_rating(completion: Mapping[str, Any]) -> float | None:
-    annotations = _field(completion, "annotations", dict) if completion.get("annotations") else {}
-    notes = [_field(annotations, aspect, dict) if annotations.get(aspect) else {} for aspect in VLFEEDBACK_ASPECTS]
-    try:
-        mean = sum(float(str(note.get("Rating"))) for note in notes) / len(notes)
-    except ValueError:
-        # "N/A": the annotator gave none.
-        return None
-    return mean if math.isfinite(mean) else None
-
-
-def _turns(conversation: list[Any]) -> Messages:
-    """LLaVA's turns as messages. Some files nest the conversation in one more list."""
-    if len(conversation) == 1 and isinstance(conversation[0], list):
-        conversation = conversation[0]
-    turns = []
-    for turn in _objects({"conversation": conversation}, "conversation"):
-        role = turn.get("from")
-        if role not in ROLES:
-            raise UserError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
-        turns.append({"role": ROLES[role], "content": without_placeholder(_field(turn, "value", str))})
-    return turns
-
-
-def _without_answer(turns: Messages) -> Messages:
-    if len(turns) < 2 or turns[-1]["role"] != "assistant":
+def without_answer(said: Messages) -> Messages:
+    """The turns before the last, which must be an assistant's."""
+    if len(said) < 2 or said[-1]["role"] != "assistant":
         raise UserError("a conversation must hold a user turn and end with an assistant turn")
-    return turns[:-1]
-
-
-def without_placeholder(text: str) -> str:
-    """Drop LLaVA's image placeholder; where the image goes is the chat template's business."""
-    for form in ("<image>\n", "\n<image>", "<image>"):
-        text = text.replace(form, "")
-    return text
-
-
-def _user(text: str) -> Messages:
-    return [{"role": "user", "content": without_placeholder(text)}]
-
-
-def _assistant(text: str) -> Messages:
-    return [{"role": "assistant", "content": text}]
-
-
-def _field(record: Mapping[str, Any], name: str, kind: type | tuple[type, ...]) -> Any:
-    value = record.get(name)
-    if value is None:
-        raise UserError(f"no field {name}{_has(record)}")
-    if not isinstance(value, kind):
-        raise UserError(f"field {name} is a {type(value).__name__}; expected {_kind_name(kind)}")
-    return value
-
-
-def _kind_name(kind: type | tuple[type, ...]) -> str:
-    return " or ".join(k.__name__ for k in kind) if isinstance(kind, tuple) else kind.__name__
-
-
-def _objects(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    """Return a field that lists objects."""
-    values = _field(record, name, list)
-    odd = next((value for value in values if not isinstance(value, dict)), None)
-    if odd is not None:
-        raise UserError(f"field {name} holds a {type(odd).__name__}; expected objects")
-    return values
-
-
-def _number(record: Mapping[str, Any], name: str) -> float:
-    value = float(_field(record, name, (int, float)))
-    if not math.isfinite(value):
-        raise UserError(f"field {name} is {value}; expected a finite number")
-    return value
-
-
-def _has(record: Mapping[str, Any]) -> str:
-    return f"; the record has {', '.join(map(str, record)) or 'no fields'}"
-
-
-def _join(set_name: str, part: str) -> str:
-    return f"{set_name}/{part}" if part else set_name
+    return said[:-1]

@@ -70,39 +70,52 @@ def _read_lines(path: Path) -> Iterator[Record]:
 
 
 def _read_json(path: Path) -> Iterator[Record]:
-    with path.open("rb") as raw:
-        # A byte-order mark may stand before the first bracket.
-        is_array = raw.read(256).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"[")
-    if not is_array:
+    opening = _opening(path)
+    if opening is None:
         # Files named .json that hold one object a line are common.
         yield from _read_lines(path)
         return
     with path.open(encoding="utf-8-sig") as file:
         try:
-            while file.read(1) != "[":
+            while file.read(1) != opening:
                 pass
-            for number, value in enumerate(_array_items(file, path)):
-                yield _checked(f"{path.name}[{number}]", value)
+            for number, (key, value) in enumerate(_items(file, path, keyed=opening == "{")):
+                if key is None:
+                    yield _checked(f"{path.name}[{number}]", value)
+                else:
+                    yield Record(f"{path.name}[{key}]", {"key": key, "items": value})
         except UnicodeDecodeError as error:
             raise UserError(f"{path} is not UTF-8: {error}") from error
 
 
-def _array_items(file: Any, path: Path) -> Iterator[Any]:
-    """Items of a JSON array whose bracket has been read: decoded one after another from a window of the file."""
+def _opening(path: Path) -> str | None:
+    """The bracket of a file that is one JSON array, or one object over several lines; None where each line is a value."""
+    with path.open("rb") as raw:
+        # A byte-order mark may stand before the first bracket.
+        start = raw.read(256).removeprefix(codecs.BOM_UTF8).lstrip()
+        if start.startswith(b"["):
+            return "["
+        raw.seek(0)
+        first = next((line for line in raw if line.removeprefix(codecs.BOM_UTF8).strip()), b"").removeprefix(codecs.BOM_UTF8).strip()
+    return "{" if first == b"{" else None
+
+
+def _items(file: Any, path: Path, *, keyed: bool) -> Iterator[tuple[str | None, Any]]:
+    """Items of a JSON array or object whose bracket has been read: decoded one after another from a window of the file."""
     decoder = json.JSONDecoder()
     text, position, count, chunk = "", 0, 0, JSON_CHUNK
     while True:
-        while position < len(text) and (text[position].isspace() or text[position] == ","):
-            position += 1
-        if position < len(text) and text[position] == "]":
+        position = _skip(text, position, " ,")
+        if position < len(text) and text[position] == ("}" if keyed else "]"):
             return
         try:
-            if position == len(text):
-                raise json.JSONDecodeError("nothing left", text, position)
-            value, end = decoder.raw_decode(text, position)
+            key, start = _key(decoder, text, position) if keyed else (None, position)
+            if start == len(text):
+                raise json.JSONDecodeError("nothing left", text, start)
+            value, end = decoder.raw_decode(text, start)
             # A number or word at the end of the window may go on in the next one.
-            if end == len(text) and text[position] not in '{["':
-                raise json.JSONDecodeError("may go on", text, position)
+            if end == len(text) and text[start] not in '{["':
+                raise json.JSONDecodeError("may go on", text, start)
         except RecursionError as error:
             raise UserError(f"{path} is nested too deeply after {count} records") from error
         except json.JSONDecodeError as error:
@@ -114,7 +127,23 @@ def _array_items(file: Any, path: Path) -> Iterator[Any]:
             chunk *= 2
             continue
         position, chunk, count = end, JSON_CHUNK, count + 1
-        yield value
+        yield key, value
+
+
+def _key(decoder: json.JSONDecoder, text: str, position: int) -> tuple[str, int]:
+    """The key of an object's item, and where its value starts."""
+    key, end = decoder.raw_decode(text, position)
+    colon = _skip(text, end, "")
+    if not isinstance(key, str) or text[colon : colon + 1] != ":":
+        raise json.JSONDecodeError("expected a key and a colon", text, position)
+    return key, _skip(text, colon + 1, "")
+
+
+def _skip(text: str, position: int, also: str) -> int:
+    """The next place that holds no space and none of these."""
+    while position < len(text) and (text[position].isspace() or text[position] in also):
+        position += 1
+    return position
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:

@@ -14,9 +14,9 @@ from data_tools.duplicates import DuplicateFinder
 from data_tools.image_hashes import describe_bytes
 from data_tools.leaks import index_images
 from data_tools.length_bias import LengthBias
-from data_tools.pair_files import checked_pair, image_cell
 from data_tools.pair_sets import trl
 from data_tools.records import read_records
+from data_tools.row_files import checked_pair, image_cell
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError

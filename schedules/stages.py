@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset, Image, List
 
-from data_tools.pair_files import image_cell
+from data_tools.row_files import image_cell
 from mmalign.cli import main as mmalign
 from mmalign.data.shards import read_lines
 from mmalign.errors import UserError

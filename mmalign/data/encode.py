@@ -43,6 +43,8 @@ class EncodedPrompt:
     num_images: int = 0
     response_types: list[dict[str, list[int]]] = field(default_factory=list)
     """The same as ``token_types`` of each response, each (R,)."""
+    scored_prefix: list[bool] = field(default_factory=list)
+    """(P,) the prefix's own tokens that count too, with the first response; empty: none do."""
     image_digest: str = ""
     """Of the decoded images, by which caches know them; see ``digest_images``."""
 
@@ -90,6 +92,11 @@ class _Tokens:
         for start, end in answers:
             scored |= (self.stops > self.move(start)) & (self.stops <= self.move(end))
         return scored.tolist()
+
+    def told(self) -> list[bool]:
+        """The tokens of text that something stands before: what a language model predicts."""
+        images = self.scored([span for span, _ in self.places])
+        return [number > 0 and not image for number, image in enumerate(images)]
 
 
 def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
@@ -167,10 +174,13 @@ def encode_responses(
     return _checked(_cut(rows, flags, start, images), max_length)
 
 
-def encode_chat(processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
+def encode_chat(
+    processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None, every_token: bool = False
+) -> EncodedPrompt:
     """Tokenise a conversation: the first prompt is the prefix, all after it is one response.
 
-    Only assistant turns are scored; the user turns between them, and their images, are context.
+    Only assistant turns are scored; the user turns between them, and their images, are context. With ``every_token`` all text is scored,
+    the prompt's too (``scored_prefix``); the tokens of images are not.
 
     Raises:
         ValueError: As ``encode_responses``.
@@ -179,12 +189,16 @@ def encode_chat(processor: Any, row: ChatRow, *, answer_end: AnswerEnd = "token"
     chat = render_answers(processor, row.messages, answers, end=answer_end)
     _check_text(processor, row.messages)
     if isinstance(processor, PaliGemmaProcessor):
+        if every_token:
+            raise UserError("PaliGemma's prompt is read in both directions, so that no token of it is predicted; score responses alone")
         prompt_text = render(processor, row.messages[: answers[0]], add_generation_prompt=True)
         return _checked(_encode_pali_gemma(processor, prompt_text, [chat], row.images), max_length)
     tokens = _tokenize(processor, chat.text, row.images)
     scored = tokens.scored(chat.answers)
     start = scored.index(True) if True in scored else len(scored)
-    return _checked(_cut([tokens], [scored], start, row.images), max_length)
+    encoded = _checked(_cut([tokens], [scored], start, row.images), max_length)
+    told = tokens.told()
+    return replace(encoded, scored=[told[start:]], scored_prefix=told[:start]) if every_token else encoded
 
 
 def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: Sequence[Sequence[Message]]) -> EncodedPrompt:

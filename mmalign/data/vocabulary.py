@@ -45,8 +45,8 @@ def _names(tokenizer: Any, size: int) -> dict[int, str]:
     return {i: name for name, i in tokenizer.get_vocab().items() if i < size}
 
 
-def check_same_responses(student: list[list[int]], teacher: list[list[int]], *, vocabulary: int) -> None:
-    """Check that a conversation's answers are the same tokens to both, and shared ones.
+def check_same_tokens(student: list[list[int]], teacher: list[list[int]], *, vocabulary: int, what: str = "answer") -> None:
+    """Check that parts of a conversation are the same tokens to both, and shared ones.
 
     Raises:
         ValueError: With the first place that differs, or the first token that is not shared.
@@ -56,11 +56,11 @@ def check_same_responses(student: list[list[int]], teacher: list[list[int]], *, 
             at = next((i for i, pair in enumerate(zip(mine, theirs, strict=False)) if pair[0] != pair[1]), min(len(mine), len(theirs)))
             ids = [tokens[at] if at < len(tokens) else "none" for tokens in (mine, theirs)]
             raise UserError(
-                f"token {at} of the answer is {ids[0]} to the student and {ids[1]} to the teacher: their chat templates differ; give both "
+                f"token {at} of the {what} is {ids[0]} to the student and {ids[1]} to the teacher: their chat templates differ; give both "
                 "the same one (mmalign compose --chat-template, or the file chat_template.jinja beside the weights)"
             )
         if max(mine, default=0) >= vocabulary:
-            raise UserError(f"the answer holds token {max(mine)}, and student and teacher share only the first {vocabulary:,}")
+            raise UserError(f"the {what} holds token {max(mine)}, and student and teacher share only the first {vocabulary:,}")
 
 
 def same_text(student: Any, teacher: Any) -> bool:

@@ -170,11 +170,14 @@ def _scored_tokens(
         at = 0
         for block in row:
             prompt = encoded[block.prompt]
+            first = first_response[block.prompt]
+            told = [at + i for i, counts in enumerate(prompt.scored_prefix) if counts]
+            found += [(first, number * length + place - 1, tokens["input_ids"][place]) for place in told]
             at += len(prompt.prefix_ids)
             for i in block.responses:
                 for scored in prompt.scored[i]:
                     if scored:
-                        found.append((first_response[block.prompt] + i, number * length + tokens["sources"][at], tokens["input_ids"][at]))
+                        found.append((first + i, number * length + tokens["sources"][at], tokens["input_ids"][at]))
                     at += 1
     found.sort(key=lambda item: item[0])
     columns = torch.tensor(found, dtype=torch.long).view(-1, 3)

@@ -1,8 +1,8 @@
-"""Mimic distillation: the student's next-token distribution is pulled to the teacher's, on the response tokens of given chats.
+"""Mimic distillation: the student's next-token distribution is pulled to the teacher's, on the responses of given chats or on all text.
 
 After LLaVA-MoD (arXiv:2408.15881, section 3.3).
 
-Shape legend: K = response tokens of a batch.
+Shape legend: K = scored tokens of a batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from mmalign.training.method import Method, MethodOutput, Sum
 
 
 class MimicMethod(Method):
-    """Divergence from a teacher, and cross-entropy, summed over response tokens."""
+    """Divergence from a teacher, and cross-entropy, summed over scored tokens: the responses', or all text."""
 
     name = "mimic"
     summary = "a multimodal LLM, distilled from a teacher on chats about images"
@@ -56,7 +56,9 @@ class MimicMethod(Method):
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> tuple[EncodedPrompt, Any]:
         row = read_chat(raw, index=index, image_root=self.options.image_root)
-        student = encode_chat(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)
+        options = self.options
+        every = options.distil == "all"
+        student = encode_chat(self.processor, row, answer_end=options.answer_end, max_length=options.max_length, every_token=every)
         return student, self.teacher.encode(raw, row, student)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
@@ -66,7 +68,7 @@ class MimicMethod(Method):
     def check_inputs(self) -> Mapping[str, Any]:
         """How student and teacher read chats."""
         reading = describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
-        return {**reading, "teacher": self.teacher.check_inputs()}
+        return {**reading, "distil": self.options.distil, "teacher": self.teacher.check_inputs()}
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare the first rows with both models' own forward: see ``check_rows``.
@@ -86,11 +88,11 @@ class MimicMethod(Method):
         return batch
 
     def num_items(self, batch: dict[str, Any]) -> int:
-        """Response tokens."""
+        """Scored tokens."""
         return len(batch["layout"]["target"])
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
-        """Sum over response tokens of kl_weight * temperature^2 * divergence - ce_weight * log p."""
+        """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p."""
         options = self.options
         inputs = {key: value for key, value in batch.items() if key != "teacher"}
         # A conversation is one plain row: the token itself stands right behind the state that predicts it.

@@ -23,7 +23,7 @@ from mmalign.data.caches import (
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.data.verdicts import digest_processor
-from mmalign.data.vocabulary import check_same_responses, count_shared_tokens, same_inputs
+from mmalign.data.vocabulary import check_same_tokens, count_shared_tokens, same_inputs
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates, TopTokens
 from mmalign.engine.logps import unwrap_parallel
@@ -108,8 +108,10 @@ class LiveTeacher:
         """
         if self.same_inputs:
             return None
-        encoded = encode_chat(self.processor, row, answer_end=self.answer_end)
-        check_same_responses(student.responses, encoded.responses, vocabulary=self.vocabulary)
+        encoded = encode_chat(self.processor, row, answer_end=self.answer_end, every_token=bool(student.scored_prefix))
+        prompts = [[[i for i, told in zip(one.prefix_ids, one.scored_prefix, strict=False) if told]] for one in (student, encoded)]
+        check_same_tokens(*prompts, vocabulary=self.vocabulary, what="prompt")
+        check_same_tokens(student.responses, encoded.responses, vocabulary=self.vocabulary)
         return encoded
 
     def check_inputs(self) -> Mapping[str, Any]:

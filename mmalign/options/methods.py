@@ -63,6 +63,8 @@ class MimicLossOptions(DivergenceOptions, ChatOptions):
     """weight of the divergence"""
     ce_weight: float = 0.0
     """weight of the cross-entropy on the chats' own tokens; 1 in dense-to-sparse"""
+    distil: Literal["responses", "all"] = "responses"
+    """the tokens to mimic: the responses', or all text, prompts too; the tokens of images are never among them"""
     legacy_mask: bool = False
     """compare one place late, as LLaVA-MoD's released code does; to replicate it only"""
 
@@ -96,6 +98,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
         cached = self.teacher == "cached"
         if cached and (self.legacy_mask or self.temperature != 1.0):
             raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+        if cached and self.distil == "all":
+            raise UserError("--teacher cached knows response tokens alone; use a live teacher for --distil all")
         if self.teacher_model is not None and not cached:
             raise UserError(f"--teacher-model is for --teacher cached; the teacher is {self.teacher}")
 

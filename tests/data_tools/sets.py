@@ -92,7 +92,7 @@ SPA_VL = [
 ]
 
 
-def _rated(model: str, response: str, *ratings: str) -> dict[str, Any]:
+def rated(model: str, response: str, *ratings: str) -> dict[str, Any]:
     aspects = ("Helpfulness", "Ethical Considerations", "Visual Faithfulness")
     notes = {aspect: {"Rating": rating, "Rationale": "."} for aspect, rating in zip(aspects, ratings, strict=True)}
     return {"annotations": notes, "model": model, "response": response}
@@ -104,10 +104,10 @@ VLFEEDBACK = [
         "prompt": "What is shown?",
         "models": ["a", "b", "c", "d"],
         "completions": [
-            _rated("a", "Bad.", "1", "5", "1"),
-            _rated("b", "Good.", "5", "5", "5"),
-            _rated("c", "Also good.", "5", "5", "5"),
-            _rated("d", "Not judged.", "N/A", "5", "5"),
+            rated("a", "Bad.", "1", "5", "1"),
+            rated("b", "Good.", "5", "5", "5"),
+            rated("c", "Also good.", "5", "5", "5"),
+            rated("d", "Not judged.", "N/A", "5", "5"),
         ],
     }
 ]
@@ -137,4 +137,105 @@ POVID = [
         "conversations": [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": "Boys skate."}],
         "rejected_conversations": [{"from": "human", "value": "<image>\nDescribe."}, {"from": "gpt", "value": "Boys skate with a dog."}],
     }
+]
+
+HSA_DPO = [
+    {
+        "id": 7,
+        "question": "What is on the table?",
+        "chosen": "A cup.",
+        "rejected": "A cup and three dogs.",
+        "chosen_score": 1.0,
+        "rejected_score": 2.5,
+    }
+]
+
+SENTINEL_CONTEXT = "The image shows a street. Cars are parked along it."
+
+# As its generation writes it, a line each.
+SENTINEL = [
+    {
+        "image_id": "2315278",
+        "image_path": "VG_100K/2315278.jpg",
+        "question": "Describe this image.",
+        "context": SENTINEL_CONTEXT,
+        "y_win": "People walk.",
+        "y_lose": "An elephant stands there.",
+        "type": "y+",
+        "hallu_objects_of_y_lose": ["elephant"],
+    },
+    {
+        "image_id": "2315278",
+        "image_path": "VG_100K/2315278.jpg",
+        "question": "Describe this image.",
+        "context": "",
+        "y_win": "A street.",
+        "y_lose": "A beach.",
+        "type": "y+",
+    },
+]
+
+# As it is released for LLaVA-1.5: one object over several lines.
+SENTINEL_BY_IMAGE = {
+    "2315278": [{name: row[name] for name in ("question", "context", "y_win", "y_lose", "type")} for row in SENTINEL],
+    "61": [{"question": "What is it?", "context": None, "y_win": "A dog.", "y_lose": "A cat.", "type": None}],
+}
+
+# As it is released for LLaMA-Factory.
+SENTINEL_INSTRUCTIONS = [
+    {
+        "instruction": "<image>Describe this image.",
+        "context": SENTINEL_CONTEXT,
+        "chosen": "People walk.",
+        "rejected": "An elephant stands there.",
+        "images": ["VG_100K/2315278.jpg"],
+    }
+]
+
+MM_RLHF = [
+    {
+        "image": "short/a.jpg",
+        "prompt": "<image>\nWhat is it?",
+        "chosen": "A bench.",
+        "rejected": "A boat.",
+        "chosen_reason": "right",
+        "rejected_reason": "wrong",
+        "is_tie": False,
+    },
+    {"image": "short/a.jpg", "prompt": "What is it?", "chosen": "A bench.", "rejected": "A boat.", "is_tie": True},
+]
+
+MM_RLHF_RATED = [
+    {
+        "id": "r1",
+        "image": "short/a.jpg",
+        "prompt": "What is it?",
+        "responses": [{"response": "A bench.", "score": 5}, {"response": "A boat.", "score": 1}, {"response": "A seat.", "score": 3}],
+    }
+]
+
+S_VCO = [
+    {
+        "chosen_images": ["flickr30k/a.jpg"],
+        "rejected_images": ["counterfactuals/a.jpg"],
+        "system_prompt": "",
+        "instruction_prompt": "Describe the image.",
+        "chosen_response": "Two boys run.",
+        "rejected_response": "Three boys run.",
+    }
+]
+
+MS_SWIFT = [
+    {
+        "messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A kitten."}],
+        "images": ["cat.png"],
+        "rejected_messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A puppy."}],
+        "rejected_images": ["dog.png"],
+    },
+    {
+        "messages": [{"role": "user", "content": "<image>What is it?"}, {"role": "assistant", "content": "A kitten."}],
+        "images": ["cat.png"],
+        "rejected_response": "A hat.",
+        "rejected_images": ["dog.png"],
+    },
 ]

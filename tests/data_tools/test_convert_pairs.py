@@ -12,7 +12,7 @@ import pytest
 from datasets import load_dataset
 
 from data_tools.convert_pairs import main
-from data_tools.pair_sets import VLFEEDBACK_ASPECTS
+from data_tools.rated_sets import VLFEEDBACK_ASPECTS
 from data_tools.records import JSON_CHUNK, read_records
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows

@@ -15,7 +15,15 @@ PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in pa
 
 
 def test_all_programs_are_known() -> None:
-    assert PROGRAMS == ["coco_objects", "convert_pairs", "inject_errors", "sample_pairs", "validate_pairs", "weaken_images"]
+    assert PROGRAMS == [
+        "coco_objects",
+        "convert_chats",
+        "convert_pairs",
+        "inject_errors",
+        "sample_pairs",
+        "validate_pairs",
+        "weaken_images",
+    ]
 
 
 @pytest.mark.parametrize("name", PROGRAMS)

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,13 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from mmalign.data.encode import encode_chat
+from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import read_chat
 from mmalign.engine import head
+from mmalign.engine.batch import collate_prompts
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
-from mmalign.options.methods import DivergenceOptions, MimicLossOptions
+from mmalign.options.methods import DivergenceOptions, MimicLossOptions, MimicOptions
 from mmalign.options.training import RouterOptions
 from mmalign.training.method import MethodOutput
 from mmalign.training.router import RouterLosses
@@ -53,6 +55,16 @@ def plain_logits(model: PreTrainedModel, processor: Any, raw: dict[str, Any], *,
     start = len(encoded.prefix_ids)
     places = torch.tensor([start + i for i, counted in enumerate(scored) if counted])
     return logits[places - 1 + late], ids[0, places]
+
+
+def all_logits(model: PreTrainedModel, processor: Any, raw: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The same, of every token but the first and those of images, known by their id."""
+    encoded = encode_chat(processor, read_chat(raw, index=0))
+    ids = torch.tensor([encoded.prefix_ids + encoded.responses[0]])
+    logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.images).logits[0]
+    places = (ids[0] != processor.tokenizer.convert_tokens_to_ids(processor.image_token)).nonzero()[:, 0]
+    places = places[places > 0]
+    return logits[places - 1], ids[0, places]
 
 
 def plain_divergence(teacher: Tensor, student: Tensor, kind: DivergenceOptions) -> Tensor:
@@ -108,6 +120,50 @@ def test_loss_and_gradients_are_those_of_full_logits(kind: DivergenceOptions, mo
     assert output.metrics["loss/kl"].count == method.num_items(batch) == sum(len(plain_logits(student, processor, r)[1]) for r in chats())
     assert_same_gradients(got, gradients(student, expected))
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
+
+
+def test_all_text_is_that_of_full_logits() -> None:
+    """Prompts count, images do not; a prompt's first word is predicted where its image ends."""
+    (student, processor), (teacher, _) = build_tiny_llava(), build_tiny_llava(seed=1)
+    method = build_method(student, processor, teacher, distil="all", ce_weight=0.3)
+    batch = method.collate(chats())
+    output = method.compute(student, batch)
+    got = gradients(student, output.loss_sum)
+    expected, count = torch.zeros(()), 0
+    for raw in chats():
+        own, target = all_logits(student, processor, raw)
+        with torch.no_grad():
+            taught, _ = all_logits(teacher, processor, raw)
+        expected = expected + plain_divergence(taught, own, DivergenceOptions()) + 0.3 * F.cross_entropy(own, target, reduction="sum")
+        count += len(target)
+    assert method.num_items(batch) == count > len(build_method(student, processor, teacher).collate(chats())["layout"]["target"])
+    torch.testing.assert_close(output.loss_sum, expected, rtol=1e-5, atol=0)
+    assert_same_gradients(got, gradients(student, expected))
+    assert "largest difference" in method.start(student, chats())
+
+
+def test_the_mean_is_over_all_that_is_compared() -> None:
+    """Two chats of 3 and 2 response tokens with divergences .2 .1 .3 and .4 .0, and 2 prompt tokens each of .6: .2, or 3.4 / 9."""
+    encoded = [EncodedPrompt([1, 5, 6], [[7] * number], [[True] * number], {}, {}, scored_prefix=[False, True, True]) for number in (3, 2)]
+    divergence = torch.full((2, 8), 9.0)
+    divergence[0, :5], divergence[1, :4] = torch.tensor([0.6, 0.6, 0.2, 0.1, 0.3]), torch.tensor([0.6, 0.6, 0.4, 0.0])
+    for prompts, mean in ((encoded, 0.377777777778), ([dataclasses.replace(one, scored_prefix=[]) for one in encoded], 0.2)):
+        index = collate_prompts(prompts, pad_token_id=0)["layout"]["index"]
+        assert float(divergence.flatten()[index].mean()) == pytest.approx(mean, abs=1e-7)
+
+
+def test_a_teacher_with_other_words_before_the_answer_is_refused() -> None:
+    (student, processor), (teacher, other) = build_tiny_llava(), build_tiny_llava(seed=1)
+    other.chat_template = "a " + other.chat_template
+    build_method(student, processor, teacher, other).check(chats(1)[0], index=0)
+    method = build_method(student, processor, teacher, other, distil="all")
+    with pytest.raises(ValueError, match=r"token 0 of the prompt is \d+ to the student and \d+ to the teacher"):
+        method.check(chats(1)[0], index=0)
+
+
+def test_a_cached_teacher_knows_responses_alone() -> None:
+    with pytest.raises(ValueError, match="--teacher cached knows response tokens alone"):
+        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher="cached", distil="all")
 
 
 def test_value_by_hand() -> None:

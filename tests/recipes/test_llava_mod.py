@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
     [
         (["--teacher", "a", "--llm", "b"], "--captions is missing"),
         (["--pairs", "--smoke"], "--pairs needs a value"),
+        (["--teacher-llm", "a", "--captions", "b"], "--instructions is missing, from which the teacher is made"),
         (["--tutor", "a"], "unknown option --tutor"),
     ],
 )
@@ -39,16 +40,18 @@ def test_smoke_size(tmp_path: Path) -> None:
         if attempt == 1:
             assert "rewards before the first step, on 24 pairs" in done.stdout
     run = tmp_path / "run"
-    weights = {
-        name: dict(load_mllm(str(run / name))[0].named_parameters()) for name in ("student", "init", "d2d", "sparse", "d2s", "preference")
-    }
-    for start, end in (("student", "init"), ("init", "d2d"), ("sparse", "d2s"), ("d2s", "preference")):
+    models = ("teacher/start", "teacher/init", "teacher/teacher", "student", "init", "d2d", "sparse", "d2s", "preference")
+    weights = {name: dict(load_mllm(str(run / name))[0].named_parameters()) for name in models}
+    # The teacher is made first, by LLaVA-1.5's two trainings, from chats that were LLaVA's JSON.
+    assert json.loads((run / "chats" / "conversion.json").read_text())["counts"]["rejected"] == 0
+    trainings = [("teacher/start", "teacher/init"), ("teacher/init", "teacher/teacher"), ("student", "init"), ("init", "d2d")]
+    for start, end in (*trainings, ("sparse", "d2s"), ("d2s", "preference")):
         moved = {name for name, value in weights[end].items() if not torch.equal(value, weights[start][name])}
         assert moved, end
         assert not any("vision_tower" in name for name in moved), end
-        if end == "init":
+        if end.endswith("init"):
             assert all("projector" in name for name in moved)
-        elif end != "d2d":
+        elif end not in ("d2d", "teacher/teacher"):
             assert any("experts" in name for name in moved)
             assert all(".mlp." in name or "projector" in name for name in moved)
     log = json.loads((run / "d2s" / "train_log.json").read_text())[0]
