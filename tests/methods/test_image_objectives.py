@@ -17,7 +17,9 @@ from mmalign.data.rows import PairRow, read_pair
 from mmalign.data.weaken import weaken_row
 from mmalign.engine.probe import own_logps
 from mmalign.losses.image_objectives import IMAGE_OBJECTIVES
-from mmalign.losses.image_terms import Cell
+from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, Term
+from mmalign.losses.pair_kernel import PairObjective
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import ScoredTokens, changed_weights
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
@@ -223,6 +225,25 @@ def test_without_an_answer_of_its_own_the_other_image_has_the_rejected_one() -> 
     named = rows.add_column("chosen_other", [row["rejected"][0]["content"] for row in rows])
     assert loss_of(method_for("svco"), rows) == pytest.approx(loss_of(method_for("svco"), named), abs=1e-6)
     assert loss_of(method_for("svco"), rows) != pytest.approx(loss_of(method_for("svco"), data_set()), abs=1e-3)
+
+
+def test_a_new_objective_is_one_function() -> None:
+    """Its cells are found, encoded, laid out and scored without another line."""
+
+    @PAIR_OBJECTIVES.register("over_nothing")
+    def over_nothing(*, beta: float = 0.1) -> PairObjective:
+        return PairObjective(beta=beta, terms=(Term(CHOSEN, Cell("none", "chosen")), Term(REJECTED, Cell("other", "rejected"), weight=2.0)))
+
+    try:
+        expected = [
+            sp(p.h("own", "chosen") - p.h("own", "rejected"))
+            + sp(p.h("own", "chosen") - p.h("none", "chosen"))
+            + 2 * sp(p.h("own", "rejected") - p.h("other", "rejected"))
+            for p in map(Plain, data_set())
+        ]
+        assert loss_of(method_for("over_nothing"), data_set()) == pytest.approx(sum(expected), rel=2e-5)
+    finally:
+        PAIR_OBJECTIVES.unregister("over_nothing")
 
 
 def cached_columns(method: PreferenceMethod) -> dict[str, list[Any]]:
