@@ -10,6 +10,7 @@ from mmalign.errors import UserError
 from mmalign.models.adapters import add_lora, check_projector_trains, freeze_parts
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
+from mmalign.models.moving_reference import MovingReference
 from mmalign.models.quantize import describe_quantization, is_quantized
 from mmalign.models.references import Reference
 from mmalign.models.stages import find_frozen
@@ -62,6 +63,8 @@ def build_reference(options: ReferencedOptions, policy: nn.Module) -> Reference 
     kind, quantization = options.reference, _reference_quantization(options)
     if kind == "cached":
         return None
+    if options.moving is not None:
+        return MovingReference(policy, options.moving)
     if options.reference_model is not None:
         return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
     if kind not in ("adapter-off", "copy"):

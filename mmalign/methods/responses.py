@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rows import ListRow, PairRow
@@ -25,9 +26,11 @@ from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.registry import Named, Registry
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
+from mmalign.models.moving_reference import MovingReference
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, ResponsesOptions
 from mmalign.training.method import Method, MethodOutput, Sum
+from mmalign.training.moving_reference import MovingReferenceCallback
 
 Objective = TypeVar("Objective", PairObjective, ListObjective)
 
@@ -73,11 +76,12 @@ class ResponsesMethod(Method, Generic[Objective]):
             ValueError: If a reference is named and no objective has use for it, or a model can't be loaded.
         """
         uses_reference = any(named.objective.uses_reference for named in cls.build_objectives(options))
-        chosen = (options.reference != "auto", options.reference_model is not None, options.reference_quantization is not None)
+        own: list[Any] = [options.reference_model, options.reference_quantization, options.moving]
+        chosen = [options.reference != "auto", *(value is not None for value in own)]
         if not uses_reference and any(chosen):
             raise UserError(
-                f"objective {', '.join(options.objective)} compares with no reference; leave --reference, --reference-model and "
-                "--reference-quantization out"
+                f"objective {', '.join(options.objective)} compares with no reference; leave --reference, --reference-model, "
+                "--reference-quantization and --reference-update out"
             )
         model, processor = load_policy(options)
         reference = build_reference(options, model) if uses_reference else None
@@ -189,7 +193,14 @@ class ResponsesMethod(Method, Generic[Objective]):
     def run(self, model: nn.Module, batch: dict[str, Any], **asked: bool) -> tuple[ResponseLogps, ResponseLogps | None]:
         """Run the policy, and the reference where one is in memory; what is asked for goes to ``compute_policy_and_reference``."""
         inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells")}
-        return compute_policy_and_reference(model, inputs, self.reference, **asked)
+        policy, reference = compute_policy_and_reference(model, inputs, self.reference, **asked)
+        if isinstance(self.reference, MovingReference) and reference is not None and model.training:
+            self.reference.watch(policy.token_logps, reference.token_logps)
+        return policy, reference
+
+    def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
+        """What moves a reference that moves."""
+        return [MovingReferenceCallback(self.reference, checkpoint=checkpoint)] if isinstance(self.reference, MovingReference) else []
 
     def sum(self, losses: Mapping[str, Tensor], metrics: dict[str, Sum], *, added: Tensor | float = 0.0) -> MethodOutput:
         """Add up the objectives' losses, (P,) each by name, and what is added to each prompt's."""

@@ -1,5 +1,6 @@
 """A training run: what it reads and writes, how it optimises, which parts of the model train."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -161,6 +162,37 @@ class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, Rout
             raise UserError(f"projector_learning_rate is {rate}; expected a positive number; to keep it as it is, use --freeze projector")
 
 
+@dataclass(frozen=True)
+class ReferenceUpdate:
+    """When a reference moves to the policy, and how far."""
+
+    kind: Literal["every", "ema", "kl"]
+    value: float
+    """Steps, decay, or the mean token log-ratio that is not exceeded."""
+
+    @classmethod
+    def parse(cls, text: str) -> "ReferenceUpdate":
+        """Read ``every:N``, ``ema:D`` or ``kl:K``.
+
+        Raises:
+            ValueError: If it is none of them.
+        """
+        kind, _, value = text.partition(":")
+        try:
+            number = float(value)
+        except ValueError:
+            number = -1.0
+        number = number if math.isfinite(number) else -1.0
+        fits = {"every": number >= 1 and number.is_integer(), "ema": 0 < number < 1, "kl": number > 0}.get(kind, False)
+        if not fits:
+            raise UserError(f"reference_update is {text!r}; expected none, every:N, ema:D or kl:K, such as every:100, ema:0.99 or kl:0.1")
+        return cls(kind, number)  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        """As it is written."""
+        return f"{self.kind}:{self.value:g}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ReferencedOptions(MllmOptions):
     """The frozen model that the trained one is held to."""
@@ -173,6 +205,8 @@ class ReferencedOptions(MllmOptions):
     """another model as the reference, or the one that cached log-probs are of: folder or hub id"""
     reference_quantization: Quantization | None = None
     """hold a reference of its own in 4 bits, or not; as --quantization if not given"""
+    reference_update: str = "none"
+    """let the reference follow the policy: every:N steps, ema:D of the weights, kl:K where the step's mean token log-ratio is above K"""
 
     def __post_init__(self) -> None:
         """Refuse a model beside a kind of reference that has none of its own, and a kind that lacks its model."""
@@ -181,3 +215,17 @@ class ReferencedOptions(MllmOptions):
             raise UserError("--reference model needs the model: name it with --reference-model")
         if self.reference in ("adapter-off", "copy") and self.reference_model is not None:
             raise UserError(f"--reference {self.reference} and --reference-model exclude each other; leave one out")
+        if self.moving is not None:
+            self._check_moving()
+
+    @property
+    def moving(self) -> ReferenceUpdate | None:
+        """When the reference moves; None where it stays."""
+        return None if self.reference_update == "none" else ReferenceUpdate.parse(self.reference_update)
+
+    def _check_moving(self) -> None:
+        still = self.reference if self.reference in ("adapter-off", "cached") else "model" if self.reference_model is not None else None
+        if still is not None:
+            raise UserError(f"--reference-update {self.reference_update} moves weights of the policy's own; leave --reference {still} out")
+        if self.reference_quantization is not None:
+            raise UserError(f"--reference-update {self.reference_update} needs the policy's own form; leave --reference-quantization out")

@@ -22,7 +22,7 @@ from mmalign.methods.registry import find_method
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.options.methods import METHODS
-from mmalign.options.training import MllmOptions, RunOptions
+from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
 from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
 from mmalign.runs.train_eval import build_evaluation
@@ -92,13 +92,15 @@ def train_and_save(
         processing_class=processor,
         method=method,
         router=router,
-        callbacks=[ManifestCallback()],
+        callbacks=[*method.callbacks(checkpoint), ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
         sampler=sampler,
         projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,
     )
     if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
+    if isinstance(options, ReferencedOptions) and options.moving is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
     if isinstance(options, MllmOptions) and evaluation is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")

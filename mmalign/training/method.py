@@ -3,10 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from mmalign.engine.probe import PROBED_ROWS
 
@@ -81,6 +83,10 @@ class Method(ABC):
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check columns as a whole, and add those that depend on all rows."""
         return dataset
+
+    def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
+        """What else happens at steps and checkpoints; ``checkpoint`` is where training resumes from."""
+        return []
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str | None:
         """Look at the model once before training, on its device, with a few checked rows; return a line for the log."""

@@ -74,8 +74,13 @@ def assert_same_end(got: Path, expected: Path) -> None:
 
 @pytest.mark.parametrize(
     ("options", "moment"),
-    [(FULL, "checkpoint-8/manifest.json"), (LORA, "checkpoint-16"), ([*FULL, "--objective", "mdpo"], "checkpoint-8/manifest.json")],
-    ids=["full-weights-whole-checkpoint", "adapter-half-a-checkpoint", "weakened-images"],
+    [
+        (FULL, "checkpoint-8/manifest.json"),
+        (LORA, "checkpoint-16"),
+        ([*FULL, "--objective", "mdpo"], "checkpoint-8/manifest.json"),
+        ([*LORA, "--reference-update", "every:5"], "checkpoint-8/manifest.json"),
+    ],
+    ids=["full-weights-whole-checkpoint", "adapter-half-a-checkpoint", "weakened-images", "inside-an-interval-of-the-reference"],
 )
 def test_killed_run_ends_like_an_undisturbed_one(
     tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], moment: str
@@ -89,6 +94,15 @@ def test_killed_run_ends_like_an_undisturbed_one(
     assert main(command(tiny_llava_dir, pairs, killed, *options)) == 0
     assert f"resuming from {killed}/checkpoints/checkpoint-" in capsys.readouterr().out
     assert_same_end(killed, whole)
+
+
+def test_a_reference_that_never_moves_changes_nothing(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """An interval longer than the run, and one that is not: the same weights bit for bit, and others."""
+    for name, more in (("still", []), ("longer", ["--reference-update", "every:25"]), ("moved", ["--reference-update", "ema:0.5"])):
+        assert main(command(tiny_llava_dir, pairs, tmp_path / name, "--freeze", "vision_tower", *more)) == 0
+    still, longer, other = (read_weights(tmp_path / name) for name in ("still", "longer", "moved"))
+    assert all(torch.equal(value, longer[key]) for key, value in still.items())
+    assert any(not torch.equal(value, other[key]) for key, value in still.items())
 
 
 def test_run_that_was_killed_before_its_last_save_takes_no_step_more(
