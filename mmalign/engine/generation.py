@@ -1,116 +1,94 @@
-"""Greedy answers to several questions about the same images: images and shared words run once, then every question's own words.
+"""The sampler: answers to questions about images, greedy, drawn or searched for, several per question.
 
-A prompt's cached keys and values serve all its questions. Families whose prompt attends to its own end (PaliGemma) or whose state is
-no list of tokens (linear and convolutional layers) can't share it: ``probe_prefix`` finds them, and each question runs as a whole
-row, with its image encoded once all the same.
+Images and shared words run once, then every question's own words, then its answers, which share both. Families that can't share a
+prompt's cache (see ``prefix.py``) run each answer as a whole row of stock ``generate``, with its image encoded once all the same.
 
-Shape legend: B = prompts, Q = questions in a batch, P = longest prefix, S = longest rest of a question.
+Shape legend: R = rows, V = vocabulary.
 """
 
-import copy
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
-from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
+from transformers import LogitsProcessor, PreTrainedModel
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
-from mmalign.engine.positions import find_prefix_positions
-from mmalign.engine.probe import COARSE_TOLERANCE, TOLERANCE, RowChoice
-from mmalign.engine.vision import encode_images, feature_inputs, image_inputs
-from mmalign.errors import UserError
-from mmalign.models.float32 import in_float32
+from mmalign.engine.beams import Beams, search_beams
+from mmalign.engine.choosing import Decoding, Greedy, answer_seeds
+from mmalign.engine.prefix import Rows, joined, run_prefixes, run_rests
+from mmalign.engine.vision import encode_images, feature_inputs
 
 
 @dataclass(frozen=True)
-class _Prefix:
-    """What a batch of prefixes left: caches, mask (B, P), and the position after each prefix (B,)."""
+class Generated:
+    """One answer."""
 
-    cache: Cache
-    mask: Tensor
-    next_position: Tensor
-    num_axes: int
-    """3 for positions in time, height and width, else 0."""
+    ids: list[int]
+    """Its tokens, without the one that ended it."""
+    end: int | None
+    """The end-of-turn token that ended it; None: it was cut at the longest length."""
+    model_logps: list[float] | None
+    """Log-probability of each of ``ids`` and then of ``end`` under the model itself: at temperature 1, whatever ruled tokens out.
+
+    None for beams of families that can't share a prompt's cache.
+    """
 
 
 @torch.no_grad()
-def generate_greedy(
-    model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, max_new_tokens: int, pad_token_id: int, shared: bool = True
-) -> list[list[list[int]]]:
-    """Continue every question with the likeliest token, until an end-of-turn token or ``max_new_tokens``.
+def generate(
+    model: PreTrainedModel,
+    encoded: Sequence[EncodedPrompt],
+    *,
+    max_new_tokens: int,
+    pad_token_id: int,
+    decoding: Decoding | Beams = Greedy(),  # noqa: B008, frozen
+    seeds: Sequence[Sequence[int]] | None = None,
+    shared: bool = True,
+) -> list[list[list[Generated]]]:
+    """Answer every question, until an end-of-turn token or ``max_new_tokens``.
 
     Args:
-        model: A multimodal LLM in eval mode.
+        model: A multimodal LLM, or a text model, in eval mode.
         encoded: From ``encode_questions``; their responses are the rests of the questions.
         max_new_tokens: Longest answer.
         pad_token_id: The tokenizer's.
-        shared: Whether questions share their prompt's cache; see ``probe_prefix``.
+        decoding: ``Greedy``, ``Sampling``, ``Beams``, or another ``Decoding``.
+        seeds: For each prompt, for each of its questions, the seed of its answers, 0 to 2**63 - 1; 0 if not given. With its
+            number each answer has a seed of its own, and is the same in every batch, up to rounding.
+        shared: Whether rows share their prompt's cache; see ``probe_prefix``.
 
     Returns:
-        For each prompt, for each of its questions, the new ids; an end-of-turn token is left out.
+        For each prompt, for each of its questions, its answers.
     """
     if not shared:
-        return _generate_rows(model, encoded, max_new_tokens=max_new_tokens, pad_token_id=pad_token_id)
-    prefix = _run_prefixes(model, encoded, pad_token_id=pad_token_id)
-    answers: list[list[list[int]]] = [[[] for _ in prompt.responses] for prompt in encoded]
-    groups = _group_questions(encoded, by_length=_counts_tokens(prefix.cache))
+        rows = _StockRows(model, encoded, pad_token_id=pad_token_id, max_new_tokens=max_new_tokens)
+        new = iter(rows.search(decoding) if isinstance(decoding, Beams) else rows.decode(decoding, _seeds(encoded, seeds)))
+        return [[[next(new) for _ in range(decoding.answers)] for _ in prompt.responses] for prompt in encoded]
+    prefix = run_prefixes(model, encoded, pad_token_id=pad_token_id)
+    answers: list[list[list[Generated]]] = [[[] for _ in prompt.responses] for prompt in encoded]
+    groups = _group_questions(encoded, by_length=prefix.counts_tokens)
     for number, group in enumerate(groups):
-        cache = prefix.cache if number == len(groups) - 1 else copy.deepcopy(prefix.cache)
         rests = [encoded[i].responses[j] for i, j in group]
-        owner = torch.tensor([i for i, _ in group], device=prefix.mask.device)
-        for (i, j), ids in zip(group, _continue(model, prefix, cache, owner, rests, max_new_tokens, pad_token_id), strict=True):
-            answers[i][j] = ids
+        open_rows = run_rests(prefix, [i for i, _ in group], rests, keep=number < len(groups) - 1)
+        if isinstance(decoding, Beams):
+            found = _search(open_rows, decoding, max_new_tokens)
+        else:
+            own = torch.tensor([0 if seeds is None else seeds[i][j] for i, j in group])
+            found = _decode(open_rows, decoding, own, max_new_tokens)
+        for (i, j), said in zip(group, found, strict=True):
+            answers[i][j] = said
     return answers
 
 
-@torch.no_grad()
-def probe_prefix(model: PreTrainedModel, encoded: EncodedPrompt, *, pad_token_id: int) -> RowChoice:
-    """Compare a question's first logits over the cached prefix with those of the model's own forward on the whole row."""
-    name = type(model).__name__
-    with in_float32(model) as exact:
-        try:
-            difference = _prefix_difference(model, encoded, pad_token_id=pad_token_id)
-        except UserError as error:
-            return RowChoice(False, f"questions to {name} can't share their image's cache: {error}")
-    if difference <= (TOLERANCE if exact else COARSE_TOLERANCE):
-        return RowChoice(True, f"questions share their image's cache (largest difference {difference:.1e})")
-    return RowChoice(False, f"questions to {name} can't share their image's cache: first logits differ by {difference:.2g}")
-
-
-def _prefix_difference(model: PreTrainedModel, encoded: EncodedPrompt, *, pad_token_id: int) -> float:
-    row = send_to_device(collate_prefixes([_joined(encoded, 0)], pad_token_id=pad_token_id), model.device)
-    del row["layout"]
-    row |= image_inputs(model, {"images": row.pop("images")})
-    expected = model(**row, use_cache=False).logits[0, -1].float().log_softmax(-1)
-    prefix = _run_prefixes(model, [encoded], pad_token_id=pad_token_id)
-    cache, owner = copy.deepcopy(prefix.cache), torch.tensor([0], device=model.device)
-    cache.batch_select_indices(owner)
-    logits, *_ = _run_rests(model, prefix, cache, owner, [encoded.responses[0]], pad_token_id)
-    return float((logits[0].float().log_softmax(-1) - expected).abs().max())
-
-
-def _run_prefixes(model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> _Prefix:
-    batch = send_to_device(collate_prefixes(encoded, pad_token_id=pad_token_id), model.device)
-    positions = find_prefix_positions(model, batch)
-    images = image_inputs(model, batch)
-    del batch["images"], batch["layout"]
-    out = model(**batch, **images, position_ids=positions, use_cache=True, logits_to_keep=1)
-    length = batch["input_ids"].shape[1]
-    cache = out.past_key_values
-    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers) or cache.get_seq_length() != length:
-        raise UserError(f"its cache does not hold the {length} tokens of the prompt one by one")
-    axes = positions if positions.ndim == 3 else positions[None]
-    return _Prefix(cache, batch["attention_mask"], axes.amax((0, 2)) + 1, len(positions) if positions.ndim == 3 else 0)
-
-
-def _counts_tokens(cache: Cache) -> bool:
-    """Whether a layer counts tokens in its cache (a sliding window), so that padding inside a row would move it."""
-    return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
+def _seeds(encoded: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]] | None) -> Tensor:
+    """The seeds of all questions, in order."""
+    if seeds is None:
+        return torch.zeros(sum(len(prompt.responses) for prompt in encoded), dtype=torch.long)
+    return torch.tensor([seed for row in seeds for seed in row])
 
 
 def _group_questions(encoded: Sequence[EncodedPrompt], *, by_length: bool) -> list[list[tuple[int, int]]]:
@@ -122,45 +100,48 @@ def _group_questions(encoded: Sequence[EncodedPrompt], *, by_length: bool) -> li
     return [groups[key] for key in sorted(groups)]
 
 
-def _run_rests(
-    model: PreTrainedModel, prefix: _Prefix, cache: Cache, owner: Tensor, rests: Sequence[Sequence[int]], pad_token_id: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the questions' own words; returns the last logits (Q, V), the mask (Q, P + S) and the next position (Q,)."""
-    width = max(map(len, rests))
-    ids = torch.tensor([[pad_token_id] * (width - len(rest)) + list(rest) for rest in rests], device=owner.device)
-    mask = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=owner.device)
-    position = prefix.next_position[owner, None] + (mask.cumsum(-1) - 1).clamp_min(0)
-    mask = torch.cat([prefix.mask[owner], mask], 1)
-    logits = _step(model, ids, mask, position, cache, prefix.num_axes)
-    return logits, mask, position[:, -1] + 1
-
-
-def _continue(
-    model: PreTrainedModel, prefix: _Prefix, cache: Cache, owner: Tensor, rests: Sequence[Sequence[int]], max_new_tokens: int, pad: int
-) -> list[list[int]]:
-    cache.batch_select_indices(owner)
-    logits, mask, position = _run_rests(model, prefix, cache, owner, rests, pad)
-    ends = torch.tensor(end_tokens(model), device=owner.device, dtype=torch.long)
-    chosen: list[Tensor] = []
-    running = torch.ones(len(rests), dtype=torch.bool, device=owner.device)
+def _decode(rows: Rows, decoding: Decoding, seeds: Tensor, max_new_tokens: int) -> list[list[Generated]]:
+    """Continue each row token by token, as often as there are answers."""
+    device, count = rows.position.device, decoding.answers
+    if count > 1:
+        rows.select(torch.arange(len(seeds), device=device).repeat_interleave(count))
+    own = answer_seeds(seeds.to(device), count)
+    ends = torch.tensor(end_tokens(rows.prefix.model), device=device, dtype=torch.long)
+    running = torch.ones(len(own), dtype=torch.bool, device=device)
+    tokens: list[Tensor] = []
+    logps: list[Tensor] = []
     while True:
-        token = logits.argmax(-1)
+        token = decoding.choose(rows.logits, own, len(tokens))
+        logps.append(_logps_of(rows.logits, token))
+        tokens.append(torch.where(running, token, -1))
         running = running & ~torch.isin(token, ends)
-        chosen.append(torch.where(running, token, -1))
-        if len(chosen) == max_new_tokens or not running.any():
+        if len(tokens) == max_new_tokens or not running.any():
             break
-        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-        logits = _step(model, token[:, None], mask, position[:, None], cache, prefix.num_axes)
-        position = position + 1
-    return [[token for token in row if token >= 0] for row in torch.stack(chosen, 1).tolist()]
+        rows.step(token)
+    said = _read(torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), end_tokens(rows.prefix.model))
+    return [said[start : start + count] for start in range(0, len(said), count)]
 
 
-def _step(model: PreTrainedModel, ids: Tensor, mask: Tensor, position: Tensor, cache: Cache, num_axes: int) -> Tensor:
-    positions = position.expand(num_axes, -1, -1) if num_axes else position
-    out = model(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True, logits_to_keep=1
-    )  # fmt: skip
-    return out.logits[:, -1]
+def _search(rows: Rows, beams: Beams, max_new_tokens: int) -> list[list[Generated]]:
+    ends = end_tokens(rows.prefix.model)
+    found = search_beams(rows, beams, ends=ends, max_new_tokens=max_new_tokens)
+    return [_read([list(one.ids) for one in answers], [list(one.logps) for one in answers], ends) for answers in found]
+
+
+def _logps_of(logits: Tensor, token: Tensor) -> Tensor:
+    """(R,) log-probabilities of one token of each row of (R, V) logits."""
+    logits = logits.float()
+    return logits.gather(-1, token[:, None]).squeeze(-1) - logits.logsumexp(-1)
+
+
+def _read(tokens: Sequence[list[int]], logps: Sequence[list[float]], ends: Sequence[int]) -> list[Generated]:
+    """Cut each row behind its end; tokens below 0 stand behind one."""
+    said = []
+    for ids, values in zip(tokens, logps, strict=True):
+        length = next((i for i, token in enumerate(ids) if token in ends or token < 0), len(ids))
+        end = ids[length] if length < len(ids) else None
+        said.append(Generated(ids[:length], end, values[: length + (end is not None)]))
+    return said
 
 
 def end_tokens(model: PreTrainedModel) -> list[int]:
@@ -170,32 +151,56 @@ def end_tokens(model: PreTrainedModel) -> list[int]:
     return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
-def _joined(prompt: EncodedPrompt, number: int) -> EncodedPrompt:
-    """The prompt with one question's rest behind it, as one prefix."""
-    rest = prompt.responses[number]
-    types = {key: [*value, *prompt.response_types[number].get(key, [0] * len(rest))] for key, value in prompt.token_types.items()}
-    return EncodedPrompt(
-        prefix_ids=[*prompt.prefix_ids, *rest],
-        responses=[],
-        scored=[],
-        token_types=types,
-        images=prompt.images,
-        num_images=prompt.num_images,
-    )
+class _StockRows:
+    """Every answer as a whole row of the model's own ``generate``; features of an image repeated for its rows."""
+
+    def __init__(self, model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, max_new_tokens: int) -> None:
+        self._model, self._encoded, self._pad = model, encoded, pad_token_id
+        self._options = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad_token_id}
+
+    def decode(self, decoding: Decoding, seeds: Tensor) -> list[Generated]:
+        inputs = self._inputs(decoding.answers)
+        own = answer_seeds(seeds.to(self._model.device), decoding.answers)
+        chooser = _Chooser(decoding, own, start=inputs["input_ids"].shape[1])
+        ids = self._new(inputs, num_beams=1, logits_processor=[chooser])
+        return _read(ids, torch.stack(chooser.logps, 1).tolist(), end_tokens(self._model))
+
+    def search(self, beams: Beams) -> list[Generated]:
+        options = {"num_beams": beams.beams, "length_penalty": beams.length_penalty, "num_return_sequences": beams.answers}
+        ids = self._new(self._inputs(1), **options)
+        said = _read(ids, [[] for _ in ids], end_tokens(self._model))
+        return [Generated(one.ids, one.end, None) for one in said]
+
+    def _new(self, inputs: dict[str, Any], **options: Any) -> list[list[int]]:
+        out = self._model.generate(**inputs, **self._options, **options)
+        new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
+        return new
+
+    def _inputs(self, answers: int) -> dict[str, Any]:
+        rows = list(self._whole_rows(answers))
+        batch = send_to_device(collate_prefixes(rows, pad_token_id=self._pad), self._model.device)
+        del batch["images"], batch["layout"]
+        once = send_to_device(collate_prefixes(self._encoded, pad_token_id=self._pad), self._model.device)
+        repeats = torch.tensor([answers * len(prompt.responses) for prompt in self._encoded], device=self._model.device)
+        return {**batch, **feature_inputs(encode_images(self._model, once), repeats)}
+
+    def _whole_rows(self, answers: int) -> Iterator[EncodedPrompt]:
+        for prompt in self._encoded:
+            for number in range(len(prompt.responses)):
+                yield from [joined(prompt, number)] * answers
 
 
-def _generate_rows(
-    model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, max_new_tokens: int, pad_token_id: int
-) -> list[list[list[int]]]:
-    """Every question as a whole row through the model's own ``generate``; features of an image repeated for its questions."""
-    rows = [_joined(prompt, j) for prompt in encoded for j in range(len(prompt.responses))]
-    batch = send_to_device(collate_prefixes(rows, pad_token_id=pad_token_id), model.device)
-    del batch["images"], batch["layout"]
-    once = send_to_device(collate_prefixes(encoded, pad_token_id=pad_token_id), model.device)
-    repeats = torch.tensor([len(prompt.responses) for prompt in encoded], device=model.device)
-    images = feature_inputs(encode_images(model, once), repeats)
-    new = iter(continue_rows(model, {**batch, **images}, max_new_tokens=max_new_tokens, do_sample=False, pad_token_id=pad_token_id))
-    return [[next(new) for _ in prompt.responses] for prompt in encoded]
+class _Chooser(LogitsProcessor):
+    """Chooses inside stock ``generate``: the token that is chosen is left as the only one."""
+
+    def __init__(self, decoding: Decoding, seeds: Tensor, *, start: int) -> None:
+        self._decoding, self._seeds, self._start = decoding, seeds, start
+        self.logps: list[Tensor] = []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        tokens = self._decoding.choose(scores, self._seeds, input_ids.shape[1] - self._start)
+        self.logps.append(_logps_of(scores, tokens))
+        return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
 
 
 @torch.no_grad()

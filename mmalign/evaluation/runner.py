@@ -13,8 +13,9 @@ from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import Message
-from mmalign.engine.generation import generate_greedy, probe_prefix
+from mmalign.engine.generation import generate
 from mmalign.engine.logps import unwrap
+from mmalign.engine.prefix import probe_prefix
 from mmalign.engine.probe import RowChoice
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Question, strip_own
@@ -148,18 +149,17 @@ def _choose_rows(model: Any, processor: Any, questions: Sequence[Question], imag
 def _answer(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, shared: bool) -> list[dict[str, Any]]:
     """Answer a batch; returns a row for each question."""
     encoded, length = _encode(processor, questions, images), questions[0].max_new_tokens
-    answers = generate_greedy(model, encoded, max_new_tokens=length, pad_token_id=processor.tokenizer.pad_token_id, shared=shared)
+    answers = generate(model, encoded, max_new_tokens=length, pad_token_id=processor.tokenizer.pad_token_id, shared=shared)
     prompts = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
     return [
         {
             "id": question.id,
             "image": question.image,
             "prompt": question.prompt,
-            "response": decode_answer(processor, ids, prompt=prompt),
-            # The token that ends an answer is not among its ids.
-            "ended": len(ids) < length,
+            "response": decode_answer(processor, best.ids, prompt=prompt),
+            "ended": best.end is not None,
         }
-        for question, prompt, ids in zip(questions, prompts, itertools.chain(*answers), strict=True)
+        for question, prompt, (best,) in zip(questions, prompts, itertools.chain(*answers), strict=True)
     ]
 
 

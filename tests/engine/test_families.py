@@ -9,8 +9,9 @@ from torch import Tensor
 from mmalign.data.encode import EncodedPrompt, encode_questions, encode_responses
 from mmalign.data.rows import Message, read_pair
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.generation import generate_greedy, probe_prefix
+from mmalign.engine.generation import generate
 from mmalign.engine.logps import compute_response_logps
+from mmalign.engine.prefix import probe_prefix
 from mmalign.engine.probe import own_logps, probe_rows
 from mmalign.engine.views import Views, encode_views, split_views
 from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, ImageKind, ResponseKind
@@ -145,8 +146,8 @@ def test_answers_equal_plain_generate(family: tuple[str, Any, Any]) -> None:
     encoded = questions(processor)
     choice = probe_prefix(model, encoded[0], pad_token_id=0)
     assert choice.shared == (name not in PLAIN_PROMPTS), choice.reason
-    got = generate_greedy(model, encoded, max_new_tokens=6, pad_token_id=0, shared=choice.shared)
-    rows = generate_greedy(model, encoded, max_new_tokens=6, pad_token_id=0, shared=False)
+    got = generate(model, encoded, max_new_tokens=6, pad_token_id=0, shared=choice.shared)
+    rows = generate(model, encoded, max_new_tokens=6, pad_token_id=0, shared=False)
     for i, prompt in enumerate(encoded):
         for j in range(len(prompt.responses)):
             ids = torch.tensor([[*prompt.prefix_ids, *prompt.responses[j]]])
@@ -155,8 +156,8 @@ def test_answers_equal_plain_generate(family: tuple[str, Any, Any]) -> None:
             out = model.generate(**inputs, max_new_tokens=6, do_sample=False, pad_token_id=0)
             new = out[0, ids.shape[1] :].tolist()
             expected = new[: new.index(2)] if 2 in new else new
-            assert got[i][j] == expected
-            assert rows[i][j] == expected
+            assert [answer.ids for answer in got[i][j]] == [expected]
+            assert [answer.ids for answer in rows[i][j]] == [expected]
 
 
 def test_questions_are_tokenised_as_one_by_one(family: tuple[str, Any, Any]) -> None:

@@ -26,8 +26,9 @@ from mmalign.data.rows import Message, read_chat, read_pair
 from mmalign.data.templates import describe_end, render
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.generation import end_tokens, generate_greedy, probe_prefix
+from mmalign.engine.generation import end_tokens, generate
 from mmalign.engine.logps import compute_response_logps
+from mmalign.engine.prefix import probe_prefix
 from mmalign.engine.probe import own_logps, probe_rows
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.preference import PreferenceMethod
@@ -231,13 +232,13 @@ def check_generation(family: Family) -> None:
     encoded = [encode_questions(family.processor, images=[image], prompts=prompts)]
     choice = probe_prefix(family.model, encoded[0], pad_token_id=0)
     assert choice.shared == (family.name not in PLAIN_PROMPTS), choice.reason
-    got = generate_greedy(family.model, encoded, max_new_tokens=5, pad_token_id=0, shared=choice.shared)
+    got = generate(family.model, encoded, max_new_tokens=5, pad_token_id=0, shared=choice.shared)
     for j, rest in enumerate(encoded[0].responses):
         ids = torch.tensor([[*encoded[0].prefix_ids, *rest]])
         types = {key: torch.tensor([[*value, *[0] * len(rest)]]) for key, value in encoded[0].token_types.items()}
         inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **types, **encoded[0].images}
         new = family.model.generate(**inputs, max_new_tokens=5, do_sample=False, pad_token_id=0)[0, ids.shape[1] :].tolist()
-        assert got[0][j] == (new[: new.index(2)] if 2 in new else new)
+        assert [answer.ids for answer in got[0][j]] == [new[: new.index(2)] if 2 in new else new]
 
 
 def check_lora(family: Family) -> None:
