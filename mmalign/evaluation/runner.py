@@ -13,6 +13,8 @@ from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import Message
+from mmalign.engine.beams import Beams
+from mmalign.engine.choosing import Greedy
 from mmalign.engine.generation import generate
 from mmalign.engine.logps import unwrap
 from mmalign.engine.prefix import probe_prefix
@@ -34,9 +36,10 @@ def generate_answers(
     rejects: Rejects,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
+    beams: Beams | None = None,
     source: str = "",
 ) -> list[Answer]:
-    """Answer questions greedily and save them as JSON lines in the questions' order.
+    """Answer questions, greedily or with beams, and save them as JSON lines in the questions' order.
 
     A line says in ``ended`` whether the answer ended by itself, or at its longest length. Special tokens that mark reasoning are kept, and
     where the template opens the reasoning, so does the answer.
@@ -52,7 +55,8 @@ def generate_answers(
         out: JSONL file of the answers.
         rejects: Where questions about broken images go.
         max_new_tokens: Longest answer, instead of what each question says.
-        batch_size: Questions at once.
+        batch_size: Rows at once: questions, or the beams of fewer questions.
+        beams: How to search; None is greedy.
         source: What the model is, such as the fingerprint of its weights: unfinished answers of another one are refused.
 
     Returns:
@@ -67,10 +71,12 @@ def generate_answers(
     partial = out.with_name(out.name + ".partial")
     lengths = sorted({question.max_new_tokens for question in questions})
     origin = {"source": source, "max_new_tokens": lengths, "batch_size": batch_size, "questions": _digest(questions)}
+    if beams is not None:
+        origin |= {"beams": beams.beams, "length_penalty": beams.length_penalty}
     answered = resume_answers(partial, origin)
     choice: RowChoice | None = None
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
-        for batch in _batches(questions, batch_size):
+        for batch in _batches(questions, max(1, batch_size // (beams.beams if beams else 1))):
             good, images = _load_images(batch, image_root, rejects)
             if good and choice is None:
                 # A run that is resumed asks about the same questions as one that was not stopped.
@@ -79,7 +85,7 @@ def generate_answers(
                     bar.write(choice.reason)
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
             if choice is not None and any(question.id not in answered for question in good):
-                rows = _answer(model, processor, good, images, shared=choice.shared)
+                rows = _answer(model, processor, good, images, beams=beams, shared=choice.shared)
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
                 answered |= {row["id"]: row for row in rows}
@@ -146,10 +152,13 @@ def _choose_rows(model: Any, processor: Any, questions: Sequence[Question], imag
     return probe_prefix(model, _encode(processor, first, images)[0], pad_token_id=processor.tokenizer.pad_token_id)
 
 
-def _answer(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, shared: bool) -> list[dict[str, Any]]:
+def _answer(
+    model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, beams: Beams | None, shared: bool
+) -> list[dict[str, Any]]:
     """Answer a batch; returns a row for each question."""
     encoded, length = _encode(processor, questions, images), questions[0].max_new_tokens
-    answers = generate(model, encoded, max_new_tokens=length, pad_token_id=processor.tokenizer.pad_token_id, shared=shared)
+    pad = processor.tokenizer.pad_token_id
+    answers = generate(model, encoded, max_new_tokens=length, pad_token_id=pad, decoding=beams or Greedy(), shared=shared)
     prompts = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
     return [
         {

@@ -80,15 +80,21 @@ class EvaluateOptions(PrecisionOptions):
     """text behind every question, such as LLaVA's single-word request"""
     max_new_tokens: int | None = None
     """longest answer in tokens; the benchmark's own if not given: 128 for a word, 512 or 1024 for texts"""
+    beams: int = 1
+    """search for the likeliest answer with this many beams; 1 is greedy"""
+    length_penalty: float = 0.0
+    """of beams: an answer's score is its summed log-probability over its length to this power; 0 is the sum, 1 the mean per token"""
     batch_size: int = 64
-    """questions at once"""
+    """questions at once; with beams, that many rows: questions times beams"""
     max_reject_share: float = 0.05
     """stop if more than this share of questions has a broken image"""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency")
+        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "beams")
         self.refuse_below(0, "judge_retries")
         if not self.judge_timeout > 0:
             raise UserError(f"judge_timeout is {self.judge_timeout}; expected a positive number of seconds")
+        if self.beams == 1 and self.length_penalty:
+            raise UserError(f"length_penalty is {self.length_penalty} without beams, which it is of; give --beams 2 or more")

@@ -119,7 +119,7 @@ def card_results(result: Mapping[str, Any]) -> list[CardResult]:
     missing = [key for key in ("benchmark", "mode", "metrics", "num_answers", "data") if key not in result]
     if missing:
         raise UserError(f"the result has no {', '.join(missing)}; expected a result file of mmalign evaluate")
-    mode = ", ".join(part for part in (result["mode"], result.get("variant")) if part)
+    mode = ", ".join(part for part in (result["mode"], result.get("variant"), name_search(result)) if part)
     common = {
         "benchmark": result["benchmark"],
         "mode": mode,
@@ -127,6 +127,13 @@ def card_results(result: Mapping[str, Any]) -> list[CardResult]:
         "data_hash": _join_hashes(result["data"]),
     }
     return [CardResult(**common, metric=key, value=value) for key, value in result["metrics"].items()]
+
+
+def name_search(result: Mapping[str, Any]) -> str | None:
+    """Name the search for the answers of a result; None where there was none: they are greedy, or not mmalign's."""
+    decoding = result.get("decoding") or {}
+    beams = decoding.get("num_beams", 1)
+    return f"{beams} beams, length penalty {decoding.get('length_penalty', 'not said')}" if beams != 1 else None
 
 
 def load_template() -> str:

@@ -12,7 +12,7 @@ from mmalign.files import expected_form, read_json_object
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
-from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
+from mmalign.reports.model_card import CardFacts, Kind, card_results, name_search, write_model_card
 from mmalign.runs.run_record import RUN_FILE, read_record, write_record
 
 LIMITS = (
@@ -43,7 +43,7 @@ def write_card(folder: Path) -> Path:
 def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
     """Put a result of ``mmalign evaluate`` into the record and the card; None where the folder is no run of mmalign.
 
-    A result of the same benchmark, mode and variant is replaced.
+    A result of the same benchmark, mode, variant and search is replaced.
     """
     if not (folder / RUN_FILE).is_file():
         return None
@@ -54,8 +54,8 @@ def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
     return write_card(folder)
 
 
-def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str]:
-    return result["benchmark"], result["mode"], result.get("variant") or ""
+def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return result["benchmark"], result["mode"], result.get("variant") or "", name_search(result) or ""
 
 
 def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:

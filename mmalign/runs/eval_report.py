@@ -17,6 +17,7 @@ from mmalign.options.evaluate import BENCHMARKS
 from mmalign.reports.comparison import EvalRun, Range
 from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
 from mmalign.reports.gallery import Caption, make_thumbnail
+from mmalign.reports.model_card import name_search
 
 # Numbers of which one differs are not of the same measurement.
 _MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
@@ -108,7 +109,8 @@ def describe(models: Sequence[ModelResults], *, resamples: int, seed: int) -> di
     for benchmark, result in {b: r for model in models for b, r in model.results.items()}.items():
         hashes = ", ".join(f"{name} {sha256[:12]}" for name, sha256 in result["data"].items())
         judge = f", judge {result['judge']}" if result.get("judge") else ""
-        facts[benchmark] = f"mode {result['mode']}{judge}, scorer {result['scorer_version']}; {hashes}"
+        search = f", {name_search(result)}" if name_search(result) else ""
+        facts[benchmark] = f"mode {result['mode']}{search}{judge}, scorer {result['scorer_version']}; {hashes}"
     facts["Intervals"] = f"95% percentile bootstrap over images, {resamples:,} resamples, seed {seed}"
     return facts
 

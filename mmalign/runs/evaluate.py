@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.data.rejects import Rejects
+from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
@@ -248,7 +249,10 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         rejects=rejects,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
+        beams=Beams(options.beams, options.length_penalty) if options.beams > 1 else None,
         source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization),
     )
-    decoding = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
+    decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
+    if options.beams > 1:
+        decoding |= {"num_beams": options.beams, "length_penalty": options.length_penalty}
     return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

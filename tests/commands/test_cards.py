@@ -54,6 +54,15 @@ def test_an_evaluation_enters_the_card_and_a_second_one_replaces_it(run_folder: 
     assert len(read_record(run_folder)["evaluation"]) == 1
 
 
+def test_greedy_and_searched_answers_stand_side_by_side(run_folder: Path) -> None:
+    searched = {"decoding": {"num_beams": 5, "length_penalty": 0.0}, "metrics": {"pope/random/accuracy": 0.25}}
+    for result in (RESULT, {**RESULT, **searched}):
+        add_result(run_folder, result)
+    text = (run_folder / "README.md").read_text()
+    assert "| pope (official) | pope/random/accuracy | 0.7500 | 8 |" in text
+    assert "| pope (official, 5 beams, length penalty 0.0) | pope/random/accuracy | 0.2500 | 8 |" in text
+
+
 def test_license_passes_to_the_model_that_is_trained_next(run_folder: Path, tmp_path: Path) -> None:
     data, out = run_folder.parent / "chats.parquet", tmp_path / "next"
     words = ["train", "sft", "--model", str(run_folder), "--data", str(data), "--out", str(out)]

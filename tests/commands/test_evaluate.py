@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
+from mmalign.models.load import load_mllm
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.evaluate import build_judge, evaluate
 from tests.tiny_models import random_image
@@ -128,6 +129,34 @@ def test_a_model_answers_first(capsys: pytest.CaptureFixture[str], pope: Path, t
     assert got["num_answers"] == 2
     asked = [json.loads(line)["prompt"] for line in (pope / "out" / "pope_answers.jsonl").read_text().splitlines()]
     assert asked == ["Is there a dog?\nAnswer shortly."] * 2
+
+
+def test_beams_search_and_are_named(capsys: pytest.CaptureFixture[str], pope: Path, tiny_llava_dir: Path) -> None:
+    """Answers of stock beams with the mean per token; one beam gives the bytes of no option at all."""
+    random_image(0).save(pope / "a.png")
+    words = ["pope", "--model", tiny_llava_dir, "--data", pope, "--images", pope, "--max-new-tokens", "6", "--batch-size", "3"]
+    got = score(capsys, *words, "--beams", "4", "--length-penalty", "1", "--out", pope / "searched")
+    decoding = {"do_sample": False, "max_new_tokens": 6, "prompt_suffix": ""}
+    assert got["decoding"] == {**decoding, "num_beams": 4, "length_penalty": 1.0}
+    said = [json.loads(line)["response"] for line in (pope / "searched" / "pope_answers.jsonl").read_text().splitlines()]
+    model, processor = load_mllm(str(tiny_llava_dir))
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Is there a dog?"}]}
+    text = processor.apply_chat_template([message], add_generation_prompt=True, tokenize=False)
+    inputs = processor(text=text, images=random_image(0), return_tensors="pt")
+    out = model.generate(**inputs, max_new_tokens=6, num_beams=4, length_penalty=1.0, do_sample=False)
+    stock = processor.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    assert said == [stock] * 2
+    assert score(capsys, *words, "--out", pope / "greedy")["decoding"] == decoding
+    assert score(capsys, *words, "--beams", "1", "--out", pope / "one")["decoding"] == decoding
+    greedy, one = (pope / folder / "pope_answers.jsonl" for folder in ("greedy", "one"))
+    assert greedy.read_bytes() == one.read_bytes() != (pope / "searched" / "pope_answers.jsonl").read_bytes()
+
+
+def test_a_length_penalty_without_beams_is_refused(pope: Path) -> None:
+    with pytest.raises(ValueError, match="length_penalty is 1.0 without beams"):
+        EvaluateOptions(benchmark="pope", data=pope, length_penalty=1.0)
+    with pytest.raises(ValueError, match="beams is 0; expected at least 1"):
+        EvaluateOptions(benchmark="pope", data=pope, beams=0)
 
 
 def test_real_captions_in_a_process_of_its_own(shared_data: Path) -> None:

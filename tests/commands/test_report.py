@@ -109,6 +109,15 @@ def test_same_results_same_bytes(folders: list[Path], tmp_path: Path) -> None:
     assert pages[0] == pages[1]
 
 
+def test_a_search_is_named(tmp_path: Path) -> None:
+    decoding = {"num_beams": 5, "length_penalty": 0.0}
+    folders = [write_results(tmp_path / name, share=share, decoding=decoding) for name, share in (("a", 0.5), ("b", 0.7))]
+    assert report(folders, tmp_path / "out") == 0
+    html = (tmp_path / "out" / "report.html").read_text()
+    assert "mode official, 5 beams, length penalty 0.0, scorer" in html
+    assert "settings differ" not in html
+
+
 def test_hostile_words_stay_words(folders: list[Path], tmp_path: Path) -> None:
     hostile = [write_results(tmp_path / "h", share=0.5, suffix=f" {HOSTILE}", model=HOSTILE, data={HOSTILE: "b"}, decoding={HOSTILE: 1})]
     rows = read_items(items_path(hostile[0], "pope"))

@@ -9,6 +9,7 @@ import torch
 
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
+from mmalign.engine.beams import Beams
 from mmalign.evaluation.answers import Question, count_endings, read_answers
 from mmalign.evaluation.runner import _digest, generate_answers
 from tests.tiny_models import build_tiny_llava, random_image, random_text
@@ -100,6 +101,23 @@ def test_a_stopped_run_goes_on_and_ends_the_same(model_and_processor: Any, quest
     rows = ask(model_and_processor, questions, tmp_path, batch_size=2, source="m")
     assert [rows[i]["response"] for i in (1, 4)] == ["kept 1", "kept 4"]
     assert [row for row in rows if row["id"] not in ("q1", "q4")] == [row for row in expected if row["id"] not in ("q1", "q4")]
+
+
+def test_beams_are_part_of_what_is_resumed(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:
+    """Two rows at once are one question of two beams; greedy answers don't go on under a search."""
+    origin = {"source": "m", "max_new_tokens": [8], "batch_size": 2, "questions": digest(questions)}
+    partial = tmp_path / "answers.jsonl.partial"
+    partial.write_text(json.dumps(origin) + "\n")
+    with pytest.raises(ValueError, match="unfinished answers of another run"):
+        ask(model_and_processor, questions, tmp_path, batch_size=2, source="m", beams=Beams(2))
+    partial.unlink()
+    whole = ask(model_and_processor, questions, tmp_path, batch_size=64, beams=Beams(2))
+    assert ask(model_and_processor, questions, tmp_path, batch_size=2, beams=Beams(2)) == whole
+    kept = {**whole[1], "response": "kept"}
+    lines = [{**origin, "beams": 2, "length_penalty": 0.0}, kept]
+    partial.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    rows = ask(model_and_processor, questions, tmp_path, batch_size=2, source="m", beams=Beams(2))
+    assert rows == [kept if row["id"] == kept["id"] else row for row in whole]
 
 
 @pytest.mark.parametrize("other", [{"source": "other"}, {"batch_size": 3}])
