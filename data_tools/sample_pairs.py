@@ -60,10 +60,12 @@ class SampleOptions:
     """sampling temperature"""
     top_p: float = 0.95
     """sample from the likeliest tokens that have this probability together"""
+    top_k: int = 0
+    """sample from this many of the likeliest tokens; 0: from all"""
     max_new_tokens: int = 256
     """longest response in tokens"""
     batch_size: int = 8
-    """questions at once; part of what decides the bytes"""
+    """questions at once; another size may change a few responses by rounding, and is another run"""
     seed: int = 0
     """of sampling"""
     embed_images: bool = True
@@ -88,22 +90,24 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.chunks import chunk_seed, run_chunks
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
-    from data_tools.sampling import load_source, sample_chunk
+    from data_tools.sampling import ResponseSampler, load_source, sample_chunk
+    from mmalign.engine.choosing import Sampling
 
-    if options.samples < 2 or options.temperature <= 0:
-        raise UserError(f"samples is {options.samples}, temperature {options.temperature}; expected at least 2, and more than 0")
+    if options.samples < 2:
+        raise UserError(f"samples is {options.samples}; expected at least 2")
+    sampling = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
     if (options.scorer == "mllm") != (options.labeler is not None):
         raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
     items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
     policy = load_on_accelerator(options.model, dtype=options.dtype)
+    sampler = ResponseSampler(*policy, sampling=sampling, max_new_tokens=options.max_new_tokens)
     scorer = _build_scorer(options, judge, policy, root, words)
 
     def work(indices: range) -> list[dict[str, Any]]:
         folder = options.out / "scoring" / f"{indices.start:09d}"
         chunk = [items[index] for index in indices]
-        sampling = {name: getattr(options, name) for name in ("samples", "temperature", "top_p", "max_new_tokens")}
-        seed = chunk_seed(options.seed, indices.start)
-        lines = sample_chunk(*policy, chunk, scorer, image_root=root, folder=folder, seed=seed, **sampling)
+        seeds = [chunk_seed(options.seed, index) for index in indices]
+        lines = sample_chunk(sampler, chunk, scorer, image_root=root, folder=folder, seeds=seeds)
         return [{"index": index, **line} for index, line in zip(indices, lines, strict=True)]
 
     settings = _settings(options, judge, files)
@@ -151,7 +155,7 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     from data_tools.language_models import describe_language_model
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
-    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "max_new_tokens", "seed")
+    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
     models = {"model": options.model, "labeler": options.labeler}
     weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
     # A wrong root makes rejects of all questions, which must not stay under the right one.

@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from data_tools.response_scores import Sampled, Scorer
-from mmalign.data.encode import batch_prompts
+from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
-from mmalign.engine.generation import continue_rows
+from mmalign.engine.choosing import Sampling
+from mmalign.engine.generation import generate
+from mmalign.engine.prefix import probe_prefix
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
@@ -58,20 +59,49 @@ def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
     return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [])
 
 
+class ResponseSampler:
+    """Samples responses to questions about images. A response depends on its question's seed and its number, not on its batch."""
+
+    def __init__(self, model: Any, processor: Any, *, sampling: Sampling, max_new_tokens: int) -> None:
+        """Prepare; whether responses share their prompt's cache is asked at the first question."""
+        self._model, self._processor, self._sampling = model, processor, sampling
+        self._max_new_tokens = max_new_tokens
+        self._shared: bool | None = None
+
+    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], *, seeds: Sequence[int]) -> list[list[str]]:
+        """Sample to each prompt about its image, with a seed for each."""
+        encoded = [self._encode(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
+        pad = self._processor.tokenizer.pad_token_id
+        if self._shared is None:
+            self._shared = probe_prefix(self._model, encoded[0], pad_token_id=pad).shared
+        answers = generate(
+            self._model,
+            encoded,
+            max_new_tokens=self._max_new_tokens,
+            pad_token_id=pad,
+            decoding=self._sampling,
+            seeds=[[seed] for seed in seeds],
+            shared=self._shared,
+        )
+        return [[self._processor.decode(one.ids, skip_special_tokens=True).strip() for one in question] for (question,) in answers]
+
+    def _encode(self, prompt: str, image: Image.Image) -> EncodedPrompt:
+        turn = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": prompt}])
+        return encode_questions(self._processor, images=[image], prompts=[[turn]])
+
+
 def sample_chunk(
-    model: Any, processor: Any, items: Sequence[Sampled], scorer: Scorer, *, image_root: Path, folder: Path, seed: int, **sampling: Any
+    sampler: ResponseSampler, items: Sequence[Sampled], scorer: Scorer, *, image_root: Path, folder: Path, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Sample and score the responses of a chunk.
 
     Args:
-        model: A multimodal LLM in eval mode.
-        processor: Its processor.
+        sampler: Samples the responses.
         items: The questions.
         scorer: Scores the responses.
         image_root: Folder of the images.
         folder: The chunk's own, for the scorer's work in progress.
-        seed: Of sampling.
-        **sampling: As ``sample_responses`` takes them.
+        seeds: Of the questions.
 
     Returns:
         For each item ``responses`` and ``scores``, or the ``reason`` why its image can't be used.
@@ -84,41 +114,8 @@ def sample_chunk(
         except UserError as error:
             lines[i] = {"reason": str(error)}
     if images:
-        prompts = [items[i].question.prompt for i in images]
-        answers = sample_responses(model, processor, prompts, list(images.values()), seed=seed, **sampling)
+        answers = sampler([items[i].question.prompt for i in images], list(images.values()), seeds=[seeds[i] for i in images])
         good = [Sampled(items[i].question, items[i].truth, items[i].reference, a) for i, a in zip(images, answers, strict=True)]
         for i, item, scores in zip(images, good, scorer(good, folder=folder), strict=True):
             lines[i] = {"responses": item.responses, "scores": scores}
     return [lines[i] for i in range(len(items))]
-
-
-def sample_responses(
-    model: Any,
-    processor: Any,
-    prompts: Sequence[str],
-    images: Sequence[Image.Image],
-    *,
-    samples: int,
-    temperature: float,
-    top_p: float,
-    max_new_tokens: int,
-    seed: int,
-) -> list[list[str]]:
-    """Sample responses to each prompt about its image, with stock ``generate``; the caller's random state is left as it was."""
-    parts = [[{"type": "image"}, {"type": "text", "text": prompt}] for prompt in prompts]
-    turns = [[Message(role="user", content=content)] for content in parts]
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        new = continue_rows(
-            model,
-            batch_prompts(processor, turns, [[image] for image in images]),
-            do_sample=True,
-            num_return_sequences=samples,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=0,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-        )
-    decoded = [processor.decode(ids, skip_special_tokens=True).strip() for ids in new]
-    return [decoded[start : start + samples] for start in range(0, len(decoded), samples)]

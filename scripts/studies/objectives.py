@@ -26,11 +26,12 @@ from accelerate.utils import send_to_device
 from data_tools.response_scores import best_and_worst
 from data_tools.sample_pairs import SampleOptions
 from data_tools.sample_pairs import run as sample_pairs
-from data_tools.sampling import sample_responses
+from data_tools.sampling import ResponseSampler
 from mmalign.data.encode import encode_responses
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
 from mmalign.engine.batch import collate_prompts
+from mmalign.engine.choosing import Sampling
 from mmalign.engine.divergence import TeacherStates, linear_divergence
 from mmalign.engine.hidden_states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
@@ -76,8 +77,8 @@ def divergence_from_start(model: Path, start: Path, world: Path) -> float:
     images = [load_image(question.image, root=world / "eval" / "images") for question in questions]
     (policy, processor), (reference, _) = (load_mllm(str(folder)) for folder in (model, start))
     policy, reference = policy.to(best_device()), reference.to(best_device())
-    sampling = {"samples": 1, "temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64, "seed": 0}
-    texts = sample_responses(policy, processor, [question.prompt for question in questions], images, **sampling)  # type: ignore[arg-type]
+    sampler = ResponseSampler(policy, processor, sampling=Sampling(), max_new_tokens=64)
+    texts = sampler([question.prompt for question in questions], images, seeds=range(len(questions)))
     encoded = [
         encode_responses(processor, images=[image], prompt=[Message(role="user", content=_asked(question.prompt))], responses=text)
         for question, image, text in zip(questions, images, texts, strict=True)

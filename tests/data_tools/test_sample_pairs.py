@@ -19,15 +19,18 @@ from data_tools.response_scores import (
     split_sentences,
 )
 from data_tools.sample_pairs import SampleOptions, build, main
+from data_tools.sampling import ResponseSampler
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
+from mmalign.engine.choosing import Sampling
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions, read_synonyms
 from mmalign.models.load import load_mllm
 from tests.evaluation.judges.chat_server import run_chat_server
-from tests.tiny_models import random_image
+from tests.tiny_families import FAMILIES
+from tests.tiny_models import random_image, random_text
 
 QUESTION = Question("q", "a.png", "What is there?")
 
@@ -215,12 +218,46 @@ def test_a_left_over_verdict_meets_no_other_response(tmp_path: Path, tiny_llava_
     assert scorer([Sampled(question, None, None, ["A cat."])], folder=tmp_path / "chunk") == [[None]]
 
 
+@pytest.mark.parametrize("family", ["llava", "llava-next", "qwen2.5-vl", "idefics3", "gemma3", "paligemma", "qwen3.5"])
+def test_responses_depend_on_their_question_alone(family: str) -> None:
+    """Not on the questions beside it, nor on how many responses are asked for."""
+    model, processor = FAMILIES[family]()
+    prompts, images = [random_text(i, 2 + i) for i in range(3)], [random_image(i) for i in range(3)]
+
+    def sampler(answers: int) -> ResponseSampler:
+        return ResponseSampler(model, processor, sampling=Sampling(top_p=0.95, answers=answers), max_new_tokens=6)
+
+    together = sampler(3)(prompts, images, seeds=[5, 6, 7])
+    for i in range(3):
+        assert sampler(2)([prompts[i]], [images[i]], seeds=[5 + i]) == [together[i][:2]]
+        assert sampler(3)([prompts[i]], [images[i]], seeds=[50 + i]) != [together[i]]
+    assert len({text for texts in together for text in texts}) > 5
+
+
+def test_the_size_of_chunks_changes_no_response(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """Of a float32 model of this size; and a broken image in the chunk moves no seed."""
+    photos = save_photos(tmp_path / "photos", 4)
+    words = f"{photos} --model {tiny_llava_dir} --scorer mllm --labeler {tiny_llava_dir} --max-new-tokens 6 --dtype float32 --samples 3"
+    responses = []
+    for size, broken in ((1, False), (3, False), (3, True)):
+        if broken:
+            (photos / "1.png").write_bytes(b"junk")
+        out = tmp_path / f"{size}{broken}"
+        # A random model says neither yes nor no, so that there is no pair.
+        main([*words.split(), "--prompts", "Hm?", "--batch-size", str(size), "--max-reject-share", "1", "--out", str(out)])
+        lines = [json.loads(line) for path in sorted((out / "chunks").glob("*.jsonl")) for line in path.read_text().splitlines()]
+        responses.append([line.get("responses") for line in lines])
+    assert responses[0] == responses[1]
+    assert responses[2] == [responses[0][0], None, *responses[0][2:]]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"scorer": "truth"}, "--scorer truth needs to know what is in the images"),
         ({"scorer": "mllm"}, "--scorer mllm and --labeler MODEL go together"),
-        ({"scorer": "truth", "samples": 1}, "samples is 1, temperature 3.0; expected at least 2"),
+        ({"scorer": "truth", "samples": 1}, "samples is 1; expected at least 2"),
+        ({"scorer": "truth", "temperature": 0.0}, "temperature is 0.0, top_p 0.95, top_k 0; expected a temperature above 0"),
         ({"scorer": "truth", "prompts": []}, "say what to ask about each with --prompts"),
     ],
 )
