@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionCacheLayerMixin
 
 from mmalign.data.encode import EncodedPrompt
@@ -42,7 +42,16 @@ class Prefix:
     @property
     def counts_tokens(self) -> bool:
         """Whether a layer counts tokens in its cache (a sliding window), so that padding inside a row would move it."""
-        return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in self.cache.layers)
+        return _has_windows(self.cache)
+
+
+def counts_tokens(model: PreTrainedModel) -> bool:
+    """Whether some of a model's layers have a sliding window, so that rows of one prefix can continue it at equal lengths alone."""
+    return _has_windows(DynamicCache(config=model.config))
+
+
+def _has_windows(cache: Cache) -> bool:
+    return any(isinstance(layer, DynamicSlidingWindowLayer) for layer in cache.layers)
 
 
 @dataclass
@@ -82,8 +91,12 @@ def run_prefixes(model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, pa
     del batch["images"], batch["layout"]
     out = model(**batch, **images, position_ids=positions, use_cache=True, logits_to_keep=1)
     length = batch["input_ids"].shape[1]
-    cache = out.past_key_values
-    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers) or cache.get_seq_length() != length:
+    cache = out.get("past_key_values")
+    if (
+        not isinstance(cache, Cache)
+        or any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in cache.layers)
+        or cache.get_seq_length() != length
+    ):
         raise UserError(f"its cache does not hold the {length} tokens of the prompt one by one")
     axes = positions if positions.ndim == 3 else positions[None]
     num_axes = len(positions) if positions.ndim == 3 else 0

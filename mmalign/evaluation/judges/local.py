@@ -12,9 +12,10 @@ import torch
 from tqdm import tqdm
 from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from mmalign.data.encode import batch_prompts
+from mmalign.data.encode import EncodedPrompt, batch_prompts
 from mmalign.data.rows import Message
-from mmalign.engine.generation import continue_rows
+from mmalign.engine.generation import generate
+from mmalign.engine.prefix import counts_tokens, probe_prefix
 from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
@@ -44,6 +45,7 @@ class LocalJudge:
         self._folder = Path(model_dir)
         self._max_new_tokens, self._batch_size, self._dtype = max_new_tokens, batch_size, dtype
         self._loaded: tuple[Any, Any] | None = None
+        self._shared: bool | None = None
         self._decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
         identity = {"model": self.name, "sha256": _hash_checkpoint(self._folder), "decoding": self._decoding}
         self._cache = JudgementCache(cache, judge=identity)
@@ -76,11 +78,14 @@ class LocalJudge:
         if self._loaded is None:
             self._loaded = _load(self._folder, self._dtype)
         model, processor = self._loaded
-        encoded = _encode(processor, prompts)
-        new = continue_rows(model, encoded, max_new_tokens=self._max_new_tokens, do_sample=False)
-        asked = encoded["input_ids"].tolist()
-        # The token that ends an answer is not among its ids.
-        return [(decode_answer(processor, ids, prompt=p), len(ids) == self._max_new_tokens) for ids, p in zip(new, asked, strict=True)]
+        asked = _tokenize(processor, prompts)
+        encoded = _encode(asked, together=not counts_tokens(model))
+        pad = getattr(processor, "tokenizer", processor).pad_token_id
+        if self._shared is None:
+            self._shared = probe_prefix(model, encoded[0], pad_token_id=pad).shared
+        new = generate(model, encoded, max_new_tokens=self._max_new_tokens, pad_token_id=pad, shared=self._shared)
+        answers = [answer for prompt in new for (answer,) in prompt]
+        return [(decode_answer(processor, one.ids, prompt=ids), one.end is None) for one, ids in zip(answers, asked, strict=True)]
 
 
 def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> int:
@@ -118,9 +123,33 @@ def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
     return model, processor
 
 
-def _encode(processor: Any, prompts: Sequence[str]) -> Any:
+def _tokenize(processor: Any, prompts: Sequence[str]) -> list[list[int]]:
     is_tokenizer = not hasattr(processor, "tokenizer")
-    return batch_prompts(processor, [[_message(prompt, plain=is_tokenizer)] for prompt in prompts])
+    batch = batch_prompts(processor, [[_message(prompt, plain=is_tokenizer)] for prompt in prompts])
+    return [ids[mask.bool()].tolist() for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)]
+
+
+def _encode(asked: Sequence[list[int]], *, together: bool) -> list[EncodedPrompt]:
+    """The prompts as questions behind the words that all of them begin with, or each alone."""
+    shared = _shared_length([ids[:-1] for ids in asked]) if together else 0
+    groups = [(asked, shared)] if shared else [([ids], len(ids) - 1) for ids in asked]
+    return [
+        EncodedPrompt(
+            prefix_ids=list(group[0][:start]),
+            responses=[list(ids[start:]) for ids in group],
+            scored=[],
+            token_types={},
+            images={},
+            response_types=[{} for _ in group],
+        )
+        for group, start in groups
+    ]
+
+
+def _shared_length(rows: Sequence[list[int]]) -> int:
+    """How many tokens all rows begin with; of the first and the last in order, all have what these two have."""
+    first, last = min(rows), max(rows)
+    return next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
 
 
 def _message(prompt: str, *, plain: bool) -> Message:

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from mmalign.evaluation.judges.local import LocalJudge
 from tests.tiny_models import QWEN3, build_tokenizer, random_text
@@ -24,16 +34,61 @@ TEMPLATE = (
 def llm_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("judge") / "tiny-llm"
     torch.manual_seed(0)
+    values = {key: value for key, value in QWEN3.items() if key != "model_type"}
+    return save_llm(folder, Qwen3ForCausalLM(Qwen3Config(**values, pad_token_id=0, bos_token_id=1, eos_token_id=2)))
+
+
+def save_llm(folder: Path, model: Any) -> Path:
+    """With a template and weights that make answers differ."""
     tokenizer = build_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    values = {key: value for key, value in QWEN3.items() if key != "model_type"}
-    model = Qwen3ForCausalLM(Qwen3Config(**values, pad_token_id=0, bos_token_id=1, eos_token_id=2))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.mul_(3.0 if parameter.ndim > 1 else 1.0)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+SIZES = {key: QWEN3[key] for key in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")}
+SIZES |= {"num_hidden_layers": 2, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["windows", "states"])
+def test_judges_whose_prompts_share_nothing_answer_the_same(kind: str, tmp_path: Path) -> None:
+    """Sliding windows, of which a row's padding would move the edge; convolutions, whose state is no list of tokens."""
+    torch.manual_seed(0)
+    if kind == "windows":
+        built: Any = MistralForCausalLM(MistralConfig(**SIZES, sliding_window=8))
+    else:
+        built = Lfm2ForCausalLM(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"], block_auto_adjust_ff_dim=False))
+    folder = save_llm(tmp_path / kind, built)
+    judge = LocalJudge(folder, cache=tmp_path / "c.jsonl", max_new_tokens=6, batch_size=3, dtype="float32")
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), build_tokenizer()
+    expected = []
+    for prompt in PROMPTS:
+        ids = tokenizer(f"<s>USER: {prompt} ASSISTANT:", add_special_tokens=False, return_tensors="pt")["input_ids"]
+        out = model.generate(ids, max_new_tokens=6, do_sample=False)[0, ids.shape[1] :]
+        expected.append(tokenizer.decode(out, skip_special_tokens=True).strip())
+    assert len(set(expected)) > 1
+    assert judge.ask(PROMPTS) == expected
+
+
+def test_the_words_that_prompts_share_run_once(llm_dir: Path, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    judge = LocalJudge(llm_dir, cache=tmp_path / "c.jsonl", max_new_tokens=1, batch_size=5, dtype="float32")
+    wording = random_text(9, 30)
+    judge.ask([f"{wording} {prompt}" for prompt in PROMPTS[:1]])
+    assert judge._loaded is not None
+    hook = judge._loaded[0].model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    judge.ask([f"{wording} {prompt}" for prompt in PROMPTS])
+    hook.remove()
+    (rows, length), (questions, rest) = seen
+    assert (rows, questions) == (1, 4), "one of the five is answered already"
+    assert length > 30 > rest
 
 
 @torch.no_grad()
