@@ -11,17 +11,16 @@ from lmms_eval.api.model import lmms
 from PIL import Image
 from tqdm import tqdm
 
-from mmalign.data.encode import batch_prompts
+from mmalign.data.encode import encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
-from mmalign.engine.generation import continue_rows
+from mmalign.engine.generation import generate
+from mmalign.engine.prefix import probe_prefix
 from mmalign.errors import UserError
+from mmalign.evaluation.harness.decoding import choose_decoding
 from mmalign.models.load import load_mllm
 from mmalign.options.precision import Dtype
 
-# What a task says beside the stop words and reaches generate; sampling settings do only where the task samples.
-_ALWAYS = ("max_new_tokens", "num_beams")
-_SAMPLING = ("temperature", "top_p", "top_k")
 _DEFAULT_LENGTH = 128
 
 
@@ -68,6 +67,7 @@ class HarnessModel(lmms):
         if device is None and torch.accelerator.is_available():
             device = str(torch.accelerator.current_accelerator())
         self.model.to(device or "cpu")
+        self._shared: bool | None = None
 
     def generate_until(self, requests: Sequence[Instance]) -> list[str]:
         """Answer each request as its task says; the order is kept."""
@@ -123,23 +123,25 @@ class HarnessModel(lmms):
         return _Request(place, text, [load_image(image) for image in visuals], settings)
 
     def _answer(self, batch: Sequence[_Request]) -> list[str]:
-        images = [request.images for request in batch] if batch[0].images else None
-        encoded = batch_prompts(self.processor, [[_message(request)] for request in batch], images)
-        settings = batch[0].settings
-        new = continue_rows(self.model, encoded, **_generation_options(settings))
-        return [_stop(self.processor.decode(ids, skip_special_tokens=True), settings) for ids in new]
+        encoded = [encode_questions(self.processor, images=request.images, prompts=[[_message(request)]]) for request in batch]
+        settings, pad = batch[0].settings, self.processor.tokenizer.pad_token_id
+        if self._shared is None:
+            self._shared = probe_prefix(self.model, encoded[0], pad_token_id=pad).shared
+        answers = generate(
+            self.model,
+            encoded,
+            max_new_tokens=settings.get("max_new_tokens") or _DEFAULT_LENGTH,
+            pad_token_id=pad,
+            decoding=choose_decoding(settings, self.model.generation_config),
+            # lmms-eval seeds torch.
+            seeds=torch.randint(2**62, (len(batch), 1)).tolist(),
+            shared=self._shared,
+        )
+        return [_stop(self.processor.decode(best.ids, skip_special_tokens=True), settings) for ((best,),) in answers]
 
 
 def _message(request: _Request) -> Message:
     return Message(role="user", content=[*({"type": "image"} for _ in request.images), {"type": "text", "text": request.prompt}])
-
-
-def _generation_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a task in the words of generate. A temperature of 0 means greedy there, and is refused here."""
-    samples = bool(settings.get("do_sample")) and settings.get("temperature") != 0
-    names = _ALWAYS + (_SAMPLING if samples else ())
-    options = {name: settings[name] for name in names if settings.get(name) is not None}
-    return {"max_new_tokens": _DEFAULT_LENGTH, "do_sample": samples, **options}
 
 
 def _stop(text: str, settings: Mapping[str, Any]) -> str:
