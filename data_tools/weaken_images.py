@@ -37,7 +37,7 @@ class WeakenOptions(NegativeOptions):
     max_new_tokens: int = 256
     """longest response in tokens"""
     batch_size: int = 16
-    """rows at once; part of what decides the bytes"""
+    """rows at once; another size may change a few responses by rounding, and is another run"""
     seed: int = 0
     """of noise and sampling"""
     dtype: Dtype = "auto"
@@ -53,7 +53,7 @@ def run(options: WeakenOptions) -> None:
     from data_tools.chunks import chunk_seed
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import Answers, build_negatives
-    from data_tools.weakening import NUM_STEPS, generate_hallucinated
+    from data_tools.weakening import NUM_STEPS, Weakener
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
     if not 0 <= options.step < NUM_STEPS:
@@ -64,26 +64,24 @@ def run(options: WeakenOptions) -> None:
             "expected a share in (0, 1] and two numbers of at least 0"
         )
     decoding = {name: getattr(options, name) for name in ("step", "contrast", "plausibility", "temperature", "max_new_tokens")}
-    model, processor = load_on_accelerator(options.model, dtype=options.dtype)
+    weakener = Weakener(*load_on_accelerator(options.model, dtype=options.dtype), **decoding)
 
     def rejected(rows: Sequence[Any], start: int) -> Answers:
         shown = [row for row in rows if row.images]
-        texts = iter(
-            generate_hallucinated(
-                model,
-                processor,
-                [row.messages[:-1] for row in shown],
-                [row.images for row in shown],
-                seed=chunk_seed(options.seed, start),
-                **decoding,
-            )
-            if shown
-            else []
-        )
+        seeds = [chunk_seed(options.seed, start + place) for place, row in enumerate(rows) if row.images]
+        prompts = [row.messages[:-1] for row in shown]
+        texts = iter(weakener(prompts, [row.images for row in shown], seeds=seeds) if shown else [])
         return [_response(next(texts)) if row.images else ValueError("the row has no image to weaken") for row in rows]
 
     weights = fingerprint_checkpoint(options.model, dtype=options.dtype)
-    settings = {"builder": "image-weakening", "model": options.model, "model_weights": weights, "seed": options.seed, **decoding}
+    settings = {
+        "builder": "image-weakening",
+        "model": options.model,
+        "model_weights": weights,
+        "seed": options.seed,
+        "seeds": "row",
+        **decoding,
+    }
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
 
 

@@ -4,16 +4,17 @@ Shape legend: B = rows, N = prompt tokens, V = vocabulary.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor
 
-from mmalign.data.encode import batch_prompts
+from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.weaken import NUM_STEPS, alpha_bars
-from mmalign.engine.batch import concatenate_images
-from mmalign.engine.generation import continue_rows
+from mmalign.engine.choosing import Greedy, Sampling
+from mmalign.engine.generation import generate
+from mmalign.engine.prefix import probe_prefix
 from mmalign.errors import UserError
 
 
@@ -51,66 +52,68 @@ def hallucinating_logits(noisy: Tensor, clean: Tensor, *, contrast: float, plaus
     return ((1 + contrast) * noisy - contrast * clean).masked_fill(noisy < floor, -torch.inf)
 
 
-class HallucinationProcessor(LogitsProcessor):
-    """Decodes both branches in one batch: the first half of the rows sees noised images, the second half the images themselves.
+@dataclass(frozen=True)
+class Hallucinating:
+    """Chooses for both branches in one batch: the first half of the rows sees noised images, the second half the images themselves.
 
-    It chooses the token itself and leaves it as the only one, so that both halves continue with the same text and stock ``generate`` keeps
-    their caches, positions and masks.
+    Both halves continue with the same tokens.
     """
 
-    def __init__(self, *, contrast: float, plausibility: float, temperature: float, generator: torch.Generator) -> None:
-        """Set how to decode; temperature 0 is greedy."""
-        self.contrast, self.plausibility, self.temperature, self.generator = contrast, plausibility, temperature, generator
+    contrast: float
+    plausibility: float
+    temperature: float
+    """0 is greedy."""
+    answers: int = 1
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Return (2B, V) scores that allow one token per row, the same in both halves."""
-        noisy, clean = scores.chunk(2)
-        logits = hallucinating_logits(noisy, clean, contrast=self.contrast, plausibility=self.plausibility)
-        if self.temperature == 0:
-            tokens = logits.argmax(dim=-1, keepdim=True)
-        else:
-            probabilities = torch.softmax(logits / self.temperature, dim=-1)
-            tokens = torch.multinomial(probabilities.cpu(), 1, generator=self.generator).to(scores.device)
-        only = torch.full_like(scores, -torch.inf)
-        return only.scatter(1, tokens.repeat(2, 1), 0.0)
+    def choose(self, logits: Tensor, seeds: Tensor, step: int) -> Tensor:
+        """Return (2B,) tokens, the same in both halves; see ``Decoding``."""
+        noisy, clean = logits.chunk(2)
+        amplified = hallucinating_logits(noisy, clean, contrast=self.contrast, plausibility=self.plausibility)
+        chooser = Greedy() if self.temperature == 0 else Sampling(self.temperature)
+        return chooser.choose(amplified, seeds[: len(noisy)], step).repeat(2)
 
 
-def generate_hallucinated(
-    model: Any,
-    processor: Any,
-    prompts: Sequence[Sequence[Any]],
-    images: Sequence[Sequence[Any]],
-    *,
-    step: int,
-    contrast: float,
-    plausibility: float,
-    temperature: float,
-    max_new_tokens: int,
-    seed: int,
-) -> list[str]:
-    """Answer prompts about images as the model would if it hardly saw them.
+class Weakener:
+    """Answers prompts about images as the model would if it hardly saw them. An answer depends on its seed, not on its batch."""
 
-    Args:
-        model: A multimodal LLM in eval mode.
-        processor: Its processor.
-        prompts: B conversations with image placeholders.
-        images: The images of each.
-        step: How much noise, 0 to 999.
-        contrast: See ``hallucinating_logits``.
-        plausibility: The same.
-        temperature: 0 is greedy.
-        max_new_tokens: Longest answer.
-        seed: Of the noise and of sampling.
+    def __init__(
+        self, model: Any, processor: Any, *, step: int, contrast: float, plausibility: float, temperature: float, max_new_tokens: int
+    ) -> None:
+        """Prepare; whether rows share their prompt's cache is asked at the first prompt.
 
-    Returns:
-        B texts.
-    """
-    encoded = batch_prompts(processor, prompts, images)
-    generator = torch.Generator().manual_seed(seed)
-    pixels = encoded["pixel_values"].to(model.dtype)
-    noised = add_noise(pixels, step=step, generator=generator)
-    # Every input has rows, images or patches along its first axis: two halves of each.
-    both = concatenate_images([{**encoded, "pixel_values": half} for half in (noised, pixels)])
-    chooser = HallucinationProcessor(contrast=contrast, plausibility=plausibility, temperature=temperature, generator=generator)
-    new = continue_rows(model, both, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1, logits_processor=[chooser])
-    return [processor.decode(ids, skip_special_tokens=True).strip() for ids in new[: len(prompts)]]
+        Args:
+            model: A multimodal LLM in eval mode.
+            processor: Its processor.
+            step: How much noise, 0 to 999.
+            contrast: See ``hallucinating_logits``.
+            plausibility: The same.
+            temperature: 0 is greedy.
+            max_new_tokens: Longest answer.
+        """
+        self._model, self._processor, self._step, self._max_new_tokens = model, processor, step, max_new_tokens
+        self._decoding = Hallucinating(contrast, plausibility, temperature)
+        self._shared: bool | None = None
+
+    def __call__(self, prompts: Sequence[Sequence[Any]], images: Sequence[Sequence[Any]], *, seeds: Sequence[int]) -> list[str]:
+        """Answer B conversations with image placeholders, about the images of each; a seed for each, of noise and draws."""
+        clean = [encode_questions(self._processor, images=shown, prompts=[turns]) for turns, shown in zip(prompts, images, strict=True)]
+        noisy = [self._noised(prompt, seed) for prompt, seed in zip(clean, seeds, strict=True)]
+        pad = self._processor.tokenizer.pad_token_id
+        if self._shared is None:
+            self._shared = probe_prefix(self._model, clean[0], pad_token_id=pad).shared
+        answers = generate(
+            self._model,
+            [*noisy, *clean],
+            max_new_tokens=self._max_new_tokens,
+            pad_token_id=pad,
+            decoding=self._decoding,
+            seeds=[[seed] for seed in (*seeds, *seeds)],
+            shared=self._shared,
+        )
+        said = [one.ids for ((one,),) in answers[: len(prompts)]]
+        return [self._processor.decode(ids, skip_special_tokens=True).strip() for ids in said]
+
+    def _noised(self, prompt: EncodedPrompt, seed: int) -> EncodedPrompt:
+        pixels = prompt.images["pixel_values"].to(self._model.dtype)
+        noised = add_noise(pixels, step=self._step, generator=torch.Generator().manual_seed(seed))
+        return replace(prompt, images={**prompt.images, "pixel_values": noised})

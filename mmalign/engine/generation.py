@@ -6,7 +6,7 @@ prompt's cache (see ``prefix.py``) run each answer as a whole row of stock ``gen
 Shape legend: R = rows, V = vocabulary.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,28 +201,3 @@ class _Chooser(LogitsProcessor):
         tokens = self._decoding.choose(scores, self._seeds, input_ids.shape[1] - self._start)
         self.logps.append(_logps_of(scores, tokens))
         return torch.full_like(scores, -torch.inf).scatter(1, tokens[:, None], 0.0)
-
-
-@torch.no_grad()
-def continue_rows(model: Any, rows: Mapping[str, Any], **options: Any) -> list[list[int]]:
-    """Continue whole rows, padded on the left, with stock ``generate``.
-
-    Args:
-        model: A multimodal LLM or a text model, in eval mode.
-        rows: Its inputs, such as ``batch_prompts`` makes them; moved to its device, pixels to its precision.
-        options: Of ``generate``.
-
-    Returns:
-        The new ids of each row; an end-of-turn token and what follows it are left out.
-    """
-    moved = send_to_device(dict(rows), model.device)
-    if "pixel_values" in moved:
-        moved["pixel_values"] = moved["pixel_values"].to(model.dtype)
-    out = model.generate(**moved, **options)
-    ends = {*end_tokens(model), options.get("pad_token_id")}
-    return [_before_end(ids, ends) for ids in out[:, moved["input_ids"].shape[1] :].tolist()]
-
-
-def _before_end(ids: Sequence[int], ends: Container[int | None]) -> list[int]:
-    first = next((i for i, token in enumerate(ids) if token in ends), len(ids))
-    return list(ids[:first])

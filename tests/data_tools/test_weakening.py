@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaProcessor
 
 from data_tools.weaken_images import main
-from data_tools.weakening import add_noise, generate_hallucinated, hallucinating_logits
+from data_tools.weakening import Weakener, add_noise, hallucinating_logits
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
 from mmalign.data.weaken import alpha_bars
@@ -101,12 +101,10 @@ def plain_loop(model: Any, processor: Any, prompt: Any, image: Any, noised: torc
 def test_equals_a_plain_loop_of_two_forwards(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     prompts, images = prompts_and_images(3)
-    got = generate_hallucinated(model, processor, prompts, images, temperature=0.0, seed=5, **DECODING)
+    got = Weakener(model, processor, temperature=0.0, **DECODING)(prompts, images, seeds=[5, 6, 7])
     pixels = processor(text=["<image>"] * 3, images=images, return_tensors="pt")["pixel_values"]
-    noised = add_noise(pixels, step=900, generator=torch.Generator().manual_seed(5))
-    expected = [
-        plain_loop(model, processor, prompt, image[0], noise[None]) for prompt, image, noise in zip(prompts, images, noised, strict=True)
-    ]
+    noised = [add_noise(row[None], step=900, generator=torch.Generator().manual_seed(5 + i)) for i, row in enumerate(pixels)]
+    expected = [plain_loop(model, processor, prompt, image[0], noise) for prompt, image, noise in zip(prompts, images, noised, strict=True)]
     assert got == expected
     assert len(set(got)) > 1
 
@@ -116,13 +114,10 @@ def test_every_family_equals_the_plain_loop(family: str) -> None:
     """Tiles, native resolution, positions on three axes, experts: the two halves keep their own images."""
     model, processor = FAMILIES[family]()
     prompts, images = prompts_and_images(3)
-    got = generate_hallucinated(model, processor, prompts, images, temperature=0.0, seed=5, **DECODING)
-    # The noise is drawn over the batch's pixels: rows, or the patches of one image after another.
+    got = Weakener(model, processor, temperature=0.0, **DECODING)(prompts, images, seeds=[5, 6, 7])
     texts = [processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts]
-    batch = processor(text=texts, images=images, return_tensors="pt", padding=True)["pixel_values"]
     alone = [processor(text=[text], images=[row], return_tensors="pt")["pixel_values"] for text, row in zip(texts, images, strict=True)]
-    assert batch.shape[0] == sum(map(len, alone))
-    noised = add_noise(batch, step=900, generator=torch.Generator().manual_seed(5)).split([len(pixels) for pixels in alone])
+    noised = [add_noise(pixels, step=900, generator=torch.Generator().manual_seed(5 + i)) for i, pixels in enumerate(alone)]
     expected = [plain_loop(model, processor, p, i[0], n) for p, i, n in zip(prompts, images, noised, strict=True)]
     assert got == expected
 
@@ -130,8 +125,10 @@ def test_every_family_equals_the_plain_loop(family: str) -> None:
 def test_sampling_is_seeded(loaded: tuple[Any, Any]) -> None:
     prompts, images = prompts_and_images(2)
     options = {"temperature": 3.0, **DECODING, "plausibility": 1e-6}
-    first, again, other = (generate_hallucinated(*loaded, prompts, images, seed=seed, **options) for seed in (1, 1, 2))
+    weakener = Weakener(*loaded, **options)
+    first, again, other = (weakener(prompts, images, seeds=seeds) for seeds in ([1, 2], [1, 2], [3, 4]))
     assert first == again != other
+    assert [*weakener(prompts[1:], images[1:], seeds=[2]), *weakener(prompts[:1], images[:1], seeds=[1])] == first[::-1]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
