@@ -74,14 +74,9 @@ def run(options: WeakenOptions) -> None:
         return [_response(next(texts)) if row.images else ValueError("the row has no image to weaken") for row in rows]
 
     weights = fingerprint_checkpoint(options.model, dtype=options.dtype)
-    settings = {
-        "builder": "image-weakening",
-        "model": options.model,
-        "model_weights": weights,
-        "seed": options.seed,
-        "seeds": "row",
-        **decoding,
-    }
+    settings = {"builder": "image-weakening", "model": options.model, "model_weights": weights, **decoding}
+    # Each row has a seed of its own: work of the form that had one per chunk is not continued.
+    settings |= {"seed": options.seed, "seeds": "row"}
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
 
 
