@@ -56,6 +56,8 @@ class SampleOptions:
     """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
     samples: int = 4
     """responses per question"""
+    search: Literal["sample", "beam"] = "sample"
+    """draw them, or find the likeliest ones with as many beams"""
     temperature: float = 1.0
     """sampling temperature"""
     top_p: float = 0.95
@@ -91,11 +93,13 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
     from data_tools.sampling import ResponseSampler, load_source, sample_chunk
+    from mmalign.engine.beams import Beams
     from mmalign.engine.choosing import Sampling
 
     if options.samples < 2:
         raise UserError(f"samples is {options.samples}; expected at least 2")
-    sampling = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
+    drawn = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
+    sampling = drawn if options.search == "sample" else Beams(options.samples, answers=options.samples)
     if (options.scorer == "mllm") != (options.labeler is not None):
         raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
     items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
@@ -155,7 +159,7 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     from data_tools.language_models import describe_language_model
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
-    names = ("model", "scorer", "labeler", "prompts", "samples", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
+    names = ("model", "scorer", "labeler", "prompts", "samples", "search", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
     models = {"model": options.model, "labeler": options.labeler}
     weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
     # A wrong root makes rejects of all questions, which must not stay under the right one.

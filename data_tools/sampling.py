@@ -10,6 +10,7 @@ from data_tools.response_scores import Sampled, Scorer
 from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
+from mmalign.engine.beams import Beams
 from mmalign.engine.choosing import Sampling
 from mmalign.engine.generation import generate
 from mmalign.engine.prefix import probe_prefix
@@ -62,8 +63,8 @@ def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
 class ResponseSampler:
     """Samples responses to questions about images. A response depends on its question's seed and its number, not on its batch."""
 
-    def __init__(self, model: Any, processor: Any, *, sampling: Sampling, max_new_tokens: int) -> None:
-        """Prepare; whether responses share their prompt's cache is asked at the first question."""
+    def __init__(self, model: Any, processor: Any, *, sampling: Sampling | Beams, max_new_tokens: int) -> None:
+        """Prepare; whether responses share their prompt's cache is asked at the first question. Beams find the likeliest responses."""
         self._model, self._processor, self._sampling = model, processor, sampling
         self._max_new_tokens = max_new_tokens
         self._shared: bool | None = None

@@ -234,6 +234,23 @@ def test_responses_depend_on_their_question_alone(family: str) -> None:
     assert len({text for texts in together for text in texts}) > 5
 
 
+def test_beams_give_the_likeliest_responses(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """Those of stock beams, the best first, by the sum of log-probabilities."""
+    photos = save_photos(tmp_path / "photos", 2)
+    words = f"{photos} --model {tiny_llava_dir} --scorer mllm --labeler {tiny_llava_dir} --max-new-tokens 6 --dtype float32"
+    # A random model says neither yes nor no, so that there is no pair.
+    main([*words.split(), "--prompts", "Hm?", "--samples", "3", "--search", "beam", "--out", str(tmp_path / "out")])
+    lines = [json.loads(line) for line in (tmp_path / "out" / "chunks" / "000000000.jsonl").read_text().splitlines()]
+    model, processor = load_mllm(str(tiny_llava_dir), dtype="float32")
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Hm?"}]}
+    text = processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+    for i, line in enumerate(lines):
+        inputs = processor(text=text, images=random_image(i), return_tensors="pt")
+        options = {"num_beams": 3, "num_return_sequences": 3, "length_penalty": 0.0, "do_sample": False}
+        out = model.generate(**inputs, max_new_tokens=6, **options)[:, inputs["input_ids"].shape[1] :]
+        assert line["responses"] == [processor.decode(ids, skip_special_tokens=True).strip() for ids in out]
+
+
 def test_the_size_of_chunks_changes_no_response(tmp_path: Path, tiny_llava_dir: Path) -> None:
     """Of a float32 model of this size; and a broken image in the chunk moves no seed."""
     photos = save_photos(tmp_path / "photos", 4)
