@@ -38,6 +38,20 @@ class EvaluateOptions(PrecisionOptions):
     """the benchmark's own files: their folder, or the question file"""
     model: str | None = None
     """answer with this model: folder or hub id"""
+    endpoint: str | None = None
+    """answer with a model behind this OpenAI-compatible endpoint that reads images, such as http://127.0.0.1:8000/v1"""
+    endpoint_model: str | None = None
+    """its name there"""
+    endpoint_key_env: str = "auto"
+    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
+    endpoint_decoding: dict[str, Any] = field(default_factory=dict)
+    """'{temperature: null, seed: 1}': sent with each question over temperature 0 and the longest answer; null is not sent"""
+    endpoint_timeout: float = 120.0
+    """seconds that a question may take"""
+    endpoint_retries: int = 10
+    """times that a question which failed in passing is asked again"""
+    endpoint_concurrency: int = 8
+    """most questions at once"""
     answers: Path | None = None
     """score these saved answers instead: JSONL of id and response, or the benchmark's own format"""
     images: Path | None = None
@@ -92,9 +106,14 @@ class EvaluateOptions(PrecisionOptions):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "beams")
-        self.refuse_below(0, "judge_retries")
-        if not self.judge_timeout > 0:
-            raise UserError(f"judge_timeout is {self.judge_timeout}; expected a positive number of seconds")
+        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "endpoint_concurrency", "beams")
+        self.refuse_below(0, "judge_retries", "endpoint_retries")
+        for name, seconds in (("judge_timeout", self.judge_timeout), ("endpoint_timeout", self.endpoint_timeout)):
+            if not seconds > 0:
+                raise UserError(f"{name} is {seconds}; expected a positive number of seconds")
+        if (self.endpoint is None) != (self.endpoint_model is None):
+            raise UserError("a model behind an endpoint needs both --endpoint and --endpoint-model")
+        if self.endpoint is not None and self.beams > 1:
+            raise UserError(f"beams is {self.beams}; an endpoint decodes by itself: leave --beams out")
         if self.beams == 1 and self.length_penalty:
             raise UserError(f"length_penalty is {self.length_penalty} without beams, which it is of; give --beams 2 or more")

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from mmalign.data.rejects import Rejects
 from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, read_answers, shared_decoding
+from mmalign.evaluation.answers import Answer, Endings, Question, count_endings, match_answers, read_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
+from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint
 from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judges.local import LocalJudge, read_length
@@ -32,10 +33,10 @@ def run(options: EvaluateOptions) -> None:
     """Answer the questions where a model is given, score the answers, print and save the result.
 
     Raises:
-        ValueError: If model and answers are both given or both missing.
+        ValueError: If not one of model, endpoint and answers is given.
     """
-    if (options.model is None) == (options.answers is None):
-        raise UserError("give either --model, to answer the questions, or --answers, to score saved ones")
+    if sum(choice is not None for choice in (options.model, options.endpoint, options.answers)) != 1:
+        raise UserError("give either --model or --endpoint, to answer the questions, or --answers, to score saved ones")
     result = evaluate(options)
     print(result.to_json() if options.json else result.to_text())
 
@@ -73,7 +74,7 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
         data=hash_files(benchmark.files),
         answers=hash_files([given.path]),
         decoding=given.decoding,
-        model=options.model,
+        model=options.model or options.endpoint_model,
         judge=judged.name,
         judge_prompt=hash_text(judged.wording) if judged.wording else None,
         judge_decoding=judged.decoding,
@@ -225,7 +226,7 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
 
 def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> _Given:
     """Ask the model."""
-    if options.out is None or options.model is None:
+    if options.out is None:
         raise UserError("--out is missing: the folder that answers and result are saved in")
     check_can_answer(options, benchmark)
     questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
@@ -233,13 +234,16 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     root = _image_folder(options, benchmark)
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
+    rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
+    path = options.out / f"{options.benchmark}_answers.jsonl"
+    if options.endpoint is not None:
+        return _ask_endpoint(options, benchmark, questions, root=root, rejects=rejects, path=path)
+    assert options.model is not None, "a model, or what is loaded under its name"
     if loaded is None:
         model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
         model = model.to(best_device())
     else:
         model, processor = loaded
-    rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
-    path = options.out / f"{options.benchmark}_answers.jsonl"
     answers = generate_answers(
         model,
         processor,
@@ -255,4 +259,28 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
     decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     if options.beams > 1:
         decoding |= {"num_beams": options.beams, "length_penalty": options.length_penalty}
+    return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
+
+
+def _ask_endpoint(
+    options: EvaluateOptions, benchmark: Benchmark, questions: Sequence[Question], *, root: Path, rejects: Rejects, path: Path
+) -> _Given:
+    """Ask a model behind an endpoint; its answers are kept one by one, so that a stopped run resumes with the rest."""
+    asked = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
+    settings = merge_decoding(options.endpoint_decoding, usual={"temperature": 0})
+    endpoint = OpenAIJudge(
+        url=str(options.endpoint),
+        model=str(options.endpoint_model),
+        cache=path.with_name(f"{options.benchmark}_endpoint_cache.jsonl"),
+        api_key_env=choose_key_variable(options.endpoint_key_env, str(options.endpoint)),
+        decoding=settings,
+        concurrency=options.endpoint_concurrency,
+        max_retries=options.endpoint_retries,
+        timeout=options.endpoint_timeout,
+        option="--endpoint-decoding",
+        request=asked.request,
+        accept_empty=True,
+    )
+    answers = ask_endpoint(endpoint, asked, questions, out=path)
+    decoding = {"endpoint": settings, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

@@ -44,6 +44,10 @@ class JudgementCache:
     def __contains__(self, prompt: str) -> bool:
         return self._key(prompt) in self._held
 
+    def was_cut(self, prompt: str) -> bool:
+        """Whether a judgement ended at its longest length."""
+        return bool(self._held[self._key(prompt)]["cut"])
+
     def missing(self, prompts: Sequence[str]) -> list[str]:
         """Return the prompts without a judgement, each once, in their order."""
         return [prompt for prompt in dict.fromkeys(prompts) if prompt not in self]
@@ -64,7 +68,7 @@ class JudgementCache:
         """Log how many judgements of these prompts ended at the longest length allowed."""
         num_cut = sum(self._held[self._key(prompt)]["cut"] for prompt in prompts)
         if num_cut:
-            logger.warning("%d of %d judgements in %s were cut off at their longest length; %s", num_cut, len(prompts), self.path, advice)
+            logger.warning("%d of %d replies in %s were cut off at their longest length; %s", num_cut, len(prompts), self.path, advice)
 
     def _key(self, prompt: str) -> str:
         return hashlib.sha256(json.dumps({**self.judge, "prompt": prompt}, sort_keys=True).encode()).hexdigest()

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +38,11 @@ MIN_SECRET = 16
 _MAX_FAILED = 8
 
 
+def text_request(prompt: str) -> Mapping[str, Any]:
+    """The body of a request that asks for a reply to a text."""
+    return {"messages": [{"role": "user", "content": prompt}]}
+
+
 class OpenAIJudge:
     """Asks a model through the chat-completions protocol; each judgement is cached as it comes."""
 
@@ -53,6 +58,8 @@ class OpenAIJudge:
         max_retries: int = 10,
         timeout: float = 120.0,
         option: str = "decoding",
+        request: Callable[[str], Mapping[str, Any]] = text_request,
+        accept_empty: bool = False,
     ) -> None:
         """Prepare; nothing is asked yet.
 
@@ -67,6 +74,8 @@ class OpenAIJudge:
                 names; and times that a prompt is asked again whose reply was empty or none.
             timeout: Seconds that a request may take.
             option: What the user sets ``decoding`` by, for advice.
+            request: Makes the body of a prompt's request, ``messages`` in it; the decoding settings go over what else it says.
+            accept_empty: Whether a reply without words is an answer: a model that is evaluated may say nothing.
 
         Raises:
             ValueError: If the key's variable is not set, or ``concurrency``, ``max_retries`` or ``timeout`` is out of range.
@@ -76,8 +85,8 @@ class OpenAIJudge:
             raise UserError(
                 f"concurrency is {concurrency}, max_retries {max_retries} and timeout {timeout}; expected at least 1, 0 and more than 0"
             )
-        self._model, self._decoding, self._option = model, dict(decoding), option
-        self._concurrency, self._max_retries = concurrency, max_retries
+        self._model, self._decoding, self._option, self._body = model, dict(decoding), option, request
+        self._concurrency, self._max_retries, self._accept_empty = concurrency, max_retries, accept_empty
         self._key = _read_key(api_key_env)
         self._client = _build_client(url, self._key, timeout=timeout, max_retries=max_retries)
         self._cache = JudgementCache(cache, judge={"model": model, "decoding": self._decoding})
@@ -118,6 +127,10 @@ class OpenAIJudge:
         self._cache.warn_of_cut(prompts, advice=f"raise {limit} in {self._option}")
         return [self._cache[prompt] for prompt in prompts]
 
+    def was_cut(self, prompt: str) -> bool:
+        """Whether the reply to a prompt that was asked ended at its longest length."""
+        return self._cache.was_cut(prompt)
+
     def _settle(self, prompt: str, failures: "_Failures") -> None:
         """Ask until there is an answer, which goes to the cache, or a failure."""
         for left in range(self._max_retries, -1, -1):
@@ -138,8 +151,11 @@ class OpenAIJudge:
         try:
             # The decoding settings pass untouched, since endpoints differ in the names that they know. The raw response, because
             # the client's own reading lets a reply of another shape through.
+            body = dict(self._body(prompt))
+            if "max_completion_tokens" in self._decoding:
+                body.pop("max_tokens", None)
             reply = self._client.chat.completions.with_raw_response.create(
-                model=self._model, messages=[{"role": "user", "content": prompt}], extra_body=self._decoding
+                model=self._model, messages=body.pop("messages"), extra_body={**body, **self._decoding}
             )
         except APIStatusError as error:
             reason = _shorten(self._redact(f"HTTP {error.status_code}: {error.message}"))
@@ -150,7 +166,7 @@ class OpenAIJudge:
         except APIConnectionError as error:
             # A time-out is one too. The cause says what the client's "Connection error." leaves out.
             return _Failure(_shorten(self._redact(f"{error} {error.__cause__ or ''}")))
-        return _read_reply(self._redact(reply.http_response.text))
+        return _read_reply(self._redact(reply.http_response.text), accept_empty=self._accept_empty)
 
     def _redact(self, text: str) -> str:
         """Some servers quote the key that they refuse; it must not reach a log or a file.
@@ -191,7 +207,7 @@ def _read_key(variable: str | None) -> str | None:
     if not key:
         raise UserError(
             f"the environment variable {variable} is not set; set it to the endpoint's key, or name none if it needs none "
-            "(--judge-key-env none, or another variable's name)"
+            "(--judge-key-env none or --endpoint-key-env none, or another variable's name)"
         )
     return key
 
@@ -261,7 +277,7 @@ def _build_client(url: str, key: str | None, *, timeout: float, max_retries: int
     return OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=max_retries)
 
 
-def _read_reply(text: str) -> _Answer | _Failure:
+def _read_reply(text: str, *, accept_empty: bool) -> _Answer | _Failure:
     """Read a chat completion; a reply without words is asked for again, unless it spent its whole length on thoughts.
 
     A server that sends reasoning apart may send it alone: a reply that ended by itself is then taken for the answer (the model did not
@@ -276,6 +292,8 @@ def _read_reply(text: str) -> _Answer | _Failure:
         return _Answer(reply.content, cut=cut)
     if reply.reasoning and reply.reasoning.strip():
         return _Answer(f"<think>\n{reply.reasoning}" if cut else reply.reasoning, cut=cut)
+    if accept_empty:
+        return _Answer("", cut=cut)
     if cut:
         return _Failure("a reply without words that ended at its longest length: raise it in decoding")
     return _Failure("a reply without words", ask_again=True)

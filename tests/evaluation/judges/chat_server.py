@@ -45,6 +45,11 @@ def cut_connection(handler: BaseHTTPRequestHandler) -> None:
     handler.close_connection = True
 
 
+def text_of(content: Any) -> str:
+    """The words of a message, whose parts may hold images too."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content if part["type"] == "text")
+
+
 @dataclass
 class ChatServer:
     """Answers ``echo: <prompt>`` or by another rule, after the replies that are scripted for a prompt."""
@@ -62,12 +67,12 @@ class ChatServer:
 
     def asked(self) -> Counter[str]:
         """How often each prompt came."""
-        return Counter(request["messages"][0]["content"] for request in self.requests)
+        return Counter(text_of(request["messages"][0]["content"]) for request in self.requests)
 
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         assert handler.path == "/v1/chat/completions"
-        prompt = request["messages"][0]["content"]
+        prompt = text_of(request["messages"][0]["content"])
         with self.lock:
             self.requests.append(request)
             self.times.append(time.monotonic())

@@ -148,7 +148,7 @@ def test_cut_off_judgements_are_counted(server: ChatServer, tmp_path: Path, capl
     for _ in range(2):
         caplog.clear()
         assert judge.ask(["p", "q"]) == ["Rating:", "echo: q"]
-        assert "1 of 2 judgements" in caplog.text
+        assert "1 of 2 replies" in caplog.text
         assert "raise max_tokens" in caplog.text
 
 
