@@ -20,6 +20,8 @@ from mmalign.training.evaluating import Evaluate
 
 # What the training run itself says.
 _NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype", "quantization")
+_OF_ENDPOINTS = "endpoint"
+"""What the options begin with of a model elsewhere."""
 
 
 def build_evaluation(options: MllmOptions, processor: Any) -> Evaluate | None:
@@ -57,7 +59,8 @@ def build_evaluation(options: MllmOptions, processor: Any) -> Evaluate | None:
 def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
     """Check the options of ``mmalign evaluate`` that ``eval_options`` holds for a benchmark."""
     hints = typing.get_type_hints(EvaluateOptions)
-    known = [field.name for field in dataclasses.fields(EvaluateOptions) if field.name not in _NOT_TO_CHOOSE]
+    names = [field.name for field in dataclasses.fields(EvaluateOptions) if not field.name.startswith(_OF_ENDPOINTS)]
+    known = [name for name in names if name not in _NOT_TO_CHOOSE]
     where = f"eval_options.{benchmark}"
     values = {str(key).replace("-", "_"): value for key, value in coerce(given, dict[str, Any], name=where).items()}
     for key in values:
