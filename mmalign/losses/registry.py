@@ -77,7 +77,9 @@ class Registry(Generic[Built]):
         if name not in self._factories:
             if name in self._sums:
                 raise UserError(f"{name} is the sum {','.join(self._sums[name])}; to change it, write it out")
-            near = get_close_matches(name, [*self._factories, *self._sums], n=1)
+            near = get_close_matches(name, [*self._factories, *self._sums], n=5)
+            # Of names that are as near, the one whose letters were exchanged.
+            near.sort(key=lambda known: sorted(known) != sorted(name))
             hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join([*self._factories, *self._sums])}"
             raise UserError(f"unknown {self.kind} objective {name!r}; {hint}")
         hints = typing.get_type_hints(self._factories[name])

@@ -28,7 +28,7 @@ def test_beta_is_for_those_that_have_one_and_say_none() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("dppo", "unknown pair objective 'dppo'; did you mean 'dpo'?"),
+        ("dop", "unknown pair objective 'dop'; did you mean 'dpo'?"),
         ("mpo:beta=0.1", "mpo is the sum dpo:weight=0.8,ddo:weight=0.2,nll; to change it, write it out"),
         ("xyzzy", "unknown pair objective 'xyzzy'; known: dpo, cdpo"),
         ("dpo:gamma=1", "objective dpo: 'gamma=1' is no parameter=value; parameters: beta, score, weight"),
