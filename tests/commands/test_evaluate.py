@@ -65,7 +65,7 @@ def test_refusals_list_ids(capsys: pytest.CaptureFixture[str], pope: Path) -> No
     assert "1 answers belong to no question: random/9" in error
     assert main([*words, "--allow-partial"]) == 0
     assert main(["evaluate", "pope", "--data", str(pope)]) == 2
-    assert "give either --model, to answer the questions, or --answers" in capsys.readouterr().err
+    assert "give either --model or --endpoint, to answer the questions, or --answers" in capsys.readouterr().err
 
 
 def test_results_are_saved_as_reports_read_them(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
