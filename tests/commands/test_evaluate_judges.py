@@ -85,7 +85,9 @@ def test_a_refused_setting_is_told_by_its_option(capsys: pytest.CaptureFixture[s
 def test_keys_and_settings_that_can_not_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     common: dict[str, Any] = {"benchmark": "mmhal", "data": tmp_path, "out": tmp_path, "judge_model": "m"}
-    with pytest.raises(ValueError, match=r"OPENAI_API_KEY is not set; .* \(--judge-key-env none, or another variable's name\)"):
+    with pytest.raises(
+        ValueError, match=r"OPENAI_API_KEY is not set; .* \(--judge-key-env none or --endpoint-key-env none, or another variable's name\)"
+    ):
         build_judge(EvaluateOptions(**common, judge_url="https://api.openai.com/v1"))
     with pytest.raises(ValueError, match="variable MINE is not set"):
         build_judge(EvaluateOptions(**common, judge_url="http://127.0.0.1:1/v1", judge_key_env="MINE"))
