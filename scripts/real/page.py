@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from mmalign.files import read_json
+from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
 from scripts.real.arms import NAMES, STUDENTS
 from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
@@ -41,11 +41,12 @@ def preference_parts(out: Path) -> list[str]:
         return []
     first = {MODELS["sft"]: start, **{name: measured(out / model) for model, name in BASELINES.items()}}
     names = {arm: name for arm, name in NAMES.items() if arm in runs}
-    parts = ["## Preference training", arms_table(runs, names, first), "Minus the start:"]
+    size = describe_size(out)
+    parts = ["## Preference training", *([size] if size else []), arms_table(runs, names, first), "Minus the start:"]
     parts.append(differences_table({name: (runs[arm], dict.fromkeys(runs[arm], start)) for arm, name in names.items()}))
     if BASELINE in runs:
         others = {name: (runs[arm], runs[BASELINE]) for arm, name in names.items() if arm != BASELINE}
-        parts += ["Minus DPO, on the same seeds:", differences_table(others)]
+        parts += ["Minus DPO, on the same seeds:", differences_table(others)] if others else []
     timed = {arm: {seed: one for seed, one in seeds.items() if all(key in one for key in COST)} for arm, seeds in runs.items()}
     timed = {arm: seeds for arm, seeds in timed.items() if seeds}
     if timed:
@@ -54,6 +55,22 @@ def preference_parts(out: Path) -> list[str]:
         ]
         parts += ["### Cost of training", markdown_table(["arm", *COST], rows)]
     return parts
+
+
+def describe_size(out: Path) -> str:
+    """Say how much the start and the arms were trained, from what the main run left; empty where its records are gone."""
+    records = [out / "sft" / "mmalign_run.json", out / BASELINE / "mmalign_run.json", out / "difficulty" / "difficulty.json"]
+    if not all(path.is_file() for path in records):
+        return ""
+    sft, dpo, summary = map(read_json_object, records)
+    proxies = {name: 100 * proxy["accuracy"] for name, proxy in summary["statistics"]["all"].items()}
+    rows = [
+        ["steps of the start", f"{sft['steps']:,} of {sft['batch']} chats"],
+        ["steps of each arm", f"{dpo['steps']:,} of {dpo['batch']} pairs, of {summary['num_scored']:,}"],
+        ["learning rate, full weights", f"{dpo['options']['learning_rate']:g}"],
+        *([f"pairs that the {name} proxy orders rightly", f"{value:.1f}%"] for name, value in proxies.items()),
+    ]
+    return markdown_table(["", "this run"], rows, text=(0, 1))
 
 
 def student_parts(out: Path) -> list[str]:
