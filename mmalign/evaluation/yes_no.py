@@ -17,6 +17,12 @@ def parse_strict(answer: str) -> bool | None:
     return None if found is None else found.group() == "yes"
 
 
+def parse_anywhere(answer: str) -> bool | None:
+    """Return yes where the letters "yes" stand anywhere, else no where "no" does, as in "cannot"; None where neither (RePOPE, DASH-B)."""
+    text = answer.lower()
+    return True if "yes" in text else False if "no" in text else None
+
+
 def binary_values(*, is_yes: bool, reply: bool | None) -> dict[str, float]:
     """What an answer adds. An unknown reply is wrong: it lowers accuracy, and recall of what the label is."""
     return {

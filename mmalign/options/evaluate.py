@@ -10,6 +10,7 @@ from mmalign.options.precision import PrecisionOptions
 # Name -> module of the evaluation room and class, in the order of reports. A new benchmark is its own module and one line here.
 BENCHMARKS = {
     "pope": "pope:Pope",
+    "repope": "repope:Repope",
     "chair": "chair:Chair",
     "amber": "amber:Amber",
     "mme": "mme:Mme",

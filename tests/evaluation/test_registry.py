@@ -79,7 +79,7 @@ def test_every_benchmark_is_whole(name: str) -> None:
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(ValueError, match=r"there is no benchmark 'pop'; expected one of pope, chair, amber"):
+    with pytest.raises(ValueError, match=r"there is no benchmark 'pop'; expected one of pope, repope, chair"):
         find_benchmark("pop")
 
 

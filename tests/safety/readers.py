@@ -114,6 +114,12 @@ def write_pope(folder: Path) -> list[Path]:
     return [lines(folder / "coco_pope_random.json", rows), lines(folder / "answers.jsonl", answers)]
 
 
+def write_repope(folder: Path) -> list[Path]:
+    pope, answers = write_pope(folder)
+    rows = [json.loads(line) for line in pope.read_text().splitlines()]
+    return [lines(folder / "coco_repope_random.json", [{**row, "label": "no"} for row in rows[1:]]), pope, answers]
+
+
 def write_chair(folder: Path) -> list[Path]:
     rows = [{"id": i, "image": f"{i}.png", "question": "Describe it.", "truth": ["dog"]} for i in ("a", "b")]
     (folder / "synonyms.txt").write_text("dog, puppy\ncat, kitten\n")
@@ -373,6 +379,7 @@ READERS = {
     "photos": Reader(write_photos, lambda folder: load_photos(folder / "photos.parquet")),
     "world": Reader(write_world, lambda folder: run_world(WorldOptions(out=folder / "world", num_scenes=4))),
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
+    "repope": Reader(write_repope, read_evaluation("repope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
     "mmvp": Reader(write_mmvp, read_evaluation("mmvp", "answers.jsonl")),
