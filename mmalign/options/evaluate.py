@@ -15,6 +15,7 @@ BENCHMARKS = {
     "amber": "amber:Amber",
     "mme": "mme:Mme",
     "hallusionbench": "hallusionbench:HallusionBench",
+    "dash-b": "dash_b:DashB",
     "mmvp": "mmvp:Mmvp",
     "mmhal": "mmhal:Mmhal",
     "object-halbench": "object_halbench:ObjectHalBench",

@@ -143,6 +143,14 @@ def write_mme(folder: Path) -> list[Path]:
     return [whole(folder / "mme.json", rows), lines(folder / "answers.jsonl", answers)]
 
 
+def write_dash_b(folder: Path) -> list[Path]:
+    lists = [whole(folder / f"dash_benchmark_{side}.json", {"coco": {"bed": ["1.png", "2.png"]}}) for side in ("neg", "pos")]
+    answers = [
+        {"img_id": f"{i}.png", "object_name": "bed", "gt": gt, "response": "yes", "answer": "yes"} for gt in ("no", "yes") for i in (1, 2)
+    ]
+    return [*lists, whole(folder / "answers.json", answers)]
+
+
 def write_mmvp(folder: Path) -> list[Path]:
     rows = "".join(f"{i},Is it?,(a) Yes (b) No,({answer})\n" for i, answer in enumerate("abab", start=1))
     (folder / "Questions.csv").write_text(f"Index,Question,Options,Correct Answer\n{rows}")
@@ -382,6 +390,7 @@ READERS = {
     "repope": Reader(write_repope, read_evaluation("repope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
+    "dash-b": Reader(write_dash_b, read_evaluation("dash-b", "answers.json")),
     "mmvp": Reader(write_mmvp, read_evaluation("mmvp", "answers.jsonl")),
     "contrast images": Reader(write_contrast, read_evaluation("mmvp", "answers.jsonl")),
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
