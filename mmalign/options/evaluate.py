@@ -17,6 +17,7 @@ BENCHMARKS = {
     "hallusionbench": "hallusionbench:HallusionBench",
     "dash-b": "dash_b:DashB",
     "mmvp": "mmvp:Mmvp",
+    "naturalbench": "naturalbench:NaturalBench",
     "mmhal": "mmhal:Mmhal",
     "object-halbench": "object_halbench:ObjectHalBench",
 }
