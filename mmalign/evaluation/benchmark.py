@@ -31,6 +31,8 @@ class Benchmark(ABC):
     title: ClassVar[str]
     # By the last part of their keys; ``formulas`` says which there are of the groups.
     metrics: ClassVar[Mapping[str, Metric]]
+    # Which average a metric is, by its key: papers and harnesses take others, and no number says which.
+    averages: ClassVar[Mapping[str, str]] = {}
     # Whether the strict mode reads anything differently.
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.

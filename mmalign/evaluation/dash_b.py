@@ -45,6 +45,10 @@ class DashB(QuestionBenchmark):
 
     name: ClassVar[str] = "dash-b"
     title: ClassVar[str] = "DASH-B: can you see a ...?"
+    averages: ClassVar[Mapping[str, str]] = {
+        "dash_b/accuracy": "all images together, which are half of each kind",
+        "dash_b/harmonic_mean": "of TNR and TPR over all objects",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("Accuracy", "higher", "share", drawn=True, formula=ratio("right", "answers"), constant=True),
         "tnr": Metric("Right without the object (TNR)", "higher", "share", drawn=True, formula=TNR),

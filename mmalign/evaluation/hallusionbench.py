@@ -74,6 +74,11 @@ class HallusionBench(QuestionBenchmark):
 
     name: ClassVar[str] = "hallusionbench"
     title: ClassVar[str] = "HallusionBench"
+    averages: ClassVar[Mapping[str, str]] = {
+        "hallusionbench/aacc": "share of questions",
+        "hallusionbench/qacc": "share of pairs",
+        "hallusionbench/facc": "share of figures",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "aacc": _share("Questions right (aAcc)", "aacc", drawn=True, constant=True),
         "qacc": _share("Question pairs all right (qAcc)", "qacc", drawn=True, constant=True, pairs=True),

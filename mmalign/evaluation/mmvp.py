@@ -69,6 +69,10 @@ class Mmvp(QuestionBenchmark):
 
     name: ClassVar[str] = "mmvp"
     title: ClassVar[str] = "MMVP: one question, two images"
+    averages: ClassVar[Mapping[str, str]] = {
+        "mmvp/pair": "share of pairs, labels as published",
+        "mmvp/corrected/pair": "share of pairs, labels corrected",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "pair": Metric(
             "Pairs with both right", "higher", "share", drawn=True, formula=ratio("pair_right", "pairs"), constant=True, resampled="cluster"

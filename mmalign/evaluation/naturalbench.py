@@ -77,6 +77,10 @@ class NaturalBench(QuestionBenchmark):
 
     name: ClassVar[str] = "naturalbench"
     title: ClassVar[str] = "NaturalBench: two questions, two images"
+    averages: ClassVar[Mapping[str, str]] = {
+        "naturalbench/accuracy": "share of questions",
+        "naturalbench/g_accuracy": "share of samples of four questions",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": _share("Accuracy", "answers"),
         "q_accuracy": _share("Questions right on both images", "questions"),

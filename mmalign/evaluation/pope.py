@@ -53,6 +53,10 @@ class Pope(QuestionBenchmark):
 
     name: ClassVar[str] = "pope"
     title: ClassVar[str] = "POPE: is there a ...?"
+    averages: ClassVar[Mapping[str, str]] = {
+        "pope/f1": "plain mean of the splits, as in the paper",
+        "pope/merged/f1": "all splits together, as VLMEvalKit",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("Accuracy", "higher", "share", drawn=True, formula=ratio("right", "answers"), constant=True),
         "precision": Metric("Precision", "higher", "share", formula=PRECISION),

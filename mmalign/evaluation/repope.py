@@ -34,6 +34,11 @@ class Repope(Pope):
 
     name: ClassVar[str] = "repope"
     title: ClassVar[str] = "RePOPE: POPE's questions, labels corrected"
+    averages: ClassVar[Mapping[str, str]] = {
+        "repope/f1": "plain mean of the splits, labels of RePOPE",
+        "repope/merged/f1": "all splits together, labels of RePOPE",
+        "repope/pope/f1": "plain mean of the splits, labels of POPE, read as RePOPE reads",
+    }
     # The corrected labels are not half yes and half no.
     metrics: ClassVar[Mapping[str, Metric]] = {
         **Pope.metrics,

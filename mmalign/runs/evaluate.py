@@ -64,6 +64,7 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
+        averages={key: words for key, words in benchmark.averages.items() if key in metrics},
         other_mode=differing(metrics, _score_other(options, benchmark, answers, judged.replies) or metrics),
         mode=options.mode,
         variant=benchmark.variant(judged=judged.replies is not None),
