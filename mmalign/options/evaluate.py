@@ -18,6 +18,7 @@ BENCHMARKS = {
     "dash-b": "dash_b:DashB",
     "mmvp": "mmvp:Mmvp",
     "naturalbench": "naturalbench:NaturalBench",
+    "haloquest": "haloquest:HaloQuest",
     "mmhal": "mmhal:Mmhal",
     "object-halbench": "object_halbench:ObjectHalBench",
 }

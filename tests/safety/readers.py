@@ -151,6 +151,14 @@ def write_dash_b(folder: Path) -> list[Path]:
     return [*lists, whole(folder / "answers.json", answers)]
 
 
+def write_haloquest(folder: Path) -> list[Path]:
+    rows = "".join(f"{i},{i}.png,generated,false premises,What is it?,There is nothing of the kind,eval\n" for i in range(4))
+    (folder / "haloquest-eval.csv").write_text(f",image_name,image type,hallucination type,question,groundtruth responses,split\n{rows}")
+    answers = [{"id": str(i), "response": "red"} for i in range(4)]
+    judged = [{"id": str(i), "judgement": "incorrect"} for i in range(4)]
+    return [folder / "haloquest-eval.csv", lines(folder / "answers.jsonl", answers), lines(folder / "judged.jsonl", judged)]
+
+
 def write_mmvp(folder: Path) -> list[Path]:
     rows = "".join(f"{i},Is it?,(a) Yes (b) No,({answer})\n" for i, answer in enumerate("abab", start=1))
     (folder / "Questions.csv").write_text(f"Index,Question,Options,Correct Answer\n{rows}")
@@ -396,6 +404,7 @@ READERS = {
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
     "hallusionbench judged": Reader(write_judged_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
     "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json", allow_partial="yes")),
+    "haloquest": Reader(write_haloquest, read_evaluation("haloquest", "answers.jsonl", judgements="judged.jsonl")),
     "mmhal": Reader(write_mmhal, read_evaluation("mmhal", "answers.json", judgements="judged.json")),
     "object-halbench": Reader(write_halbench, read_halbench),
     "word table": Reader(lambda folder: [whole(folder / "t.json", [["a", "b", 0.9]])], lambda folder: read_table(folder / "t.json")),
