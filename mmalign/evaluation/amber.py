@@ -101,6 +101,7 @@ class Amber(Benchmark):
 
     name: ClassVar[str] = "amber"
     title: ClassVar[str] = "AMBER"
+    source: ClassVar[str] = "data of github.com/junyangwang0410/AMBER, and its archive of images"
     averages: ClassVar[Mapping[str, str]] = {
         "amber/chair": "sums over all descriptions, as the released script; the paper averages descriptions",
         "amber/accuracy": "all questions together",
@@ -181,8 +182,8 @@ class Amber(Benchmark):
             answer = answers[record.id]
             reply = read_reply(answer, mode=mode)
             values = binary_values(is_yes=record.is_yes, reply=reply) | _harness_values(answer, is_yes=record.is_yes)
-            shown = {"is_yes": record.is_yes, "reply": reply, "group": KINDS[record.type], "values": values}
-            found.append(binary_item(asked[record.id], answer, **shown))
+            group = KINDS[record.type]
+            found.append(binary_item(asked[record.id], answer, is_yes=record.is_yes, reply=reply, group=group, values=values))
         return found
 
 
@@ -195,7 +196,7 @@ def read_reply(answer: str, *, mode: Mode) -> bool | None:
 def _harness_values(answer: str, *, is_yes: bool) -> dict[str, float]:
     """What an answer adds as harnesses read it, whatever the mode."""
     theirs, exact = parse_vlmevalkit(answer), parse_lmms_eval(answer)
-    values = {f"{VLMEVALKIT}answers": 1, f"{VLMEVALKIT}right": int(theirs is is_yes)}
+    values: dict[str, float] = {f"{VLMEVALKIT}answers": 1, f"{VLMEVALKIT}right": int(theirs is is_yes)}
     values |= {f"{LMMS_EVAL}{name}": value for name, value in binary_values(is_yes=is_yes, reply=exact).items()}
     return values | {f"{LMMS_EVAL}read_yes": int(is_yes and exact is not None)}
 

@@ -45,6 +45,7 @@ class DashB(QuestionBenchmark):
 
     name: ClassVar[str] = "dash-b"
     title: ClassVar[str] = "DASH-B: can you see a ...?"
+    source: ClassVar[str] = "images of github.com/YanNeu/DASH-B: both lists, and neg.zip and pos.zip unpacked beside them"
     averages: ClassVar[Mapping[str, str]] = {
         "dash_b/accuracy": "all images together, which are half of each kind",
         "dash_b/harmonic_mean": "of TNR and TPR over all objects",

@@ -74,6 +74,7 @@ class HallusionBench(QuestionBenchmark):
 
     name: ClassVar[str] = "hallusionbench"
     title: ClassVar[str] = "HallusionBench"
+    source: ClassVar[str] = "HallusionBench.json of github.com/tianyi-lab/HallusionBench, and its archive of figures"
     averages: ClassVar[Mapping[str, str]] = {
         "hallusionbench/aacc": "share of questions",
         "hallusionbench/qacc": "share of pairs",

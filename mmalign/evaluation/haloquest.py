@@ -74,6 +74,7 @@ class HaloQuest(QuestionBenchmark):
 
     name: ClassVar[str] = "haloquest"
     title: ClassVar[str] = "HaloQuest: questions that invite hallucination"
+    source: ClassVar[str] = "haloquest-eval.csv of github.com/google/haloquest; images by its column url, under image_name"
     averages: ClassVar[Mapping[str, str]] = {"haloquest/accuracy": "share of all questions, as the paper's overall"}
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("Answers judged correct", "higher", "share", drawn=True, formula=RIGHT),

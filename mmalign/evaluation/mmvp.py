@@ -67,6 +67,7 @@ class Mmvp(QuestionBenchmark):
 
     name: ClassVar[str] = "mmvp"
     title: ClassVar[str] = "MMVP: one question, two images"
+    source: ClassVar[str] = "the hub's MMVP/MMVP: Questions.csv and MMVP Images"
     averages: ClassVar[Mapping[str, str]] = {
         "mmvp/pair": "share of pairs, labels as published",
         "mmvp/corrected/pair": "share of pairs, labels corrected",

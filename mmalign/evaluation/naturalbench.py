@@ -77,6 +77,7 @@ class NaturalBench(QuestionBenchmark):
 
     name: ClassVar[str] = "naturalbench"
     title: ClassVar[str] = "NaturalBench: two questions, two images"
+    source: ClassVar[str] = "the hub's BaiqiL/NaturalBench: Parquet, which holds the images"
     averages: ClassVar[Mapping[str, str]] = {
         "naturalbench/accuracy": "share of questions",
         "naturalbench/g_accuracy": "share of samples of four questions",

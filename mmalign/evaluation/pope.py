@@ -53,6 +53,7 @@ class Pope(QuestionBenchmark):
 
     name: ClassVar[str] = "pope"
     title: ClassVar[str] = "POPE: is there a ...?"
+    source: ClassVar[str] = "coco_pope_{random,popular,adversarial}.json of github.com/RUCAIBox/POPE; images: COCO val2014"
     averages: ClassVar[Mapping[str, str]] = {
         "pope/f1": "plain mean of the splits, as in the paper",
         "pope/merged/f1": "all splits together, as VLMEvalKit",

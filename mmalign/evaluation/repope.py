@@ -34,6 +34,7 @@ class Repope(Pope):
 
     name: ClassVar[str] = "repope"
     title: ClassVar[str] = "RePOPE: POPE's questions, labels corrected"
+    source: ClassVar[str] = "annotations of github.com/YanNeu/RePOPE, and POPE's files and images in DATA/pope"
     averages: ClassVar[Mapping[str, str]] = {
         "repope/f1": "plain mean of the splits, labels of RePOPE",
         "repope/merged/f1": "all splits together, labels of RePOPE",
