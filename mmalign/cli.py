@@ -107,6 +107,11 @@ COMMANDS = {
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
 }
 
+# Commands that are another one where an option is given.
+VARIANTS = {
+    "evaluate": ("--benchmarks", Command("evaluate:EvaluateManyOptions", "evaluate_many:run", "several benchmarks, several models")),
+}
+
 # Names of an earlier release, which still run, and what they are called now.
 RENAMED = {
     "train dual-head": "classifier train",
@@ -136,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = _find_name(words, COMMANDS)
     if name is None:
         return _group_or_unknown(words)
-    command = COMMANDS[name]
+    command = _choose_variant(name, words)
     options_class = _find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     quiet_libraries()
@@ -153,6 +158,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _find_name(words: Sequence[str], known: Container[str]) -> str | None:
     """The name of two words or one that a command line begins with."""
     return next((name for n in (2, 1) if (name := " ".join(words[:n])) in known), None)
+
+
+def _choose_variant(name: str, words: Sequence[str]) -> Command:
+    option, variant = VARIANTS.get(name, ("", COMMANDS[name]))
+    return variant if any(word.split("=")[0] == option for word in words) else COMMANDS[name]
 
 
 def _find(part: str, place: str) -> Any:

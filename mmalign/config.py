@@ -206,7 +206,8 @@ def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str)
         return
     item = typing.get_args(inner)[0] if typing.get_origin(inner) is list else inner
     if typing.get_origin(inner) is list:
-        keywords["nargs"] = "*"
+        # Given again, it adds: --model A --model B.
+        keywords |= {"nargs": "*", "action": "extend"}
     if typing.get_origin(item) is Literal:
         keywords["metavar"] = "{" + ",".join(map(str, typing.get_args(item))) + "}"
     else:

@@ -10,10 +10,10 @@ from mmalign.evaluation.amber_generative import Scene, Words, description_values
 from mmalign.evaluation.answers import SHORT_ANSWER, AnswerFormat, Question, QuestionsById, question_id
 from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.items import Item, make_item
-from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, ratio, within
+from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, mean, prefixed, ratio, within
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.word_similarity import choose_similarity
-from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
+from mmalign.evaluation.yes_no import UNKNOWN, binary_item, binary_values, parse_lmms_eval, parse_strict, parse_vlmevalkit
 from mmalign.files import read_json_object
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -57,6 +57,20 @@ def _question_formulas(*, start: float = START, epsilon: float = 1e-4) -> dict[s
 
 
 QUESTIONS = _question_formulas()
+# Before what an answer adds as a harness reads it. VLMEvalKit has these questions; lmms-eval's yes-or-no tasks are taken as they are.
+VLMEVALKIT, LMMS_EVAL = "vlmevalkit_", "lmms_eval_"
+ACCURACY = ratio("right", "answers", scale=100)
+# Yes is the positive class. An answer that is neither counts in accuracy, and nowhere else.
+F1_YES = combine(harmonic_mean, ratio("right_yes", "said_yes", scale=100), ratio("right_yes", "read_yes", scale=100))
+
+
+def _harness_formulas() -> dict[str, Formula]:
+    kinds = {kind: within(PARTS[kind], prefixed(VLMEVALKIT, ACCURACY)) for kind in ("existence", "attribute", "relation")}
+    found = {"vlmevalkit/accuracy": mean(list(kinds.values()))}
+    found |= {f"vlmevalkit/{kind}/accuracy": formula for kind, formula in kinds.items()}
+    return found | {"lmms_eval/accuracy": prefixed(LMMS_EVAL, ACCURACY), "lmms_eval/f1_yes": prefixed(LMMS_EVAL, F1_YES)}
+
+
 CHAIR = _percent("hallucinated", "nouns")
 HAL = combine(lambda clean: 100 - clean, ratio("clean", "descriptions", scale=100, start=START), digits=1)
 # Both have one decimal, so that two are exact.
@@ -87,6 +101,13 @@ class Amber(Benchmark):
 
     name: ClassVar[str] = "amber"
     title: ClassVar[str] = "AMBER"
+    source: ClassVar[str] = "data of github.com/junyangwang0410/AMBER, and its archive of images"
+    averages: ClassVar[Mapping[str, str]] = {
+        "amber/chair": "sums over all descriptions, as the released script; the paper averages descriptions",
+        "amber/accuracy": "all questions together",
+        "amber/vlmevalkit/accuracy": "plain mean of existence, attribute and relation",
+        "amber/lmms_eval/accuracy": "all questions together, that word alone",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "chair": Metric("CHAIR: absent among the named objects", "lower", "percent", drawn=True, formula=CHAIR),
         "cover": Metric("Cover: present objects named", "higher", "percent", drawn=True, formula=_percent("covered", "truth")),
@@ -98,6 +119,7 @@ class Amber(Benchmark):
         "f1": Metric("F1 of no", "higher", "percent", drawn=True, formula=QUESTIONS["f1"], constant=True),
         "yes_ratio": Metric("Share of yes", None, "percent", formula=QUESTIONS["yes_ratio"]),
         "unknown": UNKNOWN,
+        "f1_yes": Metric("F1 of yes", "higher", "percent", formula=F1_YES, constant=True),
         "score": Metric("AMBER score", "higher", "percent", drawn=True, formula=SCORE),
     }
     scenes: Mapping[str, Scene]
@@ -111,13 +133,14 @@ class Amber(Benchmark):
 
     @classmethod
     def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
-        """Those of all answers, and those of the questions by kind; pooled kinds have a counter each."""
+        """Those of all answers, of the questions by kind, where pooled kinds have a counter each, and as harnesses score them."""
         whole = super().formulas(groups)
         score = whole.pop("score")
+        del whole["f1_yes"]
         for part, kinds in PARTS.items():
             of_kind = _question_formulas(start=START * len(kinds), epsilon=1e-3 if part == "existence" else 1e-4)
             whole |= {f"{part}/{name}": within(kinds, formula) for name, formula in of_kind.items()}
-        return whole | {"score": score}
+        return whole | _harness_formulas() | {"score": score}
 
     @property
     def form(self) -> AnswerFormat:
@@ -158,7 +181,9 @@ class Amber(Benchmark):
         for record in [record for record in self.records if record.id in answers]:
             answer = answers[record.id]
             reply = read_reply(answer, mode=mode)
-            found.append(binary_item(asked[record.id], answer, is_yes=record.is_yes, reply=reply, group=KINDS[record.type]))
+            values = binary_values(is_yes=record.is_yes, reply=reply) | _harness_values(answer, is_yes=record.is_yes)
+            group = KINDS[record.type]
+            found.append(binary_item(asked[record.id], answer, is_yes=record.is_yes, reply=reply, group=group, values=values))
         return found
 
 
@@ -166,6 +191,14 @@ def read_reply(answer: str, *, mode: Mode) -> bool | None:
     """Return whether a reply is yes; None where it is neither."""
     # The script counts exactly "Yes" and "No" and takes anything else, "yes" and "Yes." too, for wrong.
     return {"Yes": True, "No": False}.get(answer) if mode == "official" else parse_strict(answer)
+
+
+def _harness_values(answer: str, *, is_yes: bool) -> dict[str, float]:
+    """What an answer adds as harnesses read it, whatever the mode."""
+    theirs, exact = parse_vlmevalkit(answer), parse_lmms_eval(answer)
+    values: dict[str, float] = {f"{VLMEVALKIT}answers": 1, f"{VLMEVALKIT}right": int(theirs is is_yes)}
+    values |= {f"{LMMS_EVAL}{name}": value for name, value in binary_values(is_yes=is_yes, reply=exact).items()}
+    return values | {f"{LMMS_EVAL}read_yes": int(is_yes and exact is not None)}
 
 
 def load_amber(source: Path, *, similarity: str = "auto") -> Amber:

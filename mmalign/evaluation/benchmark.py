@@ -29,8 +29,12 @@ class Benchmark(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    # Where its files come from.
+    source: ClassVar[str] = ""
     # By the last part of their keys; ``formulas`` says which there are of the groups.
     metrics: ClassVar[Mapping[str, Metric]]
+    # Which average a metric is, by its key: papers and harnesses take others, and no number says which.
+    averages: ClassVar[Mapping[str, str]] = {}
     # Whether the strict mode reads anything differently.
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
@@ -53,6 +57,12 @@ class Benchmark(ABC):
     def prefix(cls) -> str:
         """First part of its metrics' keys."""
         return cls.name.replace("-", "_")
+
+    @classmethod
+    def folder_in(cls, root: Path) -> Path:
+        """Where its files lie below a root of several benchmarks: in the folder of its name, ``dash-b`` or ``dash_b``."""
+        other = root / cls.prefix()
+        return other if other.is_dir() else root / cls.name
 
     @classmethod
     def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:

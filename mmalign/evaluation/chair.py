@@ -46,6 +46,13 @@ class Chair(CaptionBenchmark):
 
     name: ClassVar[str] = "chair"
     title: ClassVar[str] = "CHAIR: describing the image"
+    source: ClassVar[str] = (
+        "synonyms.txt of github.com/LisaAnne/Hallucination, objects by data_tools/coco_objects.py, chair.jsonl; images: COCO val2014"
+    )
+    averages: ClassVar[Mapping[str, str]] = {
+        "chair/sentence": "share of captions",
+        "chair/instance": "sums over all captions",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "sentence": Metric("Captions with an absent object", "lower", "share", drawn=True, formula=SENTENCE),
         "instance": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),

@@ -74,6 +74,12 @@ class HallusionBench(QuestionBenchmark):
 
     name: ClassVar[str] = "hallusionbench"
     title: ClassVar[str] = "HallusionBench"
+    source: ClassVar[str] = "HallusionBench.json of github.com/tianyi-lab/HallusionBench, and its archive of figures"
+    averages: ClassVar[Mapping[str, str]] = {
+        "hallusionbench/aacc": "share of questions",
+        "hallusionbench/qacc": "share of pairs",
+        "hallusionbench/facc": "share of figures",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "aacc": _share("Questions right (aAcc)", "aacc", drawn=True, constant=True),
         "qacc": _share("Question pairs all right (qAcc)", "qacc", drawn=True, constant=True, pairs=True),

@@ -94,6 +94,16 @@ def within(groups: Sequence[str], formula: Formula) -> Formula:
     return lambda sums: formula(sums.within(groups))
 
 
+def prefixed(prefix: str, formula: Formula) -> Formula:
+    """Compute a metric of values whose names begin so: another reading or another label of the same answers."""
+
+    def compute(sums: Sums) -> Array | None:
+        names = {(group, name.removeprefix(prefix)): column for (group, name), column in sums.columns.items() if name.startswith(prefix)}
+        return formula(Sums(names, sums.totals))
+
+    return compute
+
+
 def combine(function: Callable[..., Array], *formulas: Formula, digits: int | None = None) -> Formula:
     """Compute a metric from others; it is left out where one of them is."""
 

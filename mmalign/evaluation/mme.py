@@ -67,6 +67,10 @@ class Mme(QuestionBenchmark):
 
     name: ClassVar[str] = "mme"
     title: ClassVar[str] = "MME: existence, count, position, colour"
+    source: ClassVar[str] = "MME_Benchmark of github.com/BradyFU/Awesome-Multimodal-Large-Language-Models, or the hub's lmms-lab/MME"
+    averages: ClassVar[Mapping[str, str]] = {
+        "mme/total": "sum of the four subtasks, each accuracy plus accuracy of pairs",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         **{name: Metric(name.capitalize(), "higher", formula=points, constant=True) for name, points in POINTS.items()},
         "accuracy": Metric("Accuracy", "higher", "percent", formula=ratio("single", "images")),

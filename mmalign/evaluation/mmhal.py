@@ -81,6 +81,10 @@ class Mmhal(QuestionBenchmark):
 
     name: ClassVar[str] = "mmhal"
     title: ClassVar[str] = "MMHal-Bench"
+    source: ClassVar[str] = "the hub's Shengcao1006/MMHal-Bench; images by its field image_src, under the last part of the address"
+    averages: ClassVar[Mapping[str, str]] = {
+        "mmhal/score": "plain mean of all ratings",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "score": Metric("Rating by the judge, 0 to 6", "higher", drawn=True, formula=SCORE),
         "hallucination_rate": Metric(

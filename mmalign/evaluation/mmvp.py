@@ -1,7 +1,5 @@
 """MMVP and pairs of contrast images: one question on two images, whose answers differ (arXiv:2401.06209)."""
 
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,7 +13,7 @@ from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.choice import LETTERS, parse_official, parse_strict
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
-from mmalign.evaluation.rows import Row, read_rows, read_text
+from mmalign.evaluation.rows import Row, read_csv, read_rows
 from mmalign.evaluation.yes_no import parse_strict as parse_yes_no
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -69,6 +67,11 @@ class Mmvp(QuestionBenchmark):
 
     name: ClassVar[str] = "mmvp"
     title: ClassVar[str] = "MMVP: one question, two images"
+    source: ClassVar[str] = "the hub's MMVP/MMVP: Questions.csv and MMVP Images"
+    averages: ClassVar[Mapping[str, str]] = {
+        "mmvp/pair": "share of pairs, labels as published",
+        "mmvp/corrected/pair": "share of pairs, labels corrected",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "pair": Metric(
             "Pairs with both right", "higher", "share", drawn=True, formula=ratio("pair_right", "pairs"), constant=True, resampled="cluster"
@@ -197,7 +200,7 @@ def load_mmvp(source: Path, *, answers: Path | None = None) -> Mmvp:
         ValueError: If there is no such file, a row is not of its form, an id stands twice, or a pair has not two questions.
     """
     files = _find_files(source, answers)
-    read = {file: _read_csv(file) if file.suffix == ".csv" else read_rows(file) for file in files}
+    read = {file: read_csv(file) if file.suffix == ".csv" else read_rows(file) for file in files}
     by_file = {file: [_read_release(row) if "Question" in row else _read_contrast(row) for row in rows] for file, rows in read.items()}
     records = [record for found in by_file.values() for record in found]
     if repeated := [i for i, number in Counter(one.id for one in records).items() if number > 1]:
@@ -216,16 +219,6 @@ def _find_files(source: Path, answers: Path | None) -> list[Path]:
     if not found:
         raise UserError(f"no questions at {source}: expected MMVP's Questions.csv, or questions.jsonl of contrast images")
     return found
-
-
-def _read_csv(path: Path) -> list[Row]:
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path} can't be read as CSV: {error}") from error
-    if not rows:
-        raise UserError(f"{path} holds no rows")
-    return [Row({key: value for key, value in row.items() if key is not None}, f"{path}, row {i}") for i, row in enumerate(rows, start=1)]
 
 
 def _read_release(row: Row) -> MmvpQuestion:

@@ -54,6 +54,13 @@ class ObjectHalBench(CaptionBenchmark):
 
     name: ClassVar[str] = "object-halbench"
     title: ClassVar[str] = "Object HalBench"
+    source: ClassVar[str] = (
+        "obj_halbench_300_with_image.jsonl and synonyms_refine.txt of github.com/RLHF-V/RLHF-V, objects by data_tools/coco_objects.py"
+    )
+    averages: ClassVar[Mapping[str, str]] = {
+        "object_halbench/response": "share of descriptions",
+        "object_halbench/mention": "sums over all descriptions",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "response": Metric("Descriptions with an absent object, of those that name any", "lower", "share", drawn=True, formula=NAMING),
         "mention": Metric("Absent among the named objects", "lower", "share", drawn=True, formula=INSTANCE),

@@ -28,27 +28,28 @@ def read_table(path: Path) -> list[dict[str, Any]]:
     return [{key: value["path"] if key in pictures and value else value for key, value in row.items()} for row in rows]
 
 
-def has_pictures(path: Path) -> bool:
-    """Whether a file is Parquet with the pictures themselves in a column ``image``."""
+def has_pictures(path: Path, column: str = "image") -> bool:
+    """Whether a file is Parquet with the pictures themselves in a column."""
     if path.suffix != ".parquet":
         return False
     with _open(path) as file:
-        return "image" in _picture_columns(file)
+        return column in _picture_columns(file)
 
 
-def read_pictures(path: Path) -> list[bytes | None]:
-    """Read the bytes of the column ``image``, row by row; None where a row has none. Raises as ``read_table``."""
+def read_pictures(path: Path, column: str = "image") -> list[bytes | None]:
+    """Read the bytes of a column, row by row; None where a row has none. Raises as ``read_table``."""
     with _open(path) as file:
-        pictures = file.read(columns=["image"]).column("image").to_pylist()
+        pictures = file.read(columns=[column]).column(column).to_pylist()
     return [picture["bytes"] if picture else None for picture in pictures]
 
 
-def write_pictures(names: Mapping[Path, Sequence[str]], folder: Path) -> bool:
+def write_pictures(names: Mapping[Path, Sequence[str]], folder: Path, column: str = "image") -> bool:
     """Write the pictures of Parquet files, as they are stored.
 
     Args:
         names: What each file's rows call their image, row by row; an empty name is passed over, and so is a file without pictures.
         folder: Where to.
+        column: Which of their columns holds them.
 
     Returns:
         Whether there were any.
@@ -56,9 +57,9 @@ def write_pictures(names: Mapping[Path, Sequence[str]], folder: Path) -> bool:
     Raises:
         ValueError: If a name leads out of the folder.
     """
-    files = [file for file in names if has_pictures(file)]
+    files = [file for file in names if has_pictures(file, column)]
     for file in files:
-        for name, picture in zip(names[file], read_pictures(file), strict=True):
+        for name, picture in zip(names[file], read_pictures(file, column), strict=True):
             path = folder / name
             if not name or picture is None or path.is_file():
                 continue

@@ -48,11 +48,16 @@ class Pope(QuestionBenchmark):
     """POPE's questions.
 
     Fractions, except ``unknown``, a count: ``official`` takes an unreadable answer for a yes, ``strict`` for wrong. Over the splits a
-    metric is their plain mean, as in the paper.
+    metric is their plain mean, as in the paper; ``merged/`` takes all answers together, as VLMEvalKit does.
     """
 
     name: ClassVar[str] = "pope"
     title: ClassVar[str] = "POPE: is there a ...?"
+    source: ClassVar[str] = "coco_pope_{random,popular,adversarial}.json of github.com/RUCAIBox/POPE; images: COCO val2014"
+    averages: ClassVar[Mapping[str, str]] = {
+        "pope/f1": "plain mean of the splits, as in the paper",
+        "pope/merged/f1": "all splits together, as VLMEvalKit",
+    }
     metrics: ClassVar[Mapping[str, Metric]] = {
         "accuracy": Metric("Accuracy", "higher", "share", drawn=True, formula=ratio("right", "answers"), constant=True),
         "precision": Metric("Precision", "higher", "share", formula=PRECISION),
@@ -70,10 +75,12 @@ class Pope(QuestionBenchmark):
 
     @classmethod
     def formulas(cls, groups: Sequence[str]) -> dict[str, Formula]:
-        """Those of each split, and their mean over splits."""
+        """Those of each split, their mean over splits, and of all answers together."""
         split = {f"{split}/{name}": within([split], metric.formula) for split in SPLITS for name, metric in cls.metrics.items()}
-        means = {name: mean([split[f"{one}/{name}"] for one in SPLITS]) for name in cls.metrics if name != "unknown"}
-        return split | means | {"unknown": UNKNOWN.formula}
+        averaged = {name: metric.formula for name, metric in cls.metrics.items() if metric.resampled}
+        means = {name: mean([split[f"{one}/{name}"] for one in SPLITS]) for name in averaged}
+        counts = {name: metric.formula for name, metric in cls.metrics.items() if name not in averaged}
+        return split | means | {f"merged/{name}": formula for name, formula in averaged.items()} | counts
 
     @property
     def form(self) -> AnswerFormat:
@@ -115,8 +122,15 @@ def load_pope(source: Path, *, answers: Path | None = None) -> Pope:
     """
     patterns = ("*pope*.json", "*pope*.jsonl", "*.parquet", "data/*.parquet")
     files = find_question_files(source, patterns, is_question=_is_question, answers=answers)
+    # RePOPE's labels of the same questions may lie beside them.
+    files = [path for path in files if "repope" not in path.name] or files
     if not files:
         raise UserError(f"no POPE questions at {source}: expected files such as coco_pope_random.json, or the hub's Parquet")
+    return read_pope(files, source)
+
+
+def read_pope(files: Sequence[Path], source: Path) -> Pope:
+    """Read question files; ``source`` is where they were looked for. Raises as ``load_pope``."""
     items: list[PopeQuestion] = []
     images: dict[Path, list[str]] = {}
     owners: dict[str, list[str]] = {}

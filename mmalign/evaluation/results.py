@@ -24,6 +24,7 @@ class Result:
         mode: "official" or "strict".
         variant: What else the score depends on: CHAIR's word finder, AMBER's similarity, rule or judge.
         metrics: Metric -> value.
+        averages: Metric -> which average it is.
         other_mode: The metrics that the other mode sees differently; empty where both agree.
         num_answers: How many were scored.
         num_at_limit: How many of them ended at the longest length allowed; None where the answers don't say.
@@ -48,6 +49,7 @@ class Result:
     num_reasoned: int = 0
     num_unanswered: int = 0
     data: Mapping[str, str]
+    averages: Mapping[str, str] = field(default_factory=dict)
     variant: str | None = None
     other_mode: Mapping[str, float] = field(default_factory=dict)
     answers: Mapping[str, str] = field(default_factory=dict)
@@ -80,6 +82,7 @@ class Result:
         lines = [f"{self.benchmark}, {self.mode}" + (f", {self.variant}" if self.variant else "") + f", {self.num_answers:,} answers"]
         others = {key: f"({self.other_name}: {_shown(value)})" for key, value in self.other_mode.items()}
         lines.append(text_table([[key, _shown(value), others.get(key, "")] for key, value in self.metrics.items()], text=(0, 1, 2)))
+        lines += [f"{key}: {words}" for key, words in self.averages.items()]
         limit = "not said" if self.num_at_limit is None else f"{self.num_at_limit:,}"
         lines.append(f"answers that ended at the longest length: {limit}")
         lines += _counted("answers", self.num_reasoned, self.num_unanswered)

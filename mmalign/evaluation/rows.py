@@ -1,5 +1,7 @@
 """Rows of files that others wrote: JSON lines, a JSON array or object, Parquet; replies of an endpoint as they were sent."""
 
+import csv
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -55,6 +57,23 @@ def read_rows(path: Path) -> list[Row]:
         if not isinstance(record, dict):
             raise UserError(f"{path}, record {number} is {json.dumps(record)[:40]}; expected an object")
     return [Row(record, f"{path}, record {number}") for number, record in enumerate(records, start=1)]
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Read comma-separated values under a line of names; columns without a name are left out.
+
+    Raises:
+        ValueError: As ``read_text``, and if the file is no CSV or holds no rows, or a row is shorter than the line of names.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
+    except csv.Error as error:
+        raise UserError(f"{path} can't be read as CSV: {error}") from error
+    if not rows:
+        raise UserError(f"{path} holds no rows")
+    if short := next((i for i, row in enumerate(rows, start=1) if None in row.values()), None):
+        raise UserError(f"{path}, row {short} has fewer values than the first line has names: {', '.join(filter(None, rows[0]))}")
+    return [Row({key: value for key, value in row.items() if key}, f"{path}, row {i}") for i, row in enumerate(rows, start=1)]
 
 
 def drop_cut_line(file: BinaryIO) -> bytes:

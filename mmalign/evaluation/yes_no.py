@@ -17,6 +17,32 @@ def parse_strict(answer: str) -> bool | None:
     return None if found is None else found.group() == "yes"
 
 
+def parse_anywhere(answer: str) -> bool | None:
+    """Return yes where the letters "yes" stand anywhere, else no where "no" does, as in "cannot"; None where neither (RePOPE, DASH-B)."""
+    text = answer.lower()
+    return True if "yes" in text else False if "no" in text else None
+
+
+# Punctuation that VLMEvalKit takes for a space, or for nothing where one of the same stands beside a space.
+_MARKS = ';/[]"{}()=+\\_-><@`,?!'
+
+
+def parse_vlmevalkit(answer: str) -> bool | None:
+    """Return yes or no where exactly one of them is a word of the answer, by VLMEvalKit's rule without a judge; None is wrong there."""
+    text = lowered = answer.lower()
+    between_digits = re.search(r"\d,\d", lowered) is not None
+    for mark in _MARKS:
+        text = text.replace(mark, "" if between_digits or f"{mark} " in lowered or f" {mark}" in lowered else " ")
+    # It removes 32 full stops at most: its flag stands in the place of a count.
+    words = re.sub(r"\.(?!\d)", "", text, count=32).split()
+    return None if ("yes" in words) == ("no" in words) else "yes" in words
+
+
+def parse_lmms_eval(answer: str) -> bool | None:
+    """Return yes or no where the answer is that word alone, in any case and with spaces around, as lmms-eval's ``pope`` wants it."""
+    return {"yes": True, "no": False}.get(answer.lower().strip())
+
+
 def binary_values(*, is_yes: bool, reply: bool | None) -> dict[str, float]:
     """What an answer adds. An unknown reply is wrong: it lowers accuracy, and recall of what the label is."""
     return {

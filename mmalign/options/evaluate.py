@@ -10,11 +10,15 @@ from mmalign.options.precision import PrecisionOptions
 # Name -> module of the evaluation room and class, in the order of reports. A new benchmark is its own module and one line here.
 BENCHMARKS = {
     "pope": "pope:Pope",
+    "repope": "repope:Repope",
     "chair": "chair:Chair",
     "amber": "amber:Amber",
     "mme": "mme:Mme",
     "hallusionbench": "hallusionbench:HallusionBench",
+    "dash-b": "dash_b:DashB",
     "mmvp": "mmvp:Mmvp",
+    "naturalbench": "naturalbench:NaturalBench",
+    "haloquest": "haloquest:HaloQuest",
     "mmhal": "mmhal:Mmhal",
     "object-halbench": "object_halbench:ObjectHalBench",
 }
@@ -29,37 +33,9 @@ HallusionQuestions = Literal["all", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(PrecisionOptions):
-    """Options of ``mmalign evaluate``."""
+class ScoringOptions(PrecisionOptions):
+    """How answers are made, judged and scored."""
 
-    benchmark: Name = field(metadata={"positional": True})
-    """which benchmark"""
-    data: Path
-    """the benchmark's own files: their folder, or the question file"""
-    model: str | None = None
-    """answer with this model: folder or hub id"""
-    endpoint: str | None = None
-    """answer with a model behind this OpenAI-compatible endpoint that reads images, such as http://127.0.0.1:8000/v1"""
-    endpoint_model: str | None = None
-    """its name there"""
-    endpoint_key_env: str = "auto"
-    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
-    endpoint_decoding: dict[str, Any] = field(default_factory=dict)
-    """'{temperature: null, seed: 1}': sent with each question over temperature 0 and the longest answer; null is not sent"""
-    endpoint_timeout: float = 120.0
-    """seconds that a question may take"""
-    endpoint_retries: int = 10
-    """times that a question which failed in passing is asked again"""
-    endpoint_concurrency: int = 8
-    """most questions at once"""
-    answers: Path | None = None
-    """score these saved answers instead: JSONL of id and response, or the benchmark's own format"""
-    images: Path | None = None
-    """folder of the images; DATA/images if not given"""
-    out: Path | None = None
-    """folder for answers and result; needed with --model"""
-    json: bool = False
-    """print one JSON object instead of a table"""
     mode: Mode = "official"
     """read answers as the original script does, or whole words only"""
     allow_partial: bool = False
@@ -106,14 +82,100 @@ class EvaluateOptions(PrecisionOptions):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "endpoint_concurrency", "beams")
-        self.refuse_below(0, "judge_retries", "endpoint_retries")
-        for name, seconds in (("judge_timeout", self.judge_timeout), ("endpoint_timeout", self.endpoint_timeout)):
-            if not seconds > 0:
-                raise UserError(f"{name} is {seconds}; expected a positive number of seconds")
+        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "beams")
+        self.refuse_below(0, "judge_retries")
+        if not self.judge_timeout > 0:
+            raise UserError(f"judge_timeout is {self.judge_timeout}; expected a positive number of seconds")
+        if self.beams == 1 and self.length_penalty:
+            raise UserError(f"length_penalty is {self.length_penalty} without beams, which it is of; give --beams 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(ScoringOptions):
+    """Options of ``mmalign evaluate``."""
+
+    benchmark: Name = field(metadata={"positional": True})
+    """which benchmark; for several of them and several models see mmalign evaluate --benchmarks --help"""
+    data: Path
+    """the benchmark's own files: their folder, or the question file"""
+    model: str | None = None
+    """answer with this model: folder or hub id"""
+    endpoint: str | None = None
+    """answer with a model behind this OpenAI-compatible endpoint that reads images, such as http://127.0.0.1:8000/v1"""
+    endpoint_model: str | None = None
+    """its name there"""
+    endpoint_key_env: str = "auto"
+    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
+    endpoint_decoding: dict[str, Any] = field(default_factory=dict)
+    """'{temperature: null, seed: 1}': sent with each question over temperature 0 and the longest answer; null is not sent"""
+    endpoint_timeout: float = 120.0
+    """seconds that a question may take"""
+    endpoint_retries: int = 10
+    """times that a question which failed in passing is asked again"""
+    endpoint_concurrency: int = 8
+    """most questions at once"""
+    answers: Path | None = None
+    """score these saved answers instead: JSONL of id and response, or the benchmark's own format"""
+    images: Path | None = None
+    """folder of the images; DATA/images if not given"""
+    out: Path | None = None
+    """folder for answers and result; needed with --model"""
+    json: bool = False
+    """print one JSON object instead of a table"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense, and half an endpoint."""
+        super().__post_init__()
+        self.refuse_below(1, "endpoint_concurrency")
+        self.refuse_below(0, "endpoint_retries")
+        if not self.endpoint_timeout > 0:
+            raise UserError(f"endpoint_timeout is {self.endpoint_timeout}; expected a positive number of seconds")
         if (self.endpoint is None) != (self.endpoint_model is None):
             raise UserError("a model behind an endpoint needs both --endpoint and --endpoint-model")
         if self.endpoint is not None and self.beams > 1:
             raise UserError(f"beams is {self.beams}; an endpoint decodes by itself: leave --beams out")
-        if self.beams == 1 and self.length_penalty:
-            raise UserError(f"length_penalty is {self.length_penalty} without beams, which it is of; give --beams 2 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateManyOptions(ScoringOptions):
+    """Options of ``mmalign evaluate --benchmarks``."""
+
+    benchmarks: list[str]
+    """several of them, such as pope,repope,chair,amber,mmvp"""
+    data: Path
+    """root of the benchmarks' files, one folder for each by its name; DATA/images serves those without images of their own"""
+    model: list[str]
+    """models that answer, folders or hub ids: --model A --model B; each is loaded once"""
+    out: Path
+    """folder of the report, with a folder of answers and results for each model; a stopped run is resumed"""
+    names: list[str] = field(default_factory=list)
+    """the models' names in that order; the last part of their folders or ids if not given"""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """other options of mmalign evaluate by benchmark: '{pope: {images: val2014}, chair: {max_new_tokens: 64}}'"""
+
+    def __post_init__(self) -> None:
+        """Split names at commas; refuse what is not known or named twice."""
+        super().__post_init__()
+        named = [name for text in self.benchmarks for name in text.split(",") if name]
+        object.__setattr__(self, "benchmarks", named)
+        unknown = [name for name in named if name not in BENCHMARKS]
+        if unknown or not named or len(set(named)) != len(named):
+            given = ", ".join(unknown or named) or "empty"
+            raise UserError(f"benchmarks is {given}; expected each once, of {', '.join(BENCHMARKS)}")
+        if unused := [name for name in self.settings if name not in named]:
+            raise UserError(f"settings are of {', '.join(unused)}, which --benchmarks does not name")
+        if self.judgements is not None:
+            raise UserError("judgements are of one benchmark: give them in --settings, such as '{mmhal: {judgements: FILE}}'")
+        names = self.model_names
+        if (
+            not self.model
+            or len(names) != len(self.model)
+            or len(set(names)) != len(names)
+            or any(set(name) & {"/", "\0"} for name in names)
+        ):
+            raise UserError(f"{len(self.model)} models and the names {', '.join(names)}; give each its own name with --names, without /")
+
+    @property
+    def model_names(self) -> list[str]:
+        """What the models are called in the report."""
+        return self.names or [Path(model).name for model in self.model]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,19 +41,55 @@ def run(options: EvaluateOptions) -> None:
     print(result.to_json() if options.json else result.to_text())
 
 
-def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None, benchmark: Benchmark | None = None) -> Result:
+class Loaded(NamedTuple):
+    """A model in memory, its processor, and what it is: unfinished answers of another one are refused."""
+
+    model: Any
+    processor: Any
+    source: str
+
+
+def load_model(options: EvaluateOptions) -> Loaded:
+    """Load the model that the options name."""
+    assert options.model is not None
+    model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
+    return Loaded(model.to(best_device()), processor, identify(options))
+
+
+def identify(options: EvaluateOptions) -> str:
+    """Return the fingerprint of the model that the options name, as it is loaded."""
+    assert options.model is not None
+    return fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization)
+
+
+def evaluate(options: EvaluateOptions, *, loaded: Loaded | None = None, benchmark: Benchmark | None = None) -> Result:
     """Return the result.
 
     Args:
         options: What is scored and how.
-        loaded: A model and processor that are in memory already; ``options.model`` is then their name, and no card is changed.
+        loaded: A model that is in memory already; ``options.model`` is then its name, and no card is changed.
         benchmark: Its data, where they are in memory already.
 
     Raises:
         ValueError: If data, answers, images or a judge are missing or don't fit.
     """
     benchmark = benchmark or load_benchmark(options)
-    given = _read(options, benchmark) if options.answers is not None else _generate(options, benchmark, loaded)
+    if options.answers is not None:
+        given = _read(options, benchmark)
+    else:
+        given = answer_questions(options, benchmark, load=lambda: loaded or load_model(options))
+    result = score_answers(options, benchmark, given)
+    if options.model is not None and loaded is None:
+        add_result(Path(options.model), dataclasses.asdict(result))
+    return result
+
+
+def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given") -> Result:
+    """Match, judge and score answers; saved where ``options.out`` says.
+
+    Raises:
+        ValueError: If answers or a judge are missing or don't fit.
+    """
     answers = match_answers(given.answers, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
     endings = count_endings({row.id: row for row in reversed(given.answers) if row.id in answers}.values())
     _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
@@ -64,6 +100,7 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
     result = Result(
         benchmark=benchmark.name,
         metrics=metrics,
+        averages={key: words for key, words in benchmark.averages.items() if key in metrics},
         other_mode=differing(metrics, _score_other(options, benchmark, answers, judged.replies) or metrics),
         mode=options.mode,
         variant=benchmark.variant(judged=judged.replies is not None),
@@ -85,12 +122,10 @@ def evaluate(options: EvaluateOptions, *, loaded: tuple[Any, Any] | None = None,
         options.out.mkdir(parents=True, exist_ok=True)
         write_items(items_path(options.out, options.benchmark), items)
         result.write(options.out / f"{options.benchmark}.json")
-    if options.model is not None and loaded is None:
-        add_result(Path(options.model), dataclasses.asdict(result))
     return result
 
 
-class _Given(NamedTuple):
+class Given(NamedTuple):
     """Answers, the file that holds them, how they were generated, and whether some may be missing."""
 
     answers: Sequence[Answer]
@@ -99,11 +134,11 @@ class _Given(NamedTuple):
     in_part: bool
 
 
-def _read(options: EvaluateOptions, benchmark: Benchmark) -> _Given:
+def _read(options: EvaluateOptions, benchmark: Benchmark) -> Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
     rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
-    return _Given(rows, path, shared_decoding(rows), options.allow_partial)
+    return Given(rows, path, shared_decoding(rows), options.allow_partial)
 
 
 def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
@@ -175,12 +210,13 @@ def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
     if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
         raise UserError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
     benchmark.questions()
-    root = _image_folder(options, benchmark)
+    root = image_folder(options, benchmark)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
         raise UserError(f"no images at {root}; name their folder with --images")
 
 
-def _image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
+def image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
+    """Where the images are looked for."""
     return options.images or benchmark.images_in(options.data if options.data.is_dir() else options.data.parent)
 
 
@@ -224,26 +260,30 @@ def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, st
     return _Judged(*strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
 
 
-def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any, Any] | None) -> _Given:
-    """Ask the model."""
+def asked(options: EvaluateOptions, benchmark: Benchmark) -> list[Question]:
+    """What a model is asked, with what stands behind every question."""
+    return [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
+
+
+def answer_questions(options: EvaluateOptions, benchmark: Benchmark, *, load: Callable[[], Loaded]) -> Given:
+    """Ask the model, which is loaded once nothing else is missing, or the endpoint.
+
+    Raises:
+        ValueError: If images, a judge or the folder to save answers in are missing.
+    """
     if options.out is None:
         raise UserError("--out is missing: the folder that answers and result are saved in")
     check_can_answer(options, benchmark)
-    questions = [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
+    questions = asked(options, benchmark)
     options.out.mkdir(parents=True, exist_ok=True)
-    root = _image_folder(options, benchmark)
+    root = image_folder(options, benchmark)
     if options.images is None and benchmark.write_images(options.out / "images"):
         root = options.out / "images"
     rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
     path = options.out / f"{options.benchmark}_answers.jsonl"
     if options.endpoint is not None:
         return _ask_endpoint(options, benchmark, questions, root=root, rejects=rejects, path=path)
-    assert options.model is not None, "a model, or what is loaded under its name"
-    if loaded is None:
-        model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
-        model = model.to(best_device())
-    else:
-        model, processor = loaded
+    model, processor, source = load()
     answers = generate_answers(
         model,
         processor,
@@ -254,17 +294,17 @@ def _generate(options: EvaluateOptions, benchmark: Benchmark, loaded: tuple[Any,
         max_new_tokens=options.max_new_tokens,
         batch_size=options.batch_size,
         beams=Beams(options.beams, options.length_penalty) if options.beams > 1 else None,
-        source=options.model if loaded else fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization),
+        source=source,
     )
     decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     if options.beams > 1:
         decoding |= {"num_beams": options.beams, "length_penalty": options.length_penalty}
-    return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
+    return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
 
 
 def _ask_endpoint(
     options: EvaluateOptions, benchmark: Benchmark, questions: Sequence[Question], *, root: Path, rejects: Rejects, path: Path
-) -> _Given:
+) -> Given:
     """Ask a model behind an endpoint; its answers are kept one by one, so that a stopped run resumes with the rest."""
     asked = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
     settings = merge_decoding(options.endpoint_decoding, usual={"temperature": 0})
@@ -283,4 +323,4 @@ def _ask_endpoint(
     )
     answers = ask_endpoint(endpoint, asked, questions, out=path)
     decoding = {"endpoint": settings, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
-    return _Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
+    return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

@@ -1,7 +1,6 @@
 """Benchmarks of the model in training: ``mmalign train ... --eval-benchmarks pope chair --eval-data DIR``."""
 
 import dataclasses
-import typing
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,19 +8,12 @@ from typing import Any
 
 from torch import nn
 
-from mmalign.config import coerce
 from mmalign.errors import UserError
-from mmalign.evaluation.benchmark import Benchmark
-from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.training import MllmOptions
 from mmalign.reports.metric_names import is_baseline
-from mmalign.runs.evaluate import check_can_answer, evaluate, load_benchmark
+from mmalign.runs.benchmark_plan import Planned, plan_benchmark, read_settings
+from mmalign.runs.evaluate import Loaded, evaluate
 from mmalign.training.evaluating import Evaluate
-
-# What the training run itself says.
-_NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype", "quantization")
-_OF_ENDPOINTS = "endpoint"
-"""What the options begin with of a model elsewhere."""
 
 
 def build_evaluation(options: MllmOptions, processor: Any) -> Evaluate | None:
@@ -46,32 +38,12 @@ def build_evaluation(options: MllmOptions, processor: Any) -> Evaluate | None:
             "expected each benchmark once, and one folder for all or one for each"
         )
     folders = options.eval_data * len(names) if len(options.eval_data) == 1 else options.eval_data
-    planned = []
-    for name, folder in zip(names, folders, strict=True):
-        chosen = _read_options(name, options.eval_options.get(name, {}))
-        wanted = EvaluateOptions(benchmark=name, data=folder, **chosen)
-        benchmark = load_benchmark(wanted)
-        check_can_answer(wanted, benchmark)
-        planned.append((wanted, benchmark))
+    chosen = {name: read_settings(options.eval_options.get(name, {}), where=f"eval_options.{name}") for name in names}
+    planned = [plan_benchmark(name, folder, chosen[name]) for name, folder in zip(names, folders, strict=True)]
     return partial(_evaluate, planned=planned, processor=processor, out=options.out)
 
 
-def _read_options(benchmark: str, given: Any) -> dict[str, Any]:
-    """Check the options of ``mmalign evaluate`` that ``eval_options`` holds for a benchmark."""
-    hints = typing.get_type_hints(EvaluateOptions)
-    names = [field.name for field in dataclasses.fields(EvaluateOptions) if not field.name.startswith(_OF_ENDPOINTS)]
-    known = [name for name in names if name not in _NOT_TO_CHOOSE]
-    where = f"eval_options.{benchmark}"
-    values = {str(key).replace("-", "_"): value for key, value in coerce(given, dict[str, Any], name=where).items()}
-    for key in values:
-        if key not in known:
-            raise UserError(f"{where} has no option {key!r}; known: {', '.join(known)}")
-    return {key: coerce(value, hints[key], name=f"{where}.{key}") for key, value in values.items()}
-
-
-def _evaluate(
-    model: nn.Module, step: int, *, planned: Sequence[tuple[EvaluateOptions, Benchmark]], processor: Any, out: Path
-) -> Mapping[str, float]:
+def _evaluate(model: nn.Module, step: int, *, planned: Sequence[Planned], processor: Any, out: Path) -> Mapping[str, float]:
     """Answer and score in OUT/eval/step-N; constant answers stay in the files, a log of them says nothing."""
     folder = out / "eval" / f"step-{step}"
     metrics: dict[str, float] = {}
@@ -79,6 +51,6 @@ def _evaluate(
         # Half the answers of a run that was killed here: of the same weights if all went well, and nothing says so.
         (folder / f"{wanted.benchmark}_answers.jsonl.partial").unlink(missing_ok=True)
         wanted = dataclasses.replace(wanted, model=f"{out}, step {step}", out=folder)
-        result = evaluate(wanted, loaded=(model, processor), benchmark=benchmark)
+        result = evaluate(wanted, loaded=Loaded(model, processor, source=str(wanted.model)), benchmark=benchmark)
         metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if not is_baseline(key)}
     return metrics

@@ -41,6 +41,8 @@ def test_one_json_object_with_its_provenance(capsys: pytest.CaptureFixture[str],
     assert (got["benchmark"], got["mode"], got["scorer_version"], got["num_answers"]) == ("pope", "official", "3", 2)
     assert {name: len(digest) for name, digest in got["data"].items()} == {"coco_pope_random.json": 64}
     assert list(got["answers"]) == ["answers.jsonl"]
+    assert got["averages"]["pope/f1"] == "plain mean of the splits, as in the paper"
+    assert got["averages"]["pope/merged/f1"] == "all splits together, as VLMEvalKit"
     assert got["decoding"] is got["judge"] is got["model"] is None
 
 

@@ -33,6 +33,41 @@ def write_mmvp(folder: Path) -> dict[str, str]:
     return {str(i + 1): "(a)" if i % 2 == 0 or i > NUM_IMAGES else "(b)" for i in range(2 * NUM_IMAGES)}
 
 
+def write_repope(folder: Path) -> dict[str, str]:
+    rows = [{"question_id": i, "image": f"{i}.png", "text": "Is there a dog?", "label": "yes"} for i in range(NUM_IMAGES)]
+    write_rows(folder / "coco_pope_random.json", rows)
+    write_rows(folder / "coco_repope_random.json", [{**row, "label": "no"} for row in rows[1:]])
+    return {str(i): "Yes" if i % 2 else "No" for i in range(NUM_IMAGES)}
+
+
+def write_dash_b(folder: Path) -> dict[str, str]:
+    folder.mkdir()
+    images = [f"{i}.png" for i in range(NUM_IMAGES)]
+    for side in ("neg", "pos"):
+        (folder / f"dash_benchmark_{side}.json").write_text(json.dumps({"coco": {"bed": images}}))
+    return {
+        f"{side}/bed/{image}": "Yes" if side == "pos" or i % 3 == 0 else "No" for side in ("neg", "pos") for i, image in enumerate(images)
+    }
+
+
+def write_naturalbench(folder: Path) -> dict[str, str]:
+    folder.mkdir()
+    places = [(i, q, k) for i in range(NUM_IMAGES) for q in (0, 1) for k in (0, 1)]
+    rows = [[f"Is it {q}?", f"{i}_{k}.jpg", "Yes" if q == k else "No", "yes_no"] for i, q, k in places]
+    (folder / "test_set.json").write_text(json.dumps(rows))
+    return {str(n): row[2] if n >= 4 else "Yes" for n, row in enumerate(rows)}
+
+
+def write_haloquest(folder: Path) -> dict[str, str]:
+    words = ["correct" if i else "incorrect" for i in range(NUM_IMAGES)]
+    write_rows(folder.parent / "judgements.jsonl", [{"id": str(i), "judgement": word} for i, word in enumerate(words)])
+    folder.mkdir()
+    header = ",image_name,image type,hallucination type,question,groundtruth responses,split\n"
+    rows = [f"{i},{i}.png,real,false premises,What is it?,Nothing,eval\n" for i in range(NUM_IMAGES)]
+    (folder / "haloquest-eval.csv").write_text(header + "".join(rows))
+    return {str(i): "red" for i in range(NUM_IMAGES)}
+
+
 def write_hallusionbench(folder: Path) -> dict[str, str]:
     names = [(f"{i}", figure) for i in range(NUM_IMAGES) for figure in ("1", "2")]
     rows = [
@@ -73,6 +108,10 @@ def write_mmhal(folder: Path) -> dict[str, str]:
     [
         ("mme", write_mme, "Total ↑ | 125 (", 3),
         ("mmvp", write_mmvp, "Pairs with both right ↑ | 50.0 (", 3),
+        ("repope", write_repope, "Pope: Accuracy ↑ | 50.0 (", 3),
+        ("dash-b", write_dash_b, "Harmonic mean of both ↑ | 80.0 (", 2),
+        ("naturalbench", write_naturalbench, "Samples with all four right ↑ | 83.3 (", 2),
+        ("haloquest", write_haloquest, "Answers judged correct ↑ | 83.3 (", 1),
         ("hallusionbench", write_hallusionbench, "Question pairs all right (qAcc) ↑ | 33.3 (", 4),
         ("amber", write_amber, "F1 of no ↑ | 80.0 (", 4),
         ("mmhal", write_mmhal, "Rating by the judge, 0 to 6 ↑ | 2.5 (", 3),
@@ -81,7 +120,7 @@ def write_mmhal(folder: Path) -> dict[str, str]:
 def test_intervals_and_wrong_answers(tmp_path: Path, name: str, write: Any, row: str, num_wrong: int) -> None:
     answers = write(tmp_path / "data")
     saved = write_rows(tmp_path / "answers.jsonl", [{"id": i, "response": text} for i, text in answers.items()])
-    judged = ["--judgements", str(tmp_path / "judgements.jsonl")] if name == "mmhal" else []
+    judged = ["--judgements", str(tmp_path / "judgements.jsonl")] if name in ("mmhal", "haloquest") else []
     data = str(tmp_path / "data")
     assert main(["evaluate", name, "--data", data, "--answers", str(saved), "--out", str(tmp_path / "run"), *judged]) == 0
     assert main(["report", "eval", str(tmp_path / "run"), "--out", str(tmp_path / "report"), "--resamples", "200"]) == 0

@@ -110,6 +110,23 @@ def test_questions_by_hand() -> None:
     assert amber.score(answers, mode="strict")["amber/recall"] == 75.0
 
 
+def test_harnesses_score_the_same_answers_otherwise() -> None:
+    existence, state, number = "discriminative-hallucination", "discriminative-attribute-state", "discriminative-attribute-number"
+    records = [item(1, existence, False), item(2, state, True), item(3, number, True), item(4, state, False), item(5, "relation", True)]
+    answers = {"1": "no", "2": "Yes.", "3": "Yes", "4": "Yes, no doubt", "5": " YES\n"}
+    for mode in ("official", "strict"):
+        got = Amber([], {}, records, [], None).score(answers, mode=mode)  # type: ignore[arg-type]
+        # VLMEvalKit: one word of both, whatever stands around it; the mean of 1 of 1, 2 of 3, 1 of 1.
+        assert [got[f"amber/vlmevalkit/{kind}/accuracy"] for kind in ("existence", "attribute", "relation")] == pytest.approx(
+            [100, 200 / 3, 100]
+        )
+        assert got["amber/vlmevalkit/accuracy"] == pytest.approx(800 / 9)
+        # lmms-eval: that word alone: 1, 3 and 5 of 5. Of the three yes two are read, rightly.
+        assert (got["amber/lmms_eval/accuracy"], got["amber/lmms_eval/f1_yes"]) == (60.0, 100.0)
+    assert got["amber/accuracy"] == 80.0
+    assert "amber/f1_yes" not in got
+
+
 @pytest.mark.parametrize("answer", ["yes", "Yes.", "Yes, it is", "", "no"])
 def test_official_replies_are_exact(answer: str) -> None:
     assert read_reply(answer, mode="official") is None
@@ -125,6 +142,11 @@ def test_constant_answers_on_the_real_questions(amber: Amber) -> None:
     got = amber.score({item.id: "Yes" if item.is_yes else "No" for item in amber.records}, mode="official")
     assert (got["amber/accuracy"], got["amber/always_no/f1"], got["amber/always_no/accuracy"]) == (100.0, 79.7, 66.3)
     assert got["amber/always_no/existence/f1"] == 100.0
+    # By VLMEvalKit's mean of three kinds, where existence has no yes.
+    kinds = {"existence": ["hallucination"], "attribute": ["state", "number", "action"], "relation": ["relation"]}
+    no = [[not one.is_yes for one in amber.records if one.type.split("-")[-1] in names] for names in kinds.values()]
+    assert got["amber/always_no/vlmevalkit/accuracy"] == pytest.approx(sum(100 * sum(some) / len(some) for some in no) / 3)
+    assert (got["amber/vlmevalkit/accuracy"], got["amber/lmms_eval/f1_yes"], got["amber/always_no/lmms_eval/f1_yes"]) == (100, 100, 0)
     assert "amber/chair" not in got
     assert "amber/score" not in got
     lower = amber.score({item.id: "yes" if item.is_yes else "no" for item in amber.records}, mode="official")

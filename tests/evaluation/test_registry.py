@@ -76,10 +76,14 @@ def test_every_benchmark_is_whole(name: str) -> None:
     assert benchmark.title
     assert {key.split("/")[-1] for key in benchmark.formulas(["a"])} == set(benchmark.metrics)
     assert any(metric.drawn for metric in benchmark.metrics.values())
+    # Which average a number is stands in its result.
+    assert benchmark.averages
+    assert {key.split("/", 1)[1] for key in benchmark.averages} <= set(benchmark.formulas(["a"]))
+    assert {key.split("/")[0] for key in benchmark.averages} == {benchmark.prefix()}
 
 
 def test_unknown_names_are_told() -> None:
-    with pytest.raises(ValueError, match=r"there is no benchmark 'pop'; expected one of pope, chair, amber"):
+    with pytest.raises(ValueError, match=r"there is no benchmark 'pop'; expected one of pope, repope, chair"):
         find_benchmark("pop")
 
 

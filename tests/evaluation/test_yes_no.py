@@ -7,7 +7,7 @@ import pytest
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.benchmark import compute_metrics
 from mmalign.evaluation.pope import Pope
-from mmalign.evaluation.yes_no import binary_item, parse_strict
+from mmalign.evaluation.yes_no import binary_item, parse_lmms_eval, parse_strict, parse_vlmevalkit
 
 
 def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> dict[str, float]:
@@ -34,6 +34,31 @@ def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> di
 )
 def test_strict(answer: str, expected: bool | None) -> None:
     assert parse_strict(answer) is expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "vlmevalkit", "lmms_eval"),
+    [
+        ("Yes", True, True),
+        (" no\n", False, False),
+        ("Yes.", True, None),
+        ("Yes, it is", True, None),
+        # Nowhere beside a space: the comma becomes one. Beside one: it goes, and two words run together.
+        ("Yes,it is", True, None),
+        ("Well,yes, it is", None, None),
+        ("no!", False, None),
+        ("Yes, no doubt", None, None),
+        ("yes.no", None, None),
+        ("**Yes**", None, None),
+        ("Nothing", None, None),
+        # A number with a comma takes all punctuation away.
+        ("1,000? yes/sure", None, None),
+        ("yes/sure", True, None),
+        ("", None, None),
+    ],
+)
+def test_how_harnesses_read(answer: str, vlmevalkit: bool | None, lmms_eval: bool | None) -> None:
+    assert (parse_vlmevalkit(answer), parse_lmms_eval(answer)) == (vlmevalkit, lmms_eval)
 
 
 def test_metrics_by_hand() -> None:

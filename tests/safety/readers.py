@@ -114,6 +114,12 @@ def write_pope(folder: Path) -> list[Path]:
     return [lines(folder / "coco_pope_random.json", rows), lines(folder / "answers.jsonl", answers)]
 
 
+def write_repope(folder: Path) -> list[Path]:
+    pope, answers = write_pope(folder)
+    rows = [json.loads(line) for line in pope.read_text().splitlines()]
+    return [lines(folder / "coco_repope_random.json", [{**row, "label": "no"} for row in rows[1:]]), pope, answers]
+
+
 def write_chair(folder: Path) -> list[Path]:
     rows = [{"id": i, "image": f"{i}.png", "question": "Describe it.", "truth": ["dog"]} for i in ("a", "b")]
     (folder / "synonyms.txt").write_text("dog, puppy\ncat, kitten\n")
@@ -135,6 +141,22 @@ def write_mme(folder: Path) -> list[Path]:
     ]
     answers = [{"question_id": row["question_id"], "question": row["question"], "answer": "Yes"} for row in rows]
     return [whole(folder / "mme.json", rows), lines(folder / "answers.jsonl", answers)]
+
+
+def write_dash_b(folder: Path) -> list[Path]:
+    lists = [whole(folder / f"dash_benchmark_{side}.json", {"coco": {"bed": ["1.png", "2.png"]}}) for side in ("neg", "pos")]
+    answers = [
+        {"img_id": f"{i}.png", "object_name": "bed", "gt": gt, "response": "yes", "answer": "yes"} for gt in ("no", "yes") for i in (1, 2)
+    ]
+    return [*lists, whole(folder / "answers.json", answers)]
+
+
+def write_haloquest(folder: Path) -> list[Path]:
+    rows = "".join(f"{i},{i}.png,generated,false premises,What is it?,There is nothing of the kind,eval\n" for i in range(4))
+    (folder / "haloquest-eval.csv").write_text(f",image_name,image type,hallucination type,question,groundtruth responses,split\n{rows}")
+    answers = [{"id": str(i), "response": "red"} for i in range(4)]
+    judged = [{"id": str(i), "judgement": "incorrect"} for i in range(4)]
+    return [folder / "haloquest-eval.csv", lines(folder / "answers.jsonl", answers), lines(folder / "judged.jsonl", judged)]
 
 
 def write_mmvp(folder: Path) -> list[Path]:
@@ -373,13 +395,16 @@ READERS = {
     "photos": Reader(write_photos, lambda folder: load_photos(folder / "photos.parquet")),
     "world": Reader(write_world, lambda folder: run_world(WorldOptions(out=folder / "world", num_scenes=4))),
     "pope": Reader(write_pope, read_evaluation("pope", "answers.jsonl")),
+    "repope": Reader(write_repope, read_evaluation("repope", "answers.jsonl")),
     "chair": Reader(write_chair, read_evaluation("chair", "answers.jsonl")),
     "mme": Reader(write_mme, read_evaluation("mme", "answers.jsonl")),
+    "dash-b": Reader(write_dash_b, read_evaluation("dash-b", "answers.json")),
     "mmvp": Reader(write_mmvp, read_evaluation("mmvp", "answers.jsonl")),
     "contrast images": Reader(write_contrast, read_evaluation("mmvp", "answers.jsonl")),
     "hallusionbench": Reader(write_hallusion, read_evaluation("hallusionbench", "answers.json")),
     "hallusionbench judged": Reader(write_judged_hallusion, read_evaluation("hallusionbench", "answers.json", judgements="judged.json")),
     "amber": Reader(write_amber, read_evaluation("amber", "answers.jsonl", similarity="table.json", allow_partial="yes")),
+    "haloquest": Reader(write_haloquest, read_evaluation("haloquest", "answers.jsonl", judgements="judged.jsonl")),
     "mmhal": Reader(write_mmhal, read_evaluation("mmhal", "answers.json", judgements="judged.json")),
     "object-halbench": Reader(write_halbench, read_halbench),
     "word table": Reader(lambda folder: [whole(folder / "t.json", [["a", "b", 0.9]])], lambda folder: read_table(folder / "t.json")),
