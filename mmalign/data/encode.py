@@ -350,10 +350,16 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
     return _cut(rows, flags, len(prefix.ids), images)
 
 
+def image_token_ids(processor: Any) -> list[int]:
+    """List the tokens that stand for images, and for video and sound: a model takes them for the place of one."""
+    given = [number for kind in ("image", "video", "audio") for number in getattr(processor, f"{kind}_token_ids", None) or []]
+    named = processor.tokenizer.convert_tokens_to_ids(processor.all_special_multimodal_tokens)
+    return sorted({number for number in (*given, *named) if number is not None})
+
+
 def _check_text(processor: Any, messages: Sequence[Message]) -> None:
     """Refuse words that the processor would take for the place of an image."""
-    ids = [number for kind in ("image", "video", "audio") for number in getattr(processor, f"{kind}_token_ids", None) or []]
-    tokens = {*processor.all_special_multimodal_tokens, *processor.tokenizer.convert_ids_to_tokens([i for i in ids if i is not None])}
+    tokens = processor.tokenizer.convert_ids_to_tokens(image_token_ids(processor))
     for message in messages:
         found = next((token for token in sorted(tokens) if token in text_of(message)), None)
         if found:

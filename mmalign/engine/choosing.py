@@ -6,6 +6,7 @@ computed from them by a hash in 64-bit integers, the same on every device.
 Shape legend: R = rows, V = vocabulary, K = tokens that may be drawn.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +94,27 @@ class Sampling:
         shares = values.exp()
         count = (shares.cumsum(-1) - shares < self.top_p).sum(-1, keepdim=True)
         return values.masked_fill(values < values.gather(-1, count - 1), -torch.inf)
+
+
+@dataclass(frozen=True)
+class Among:
+    """Another way of choosing, from some tokens alone."""
+
+    decoding: Decoding
+    size: int
+    """Only ids below it."""
+    barred: Sequence[int] = ()
+    """Ids that are never chosen."""
+
+    @property
+    def answers(self) -> int:
+        """Those of the other way."""
+        return self.decoding.answers
+
+    def choose(self, logits: Tensor, seeds: Tensor, step: int) -> Tensor:
+        """See ``Decoding``."""
+        barred = torch.tensor([i for i in self.barred if i < self.size], dtype=torch.long, device=logits.device)
+        return self.decoding.choose(logits[:, : self.size].index_fill(-1, barred, -torch.inf), seeds, step)
 
 
 def answer_seeds(seeds: Tensor, answers: int) -> Tensor:

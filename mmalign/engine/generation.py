@@ -37,6 +37,11 @@ class Generated:
     None for beams of families that can't share a prompt's cache.
     """
 
+    @property
+    def tokens(self) -> list[int]:
+        """All of it, with the token that ended it."""
+        return self.ids if self.end is None else [*self.ids, self.end]
+
 
 @torch.no_grad()
 def generate(

@@ -11,16 +11,21 @@ from typing import Any
 from datasets import Dataset
 from torch import nn
 
-from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.encode import EncodedPrompt, encode_chat, image_token_ids
+from mmalign.data.last_answer import with_answer
 from mmalign.data.rows import CHAT_COLUMNS, read_chat
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_student_output
+from mmalign.methods.on_policy import AnswerSampler, collate_answers
 from mmalign.methods.policy import load_policy
 from mmalign.methods.teachers import TokenTeacher, build_teacher
 from mmalign.options.methods import MimicLossOptions, MimicOptions
 from mmalign.training.method import Method, MethodOutput, Sum
+
+# A conversation as the student reads it, and the teacher's part.
+_Row = tuple[EncodedPrompt, Any]
 
 
 class MimicMethod(Method):
@@ -30,10 +35,14 @@ class MimicMethod(Method):
     summary = "a multimodal LLM, distilled from a teacher on chats about images"
     intended_use = "As a small model that answers like its teacher, and as the start of preference training."
 
-    def __init__(self, processor: Any, options: MimicLossOptions, *, teacher: TokenTeacher) -> None:
-        """Keep the student's processor, divergence and weights, and whom to mimic."""
+    def __init__(self, processor: Any, options: MimicLossOptions, *, teacher: TokenTeacher, seed: int = 0) -> None:
+        """Keep the student's processor, divergence and weights, and whom to mimic; ``seed`` is of sampled answers."""
         self.processor, self.options, self.teacher = processor, options, teacher
         self.columns = (*CHAT_COLUMNS, *teacher.columns)
+        self.sampler = None
+        if options.on_policy:
+            pad, barred = processor.tokenizer.pad_token_id, [*image_token_ids(processor), *teacher.barred]
+            self.sampler = AnswerSampler(options, pad_token_id=pad, size=teacher.vocabulary, barred=barred, seed=seed)
 
     @classmethod
     def build(cls, options: MimicOptions) -> tuple[nn.Module, Any, Method]:
@@ -43,7 +52,7 @@ class MimicMethod(Method):
             ValueError: If the teacher doesn't share the student's tokens.
         """
         model, processor = load_policy(options)
-        return model, processor, cls(processor, options, teacher=build_teacher(options, model, processor))
+        return model, processor, cls(processor, options, teacher=build_teacher(options, model, processor), seed=options.seed)
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Let the teacher look at its columns.
@@ -78,11 +87,28 @@ class MimicMethod(Method):
         """
         encoded = [self._encode(row) for row in rows]
         told = check_rows(model, [own for own, _ in encoded[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id)
-        return f"{told}\n{self.teacher.start(model, encoded)}"
+        lines = [told, self.teacher.start(model, encoded)]
+        if self.sampler is not None:
+            lines.append(self.sampler.start(model, encoded[0][0]))
+        return "\n".join(lines)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch, with what the teacher reads beside it under ``teacher``."""
-        encoded, parts = zip(*(self._encode(row) for row in rows), strict=True)
+        encoded = [self._encode(row) for row in rows]
+        # What is laid out is only known once the student has answered.
+        return self._lay_out(encoded) if self.sampler is None else {"rows": encoded}
+
+    def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
+        """Put the student's own answers in the place of some rows' last ones."""
+        if self.sampler is None:
+            return batch
+        rows: list[_Row] = batch["rows"]
+        answers = self.sampler.draw(model, [own for own, _ in rows], step=step)
+        batch = self._lay_out([row if answer is None else _answered(row, answer.tokens) for row, answer in zip(rows, answers, strict=True)])
+        return batch | {"on_policy": collate_answers([own for own, _ in rows], answers)}
+
+    def _lay_out(self, rows: Sequence[_Row]) -> dict[str, Any]:
+        encoded, parts = zip(*rows, strict=True)
         batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
         batch["teacher"] = self.teacher.collate(parts)
         return batch
@@ -92,9 +118,9 @@ class MimicMethod(Method):
         return len(batch["layout"]["target"])
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
-        """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p."""
-        options = self.options
-        inputs = {key: value for key, value in batch.items() if key != "teacher"}
+        """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p, the latter of the data's own tokens."""
+        options, sampled = self.options, batch.get("on_policy")
+        inputs = {key: value for key, value in batch.items() if key not in ("teacher", "on_policy")}
         # A conversation is one plain row: the token itself stands right behind the state that predicts it.
         shift = int(options.legacy_mask)
         output = compute_student_output(
@@ -110,7 +136,16 @@ class MimicMethod(Method):
         loss = options.kl_weight * options.temperature**2 * divergence
         metrics = {"loss/kl": Sum(divergence.detach(), count)}
         if output.logps is not None:
-            nll = -output.logps.sum()
+            given = output.logps if sampled is None else output.logps[~sampled["token"]]
+            nll = -given.sum()
             loss = loss + options.ce_weight * nll
-            metrics["loss/nll"] = Sum(nll.detach(), count)
+            metrics["loss/nll"] = Sum(nll.detach(), len(given))
+        if sampled is not None:
+            metrics |= {f"on_policy/{name}": Sum(sampled[name].sum(), len(sampled[name])) for name in ("length", "ended")}
         return MethodOutput(loss, metrics)
+
+
+def _answered(row: _Row, ids: Sequence[int]) -> _Row:
+    """The row with another last answer; the teacher's part is None where it reads the student's inputs."""
+    own, part = row
+    return with_answer(own, ids), None if part is None else with_answer(part, ids)

@@ -20,7 +20,7 @@ from mmalign.data.caches import (
     VOCABULARY,
     digest_answers,
 )
-from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.encode import EncodedPrompt, encode_chat, image_token_ids
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.data.verdicts import digest_processor
 from mmalign.data.vocabulary import check_same_tokens, count_shared_tokens, same_inputs
@@ -47,6 +47,10 @@ class TokenTeacher(Protocol):
     @property
     def vocabulary(self) -> int:
         """Tokens, from id 0 on, that student and teacher share."""
+
+    @property
+    def barred(self) -> Sequence[int]:
+        """Tokens that no answer may hold: those that it takes for images."""
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Raise ValueError if the data set's columns can't be used."""
@@ -96,6 +100,7 @@ class LiveTeacher:
             student_processor.tokenizer, processor.tokenizer, student_size=self.sizes[0], teacher_size=self.sizes[1]
         )
         self.same_inputs = same_inputs(student_processor, processor)
+        self.barred = image_token_ids(processor)
 
     def check_dataset(self, dataset: Dataset) -> None:
         """It reads no columns."""
@@ -145,6 +150,7 @@ class CachedTeacher:
     """Reads what the teacher said; the divergence is over the tokens that it named and one bucket of all others."""
 
     columns = TEACHER_COLUMNS
+    barred: Sequence[int] = ()
 
     def __init__(self, student: nn.Module, *, fingerprint: str | None) -> None:
         """``fingerprint`` is what the columns must come from; None takes any one teacher's."""

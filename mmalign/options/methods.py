@@ -56,7 +56,28 @@ class DivergenceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimicLossOptions(DivergenceOptions, ChatOptions):
+class OnPolicyOptions(Options):
+    """Answers that the student gives itself."""
+
+    on_policy: float = 0.0
+    """share of the rows whose last answer is the student's own, sampled at each step; 0: the data's answers alone"""
+    sample_temperature: float = 1.0
+    """of sampled answers"""
+    sample_tokens: int = 128
+    """longest sampled answer"""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share, and answers of no length."""
+        super().__post_init__()
+        if not 0 <= self.on_policy <= 1:
+            raise UserError(f"on_policy is {self.on_policy}; expected a share of the rows from 0 to 1")
+        if not self.sample_temperature > 0:
+            raise UserError(f"sample_temperature is {self.sample_temperature}; expected a positive number")
+        self.refuse_below(1, "sample_tokens")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicLossOptions(DivergenceOptions, OnPolicyOptions, ChatOptions):
     """What is mimicked, and how much."""
 
     kl_weight: float = 1.0
@@ -75,6 +96,8 @@ class MimicLossOptions(DivergenceOptions, ChatOptions):
             raise UserError(f"kl_weight is {self.kl_weight}; expected a positive number: without a teacher it is mmalign train sft")
         if not self.ce_weight >= 0:
             raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
+        if self.on_policy and (self.legacy_mask or self.distil == "all"):
+            raise UserError("--on-policy compares sampled answers at the right places; leave --legacy-mask and --distil all out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +123,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
             raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
         if cached and self.distil == "all":
             raise UserError("--teacher cached knows response tokens alone; use a live teacher for --distil all")
+        if cached and self.on_policy:
+            raise UserError("--teacher cached knows the data's answers alone, and --on-policy samples new ones; use a live teacher")
         if self.teacher_model is not None and not cached:
             raise UserError(f"--teacher-model is for --teacher cached; the teacher is {self.teacher}")
 

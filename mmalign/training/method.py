@@ -94,7 +94,17 @@ class Method(ABC):
 
     @abstractmethod
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Make a batch of checked rows."""
+        """Make a batch of checked rows; this may run in another process than training."""
+
+    def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
+        """Add what only the model in training can: answers that it gives. Asked in the training process, before items are counted.
+
+        Args:
+            model: Possibly wrapped.
+            batch: From ``collate``.
+            step: Number of the optimiser's step.
+        """
+        return batch
 
     @abstractmethod
     def num_items(self, batch: dict[str, Any]) -> int:

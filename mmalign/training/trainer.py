@@ -1,5 +1,6 @@
 """The one trainer: ``transformers.Trainer`` around a method."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ class MethodTrainer(Trainer):
             present = {type(module).__name__ for module in self.model.modules()}
             listed = getattr(self.model, "_no_split_modules", None) or ()
             plugin.transformer_cls_names_to_wrap = sorted(present & set(listed)) or None
+
+    def get_batch_samples(self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device) -> Any:
+        """Read a step's batches, complete them with the model, and count their items."""
+        with self.accelerator.autocast():
+            completed = (self.method.complete(self.model, batch, step=self.state.global_step) for batch in epoch_iterator)
+            return super().get_batch_samples(completed, num_batches, device)
 
     def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: torch.device) -> Tensor:
         items = torch.tensor(sum(map(self.method.num_items, batch_samples)), device=device, dtype=torch.float32)

@@ -67,10 +67,11 @@ def make_trainer(
     if kind == "sft":
         method: Any = SupervisedMethod(processor)
         dataset = chat_dataset()
-    elif kind == "mimic":
+    elif kind in ("mimic", "on-policy"):
         other, _ = build_tiny_llava(scale=2.0, seed=1)
         teacher = LiveTeacher(Reference(policy, kind="copy", model=other), processor, student=policy, student_processor=processor)
-        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.5), teacher=teacher)
+        own = {"on_policy": 0.6, "sample_tokens": 6, "divergence": "reverse-kl"} if kind == "on-policy" else {}
+        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.5, **own), teacher=teacher)
         dataset = chat_dataset()
     elif kind == "listwise":
         method = ListwiseMethod(processor, ListLossOptions(), reference=Reference(policy, kind="copy"))
@@ -97,7 +98,7 @@ def losses(trainer: MethodTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("kind", ["sft", "mimic", "preference", "listwise"])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise"])
 def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
     results = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -114,7 +115,7 @@ def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LORA, dataclasses.replace(LORA, train_projector=True)], ids=["full", "lora", "lora+projector"])
-@pytest.mark.parametrize("kind", ["sft", "mimic", "preference", "listwise"])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise"])
 def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: LoraOptions | None) -> None:
     whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
     whole.train()

@@ -34,10 +34,12 @@ from tests.tiny_models import build_tiny_llava
 from tests.training.sharded_trainer import ShardedTrainer
 from tests.training.test_trainer import chat_dataset, losses, pair_dataset
 
-CASES = ("sft", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance")
+CASES = ("sft", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy")
 # Eight rows in two steps of four; the uneven cases have seven, and their last batch is filled with the epoch's first row.
 GLOBAL_BATCH = 4
-UNEVEN = ("uneven", "mimic", "mimic cached", "mimic sparse", "mimic balance")
+UNEVEN = ("uneven", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy")
+# What needs whole weights is not sharded.
+SHARDED = tuple(case for case in CASES if case != "mimic on-policy")
 # The layers to wrap are the model class's own list, as in scripts/accelerate/fsdp2_8gpu.yaml.
 FSDP = {
     "version": 2,
@@ -64,7 +66,8 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
     elif case.startswith("mimic"):
         other, _ = build_teacher()
         teacher = LiveTeacher(Reference(model, kind="copy", model=other), processor, student=model, student_processor=processor)
-        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.0 if case == "mimic" else 1.0), teacher=teacher)
+        sampled = {"on_policy": 0.5, "sample_tokens": 6} if case == "mimic on-policy" else {}
+        method = MimicMethod(processor, MimicLossOptions(ce_weight=0.0 if case == "mimic" else 1.0, **sampled), teacher=teacher)
     if case in ("moe", "mimic sparse", "mimic balance"):
         # Balance is of a micro-batch's tokens: only where those are the same is it compared.
         router = RouterLosses(RouterOptions(balance_weight=None if case == "mimic balance" else 0.0))
@@ -126,7 +129,7 @@ def run_alone(folder: Path) -> None:
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     for sharded in (False, True):
-        for case in CASES:
+        for case in SHARDED if sharded else CASES:
             out = folder / f"{case}-{sharded}"
             trainer = build(case, out, batch_size=GLOBAL_BATCH // 2, sharded=sharded)
             trainer.train()
