@@ -115,7 +115,8 @@ def linear_divergence(hidden: Tensor, head: Head, teacher: Prediction, options: 
     """Compute each token's divergence of student q from teacher p without a [tokens, vocabulary] tensor beyond one chunk.
 
     With both softened by the temperature, ``forward-kl`` is KL(p || q), ``reverse-kl`` KL(q || p), ``js`` their Jensen-Shannon
-    divergence, (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2. It is not multiplied by the square of the temperature.
+    divergence, b KL(p || m) + (1 - b) KL(q || m) with m = b p + (1 - b) q and b the ``js_weight`` (GKD, arXiv:2306.13649, Eq. 1). It is
+    not multiplied by the square of the temperature.
 
     Args:
         hidden: (K, S) the student's states, with gradient.
@@ -238,7 +239,7 @@ def _divergence(log_p: Tensor, log_q: Tensor, options: DivergenceOptions, *, wit
     """Each token's divergence, and on request its gradient with respect to the student's logits before the temperature.
 
     With s the derivative by q (up to a constant), a softmax gives q (s - sum q s): s = log(q / p) for the reverse KL and
-    log(q / m) / 2 for Jensen-Shannon; the forward KL gives q - p at once. Both arguments are used up.
+    (1 - b) log(q / m) for Jensen-Shannon; the forward KL gives q - p at once. Both arguments are used up.
     """
     if options.divergence == "forward-kl":
         p = log_p.exp()
@@ -249,13 +250,14 @@ def _divergence(log_p: Tensor, log_q: Tensor, options: DivergenceOptions, *, wit
         slope = log_q.sub_(log_p)
         value = _expect(q, slope)
         return value, _through_softmax(q, slope, value).div_(options.temperature) if with_grad else None
-    log_m = torch.logaddexp(log_p - math.log(2), log_q - math.log(2))
+    weight = options.js_weight
+    log_m = torch.logaddexp(log_p + math.log(weight), log_q + math.log(1 - weight))
     teacher_part = _expect(log_p.exp(), log_p.sub_(log_m))
     q = log_q.exp()
     slope = log_q.sub_(log_m)
     student_part = _expect(q, slope)
-    value = (teacher_part + student_part) / 2
-    return value, _through_softmax(q, slope, student_part).div_(2 * options.temperature) if with_grad else None
+    value = weight * teacher_part + (1 - weight) * student_part
+    return value, _through_softmax(q, slope, student_part).div_(options.temperature / (1 - weight)) if with_grad else None
 
 
 def _expect(probs: Tensor, values: Tensor) -> Tensor:

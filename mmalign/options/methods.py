@@ -45,12 +45,18 @@ class DivergenceOptions(Options):
 
     divergence: DivergenceName = "forward-kl"
     """of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"""
+    js_weight: float = 0.5
+    """the teacher's share of the mixture that js compares both with; towards 0 it turns to the forward KL, towards 1 to the reverse KL"""
     temperature: float = 1.0
     """softens both distributions; the divergence is multiplied by its square"""
 
     def __post_init__(self) -> None:
-        """Refuse temperatures that are no scale."""
+        """Refuse temperatures that are no scale, and mixtures of one alone."""
         super().__post_init__()
+        if not 0 < self.js_weight < 1:
+            raise UserError(f"js_weight is {self.js_weight}; expected more than 0 and less than 1; its ends are forward-kl and reverse-kl")
+        if self.js_weight != 0.5 and self.divergence != "js":
+            raise UserError(f"js_weight is {self.js_weight}, and divergence {self.divergence!r} has none; add --divergence js")
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; expected a positive number")
 

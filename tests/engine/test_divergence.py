@@ -14,11 +14,11 @@ from mmalign.engine.head import LogitTransform
 from mmalign.options.methods import DivergenceName, DivergenceOptions
 
 
-def kind_of(divergence: DivergenceName, temperature: float = 1.0) -> DivergenceOptions:
-    return DivergenceOptions(divergence=divergence, temperature=temperature)
+def kind_of(divergence: DivergenceName, temperature: float = 1.0, *, weight: float = 0.5) -> DivergenceOptions:
+    return DivergenceOptions(divergence=divergence, temperature=temperature, js_weight=weight)
 
 
-KINDS = [kind_of("forward-kl"), kind_of("reverse-kl", 2.0), kind_of("js", 0.7), kind_of("js", 1.5)]
+KINDS = [kind_of("forward-kl"), kind_of("reverse-kl", 2.0), kind_of("js", 0.7), kind_of("js", 1.5), kind_of("js", 1.5, weight=0.1)]
 
 
 def naive(log_p: Tensor, log_q: Tensor, kind: DivergenceOptions) -> Tensor:
@@ -32,8 +32,9 @@ def naive(log_p: Tensor, log_q: Tensor, kind: DivergenceOptions) -> Tensor:
         return kl(p, q)
     if kind.divergence == "reverse-kl":
         return kl(q, p)
-    m = (p + q) / 2
-    return (kl(p, m) + kl(q, m)) / 2
+    weight = kind.js_weight
+    m = weight * p + (1 - weight) * q
+    return weight * kl(p, m) + (1 - weight) * kl(q, m)
 
 
 def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, Head]:
@@ -47,7 +48,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Head, Tensor, He
     return make(11, 6).requires_grad_(), student, make(11, 4), Head(make(17, 4), make(17))
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}-{kind.js_weight}")
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
 @pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
 def test_values_and_gradients_equal_autograd(
@@ -80,7 +81,7 @@ def bounded(hidden: Tensor, weight: Tensor, bias: Tensor | None, transform: Logi
 BOUNDS = LogitTransform(0.5, 1.5), LogitTransform(2.0, 3.0)
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}-{kind.js_weight}")
 @pytest.mark.parametrize("first_weight", [-1.0, 2.0], ids=["each-its-weight", "all-alike"])
 def test_bounded_logits_equal_autograd(kind: DivergenceOptions, first_weight: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """Gemma-2's heads: what stands behind the linear layer is part of both distributions and of the gradient."""
@@ -115,6 +116,28 @@ def test_by_hand() -> None:
         assert got.item() == pytest.approx(expected, abs=1e-6)
 
 
+def test_a_weighed_mixture_by_hand() -> None:
+    """Teacher (1/2, 1/2), student (1/4, 3/4), weight 1/4: m = (5/16, 11/16); near its ends it is w forward or (1 - w) reverse KL."""
+    hidden, teacher, identity = torch.tensor([[0.25, 0.75]]).log(), torch.zeros(1, 2), Head(torch.eye(2))
+    toward_teacher = 0.5 * math.log(8 / 5) + 0.5 * math.log(8 / 11)
+    toward_student = 0.25 * math.log(4 / 5) + 0.75 * math.log(12 / 11)
+    got = linear_divergence(hidden, identity, TeacherStates(teacher, identity), kind_of("js", weight=0.25))
+    assert got.item() == pytest.approx(0.25 * toward_teacher + 0.75 * toward_student, abs=1e-6)
+    assert got.item() == pytest.approx(0.026048, abs=1e-6)
+    forward = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)
+    reverse = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    for weight, limit in ((0.001, 0.001 * forward), (0.999, 0.001 * reverse)):
+        near = linear_divergence(hidden, identity, TeacherStates(teacher, identity), kind_of("js", weight=weight))
+        assert near.item() == pytest.approx(limit, rel=1e-2)
+
+
+def test_a_mixture_of_one_alone_is_refused() -> None:
+    with pytest.raises(ValueError, match="js_weight is 1; expected more than 0 and less than 1"):
+        DivergenceOptions(divergence="js", js_weight=1)
+    with pytest.raises(ValueError, match=r"js_weight is 0.3, and divergence 'forward-kl' has none"):
+        DivergenceOptions(js_weight=0.3)
+
+
 def test_a_longer_student_head_gets_no_gradient_beyond_the_teachers() -> None:
     hidden, _, teacher_hidden, teacher = inputs()
     student = Head(torch.randn(20, 6, requires_grad=True))
@@ -126,7 +149,7 @@ def test_a_longer_student_head_gets_no_gradient_beyond_the_teachers() -> None:
     assert grad[:17].abs().min() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}")
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: f"{kind.divergence}-{kind.temperature}-{kind.js_weight}")
 def test_equal_and_extreme_distributions(kind: DivergenceOptions) -> None:
     head = Head(torch.eye(3))
     same = torch.tensor([[1.0, -2.0, 0.5]], requires_grad=True)
@@ -160,10 +183,10 @@ def top_of(log_p: Tensor, number: int) -> TopTokens:
     return TopTokens(ids, torch.cat([values, rest], -1))
 
 
-TOP_KINDS = [kind_of("forward-kl"), kind_of("reverse-kl"), kind_of("js")]
+TOP_KINDS = [kind_of("forward-kl"), kind_of("reverse-kl"), kind_of("js"), kind_of("js", weight=0.8)]
 
 
-@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.divergence)
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: f"{kind.divergence}-{kind.js_weight}")
 @pytest.mark.parametrize("chunk", [2, 1000])
 @pytest.mark.parametrize("softcap", [None, 1.5], ids=["linear", "bounded"])
 def test_likeliest_tokens_equal_autograd_on_buckets(
@@ -186,7 +209,7 @@ def test_likeliest_tokens_equal_autograd_on_buckets(
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: kind.divergence)
+@pytest.mark.parametrize("kind", TOP_KINDS, ids=lambda kind: f"{kind.divergence}-{kind.js_weight}")
 def test_likeliest_tokens_bound_the_divergence_from_below_and_all_tokens_are_it(kind: DivergenceOptions) -> None:
     hidden, student, teacher_hidden, teacher = inputs()
     assert teacher.bias is not None
