@@ -6,7 +6,7 @@ Shape legend: K = scored tokens of a batch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from torch import nn
@@ -20,12 +20,30 @@ from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_student_output
 from mmalign.methods.on_policy import AnswerSampler, collate_answers
 from mmalign.methods.policy import load_policy
-from mmalign.methods.teachers import TokenTeacher, build_teacher
+from mmalign.methods.teachers import LiveTeacher, TokenTeacher, build_teacher
+from mmalign.methods.visual_advantage import VisualAdvantage
 from mmalign.options.methods import MimicLossOptions, MimicOptions
 from mmalign.training.method import Method, MethodOutput, Sum
 
-# A conversation as the student reads it, and the teacher's part.
-_Row = tuple[EncodedPrompt, Any]
+
+class _Row(NamedTuple):
+    """A conversation as its readers take it; None: as the student does, or nobody."""
+
+    own: EncodedPrompt
+    """The student."""
+    part: Any
+    """The teacher."""
+    weakened: EncodedPrompt | None = None
+    """The teacher, with weakened images."""
+
+    def answered(self, ids: Sequence[int]) -> "_Row":
+        """With another last answer."""
+        part, weakened = (None if one is None else with_answer(one, ids) for one in (self.part, self.weakened))
+        return _Row(with_answer(self.own, ids), part, weakened)
+
+
+_BESIDE = ("teacher", "weakened", "on_policy")
+"""Parts of a batch that the student doesn't read."""
 
 
 class MimicMethod(Method):
@@ -43,6 +61,10 @@ class MimicMethod(Method):
         if options.on_policy:
             pad, barred = processor.tokenizer.pad_token_id, [*image_token_ids(processor), *teacher.barred]
             self.sampler = AnswerSampler(options, pad_token_id=pad, size=teacher.vocabulary, barred=barred, seed=seed)
+        self.advantage = None
+        if options.visual_advantage != "off":
+            assert isinstance(teacher, LiveTeacher), "the options refuse other teachers"
+            self.advantage = VisualAdvantage(options, teacher)
 
     @classmethod
     def build(cls, options: MimicOptions) -> tuple[nn.Module, Any, Method]:
@@ -63,12 +85,13 @@ class MimicMethod(Method):
         self.teacher.check_dataset(dataset)
         return dataset
 
-    def _encode(self, raw: Mapping[str, Any], index: int = 0) -> tuple[EncodedPrompt, Any]:
+    def _encode(self, raw: Mapping[str, Any], index: int = 0) -> _Row:
         row = read_chat(raw, index=index, image_root=self.options.image_root)
         options = self.options
         every = options.distil == "all"
         student = encode_chat(self.processor, row, answer_end=options.answer_end, max_length=options.max_length, every_token=every)
-        return student, self.teacher.encode(raw, row, student)
+        weakened = None if self.advantage is None else self.advantage.encode(row)
+        return _Row(student, self.teacher.encode(raw, row, student), weakened)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode the row and tokenise it for student and teacher."""
@@ -77,7 +100,8 @@ class MimicMethod(Method):
     def check_inputs(self) -> Mapping[str, Any]:
         """How student and teacher read chats."""
         reading = describe_reading(self.processor, self.options, answer_end=self.options.answer_end)
-        return {**reading, "distil": self.options.distil, "teacher": self.teacher.check_inputs()}
+        weakened = {} if self.advantage is None else {"weaken": [self.options.weaken, self.options.weaken_seed]}
+        return {**reading, "distil": self.options.distil, "teacher": self.teacher.check_inputs(), **weakened}
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Compare the first rows with both models' own forward: see ``check_rows``.
@@ -86,10 +110,10 @@ class MimicMethod(Method):
             ValueError: If the rows can't be read, or the numbers differ.
         """
         encoded = [self._encode(row) for row in rows]
-        told = check_rows(model, [own for own, _ in encoded[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id)
-        lines = [told, self.teacher.start(model, encoded)]
+        told = check_rows(model, [row.own for row in encoded[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id)
+        lines = [told, self.teacher.start(model, [(row.own, row.part) for row in encoded])]
         if self.sampler is not None:
-            lines.append(self.sampler.start(model, encoded[0][0]))
+            lines.append(self.sampler.start(model, encoded[0].own))
         return "\n".join(lines)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -103,38 +127,45 @@ class MimicMethod(Method):
         if self.sampler is None:
             return batch
         rows: list[_Row] = batch["rows"]
-        answers = self.sampler.draw(model, [own for own, _ in rows], step=step)
-        batch = self._lay_out([row if answer is None else _answered(row, answer.tokens) for row, answer in zip(rows, answers, strict=True)])
-        return batch | {"on_policy": collate_answers([own for own, _ in rows], answers)}
+        given = [row.own for row in rows]
+        answers = self.sampler.draw(model, given, step=step)
+        said = [row if answer is None else row.answered(answer.tokens) for row, answer in zip(rows, answers, strict=True)]
+        return self._lay_out(said) | {"on_policy": collate_answers(given, answers)}
 
     def _lay_out(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        encoded, parts = zip(*rows, strict=True)
-        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
-        batch["teacher"] = self.teacher.collate(parts)
-        return batch
+        batch = collate_prompts([row.own for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        batch["teacher"] = self.teacher.collate([row.part for row in rows])
+        weakened = [row.weakened for row in rows if row.weakened is not None]
+        return batch | ({"weakened": self.advantage.collate(weakened)} if self.advantage is not None else {})
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Scored tokens."""
         return len(batch["layout"]["target"])
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
-        """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p, the latter of the data's own tokens."""
+        """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p, the latter of the data's own tokens.
+
+        With a visual advantage each token's divergence is weighed.
+        """
         options, sampled = self.options, batch.get("on_policy")
-        inputs = {key: value for key, value in batch.items() if key not in ("teacher", "on_policy")}
+        inputs = {key: value for key, value in batch.items() if key not in _BESIDE}
         # A conversation is one plain row: the token itself stands right behind the state that predicts it.
         shift = int(options.legacy_mask)
+        taught = self.teacher.ask(model, inputs, batch["teacher"], shift=shift)
+        weighed = None if self.advantage is None else self.advantage.weigh(model, inputs, batch["weakened"], taught)
         output = compute_student_output(
             model,
             inputs,
-            self.teacher.ask(model, inputs, batch["teacher"], shift=shift),
+            taught,
             options,
             vocabulary=self.teacher.vocabulary,
             index=inputs["layout"]["index"] + shift,
             with_logps=options.ce_weight > 0,
         )
-        count, divergence = len(output.divergence), output.divergence.sum()
-        loss = options.kl_weight * options.temperature**2 * divergence
-        metrics = {"loss/kl": Sum(divergence.detach(), count)}
+        count, divergence = len(output.divergence), output.divergence.detach()
+        metrics = {"loss/kl": Sum(divergence.sum(), count)}
+        loss = output.divergence.sum() if weighed is None else (weighed.weights * output.divergence).sum()
+        loss = options.kl_weight * options.temperature**2 * loss
         if output.logps is not None:
             given = output.logps if sampled is None else output.logps[~sampled["token"]]
             nll = -given.sum()
@@ -142,10 +173,6 @@ class MimicMethod(Method):
             metrics["loss/nll"] = Sum(nll.detach(), len(given))
         if sampled is not None:
             metrics |= {f"on_policy/{name}": Sum(sampled[name].sum(), len(sampled[name])) for name in ("length", "ended")}
+        if weighed is not None:
+            metrics |= weighed.metrics(divergence)
         return MethodOutput(loss, metrics)
-
-
-def _answered(row: _Row, ids: Sequence[int]) -> _Row:
-    """The row with another last answer; the teacher's part is None where it reads the student's inputs."""
-    own, part = row
-    return with_answer(own, ids), None if part is None else with_answer(part, ids)

@@ -11,6 +11,7 @@ from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 DivergenceName = Literal["forward-kl", "reverse-kl", "js"]
 DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
+VisualAdvantageName = Literal["off", "tokens", "answers", "both"]
 NoisyGap = Literal["keep", "drop", "flip", "smooth"]
 
 
@@ -83,7 +84,23 @@ class OnPolicyOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimicLossOptions(DivergenceOptions, OnPolicyOptions, ChatOptions):
+class VisualAdvantageOptions(WeakenOptions):
+    """Tokens that the teacher would be less sure of without the image."""
+
+    visual_advantage: VisualAdvantageName = "off"
+    """what they change: nothing, the weight of tokens within an answer, of whole answers, or both; the teacher is asked twice"""
+    visual_share: float = 0.2
+    """tokens: this share of an answer's, which lose most with a weakened image, has half of the answer's weight"""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no part."""
+        super().__post_init__()
+        if not 0 < self.visual_share < 1:
+            raise UserError(f"visual_share is {self.visual_share}; expected a share of the tokens between 0 and 1, such as 0.2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicLossOptions(DivergenceOptions, OnPolicyOptions, VisualAdvantageOptions, ChatOptions):
     """What is mimicked, and how much."""
 
     kl_weight: float = 1.0
@@ -104,6 +121,8 @@ class MimicLossOptions(DivergenceOptions, OnPolicyOptions, ChatOptions):
             raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
         if self.on_policy and (self.legacy_mask or self.distil == "all"):
             raise UserError("--on-policy compares sampled answers at the right places; leave --legacy-mask and --distil all out")
+        if self.visual_advantage != "off" and (self.legacy_mask or self.distil == "all"):
+            raise UserError("--visual-advantage is of answers at the right places; leave --legacy-mask and --distil all out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +150,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
             raise UserError("--teacher cached knows response tokens alone; use a live teacher for --distil all")
         if cached and self.on_policy:
             raise UserError("--teacher cached knows the data's answers alone, and --on-policy samples new ones; use a live teacher")
+        if cached and self.visual_advantage != "off":
+            raise UserError("--teacher cached has seen no weakened images; use a live teacher for --visual-advantage")
         if self.teacher_model is not None and not cached:
             raise UserError(f"--teacher-model is for --teacher cached; the teacher is {self.teacher}")
 
