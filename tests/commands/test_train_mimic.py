@@ -43,6 +43,23 @@ def test_a_student_comes_closer_to_its_teacher_stage_by_stage(tiny_llava_dir: Pa
     assert "a multimodal LLM, distilled from a teacher on chats about images" in (tmp_path / "d2s" / "README.md").read_text()
 
 
+def test_an_adapter_learns_on_its_own_answers_from_a_teacher_in_four_bits(tiny_llava_dir: Path, chats: Path, tmp_path: Path) -> None:
+    """Rows are read by a worker, and answered in two micro-batches; the weakened images are the teacher's."""
+    words = ["--teacher", str(tiny_llava_dir), "--teacher-quantization", "nf4", "--lora-rank", "2", "--num-workers", "1"]
+    words += ["--on-policy", "1", "--sample-tokens", "6", "--divergence", "js", "--js-weight", "0.9", "--ce-weight", "1"]
+    words += ["--visual-advantage", "both", "--weaken", "noise", "--batch-size", "4", "--gradient-accumulation-steps", "2"]
+    assert train(tiny_llava_dir, chats, tmp_path / "out", *words, kind="mimic") == 0
+    log = read_log(tmp_path / "out")
+    assert len(log) == 3
+    for entry in log:
+        assert 1 <= entry["on_policy/length"] <= 6
+        assert 0 <= entry["on_policy/ended"] <= 1
+        assert {"visual_advantage/mean", "visual_advantage/top", "visual_advantage/kl_top", "visual_advantage/kl_rest"} <= entry.keys()
+        # The student is the teacher but for its four bits: cross-entropy, of nothing here, would be about 6 per token.
+        assert entry["loss"] < 0.5
+        assert "loss/nll" not in entry
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -51,6 +68,9 @@ def test_a_student_comes_closer_to_its_teacher_stage_by_stage(tiny_llava_dir: Pa
         (["--stage", "init", "--lora-rank", "2"], "--freeze and --stage are for full weights"),
         (["--kl-weight", "0"], "kl_weight is 0.0; expected a positive number"),
         (["--temperature", "-1"], "temperature is -1.0; expected a positive number"),
+        (["--on-policy", "2"], "on_policy is 2.0; expected a share of the rows from 0 to 1"),
+        (["--teacher", "cached", "--on-policy", "1"], "--on-policy samples new ones; use a live teacher"),
+        (["--js-weight", "0.1"], "divergence 'forward-kl' has none; add --divergence js"),
     ],
 )
 def test_mimic_refuses_what_makes_no_sense(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.engine.choosing import Greedy, Sampling, answer_seeds, fold_in
+from mmalign.engine.choosing import Among, Greedy, Sampling, answer_seeds, fold_in
 
 LOGITS = torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()
 NUM_DRAWS = 100_000
@@ -55,6 +55,17 @@ def test_tokens_are_as_frequent_as_they_are_likely(options: dict[str, float], ex
     # Four standard deviations of the most uncertain frequency.
     torch.testing.assert_close(got, torch.tensor(expected, dtype=torch.float32), rtol=0, atol=4 * 0.5 / NUM_DRAWS**0.5)
     assert not got[torch.tensor(expected) == 0].any()
+
+
+def test_barred_tokens_are_never_drawn() -> None:
+    """Of five tokens the first four without the second: 0.5, 0.15 and 0.1 of 0.75. An id behind the last one is no one's."""
+    tokens = Among(Sampling(answers=3), 4, (1, 4)).choose(LOGITS.expand(NUM_DRAWS, -1), torch.arange(NUM_DRAWS), 0)
+    expected = torch.tensor([0.5 / 0.75, 0, 0.15 / 0.75, 0.1 / 0.75, 0])
+    got = torch.bincount(tokens, minlength=5) / NUM_DRAWS
+    torch.testing.assert_close(got, expected, rtol=0, atol=4 * 0.5 / NUM_DRAWS**0.5)
+    assert not got[expected == 0].any()
+    assert Among(Sampling(answers=3), 4).answers == 3
+    assert torch.equal(LOGITS, torch.tensor([0.5, 0.2, 0.15, 0.1, 0.05]).log()), "the model's logits stay"
 
 
 def test_steps_and_tokens_draw_independently() -> None:
