@@ -107,7 +107,39 @@ class TopTokens(NamedTuple):
         return value, logits.scatter_(-1, ids, grad[:, :-1])
 
 
-Prediction = TeacherStates | TopTokens
+class MixedStates(NamedTuple):
+    """What several live teachers predict, each of its own tokens."""
+
+    owner: Tensor
+    """(K,) number of each token's teacher."""
+    states: tuple[TeacherStates, ...]
+    """Of each teacher its tokens, in their order."""
+
+    def cut(self, size: int) -> "MixedStates":
+        """The distributions over the first tokens alone."""
+        return self._replace(states=tuple(one.cut(size) for one in self.states))
+
+    def cast(self, dtype: torch.dtype) -> "MixedStates":
+        """Change the precision of matrix products."""
+        return self._replace(states=tuple(one.cast(dtype) for one in self.states))
+
+    def check(self, count: int, options: DivergenceOptions) -> None:
+        """Raise UserError if the student has another number of tokens."""
+        _check_as_many(count, sum(len(one.hidden) for one in self.states))
+
+    def compare(self, part: slice, log_q: Tensor, options: DivergenceOptions, *, with_grad: bool) -> tuple[Tensor, Tensor | None]:
+        """As ``TeacherStates.compare``, each token with its own teacher."""
+        value, grad = log_q.new_empty(len(log_q)), torch.empty_like(log_q) if with_grad else None
+        for number, states in enumerate(self.states):
+            mine = (self.owner[part] == number).nonzero().squeeze(-1)
+            before = int((self.owner[: part.start] == number).sum())
+            value[mine], made = states.compare(slice(before, before + len(mine)), log_q[mine], options, with_grad=with_grad)
+            if grad is not None and made is not None:
+                grad[mine] = made
+        return value, grad
+
+
+Prediction = TeacherStates | TopTokens | MixedStates
 """A teacher's, of each scored token."""
 
 

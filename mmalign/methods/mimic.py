@@ -36,11 +36,6 @@ class _Row(NamedTuple):
     weakened: EncodedPrompt | None = None
     """The teacher, with weakened images."""
 
-    def answered(self, ids: Sequence[int]) -> "_Row":
-        """With another last answer."""
-        part, weakened = (None if one is None else with_answer(one, ids) for one in (self.part, self.weakened))
-        return _Row(with_answer(self.own, ids), part, weakened)
-
 
 _BESIDE = ("teacher", "weakened", "on_policy")
 """Parts of a batch that the student doesn't read."""
@@ -129,8 +124,13 @@ class MimicMethod(Method):
         rows: list[_Row] = batch["rows"]
         given = [row.own for row in rows]
         answers = self.sampler.draw(model, given, step=step)
-        said = [row if answer is None else row.answered(answer.tokens) for row, answer in zip(rows, answers, strict=True)]
+        said = [row if answer is None else self._answered(row, answer.tokens) for row, answer in zip(rows, answers, strict=True)]
         return self._lay_out(said) | {"on_policy": collate_answers(given, answers)}
+
+    def _answered(self, row: _Row, ids: Sequence[int]) -> _Row:
+        """The row with another last answer."""
+        weakened = None if row.weakened is None else with_answer(row.weakened, ids)
+        return _Row(with_answer(row.own, ids), self.teacher.answered(row.part, ids), weakened)
 
     def _lay_out(self, rows: Sequence[_Row]) -> dict[str, Any]:
         batch = collate_prompts([row.own for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)

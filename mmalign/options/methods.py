@@ -129,8 +129,10 @@ class MimicLossOptions(DivergenceOptions, OnPolicyOptions, VisualAdvantageOption
 class MimicOptions(MimicLossOptions, MllmOptions):
     """Options of ``mmalign train mimic``."""
 
-    teacher: str
-    """whom to mimic: folder or hub id of a multimodal LLM with the student's tokens, or cached: columns of the data"""
+    teacher: list[str]
+    """whom to mimic: a multimodal LLM with the student's tokens, or cached: columns of the data; several: NAME=MODEL, each for its rows"""
+    teacher_column: str = "source"
+    """column that names each row's teacher, where there are several"""
     teacher_model: str | None = None
     """the model that a cached teacher's columns must come from: folder or hub id"""
     teacher_dtype: Dtype = "auto"
@@ -143,7 +145,9 @@ class MimicOptions(MimicLossOptions, MllmOptions):
     def __post_init__(self) -> None:
         """Refuse what a cached teacher can't tell."""
         super().__post_init__()
-        cached = self.teacher == "cached"
+        cached = "cached" in self.teachers.values()
+        if len(self.teachers) > 1 and (cached or self.visual_advantage != "off"):
+            raise UserError("of several teachers each is live, and asked once; leave cached and --visual-advantage out")
         if cached and (self.legacy_mask or self.temperature != 1.0):
             raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
         if cached and self.distil == "all":
@@ -153,7 +157,22 @@ class MimicOptions(MimicLossOptions, MllmOptions):
         if cached and self.visual_advantage != "off":
             raise UserError("--teacher cached has seen no weakened images; use a live teacher for --visual-advantage")
         if self.teacher_model is not None and not cached:
-            raise UserError(f"--teacher-model is for --teacher cached; the teacher is {self.teacher}")
+            raise UserError(f"--teacher-model is for --teacher cached; the teacher is {' '.join(self.teacher)}")
+
+    @property
+    def teachers(self) -> dict[str, str]:
+        """Models by name; one alone has none.
+
+        Raises:
+            ValueError: If several are not named apart.
+        """
+        if len(self.teacher) == 1:
+            return {"": self.teacher[0]}
+        pairs = [word.partition("=") for word in self.teacher]
+        found = {name: model for name, _, model in pairs if name and model}
+        if len(found) < max(1, len(pairs)):
+            raise UserError(f"teacher is {' '.join(self.teacher)}; expected one model, or several with names of their own: NAME=MODEL ...")
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)

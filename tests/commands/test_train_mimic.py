@@ -8,6 +8,7 @@ import torch
 from mmalign.cli import main
 from mmalign.models.load import load_mllm
 from tests.commands.training import read_log, train
+from tests.data_files import chat_rows, save_rows
 from tests.tiny_families import fastvlm
 
 
@@ -41,6 +42,18 @@ def test_a_student_comes_closer_to_its_teacher_stage_by_stage(tiny_llava_dir: Pa
         assert all(".mlp." in name or "projector" in name for name in moved) == sparse
         assert ("router/balance" in log[0]) == ("loss/nll" in log[0]) == sparse
     assert "a multimodal LLM, distilled from a teacher on chats about images" in (tmp_path / "d2s" / "README.md").read_text()
+
+
+def test_several_teachers_by_a_column(tiny_llava_dir: Path, teacher_dir: Path, tmp_path: Path) -> None:
+    data = save_rows(tmp_path / "chats.parquet", [{**row, "kind": "ab"[i % 2]} for i, row in enumerate(chat_rows(8))])
+    words = ["--teacher", f"a={tiny_llava_dir}", f"b={teacher_dir}", "--teacher-column", "kind", "--teacher-dtype", "float32"]
+    assert train(tiny_llava_dir, data, tmp_path / "out", *words, "--batch-size", "8", "--max-steps", "1", kind="mimic") == 0
+    (mixed,) = read_log(tmp_path / "out")
+    assert train(tiny_llava_dir, data, tmp_path / "one", "--teacher", str(teacher_dir), *words[5:], *words[3:5], "--max-steps", "1",
+                 "--batch-size", "8", kind="mimic") == 0  # fmt: skip
+    (one,) = read_log(tmp_path / "one")
+    # Of the rows of the student's own model there is no divergence.
+    assert 0.2 < mixed["loss/kl"] / one["loss/kl"] < 0.8
 
 
 def test_an_adapter_learns_on_its_own_answers_from_a_teacher_in_four_bits(tiny_llava_dir: Path, chats: Path, tmp_path: Path) -> None:

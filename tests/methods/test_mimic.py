@@ -163,7 +163,7 @@ def test_a_teacher_with_other_words_before_the_answer_is_refused() -> None:
 
 def test_a_cached_teacher_knows_responses_alone() -> None:
     with pytest.raises(ValueError, match="--teacher cached knows response tokens alone"):
-        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher="cached", distil="all")
+        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher=["cached"], distil="all")
 
 
 def test_value_by_hand() -> None:

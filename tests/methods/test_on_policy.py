@@ -247,4 +247,4 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="leave --legacy-mask and --distil all out"):
         MimicLossOptions(on_policy=0.5, distil="all")
     with pytest.raises(ValueError, match="--teacher cached knows the data's answers alone"):
-        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher="cached", on_policy=0.5)
+        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher=["cached"], on_policy=0.5)

@@ -93,4 +93,4 @@ def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ValueError, match="leave --legacy-mask and --distil all out"):
         MimicLossOptions(visual_advantage="both", legacy_mask=True)
     with pytest.raises(ValueError, match="--teacher cached has seen no weakened images"):
-        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher="cached", visual_advantage="tokens")
+        MimicOptions(model="a", data=[Path("b")], out=Path("c"), teacher=["cached"], visual_advantage="tokens")
