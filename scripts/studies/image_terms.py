@@ -12,7 +12,7 @@ log-probability given the own image, the other one and a weakened one. ``--repor
 import argparse
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from mmalign.data.caches import LOGPS, cell_logps
 from mmalign.data.images import load_image
 from mmalign.data.weaken import weaken
 from mmalign.difficulty.fuse import CACHED
-from mmalign.files import whole
+from mmalign.files import read_json, whole
 from scripts.studies.image_terms_grid import (
     SEARCH_SEED,
     SFT,
@@ -125,10 +125,18 @@ def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> str:
         said = f"score {search_score(metrics):.1f}"
     else:
         metrics = measure(model, out / "test", parts=PARTS) | image_metrics(read_logps(model, out), read_logps(start, out))
+        metrics["told apart"] = told_apart(read_json(model / "train_log.json"))
         said = f"{metrics['own - other']:.1f} nats from the image"
     write_run(cell.path(out), metrics | {"beta": float(beta), "learning rate": float(rate)}, model=model)
     shutil.rmtree(model)
     return said
+
+
+def told_apart(log: Sequence[Mapping[str, float]]) -> float:
+    """Return on what share of the training rows the chosen answer's reward was above the rejected one's, in the last third; in percent."""
+    shares = [entry["rewards/accuracy"] for entry in log if "rewards/accuracy" in entry]
+    last = shares[-max(1, len(shares) // 3) :]
+    return 100 * sum(last) / len(last)
 
 
 def read_logps(model: Path, out: Path) -> Dataset:

@@ -30,6 +30,7 @@ ASKED = {
     "likely": "likely objects",
     "likely > 0": "> 0, %",
 }
+TRAINED = {"told apart": "training rows told apart, %"}
 SAYING = {
     "pairs right": "contrast pairs right % ↑",
     "answered alike": "answered alike % ↓",
@@ -95,6 +96,8 @@ def rows_tables(runs: page.Runs) -> list[str]:
         seeing_table(runs, SEEING),
         *by_asked,
         seeing_table(runs, ASKED),
+        "Training rows whose chosen answer has the higher reward, in the last third of the steps:",
+        seeing_table({arm: seeds for arm, seeds in runs.items() if arm in NAMES}, TRAINED),
         "### What the model says",
         saying_table(runs),
         *(["Paired over seeds:", minus_dpo] if minus_dpo else []),

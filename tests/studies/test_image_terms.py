@@ -18,7 +18,7 @@ from PIL import Image
 from mmalign.data.images import load_image
 from mmalign.engine.views import Views
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
-from scripts.studies.image_terms import image_metrics, rows_file, write_grey
+from scripts.studies.image_terms import image_metrics, rows_file, told_apart, write_grey
 from scripts.studies.image_terms_grid import ARMS, DPO, Cell, best_of, list_rounds, list_searches, search_score
 from scripts.studies.image_terms_page import write_page
 
@@ -80,6 +80,13 @@ def test_image_metrics_by_hand() -> None:
     }
 
 
+def test_told_apart_by_hand() -> None:
+    """Of seven entries the last two count; the last line of a log is a summary."""
+    log = [{"rewards/accuracy": share} for share in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75)]
+    assert told_apart([*log, {"train_runtime": 3.0}]) == pytest.approx(62.5)
+    assert told_apart(log[:1]) == 0.0
+
+
 def test_grey_rows_keep_everything_but_the_images(tmp_path: Path) -> None:
     def png(size: tuple[int, int], seed: int) -> dict[str, bytes | None]:
         file = io.BytesIO()
@@ -124,7 +131,7 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     answers = ("chosen", "rejected", "chosen_other", "chosen_weakened")
     columns = shared | {f"reference_logps_{answer}": [-1.0, -1.0] for answer in answers}
     said = {"hallucinated": 30.0, "CHAIR_i": 20.0, "coverage": 80.0, "POPE F1": 90.0, "yes": 50.0, "words": 9.0}
-    said |= {"pairs right": 40.0, "answered alike": 30.0}
+    said |= {"pairs right": 40.0, "answered alike": 30.0, "told apart": 90.0}
     for seed in (1, 2):
         folder = tmp_path / "cells" / "contrast" / str(seed)
         write(folder / "sft-grey.json", said | {"pairs right": 0.0})
@@ -139,8 +146,8 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
     seeing = ["arm", "SFT (the starts)", "DPO", "mDPO"]
     saying = ["arm", "SFT (the starts)", "SFT, asked on grey pictures", "DPO", "mDPO"]
-    contrast = [*seeing * 2, *saying, "arm minus DPO", "mDPO"]
-    assert rows == [*contrast, *["arm", "mDPO"] * 3, "contrast rows minus pairs", "mDPO", "arm", "DPO"]
+    contrast = [*seeing * 2, "arm", "DPO", "mDPO", *saying, "arm minus DPO", "mDPO"]
+    assert rows == [*contrast, *["arm", "mDPO"] * 4, "contrast rows minus pairs", "mDPO", "arm", "DPO"]
     assert "| mDPO | +0.0 ± 0.0 (p = 1.000) | +0.0 ± 0.0 (p = 1.000) | +11.5 ± 6.4 (p = 0.028) |" in page
     assert "| +18.5 ± 6.4 (p = 0.017) |" in page, "61 - 42 and 62 - 44"
     assert page.endswith("| DPO | beta | 0.1: 65.0, 65.0 | 0.3: 65.0, 65.0 | 1: **75.0**, 75.0 |\n")
@@ -157,8 +164,8 @@ def test_smoke(tmp_path: Path) -> None:
     done = subprocess.run(words, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / "image_terms.md").read_text()
-    assert page.count("\n| S-VCO |") == 3 + 1 + 1, "three tables and differences on contrast rows, and the search"
-    assert page.count("\n| CHiP |") == 2 * (3 + 1) + 1 + 1, "the same on pairs too, and what contrast rows change"
+    assert page.count("\n| S-VCO |") == 4 + 1 + 1, "four tables and differences on contrast rows, and the search"
+    assert page.count("\n| CHiP |") == 2 * (4 + 1) + 1 + 1, "the same on pairs too, and what contrast rows change"
     start = json.loads((tmp_path / "cells" / "contrast" / "1" / "sft.json").read_text())
     assert start["h own - other"] == 0.0
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("cells/**/*.json")}
