@@ -73,7 +73,7 @@ def make_held_out(out: Path, *, smoke: bool, contrast: bool = False) -> None:
     for name, seed, size in (("test", TEST_SEED, 300), ("validation", VALIDATION_SEED, 100)):
         if not (out / name / "world.json").is_file():
             # The scenes are only counted, for POPE's popular and adversarial objects.
-            run(["world", "build", "--out", out / name, "--seed", seed, "--num-scenes", 2000, "--num-pairs", 1,
+            run(["world", "build", "--out", out / name, "--seed", seed, "--num-scenes", 64 if smoke else 2000, "--num-pairs", 1,
                  "--num-eval-scenes", 12 if smoke else size, "--num-contrast", int(contrast)])  # fmt: skip
 
 
