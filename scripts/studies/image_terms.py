@@ -88,7 +88,7 @@ def make_grey_test(out: Path) -> Path:
         with whole(folder) as partial_folder:
             shutil.copytree(out / "test" / "eval", partial_folder / "eval")
             for path in partial_folder.rglob("*.png"):
-                path.write_bytes(grey_png(path))
+                path.write_bytes(grey_png(path.read_bytes()))
     return folder
 
 
