@@ -66,20 +66,12 @@ def overview_table(by_data: Mapping[str, page.Runs], sft: page.Metrics) -> str:
 
 def search_table(group: Group, out: Path) -> str:
     """Lay out the search: by strength one number per learning rate, in the order of the grid, the best in bold; empty if none is there."""
-    searches = [(one, scores) for one in group.grid if (scores := read_search(group, one, out))]
+    searches = {(one.name, one.parameter): scores for one in group.grid if (scores := read_search(group, one, out))}
     if not searches:
         return ""
-    rates = list(dict.fromkeys(rate for _, scores in searches for _, rate in scores))
-    rows: list[list[object]] = []
-    for objective, scores in searches:
-        best = max(scores, key=lambda key: scores[key])
-        shown = {key: f"**{score:.1f}**" if key == best else f"{score:.1f}" for key, score in scores.items()}
-        values = sorted({value for value, _ in scores}, key=float)
-        cells = (f"{value}: {', '.join(shown.get((value, rate), '-') for rate in rates)}" for value in values)
-        rows.append([objective.name, objective.parameter, *cells])
-    strengths = max(len(row) - 2 for row in rows)
-    about = f"Object F1 on 100 validation scenes after training, one seed; learning rates {' and '.join(rates)}."
-    return f"{about}\n\n{markdown_table(['objective', 'strength', *[''] * strengths], rows)}"
+    rates = " and ".join(page.learning_rates(searches.values()))
+    about = f"Object F1 on 100 validation scenes after training, one seed; learning rates {rates}."
+    return f"{about}\n\n{page.search_table(searches, name='objective')}"
 
 
 def draw_overview(groups: Sequence[Mapping[str, page.Runs]], sft: page.Metrics, path: Path) -> None:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from mmalign.files import read_json, write_whole
+from mmalign.tables import markdown_table
 
 LEVEL = 0.95
 MARK = "<!-- measured -->"
@@ -123,6 +124,29 @@ def arm_rows(runs: Runs, names: Mapping[str, str], columns: Iterable[str]) -> di
 def start_row(name: str, metrics: Metrics, columns: Iterable[str]) -> list[object]:
     """The row of a model that all arms start from, measured once."""
     return [name, "", *(f"{metrics[key]:.1f}" for key in columns)]
+
+
+def search_table(searches: Mapping[tuple[str, str], Mapping[tuple[str, str], float]], *, name: str) -> str:
+    """Lay out searches: by strength one number per learning rate, in the order of the grid, the best in bold.
+
+    Args:
+        searches: Arm and what its strength is called -> (strength, learning rate) -> score, in the order of the grid.
+        name: Heads the arms.
+    """
+    rates = learning_rates(searches.values())
+    rows: list[list[object]] = []
+    for names, scores in searches.items():
+        best = max(scores, key=lambda key: scores[key])
+        shown = {key: f"**{score:.1f}**" if key == best else f"{score:.1f}" for key, score in scores.items()}
+        values = sorted({value for value, _ in scores}, key=float)
+        cells = (f"{value}: {', '.join(shown.get((value, rate), '-') for rate in rates)}" for value in values)
+        rows.append([*names, *cells])
+    return markdown_table([name, "strength", *[""] * (max(map(len, rows)) - 2)], rows)
+
+
+def learning_rates(searches: Iterable[Mapping[tuple[str, str], float]]) -> list[str]:
+    """List the learning rates that searches tried."""
+    return list(dict.fromkeys(rate for scores in searches for _, rate in scores))
 
 
 @contextmanager

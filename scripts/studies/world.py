@@ -16,6 +16,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.evaluation.amber import Amber, AmberQuestion
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
+from mmalign.evaluation.mmvp import load_mmvp
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import load_pope
 from mmalign.evaluation.rows import read_jsonl
@@ -28,7 +29,7 @@ from scripts.studies.study import slug, write_json
 CAPTION_NOISE = 0.65
 # Held-out worlds: their seeds are those of no training data.
 TEST_SEED, VALIDATION_SEED = 9_000, 9_001
-LONGEST = {"pope": 4, "chair": 64, "general": 12}
+LONGEST = {"pope": 4, "chair": 64, "general": 12, "mmvp": 12}
 PARTS = ("chair", "pope", "general")
 NUM_PAIRS, BATCH = 2400, 16
 
@@ -55,14 +56,25 @@ def run(words: Sequence[object]) -> None:
 
 def make_start(out: Path, *, smoke: bool, caption_noise: float = CAPTION_NOISE, sft_steps: int = 1700) -> Path:
     """Make what is not there yet: world, scorer, model, held-out worlds. Returns the folder of the model."""
-    steps = commands(out, seed=0, smoke=smoke, caption_noise=caption_noise, sft_steps=sft_steps)
+    model = make_sft(out, smoke=smoke, caption_noise=caption_noise, sft_steps=sft_steps)
+    make_held_out(out, smoke=smoke)
+    return model
+
+
+def make_sft(out: Path, *, smoke: bool, seed: int = 0, caption_noise: float = CAPTION_NOISE, sft_steps: int = 1700) -> Path:
+    """Make what is not there yet: world, scorer, model. Returns the folder of the model."""
+    steps = commands(out, seed=seed, smoke=smoke, caption_noise=caption_noise, sft_steps=sft_steps)
     run_commands(out, {done: steps[done] for done in ("world/world.json", "clip/train_log.json", "mllm/config.json", "sft/train_log.json")})
+    return out / "sft"
+
+
+def make_held_out(out: Path, *, smoke: bool, contrast: bool = False) -> None:
+    """Make the worlds ``test`` and ``validation`` where they are missing, with contrast images if these are asked for."""
     for name, seed, size in (("test", TEST_SEED, 300), ("validation", VALIDATION_SEED, 100)):
         if not (out / name / "world.json").is_file():
             # The scenes are only counted, for POPE's popular and adversarial objects.
-            run(["world", "build", "--out", out / name, "--seed", seed, "--num-scenes", 2000, "--num-pairs", 1,
-                 "--num-eval-scenes", 12 if smoke else size])  # fmt: skip
-    return out / "sft"
+            run(["world", "build", "--out", out / name, "--seed", seed, "--num-scenes", 64 if smoke else 2000, "--num-pairs", 1,
+                 "--num-eval-scenes", 12 if smoke else size, "--num-contrast", int(contrast)])  # fmt: skip
 
 
 def make_pairs(folder: Path, condition: Condition, seed: int, *, smoke: bool) -> Path:
@@ -115,32 +127,39 @@ def measure(model: Path, world: Path, *, parts: Sequence[str] = PARTS) -> dict[s
     Args:
         model: Folder of the model.
         world: Folder of ``world build``.
-        parts: Which questions: captions, yes-or-no questions about objects, and questions about colour, number and place.
+        parts: Which questions: captions, yes-or-no questions about objects, questions about colour, number and place, and questions on
+            both images of contrast scenes.
 
     Returns:
         Shares and F1 in percent by name.
     """
-    folder, answers = world / "eval", {}
+    answers = {}
     loaded, processor = load_mllm(str(model), dtype="auto")
     loaded.to(best_device()).eval()
     for part in parts:
-        out = model / f"{part}_answers.jsonl"
+        folder, out = _folder(world, part), model / f"{part}_answers.jsonl"
         rejects = Rejects(model / "rejects.jsonl", max_share=0.0)
         rows = generate_answers(
             loaded, processor, _questions(folder, part), image_root=folder / "images", out=out, rejects=rejects,
             max_new_tokens=LONGEST[part], batch_size=100,
         )  # fmt: skip
         answers[part] = {row.id: row.response for row in rows}
-    metrics: dict[str, float] = {}
+    folder, metrics = world / "eval", dict[str, float]()
     if "chair" in answers:
         metrics |= _score_captions(folder, answers["chair"])
     if "pope" in answers:
         metrics |= _score_objects(folder, answers["pope"])
     if "general" in answers:
         metrics |= _score_general(folder, answers["general"])
+    if "mmvp" in answers:
+        metrics |= _score_both_images(_folder(world, "mmvp"), answers["mmvp"])
     if {"chair", "pope"} <= set(answers):
         metrics["AMBER"] = (100 - metrics["CHAIR_i"] + metrics["AMBER F1"]) / 2
     return metrics
+
+
+def _folder(world: Path, part: str) -> Path:
+    return world / "eval" / "contrast" if part == "mmvp" else world / "eval"
 
 
 def _questions(folder: Path, part: str) -> list[Question]:
@@ -148,6 +167,8 @@ def _questions(folder: Path, part: str) -> list[Question]:
         return load_chair(folder).questions()
     if part == "pope":
         return load_pope(folder).questions()
+    if part == "mmvp":
+        return load_mmvp(folder).questions()
     return [Question(row["id"], row["image"], row["question"]) for row in read_jsonl(folder / "questions.jsonl")]
 
 
@@ -184,3 +205,8 @@ def _score_general(folder: Path, answers: Mapping[str, str]) -> dict[str, float]
         those = [right[row["id"]] for row in rows if row["kind"] == kind]
         metrics[kind] = 100 * sum(those) / len(those)
     return metrics
+
+
+def _score_both_images(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
+    scores = load_mmvp(folder).score(answers, mode="strict")
+    return {"pairs right": 100 * scores["mmvp/pair"], "answered alike": 100 * scores["mmvp/alike"]}
