@@ -103,7 +103,7 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
     """Tokenise a pair, chosen response first, or a list: see ``encode_responses``.
 
     Raises:
-        ValueError: As there, and if the template makes one text of two responses.
+        ValueError: As there, and if the template makes one text of two responses that were not sampled.
     """
     responses = [row.chosen, row.rejected] if isinstance(row, PairRow) else row.responses
     encoded = encode_responses(
@@ -115,7 +115,8 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
         answer_end=answer_end,
         max_length=max_length,
     )
-    refuse_same_responses(encoded)
+    if not (isinstance(row, ListRow) and row.sampled):
+        refuse_same_responses(encoded)
     return encoded
 
 

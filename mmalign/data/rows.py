@@ -77,6 +77,8 @@ class ListRow:
     scores: list[float]
     ends: bool = True
     """Whether the responses end the assistant's turn."""
+    sampled: bool = False
+    """Whether they are what a policy sampled: texts may be equal."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +151,11 @@ def _read_other(raw: Mapping[str, Any], images: Sequence[Image.Image], root: Pat
     return [_load(value, root) for value in given]
 
 
-def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
-    """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
+def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, sampled: bool = False) -> ListRow:
+    """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``.
+
+    ``sampled`` ones may be alike: a policy's own answers, with nothing left out.
+    """
     for name in ("responses", "scores"):
         if not isinstance(raw[name], list):
             raise UserError(f"{name} is a {type(raw[name]).__name__}; expected a list")
@@ -161,13 +166,13 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     for score in scores:
         if not (isinstance(score, (int, float)) and abs(score) <= sys.float_info.max):
             raise UserError(f"scores hold {score!r}; expected finite numbers")
-    if len(set(responses)) < len(responses):
+    if not sampled and len(set(responses)) < len(responses):
         raise UserError("two responses are the same text")
-    if len(set(scores)) == 1:
+    if not sampled and len(set(scores)) == 1:
         raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
     prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
-    return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True))
+    return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True), sampled)
 
 
 def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ChatRow:

@@ -8,6 +8,10 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_list
+from mmalign.data.encode import encode_row
+from mmalign.data.rows import read_list
+from mmalign.difficulty.generative import score_responses
 from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
 from mmalign.losses.reasoning_steps import adaptive_step_weights
@@ -124,9 +128,87 @@ def test_steps_are_weighed_by_the_policys_states() -> None:
     assert loss_of(packed, dataset) == pytest.approx(expected, abs=2e-5)
 
 
-def test_steps_need_a_reference_that_knows_tokens() -> None:
-    with pytest.raises(ValueError, match="objective tpo weights tokens, and lists are cached as sums"):
-        ListwiseMethod(models()[2], ListLossOptions(objective=["tpo:steps=lines"]), reference=None, reference_fingerprint="x")
+def cached_rows(rows: list[dict[str, Any]], model: Any, fingerprint: str) -> Dataset:
+    """Rows with what ``cache-logps`` writes beside them."""
+    processor, found = models()[2], []
+    for index, raw in enumerate(data_set(rows)):
+        encoded = encode_row(processor, read_list(raw, index=index, sampled=True))
+        logps = score_responses(model, [encoded], pad_token_id=processor.tokenizer.pad_token_id)[0]
+        found.append({**rows[index], **cache_list(encoded, logps), REFERENCE_FINGERPRINT: fingerprint})
+    return data_set(found)
+
+
+def cached_method(objective: str) -> ListwiseMethod:
+    return ListwiseMethod(models()[2], ListLossOptions(objective=[objective]), reference=None, reference_fingerprint="x")
+
+
+@pytest.mark.parametrize("objective", ["tpo:steps=sentences", "plackett_luce", "grpo"])
+def test_cached_tokens_train_like_a_live_reference(objective: str) -> None:
+    dataset = cached_rows(list_rows(COUNTS), models()[1], "x")
+    method = cached_method(objective)
+    method.check(method.prepare(dataset)[0], index=0)
+    assert loss_of(method, dataset) == pytest.approx(loss_of(method_for(objective), dataset), abs=1e-5)
+    if objective != "plackett_luce":
+        short = {**dataset[0], "reference_token_logps_responses": [values[:-1] for values in dataset[0]["reference_token_logps_responses"]]}
+        with pytest.raises(ValueError, match=r"reference_token_logps_responses has \d+ values for \d+ tokens"):
+            method.encode(short)
+
+
+def group_rows() -> list[dict[str, Any]]:
+    """Groups of samples: right and wrong ones, all wrong ones, and twice the same text."""
+    rows = list_rows([3, 2, 4])
+    for row, scores in zip(rows, ([1.0, 0.0, 1.0], [0.0, 0.0], [0.0, 1.0, 0.0, 0.0]), strict=True):
+        row["scores"] = scores
+    rows[2]["responses"][3] = rows[2]["responses"][0]
+    return rows
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_disco_from_the_models_own_numbers(near: bool) -> None:
+    """The loss by hand, the constraint over all tokens times the prompts; nothing of it where the policy is the old one."""
+    policy, other, _ = models()
+    old = policy if near else other
+    dataset = cached_rows(group_rows(), old, "x")
+    method = cached_method("disco_b:kl_weight=2")
+    for index, row in enumerate(dataset):
+        method.check(row, index=index)
+    batch = method.collate(list(dataset))
+    inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference")}
+    with torch.no_grad():
+        new, before = (compute_response_logps(model, inputs).per_response() for model in (policy, old))
+        output = method.compute(policy, batch)
+    s = [values.mean().item() for values in new]
+    loss = s[1] - (s[0] + s[2]) / 2 + 0 + (s[5] + s[7] + s[8]) / 3 - s[6]
+    kl = (torch.cat(before) - torch.cat(new)).mean().item()
+    assert output.loss_sum.item() == pytest.approx(loss + 3 * max(0.0, kl - 1e-4) ** 2, rel=1e-4, abs=2e-5)
+    assert (kl > 0.01) != near
+    metrics = output.metrics
+    assert (float(metrics["lists/alike"].total), metrics["lists/alike"].count) == (1, 3)
+    assert (float(metrics["lists/score"].total), metrics["lists/score"].count) == (3, 9)
+    assert float(metrics["kl/old"].total) / metrics["kl/old"].count == pytest.approx(kl, abs=1e-5)
+    ratios = torch.cat(new) - torch.cat(before)
+    assert float(metrics["kl/old_k3"].total) == pytest.approx((ratios.exp() - 1 - ratios).sum().item(), abs=1e-4)
+
+
+def test_groups_without_a_preference_are_for_groups_alone() -> None:
+    rows = list(data_set(group_rows()))
+    for index, message in ((1, "every response has score 0"), (2, "two responses are the same text")):
+        with pytest.raises(ValueError, match=message):
+            method_for("adpo").check(rows[index], index=0)
+        with pytest.raises(ValueError, match=message):
+            method_for("grpo", "adpo").check(rows[index], index=0)
+        method_for("grpo").check(rows[index], index=0)
+    with pytest.raises(ValueError, match="scores hold 0.5; objective disco expects 1 for right responses and 0 for wrong ones"):
+        method_for("disco").check({**rows[1], "scores": [0.0, 0.5]}, index=0)
+    method_for("grpo").check({**rows[1], "scores": [0.0, 0.5]}, index=0)
+
+
+def test_disco_without_a_constraint_needs_no_reference() -> None:
+    method = ListwiseMethod(models()[2], ListLossOptions(objective=["disco:kl_weight=0"]), reference=None)
+    assert method.cached is None
+    output = method.compute(models()[0], method.collate(list(data_set(group_rows()))))
+    assert "kl/old" not in output.metrics
+    assert torch.isfinite(output.loss_sum)
 
 
 def test_a_weighted_sum_and_its_parts() -> None:
