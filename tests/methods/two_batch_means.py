@@ -19,7 +19,7 @@ from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, PairLossOptions
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
 
-CASES = ("kto_pair:detach_baseline=true", "kto_pair:detach_baseline=false", "disco_b:kl_weight=2")
+CASES = ("kto_pair:detach_baseline=true", "kto_pair:detach_baseline=false", "disco_b:kl_weight=100")
 
 
 def build(case: str) -> tuple[PreTrainedModel, PreferenceMethod | ListwiseMethod]:
@@ -34,7 +34,7 @@ def build(case: str) -> tuple[PreTrainedModel, PreferenceMethod | ListwiseMethod
 
 def rows_for(case: str) -> list[dict[str, Any]]:
     if case.startswith("disco"):
-        return [{**row, "scores": [float(score > 0.4) for score in row["scores"]]} for row in list_rows([3, 2, 4, 2, 3])]
+        return [{**row, "scores": [float(score > 0.4) for score in row["scores"]]} for row in list_rows([3, 2, 4, 2, 3], seed=200)]
     return [{**row, "pair_beta_scale": 1.0, "pair_weight": 1.0} for row in pair_rows(5)]
 
 
