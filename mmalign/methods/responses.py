@@ -16,7 +16,7 @@ from torch.distributed.nn.functional import all_reduce
 from transformers import TrainerCallback
 
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.rows import ListRow, PairRow
+from mmalign.data.rows import ItemsRow, ListRow, PairRow
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, states_of, unwrap, unwrap_parallel
@@ -106,7 +106,7 @@ class ResponsesMethod(Method, Generic[Objective]):
         return f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}"
 
     @abstractmethod
-    def read(self, raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow | ListRow:
+    def read(self, raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow | ListRow | ItemsRow:
         """Decode a row."""
 
     @abstractmethod
@@ -158,6 +158,7 @@ class ResponsesMethod(Method, Generic[Objective]):
     def encode_row(self, raw: Mapping[str, Any], *, index: int) -> list[EncodedPrompt]:
         """Read and tokenise a row; as many prompts for every row, the one with the row's own images first."""
         row = self.read(raw, index=index, image_root=self.options.image_root)
+        assert not isinstance(row, ItemsRow), "listwise encodes them itself"
         return [encode_row(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)]
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:

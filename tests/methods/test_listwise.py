@@ -9,18 +9,20 @@ from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
 from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_list
-from mmalign.data.encode import encode_row
-from mmalign.data.rows import read_list
+from mmalign.data.encode import encode_items, encode_row
+from mmalign.data.rows import read_items, read_list
+from mmalign.data.token_texts import find_items
 from mmalign.difficulty.generative import score_responses
 from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
 from mmalign.losses.reasoning_steps import adaptive_step_weights
+from mmalign.losses.scores import TokenWeighting, span_weights
 from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, PairLossOptions
 from tests.losses.test_listwise import anchored, in_context, plackett_luce, tree
-from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
+from tests.tiny_models import build_tiny_llava, list_rows, pair_rows, random_image
 
 COUNTS = [3, 2, 4]
 OBJECTIVES = ["adpo", "plackett_luce", "irpo", "tpo"]
@@ -252,3 +254,99 @@ def test_long_rows_are_refused() -> None:
         method_for("adpo", max_length=5).check(data_set()[0], index=0)
     with pytest.raises(ValueError, match="row_tokens is 0"):
         method_for("adpo", row_tokens=0)
+
+
+def item_row(response: str, items: list[str], relevance: list[float], **more: Any) -> dict[str, Any]:
+    starts = [response.index(item) for item in items]
+    spans = [[start, start + len(item)] for start, item in zip(starts, items, strict=True)]
+    row = {"images": [random_image(3)], "prompt": "Name the objects in the image.", "response": response, "items": spans}
+    return {**row, "relevance": relevance, **more}
+
+
+def item_method(*objectives: str) -> ListwiseMethod:
+    return method_for(*(objectives or ("irpo",)), items=True)
+
+
+def test_tokens_of_items_by_their_text() -> None:
+    tokenizer = models()[2].tokenizer
+    ids = tokenizer(" a cat, dog and star!", add_special_tokens=False)["input_ids"]
+    found = find_items(tokenizer, ids, "a cat, dog and star!", [(2, 5), (7, 10), (15, 19)])
+    pieces = [tokenizer.decode([i]) for i in ids]
+    spoken = ["".join(piece for piece, number in zip(pieces, found, strict=True) if number == item).strip() for item in (0, 1, 2)]
+    assert spoken == ["cat", "dog", "star"]
+    assert "".join(piece for piece, number in zip(pieces, found, strict=True) if number < 0).split() == ["a,", "and!"]
+    letters = next(piece for piece in pieces if len(piece.strip()) > 1)
+    start = " a cat, dog and star!".index(letters) + len(letters) - len(letters.strip()) - 1
+    with pytest.raises(ValueError, match="items 0 and 1 share the token"):
+        find_items(tokenizer, ids, "a cat, dog and star!", [(start, start + 1), (start + 1, start + 2)])
+    with pytest.raises(ValueError, match="the tokens of the response read as"):
+        find_items(tokenizer, ids, "no such words", [(0, 1), (2, 3)])
+
+
+def test_items_inside_one_answer() -> None:
+    """IRPO over the mean log-ratios of the items' own tokens, by hand; what stands between them counts nowhere."""
+    policy, other, processor = models()
+    rows = [
+        item_row("a cat, a dog and a star", ["cat", "dog", "star"], [2.0, 0.0, 1.0]),
+        item_row("the moon. a ring", ["moon", "ring"], [0.0, 1.0]),
+    ]
+    dataset = data_set(rows)
+    method = item_method()
+    for index, row in enumerate(dataset):
+        method.check(row, index=index)
+    batch = method.collate(list(dataset))
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
+    with torch.no_grad():
+        ratios = [a - b for a, b in zip(*(compute_response_logps(model, inputs).per_response() for model in (policy, other)), strict=True)]
+    expected = 0.0
+    for row, values in zip(dataset, ratios, strict=True):
+        encoded = encode_items(processor, read_items(row, index=0))
+        items = torch.tensor(encoded.items[0])
+        assert 0 < int((items >= 0).sum()) < len(values)
+        h = [values[items == number].mean().item() for number in range(len(row["items"]))]
+        expected += in_context(h, row["relevance"], 1.0)
+    output = method.compute(policy, batch)
+    assert output.loss_sum.item() == pytest.approx(expected, rel=2e-5)
+    packed = method_for("irpo", items=True, row_tokens=150)
+    assert loss_of(packed, dataset) == pytest.approx(expected, abs=2e-5)
+
+
+def test_items_are_scored_as_spans() -> None:
+    """Their log-ratios are those of ``span_weights``."""
+    policy, other, _ = models()
+    row = data_set([item_row("a cat and a dog", ["a cat", "a dog"], [1.0, 0.0])])[0]
+    batch = item_method("plackett_luce:score=mean").collate([row])
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
+    item = batch["layout"]["item"]
+    with torch.no_grad():
+        logps = [compute_response_logps(model, inputs) for model in (policy, other)]
+        h = []
+        for number in (0, 1):
+            score = TokenWeighting(span_weights(item == number), mean=True)
+            h.append((score(logps[0], logps[0].scored) - score(logps[1], logps[1].scored)).item())
+    assert loss_of(item_method("plackett_luce:score=mean"), data_set([row])) == pytest.approx(plackett_luce(h, [1.0, 0.0], 0.1), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": [[2, 5]]}, "row has 1 items and 2 grades of relevance"),
+        ({"relevance": [1.0, 1.0]}, "every item has relevance 1: there is no preference to learn"),
+        ({"items": [[2, 5], [4, 8]]}, r"item \[4, 8\] is empty, out of order, or outside the response; expected 5 <= start < end <= 12"),
+        ({"items": [[2, 5], [9, 99]]}, r"expected 5 <= start < end <= 12"),
+        ({"items": [[2, 5], [9.0, 12]]}, r"an item is \[9.0, 12\]"),
+        ({"relevance": [1.0, 11.0]}, "relevance hold 11; objective irpo expects 0 to 10"),
+    ],
+)
+def test_items_that_cant_be_used(changes: dict[str, Any], message: str) -> None:
+    row = {**data_set([item_row("a cat, a dog", ["cat", "dog"], [1.0, 0.0])])[0], **changes}
+    with pytest.raises(ValueError, match=message):
+        item_method().check(row, index=0)
+
+
+def test_items_need_objectives_of_any_scores_and_a_live_reference() -> None:
+    for text in ("grpo", "tpo:steps=lines"):
+        with pytest.raises(ValueError, match="is of whole responses"):
+            item_method(text)
+    with pytest.raises(ValueError, match="items have no cached log-probabilities"):
+        ListwiseMethod(models()[2], ListLossOptions(objective=["irpo"], items=True), reference=None, reference_fingerprint="x")
