@@ -23,10 +23,11 @@ finished rounds are kept, and more ``--rounds`` add to them.
 """
 
 import json
+import math
 import random
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +42,7 @@ from schedules.stages import RECORD, pair_row, read_lists, run_command, train, t
 BENCHMARKS = ("chair", "pope")
 PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
 
-_PAIR_OPTIONS = ("min_score", "min_gap", "pairs_per_prompt", "replay")
+_PAIR_OPTIONS = ("rewards", "rejected", "reward_scale", "min_score", "min_gap", "pairs_per_prompt", "replay")
 _SHARED_OPTIONS = ("--dtype", "--quantization", "--max-length", "--answer-end")
 
 
@@ -65,6 +66,12 @@ class IterateOptions:
     """objectives of the training; the method's own default if not given"""
     correct: float | None = None
     """listwise: samples from this score on are right (1), the others wrong (0); the scores as they are if not given"""
+    rewards: Literal["scores", "win-rate"] = "scores"
+    """what pairs are chosen by: the scores, or the share of a prompt's other samples that a sample beats by them"""
+    rejected: str = "worst"
+    """the rejected samples: the worst first, or did:beta=0.5: drawn with weight exp(-beta score / reward-scale)"""
+    reward_scale: float = 1.0
+    """did: a score of so much is one nat of the log-ratio to the reference"""
     min_score: float | None = None
     """lowest score of a chosen response; any if not given"""
     min_gap: float = 1e-6
@@ -97,11 +104,16 @@ def run(options: IterateOptions) -> None:
         raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
     _check_method(options)
+    read_rejected(options.rejected)
+    if not options.reward_scale > 0:
+        raise UserError(f"reward_scale is {options.reward_scale}; expected a positive number")
     named = ("model", "sample", "min_score", "min_gap", "pairs_per_prompt", "replay", "train", "eval_data", "seed")
     settings = {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]}
     own = {name: getattr(options, name) for name in ("method", "objective", "correct")}
     # Not where they say nothing new: earlier folders don't have them.
     settings |= own if any(own[name] for name in ("objective", "correct")) or options.method == "listwise" else {}
+    drawn = {name: getattr(options, name) for name in ("rewards", "rejected", "reward_scale")}
+    settings |= drawn if (options.rewards, options.rejected) != ("scores", "worst") else {}
     claim(options.out / RECORD, settings, what="another schedule")
     for number in range(1, options.rounds + 1):
         record = options.out / f"round-{number}" / "round.json"
@@ -132,6 +144,8 @@ def run_round(options: IterateOptions, number: int) -> None:
     folder = options.out / f"round-{number}"
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
     lists = list(sample(options, number, policy, folder / "sampled"))
+    if options.rewards == "win-rate":
+        lists = [{**row, "scores": win_rates(row["scores"])} for row in lists]
     if options.method == "listwise":
         run_group_round(options, lists, number=number, policy=policy, folder=folder)
         return
@@ -241,12 +255,55 @@ def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: f
     return sorted(pairs, key=lambda pair: scores[pair[1]] - scores[pair[0]])[:most]
 
 
+def win_rates(scores: Sequence[float]) -> list[float]:
+    """Turn a prompt's scores into rewards: the share of its other samples that each one beats, a tie as half (DNO, Alg. 1)."""
+    beaten = [sum((score > other) + (score == other) / 2 for other in scores) - 0.5 for score in scores]
+    return [value / (len(scores) - 1) for value in beaten]
+
+
+def read_rejected(text: str) -> float | None:
+    """Read --rejected: None for worst, else the beta of did.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    name, _, value = text.partition(":beta=")
+    if text == "worst":
+        return None
+    try:
+        beta = float(value)
+    except ValueError:
+        beta = math.nan
+    if name != "did" or not 0 <= beta < math.inf:
+        raise UserError(f"rejected is {text!r}; expected worst, or did:beta=0.5 with a beta of 0 (uniform) or more")
+    return beta
+
+
+def did_weights(scores: Sequence[float], *, beta: float, scale: float) -> list[float]:
+    """Weights that rejected samples are drawn with: softmax(-beta score / scale) (DID, arXiv:2505.23761, Theorem 3.3)."""
+    lowest = min(scores)
+    weights = [math.exp(-beta * (score - lowest) / scale) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def draw_pairs(row: Mapping[str, Any], options: IterateOptions) -> list[tuple[int, int]]:
+    """Choose a prompt's pairs: by margin, or the best samples first, each against one drawn from those at least --min-gap lower."""
+    scores, beta = row["scores"], read_rejected(options.rejected)
+    every = select_pairs(scores, min_score=options.min_score, min_gap=options.min_gap, most=len(scores) ** 2)
+    if beta is None:
+        return every[: options.pairs_per_prompt]
+    generator = random.Random(f"{options.seed}/{row['id']}")
+    lower = {i: sorted(k for j, k in every if j == i) for i in dict.fromkeys(i for i, _ in every)}
+    best = sorted(lower, key=lambda i: (-scores[i], i))[: options.pairs_per_prompt]
+    weights = {i: did_weights([scores[k] for k in lower[i]], beta=beta, scale=options.reward_scale) for i in best}
+    return [(i, generator.choices(lower[i], weights[i])[0]) for i in best]
+
+
 def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions) -> list[dict[str, Any]]:
     """Make the round's own pairs."""
     rows = []
     for row in lists:
-        chosen = select_pairs(row["scores"], min_score=options.min_score, min_gap=options.min_gap, most=options.pairs_per_prompt)
-        for number, (i, j) in enumerate(chosen):
+        for number, (i, j) in enumerate(draw_pairs(row, options)):
             texts, scores = row["responses"], row["scores"]
             rows.append(pair_row(row, texts[i], texts[j], (scores[i], scores[j]), name=f"{row['id']}/{number}"))
     return rows

@@ -13,7 +13,7 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
-from schedules.iterate import forwarded, mark_right, select_pairs
+from schedules.iterate import IterateOptions, did_weights, draw_pairs, forwarded, mark_right, select_pairs, win_rates
 from schedules.iterate import main as iterate
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
@@ -166,6 +166,9 @@ def speaking_model(world: Path, out: Path) -> Path:
         (["--rounds", "0"], "rounds is 0"),
         (["b", "--rounds", "3"], "2 sources for 3 rounds"),
         (["--train", "--out x"], "sets itself"),
+        (["--rejected", "did"], "rejected is 'did'; expected worst, or did:beta=0.5"),
+        (["--rejected", "did:beta=-1"], "rejected is 'did:beta=-1'"),
+        (["--reward-scale", "0"], "reward_scale is 0"),
         (["--correct", "1"], "--correct is for --method listwise"),
         (["--method", "listwise", "--replay", "0.5"], "--replay is of pairs"),
     ],
@@ -213,3 +216,25 @@ def test_right_samples_and_shared_options_by_hand() -> None:
     assert mark_right([0.5, 1.0, -1.0], 1.0) == [0.0, 1.0, 0.0]
     assert mark_right([0.5, 1.0], None) == [0.5, 1.0]
     assert forwarded(["--dtype", "float32", "--epochs", "2", "--max-length=90"]) == ["--dtype", "float32", "--max-length=90"]
+
+
+def test_win_rates_by_hand() -> None:
+    rates = win_rates([3.0, 5.0, 5.0, 1.0])
+    assert rates == pytest.approx([1 / 3, 5 / 6, 5 / 6, 0.0])
+    # The label that ``dno`` gives the second against the first.
+    assert 1 / (1 + math.exp(-(rates[1] - rates[0]))) == pytest.approx(0.622459331202, abs=1e-12)
+
+
+def test_rejected_samples_are_drawn_by_their_scores() -> None:
+    assert did_weights([0.8, -0.3, -1.1], beta=0.5, scale=1.0) == pytest.approx([0.188006583368, 0.325862978002, 0.486130438630], abs=1e-12)
+    assert did_weights([1.6, -0.6, -2.2], beta=0.5, scale=2.0) == pytest.approx([0.188006583368, 0.325862978002, 0.486130438630], abs=1e-12)
+    assert did_weights([0.8, -0.3], beta=0.0, scale=1.0) == [0.5, 0.5]
+    options = IterateOptions(sources=[Path("a")], model="m", out=Path("o"), sample="", rejected="did:beta=0.5")
+    scores = [2.0, 0.8, -0.3, -1.1, 2.0]
+    rows = [{"id": str(number), "scores": scores} for number in range(4000)]
+    drawn = [draw_pairs(row, options) for row in rows]
+    assert all(len(pairs) == 1 and pairs[0][0] == 0 for pairs in drawn)
+    shares = [sum(pairs[0][1] == number for pairs in drawn) / len(drawn) for number in range(5)]
+    # Five standard errors of a share are below 0.04.
+    assert shares == pytest.approx([0, 0.188, 0.326, 0.486, 0], abs=0.04)
+    assert drawn[:9] == [draw_pairs(row, options) for row in rows[:9]]
