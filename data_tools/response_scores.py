@@ -1,4 +1,4 @@
-"""How true is a response? Three scorers: known objects, a judge that reads a reference, a model that looks at the image."""
+"""How true is a response? Four scorers: known objects, known answers, a judge that reads a reference, a model that looks at the image."""
 
 import hashlib
 import re
@@ -35,6 +35,8 @@ class Sampled:
     truth: frozenset[str] | None
     reference: str | None
     responses: list[str]
+    answers: tuple[str, ...] = ()
+    """Right answers, where they are known."""
 
 
 class Scorer(Protocol):
@@ -59,6 +61,24 @@ class TruthScorer:
     def _score(self, response: str, truth: frozenset[str]) -> float:
         named = {mention.name for mention in find_mentions(response, self.words)}
         return (len(named & truth) - len(named - truth)) / max(len(truth), 1)
+
+
+class AnswerScorer:
+    """Compares a response, without its reasoning, with the right answers to its question."""
+
+    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
+        """Score 1 where a response is one of the answers, letter case, spaces and marks around it aside; else 0.
+
+        Raises:
+            ValueError: If an item has no answer.
+        """
+        for item in items:
+            if not item.answers:
+                raise UserError(f"question {item.question.id} has no answer; --scorer answers needs one, as text or a list of texts")
+        return [[float(self._is_right(response, item.answers)) for response in item.responses] for item in items]
+
+    def _is_right(self, response: str, answers: Sequence[str]) -> bool:
+        return plain_answer(strip_reasoning(response).text) in map(plain_answer, answers)
 
 
 class JudgeScorer:
@@ -129,6 +149,11 @@ class LookingScorer:
 def _statement_id(item: int, response: int, sentence: str) -> str:
     """Name a statement by its text too: verdicts that a stopped run left must not meet other responses, where sampling isn't exact."""
     return f"{item}/{response}/{hashlib.sha256(sentence.encode()).hexdigest()[:16]}"
+
+
+def plain_answer(text: str) -> str:
+    """Reduce an answer to what is compared: lower case, single spaces, no marks around it."""
+    return " ".join(text.casefold().split()).strip(" .,;:!?\"'*`")
 
 
 def parse_rating(reply: str) -> float | None:

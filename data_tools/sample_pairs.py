@@ -4,10 +4,11 @@
     python data_tools/sample_pairs.py questions.jsonl --image-root photos/ --model policy/ --scorer judge --llm judge/ --out sampled
     python data_tools/sample_pairs.py world/eval --model policy/ --scorer truth --out sampled
 
-SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge); or a folder
-with chair.jsonl and synonyms.txt, which say what each image holds. Scorers: truth compares named objects with those there; mllm asks a
-multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by the reference. Don't align
-on images that you measure on: for the embedded world, build a second one with another seed.
+SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge, or answer, for
+--scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
+truth compares named objects with those there; answers gives 1 to a response that is the answer, letter case and marks around it aside, and
+0 to others; mllm asks a multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by
+the reference. Don't align on images that you measure on: for the embedded world, build a second one with another seed.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.
@@ -34,8 +35,8 @@ class SampleOptions:
     """folder of images, JSONL of questions, or folder with chair.jsonl"""
     model: str
     """multimodal LLM to sample from: folder or hub id"""
-    scorer: Literal["truth", "mllm", "judge"]
-    """known objects, a model that looks, or a judge with a reference"""
+    scorer: Literal["truth", "answers", "mllm", "judge"]
+    """known objects, known answers, a model that looks, or a judge with a reference"""
     out: Path
     """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
     prompts: list[str] = field(default_factory=list)
@@ -141,12 +142,14 @@ def _pair(question: Any, line: Mapping[str, Any], scorer: str) -> Any:
 
 def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], root: Path, words: Mapping[str, str] | None) -> Any:
     from data_tools.models import load_on_accelerator
-    from data_tools.response_scores import JudgeScorer, LookingScorer, TruthScorer
+    from data_tools.response_scores import AnswerScorer, JudgeScorer, LookingScorer, TruthScorer
 
     if options.scorer == "truth":
         if words is None:
             raise UserError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
         return TruthScorer(words)
+    if options.scorer == "answers":
+        return AnswerScorer()
     if options.scorer == "judge":
         return JudgeScorer(judge)
     assert options.labeler is not None

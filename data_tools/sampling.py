@@ -1,6 +1,7 @@
 """Questions about images, and responses that a model samples to them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,14 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
 
 def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
     if not isinstance(row.get("image"), str) or not isinstance(row.get("prompt"), str):
-        raise UserError(f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference")
-    return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [])
+        raise UserError(
+            f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference, answer"
+        )
+    given = row.get("answer")
+    answers = [] if given is None else given if isinstance(given, list) else [given]
+    if not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise UserError(f"{source}, row {number}: answer is {given!r}; expected text, or a list of texts that are all right")
+    return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [], tuple(answers))
 
 
 class ResponseSampler:
@@ -116,7 +123,7 @@ def sample_chunk(
             lines[i] = {"reason": str(error)}
     if images:
         answers = sampler([items[i].question.prompt for i in images], list(images.values()), seeds=[seeds[i] for i in images])
-        good = [Sampled(items[i].question, items[i].truth, items[i].reference, a) for i, a in zip(images, answers, strict=True)]
+        good = [replace(items[i], responses=found) for i, found in zip(images, answers, strict=True)]
         for i, item, scores in zip(images, good, scorer(good, folder=folder), strict=True):
             lines[i] = {"responses": item.responses, "scores": scores}
     return [lines[i] for i in range(len(items))]

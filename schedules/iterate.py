@@ -1,9 +1,11 @@
-r"""Rounds of on-policy preference training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
+r"""Rounds of on-policy training: sample from the policy, score, pair, train against that policy; again (DNO, arXiv:2404.03715).
 
     python -m schedules.iterate world_to_sample/eval --model sft --out runs/dno --rounds 3 \
         --sample "--scorer truth --samples 5 --temperature 0.7" --train "--learning-rate 1e-5 --batch-size 16 --epochs 1"
     python -m schedules.iterate questions-1.jsonl questions-2.jsonl --model policy --out runs/judged --image-root photos/ \
         --sample "--scorer judge --url http://localhost:8000/v1 --llm-name judge" --min-score 8 --min-gap 2 --train "..."
+    python -m schedules.iterate questions.jsonl --model sft --out runs/disco --image-root photos/ --method listwise --objective disco \
+        --sample "--scorer answers --samples 8 --temperature 0.6" --correct 1 --train "--learning-rate 2e-6 --batch-size 16"
 
 SOURCES are what ``data_tools/sample_pairs.py`` takes: one for all rounds, or one for each. A prompt's pairs are its responses of at
 least ``--min-score`` against those at least ``--min-gap`` lower, the widest margins first (DNO's selection: with scores from 0 to 6, 5
@@ -11,19 +13,24 @@ and 2). ``--replay 0.3`` mixes in pairs of earlier rounds: 0.3 times as many as 
 the one before that. The reference of a round is the policy it starts from (DNO's). Not from the paper: there is no gold response of a
 teacher among the candidates, and repetitions are no negatives by rule.
 
+With ``--method listwise`` nothing is paired: a round trains on all samples of all prompts as groups (objectives disco, disco_b, grpo), one
+pass in minibatches, held to the log-probabilities that the round's policy gave them (``mmalign cache-logps``, in cached/). ``--correct 1``
+makes scores right (from there on) or wrong, as DisCO asks for.
+
 Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores
-differ), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped; finished rounds are kept, and more
-``--rounds`` add to them.
+differ, or of all where groups are trained on), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped;
+finished rounds are kept, and more ``--rounds`` add to them.
 """
 
 import json
+import math
 import random
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
@@ -34,6 +41,9 @@ from schedules.stages import RECORD, pair_row, read_lists, run_command, train, t
 
 BENCHMARKS = ("chair", "pope")
 PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
+
+_PAIR_OPTIONS = ("rewards", "rejected", "reward_scale", "min_score", "min_gap", "pairs_per_prompt", "replay")
+_SHARED_OPTIONS = ("--dtype", "--quantization", "--max-length", "--answer-end")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +60,18 @@ class IterateOptions:
     """options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them"""
     rounds: int = 3
     """rounds in all"""
+    method: Literal["preference", "listwise"] = "preference"
+    """pair the samples, or train on each prompt's samples as a group"""
+    objective: list[str] = field(default_factory=list)
+    """objectives of the training; the method's own default if not given"""
+    correct: float | None = None
+    """listwise: samples from this score on are right (1), the others wrong (0); the scores as they are if not given"""
+    rewards: Literal["scores", "win-rate"] = "scores"
+    """what pairs are chosen by: the scores, or the share of a prompt's other samples that a sample beats by them"""
+    rejected: str = "worst"
+    """the rejected samples: the worst first, or did:beta=0.5: drawn with weight exp(-beta score / reward-scale)"""
+    reward_scale: float = 1.0
+    """did: a score of so much is one nat of the log-ratio to the reference"""
     min_score: float | None = None
     """lowest score of a chosen response; any if not given"""
     min_gap: float = 1e-6
@@ -59,7 +81,7 @@ class IterateOptions:
     replay: float = 0.0
     """pairs of the round before, by the round's own; half as many of the round before that, and so on"""
     train: str = ""
-    """options of mmalign train preference for every round, in quotes"""
+    """options of mmalign train preference (or listwise) for every round, in quotes"""
     image_root: Path | None = None
     """folder of the images, where the source needs one"""
     eval_data: Path | None = None
@@ -81,8 +103,17 @@ def run(options: IterateOptions) -> None:
     if len(options.sources) not in (1, options.rounds):
         raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
+    _check_method(options)
+    read_rejected(options.rejected)
+    if not options.reward_scale > 0:
+        raise UserError(f"reward_scale is {options.reward_scale}; expected a positive number")
     named = ("model", "sample", "min_score", "min_gap", "pairs_per_prompt", "replay", "train", "eval_data", "seed")
     settings = {name: getattr(options, name) for name in named} | {"first_source": options.sources[0]}
+    own = {name: getattr(options, name) for name in ("method", "objective", "correct")}
+    # Not where they say nothing new: earlier folders don't have them.
+    settings |= own if any(own[name] for name in ("objective", "correct")) or options.method == "listwise" else {}
+    drawn = {name: getattr(options, name) for name in ("rewards", "rejected", "reward_scale")}
+    settings |= drawn if (options.rewards, options.rejected) != ("scores", "worst") else {}
     claim(options.out / RECORD, settings, what="another schedule")
     for number in range(1, options.rounds + 1):
         record = options.out / f"round-{number}" / "round.json"
@@ -90,7 +121,22 @@ def run(options: IterateOptions) -> None:
             run_round(options, number)
         held = read_json_object(record)
         scores = [f"{key} {held['metrics'][key]:.3f}" for key in PRINTED if key in held["metrics"]]
-        print(f"round {number}: {held['num_pairs']:,} pairs, mean score {held['mean_score']:.3f}", *scores, flush=True)
+        what = f"{held['num_pairs']:,} pairs" if "num_pairs" in held else f"{held['num_prompts']:,} prompts, {held['alike']:.1%} alike"
+        print(f"round {number}: {what}, mean score {held['mean_score']:.3f}", *scores, flush=True)
+
+
+def _check_method(options: IterateOptions) -> None:
+    """Refuse options of pairs where there are none, and of groups where there are none.
+
+    Raises:
+        ValueError: With the option.
+    """
+    if options.method == "preference" and options.correct is not None:
+        raise UserError("--correct is for --method listwise; pairs are chosen by --min-score and --min-gap")
+    defaults = {one.name: one.default for one in fields(IterateOptions)}
+    changed = [name for name in _PAIR_OPTIONS if getattr(options, name) != defaults[name]]
+    if options.method == "listwise" and changed:
+        raise UserError(f"--{changed[0].replace('_', '-')} is of pairs, and --method listwise makes none; leave it out")
 
 
 def run_round(options: IterateOptions, number: int) -> None:
@@ -98,6 +144,11 @@ def run_round(options: IterateOptions, number: int) -> None:
     folder = options.out / f"round-{number}"
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
     lists = list(sample(options, number, policy, folder / "sampled"))
+    if options.rewards == "win-rate":
+        lists = [{**row, "scores": win_rates(row["scores"])} for row in lists]
+    if options.method == "listwise":
+        run_group_round(options, lists, number=number, policy=policy, folder=folder)
+        return
     if not (folder / "lists.parquet").is_file():
         # Not for pairs, which such lists have none of: for train listwise, which refuses them.
         write_rows(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1], image_root=None)
@@ -106,7 +157,7 @@ def run_round(options: IterateOptions, number: int) -> None:
         raise UserError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
     if not (folder / "pairs.parquet").is_file():
         write_rows(folder / "pairs.parquet", [*own, *replayed(options, number, len(own))], image_root=None)
-    train(training_words(options.train), model=policy, data=folder / "pairs.parquet", out=folder / "model")
+    train(_words(options), model=policy, data=folder / "pairs.parquet", out=folder / "model")
     scores = [score for row in lists for score in row["scores"]]
     record = {
         "policy": policy,
@@ -116,6 +167,58 @@ def run_round(options: IterateOptions, number: int) -> None:
         "metrics": measure(options, folder),
     }
     write_whole(folder / "round.json", json.dumps(record, indent=1))
+
+
+def run_group_round(options: IterateOptions, lists: Sequence[dict[str, Any]], *, number: int, policy: str, folder: Path) -> None:
+    """Train on groups, held to the policy that sampled them, and measure; the record is written last."""
+    groups = [{**row, "scores": mark_right(row["scores"], options.correct)} for row in lists]
+    alike = [row["scores"][0] for row in groups if len(set(row["scores"])) == 1]
+    if len(alike) == len(groups):
+        raise UserError(
+            f"round {number}: of {len(groups)} prompts none has samples of different scores, and there is nothing to learn; "
+            "change --correct, or sample more or hotter responses"
+        )
+    if not (folder / "lists.parquet").is_file():
+        write_rows(folder / "lists.parquet", groups, image_root=None)
+    cached, words = folder / "cached" / "cached.parquet", _words(options)
+    if not cached.is_file():
+        run_command("cache-logps", folder / "lists.parquet", "--model", policy, "--out", cached.parent, *forwarded(words))
+    # It imports torch, which --help does without.
+    from mmalign.data.caches import LIST_TOKEN_LOGPS
+
+    train([*words, "--reference", "cached"], model=policy, data=cached, out=folder / "model", method="listwise")
+    logps = [value for row in load_rows(cached).select_columns([LIST_TOKEN_LOGPS]) for part in row[LIST_TOKEN_LOGPS] for value in part]
+    scores = [score for row in groups for score in row["scores"]]
+    record = {
+        "policy": policy,
+        "num_prompts": len(groups),
+        "alike": len(alike) / len(groups),
+        "all_lowest": sum(score == min(scores) for score in alike) / len(groups),
+        "mean_score": sum(scores) / len(scores),
+        "mean_token_logp": sum(logps) / len(logps),
+        "metrics": measure(options, folder),
+    }
+    write_whole(folder / "round.json", json.dumps(record, indent=1))
+
+
+def mark_right(scores: Sequence[float], correct: float | None) -> list[float]:
+    """Turn scores into 1 (from ``correct`` on) and 0; None leaves them."""
+    return list(scores) if correct is None else [float(score >= correct) for score in scores]
+
+
+def _words(options: IterateOptions) -> list[str]:
+    """What goes to every training."""
+    return [*(["--objective", *options.objective] if options.objective else []), *training_words(options.train)]
+
+
+def forwarded(words: Sequence[str]) -> list[str]:
+    """Those of the training's options that cached log-probabilities depend on."""
+    found: list[str] = []
+    for place, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name in _SHARED_OPTIONS:
+            found += [word] if equals else words[place : place + 2]
+    return found
 
 
 def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
@@ -132,7 +235,8 @@ def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iter
         (out / "finished").touch()
     prompts = _prompts(options.sample)
     items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)
-    return read_lists(out, [item.question for item in items], image_root=root, suffix=str(number))
+    questions = [item.question for item in items]
+    return read_lists(out, questions, image_root=root, suffix=str(number), repeated=options.method == "listwise")
 
 
 def _prompts(text: str) -> list[str]:
@@ -151,12 +255,55 @@ def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: f
     return sorted(pairs, key=lambda pair: scores[pair[1]] - scores[pair[0]])[:most]
 
 
+def win_rates(scores: Sequence[float]) -> list[float]:
+    """Turn a prompt's scores into rewards: the share of its other samples that each one beats, a tie as half (DNO, Alg. 1)."""
+    beaten = [sum((score > other) + (score == other) / 2 for other in scores) - 0.5 for score in scores]
+    return [value / (len(scores) - 1) for value in beaten]
+
+
+def read_rejected(text: str) -> float | None:
+    """Read --rejected: None for worst, else the beta of did.
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    name, _, value = text.partition(":beta=")
+    if text == "worst":
+        return None
+    try:
+        beta = float(value)
+    except ValueError:
+        beta = math.nan
+    if name != "did" or not 0 <= beta < math.inf:
+        raise UserError(f"rejected is {text!r}; expected worst, or did:beta=0.5 with a beta of 0 (uniform) or more")
+    return beta
+
+
+def did_weights(scores: Sequence[float], *, beta: float, scale: float) -> list[float]:
+    """Weights that rejected samples are drawn with: softmax(-beta score / scale) (DID, arXiv:2505.23761, Theorem 3.3)."""
+    lowest = min(scores)
+    weights = [math.exp(-beta * (score - lowest) / scale) for score in scores]
+    return [weight / sum(weights) for weight in weights]
+
+
+def draw_pairs(row: Mapping[str, Any], options: IterateOptions) -> list[tuple[int, int]]:
+    """Choose a prompt's pairs: by margin, or the best samples first, each against one drawn from those at least --min-gap lower."""
+    scores, beta = row["scores"], read_rejected(options.rejected)
+    every = select_pairs(scores, min_score=options.min_score, min_gap=options.min_gap, most=len(scores) ** 2)
+    if beta is None:
+        return every[: options.pairs_per_prompt]
+    generator = random.Random(f"{options.seed}/{row['id']}")
+    lower = {i: sorted(k for j, k in every if j == i) for i in dict.fromkeys(i for i, _ in every)}
+    best = sorted(lower, key=lambda i: (-scores[i], i))[: options.pairs_per_prompt]
+    weights = {i: did_weights([scores[k] for k in lower[i]], beta=beta, scale=options.reward_scale) for i in best}
+    return [(i, generator.choices(lower[i], weights[i])[0]) for i in best]
+
+
 def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions) -> list[dict[str, Any]]:
     """Make the round's own pairs."""
     rows = []
     for row in lists:
-        chosen = select_pairs(row["scores"], min_score=options.min_score, min_gap=options.min_gap, most=options.pairs_per_prompt)
-        for number, (i, j) in enumerate(chosen):
+        for number, (i, j) in enumerate(draw_pairs(row, options)):
             texts, scores = row["responses"], row["scores"]
             rows.append(pair_row(row, texts[i], texts[j], (scores[i], scores[j]), name=f"{row['id']}/{number}"))
     return rows

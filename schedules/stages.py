@@ -17,7 +17,7 @@ from mmalign.files import whole
 RECORD = "schedule.json"
 """Of what a schedule's folder belongs to."""
 OWN_OPTIONS = ("--model", "--data", "--out", "--reference", "--reference-model")
-"""Options of ``train preference`` that a schedule sets itself."""
+"""Options of training that a schedule sets itself."""
 
 
 def training_words(text: str) -> list[str]:
@@ -36,11 +36,11 @@ def training_words(text: str) -> list[str]:
     return words
 
 
-def train(words: Sequence[str], *, model: str, data: Path, out: Path) -> None:
+def train(words: Sequence[str], *, model: str, data: Path, out: Path, method: str = "preference") -> None:
     """Train a stage, or resume it; its reference is a copy of the model that it starts from. Nothing happens where it is done."""
     if (out / "train_log.json").is_file():
         return
-    run_command("train", "preference", "--model", model, "--data", data, "--out", out, *words)
+    run_command("train", method, "--model", model, "--data", data, "--out", out, *words)
 
 
 def run_command(*words: object) -> None:
@@ -55,7 +55,9 @@ def run_command(*words: object) -> None:
         raise UserError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
 
 
-def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str) -> Iterator[dict[str, Any]]:
+def read_lists(
+    sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str, repeated: bool = False
+) -> Iterator[dict[str, Any]]:
     """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two per row.
 
     Args:
@@ -63,20 +65,22 @@ def read_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path
         questions: Of its source, in its order.
         image_root: Folder of their images, which become bytes.
         suffix: Put behind a question's id.
+        repeated: Keep a text as often as it was sampled.
     """
     for line in read_lines(sorted((sampled / "chunks").glob("*.jsonl"))):
         if "reason" in line:
             continue
         scored = zip(line["responses"], line["scores"], strict=True)
-        kept = {text: score for text, score in scored if score is not None and text.strip()}
+        good = [(text, score) for text, score in scored if score is not None and text.strip()]
+        kept = good if repeated else list(dict(good).items())
         if len(kept) > 1:
             question = questions[line["index"]]
             yield {
                 "id": f"{question.id}/{suffix}",
                 "images": [image_cell(question.image, root=image_root, embed=True)],
                 "prompt": [{"role": "user", "content": question.prompt}],
-                "responses": list(kept),
-                "scores": list(kept.values()),
+                "responses": [text for text, _ in kept],
+                "scores": [score for _, score in kept],
             }
 
 

@@ -22,7 +22,7 @@ from mmalign.errors import UserError
 
 LOGPS = ("reference_logps_chosen", "reference_logps_rejected")
 TOKEN_LOGPS = ("reference_token_logps_chosen", "reference_token_logps_rejected")
-LIST_LOGPS = "reference_logps_responses"
+LIST_LOGPS, LIST_TOKEN_LOGPS = "reference_logps_responses", "reference_token_logps_responses"
 REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT = "reference_text", "reference_images", "reference_fingerprint"
 CELL_LOGPS = "reference_logps_"
 """What the columns of cells begin with, as those of a pair's own answers do."""
@@ -30,7 +30,7 @@ REFERENCE_VIEWS = "reference_views"
 """Of all texts and images of a row, where other images than its own were asked about."""
 _REFERENCE = (REFERENCE_TEXT, REFERENCE_IMAGES, REFERENCE_FINGERPRINT)
 REFERENCE_COLUMNS = (*LOGPS, *TOKEN_LOGPS, *_REFERENCE)
-REFERENCE_LIST_COLUMNS = (LIST_LOGPS, *_REFERENCE)
+REFERENCE_LIST_COLUMNS = (LIST_LOGPS, LIST_TOKEN_LOGPS, *_REFERENCE)
 
 TOP_IDS, TOP_LOGPS, VOCABULARY = "teacher_top_ids", "teacher_top_logps", "teacher_vocabulary"
 TEACHER_TEXT, TEACHER_IMAGES, TEACHER_FINGERPRINT = "teacher_text", "teacher_images", "teacher_fingerprint"
@@ -56,9 +56,10 @@ def cache_list(encoded: EncodedPrompt, responses: Sequence[Tensor]) -> dict[str,
 
     Args:
         encoded: The prompt.
-        responses: (T,) token log-probabilities of each response, float32; their sums are kept.
+        responses: (T,) token log-probabilities of each response, float32.
     """
-    return {LIST_LOGPS: [value.sum().item() for value in responses], **_identify(encoded)}
+    sums, by_token = [value.sum().item() for value in responses], [value.tolist() for value in responses]
+    return {LIST_LOGPS: sums, LIST_TOKEN_LOGPS: by_token, **_identify(encoded)}
 
 
 def _identify(encoded: EncodedPrompt) -> dict[str, str]:

@@ -18,8 +18,9 @@ from transformers import PaliGemmaProcessor
 
 from mmalign.data.images import digest_images
 from mmalign.data.messages import Message, text_of
-from mmalign.data.rows import ChatRow, ListRow, PairRow
+from mmalign.data.rows import ChatRow, ItemsRow, ListRow, PairRow
 from mmalign.data.templates import AnswerEnd, RenderedChat, Span, render, render_answers, replace_text
+from mmalign.data.token_texts import find_items
 from mmalign.errors import UserError
 
 # "labels": PaliGemma's processor adds them; they are made here.
@@ -45,6 +46,8 @@ class EncodedPrompt:
     """The same as ``token_types`` of each response, each (R,)."""
     scored_prefix: list[bool] = field(default_factory=list)
     """(P,) the prefix's own tokens that count too, with the first response; empty: none do."""
+    items: list[list[int]] = field(default_factory=list)
+    """(R,) for each response: the number of the item that each token belongs to, -1 where none; empty: nobody asked."""
     image_digest: str = ""
     """Of the decoded images, by which caches know them; see ``digest_images``."""
 
@@ -103,7 +106,7 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
     """Tokenise a pair, chosen response first, or a list: see ``encode_responses``.
 
     Raises:
-        ValueError: As there, and if the template makes one text of two responses.
+        ValueError: As there, and if the template makes one text of two responses that were not sampled.
     """
     responses = [row.chosen, row.rejected] if isinstance(row, PairRow) else row.responses
     encoded = encode_responses(
@@ -115,8 +118,27 @@ def encode_row(processor: Any, row: PairRow | ListRow, *, answer_end: AnswerEnd 
         answer_end=answer_end,
         max_length=max_length,
     )
-    refuse_same_responses(encoded)
+    if not (isinstance(row, ListRow) and row.sampled):
+        refuse_same_responses(encoded)
     return encoded
+
+
+def encode_items(processor: Any, row: ItemsRow, *, answer_end: AnswerEnd = "token", max_length: int | None = None) -> EncodedPrompt:
+    """Tokenise a response with its items.
+
+    Raises:
+        ValueError: As ``encode_responses``, and if an item's tokens can't be told.
+    """
+    encoded = encode_responses(
+        processor,
+        images=row.images,
+        prompt=row.prompt,
+        responses=[row.response],
+        ends=[row.ends],
+        answer_end=answer_end,
+        max_length=max_length,
+    )
+    return replace(encoded, items=[find_items(processor.tokenizer, encoded.responses[0], row.response, row.items)])
 
 
 def refuse_same_responses(encoded: EncodedPrompt, *, first: int | None = None) -> None:

@@ -2,8 +2,8 @@
 
 A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id``, ``source`` and
 ``ends`` (false: the answers are cut inside the assistant's turn), ``images_other`` (as many images of another scene) and ``chosen_other``
-(the right answer for those). A list has ``responses`` and ``scores`` for the two. A chat has
-``images`` and ``messages``. All accept ``image`` for ``images``.
+(the right answer for those). A list has ``responses`` and ``scores`` for the two. Items are spans inside one ``response``: ``items``,
+[start, end) in characters, and ``relevance``. A chat has ``images`` and ``messages``. All accept ``image`` for ``images``.
 """
 
 import sys
@@ -29,6 +29,7 @@ from mmalign.errors import UserError
 
 PAIR_COLUMNS = ("chosen", "rejected")
 LIST_COLUMNS = ("prompt", "responses", "scores")
+ITEM_COLUMNS = ("prompt", "response", "items", "relevance")
 CHAT_COLUMNS = ("messages",)
 OTHER_NAMES = {"messages": "conversations", "images": "image"}
 """Columns that are read under another name as well: LLaVA's files have ``conversations``."""
@@ -77,6 +78,23 @@ class ListRow:
     scores: list[float]
     ends: bool = True
     """Whether the responses end the assistant's turn."""
+    sampled: bool = False
+    """Whether they are what a policy sampled: texts may be equal."""
+
+
+@dataclass(frozen=True)
+class ItemsRow:
+    """Two or more items that one response names, each with its relevance, decoded and checked."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
+    response: str
+    items: list[tuple[int, int]]
+    """[start, end) in characters of the response, in order."""
+    relevance: list[float]
+    ends: bool = True
+    """Whether the response ends the assistant's turn."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +167,11 @@ def _read_other(raw: Mapping[str, Any], images: Sequence[Image.Image], root: Pat
     return [_load(value, root) for value in given]
 
 
-def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow:
-    """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``."""
+def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, sampled: bool = False) -> ListRow:
+    """Decode and check one prompt with its scored responses. Arguments and errors as in ``read_pair``.
+
+    ``sampled`` ones may be alike: a policy's own answers, with nothing left out.
+    """
     for name in ("responses", "scores"):
         if not isinstance(raw[name], list):
             raise UserError(f"{name} is a {type(raw[name]).__name__}; expected a list")
@@ -161,13 +182,39 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     for score in scores:
         if not (isinstance(score, (int, float)) and abs(score) <= sys.float_info.max):
             raise UserError(f"scores hold {score!r}; expected finite numbers")
-    if len(set(responses)) < len(responses):
+    if not sampled and len(set(responses)) < len(responses):
         raise UserError("two responses are the same text")
-    if len(set(scores)) == 1:
+    if not sampled and len(set(scores)) == 1:
         raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
     prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
-    return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True))
+    return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True), sampled)
+
+
+def read_items(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ItemsRow:
+    """Decode and check one response whose items have a relevance. Arguments and errors as in ``read_pair``."""
+    response = response_text(raw["response"], "response")
+    for name in ("items", "relevance"):
+        if not isinstance(raw[name], list):
+            raise UserError(f"{name} is a {type(raw[name]).__name__}; expected a list")
+    relevance = list(raw["relevance"])
+    if len(raw["items"]) < 2 or len(relevance) != len(raw["items"]):
+        raise UserError(f"row has {len(raw['items'])} items and {len(relevance)} grades of relevance; expected two or more, each with one")
+    for grade in relevance:
+        if not (isinstance(grade, (int, float)) and abs(grade) <= sys.float_info.max):
+            raise UserError(f"relevance holds {grade!r}; expected finite numbers")
+    if len(set(relevance)) == 1:
+        raise UserError(f"every item has relevance {relevance[0]:g}: there is no preference to learn")
+    at = 0
+    for item in raw["items"]:
+        if not (isinstance(item, list) and len(item) == 2 and all(type(place) is int for place in item)):
+            raise UserError(f"an item is {item!r}; expected [start, end) in characters of the response")
+        if not at <= item[0] < item[1] <= len(response):
+            raise UserError(f"item {item} is empty, out of order, or outside the response; expected {at} <= start < end <= {len(response)}")
+        at = item[1]
+    prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
+    items, grades = [(start, end) for start, end in raw["items"]], [float(grade) for grade in relevance]
+    return ItemsRow(row_id(raw, index=index), images, prompt, response, items, grades, _flag(raw, "ends", default=True))
 
 
 def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ChatRow:

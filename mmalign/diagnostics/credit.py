@@ -4,9 +4,6 @@ beta [log pi(token | before) - log ref(token | before)]; the credits of a respon
 the optimal advantage of each token is the paper's claim on a token-level decision process; the telescoping is arithmetic.
 """
 
-from collections.abc import Sequence
-from typing import Any
-
 from torch import Tensor
 
 from mmalign.errors import UserError
@@ -29,18 +26,3 @@ def token_credits(policy: Tensor, reference: Tensor, *, beta: float) -> Tensor:
     if policy.shape != reference.shape:
         raise UserError(f"{len(policy)} tokens under the policy and {len(reference)} under the reference; expected the same response")
     return beta * (policy.double() - reference.double())
-
-
-def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Cut a response's text at its tokens: joined, the pieces are the decoded text.
-
-    A token that ends within a character adds nothing, and the one that completes it the whole character. Special tokens stay visible.
-    """
-    pieces, seen = [], ""
-    for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        whole = text.rstrip("\ufffd") if end < len(ids) else text
-        piece = whole[len(seen) :] if whole.startswith(seen) else ""
-        pieces.append(piece)
-        seen += piece
-    return pieces

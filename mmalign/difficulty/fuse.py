@@ -12,6 +12,7 @@ from datasets import Dataset, List, Value
 from mmalign.data.caches import (
     CELL_LOGPS,
     LIST_LOGPS,
+    LIST_TOKEN_LOGPS,
     LOGPS,
     REFERENCE_COLUMNS,
     REFERENCE_FINGERPRINT,
@@ -27,7 +28,11 @@ from mmalign.errors import UserError
 from mmalign.files import read_json_object, whole, write_whole
 from mmalign.options.difficulty import VoteOptions, Weighting
 
-LOGP_FEATURES = {**dict.fromkeys(LOGPS, Value("float32")), **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32")))}
+LOGP_FEATURES = {
+    **dict.fromkeys(LOGPS, Value("float32")),
+    **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32"))),
+    LIST_TOKEN_LOGPS: List(List(Value("float32"))),
+}
 SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
 
 

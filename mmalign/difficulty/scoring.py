@@ -13,6 +13,7 @@ from tqdm import tqdm
 from mmalign.data.caches import (
     CELL_LOGPS,
     LIST_LOGPS,
+    LIST_TOKEN_LOGPS,
     LOGPS,
     REFERENCE_IMAGES,
     REFERENCE_TEXT,
@@ -64,7 +65,8 @@ class _Rows:
         """Read a row with its images."""
         raw, root = self.dataset[index], self.options.image_root
         if self.lists:
-            return read_list(raw, index=index, image_root=root)
+            # What is learnt from them is not asked here, so that a policy's own samples may be alike.
+            return read_list(raw, index=index, image_root=root, sampled=True)
         return read_pair(raw, index=index, image_root=root, with_other=self.views.need_other)
 
     def encode(self, row: PairRow | ListRow, processor: Any) -> list[EncodedPrompt]:
@@ -174,12 +176,15 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
-    return ("index", "id", REFERENCE_TEXT, REFERENCE_IMAGES, *((LIST_LOGPS,) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)))
+    own = (LIST_LOGPS, LIST_TOKEN_LOGPS) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)
+    return ("index", "id", REFERENCE_TEXT, REFERENCE_IMAGES, *own)
 
 
 def _is_kind(key: str, value: Any) -> bool:
     if key in (*TOKEN_LOGPS, LIST_LOGPS):
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
+    if key == LIST_TOKEN_LOGPS:
+        return isinstance(value, list) and all(_is_kind(LIST_LOGPS, one) for one in value)
     if key in LOGPS or key.startswith("gap_"):
         return isinstance(value, float) or (isinstance(value, int) and abs(value) < 2**53)
     if key.startswith(CELL_LOGPS):

@@ -53,7 +53,8 @@ def collate_prompts(
         ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``: the processor's tensors, concatenated in the
         order of the rows; ``layout``: ``segment``, ``prompt`` (number in the batch), ``position`` (in the plain row) and
         ``plain_index`` (the same, counted from where the prompt starts in its row), each (B, N); the scored tokens' ``index``
-        into B * N of the hidden state that predicts them, their ``target`` id and ``response`` number, each (K,); ``repeats``
+        into B * N of the hidden state that predicts them, their ``target`` id and ``response`` number, each (K,), and where prompts
+        have items the ``item`` in its response, -1 where none; ``repeats``
         (P,): responses of each prompt; ``shared``; ``image_blocks`` (4, P): see ``ImageFeatures``.
     """
     if shared:
@@ -165,23 +166,25 @@ def _scored_tokens(
     first_response = [0]
     for prompt in encoded:
         first_response.append(first_response[-1] + len(prompt.responses))
-    found: list[tuple[int, int, int]] = []
+    found: list[tuple[int, int, int, int]] = []
     for number, (row, tokens) in enumerate(zip(rows, laid, strict=True)):
         at = 0
         for block in row:
             prompt = encoded[block.prompt]
             first = first_response[block.prompt]
             told = [at + i for i, counts in enumerate(prompt.scored_prefix) if counts]
-            found += [(first, number * length + place - 1, tokens["input_ids"][place]) for place in told]
+            found += [(first, number * length + place - 1, tokens["input_ids"][place], -1) for place in told]
             at += len(prompt.prefix_ids)
             for i in block.responses:
-                for scored in prompt.scored[i]:
+                items = prompt.items[i] if prompt.items else [-1] * len(prompt.scored[i])
+                for scored, item in zip(prompt.scored[i], items, strict=True):
                     if scored:
-                        found.append((first + i, number * length + tokens["sources"][at], tokens["input_ids"][at]))
+                        found.append((first + i, number * length + tokens["sources"][at], tokens["input_ids"][at], item))
                     at += 1
     found.sort(key=lambda item: item[0])
-    columns = torch.tensor(found, dtype=torch.long).view(-1, 3)
-    return {"response": columns[:, 0], "index": columns[:, 1], "target": columns[:, 2]}
+    columns = torch.tensor(found, dtype=torch.long).view(-1, 4)
+    asked = any(prompt.items for prompt in encoded)
+    return {"response": columns[:, 0], "index": columns[:, 1], "target": columns[:, 2], **({"item": columns[:, 3]} if asked else {})}
 
 
 def _pad(values: Sequence[list[int]], length: int, fill: int) -> Tensor:

@@ -181,12 +181,28 @@ def anchored_target(scores: Tensor, mask: Tensor, *, temperature: float) -> Tens
     """
     if not temperature > 0:
         raise UserError(f"score_temperature is {temperature}; expected a positive number, such as 0.5")
+    logits = (standardize(scores, mask, epsilon=1e-8) / temperature).masked_fill(~mask, -math.inf)
+    return logits.softmax(1).masked_fill(~mask, 0)
+
+
+def standardize(scores: Tensor, mask: Tensor, *, epsilon: float | None) -> Tensor:
+    """Compare each score with its list: (score - mean) / (deviation + epsilon), the deviation that of a sample (n - 1).
+
+    Args:
+        scores: (B, N).
+        mask: (B, N) True where there is a response.
+        epsilon: Keeps equal scores from dividing by 0; None: don't divide at all.
+
+    Returns:
+        (B, N), 0 outside the mask and for a response alone.
+    """
     scores = scores.detach().masked_fill(~mask, 0)
     count = mask.sum(1, keepdim=True)
     centred = (scores - scores.sum(1, keepdim=True) / count.clamp(min=1)).masked_fill(~mask, 0)
+    if epsilon is None:
+        return centred
     deviation = (centred.square().sum(1, keepdim=True) / (count - 1).clamp(min=1)).sqrt()
-    logits = (centred / (deviation + 1e-8) / temperature).masked_fill(~mask, -math.inf)
-    return logits.softmax(1).masked_fill(~mask, 0)
+    return centred / (deviation + epsilon)
 
 
 def step_similarity(step: Tensor, best: Tensor) -> Tensor:

@@ -83,6 +83,34 @@ def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool
     return losses.masked_fill(~better, 0.0).sum((1, 2))
 
 
+def discriminative_loss(values: Tensor, scores: Tensor, mask: Tensor, *, temperature: float | None = None) -> Tensor:
+    """Compute what wrong responses have over right ones (DisCO, arXiv:2505.12366).
+
+    mean over right o of temperature log mean over wrong o' of exp((s(o') - s(o)) / temperature): the likeliest wrong responses count most.
+    Where the paper sums over wrong responses, this differs by a constant.
+
+    Args:
+        values: s of each response.
+        scores: 1 = right, 0 = wrong. A prompt without both kinds gives 0.
+        mask: Where there is a response.
+        temperature: The paper's tau; None is its limit at infinity, DisCO-b: mean of the wrong - mean of the right.
+    """
+    safe, right = _keep(values, mask, 0.0), mask & (scores > 0.5)
+    wrong = mask & ~right
+    reached = _mean(safe, wrong) if temperature is None else temperature * _log_mean_exp(safe / temperature, wrong)
+    return torch.where(right.any(1) & wrong.any(1), reached - _mean(safe, right), 0.0)
+
+
+def surrogate_loss(values: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+    """Compute minus the mean of what each response promises by the policy's change, its advantage included (``policy_gradient.py``)."""
+    return torch.where(mask.sum(1) > 1, -_mean(_keep(values, mask, 0.0), mask), 0.0)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """(B,) means of the masked values, 0 where the mask has nothing."""
+    return values.masked_fill(~mask, 0.0).sum(1) / mask.sum(1).clamp(min=1)
+
+
 def _keep(values: Tensor, mask: Tensor, fill: float) -> Tensor:
     return torch.where(mask, values, fill)
 
@@ -93,8 +121,8 @@ def _pairs(mask: Tensor) -> Tensor:
 
 
 def _log_mean_exp(values: Tensor, mask: Tensor) -> Tensor:
-    """(B, N) log of the mean of exp over the last axis of (B, N, N), 0 where the mask has nothing."""
-    some = mask.any(2)
+    """Log of the mean of exp over the last axis, 0 where the mask has nothing."""
+    some = mask.any(-1)
     # A row of nothing but -inf has a gradient of NaN, so it is computed on zeros.
-    filled = _keep(values, mask | ~some[:, :, None], -math.inf)
-    return torch.where(some, filled.logsumexp(2) - mask.sum(2).clamp(min=1).to(values.dtype).log(), 0.0)
+    filled = _keep(values, mask | ~some[..., None], -math.inf)
+    return torch.where(some, filled.logsumexp(-1) - mask.sum(-1).clamp(min=1).to(values.dtype).log(), 0.0)

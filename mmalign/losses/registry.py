@@ -159,7 +159,8 @@ def _split(texts: Sequence[str]) -> list[str]:
 
 
 def _read(text: str, hint: Any, *, name: str) -> Any:
-    """Read a value of a type that factories use: numbers, bool, Literal."""
+    """Read a value of a type that factories use: numbers, bool, Literal; ``X | None`` is read as X."""
+    hint = next((kind for kind in typing.get_args(hint) if type(None) in typing.get_args(hint) and kind is not type(None)), hint)
     if typing.get_origin(hint) is Literal:
         if text not in typing.get_args(hint):
             raise UserError(f"{name} is {text!r}; expected one of {', '.join(typing.get_args(hint))}")

@@ -32,6 +32,19 @@ class ScoredTokens:
         """(R,) sums of (K,) values over each response."""
         return values.new_zeros(self.num_responses).index_add(0, self.response, values)
 
+    def regroup(self, number: Tensor, *, num_responses: int) -> "tuple[ScoredTokens, Tensor]":
+        """Take spans of tokens for the responses.
+
+        Args:
+            number: (K,) of each token's span, ascending; -1 where it counts nowhere.
+            num_responses: Spans of the batch.
+
+        Returns:
+            The tokens that count, and (K,) which they are.
+        """
+        kept = number >= 0
+        return ScoredTokens(number[kept], num_responses, None if self.token_ids is None else self.token_ids[kept]), kept
+
     def lengths(self) -> Tensor:
         """(R,) tokens of each response."""
         return torch.bincount(self.response, minlength=self.num_responses)

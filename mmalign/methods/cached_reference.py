@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmalign.data.caches import (
     LIST_LOGPS,
+    LIST_TOKEN_LOGPS,
     LOGPS,
     REFERENCE_FINGERPRINT,
     REFERENCE_IMAGES,
@@ -37,12 +38,12 @@ class CachedReference:
     """Reads the reference's log-probabilities from rows: sums of responses, or tokens where an objective weights them."""
 
     def __init__(self, fingerprint: str | None, *, by_token: bool, lists: bool = False) -> None:
-        """Choose the columns; ``fingerprint`` is what they must come from. Those of ``lists`` are sums."""
-        assert not (by_token and lists)
+        """Choose the columns; ``fingerprint`` is what they must come from. Those of ``lists`` hold all responses."""
         self.fingerprint = fingerprint
         self.by_token = by_token
         self.lists = lists
-        self.columns: tuple[str, ...] = (LIST_LOGPS,) if lists else TOKEN_LOGPS if by_token else LOGPS
+        own, by_tokens = ((LIST_LOGPS,), (LIST_TOKEN_LOGPS,)) if lists else (LOGPS, TOKEN_LOGPS)
+        self.columns: tuple[str, ...] = by_tokens if by_token else own
         self.cells: tuple[Cell, ...] = ()
         """Those of other images or answers that are read too."""
 
@@ -88,8 +89,7 @@ class CachedReference:
             ValueError: If one is not finite.
         """
         for name in (*self.columns, *map(cell_logps, self.cells)):
-            values = raw.get(name, [])
-            for value in values if isinstance(values, list) else [values]:
+            for value in _numbers(raw.get(name, [])):
                 if not (isinstance(value, (int, float)) and math.isfinite(value)):
                     raise UserError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
@@ -116,14 +116,18 @@ class CachedReference:
                     f"the cached log-probabilities of row {raw.get('id')} are stale: they are of the {what.split()[0]} {held or 'none'}, "
                     f"the row's {what} {found or 'none'}; run mmalign cache-logps again on these rows"
                 )
-        for name, scored in zip(self.columns, encoded.scored, strict=True) if self.by_token else ():
-            if len(raw[name]) != sum(scored):
-                raise UserError(f"{name} has {len(raw[name])} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows")
+        for name, values, scored in zip(*self._by_response(raw), encoded.scored, strict=True) if self.by_token else ():
+            if len(values) != sum(scored):
+                raise UserError(f"{name} has {len(values)} values for {sum(scored)} tokens; run mmalign cache-logps again on these rows")
+
+    def _by_response(self, raw: Mapping[str, Any]) -> tuple[list[str], list[list[float]]]:
+        """The column of each response, and its tokens' values."""
+        found = [(name, values) for name in self.columns for values in (raw[name] if self.lists else [raw[name]])]
+        return [name for name, _ in found], [values for _, values in found]
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """(K,) or (R,) values, responses in the order chosen, rejected, chosen, ..."""
-        values = [row[name] for row in rows for name in self.columns]
-        return torch.tensor([token for response in values for token in response] if self.by_token or self.lists else values)
+        return torch.tensor([value for row in rows for name in self.columns for value in _numbers(row[name])])
 
     def collate_cells(self, rows: Sequence[Mapping[str, Any]]) -> Tensor:
         """(B, C) sums of the cells."""
@@ -139,3 +143,8 @@ class CachedReference:
     def logps(self, values: Tensor, tokens: ScoredTokens) -> Logps:
         """Read what ``collate`` made."""
         return Logps(tokens.sums(values), values) if self.by_token else Logps(values)
+
+
+def _numbers(value: Any) -> list[Any]:
+    """A column's values in one list, however deep it is."""
+    return [one for part in value for one in _numbers(part)] if isinstance(value, list) else [value]

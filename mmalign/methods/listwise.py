@@ -4,73 +4,132 @@ Shape legend: B = prompts in the batch, N = most responses of a prompt, R = resp
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmalign.data.rows import LIST_COLUMNS, read_list
+from mmalign.data.encode import EncodedPrompt, encode_items
+from mmalign.data.rows import ITEM_COLUMNS, LIST_COLUMNS, ItemsRow, ListRow, read_items, read_list
+from mmalign.engine.logps import ResponseLogps
 from mmalign.errors import UserError
-from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
+from mmalign.losses.list_kernel import ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
+from mmalign.losses.policy_gradient import token_log_ratios
 from mmalign.losses.reasoning_steps import StepKind
-from mmalign.methods.responses import ResponsesMethod
+from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.methods.responses import ResponsesMethod, mean_over_processes
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions
 from mmalign.training.method import MethodOutput, Sum
 
 
 class ListwiseMethod(ResponsesMethod[ListObjective]):
-    """ADPO, Plackett-Luce, in-context ranking and preference trees."""
+    """ADPO, Plackett-Luce, in-context ranking and preference trees; DisCO and GRPO on groups that a policy sampled."""
 
     name = "listwise"
     summary = "a multimodal LLM, trained on lists of scored responses"
     intended_use = "For research on hallucination: to be compared with the model that it started from."
-    columns = LIST_COLUMNS
+    columns: Sequence[str] = LIST_COLUMNS
     registry = LIST_OBJECTIVES
     lists = True
-    read = staticmethod(read_list)
+    options: ListLossOptions
 
     def __init__(
         self, processor: Any, options: ListLossOptions, *, reference: Reference | None, reference_fingerprint: str | None = None
     ) -> None:
-        """Keep the parts; see ``ResponsesMethod``.
-
-        Raises:
-            ValueError: If log-probabilities are cached and an objective weights tokens.
-        """
-        by_token = [named.name for named in self.build_objectives(options) if named.objective.needs_tokens]
-        if reference is None and by_token:
-            raise UserError(f"objective {by_token[0]} weights tokens, and lists are cached as sums; use reference 'copy' or 'adapter-off'")
+        """Keep the parts; see ``ResponsesMethod``."""
         super().__init__(processor, options, reference=reference, reference_fingerprint=reference_fingerprint)
         self.steps = sorted({named.objective.steps for named in self.objectives} - {"whole"})
+        self._scores = "relevance" if options.items else "scores"
+        self.columns = ITEM_COLUMNS if options.items else LIST_COLUMNS
+        unfit = [one.name for one in self.objectives if one.objective.sampled or one.objective.steps != "whole"]
+        if options.items and unfit:
+            raise UserError(f"objective {unfit[0]} is of whole responses; rank items with irpo, or another one that takes any scores")
+        if options.items and self.cached is not None:
+            raise UserError("items have no cached log-probabilities; use --reference copy or adapter-off")
+        self.sampled = all(named.objective.sampled for named in self.objectives)
+        """Whether no objective is troubled by lists without a preference."""
+
+    def read(self, raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ListRow | ItemsRow:
+        """Decode a list, or a response with its items."""
+        if self.options.items:
+            return read_items(raw, index=index, image_root=image_root)
+        return read_list(raw, index=index, image_root=image_root, sampled=self.sampled)
+
+    def encode_row(self, raw: Mapping[str, Any], *, index: int) -> list[EncodedPrompt]:
+        """Read and tokenise a row."""
+        if not self.options.items:
+            return super().encode_row(raw, index=index)
+        row = read_items(raw, index=index, image_root=self.options.image_root)
+        return [encode_items(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)]
 
     def check_numbers(self, raw: Mapping[str, Any]) -> None:
         """Check the scores' range."""
         for named in self.objectives:
             low, high = named.objective.score_range
-            outside = [score for score in raw["scores"] if not low <= score <= high]
+            outside = [score for score in raw[self._scores] if not low <= score <= high]
             if outside:
-                raise UserError(f"scores hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
+                raise UserError(f"{self._scores} hold {outside[0]:g}; objective {named.name} expects {low:g} to {high:g}: rescale them")
+            doubtful = [score for score in raw[self._scores] if score not in (0, 1)]
+            if named.objective.binary and doubtful:
+                raise UserError(f"scores hold {doubtful[0]:g}; objective {named.name} expects 1 for right responses and 0 for wrong ones")
 
     def number_limits(self) -> Any:
-        """The scores' range; reasons name the objective."""
-        return [[named.name, *map(str, named.objective.score_range)] for named in self.objectives]
+        """The scores' range, and what lists may lack; reasons name the objective."""
+        ranges = [[named.name, *map(str, named.objective.score_range), named.objective.binary] for named in self.objectives]
+        return {"ranges": ranges, "sampled": self.sampled, "items": self.options.items}
 
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
-        """``scores``, (R,), and ``step_ends`` by kind."""
-        scores = torch.tensor([float(score) for row in rows for score in row["scores"]])
-        return {"scores": scores, "step_ends": {steps: find_step_ends(self.processor.tokenizer, target, steps) for steps in self.steps}}
+        """``scores``, (R,), ``counts``, (B,), and ``step_ends`` by kind."""
+        scores = torch.tensor([float(score) for row in rows for score in row[self._scores]])
+        counts = torch.tensor([len(row[self._scores]) for row in rows])
+        return {
+            "scores": scores,
+            "counts": counts,
+            "step_ends": {steps: find_step_ends(self.processor.tokenizer, target, steps) for steps in self.steps},
+        }
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the prompts."""
         policy, live = self.run(model, batch, keep_states=bool(self.steps))
         reference = live if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
-        assert reference is not None
-        counts, scores = batch["layout"]["repeats"], batch["numbers"]["scores"]
-        lists = ListBatch(policy.scored, policy, reference, counts, scores, states=policy.states, step_ends=batch["numbers"]["step_ends"])
+        counts, scores = batch["numbers"]["counts"], batch["numbers"]["scores"]
+        ends = batch["numbers"]["step_ends"]
+        tokens: ScoredTokens = policy.scored
+        own: Logps = policy
+        if self.options.items:
+            tokens, own, reference = take_items(policy, reference, batch["layout"]["item"], counts)
+        lists = ListBatch(tokens, own, reference, counts, scores, states=policy.states, step_ends=ends, mean=mean_over_processes)
         rewards = {named.name: compute_list_rewards(named.objective, lists) for named in self.objectives}
         losses = {named.name: list_objective_loss(named.objective, lists, rewards=rewards[named.name]) for named in self.objectives}
-        return self.sum(losses, list_metrics(rewards[self.objectives[0].name], scores, counts))
+        metrics = list_metrics(rewards[self.objectives[0].name], scores, counts)
+        if self.sampled:
+            metrics |= group_metrics(lists)
+        added = [one.weight * one.objective.constraint(lists) for one in self.objectives if one.objective.constraint is not None]
+        if added:
+            metrics["loss/constraint"] = Sum(torch.stack(added).detach().sum() * len(counts), len(counts))
+        return self.sum(losses, metrics, added=torch.stack(added).sum() if added else 0.0)
+
+
+def take_items(policy: ResponseLogps, reference: Logps | None, item: Tensor, counts: Tensor) -> tuple[ScoredTokens, Logps, Logps | None]:
+    """Make responses of items: what stands between them counts nowhere.
+
+    Args:
+        policy: One response for each prompt.
+        reference: The same; None where nobody asks for it.
+        item: (K,) number of each token's item in its response, -1 where it has none.
+        counts: (B,) items of each response.
+    """
+    first = (counts.cumsum(0) - counts)[policy.scored.response]
+    tokens, kept = policy.scored.regroup(torch.where(item < 0, -1, first + item), num_responses=int(counts.sum()))
+    found = []
+    for logps in (policy, reference):
+        values = None if logps is None or logps.token_logps is None else logps.token_logps[kept]
+        found.append(None if values is None else Logps(tokens.sums(values), values))
+    assert found[0] is not None, "a policy's tokens are known"
+    return tokens, found[0], found[1]
 
 
 def find_step_ends(tokenizer: Any, token_ids: Tensor, steps: StepKind) -> Tensor:
@@ -116,3 +175,23 @@ def list_metrics(rewards: Tensor, scores: Tensor, counts: Tensor) -> dict[str, S
         "rewards/accuracy": Sum(right.sum(), better.sum()),
         "rewards/top1": Sum(top.sum(), len(top)),
     }
+
+
+@torch.no_grad()
+def group_metrics(batch: ListBatch) -> dict[str, Sum]:
+    """Say what a policy's own samples are worth.
+
+    Returns:
+        ``lists/score``: mean score of a response; ``lists/alike``: share of prompts whose responses have one score, which teach nothing;
+        ``kl/old`` and ``kl/old_k3``: mean over tokens of r and of e^-r - 1 + r, r = log pi_old - log pi, two estimates of KL(pi_old, pi)
+        where the old policy's tokens are known.
+    """
+    scores, mask = pad_lists(batch.scores, batch.counts)
+    highest, lowest = scores.masked_fill(~mask, -torch.inf).amax(1), scores.masked_fill(~mask, torch.inf).amin(1)
+    alike = highest == lowest
+    metrics = {"lists/score": Sum(batch.scores.sum(), len(batch.scores)), "lists/alike": Sum(alike.sum(), len(alike))}
+    if batch.reference is None or batch.reference.token_logps is None:
+        return metrics
+    ratios = token_log_ratios(batch.policy, batch.reference)
+    k3 = ratios.expm1() - ratios
+    return metrics | {"kl/old": Sum(-ratios.sum(), len(ratios)), "kl/old_k3": Sum(k3.sum(), len(ratios))}

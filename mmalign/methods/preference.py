@@ -8,11 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.rows import IMAGES_OTHER, PAIR_COLUMNS, read_pair
@@ -29,7 +27,7 @@ from mmalign.losses.scores import Logps, ScoredTokens
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
-from mmalign.methods.responses import ResponsesMethod
+from mmalign.methods.responses import ResponsesMethod, mean_over_processes
 from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions, PreferenceOptions
@@ -273,15 +271,3 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Compute the mean of (B,) values over all processes; B may differ from one to another.
-
-    The gradient is that of one process with all values, where each process's loss is a sum that the trainer adds up.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values.mean()
-    count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
-    dist.all_reduce(count)
-    return all_reduce(values.sum()) / count[0]

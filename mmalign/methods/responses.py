@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 from transformers import TrainerCallback
 
 from mmalign.data.encode import EncodedPrompt, encode_row
-from mmalign.data.rows import ListRow, PairRow
+from mmalign.data.rows import ItemsRow, ListRow, PairRow
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.logps import ResponseLogps, compute_response_logps, states_of, unwrap, unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
 from mmalign.errors import UserError
-from mmalign.losses.list_objectives import ListObjective
+from mmalign.losses.list_kernel import ListObjective
 from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.registry import Named, Registry
 from mmalign.methods.cached_reference import CachedReference
@@ -103,9 +105,8 @@ class ResponsesMethod(Method, Generic[Objective]):
         betas = [f" (beta {one.objective.beta:g})" if "beta" in cls.registry.parameters(one.name) else "" for one in named]
         return f" with {' + '.join(one.name + beta for one, beta in zip(named, betas, strict=True))}"
 
-    @staticmethod
     @abstractmethod
-    def read(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow | ListRow:
+    def read(self, raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> PairRow | ListRow | ItemsRow:
         """Decode a row."""
 
     @abstractmethod
@@ -157,6 +158,7 @@ class ResponsesMethod(Method, Generic[Objective]):
     def encode_row(self, raw: Mapping[str, Any], *, index: int) -> list[EncodedPrompt]:
         """Read and tokenise a row; as many prompts for every row, the one with the row's own images first."""
         row = self.read(raw, index=index, image_root=self.options.image_root)
+        assert not isinstance(row, ItemsRow), "listwise encodes them itself"
         return [encode_row(self.processor, row, answer_end=self.options.answer_end, max_length=self.options.max_length)]
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -239,3 +241,15 @@ def compute_policy_and_reference(
             against = states_of(frozen, expected) if divergence else None
     policy = compute_response_logps(model, inputs, features=features, keep_states=keep_states, keep_logits=keep_logits, against=against)
     return policy, expected
+
+
+def mean_over_processes(values: Tensor) -> Tensor:
+    """Compute the mean of (B,) values over all processes; B may differ from one to another.
+
+    The gradient is that of one process with all values, where each process's loss is a sum that the trainer adds up.
+    """
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return values.mean()
+    count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
+    dist.all_reduce(count)
+    return all_reduce(values.sum()) / count[0]

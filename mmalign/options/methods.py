@@ -264,6 +264,8 @@ class ListLossOptions(ResponsesOptions):
     """How lists become a loss."""
 
     objective: list[str] = field(default_factory=lambda: ["adpo"])
+    items: bool = False
+    """rank items inside one response: rows have response, items ([start, end) in characters) and relevance"""
 
 
 @dataclass(frozen=True, kw_only=True)

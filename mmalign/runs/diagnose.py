@@ -20,8 +20,9 @@ from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
+from mmalign.data.token_texts import token_texts
 from mmalign.diagnostics.collect import PairLogps, PairReader, TokenStates, pool_pairs, sample_states, score_pairs
-from mmalign.diagnostics.credit import token_credits, token_texts
+from mmalign.diagnostics.credit import token_credits
 from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy, token_information_entropy
 from mmalign.diagnostics.layers import LayerTrace, trace_layers

@@ -241,8 +241,10 @@ def test_lists_are_cached_too(tiny_llava_dir: Path, tmp_path: Path, capsys: pyte
         row = read_list(raw, index=0)
         encoded = encode_responses(processor, images=row.images, prompt=row.prompt, responses=row.responses)
         with torch.no_grad():
-            expected = [value.sum().item() for value in own_logps(model, encoded)]
-        assert raw["reference_logps_responses"] == pytest.approx(expected, abs=1e-4)
+            expected = own_logps(model, encoded)
+        assert raw["reference_logps_responses"] == pytest.approx([value.sum().item() for value in expected], abs=1e-4)
+        for held, value in zip(raw["reference_token_logps_responses"], expected, strict=True):
+            assert held == pytest.approx(value.tolist(), abs=1e-4)
     assert train_lists(tiny_llava_dir, cached, tmp_path / "cached", "--reference", "cached") == 0
     assert train_lists(tiny_llava_dir, cached, tmp_path / "live", "--reference", "copy") == 0
     one, other = (json.loads((tmp_path / name / "train_log.json").read_text())[:-1] for name in ("cached", "live"))

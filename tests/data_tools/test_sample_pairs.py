@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from data_tools.response_scores import (
+    AnswerScorer,
     JudgeScorer,
     LookingScorer,
     Sampled,
@@ -16,6 +18,7 @@ from data_tools.response_scores import (
     _statement_id,
     best_and_worst,
     parse_rating,
+    plain_answer,
     split_sentences,
 )
 from data_tools.sample_pairs import SampleOptions, build, main
@@ -95,6 +98,36 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The tiny model's words, so that what it samples at random names objects.
     (out / "eval" / "synonyms.txt").write_text("circle\nsquare\ntriangle\nstar\nheart\ncross\nmoon\nring\ndog\ncat\n")
     return out
+
+
+def test_answers_by_hand(tmp_path: Path) -> None:
+    responses = ["Red.", "<think>red?</think> blue", "  dark  RED ", "a red one", '"red"', "<think>red"]
+    one = Sampled(Question("q", "a.png", "What colour?"), None, None, responses, ("red", "dark red"))
+    assert AnswerScorer()([one], folder=tmp_path) == [[1, 0, 1, 0, 1, 0]]
+    with pytest.raises(ValueError, match="question q has no answer"):
+        AnswerScorer()([replace(one, answers=())], folder=tmp_path)
+
+
+def test_questions_with_answers(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """One of the right answers is what the model says by chance; the other samples are wrong. All wrong, there is no pair."""
+    photos = save_photos(tmp_path / "photos", 2)
+    rows = [{"image": f"{i}.png", "prompt": "What is it?"} for i in range(2)]
+    source = tmp_path / "questions.jsonl"
+    words = [str(source), "--image-root", str(photos), "--model", str(tiny_llava_dir), "--scorer", "answers", "--max-new-tokens", "3"]
+
+    def sample(out: str, answers: list[Any], *, status: int) -> list[dict[str, Any]]:
+        lines = [{**row, "answer": answer} for row, answer in zip(rows, answers, strict=True)]
+        source.write_text("\n".join(map(json.dumps, lines)))
+        assert main([*words, "--out", str(tmp_path / out)]) == status
+        return [json.loads(line) for line in (tmp_path / out / "chunks" / "000000000.jsonl").read_text().splitlines()]
+
+    first = sample("first", ["none of them", ["nor", "these"]], status=2)
+    assert [line["scores"] for line in first] == [[0.0] * 4] * 2
+    again = sample("again", [first[0]["responses"][1].upper() + ".", ["x", first[1]["responses"][2]]], status=0)
+    for number, line in zip((1, 2), again, strict=True):
+        assert line["scores"] == [float(plain_answer(text) == plain_answer(line["responses"][number])) for text in line["responses"]]
+    source.write_text(json.dumps({**rows[0], "answer": 3}))
+    assert main([*words, "--out", str(tmp_path / "bad")]) == 2
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.diagnostics.credit import token_credits, token_texts
+from mmalign.data.token_texts import token_texts
+from mmalign.diagnostics.credit import token_credits
 from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy
 from mmalign.diagnostics.layers import fisher_rao, spectral_exponent

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.data.datasets import load_rows
-from mmalign.data.rows import read_chat, read_list, read_pair
+from mmalign.data.rows import read_chat, read_items, read_list, read_pair
 from tests.formats.form import Form, Section
 from tests.formats.pictures import PICTURES
 
@@ -27,12 +27,17 @@ def _list(path: Path) -> Any:
     return len(row.images), said(row.prompt), row.responses, row.scores
 
 
+def _items(path: Path) -> Any:
+    row = read_items(load_rows(path)[0], index=0, image_root=path.parent)
+    return len(row.images), said(row.prompt), [row.response[start:end] for start, end in row.items], row.relevance
+
+
 def _chat(path: Path) -> Any:
     row = read_chat(load_rows(path)[0], index=0, image_root=path.parent)
     return len(row.images), said(row.messages)
 
 
-_KINDS: dict[str, Callable[[Path], Any]] = {"pairs": _pair, "lists": _list, "chats": _chat}
+_KINDS: dict[str, Callable[[Path], Any]] = {"pairs": _pair, "lists": _list, "items": _items, "chats": _chat}
 
 
 def _form(title: str, kind: str, text: str, expected: Any = None, *, refused: str = "", note: str = "") -> Form:
@@ -144,7 +149,8 @@ PAIRS = Section(
 
 LISTS = Section(
     "Lists of scored answers",
-    "For `train listwise` and `cache-logps`.",
+    "For `train listwise` and `cache-logps`. Objectives of groups (`disco`, `disco_b`, `grpo`) and `cache-logps` take equal texts and "
+    "scores too.",
     (
         _form(
             "Responses and scores",
@@ -157,6 +163,12 @@ LISTS = Section(
             "lists",
             '{"images": ["a.png"], "prompt": "What is it?", "responses": ["A dog.", "A cat."], "scores": [1.0, 1.0]}',
             refused="every response has score 1",
+        ),
+        _form(
+            "Items inside one answer (`train listwise --items`)",
+            "items",
+            '{"images": ["a.png"], "prompt": "What is it?", "response": "A dog, a cat.", "items": [[2, 5], [9, 12]], "relevance": [1, 0]}',
+            (1, ASKED, ["dog", "cat"], [1.0, 0.0]),
         ),
     ),
 )

@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
+from mmalign.losses.group_objectives import GROUP_OBJECTIVES
+from mmalign.losses.list_kernel import ListBatch, ListObjective, compute_list_rewards, list_objective_loss, pad_lists
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.pair_kernel import PairValues, preference_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.scores import Logps, ScoredTokens
@@ -102,7 +104,8 @@ def random_lists(seed: int, number: int = 4) -> tuple[Tensor, Tensor]:
 
 
 def test_every_objective_has_a_case() -> None:
-    assert list(dict.fromkeys(case.name for case in CASES)) == LIST_OBJECTIVES.names()
+    """Those of groups have theirs in ``test_groups.py``."""
+    assert [*dict.fromkeys(case.name for case in CASES), *GROUP_OBJECTIVES] == LIST_OBJECTIVES.names()
 
 
 @pytest.mark.parametrize("case", CASES, ids=IDS)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from mmalign.losses.list_objectives import LIST_OBJECTIVES, ListBatch, list_objective_loss
+from mmalign.losses.list_kernel import ListBatch, list_objective_loss
+from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.reasoning_steps import adaptive_step_weights, number_steps
 from mmalign.losses.scores import Logps, ScoredTokens
 

@@ -8,15 +8,21 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
+from mmalign.data.caches import REFERENCE_FINGERPRINT, cache_list
+from mmalign.data.encode import encode_items, encode_row
+from mmalign.data.rows import read_items, read_list
+from mmalign.data.token_texts import find_items
+from mmalign.difficulty.generative import score_responses
 from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
 from mmalign.losses.reasoning_steps import adaptive_step_weights
+from mmalign.losses.scores import TokenWeighting, span_weights
 from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, PairLossOptions
 from tests.losses.test_listwise import anchored, in_context, plackett_luce, tree
-from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
+from tests.tiny_models import build_tiny_llava, list_rows, pair_rows, random_image
 
 COUNTS = [3, 2, 4]
 OBJECTIVES = ["adpo", "plackett_luce", "irpo", "tpo"]
@@ -124,9 +130,87 @@ def test_steps_are_weighed_by_the_policys_states() -> None:
     assert loss_of(packed, dataset) == pytest.approx(expected, abs=2e-5)
 
 
-def test_steps_need_a_reference_that_knows_tokens() -> None:
-    with pytest.raises(ValueError, match="objective tpo weights tokens, and lists are cached as sums"):
-        ListwiseMethod(models()[2], ListLossOptions(objective=["tpo:steps=lines"]), reference=None, reference_fingerprint="x")
+def cached_rows(rows: list[dict[str, Any]], model: Any, fingerprint: str) -> Dataset:
+    """Rows with what ``cache-logps`` writes beside them."""
+    processor, found = models()[2], []
+    for index, raw in enumerate(data_set(rows)):
+        encoded = encode_row(processor, read_list(raw, index=index, sampled=True))
+        logps = score_responses(model, [encoded], pad_token_id=processor.tokenizer.pad_token_id)[0]
+        found.append({**rows[index], **cache_list(encoded, logps), REFERENCE_FINGERPRINT: fingerprint})
+    return data_set(found)
+
+
+def cached_method(objective: str) -> ListwiseMethod:
+    return ListwiseMethod(models()[2], ListLossOptions(objective=[objective]), reference=None, reference_fingerprint="x")
+
+
+@pytest.mark.parametrize("objective", ["tpo:steps=sentences", "plackett_luce", "grpo"])
+def test_cached_tokens_train_like_a_live_reference(objective: str) -> None:
+    dataset = cached_rows(list_rows(COUNTS), models()[1], "x")
+    method = cached_method(objective)
+    method.check(method.prepare(dataset)[0], index=0)
+    assert loss_of(method, dataset) == pytest.approx(loss_of(method_for(objective), dataset), abs=1e-5)
+    if objective != "plackett_luce":
+        short = {**dataset[0], "reference_token_logps_responses": [values[:-1] for values in dataset[0]["reference_token_logps_responses"]]}
+        with pytest.raises(ValueError, match=r"reference_token_logps_responses has \d+ values for \d+ tokens"):
+            method.encode(short)
+
+
+def group_rows() -> list[dict[str, Any]]:
+    """Groups of samples: right and wrong ones, all wrong ones, and twice the same text."""
+    rows = list_rows([3, 2, 4])
+    for row, scores in zip(rows, ([1.0, 0.0, 1.0], [0.0, 0.0], [0.0, 1.0, 0.0, 0.0]), strict=True):
+        row["scores"] = scores
+    rows[2]["responses"][3] = rows[2]["responses"][0]
+    return rows
+
+
+@pytest.mark.parametrize("near", [False, True])
+def test_disco_from_the_models_own_numbers(near: bool) -> None:
+    """The loss by hand, the constraint over all tokens times the prompts; nothing of it where the policy is the old one."""
+    policy, other, _ = models()
+    old = policy if near else other
+    dataset = cached_rows(group_rows(), old, "x")
+    method = cached_method("disco_b:kl_weight=2")
+    for index, row in enumerate(dataset):
+        method.check(row, index=index)
+    batch = method.collate(list(dataset))
+    inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference")}
+    with torch.no_grad():
+        new, before = (compute_response_logps(model, inputs).per_response() for model in (policy, old))
+        output = method.compute(policy, batch)
+    s = [values.mean().item() for values in new]
+    loss = s[1] - (s[0] + s[2]) / 2 + 0 + (s[5] + s[7] + s[8]) / 3 - s[6]
+    kl = (torch.cat(before) - torch.cat(new)).mean().item()
+    assert output.loss_sum.item() == pytest.approx(loss + 3 * max(0.0, kl - 1e-4) ** 2, rel=1e-4, abs=2e-5)
+    assert (kl > 0.01) != near
+    metrics = output.metrics
+    assert (float(metrics["lists/alike"].total), metrics["lists/alike"].count) == (1, 3)
+    assert (float(metrics["lists/score"].total), metrics["lists/score"].count) == (3, 9)
+    assert float(metrics["kl/old"].total) / metrics["kl/old"].count == pytest.approx(kl, abs=1e-5)
+    ratios = torch.cat(new) - torch.cat(before)
+    assert float(metrics["kl/old_k3"].total) == pytest.approx((ratios.exp() - 1 - ratios).sum().item(), abs=1e-4)
+
+
+def test_groups_without_a_preference_are_for_groups_alone() -> None:
+    rows = list(data_set(group_rows()))
+    for index, message in ((1, "every response has score 0"), (2, "two responses are the same text")):
+        with pytest.raises(ValueError, match=message):
+            method_for("adpo").check(rows[index], index=0)
+        with pytest.raises(ValueError, match=message):
+            method_for("grpo", "adpo").check(rows[index], index=0)
+        method_for("grpo").check(rows[index], index=0)
+    with pytest.raises(ValueError, match="scores hold 0.5; objective disco expects 1 for right responses and 0 for wrong ones"):
+        method_for("disco").check({**rows[1], "scores": [0.0, 0.5]}, index=0)
+    method_for("grpo").check({**rows[1], "scores": [0.0, 0.5]}, index=0)
+
+
+def test_disco_without_a_constraint_needs_no_reference() -> None:
+    method = ListwiseMethod(models()[2], ListLossOptions(objective=["disco:kl_weight=0"]), reference=None)
+    assert method.cached is None
+    output = method.compute(models()[0], method.collate(list(data_set(group_rows()))))
+    assert "kl/old" not in output.metrics
+    assert torch.isfinite(output.loss_sum)
 
 
 def test_a_weighted_sum_and_its_parts() -> None:
@@ -170,3 +254,99 @@ def test_long_rows_are_refused() -> None:
         method_for("adpo", max_length=5).check(data_set()[0], index=0)
     with pytest.raises(ValueError, match="row_tokens is 0"):
         method_for("adpo", row_tokens=0)
+
+
+def item_row(response: str, items: list[str], relevance: list[float], **more: Any) -> dict[str, Any]:
+    starts = [response.index(item) for item in items]
+    spans = [[start, start + len(item)] for start, item in zip(starts, items, strict=True)]
+    row = {"images": [random_image(3)], "prompt": "Name the objects in the image.", "response": response, "items": spans}
+    return {**row, "relevance": relevance, **more}
+
+
+def item_method(*objectives: str) -> ListwiseMethod:
+    return method_for(*(objectives or ("irpo",)), items=True)
+
+
+def test_tokens_of_items_by_their_text() -> None:
+    tokenizer = models()[2].tokenizer
+    ids = tokenizer(" a cat, dog and star!", add_special_tokens=False)["input_ids"]
+    found = find_items(tokenizer, ids, "a cat, dog and star!", [(2, 5), (7, 10), (15, 19)])
+    pieces = [tokenizer.decode([i]) for i in ids]
+    spoken = ["".join(piece for piece, number in zip(pieces, found, strict=True) if number == item).strip() for item in (0, 1, 2)]
+    assert spoken == ["cat", "dog", "star"]
+    assert "".join(piece for piece, number in zip(pieces, found, strict=True) if number < 0).split() == ["a,", "and!"]
+    letters = next(piece for piece in pieces if len(piece.strip()) > 1)
+    start = " a cat, dog and star!".index(letters) + len(letters) - len(letters.strip()) - 1
+    with pytest.raises(ValueError, match="items 0 and 1 share the token"):
+        find_items(tokenizer, ids, "a cat, dog and star!", [(start, start + 1), (start + 1, start + 2)])
+    with pytest.raises(ValueError, match="the tokens of the response read as"):
+        find_items(tokenizer, ids, "no such words", [(0, 1), (2, 3)])
+
+
+def test_items_inside_one_answer() -> None:
+    """IRPO over the mean log-ratios of the items' own tokens, by hand; what stands between them counts nowhere."""
+    policy, other, processor = models()
+    rows = [
+        item_row("a cat, a dog and a star", ["cat", "dog", "star"], [2.0, 0.0, 1.0]),
+        item_row("the moon. a ring", ["moon", "ring"], [0.0, 1.0]),
+    ]
+    dataset = data_set(rows)
+    method = item_method()
+    for index, row in enumerate(dataset):
+        method.check(row, index=index)
+    batch = method.collate(list(dataset))
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
+    with torch.no_grad():
+        ratios = [a - b for a, b in zip(*(compute_response_logps(model, inputs).per_response() for model in (policy, other)), strict=True)]
+    expected = 0.0
+    for row, values in zip(dataset, ratios, strict=True):
+        encoded = encode_items(processor, read_items(row, index=0))
+        items = torch.tensor(encoded.items[0])
+        assert 0 < int((items >= 0).sum()) < len(values)
+        h = [values[items == number].mean().item() for number in range(len(row["items"]))]
+        expected += in_context(h, row["relevance"], 1.0)
+    output = method.compute(policy, batch)
+    assert output.loss_sum.item() == pytest.approx(expected, rel=2e-5)
+    packed = method_for("irpo", items=True, row_tokens=150)
+    assert loss_of(packed, dataset) == pytest.approx(expected, abs=2e-5)
+
+
+def test_items_are_scored_as_spans() -> None:
+    """Their log-ratios are those of ``span_weights``."""
+    policy, other, _ = models()
+    row = data_set([item_row("a cat and a dog", ["a cat", "a dog"], [1.0, 0.0])])[0]
+    batch = item_method("plackett_luce:score=mean").collate([row])
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
+    item = batch["layout"]["item"]
+    with torch.no_grad():
+        logps = [compute_response_logps(model, inputs) for model in (policy, other)]
+        h = []
+        for number in (0, 1):
+            score = TokenWeighting(span_weights(item == number), mean=True)
+            h.append((score(logps[0], logps[0].scored) - score(logps[1], logps[1].scored)).item())
+    assert loss_of(item_method("plackett_luce:score=mean"), data_set([row])) == pytest.approx(plackett_luce(h, [1.0, 0.0], 0.1), rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"items": [[2, 5]]}, "row has 1 items and 2 grades of relevance"),
+        ({"relevance": [1.0, 1.0]}, "every item has relevance 1: there is no preference to learn"),
+        ({"items": [[2, 5], [4, 8]]}, r"item \[4, 8\] is empty, out of order, or outside the response; expected 5 <= start < end <= 12"),
+        ({"items": [[2, 5], [9, 99]]}, r"expected 5 <= start < end <= 12"),
+        ({"items": [[2, 5], [9.0, 12]]}, r"an item is \[9.0, 12\]"),
+        ({"relevance": [1.0, 11.0]}, "relevance hold 11; objective irpo expects 0 to 10"),
+    ],
+)
+def test_items_that_cant_be_used(changes: dict[str, Any], message: str) -> None:
+    row = {**data_set([item_row("a cat, a dog", ["cat", "dog"], [1.0, 0.0])])[0], **changes}
+    with pytest.raises(ValueError, match=message):
+        item_method().check(row, index=0)
+
+
+def test_items_need_objectives_of_any_scores_and_a_live_reference() -> None:
+    for text in ("grpo", "tpo:steps=lines"):
+        with pytest.raises(ValueError, match="is of whole responses"):
+            item_method(text)
+    with pytest.raises(ValueError, match="items have no cached log-probabilities"):
+        ListwiseMethod(models()[2], ListLossOptions(objective=["irpo"], items=True), reference=None, reference_fingerprint="x")

@@ -13,8 +13,8 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
+from schedules.iterate import IterateOptions, did_weights, draw_pairs, forwarded, mark_right, select_pairs, win_rates
 from schedules.iterate import main as iterate
-from schedules.iterate import select_pairs
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 
@@ -166,6 +166,11 @@ def speaking_model(world: Path, out: Path) -> Path:
         (["--rounds", "0"], "rounds is 0"),
         (["b", "--rounds", "3"], "2 sources for 3 rounds"),
         (["--train", "--out x"], "sets itself"),
+        (["--rejected", "did"], "rejected is 'did'; expected worst, or did:beta=0.5"),
+        (["--rejected", "did:beta=-1"], "rejected is 'did:beta=-1'"),
+        (["--reward-scale", "0"], "reward_scale is 0"),
+        (["--correct", "1"], "--correct is for --method listwise"),
+        (["--method", "listwise", "--replay", "0.5"], "--replay is of pairs"),
     ],
 )
 def test_what_rounds_refuse(tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,3 +179,62 @@ def test_what_rounds_refuse(tmp_path: Path, more: list[str], message: str, capsy
     words = ["a", *first, "--model", "m", "--out", str(tmp_path / "out"), "--sample", "--scorer truth", *rest]
     assert iterate(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_groups_are_held_to_the_policy_that_sampled_them(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Right or wrong by the truth's score; every sample stays; the first loss is DisCO's by hand, without a penalty."""
+    model = speaking_model(world, tmp_path / "speaker")
+    sample = "--scorer truth --samples 4 --max-new-tokens 12 --batch-size 4"
+    words = [str(world / "eval"), "--model", str(model), "--out", str(tmp_path / "out"), "--sample", sample, "--rounds", "1"]
+    words += ["--method", "listwise", "--objective", "disco_b", "--correct", "0.2"]
+    train = "--learning-rate 1e-3 --batch-size 64 --logging-steps 1 --max-steps 3 --dtype float32"
+    assert iterate([*words, "--train", train]) == 0
+    folder = tmp_path / "out" / "round-1"
+    groups, sampled = load_rows(folder / "lists.parquet"), (folder / "sampled" / "chunks").glob("*.jsonl")
+    lines = [json.loads(line) for path in sorted(sampled) for line in path.read_text().splitlines()]
+    kept = [[pair for pair in zip(line["responses"], line["scores"], strict=True) if pair[0]] for line in lines]
+    assert [row["responses"] for row in groups] == [[text for text, _ in line] for line in kept]
+    assert [row["scores"] for row in groups] == [[float(score >= 0.2) for _, score in line] for line in kept]
+    expected = 0.0
+    for row in load_rows(folder / "cached" / "cached.parquet"):
+        means = [sum(values) / len(values) for values in row["reference_token_logps_responses"]]
+        sides = [[mean for mean, score in zip(means, row["scores"], strict=True) if score == kind] for kind in (0.0, 1.0)]
+        if all(sides):
+            expected += sum(sides[0]) / len(sides[0]) - sum(sides[1]) / len(sides[1])
+    log = json.loads((folder / "model" / "train_log.json").read_text())
+    assert log[0]["loss"] == pytest.approx(expected / len(groups), abs=1e-4)
+    assert log[0]["kl/old"] == pytest.approx(0, abs=1e-5)
+    assert abs(log[2]["kl/old"]) > 1e-4
+    record = json.loads((folder / "round.json").read_text())
+    assert record["alike"] == log[0]["lists/alike"] < 1
+    assert f"round 1: {len(groups)} prompts, {record['alike']:.1%} alike, mean score {record['mean_score']:.3f}" in capsys.readouterr().out
+    assert iterate([*words, "--train", train, "--correct", "0.4"]) == 2
+    assert "another schedule" in capsys.readouterr().err
+
+
+def test_right_samples_and_shared_options_by_hand() -> None:
+    assert mark_right([0.5, 1.0, -1.0], 1.0) == [0.0, 1.0, 0.0]
+    assert mark_right([0.5, 1.0], None) == [0.5, 1.0]
+    assert forwarded(["--dtype", "float32", "--epochs", "2", "--max-length=90"]) == ["--dtype", "float32", "--max-length=90"]
+
+
+def test_win_rates_by_hand() -> None:
+    rates = win_rates([3.0, 5.0, 5.0, 1.0])
+    assert rates == pytest.approx([1 / 3, 5 / 6, 5 / 6, 0.0])
+    # The label that ``dno`` gives the second against the first.
+    assert 1 / (1 + math.exp(-(rates[1] - rates[0]))) == pytest.approx(0.622459331202, abs=1e-12)
+
+
+def test_rejected_samples_are_drawn_by_their_scores() -> None:
+    assert did_weights([0.8, -0.3, -1.1], beta=0.5, scale=1.0) == pytest.approx([0.188006583368, 0.325862978002, 0.486130438630], abs=1e-12)
+    assert did_weights([1.6, -0.6, -2.2], beta=0.5, scale=2.0) == pytest.approx([0.188006583368, 0.325862978002, 0.486130438630], abs=1e-12)
+    assert did_weights([0.8, -0.3], beta=0.0, scale=1.0) == [0.5, 0.5]
+    options = IterateOptions(sources=[Path("a")], model="m", out=Path("o"), sample="", rejected="did:beta=0.5")
+    scores = [2.0, 0.8, -0.3, -1.1, 2.0]
+    rows = [{"id": str(number), "scores": scores} for number in range(4000)]
+    drawn = [draw_pairs(row, options) for row in rows]
+    assert all(len(pairs) == 1 and pairs[0][0] == 0 for pairs in drawn)
+    shares = [sum(pairs[0][1] == number for pairs in drawn) / len(drawn) for number in range(5)]
+    # Five standard errors of a share are below 0.04.
+    assert shares == pytest.approx([0, 0.188, 0.326, 0.486, 0], abs=0.04)
+    assert drawn[:9] == [draw_pairs(row, options) for row in rows[:9]]
