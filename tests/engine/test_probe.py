@@ -14,7 +14,7 @@ from transformers.masking_utils import sdpa_mask
 from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.rows import Message
 from mmalign.engine import attention, batch
-from mmalign.engine.generation import _prefix_difference, probe_prefix
+from mmalign.engine.prefix import _prefix_difference, probe_prefix
 from mmalign.engine.probe import COARSE_TOLERANCE, check_rows, own_logps, probe_rows
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.sft import SupervisedMethod
