@@ -151,7 +151,7 @@ def test_cut_answers_are_counted(llm_dir: Path, tmp_path: Path, caplog: pytest.L
     LocalJudge(llm_dir, cache=tmp_path / "c.jsonl", max_new_tokens=2, dtype="float32").ask(PROMPTS)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert all(row["cut"] for row in rows)
-    assert "5 of 5 judgements" in caplog.text
+    assert "5 of 5 replies" in caplog.text
     # The same model, told to end at the token that it says second.
     folder = tmp_path / "ends"
     shutil.copytree(llm_dir, folder)
