@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from tqdm import tqdm
 
 from mmalign.data.caches import (
@@ -70,13 +71,14 @@ class _Rows:
         return read_pair(raw, index=index, image_root=root, with_other=self.views.need_other)
 
     def encode(self, row: PairRow | ListRow, processor: Any) -> list[EncodedPrompt]:
-        """Tokenise a row: the pair or list itself, and behind it what other images are asked about."""
+        """Tokenise a row: the pair or list itself, and behind it each of its views; the own image's is the pair where it asks no more."""
         end, most = self.options.answer_end, self.options.max_length
-        encoded = [encode_row(processor, row, answer_end=end, max_length=most)]
         if self.views.alone or isinstance(row, ListRow):
-            return encoded
+            return [encode_row(processor, row, answer_end=end, max_length=most)]
         assert isinstance(self.options, CacheOptions)
-        return encoded + encode_views(processor, row, self.views, self.options, answer_end=end, max_length=most)
+        seen = encode_views(processor, row, self.views, self.options, answer_end=end, max_length=most)
+        is_pair = len(seen[0].responses) == len((row.chosen, row.rejected))
+        return [seen[0] if is_pair else encode_row(processor, row, answer_end=end, max_length=most), *seen]
 
 
 def score_pairs(
@@ -212,7 +214,7 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
         advance(len(broken))
         if good and shared is None:
             # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
-            asked = [prompt for _, _, prompts in good[:PROBED_ROWS] for prompt in prompts]
+            asked = [prompt for _, _, (own, *seen) in good[:PROBED_ROWS] for prompt in seen or [own]]
             choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
@@ -255,7 +257,7 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, share
         gaps = [{"gap_contrastive": one.gap, CUT: one.num_cut} for one in found]
     encoded = [prompts[0] for _, _, prompts in part]
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
-    cells = _score_cells([prompts[1:] for _, _, prompts in part], scorers, views, shared=shared)
+    cells = _score_cells([prompts for _, _, prompts in part], generative, scorers, views, shared=shared)
     lines = []
     for (index, row, prompt), gap, (chosen, rejected), other in zip(pairs, gaps, generative, cells, strict=True):
         cached = cache_pair(prompt, chosen, rejected)
@@ -265,11 +267,16 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, share
     return lines
 
 
-def _score_cells(part: Sequence[list[EncodedPrompt]], scorers: Scorers, views: Views, *, shared: bool) -> list[dict[str, Any]]:
-    """The columns of other images and answers; none where nobody asked."""
+def _score_cells(
+    part: Sequence[list[EncodedPrompt]], pairs: Sequence[tuple[Tensor, Tensor]], scorers: Scorers, views: Views, *, shared: bool
+) -> list[dict[str, Any]]:
+    """The columns of other images and answers; none where nobody asked. What the pairs' own scores say already is not asked again."""
     if views.alone:
         return [{} for _ in part]
-    pad_token_id = scorers.processor.tokenizer.pad_token_id
-    prompts = [prompt for row in part for prompt in row]
-    found = iter(score_responses(scorers.mllm, prompts, pad_token_id=pad_token_id, shared=shared))
-    return [cache_cells(row, views.cells, [values for _ in row for values in next(found)]) for row in part]
+    asked = [prompt for own, *seen in part for prompt in seen if prompt is not own]
+    found = iter(score_responses(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id, shared=shared))
+    columns = []
+    for (own, *seen), pair in zip(part, pairs, strict=True):
+        logps = [values for prompt in seen for values in (pair if prompt is own else next(found))]
+        columns.append(cache_cells(seen, views.cells, logps))
+    return columns

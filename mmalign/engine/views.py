@@ -78,7 +78,7 @@ def encode_views(
     Args:
         processor: The policy's.
         row: The pair, with its other images where a view needs them.
-        views: What is asked for; the pair itself is not made again unless a third response stands beside its two.
+        views: What is asked for.
         options: How images are weakened.
         answer_end: As in ``encode_responses``.
         max_length: The same.
