@@ -15,6 +15,7 @@ from torch import Tensor
 from mmalign.errors import UserError
 from mmalign.losses.image_terms import CHOSEN, Cell, CellLogps, CellRewards, Term
 from mmalign.losses.pair_kernel import PairBatch, PairObjective, PairValues, absent
+from mmalign.losses.registry import positive
 from mmalign.losses.scores import Logps, ScoredTokens, TokenWeighting, at_least_float32, changed_weights
 
 WEAKENED_CHOSEN, WEAKENED_REJECTED = Cell("weakened", "chosen"), Cell("weakened", "rejected")
@@ -26,7 +27,7 @@ def mdpo(*, beta: float = 0.1, image_weight: float = 1.0, anchor_weight: float =
 
     The weakened image is drawn once per row; the released code draws another for policy and reference at each step.
     """
-    image = Term(CHOSEN, WEAKENED_CHOSEN, weight=_positive(image_weight, "image_weight"))
+    image = Term(CHOSEN, WEAKENED_CHOSEN, weight=positive(image_weight, "image_weight"))
     return PairObjective(beta=beta, terms=(image, *_anchors(CHOSEN, weight=anchor_weight, offset=anchor)))
 
 
@@ -53,7 +54,7 @@ def symmpo(*, beta: float = 0.1, image_weight: float = 0.5, anchor_weight: float
 
     ``balance_weight`` is of the squared difference between the two comparisons.
     """
-    weight = _positive(image_weight, "image_weight")
+    weight = positive(image_weight, "image_weight")
     terms = (
         Term(CHOSEN, OWN_OTHER, weight=weight),
         Term(OTHER_OTHER, OTHER_CHOSEN, weight=weight),
@@ -81,7 +82,7 @@ def chip(*, beta: float = 0.1, kl_weight: float = 0.1, changed_weight: float = 4
     Delta' + [h'(w | own) - h'(w | weakened)] - kl_weight [KL_l - stopgrad(KL_w)], h' with changed words weighted, KL(reference, policy)
     summed over the response.
     """
-    weights = partial(changed_weights, weight=_positive(changed_weight, "changed_weight"))
+    weights = partial(changed_weights, weight=positive(changed_weight, "changed_weight"))
 
     def adjust(rewards: PairValues, batch: PairBatch) -> PairValues:
         cell = batch.cells[WEAKENED_CHOSEN]
@@ -161,9 +162,3 @@ def _bonus(own: Logps | None, weakened: Logps | None, tokens: ScoredTokens, insi
     q = at_least_float32(logits[0][inside]) - at_least_float32(logits[1])
     # 3/2 - sigmoid(q) = sigmoid(-q) + 1/2
     return tokens.sums(torch.log(torch.sigmoid(-q if rejected else q) + 0.5))
-
-
-def _positive(value: float, name: str) -> float:
-    if not value > 0:
-        raise UserError(f"{name} is {value}; expected a positive number")
-    return value

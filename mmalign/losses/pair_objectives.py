@@ -14,7 +14,7 @@ from mmalign.losses.coefficients import margin_weight, preference_probability, v
 from mmalign.losses.image_objectives import IMAGE_OBJECTIVES
 from mmalign.losses.links import FDivergence, build_divergence_link, clipped_log_ratio, log_odds
 from mmalign.losses.pair_kernel import Columns, PairObjective, absent, against_batch_mean, bounded, hinge, logistic, pointwise, squared
-from mmalign.losses.registry import Registry
+from mmalign.losses.registry import Registry, positive
 from mmalign.losses.scores import (
     MEAN,
     SequenceScore,
@@ -80,7 +80,7 @@ def clipped_dpo(*, beta: float = 0.1, clip_range: float = 0.1, score: SequenceSc
 @PAIR_OBJECTIVES.register("flex_dpo")
 def flex_dpo(*, beta: float = 0.1, beta_rejected: float = 0.05) -> PairObjective:
     """-log sigmoid(beta h_w - beta_rejected h_l) (Flex-DPO of 3D-Properties, arXiv:2406.07327): push the rejected one less."""
-    return PairObjective(beta=beta, rejected_scale=_positive(beta_rejected, "beta_rejected") / _positive(beta, "beta"))
+    return PairObjective(beta=beta, rejected_scale=positive(beta_rejected, "beta_rejected") / positive(beta, "beta"))
 
 
 @PAIR_OBJECTIVES.register("madpo")
@@ -114,7 +114,7 @@ def asft(*, align_weight: float = 1.0, temperature: float = 1.0, sft_weight: flo
         score=MEAN,
         link=log_odds,
         uses_reference=False,
-        beta=1 / _positive(temperature, "temperature"),
+        beta=1 / positive(temperature, "temperature"),
         form=pointwise(),
         weight=align_weight,
         sft_weight=sft_weight,
@@ -169,7 +169,7 @@ def step_dpo(*, beta: float = 0.1) -> PairObjective:
 @PAIR_OBJECTIVES.register("adpo_pair")
 def adpo_pair(*, temperature: float = 10.0, labels: Literal["soft", "hard"] = "soft", score_temperature: float = 1.0) -> PairObjective:
     """Cross-entropy of softmax(h / temperature) to P(chosen is better) (ADPO, arXiv:2510.18913); hard labels are DPO at 1 / temperature."""
-    beta = 1 / _positive(temperature, "temperature")
+    beta = 1 / positive(temperature, "temperature")
     if labels == "hard":
         return PairObjective(beta=beta)
     return PairObjective(beta=beta, label_flip=lambda columns: 1 - _probability(columns, score_temperature), columns=SCORES)
@@ -178,7 +178,7 @@ def adpo_pair(*, temperature: float = 10.0, labels: Literal["soft", "hard"] = "s
 @PAIR_OBJECTIVES.register("ddo")
 def ddo(*, beta: float = 0.1, rejected_weight: float = 1.0) -> PairObjective:
     """Each response against the reference on its own (DDO, arXiv:2503.01103), over max(1, rejected_weight); at 1 TRL's ``bco_pair``."""
-    weight = 1 / max(1.0, _positive(rejected_weight, "rejected_weight"))
+    weight = 1 / max(1.0, positive(rejected_weight, "rejected_weight"))
     return PairObjective(beta=beta, form=pointwise(rejected_weight=rejected_weight), weight=weight, outer=logistic)
 
 
@@ -197,7 +197,7 @@ def mm_dpo(*, beta: float = 0.1, factor_weight: float = 0.1) -> PairObjective:
 @PAIR_OBJECTIVES.register("ddpo")
 def ddpo(*, beta: float = 0.1, changed_weight: float = 5.0, score: SequenceScore = "sum") -> PairObjective:
     """DPO in which the words that a correction changed count more (DDPO of RLHF-V, arXiv:2312.00849)."""
-    weights = partial(changed_weights, weight=_positive(changed_weight, "changed_weight"))
+    weights = partial(changed_weights, weight=positive(changed_weight, "changed_weight"))
     return PairObjective(beta=beta, score=TokenWeighting(weights, mean=score == "mean"))
 
 
@@ -217,12 +217,6 @@ for _name, _build in IMAGE_OBJECTIVES.items():
 def _smoothing(value: float) -> float:
     if not 0 <= value < 0.5:
         raise UserError(f"label_smoothing is {value}; expected a number in [0, 0.5): at a half the labels say nothing")
-    return value
-
-
-def _positive(value: float, name: str) -> float:
-    if not value > 0:
-        raise UserError(f"{name} is {value}; expected a positive number")
     return value
 
 

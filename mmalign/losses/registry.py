@@ -146,6 +146,17 @@ class Registry(Generic[Built]):
         return named
 
 
+def positive(value: float, name: str) -> float:
+    """Return a hyper-parameter that must be positive.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not value > 0:
+        raise UserError(f"{name} is {value}; expected a positive number")
+    return value
+
+
 def _split(texts: Sequence[str]) -> list[str]:
     """Take a list of objectives apart: a piece without ``=``, or with a colon before it, begins the next one."""
     parts: list[str] = []
