@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.engine.divergence import Head
-from mmalign.engine.logps import ResponseLogps, compute_response_logps, find_transform, unwrap
+from mmalign.engine.logps import ResponseLogps, compute_response_logps, read_head, unwrap
 from mmalign.errors import UserError
 
 
@@ -85,9 +85,8 @@ def read_output_head(model: nn.Module) -> OutputHead:
     Raises:
         ValueError: If the language model has no list of layers with a norm behind it.
     """
-    inner = unwrap(model)
-    head: Any = inner.get_output_embeddings()
-    return OutputHead(Head(head.weight, head.bias, find_transform(inner)), _final_norm(_decoder(inner), head.in_features))
+    head = read_head(model)
+    return OutputHead(head, _final_norm(_decoder(unwrap(model)), head.weight.shape[1]))
 
 
 def _decoder(inner: Any) -> Any:

@@ -100,10 +100,16 @@ _FORWARD_KL = DivergenceOptions()
 
 def states_of(model: nn.Module, logps: ResponseLogps) -> TeacherStates:
     """What another model is compared with: the states that ``compute_response_logps`` kept, and the head that reads them."""
-    inner = unwrap(model)
-    head: Any = inner.get_output_embeddings()
+    head = read_head(model)
     assert logps.states is not None, "they are kept where somebody asks"
-    return TeacherStates(logps.states.to(head.weight.dtype), Head(head.weight, head.bias, find_transform(inner)))
+    return TeacherStates(logps.states.to(head.weight.dtype), head)
+
+
+def read_head(model: nn.Module) -> Head:
+    """Take a model's output head; its weights are shared, not copied."""
+    inner = unwrap(model)
+    linear: Any = inner.get_output_embeddings()
+    return Head(linear.weight, linear.bias, find_transform(inner))
 
 
 HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]
