@@ -10,6 +10,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id
 from mmalign.evaluation.benchmark import QuestionBenchmark
 from mmalign.evaluation.items import Item, make_item
+from mmalign.evaluation.judging import needs_judge
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
 from mmalign.evaluation.rows import Row, read_csv
 from mmalign.evaluation.verdicts import UnreadableError, find_verdict
@@ -118,7 +119,7 @@ class HaloQuest(QuestionBenchmark):
             ValueError: If there are no judgements, or none can be read.
         """
         if judgements is None:
-            raise UserError("HaloQuest needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+            raise needs_judge("HaloQuest")
         judged = [(one, question, parse_judgement(judgements[one.id], mode=mode)) for one, question in self.answered(answers)]
         if judged and all(verdict is None for _, _, verdict in judged):
             raise UnreadableError(f"none of {len(judged)} judgements says correct or incorrect")

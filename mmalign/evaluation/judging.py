@@ -29,6 +29,11 @@ class Judge(Protocol):
         ...
 
 
+def needs_judge(benchmark: str) -> UserError:
+    """What is said where a benchmark has neither a judge nor its judgements."""
+    return UserError(f"{benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+
+
 def ask_judge(judge: Judge, prompts: Mapping[str, str]) -> dict[str, str]:
     """Ask about each answer.
 

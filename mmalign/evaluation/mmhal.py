@@ -10,6 +10,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item, make_item
+from mmalign.evaluation.judging import needs_judge
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
@@ -127,7 +128,7 @@ class Mmhal(QuestionBenchmark):
             ValueError: If there are no judgements, or none can be read.
         """
         if judgements is None:
-            raise UserError("MMHal-Bench needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+            raise needs_judge("MMHal-Bench")
         answered = [(record, question, parse_rating(judgements[record.id], mode=mode)) for record, question in self.answered(answers)]
         if answered and all(rating is None for _, _, rating in answered):
             raise UnreadableError(f"none of {len(answered)} judgements holds a rating; expected 'Rating: N'")

@@ -15,7 +15,7 @@ from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint
 from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judges.local import LocalJudge, read_length
-from mmalign.evaluation.judging import Judge, ask_judge, hash_text, read_judgements, strip_replies, write_judgements
+from mmalign.evaluation.judging import Judge, ask_judge, hash_text, needs_judge, read_judgements, strip_replies, write_judgements
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
@@ -49,11 +49,11 @@ class Loaded(NamedTuple):
     source: str
 
 
-def load_model(options: EvaluateOptions) -> Loaded:
-    """Load the model that the options name."""
+def load_model(options: EvaluateOptions, *, source: str | None = None) -> Loaded:
+    """Load the model that the options name; ``source`` is what ``identify`` says of it, where that is known already."""
     assert options.model is not None
     model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
-    return Loaded(model.to(best_device()), processor, identify(options))
+    return Loaded(model.to(best_device()), processor, source or identify(options))
 
 
 def identify(options: EvaluateOptions) -> str:
@@ -208,7 +208,7 @@ def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
         ValueError: If questions, the folder of the images, or a judge are missing.
     """
     if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
-        raise UserError(f"{options.benchmark} needs a judge: --judge-url with --judge-model, --judge, or saved --judgements")
+        raise needs_judge(options.benchmark)
     benchmark.questions()
     root = image_folder(options, benchmark)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
@@ -306,7 +306,7 @@ def _ask_endpoint(
     options: EvaluateOptions, benchmark: Benchmark, questions: Sequence[Question], *, root: Path, rejects: Rejects, path: Path
 ) -> Given:
     """Ask a model behind an endpoint; its answers are kept one by one, so that a stopped run resumes with the rest."""
-    asked = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
+    requests = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
     settings = merge_decoding(options.endpoint_decoding, usual={"temperature": 0})
     endpoint = OpenAIJudge(
         url=str(options.endpoint),
@@ -318,9 +318,9 @@ def _ask_endpoint(
         max_retries=options.endpoint_retries,
         timeout=options.endpoint_timeout,
         option="--endpoint-decoding",
-        request=asked.request,
+        request=requests.request,
         accept_empty=True,
     )
-    answers = ask_endpoint(endpoint, asked, questions, out=path)
+    answers = ask_endpoint(endpoint, requests, questions, out=path)
     decoding = {"endpoint": settings, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

@@ -83,7 +83,7 @@ def evaluate_model(model: str, folder: Path, planned: Sequence[Planned], *, sour
     def load() -> Loaded:
         if not loaded:
             logger.info("loading %s", model)
-            loaded.append(load_model(dataclasses.replace(planned[0].options, model=model)))
+            loaded.append(load_model(dataclasses.replace(planned[0].options, model=model), source=source))
         return loaded[0]
 
     for wanted, benchmark in planned:

@@ -37,9 +37,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     calls: list[str] = []
     load, answer = evaluate_many.load_model, evaluate_many.answer_questions
 
-    def load_model(options: Any) -> Any:
+    def load_model(options: Any, **more: Any) -> Any:
         calls.append(f"load {Path(options.model).name}")
-        return load(options)
+        return load(options, **more)
 
     def answer_questions(options: Any, benchmark: Any, **more: Any) -> Any:
         calls.append(f"{options.benchmark} {options.out.name}")
