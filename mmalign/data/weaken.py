@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mmalign.options.rows import Weakening
+from mmalign.data.messages import Message, text_of, without_images
+from mmalign.options.rows import Weakening, WeakenOptions
 
 GRID = 336
 """Cells along the longer side of what is drawn per pixel."""
@@ -67,6 +68,14 @@ def weaken_row(images: Sequence[Image.Image], kind: Weakening, *, seed: int, row
     digest = hashlib.sha256(json.dumps([seed, row]).encode()).digest()
     rng = np.random.default_rng(np.frombuffer(digest, dtype=np.uint32))
     return [weaken(image, kind, rng) for image in images]
+
+
+def weaken_turns(
+    images: Sequence[Image.Image], turns: Sequence[Message], options: WeakenOptions
+) -> tuple[list[Image.Image], list[Message]]:
+    """Weaken the images of turns, whose words are what the row says; where none is left, the turns have no places for them."""
+    weakened = weaken_row(images, options.weaken, seed=options.weaken_seed, row="\n".join(map(text_of, turns)))
+    return weakened, list(turns) if weakened else without_images(turns)
 
 
 def _crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from mmalign.data.encode import EncodedPrompt, encode_responses, refuse_same_responses
-from mmalign.data.messages import text_of, without_images
+from mmalign.data.messages import Message, without_images
 from mmalign.data.rows import PairRow
-from mmalign.data.weaken import weaken_row
+from mmalign.data.weaken import weaken_turns
 from mmalign.engine.logps import ResponseLogps
 from mmalign.errors import UserError
 from mmalign.losses.image_terms import CHOSEN, REJECTED, Cell, CellLogps, ImageKind, ResponseKind
@@ -95,17 +96,12 @@ def encode_views(
     ends = {"chosen": row.ends[0], "rejected": row.ends[1], "other": row.ends[0]}
     encoded = []
     for image, names in views.responses.items():
-        images = {
-            "own": lambda: row.images,
-            "weakened": lambda: weaken_row(row.images, options.weaken, seed=options.weaken_seed, row="\n".join(map(text_of, row.prompt))),
-            "other": lambda: row.images_other,
-            "none": list,
-        }[image]()
+        images, prompt = _see(row, image, options)
         encoded.append(
             encode_responses(
                 processor,
                 images=images,
-                prompt=row.prompt if images else without_images(row.prompt),
+                prompt=prompt,
                 responses=[texts[name] for name in names],
                 ends=[ends[name] for name in names],
                 answer_end=answer_end,
@@ -116,21 +112,13 @@ def encode_views(
     return encoded
 
 
-def take_responses(tokens: ScoredTokens, logps: Logps, places: Tensor) -> tuple[ScoredTokens, Logps]:
-    """Pick some responses of a batch.
-
-    Args:
-        tokens: Of the batch.
-        logps: Of the same; log-probabilities, logits or both by token, or sums alone.
-        places: Their numbers, ascending.
-    """
-    number = torch.full((tokens.num_responses,), -1, device=places.device)
-    number[places] = torch.arange(len(places), device=places.device)
-    of_token = number[tokens.response]
-    kept = of_token >= 0
-    ids = None if tokens.token_ids is None else tokens.token_ids[kept]
-    by_token = [None if values is None else values[kept] for values in (logps.token_logps, logps.token_logits)]
-    return ScoredTokens(of_token[kept], len(places), ids), Logps(logps.sums[places], *by_token)
+def _see(row: PairRow, image: ImageKind, options: WeakenOptions) -> tuple[list[Image.Image], list[Message]]:
+    """The images and the prompt of a view."""
+    if image == "weakened":
+        return weaken_turns(row.images, row.prompt, options)
+    if image == "none":
+        return [], without_images(row.prompt)
+    return (row.images if image == "own" else row.images_other), row.prompt
 
 
 def split_views(
@@ -149,10 +137,17 @@ def split_views(
     """
 
     def take(places: Tensor) -> tuple[ScoredTokens, Logps, Logps | None]:
-        tokens, own = take_responses(policy.scored, policy, places)
-        return tokens, own, None if reference is None else take_responses(policy.scored, reference, places)[1]
+        number = torch.full((policy.scored.num_responses,), -1, device=device)
+        number[places] = torch.arange(len(places), device=device)
+        tokens, kept = policy.scored.regroup(number[policy.scored.response], num_responses=len(places))
+        return tokens, _pick(policy, places, kept), None if reference is None else _pick(reference, places, kept)
 
     device = policy.sums.device
     both = [views.places(cell, pairs, device=device) for cell in (CHOSEN, REJECTED)]
     cells = {cell: CellLogps(*take(views.places(cell, pairs, device=device))) for cell in views.cells}
     return *take(torch.stack(both, 1).flatten()), cells
+
+
+def _pick(logps: Logps, places: Tensor, kept: Tensor) -> Logps:
+    """Those of some responses, and of their tokens."""
+    return Logps(logps.sums[places], *(None if values is None else values[kept] for values in (logps.token_logps, logps.token_logits)))

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt, encode_chat
-from mmalign.data.messages import text_of, without_images
 from mmalign.data.rows import ChatRow
-from mmalign.data.weaken import weaken_row
+from mmalign.data.weaken import weaken_turns
 from mmalign.engine.batch import NUM_IMAGES, collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates
 from mmalign.engine.head import linear_token_logps
@@ -52,9 +51,8 @@ class VisualAdvantage:
 
     def encode(self, row: ChatRow) -> EncodedPrompt:
         """Tokenise the conversation about weakened images as the teacher's processor does."""
-        kind, words = self._options.weaken, "\n".join(map(text_of, row.messages))
-        images = weaken_row(row.images, kind, seed=self._options.weaken_seed, row=words)
-        weakened = replace(row, images=images, messages=row.messages if images else without_images(row.messages))
+        images, messages = weaken_turns(row.images, row.messages, self._options)
+        weakened = replace(row, images=images, messages=messages)
         return encode_chat(self._teacher.processor, weakened, answer_end=self._teacher.answer_end)
 
     def collate(self, rows: Sequence[EncodedPrompt]) -> dict[str, Any]:
