@@ -23,7 +23,7 @@ from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.study import main, run_missing, slug, write_run
-from scripts.studies.world import BATCH, Condition, load_copy, make_scored_pairs, make_start, measure, measure_start, run
+from scripts.studies.world import BATCH, Condition, headings, load_copy, make_scored_pairs, make_start, measure, measure_start, run
 
 STEPS, BETA, LEARNING_RATE = 150, 0.1, 1e-4
 SEEDS = (1, 2, 3, 4, 5)
@@ -162,14 +162,7 @@ def run_study(options: argparse.Namespace) -> None:
         run_missing(tier, work, options, together=lambda cell: (cell.condition, cell.seed))
 
 
-COLUMNS = {
-    "hallucinated": "hallucinated captions % ↓",
-    "CHAIR_i": "CHAIR_i % ↓",
-    "coverage": "coverage % ↑",
-    "POPE F1": "POPE F1 ↑",
-    "general": "general % ↑",
-    "words": "words",
-}
+COLUMNS = headings("hallucinated", "CHAIR_i", "coverage", "POPE F1", "general", "words")
 MORE = {
     "POPE F1 random": "POPE random",
     "POPE F1 popular": "popular",

@@ -8,7 +8,7 @@ from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.image_terms_grid import ARMS, DPO, SFT, Rows, count_steps, read_search
 from scripts.studies.study import slug
-from scripts.studies.world import BATCH, read_metrics
+from scripts.studies.world import BATCH, headings, read_metrics
 
 SEEING = {
     "own - other": "log p own - other",
@@ -34,13 +34,7 @@ TRAINED = {"told apart": "training rows told apart, %"}
 SAYING = {
     "pairs right": "contrast pairs right % ↑",
     "answered alike": "answered alike % ↓",
-    "object F1": "object F1 ↑",
-    "CHAIR_i": "CHAIR_i % ↓",
-    "hallucinated": "hallucinated captions % ↓",
-    "coverage": "coverage % ↑",
-    "POPE F1": "POPE F1 ↑",
-    "yes": "yes % (true 50)",
-    "words": "words",
+    **headings("object F1", "CHAIR_i", "hallucinated", "coverage", "POPE F1", "yes", "words"),
 }
 COMPARED = {
     "own - other": "log p own - other",

@@ -25,7 +25,7 @@ from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.study import main, read_sizes, run_missing, slug, write_json, write_run
-from scripts.studies.world import BATCH, Condition, make_pairs, make_start, measure, read_metrics, run
+from scripts.studies.world import BATCH, Condition, headings, make_pairs, make_start, measure, read_metrics, run
 
 CAPTION_NOISE = 0.58
 SEEDS, QUICK_SEEDS = (1, 2, 3, 4, 5), (1, 2)
@@ -225,15 +225,7 @@ def run_study(options: argparse.Namespace) -> None:
         shutil.rmtree(options.out / "models", ignore_errors=True)
 
 
-COLUMNS = {
-    "hallucinated": "hallucinated captions % ↓",
-    "CHAIR_i": "CHAIR_i % ↓",
-    "coverage": "coverage % ↑",
-    "object F1": "object F1 ↑",
-    "POPE F1": "POPE F1 ↑",
-    "general": "general % ↑",
-    "words": "words",
-}
+COLUMNS = headings("hallucinated", "CHAIR_i", "coverage", "object F1", "POPE F1", "general", "words")
 COMPARED = ("hallucinated", "object F1", "POPE F1", "general")
 NAMES = {slug(arm.name): arm.name for arm in ARMS if arm.measured}
 # The claims, as pairs of arms.

@@ -11,18 +11,9 @@ from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.objectives_grid import GROUPS, Group, count_steps, read_search
 from scripts.studies.study import slug
-from scripts.studies.world import BATCH, read_metrics
+from scripts.studies.world import BATCH, headings, read_metrics
 
-COLUMNS = {
-    "object F1": "object F1 ↑",
-    "CHAIR_i": "CHAIR_i % ↓",
-    "hallucinated": "hallucinated captions % ↓",
-    "coverage": "coverage % ↑",
-    "POPE F1": "POPE F1 ↑",
-    "yes": "yes % (true 50)",
-    "words": "words",
-    "KL": "KL, nats",
-}
+COLUMNS = headings("object F1", "CHAIR_i", "hallucinated", "coverage", "POPE F1", "yes", "words") | {"KL": "KL, nats"}
 OVERVIEW = ("object F1", "POPE F1")
 BASELINE = "dpo"
 # Of up to four data sets: a colour for each two, hollow where labels are wrong.

@@ -172,6 +172,24 @@ def _questions(folder: Path, part: str) -> list[Question]:
     return [Question(row["id"], row["image"], row["question"]) for row in read_jsonl(folder / "questions.jsonl")]
 
 
+HEADINGS = {
+    "object F1": "object F1 ↑",
+    "hallucinated": "hallucinated captions % ↓",
+    "CHAIR_i": "CHAIR_i % ↓",
+    "coverage": "coverage % ↑",
+    "POPE F1": "POPE F1 ↑",
+    "general": "general % ↑",
+    "yes": "yes % (true 50)",
+    "words": "words",
+}
+"""Of what ``measure`` measures, in the studies' tables."""
+
+
+def headings(*metrics: str) -> dict[str, str]:
+    """The headings of some metrics, in this order."""
+    return {name: HEADINGS[name] for name in metrics}
+
+
 def _score_captions(folder: Path, answers: Mapping[str, str]) -> dict[str, float]:
     chair = load_chair(folder)
     scores = chair.score(answers, mode="official")
