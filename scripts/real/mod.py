@@ -12,13 +12,13 @@ weights are deleted when no missing arm begins with them.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
+from scripts.real.cells import MOD, Cell
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
@@ -28,21 +28,9 @@ from scripts.studies.study import main, read_sizes, run_missing, slug, write_run
 TOP_K = 64
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One student of a seed."""
-
-    arm: str
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished student."""
-        return out / "mod" / "cells" / str(self.seed) / f"{slug(self.arm)}.json"
-
-
 def list_cells(seeds: Sequence[int], *, smoke: bool = False) -> list[Cell]:
     """List the students; the smoke form has one that passes through every stage."""
-    return [Cell(arm, seed) for seed in seeds for arm in (("KTO, teacher as reference",) if smoke else STUDENTS)]
+    return [Cell(MOD, arm, seed) for seed in seeds for arm in (("KTO, teacher as reference",) if smoke else STUDENTS)]
 
 
 def lineage(name: str) -> Iterator[Arm]:

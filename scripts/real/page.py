@@ -1,4 +1,4 @@
-"""The measured part of docs/studies/real.md, from whatever cells are finished: preference arms, students, classifiers."""
+"""The measured part of docs/studies/real.md, from whatever cells are finished: preference arms, image terms, students, classifiers."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,11 +7,16 @@ from pathlib import Path
 from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
 from scripts.real.arms import NAMES, STUDENTS
+from scripts.real.cells import IMAGE_TERMS, MOD, PREFERENCE, cells_folder
 from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
 from scripts.real.dho_cells import STUDENTS as STUDENT_NETWORKS
 from scripts.real.run import BASELINES, MODELS
 from scripts.real.steps import COLUMNS, measured
 from scripts.studies import page
+from scripts.studies.image_terms_grid import SFT
+from scripts.studies.image_terms_page import ASKED, SEEING, seeing_table
+from scripts.studies.image_terms_page import BASELINE as WITHOUT_IMAGES
+from scripts.studies.image_terms_page import NAMES as OBJECTIVES
 from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_DENSE
 from scripts.studies.study import slug
 
@@ -28,7 +33,7 @@ def write_page(options: argparse.Namespace) -> Path:
         SystemExit: If nothing is.
     """
     out = options.out
-    parts = [*preference_parts(out), *student_parts(out), *classifier_parts(out)]
+    parts = [*preference_parts(out), *image_terms_parts(out), *student_parts(out), *classifier_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
     return page.write_measured(options.report / "real.md", "Pretrained weights and photographs", parts)
@@ -36,7 +41,7 @@ def write_page(options: argparse.Namespace) -> Path:
 
 def preference_parts(out: Path) -> list[str]:
     """Preference training: all arms beside the start and the baselines, their differences, and what they cost."""
-    runs, start = page.read_runs(out / "seeds" / "cells"), measured(out / "sft")
+    runs, start = page.read_runs(cells_folder(out, PREFERENCE)), measured(out / "sft")
     if not runs:
         return []
     first = {MODELS["sft"]: start, **{name: measured(out / model) for model, name in BASELINES.items()}}
@@ -73,9 +78,30 @@ def describe_size(out: Path) -> str:
     return markdown_table(["", "this run"], rows, text=(0, 1))
 
 
+def image_terms_parts(out: Path) -> list[str]:
+    """Objectives that compare images: what the photograph is worth to the answer, and what the model says."""
+    runs, start = page.read_runs(cells_folder(out, IMAGE_TERMS)), measured(out / "sft")
+    if not runs:
+        return []
+    names = {arm: name for arm, name in OBJECTIVES.items() if arm in runs}
+    seeing = {SFT: {0: read_json(out / IMAGE_TERMS / f"{SFT}.json")}, **runs}
+    asked = {key: heading for key, heading in ASKED.items() if not key.startswith("likely")}
+    others = {name: (runs[arm], runs[WITHOUT_IMAGES]) for arm, name in names.items() if arm != WITHOUT_IMAGES and WITHOUT_IMAGES in runs}
+    return [
+        "## Terms over images, on pairs of similar photographs",
+        "### What the photograph is worth to the answer",
+        seeing_table(seeing, SEEING),
+        "By what is asked, log p own - other:",
+        seeing_table(seeing, asked),
+        "### What the models say",
+        arms_table(runs, names, {MODELS["sft"]: start}),
+        *(["Minus DPO on the same rows:", differences_table(others)] if others else []),
+    ]
+
+
 def student_parts(out: Path) -> list[str]:
     """LLaVA-MoD: all students beside their teacher, and the claims as differences."""
-    runs, teacher = page.read_runs(out / "mod" / "cells"), measured(out / "sft")
+    runs, teacher = page.read_runs(cells_folder(out, MOD)), measured(out / "sft")
     if not runs:
         return []
     names = {slug(name): name for name in STUDENTS if slug(name) in runs}

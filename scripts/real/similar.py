@@ -141,13 +141,13 @@ def similar_rows(
             present = not present
 
 
-def write_similar(data: Path, out: Path, *, part: str, least: float, seed: int) -> int:
+def write_similar(data: Path, out: Path, *, part: str, num_photos: int | None, least: float, seed: int) -> int:
     """Write ``pairs.jsonl`` into a folder that is there whole or not at all; returns the number of rows.
 
     Raises:
         UserError: If no photograph has a similar one.
     """
-    photos = [read_photo_row(row) for row in read_jsonl(data / "photos.jsonl") if row["part"] == part]
+    photos = [read_photo_row(row) for row in read_jsonl(data / "photos.jsonl") if row["part"] == part][:num_photos]
     words = read_synonyms((data / "pair_photos" / "synonyms.txt").read_text(encoding="utf-8"), strip=True)
     classes = frozenset(read_json_object(data / "data.json")["classes"])
     rows = list(similar_rows(photos, words, classes, least=least, seed=seed))
@@ -165,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=Path("runs/real/data"), help="folder that scripts/real/data.py made")
     parser.add_argument("--out", type=Path, default=Path("runs/real/similar"), help="folder that is made")
     parser.add_argument("--part", choices=("pairs", "val"), default="pairs", help="which photographs: to train on, or held out")
+    parser.add_argument("--num-photos", type=int, help="so many of them; all if not given")
     parser.add_argument("--least", type=float, default=0.25, help="least similarity of the two object sets, 0 to 1")
     parser.add_argument("--seed", type=int, default=0)
     options = vars(parser.parse_args(argv))

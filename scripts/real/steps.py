@@ -17,6 +17,7 @@ from mmalign.files import read_json_object
 from scripts.real.data import main as write_data
 from scripts.real.pairs import main as write_pairs
 from scripts.real.parts import main as make_parts
+from scripts.real.similar import main as write_similar
 
 PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "mmalign": mmalign,
@@ -24,6 +25,7 @@ PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "scripts.real.parts": make_parts,
     "scripts.real.data": write_data,
     "scripts.real.pairs": write_pairs,
+    "scripts.real.similar": write_similar,
 }
 BETA = 0.1
 FREEZE = "--freeze vision_tower"

@@ -14,7 +14,6 @@ import argparse
 import multiprocessing
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from datasets import Dataset
 
 from mmalign.files import read_json, read_json_object, whole
 from scripts.real.arms import ARMS, CONTROL, TIERS
+from scripts.real.cells import PREFERENCE, Cell
 from scripts.real.page import write_page
 from scripts.real.run import continued
 from scripts.real.steps import BETA, FREEZE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
@@ -34,23 +34,11 @@ COST = "cost.json"
 """What a training that ran in a process of its own needed."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One arm of a seed."""
-
-    arm: str
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished arm."""
-        return out / "seeds" / "cells" / str(self.seed) / f"{self.arm}.json"
-
-
 def list_cells(seeds: Sequence[int], *, smoke: bool = False) -> list[Cell]:
     """List the arms, the most important ones first; the smoke form has one that needs everything, and one with an adapter."""
     if smoke:
-        return [Cell(arm, seeds[0]) for arm in ("paper_shuffled", "qlora")]
-    return [Cell(arm, seed) for tier in TIERS for seed in seeds for arm in tier]
+        return [Cell(PREFERENCE, arm, seeds[0]) for arm in ("paper_shuffled", "qlora")]
+    return [Cell(PREFERENCE, arm, seed) for tier in TIERS for seed in seeds for arm in tier]
 
 
 def find_job(options: argparse.Namespace) -> Job:

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from mmalign.data.caches import LOGPS, cell_logps
 from mmalign.data.images import load_image
 from mmalign.data.weaken import weaken
 from mmalign.difficulty.fuse import CACHED
@@ -37,12 +36,11 @@ from scripts.studies.image_terms_grid import (
     search_score,
 )
 from scripts.studies.image_terms_page import write_page
+from scripts.studies.image_worth import MEASURED, by_asked, image_metrics
 from scripts.studies.study import main, run_missing, slug, write_json, write_run
 from scripts.studies.world import BATCH, NUM_PAIRS, load_copy, make_held_out, make_sft, measure, run
 
 PARTS = ("chair", "pope", "mmvp")
-# Whose cells are the chosen answer given the weakened and the other image.
-MEASURED = ("mdpo", "symmpo")
 GREY = "grey"
 
 
@@ -105,7 +103,7 @@ def run_start(cell: StartCell, out: Path, *, smoke: bool) -> str:
     logps = read_logps(start, out)
     blind = measure(start, make_grey_test(out), parts=PARTS)
     write_json(cell.path(out).with_stem(f"{SFT}-{GREY}"), blind)
-    metrics = measure(start, out / "test", parts=PARTS) | image_metrics(logps, logps)
+    metrics = measure(start, out / "test", parts=PARTS) | own_minus_other(logps, logps)
     write_json(cell.path(out), metrics)
     return f"{metrics['hallucinated']:.1f}% hallucinated captions"
 
@@ -124,7 +122,7 @@ def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> str:
         metrics = measure(model, out / "validation", parts=("chair", "mmvp"))
         said = f"score {search_score(metrics):.1f}"
     else:
-        metrics = measure(model, out / "test", parts=PARTS) | image_metrics(read_logps(model, out), read_logps(start, out))
+        metrics = measure(model, out / "test", parts=PARTS) | own_minus_other(read_logps(model, out), read_logps(start, out))
         metrics["told apart"] = told_apart(read_json(model / "train_log.json"))
         said = f"{metrics['own - other']:.1f} nats from the image"
     write_run(cell.path(out), metrics | {"beta": float(beta), "learning rate": float(rate)}, model=model)
@@ -148,36 +146,10 @@ def read_logps(model: Path, out: Path) -> Dataset:
     return load_copy(folder / CACHED)
 
 
-def image_metrics(policy: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, float]:
-    """Measure how much the chosen answer's log-probability owes to its own image, in nats, and on what share of the rows in percent.
-
-    Args:
-        policy: Columns of the held-out contrast rows, the policy's log-probabilities among them.
-        start: The same rows with those of the model that it started from.
-
-    Returns:
-        ``own - other`` and ``own - weakened`` of log-probabilities, ``h own - other`` and ``h own - weakened`` of log-ratios with the
-        start, each with the share above 0; log-ratios of both answers given the own image; ``own - other`` by what is asked.
-    """
-    names = {
-        "own": LOGPS[0],
-        "other": cell_logps(("other", "chosen")),
-        "weakened": cell_logps(("weakened", "chosen")),
-        "rejected": LOGPS[1],
-    }
-    said, before = ({key: np.asarray(rows[name]) for key, name in names.items()} for rows in (policy, start))
-    ratios = {key: said[key] - before[key] for key in names}
-    metrics: dict[str, float] = {}
-    for prefix, values in (("", said), ("h ", ratios)):
-        for under in ("other", "weakened"):
-            difference, name = values["own"] - values[under], f"{prefix}own - {under}"
-            metrics |= {name: float(difference.mean()), f"{name} > 0": 100 * float((difference > 0).mean())}
-    metrics |= {"h chosen": float(ratios["own"].mean()), "h rejected": float(ratios["rejected"].mean())}
-    described, likely = np.asarray(policy["contrast_asked"]) == "description", np.asarray(policy["contrast_likely"], dtype=bool)
-    for name, those in (("descriptions", described), ("questions", ~described), ("likely", likely)):
-        difference = (said["own"] - said["other"])[those]
-        metrics |= {name: float(difference.mean()), f"{name} > 0": 100 * float((difference > 0).mean())}
-    return metrics
+def own_minus_other(policy: Mapping[str, Any], start: Mapping[str, Any]) -> dict[str, float]:
+    """``image_metrics`` of the held-out contrast rows: by what is asked, and where a usual companion is absent from one image."""
+    groups = by_asked(policy) | {"likely": np.asarray(policy["contrast_likely"], dtype=bool)}
+    return image_metrics(policy, start, groups=groups)
 
 
 def run_study(options: argparse.Namespace) -> None:

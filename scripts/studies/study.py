@@ -40,7 +40,7 @@ AnyCell = TypeVar("AnyCell", bound=Cell)
 
 def slug(name: str) -> str:
     """A name as a file's."""
-    return "".join(letter if letter.isalnum() or letter == "." else "-" for letter in name).replace("--", "-").lower()
+    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name).replace("--", "-").lower()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,23 +1,16 @@
-"""The study on photographs: its parts, its data and its pairs say what is true; the whole path runs at its smallest size."""
+"""The study on photographs: its parts, its data and its pairs say what is true."""
 
-import argparse
 import importlib.util
 import io
 import json
-import os
 import re
-import shutil
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
 from PIL import Image
 from pyarrow import parquet
 from torch.nn import functional as F
@@ -29,22 +22,12 @@ from mmalign.errors import UserError
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions, read_synonyms
 from mmalign.evaluation.pope import load_pope
-from scripts.real import dho, mod, study
-from scripts.real.arms import ARMS, CONTROL, STUDENTS
+from scripts.real import dho
 from scripts.real.data import DataOptions, write_data
-from scripts.real.dho_cells import COCO, IMAGES
-from scripts.real.dho_cells import STUDENTS as NETWORKS
-from scripts.real.dho_cells import list_cells as list_classifiers
-from scripts.real.page import write_page
 from scripts.real.pairs import put_object, write_pairs
 from scripts.real.parts import PARTS, find_source, make_llm, make_scorer, make_text, make_tower, rename_lite0
 from scripts.real.photos import Photo, read_photo_row, read_photos
-from scripts.real.run import PREFERENCE_ARMS, list_steps
-from scripts.real.steps import COLUMNS, SIZES, Job, Step, measured
-from scripts.real.words import CAPTION_PROMPTS, Company, plural
-from scripts.studies.llava_mod import BY_NAME
-from scripts.studies.study import write_json
-from tests.conftest import REPOSITORY
+from scripts.real.words import Company, plural
 
 SMALL = {"num_train": 240, "num_val": 80, "num_pair_photos": 60, "num_chair": 30, "num_existence": 40}
 
@@ -335,199 +318,13 @@ class TestParts:
         assert text.endswith("<|im_start|>assistant\n")
 
 
-def check_understood(steps: Iterable[Step]) -> None:
-    """Let each command say what it would do."""
-    for step in steps:
-        if step.words[0] == "mmalign":
-            with pytest.raises(SystemExit) as stop:
-                main([*step.words[1:], "--print-config"])
-            assert stop.value.code in (None, 0), step.words
-
-
-@pytest.fixture
-def job(tmp_path: Path) -> Job:
-    """A main run of seed 0 whose models are finished and measured, without weights."""
-    job = Job(out=tmp_path / "run", sizes=SIZES["full"], dtype="bfloat16")
-    write_json(job.out / "data" / "data.json", {"settings": {"seed": 0}})
-    for number, model in enumerate(("sft", "scorer", "blind", CONTROL, *PREFERENCE_ARMS)):
-        (job.out / model).mkdir()
-        (job.out / model / "train_log.json").write_text('[{"step": 4, "train_runtime": 8.0}]')
-        write_measured(job.out / model, 0.5 - 0.05 * number)
-    return job
-
-
-def write_measured(model: Path, share: float) -> None:
-    """Leave what evaluation leaves, all shares the same."""
-    for column in COLUMNS.values():
-        path = model / column.folder / f"{column.benchmark}.json"
-        metrics = json.loads(path.read_text())["metrics"] if path.is_file() else {}
-        write_json(path, {"metrics": metrics | {column.metric: share}})
-
-
-def options_of(job: Job) -> argparse.Namespace:
-    return argparse.Namespace(out=job.out, report=job.out, smoke=False, steps="full", dtype="bfloat16", threads=1, seeds=None, cifar=None)
-
-
-def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for sizes in SIZES.values():
-        steps = list_steps(Job(out=tmp_path, sizes=sizes, dtype="bfloat16"), photos=tmp_path, benchmarks=tmp_path, seed=0)
-        assert len({step.done for step in steps}) == len(steps)
-        check_understood(steps)
-    assert CAPTION_PROMPTS[0]
-    check_understood(study.list_training(job, cell, tmp_path / "model") for cell in study.list_cells([1]))
-    check_understood([*mod.list_prepared(job), *(mod.make_step(job, arm, 1) for name in STUDENTS for arm in mod.lineage(name))])
-    for images in IMAGES:
-        for student in NETWORKS:
-            line = dho.training_line(job, images, tmp_path, student=student, labels="10%", seed=1, steps=2)
-            check_understood([Step.of(tmp_path, f"{line} --form ce-only --out {tmp_path}")])
-    capsys.readouterr()
-
-
-class TestArms:
-    def test_the_most_important_cells_come_first(self) -> None:
-        cells = study.list_cells((0, 1, 2))
-        assert len(cells) == len(set(cells)) == 3 * (1 + len(ARMS))
-        assert [cell.seed for cell in cells if cell.arm == "dpo"] == [0, 1, 2]
-        assert cells.index(study.Cell("flex_dpo", 2)) < cells.index(study.Cell("matched_beta", 0))
-
-    def test_what_the_main_run_made_is_read_and_kept(self, job: Job) -> None:
-        """Its own seed's arm needs no command; its weights stay."""
-        weights = job.out / "dpo" / "model.safetensors"
-        weights.touch()
-        for name in ("pairs/pairs.jsonl", "difficulty/scored.parquet"):
-            (job.out / name).parent.mkdir()
-            (job.out / name).touch()
-        cell = study.Cell("dpo", 0)
-        assert study.run_cell(cell, options_of(job)) == "30.0% hallucinated captions"
-        assert json.loads(cell.path(job.out).read_text()) == measured(job.out / "dpo")
-        assert weights.is_file()
-
-    def test_a_finished_arm_of_another_seed_leaves_its_numbers_and_no_weights(self, job: Job) -> None:
-        model = job.out / "seeds" / "1" / CONTROL
-        shutil.copytree(job.out / CONTROL, model)
-        (model / "model.safetensors").touch()
-        write_json(model / study.COST, {"seconds per step": 2.0, "peak memory, GB": 3.0})
-        cell = study.Cell(CONTROL, 1)
-        study.run_cell(cell, options_of(job))
-        assert json.loads(cell.path(job.out).read_text()) == measured(model) | {"seconds per step": 2.0, "peak memory, GB": 3.0}
-        assert not list(model.glob("*.safetensors"))
-        assert (model / "eval" / "chair.json").is_file()
-
-    def test_controls_change_what_they_say(self, job: Job, tmp_path: Path) -> None:
-        scored = job.out / "difficulty" / "scored.parquet"
-        scored.parent.mkdir()
-        values = [0.1, 0.2, 0.3, 0.8]
-        Dataset.from_dict({"id": list("abcd"), "difficulty": values}).to_parquet(str(scored))
-        commands = {arm: study.list_training(job, study.Cell(arm, 0), tmp_path).words for arm in ARMS}
-        betas = {arm: words[words.index("--beta") + 1] for arm, words in commands.items() if "--beta" in words}
-        # 1 + easiness is 1.65 on average.
-        assert (betas["dpo"], betas["da_dpo_paper"], betas["matched_beta"]) == ("0.1", "0.1", "0.1650")
-        assert "flex_dpo" not in betas
-        data = {arm: Path(words[words.index("--data") + 1]) for arm, words in commands.items()}
-        assert data["dpo"] == scored
-        dealt = Dataset.from_parquet(str(data["paper_shuffled"]))
-        assert sorted(dealt["difficulty"]) == values
-        assert dealt["difficulty"] != values
-        assert dealt["id"] == list("abcd")
-
-    def test_a_main_run_that_is_not_finished_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(SystemExit, match="has no finished sft: make real comes first"):
-            study.find_job(options_of(Job(out=tmp_path, sizes=SIZES["full"], dtype="bfloat16")))
-
-
-class TestStudents:
-    def test_each_begins_with_a_cut_model_and_passes_the_stages_in_order(self) -> None:
-        names = [arm.name for arm in mod.lineage("KTO, teacher as reference")]
-        assert names == ["dense 0", "dense mimic 1", "sparse mimic 0", "sparse mimic", "KTO, teacher as reference"]
-        assert set(STUDENTS) <= set(BY_NAME)
-
-    def test_weights_stay_while_a_missing_student_begins_with_them(self, job: Job) -> None:
-        cells = mod.list_cells([1])
-        for cell in cells:
-            if "KTO" not in cell.arm:
-                write_json(cell.path(job.out), {})
-        gone = {path.name for path in mod.finished(job, 1, cells)}
-        assert {"dense-sft", "wide-mimic", "dpo-self-as-reference"} <= gone
-        assert not {"sparse-mimic", "kto-self-as-reference"} & gone
-
-
-class TestClassifiers:
-    def test_photographs_with_one_object_are_labelled_by_it(self, data: Path, photos: dict[str, list[Photo]], tmp_path: Path) -> None:
-        dho.write_coco(data, tmp_path / "one", parts=dho.UNSEEN)
-        known = {photo.image: photo for part in dho.UNSEEN for photo in photos[part]}
-        train, test = (load_labeled_images(tmp_path / "one", split=split) for split in ("train", "test"))  # type: ignore[arg-type]
-        assert not set(train.ids) & set(test.ids)
-        for images in (train, test):
-            for name, label in zip(images.ids, images.labels, strict=True):
-                assert known[name].instances == {images.classes[label]}
-        counts = np.bincount(train.labels) + np.bincount(test.labels, minlength=len(train.classes))
-        assert dho.FEWEST <= counts.min() <= counts.max() <= dho.MOST
-
-    def test_cells_are_listed_by_seed(self) -> None:
-        cells = list_classifiers([COCO], (0, 1))
-        assert len(cells) == len(set(cells)) == 2 * 2 * 3 * 4
-        assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
-
-
-def test_page_holds_what_is_finished_and_nothing_else(job: Job) -> None:
-    options = options_of(job)
-    with pytest.raises(SystemExit, match="nothing to report"):
-        write_page(options)
-    for seed, share in ((0, 20.0), (1, 30.0)):
-        for arm, change in (("dpo", 0.0), ("flex_dpo", -4.0)):
-            write_json(study.Cell(arm, seed).path(job.out), dict.fromkeys(COLUMNS, share + change + seed))
-    text = write_page(options).read_text()
-    assert "| DPO | 2 | 25.5 ± 69.9 |" in text
-    assert "| flex_dpo | -4.0 ± 0.0 (p < 0.001) |" in text
-    assert "| SFT (the start) |  | 50.0 |" in text
-    assert "DA-DPO" not in text
-    assert not re.search("Students|Two heads|Cost", text)
-    write_json(job.out / "dho" / "teacher-coco" / "classifier.json", {"test": {"teacher": {"accuracy": 0.6}}})
-    for form, (test, validation) in {"dual-head": (90, 80), "single-head": (85, 70), "ce-only": (70, 80), "kd-only": (60, 10)}.items():
-        cell = next(one for one in list_classifiers([COCO], [0]) if one.form == form)
-        write_json(cell.path(job.out), {"accuracy": test, "validation": validation})
-    text = write_page(options).read_text()
-    # The single head that validation prefers is not the best on test images.
-    assert "| DHO minus the best single head | +20.0 |" in text
-    assert "COCO, photographs with one object 60.0%" in text
-
-
-@pytest.mark.slow
-def test_smoke_size(shared_data: Path, tmp_path: Path) -> None:
-    for name in PARTS:
-        package(name)
-    words = [
-        "--photos",
-        str(shared_data / "coco"),
-        "--benchmarks",
-        str(shared_data / "benchmarks"),
-        "--out",
-        str(tmp_path),
-        "--steps",
-        "small",
-    ]
-    environment = {**os.environ, "NLTK_DATA": str(shared_data / "nltk_data"), "PYTHONPATH": str(REPOSITORY)}
-    for attempt in (1, 2):
-        done = subprocess.run(
-            [sys.executable, "-m", "scripts.real.run", *words],
-            cwd=REPOSITORY,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=3000,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.startswith("0 of ") == (attempt == 2)
-    for study_name in ("study", "mod", "dho"):
-        words = [sys.executable, "-m", f"scripts.real.{study_name}", "--smoke", "--out", str(tmp_path)]
-        subprocess.run(words, cwd=REPOSITORY, env=environment, check=True, timeout=1500)
-    page = (tmp_path / "real.md").read_text()
-    for title in ("Preference training", "Cost of training", "Students of the start", "Two heads"):
-        assert title in page
-    table = (tmp_path / "table.md").read_text().splitlines()
-    assert len(table) == 2 + 7
-    for name in ("report", "difficulty", "training", "instances/report", "repope/report"):
-        assert (tmp_path / "report" / f"{name}.html").is_file()
-    # Six models of 139 million weights, which pytest would keep.
-    shutil.rmtree(tmp_path)
+def test_photographs_with_one_object_are_labelled_by_it(data: Path, photos: dict[str, list[Photo]], tmp_path: Path) -> None:
+    dho.write_coco(data, tmp_path / "one", parts=dho.UNSEEN)
+    known = {photo.image: photo for part in dho.UNSEEN for photo in photos[part]}
+    train, test = (load_labeled_images(tmp_path / "one", split=split) for split in ("train", "test"))  # type: ignore[arg-type]
+    assert not set(train.ids) & set(test.ids)
+    for images in (train, test):
+        for name, label in zip(images.ids, images.labels, strict=True):
+            assert known[name].instances == {images.classes[label]}
+    counts = np.bincount(train.labels) + np.bincount(test.labels, minlength=len(train.classes))
+    assert dho.FEWEST <= counts.min() <= counts.max() <= dho.MOST

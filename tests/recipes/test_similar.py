@@ -134,15 +134,18 @@ def test_rows_as_training_reads_them_from_either_part(tmp_path: Path, capsys: py
         assert row["images"] != row["images_other"]
     assert text(rows[0]["chosen"]) in str(read_pair({**rows[0], "images": None}, index=0))
     for name, seed in (("b", 0), ("c", 1)):
-        write_similar(data, tmp_path / name, part="val", least=0.25, seed=seed)
+        write_similar(data, tmp_path / name, part="val", num_photos=None, least=0.25, seed=seed)
     texts = [(tmp_path / name / "pairs.jsonl").read_bytes() for name in "abc"]
     assert texts[0] == texts[1] != texts[2]
+    write_similar(data, tmp_path / "few", part="val", num_photos=10, least=0.25, seed=0)
+    few = {row["images"][0] for row in map(json.loads, (tmp_path / "few" / "pairs.jsonl").read_text().splitlines())}
+    assert few <= {f"{number}.jpg" for number in range(10)}
 
 
 def test_none_is_similar_enough(tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", [photo("a", "dog", "A dog."), photo("b", "cat", "A cat.")])
     with pytest.raises(UserError, match=r"none of 2 photographs of part pairs has one that is similar by 0.25 or more; lower --least"):
-        write_similar(data, tmp_path / "out", part="pairs", least=0.25, seed=0)
+        write_similar(data, tmp_path / "out", part="pairs", num_photos=None, least=0.25, seed=0)
     assert not (tmp_path / "out").exists()
 
 

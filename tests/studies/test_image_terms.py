@@ -18,7 +18,7 @@ from PIL import Image
 from mmalign.data.images import load_image
 from mmalign.engine.views import Views
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
-from scripts.studies.image_terms import image_metrics, rows_file, told_apart, write_grey
+from scripts.studies.image_terms import own_minus_other, rows_file, told_apart, write_grey
 from scripts.studies.image_terms_grid import ARMS, DPO, Cell, best_of, list_rounds, list_searches, search_score
 from scripts.studies.image_terms_page import write_page
 
@@ -60,7 +60,7 @@ def test_image_metrics_by_hand() -> None:
         "reference_logps_chosen_other": [-4.0, -1.0],
         "reference_logps_chosen_weakened": [-6.0, -6.0],
     }
-    assert image_metrics(shared | policy, shared | start) == {
+    assert own_minus_other(shared | policy, shared | start) == {
         "own - other": 1.0,
         "own - other > 0": 50.0,
         "own - weakened": 4.5,
@@ -135,12 +135,12 @@ def test_the_best_of_the_search_and_the_page(tmp_path: Path) -> None:
     for seed in (1, 2):
         folder = tmp_path / "cells" / "contrast" / str(seed)
         write(folder / "sft-grey.json", said | {"pairs right": 0.0})
-        write(folder / "sft.json", said | image_metrics(columns, columns))
+        write(folder / "sft.json", said | own_minus_other(columns, columns))
         for name, right in (("dpo", 50.0), ("mdpo", 60.0 + seed)):
-            write(folder / f"{name}.json", said | image_metrics(columns, columns) | {"pairs right": right})
+            write(folder / f"{name}.json", said | own_minus_other(columns, columns) | {"pairs right": right})
         write(
             tmp_path / "cells" / "pairs" / str(seed) / "mdpo.json",
-            said | image_metrics(columns, columns) | {"pairs right": 40.0 + 2 * seed},
+            said | own_minus_other(columns, columns) | {"pairs right": 40.0 + 2 * seed},
         )
     page = write_page(argparse.Namespace(out=tmp_path, report=tmp_path, quick=False, smoke=False)).read_text()
     rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
