@@ -13,7 +13,7 @@ from mmalign.data.rows import response_text
 from mmalign.data.verdicts import describe_root
 from mmalign.errors import UserError
 from mmalign.losses.contrastive import clip_loss
-from mmalign.models.contrastive import build_or_load_clip
+from mmalign.models.contrastive import build_or_load_clip, freeze_towers
 from mmalign.options.methods import ContrastiveOptions
 from mmalign.training.method import Method, MethodOutput, Sum
 
@@ -36,6 +36,7 @@ class ContrastiveMethod(Method):
     def build(cls, options: ContrastiveOptions) -> tuple[nn.Module, Any, Method]:
         """Load or make a CLIP; its text tower reads no more tokens than it has positions."""
         model, processor = build_or_load_clip(options.model, tokenizer=options.tokenizer, seed=options.seed)
+        freeze_towers(model, options.freeze)
         limit = model.config.text_config.max_position_embeddings
         return model, processor, cls(processor, max_length=min(options.max_length or limit, limit), image_root=options.image_root)
 

@@ -1,5 +1,6 @@
 """CLIP models from checkpoints, or from a config and a tokenizer."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPImageProcessor, CLIPMode
 
 from mmalign.errors import UserError
 from mmalign.models.load import load_clip, read_config_values
+from mmalign.options.methods import Tower
 
 
 def build_or_load_clip(source: str, *, tokenizer: str | None, seed: int) -> tuple[Any, Any]:
@@ -34,6 +36,19 @@ def build_or_load_clip(source: str, *, tokenizer: str | None, seed: int) -> tupl
     if not Path(source).is_file():
         raise UserError(f"config file not found: {source}")
     return build_clip(read_config_values(Path(source)), tokenizer=tokenizer, seed=seed)
+
+
+def freeze_towers(model: Any, towers: Sequence[Tower]) -> None:
+    """Stop gradients to towers; the projections to the shared space and the temperature train.
+
+    Raises:
+        UserError: If the model keeps no such tower apart.
+    """
+    for tower in towers:
+        part = getattr(model, {"vision_tower": "vision_model", "text_tower": "text_model"}[tower], None)
+        if part is None:
+            raise UserError(f"{type(model).__name__} has no {tower} of its own; leave --freeze {tower} out")
+        part.requires_grad_(False)
 
 
 def build_clip(values: dict[str, Any], *, tokenizer: str, seed: int) -> tuple[CLIPModel, CLIPProcessor]:

@@ -9,6 +9,7 @@ from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
+Tower = Literal["vision_tower", "text_tower"]
 DivergenceName = Literal["forward-kl", "reverse-kl", "js"]
 DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
 VisualAdvantageName = Literal["off", "tokens", "answers", "both"]
@@ -23,6 +24,8 @@ class ContrastiveOptions(RunOptions):
     """CLIP model: folder, hub id, or JSON config for random weights"""
     tokenizer: str | None = None
     """tokenizer folder; needed where the model is a config"""
+    freeze: list[Tower] = field(default_factory=list)
+    """towers that keep their weights, vision_tower (as in LiT, arXiv:2111.07991) or text_tower; the projections train"""
     learning_rate: float = 5e-4
     """peak learning rate"""
 

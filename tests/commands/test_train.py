@@ -109,6 +109,12 @@ def test_contrastive_learns_from_a_config_and_goes_on_from_its_checkpoint(tmp_pa
     AutoProcessor.from_pretrained(tmp_path / "out")
     assert train(tmp_path / "out", data, tmp_path / "next", *words, kind="contrastive") == 0
     assert read_log(tmp_path / "next")[0]["contrastive/accuracy"] > 0.8
+    # Locked-image tuning: the other tower and the projections follow it.
+    assert train(tmp_path / "out", data, tmp_path / "locked", *words, "--freeze", "vision_tower", kind="contrastive") == 0
+    start, locked = (load_file(tmp_path / name / "model.safetensors") for name in ("out", "locked"))
+    same = {name for name in start if torch.equal(start[name], locked[name])}
+    assert {name for name in start if name.startswith("vision_model")} <= same
+    assert not {"visual_projection.weight", "text_projection.weight", "text_model.embeddings.token_embedding.weight"} & same
 
 
 def test_frozen_tower_keeps_its_batch_norms(tiny_fastvlm_dir: Path, chats: Path, tmp_path: Path) -> None:
