@@ -59,6 +59,11 @@ COMMANDS = {
         "classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
+    "show": Command(
+        "show:ShowOptions",
+        "show:run",
+        "a page of rows as a model sees them: images, tokens, what counts",
+    ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",
         "difficulty:run_score",
