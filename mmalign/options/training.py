@@ -14,6 +14,8 @@ from mmalign.options.rows import AnswerOptions, RowOptions
 Frozen = Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]
 """attention_and_embeddings: all of the language model but its feed-forward networks, that is, but experts and routers."""
 
+TrackerName = Literal["tensorboard", "wandb", "trackio"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerOptions(Options):
@@ -51,6 +53,10 @@ class TrainerOptions(Options):
     """recompute activations: less memory, a third more time"""
     logging_steps: int = 10
     """steps between logs"""
+    log_to: list[TrackerName] = field(default_factory=list)
+    """trackers that get the logs and sample answers beside the run's own files: tensorboard (in OUT/tensorboard), wandb, trackio"""
+    log_project: str = "mmalign"
+    """the project that wandb and trackio put the run into"""
     save_steps: int = 500
     """steps between checkpoints"""
     save_total_limit: int = 2

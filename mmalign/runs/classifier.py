@@ -2,12 +2,12 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import set_seed
+from transformers import TrainerCallback, set_seed
 
 from mmalign.classifier.class_logits import load_class_logits
 from mmalign.classifier.dual_head import DualHead, load_dual_head, write_config
@@ -40,6 +40,7 @@ from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.resume import choose_checkpoint, train_to_end
+from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
 REPORT_FILE = "classifier.json"
@@ -78,7 +79,8 @@ def run_train(options: TrainClassifierOptions) -> None:
     )
     checkpoint = choose_checkpoint(options.out / "checkpoints")
     ema = None if options.ema_decay is None else EmaCallback(options.ema_decay, checkpoint=checkpoint)
-    trainer = make_trainer(options, model, method, images.split, ema)
+    callbacks = [*([] if ema is None else [ema]), *build_tracking(options, options.out, record["options"])]
+    trainer = make_trainer(options, model, method, images.split, callbacks)
     print(
         f"training {count_parameters(model).trainable:,} parameters on {len(images.split.labeled):,} labelled and "
         f"{len(images.split.unlabeled):,} unlabelled images of {len(images.train.classes)} classes"
@@ -127,7 +129,7 @@ def describe_classifier_run(options: TrainClassifierOptions, data: LabeledImages
 
 
 def make_trainer(
-    options: TrainClassifierOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit, ema: EmaCallback | None
+    options: TrainClassifierOptions, model: DualHead, method: DualHeadMethod, split: LabelSplit, callbacks: Sequence[TrainerCallback]
 ) -> MethodTrainer:
     """Set up the one trainer with both streams, in their own order.
 
@@ -151,7 +153,7 @@ def make_trainer(
         args=arguments,
         train_dataset=rows,
         method=method,
-        callbacks=[*([] if ema is None else [ema]), ManifestCallback()],
+        callbacks=[*callbacks, ManifestCallback()],
         optimizers=(build_optimizer(model, options), None),
     )
 

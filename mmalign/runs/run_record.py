@@ -15,8 +15,8 @@ from mmalign.files import check_same, read_json_object, write_whole
 from mmalign.options.training import RunOptions, TrainerOptions
 
 RUN_FILE = "mmalign_run.json"
-# Options that change nothing but the time: a run that was short of memory resumes with fewer processes.
-_WITHOUT_EFFECT = ("num_workers", "check_workers")
+# Options that change nothing but the time, such as fewer processes where memory was short, and who is told of the run.
+_WITHOUT_EFFECT = ("num_workers", "check_workers", "log_to", "log_project")
 _SECRET = ("token", "api_key", "password", "secret")
 
 

@@ -34,6 +34,7 @@ from mmalign.training.optimizers import build_optimizer
 from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.router import build_router_losses
 from mmalign.training.sampler import BucketSampler
+from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
 
@@ -82,6 +83,7 @@ def train_and_save(
     for line in selection.notes:
         print(line)
     dataset = method.prepare(selection.dataset)
+    tracking = build_tracking(options, options.out, record["options"], None if evaluation is None else evaluation.samples)
     buckets = method.num_buckets
     sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
     checkpoint = choose_checkpoint(checkpoints)
@@ -92,7 +94,7 @@ def train_and_save(
         processing_class=processor,
         method=method,
         router=router,
-        callbacks=[*method.callbacks(checkpoint), ManifestCallback()],
+        callbacks=[*method.callbacks(checkpoint), ManifestCallback(), *tracking],
         optimizers=(build_optimizer(model, options), None),
         sampler=sampler,
         projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,

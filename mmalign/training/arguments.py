@@ -12,6 +12,7 @@ from transformers import TrainingArguments
 from mmalign.data.workers import count_cores
 from mmalign.errors import UserError
 from mmalign.options.training import TrainerOptions
+from mmalign.training.tracking import check_trackers
 
 _NO_EVAL_SET = "no evaluation set is given to transformers.Trainer; --eval-benchmarks and --eval-every score the model in training"
 # Fields that transformers.Trainer takes and that change nothing here, or break what stands here instead of them: why, and what to do.
@@ -100,11 +101,12 @@ def _free_cores(most: int = 4) -> int:
 
 
 def check_trainer(options: TrainerOptions) -> None:
-    """Refuse fields of ``trainer`` that are unknown, or that a user would set in vain.
+    """Refuse fields of ``trainer`` that are unknown, or that a user would set in vain, and trackers that are not installed.
 
     Raises:
         ValueError: With the field, its value and the reason.
     """
+    check_trackers(options.log_to)
     known = {f.name: f for f in dataclasses.fields(TrainingArguments)}
     for name, value in options.trainer.items():
         if name not in known:
