@@ -109,6 +109,11 @@ COMMANDS = {
         "report:run_difficulty",
         "a page of difficulty scores, pairs easiest to hardest",
     ),
+    "publish": Command(
+        "publish:PublishOptions",
+        "publish:run",
+        "put a checkpoint, scored pairs or report pages on the Hub, with a card",
+    ),
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
 }
 
