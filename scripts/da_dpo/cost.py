@@ -2,6 +2,7 @@
 
     python scripts/da_dpo/cost.py                       # the table of README.md
     python scripts/da_dpo/cost.py --pairs 1000000 --gpus 1 8
+    python scripts/da_dpo/cost.py --gpus 1 8 64 --price 3
 
 A forward pass is 2 x weights x tokens, and the attention's products beside. Scoring is one forward pass of the shared row (image, prompt,
 both responses), of the multimodal LLM's tower, and of CLIP. Training with LoRA, a cached reference and gradient checkpointing is a forward
@@ -71,6 +72,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=40, help="tokens")
     parser.add_argument("--response", type=int, default=100, help="tokens of each response")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached")
+    parser.add_argument("--price", type=float, help="dollars per GPU hour: adds what both stages cost")
     options = parser.parse_args()
     counts = [f"{number} GPU{'s' if number > 1 else ''}" for number in options.gpus]
     stages = [f"{stage}, {count}" for stage in ("scoring", "training") for count in counts]
@@ -79,7 +81,10 @@ def main() -> None:
         flops = [stage(shape, options.prompt, options.response) for stage in (scoring, training)]
         hours = [options.pairs * value / (PEAK * options.utilisation) / 3600 / number for value in flops for number in options.gpus]
         rows.append([name, *(f"{value / 1e12:.1f}" for value in flops), *(f"{hour:.2g} h" for hour in hours)])
-    print(markdown_table(["recipe", "TFLOPs per pair: scoring", "training", *stages], rows))
+        if options.price is not None:
+            rows[-1].append(f"{sum(flops) * options.pairs / (PEAK * options.utilisation) / 3600 * options.price:.2g}")
+    price = [] if options.price is None else ["dollars, both"]
+    print(markdown_table(["recipe", "TFLOPs per pair: scoring", "training", *stages, *price], rows))
 
 
 if __name__ == "__main__":
