@@ -11,7 +11,7 @@ export OMP_NUM_THREADS = 1
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo real real-cards test test-slow lint types setup cards clean
+.PHONY: help demo real real-cards test test-slow lint types docs setup cards clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /: /' | sort
@@ -37,10 +37,14 @@ real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOT
 	@test -n '$(PHOTOS)' && test -n '$(BENCHMARKS)' || { echo 'name the photographs and the benchmarks: make real PHOTOS=coco/ BENCHMARKS=benchmarks/ (docs/studies/real.md)'; exit 1; }
 	$(VENV)/bin/python -m scripts.real.run --photos '$(PHOTOS)' --benchmarks '$(BENCHMARKS)' --steps $(STEPS) --out runs/real-$(STEPS)
 ifeq ($(STEPS),small)
-	for study in study mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
+	for study in study image_terms mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
 endif
 
-real-cards: ## keep the cards of the models that make real trained at full size in model_cards/real/
+real-docs: $(STAMP) ## the documentation site, in site/
+	$(VENV)/bin/mkdocs build -f .mkdocs.yml --strict --quiet -d site
+	@echo "the site: site/index.html"
+
+cards: ## keep the cards of the models that make real trained at full size in model_cards/real/
 	@test -f runs/real-full/report/report.html || { echo "no finished study in runs/real-full: run make real first"; exit 1; }
 	@mkdir -p model_cards/real
 	@for model in scorer sft sft_more dpo da_dpo_paper da_dpo_loss_weight; do cp runs/real-full/$$model/README.md model_cards/real/$$model.md; done
@@ -57,6 +61,10 @@ lint: $(STAMP) ## ruff: lint and format
 
 types: $(STAMP) ## mypy
 	$(VENV)/bin/mypy mmalign data_tools schedules
+
+docs: $(STAMP) ## the documentation site, in site/
+	$(VENV)/bin/mkdocs build -f .mkdocs.yml --strict --quiet -d site
+	@echo "the site: site/index.html"
 
 cards: ## keep the cards of the demo's models in model_cards/demo/
 	@test -f runs/demo/report.html || { echo "no finished demo in runs/demo: run make demo first"; exit 1; }

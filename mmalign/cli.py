@@ -152,13 +152,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name is None:
         return _group_or_unknown(words)
     command = _choose_variant(name, words)
-    options_class = _find("options", command.options)
+    options_class = find("options", command.options)
     options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     quiet_libraries()
     joined = _in_process_group()
     status = None
     try:
-        status = run_and_tell(lambda: _find("runs", command.run)(options), prog=f"mmalign {name}", traced=traced)
+        status = run_and_tell(lambda: find("runs", command.run)(options), prog=f"mmalign {name}", traced=traced)
     finally:
         if not joined:
             _leave_process_group(wait=status == 0)
@@ -175,7 +175,8 @@ def _choose_variant(name: str, words: Sequence[str]) -> Command:
     return variant if any(word.split("=")[0] == option for word in words) else COMMANDS[name]
 
 
-def _find(part: str, place: str) -> Any:
+def find(part: str, place: str) -> Any:
+    """Import what a command names: ``module:name`` in a room."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(f"mmalign.{part}.{module}"), name)
 

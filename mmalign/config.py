@@ -59,7 +59,7 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
         values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
     except UserError as error:
         parser.error(str(error))
-    required = [n for n, f in fields.items() if _is_required(f) and n not in values]
+    required = [n for n, f in fields.items() if is_required(f) and n not in values]
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
     try:
@@ -105,7 +105,7 @@ def _make_groups(parser: argparse.ArgumentParser, options_class: type) -> dict[s
     for owner in reversed(options_class.__mro__):
         for name in inspect.get_annotations(owner) if dataclasses.is_dataclass(owner) else ():
             owners.setdefault(name, owner)
-    required = [field.name for field in dataclasses.fields(options_class) if _is_required(field)]
+    required = [field.name for field in dataclasses.fields(options_class) if is_required(field)]
     first = parser.add_argument_group("Required") if required else None
     groups = {
         owner: parser.add_argument_group((owner.__doc__ or owner.__name__).partition("\n")[0].rstrip(".").replace("``", ""))
@@ -198,7 +198,8 @@ class _HelpFormatter(argparse.HelpFormatter):
 
 
 def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str) -> None:
-    help_text += "" if _is_required(field) else _default_text(field)
+    default = "" if is_required(field) else show_default(field)
+    help_text += f" (default: {default})" if default else ""
     keywords: dict[str, Any] = {"dest": name, "default": argparse.SUPPRESS, "help": help_text.replace("%", "%%")}
     inner = _strip_optional(hint)
     if inner is bool:
@@ -215,14 +216,16 @@ def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str)
     parser.add_argument(f"--{_dashed(name)}", **keywords)
 
 
-def _is_required(field: Any) -> bool:
+def is_required(field: Any) -> bool:
+    """Whether a field must be given."""
     return field.default is field.default_factory is dataclasses.MISSING
 
 
-def _default_text(field: Any) -> str:
+def show_default(field: Any) -> str:
+    """A field's default as it is typed; empty where there is none to type."""
     default = field.default if field.default is not dataclasses.MISSING else field.default_factory()
-    text = " ".join(map(str, default)) if isinstance(default, list) else default
-    return "" if default in (None, [], {}, "") else f" (default: {text})"
+    text = " ".join(map(str, default)) if isinstance(default, list) else str(default)
+    return "" if default in (None, [], {}, "") else text
 
 
 def _strip_optional(hint: Any) -> Any:
