@@ -22,13 +22,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.language_models import LanguageModelOptions, describe_language_model, load_language_model
 from data_tools.program import run_program
 from mmalign.errors import UserError
 from mmalign.options.precision import Dtype
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions:
+class SampleOptions(LanguageModelOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})
@@ -45,16 +46,6 @@ class SampleOptions:
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
     """the model that looks, for --scorer mllm: folder or hub id"""
-    llm: str | None = None
-    """local judge, for --scorer judge: folder"""
-    url: str | None = None
-    """OpenAI-compatible endpoint of the judge instead"""
-    llm_name: str | None = None
-    """the judge's name at the endpoint"""
-    api_key_env: str | None = None
-    """environment variable that holds the endpoint's key"""
-    llm_decoding: dict[str, Any] = field(default_factory=dict)
-    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
     samples: int = 4
     """responses per question"""
     search: Literal["sample", "beam"] = "sample"
@@ -159,7 +150,6 @@ def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], r
 
 def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> dict[str, Any]:
     """All that decides the result."""
-    from data_tools.language_models import describe_language_model
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
     names = ("model", "scorer", "labeler", "prompts", "samples", "search", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
@@ -172,11 +162,9 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
 
 
 def _load_judge(options: SampleOptions) -> Any:
-    from data_tools.language_models import load_language_model
-
     if options.scorer != "judge":
         return None
-    return load_language_model(options, decoding={"temperature": 0, "max_tokens": 8}, max_new_tokens=8)
+    return load_language_model(options, out=options.out, decoding={"temperature": 0, "max_tokens": 8}, max_new_tokens=8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
