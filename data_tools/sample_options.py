@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from data_tools.language_models import LanguageModelOptions
+from mmalign.options.endpoint import EndpointOptions
 from mmalign.options.precision import Dtype
 
 # Name -> module of this folder and the function that builds the scorer. A new scorer is a function and one line here.
@@ -24,13 +25,13 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(LanguageModelOptions):
+class SampleOptions(EndpointOptions, LanguageModelOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})
     """folder of images, JSONL of questions, or folder with chair.jsonl"""
     model: str
-    """multimodal LLM to sample from: folder or hub id"""
+    """multimodal LLM to sample from: folder or hub id; with --endpoint its name there"""
     scorer: ScorerName
     """known objects, known answers, a model that looks, or a judge with a reference"""
     out: Path

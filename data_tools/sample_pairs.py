@@ -1,8 +1,10 @@
-"""Make pairs from images alone: sample responses from the model that is to be aligned, score them, and pair the best with the worst.
+r"""Make pairs from images alone: sample responses from the model that is to be aligned, score them, and pair the best with the worst.
 
     python data_tools/sample_pairs.py photos/ --prompts "Describe the image." --model policy/ --scorer mllm --labeler big/ --out sampled
     python data_tools/sample_pairs.py questions.jsonl --image-root photos/ --model policy/ --scorer judge --llm judge/ --out sampled
     python data_tools/sample_pairs.py world/eval --model policy/ --scorer truth --out sampled
+    python data_tools/sample_pairs.py photos/ --prompts "Hm?" --endpoint http://127.0.0.1:8000/v1 --model NAME --scorer mllm \
+        --labeler big/ --out sampled
 
 SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge, or answer, for
 --scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
@@ -75,6 +77,8 @@ def _check(options: SampleOptions) -> None:
     """Refuse options that don't go together, before anything is loaded."""
     if options.samples < 2:
         raise UserError(f"samples is {options.samples}; expected at least 2")
+    if options.endpoint is not None and options.search == "beam":
+        raise UserError("--search beam is of a local model; an endpoint draws its responses: leave one of the two out")
     if options.labeler is not None and options.scorer not in LOOKING:
         raise UserError(f"--labeler is of --scorer {', '.join(LOOKING)}; leave it out with --scorer {options.scorer}")
 
@@ -99,12 +103,14 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
     names = ("model", "scorer", "labeler", "prompts", "samples", "search", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
-    models = {"model": options.model, "labeler": options.labeler}
+    # What an endpoint serves is known by its name alone.
+    models = {"model": options.model if options.endpoint is None else None, "labeler": options.labeler}
     weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
     # A wrong root makes rejects of all questions, which must not stay under the right one.
     root = None if options.image_root is None else str(options.image_root)
-    described = {} if judge is None else describe_language_model(options, judge)
-    return {"builder": "on-policy", "data": files, "image_root": root, **{n: getattr(options, n) for n in names}, **weights, **described}
+    settings = {"builder": "on-policy", "data": files, "image_root": root, **{name: getattr(options, name) for name in names}, **weights}
+    settings |= {} if judge is None else describe_language_model(options, judge)
+    return settings | ({} if options.endpoint is None else {"endpoint_decoding": options.endpoint_decoding})
 
 
 def _load_judge(options: SampleOptions) -> Any:

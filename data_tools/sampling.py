@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
+from data_tools.endpoint_sampling import EndpointSampler
 from data_tools.sample_options import SampleOptions
 from data_tools.scoring import Sampled, Scorer
 from mmalign.data.encode import EncodedPrompt, encode_questions
@@ -88,6 +89,8 @@ def build_decoding(options: SampleOptions) -> Sampling | Beams:
 
 def build_sampler(options: SampleOptions, decoding: Sampling | Beams, load: Callable[[str], tuple[Any, Any]]) -> Sampler:
     """Build the sampler of the model that the options name."""
+    if options.endpoint is not None:
+        return EndpointSampler(options)
     return ResponseSampler(*load(options.model), sampling=decoding, max_new_tokens=options.max_new_tokens)
 
 
