@@ -12,9 +12,10 @@ Cost: one reply of about the response's length per row.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from data_tools.language_models import LanguageModelOptions, describe_language_model, load_language_model
 from data_tools.negative_options import NegativeOptions
 from data_tools.program import run_program
 from mmalign.evaluation.reasoning import strip_reasoning
@@ -50,21 +51,11 @@ LABELS = ("Wrong answer:", "Description:", "Rewritten description:")
 
 
 @dataclass(frozen=True, kw_only=True)
-class InjectOptions(NegativeOptions):
+class InjectOptions(LanguageModelOptions, NegativeOptions):
     """Options of ``inject_errors.py``."""
 
     mode: Mode
     """description: rewrite it; answer: a wrong answer after three examples"""
-    llm: str | None = None
-    """local language model: folder"""
-    url: str | None = None
-    """OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"""
-    llm_name: str | None = None
-    """the model's name at the endpoint"""
-    api_key_env: str | None = None
-    """environment variable that holds the endpoint's key"""
-    llm_decoding: dict[str, Any] = field(default_factory=dict)
-    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
     temperature: float = 0.8
     """sampling temperature at the endpoint; a local model decodes greedily"""
     max_new_tokens: int = 1024
@@ -80,7 +71,6 @@ def run(options: InjectOptions) -> None:
 
 def build(options: InjectOptions, llm: Any) -> None:
     """As ``run``, with any object that has ``name`` and ``ask(prompts) -> list[str]``."""
-    from data_tools.language_models import describe_language_model
     from data_tools.negatives import Answers, build_negatives
     from mmalign.data.messages import text_of
 
@@ -127,10 +117,8 @@ def checked_reply(reply: str, response: str) -> str | ValueError:
 
 
 def _load_llm(options: InjectOptions) -> Any:
-    from data_tools.language_models import load_language_model
-
     decoding = {"temperature": options.temperature, "top_p": 0.95, "max_tokens": options.max_new_tokens}
-    return load_language_model(options, decoding=decoding, max_new_tokens=options.max_new_tokens)
+    return load_language_model(options, out=options.out, decoding=decoding, max_new_tokens=options.max_new_tokens)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,41 +1,42 @@
 """The language model of a builder: a local one, or one behind an OpenAI-compatible endpoint."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mmalign.errors import UserError
 
 
-class NamesModel(Protocol):
-    """Options that name a language model."""
+@dataclass(frozen=True, kw_only=True)
+class LanguageModelOptions:
+    """A language model that reads and writes texts: a local one, or one behind an endpoint."""
 
-    @property
-    def llm(self) -> str | None: ...
-    @property
-    def url(self) -> str | None: ...
-    @property
-    def llm_name(self) -> str | None: ...
-    @property
-    def api_key_env(self) -> str | None: ...
-    @property
-    def llm_decoding(self) -> Mapping[str, Any]: ...
-    @property
-    def out(self) -> Path: ...
+    llm: str | None = None
+    """local language model: folder"""
+    url: str | None = None
+    """OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"""
+    llm_name: str | None = None
+    """the model's name at the endpoint"""
+    api_key_env: str | None = None
+    """environment variable that holds the endpoint's key"""
+    llm_decoding: dict[str, Any] = field(default_factory=dict)
+    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
 
 
-def describe_language_model(options: NamesModel, llm: Any) -> dict[str, Any]:
+def describe_language_model(options: LanguageModelOptions, llm: Any) -> dict[str, Any]:
     """Tell what a language model's replies come from, to know a run again: its name, and a local one's weights."""
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
     return {"llm": llm.name, "llm_weights": None if options.llm is None else fingerprint_checkpoint(options.llm, dtype="auto")}
 
 
-def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max_new_tokens: int) -> Any:
+def load_language_model(options: LanguageModelOptions, *, out: Path, decoding: Mapping[str, Any], max_new_tokens: int) -> Any:
     """Load the model, behind a cache of its replies in the folder of the result.
 
     Args:
         options: Either ``llm``, a folder, or ``url`` and ``llm_name``.
+        out: Folder of the result.
         decoding: What the endpoint is sent with each request, where the user does not say otherwise; a local model decodes greedily.
         max_new_tokens: Longest reply of a local model, likewise.
 
@@ -47,7 +48,7 @@ def load_language_model(options: NamesModel, *, decoding: Mapping[str, Any], max
     """
     if (options.llm is None) == (options.url is None) or (options.url is None) != (options.llm_name is None):
         raise UserError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
-    cache = options.out / "replies.jsonl"
+    cache = out / "replies.jsonl"
     if options.llm is not None:
         from mmalign.evaluation.judges.local import LocalJudge, read_length
 

@@ -3,10 +3,10 @@
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from data_tools.scoring import Parts, Sampled, Scorer
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
@@ -27,27 +27,7 @@ don't reward length. Reply with one whole number from 1 (mostly false) to 10 (al
 CHECK = "Statement: {statement}\nIs this statement true of the image? Answer yes or no."
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """A question about an image, with what is known of the image, and the responses sampled to it."""
-
-    question: Question
-    truth: frozenset[str] | None
-    reference: str | None
-    responses: list[str]
-    answers: tuple[str, ...] = ()
-    """Right answers, where they are known."""
-
-
-class Scorer(Protocol):
-    """Scores responses; None is a response that can't be scored."""
-
-    def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
-        """Score the responses of each item; ``folder`` is the chunk's own, for work in progress."""
-        ...
-
-
-class TruthScorer:
+class TruthScorer(Scorer):
     """Compares named objects with those that are there, by CHAIR's words."""
 
     def __init__(self, words: Mapping[str, str]) -> None:
@@ -63,7 +43,7 @@ class TruthScorer:
         return (len(named & truth) - len(named - truth)) / max(len(truth), 1)
 
 
-class AnswerScorer:
+class AnswerScorer(Scorer):
     """Compares a response, without its reasoning, with the right answers to its question."""
 
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
@@ -81,7 +61,7 @@ class AnswerScorer:
         return plain_answer(strip_reasoning(response).text) in map(plain_answer, answers)
 
 
-class JudgeScorer:
+class JudgeScorer(Scorer):
     """Asks a language model to rate a response by a reference description; it sees no image."""
 
     def __init__(self, judge: Any) -> None:
@@ -105,7 +85,7 @@ class JudgeScorer:
         return [[next(ratings) for _ in item.responses] for item in items]
 
 
-class LookingScorer:
+class LookingScorer(Scorer):
     """Asks a multimodal model about each sentence whether it is true of the image, as RLAIF-V divides and conquers (arXiv:2405.17220)."""
 
     def __init__(self, model: Any, processor: Any, *, image_root: Path, batch_size: int) -> None:
@@ -146,6 +126,30 @@ class LookingScorer:
         return {answer.id: parse_strict(answer.response) for answer in answers}
 
 
+def build_truth(parts: Parts) -> TruthScorer:
+    """Build the scorer that knows what is in the images."""
+    if parts.words is None:
+        raise UserError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
+    return TruthScorer(parts.words)
+
+
+def build_answers(parts: Parts) -> AnswerScorer:
+    """Build the scorer that knows the answers."""
+    return AnswerScorer()
+
+
+def build_judge(parts: Parts) -> JudgeScorer:
+    """Build the scorer that asks a judge."""
+    return JudgeScorer(parts.judge)
+
+
+def build_looking(parts: Parts) -> LookingScorer:
+    """Build the scorer that looks at the image."""
+    if parts.options.labeler is None:
+        raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
+    return LookingScorer(*parts.load(parts.options.labeler), image_root=parts.root, batch_size=32)
+
+
 def _statement_id(item: int, response: int, sentence: str) -> str:
     """Name a statement by its text too: verdicts that a stopped run left must not meet other responses, where sampling isn't exact."""
     return f"{item}/{response}/{hashlib.sha256(sentence.encode()).hexdigest()[:16]}"
@@ -166,16 +170,3 @@ def parse_rating(reply: str) -> float | None:
 def split_sentences(text: str) -> list[str]:
     """Split at the ends of sentences and at line breaks."""
     return [part.strip() for part in re.split(r"(?<=[.!?])\s+|\n+", text) if re.search(r"\w", part)]
-
-
-def best_and_worst(responses: Sequence[str], scores: Sequence[float | None]) -> tuple[str, str] | None:
-    """Choose the pair of a question: the responses of the highest and of the lowest score, the first of equals.
-
-    Returns:
-        Chosen and rejected, or None where no two responses have unequal scores.
-    """
-    scored = [(score, text) for score, text in zip(scores, responses, strict=True) if score is not None and text.strip()]
-    if not scored:
-        return None
-    best, worst = max(scored, key=lambda item: item[0]), min(scored, key=lambda item: item[0])
-    return None if best[0] == worst[0] else (best[1], worst[1])

@@ -1,8 +1,10 @@
-"""Make pairs from images alone: sample responses from the model that is to be aligned, score them, and pair the best with the worst.
+r"""Make pairs from images alone: sample responses from the model that is to be aligned, score them, and pair the best with the worst.
 
     python data_tools/sample_pairs.py photos/ --prompts "Describe the image." --model policy/ --scorer mllm --labeler big/ --out sampled
     python data_tools/sample_pairs.py questions.jsonl --image-root photos/ --model policy/ --scorer judge --llm judge/ --out sampled
     python data_tools/sample_pairs.py world/eval --model policy/ --scorer truth --out sampled
+    python data_tools/sample_pairs.py photos/ --prompts "Hm?" --endpoint http://127.0.0.1:8000/v1 --model NAME --scorer mllm \
+        --labeler big/ --out sampled
 
 SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge, or answer, for
 --scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
@@ -18,65 +20,13 @@ Cost: --samples responses per question, and with mllm a short answer to each of 
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from functools import cache, partial
+from typing import Any
 
+from data_tools.language_models import describe_language_model, load_language_model
 from data_tools.program import run_program
+from data_tools.sample_options import LOOKING, SampleOptions
 from mmalign.errors import UserError
-from mmalign.options.precision import Dtype
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleOptions:
-    """Options of ``sample_pairs.py``."""
-
-    source: Path = field(metadata={"positional": True})
-    """folder of images, JSONL of questions, or folder with chair.jsonl"""
-    model: str
-    """multimodal LLM to sample from: folder or hub id"""
-    scorer: Literal["truth", "answers", "mllm", "judge"]
-    """known objects, known answers, a model that looks, or a judge with a reference"""
-    out: Path
-    """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
-    prompts: list[str] = field(default_factory=list)
-    """what to ask about each image of a folder"""
-    image_root: Path | None = None
-    """folder of the images; SOURCE or SOURCE/images if that is a folder"""
-    labeler: str | None = None
-    """the model that looks, for --scorer mllm: folder or hub id"""
-    llm: str | None = None
-    """local judge, for --scorer judge: folder"""
-    url: str | None = None
-    """OpenAI-compatible endpoint of the judge instead"""
-    llm_name: str | None = None
-    """the judge's name at the endpoint"""
-    api_key_env: str | None = None
-    """environment variable that holds the endpoint's key"""
-    llm_decoding: dict[str, Any] = field(default_factory=dict)
-    """its settings: '{max_completion_tokens: 4096, temperature: null}'; locally max_new_tokens"""
-    samples: int = 4
-    """responses per question"""
-    search: Literal["sample", "beam"] = "sample"
-    """draw them, or find the likeliest ones with as many beams"""
-    temperature: float = 1.0
-    """sampling temperature"""
-    top_p: float = 0.95
-    """sample from the likeliest tokens that have this probability together"""
-    top_k: int = 0
-    """sample from this many of the likeliest tokens; 0: from all"""
-    max_new_tokens: int = 256
-    """longest response in tokens"""
-    batch_size: int = 8
-    """questions at once; another size may change a few responses by rounding, and is another run"""
-    seed: int = 0
-    """of sampling"""
-    embed_images: bool = True
-    """put the images into the Parquet files as bytes"""
-    dtype: Dtype = "auto"
-    """precision of the weights"""
-    max_reject_share: float = 0.2
-    """stop if more than this share of questions has a broken image"""
 
 
 def run(options: SampleOptions) -> None:
@@ -93,20 +43,16 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.chunks import chunk_seed, run_chunks
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
-    from data_tools.sampling import ResponseSampler, load_source, sample_chunk
-    from mmalign.engine.beams import Beams
-    from mmalign.engine.choosing import Sampling
+    from data_tools.sampling import build_decoding, build_sampler, load_source, sample_chunk
+    from data_tools.scoring import Parts, build_scorer
+    from mmalign.data.shards import read_lines
 
-    if options.samples < 2:
-        raise UserError(f"samples is {options.samples}; expected at least 2")
-    drawn = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
-    sampling = drawn if options.search == "sample" else Beams(options.samples, answers=options.samples)
-    if (options.scorer == "mllm") != (options.labeler is not None):
-        raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
+    _check(options)
+    decoding = build_decoding(options)
     items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
-    policy = load_on_accelerator(options.model, dtype=options.dtype)
-    sampler = ResponseSampler(*policy, sampling=sampling, max_new_tokens=options.max_new_tokens)
-    scorer = _build_scorer(options, judge, policy, root, words)
+    load = cache(partial(load_on_accelerator, dtype=options.dtype))
+    scorer = build_scorer(Parts(options, root, words, judge, load))
+    sampler = build_sampler(options, decoding, load)
 
     def work(indices: range) -> list[dict[str, Any]]:
         folder = options.out / "scoring" / f"{indices.start:09d}"
@@ -117,66 +63,60 @@ def build(options: SampleOptions, judge: Any = None) -> None:
 
     settings = _settings(options, judge, files)
     chunks = run_chunks(len(items), work, out=options.out, fingerprint=settings, size=options.batch_size, label="sampling")
+    fault = scorer.fault(line for line in read_lines(chunks) if "reason" not in line)
+    if fault is not None:
+        raise UserError(fault)
 
     def pair(line: Mapping[str, Any]) -> Any:
-        return _pair(items[line["index"]].question, line, options.scorer)
+        return _pair(items[line["index"]].question, line, options.scorer, scorer)
 
     write_pairs(chunks, pair, out=options.out, image_root=root, embed=options.embed_images, max_share=options.max_reject_share)
 
 
-def _pair(question: Any, line: Mapping[str, Any], scorer: str) -> Any:
-    """Pair a line's best and worst response; None where they are equally good."""
+def _check(options: SampleOptions) -> None:
+    """Refuse options that don't go together, before anything is loaded."""
+    if options.samples < 2:
+        raise UserError(f"samples is {options.samples}; expected at least 2")
+    if options.endpoint is not None and options.search == "beam":
+        raise UserError("--search beam is of a local model; an endpoint draws its responses: leave one of the two out")
+    if options.labeler is not None and options.scorer not in LOOKING:
+        raise UserError(f"--labeler is of --scorer {', '.join(LOOKING)}; leave it out with --scorer {options.scorer}")
+
+
+def _pair(question: Any, line: Mapping[str, Any], name: str, scorer: Any) -> Any:
+    """Pair two of a line's responses; None where they are equally good."""
     from data_tools.negatives import RejectedRow
     from data_tools.pair_sets import Pair
-    from data_tools.response_scores import best_and_worst
 
     if "reason" in line:
         raise RejectedRow(question.id, line["reason"])
-    found = best_and_worst(line["responses"], line["scores"])
+    found = scorer.choose(line)
     if found is None:
         return question.id, None
-    chosen, rejected = ([{"role": "assistant", "content": text}] for text in found)
+    chosen, rejected = ([{"role": "assistant", "content": text}] for text in (found.chosen, found.rejected))
     prompt = [{"role": "user", "content": question.prompt}]
-    return question.id, Pair(question.id, f"on-policy/{scorer}", [question.image], prompt, chosen, rejected)
-
-
-def _build_scorer(options: SampleOptions, judge: Any, policy: tuple[Any, Any], root: Path, words: Mapping[str, str] | None) -> Any:
-    from data_tools.models import load_on_accelerator
-    from data_tools.response_scores import AnswerScorer, JudgeScorer, LookingScorer, TruthScorer
-
-    if options.scorer == "truth":
-        if words is None:
-            raise UserError("--scorer truth needs to know what is in the images: a folder with chair.jsonl and synonyms.txt")
-        return TruthScorer(words)
-    if options.scorer == "answers":
-        return AnswerScorer()
-    if options.scorer == "judge":
-        return JudgeScorer(judge)
-    assert options.labeler is not None
-    looking = policy if options.labeler == options.model else load_on_accelerator(options.labeler, dtype=options.dtype)
-    return LookingScorer(*looking, image_root=root, batch_size=32)
+    return question.id, Pair(question.id, f"on-policy/{name}", [question.image], prompt, chosen, rejected, found.scores)
 
 
 def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> dict[str, Any]:
     """All that decides the result."""
-    from data_tools.language_models import describe_language_model
     from mmalign.models.fingerprint import fingerprint_checkpoint
 
     names = ("model", "scorer", "labeler", "prompts", "samples", "search", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
-    models = {"model": options.model, "labeler": options.labeler}
+    # What an endpoint serves is known by its name alone.
+    models = {"model": options.model if options.endpoint is None else None, "labeler": options.labeler}
     weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
     # A wrong root makes rejects of all questions, which must not stay under the right one.
     root = None if options.image_root is None else str(options.image_root)
-    described = {} if judge is None else describe_language_model(options, judge)
-    return {"builder": "on-policy", "data": files, "image_root": root, **{n: getattr(options, n) for n in names}, **weights, **described}
+    settings = {"builder": "on-policy", "data": files, "image_root": root, **{name: getattr(options, name) for name in names}, **weights}
+    settings |= {} if judge is None else describe_language_model(options, judge)
+    return settings | ({} if options.endpoint is None else {"endpoint_decoding": options.endpoint_decoding})
 
 
 def _load_judge(options: SampleOptions) -> Any:
-    from data_tools.language_models import load_language_model
-
     if options.scorer != "judge":
         return None
-    return load_language_model(options, decoding={"temperature": 0, "max_tokens": 8}, max_new_tokens=8)
+    return load_language_model(options, out=options.out, decoding={"temperature": 0, "max_tokens": 8}, max_new_tokens=8)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

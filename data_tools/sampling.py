@@ -1,13 +1,15 @@
 """Questions about images, and responses that a model samples to them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
-from data_tools.response_scores import Sampled, Scorer
+from data_tools.endpoint_sampling import EndpointSampler
+from data_tools.sample_options import SampleOptions
+from data_tools.scoring import Sampled, Scorer
 from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import SUFFIXES, load_image
 from mmalign.data.rows import Message
@@ -67,6 +69,31 @@ def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
     return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [], tuple(answers))
 
 
+class Sampler(Protocol):
+    """Samples responses to prompts about images."""
+
+    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], *, seeds: Sequence[int]) -> list[list[str]]:
+        """Sample to each prompt about its image, with a seed for each."""
+        ...
+
+
+def build_decoding(options: SampleOptions) -> Sampling | Beams:
+    """Return how responses are drawn or searched for.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+    drawn = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
+    return drawn if options.search == "sample" else Beams(options.samples, answers=options.samples)
+
+
+def build_sampler(options: SampleOptions, decoding: Sampling | Beams, load: Callable[[str], tuple[Any, Any]]) -> Sampler:
+    """Build the sampler of the model that the options name."""
+    if options.endpoint is not None:
+        return EndpointSampler(options)
+    return ResponseSampler(*load(options.model), sampling=decoding, max_new_tokens=options.max_new_tokens)
+
+
 class ResponseSampler:
     """Samples responses to questions about images. A response depends on its question's seed and its number, not on its batch."""
 
@@ -99,7 +126,7 @@ class ResponseSampler:
 
 
 def sample_chunk(
-    sampler: ResponseSampler, items: Sequence[Sampled], scorer: Scorer, *, image_root: Path, folder: Path, seeds: Sequence[int]
+    sampler: Sampler, items: Sequence[Sampled], scorer: Scorer, *, image_root: Path, folder: Path, seeds: Sequence[int]
 ) -> list[dict[str, Any]]:
     """Sample and score the responses of a chunk.
 
@@ -112,7 +139,7 @@ def sample_chunk(
         seeds: Of the questions.
 
     Returns:
-        For each item ``responses`` and ``scores``, or the ``reason`` why its image can't be used.
+        For each item ``responses``, ``scores`` and what else the scorer keeps, or the ``reason`` why its image can't be used.
     """
     images: dict[int, Image.Image] = {}
     lines: dict[int, dict[str, Any]] = {}
@@ -124,6 +151,6 @@ def sample_chunk(
     if images:
         answers = sampler([items[i].question.prompt for i in images], list(images.values()), seeds=[seeds[i] for i in images])
         good = [replace(items[i], responses=found) for i, found in zip(images, answers, strict=True)]
-        for i, item, scores in zip(images, good, scorer(good, folder=folder), strict=True):
-            lines[i] = {"responses": item.responses, "scores": scores}
+        for i, item, kept in zip(images, good, scorer.lines(good, folder=folder), strict=True):
+            lines[i] = {"responses": item.responses, **kept}
     return [lines[i] for i in range(len(items))]

@@ -13,6 +13,8 @@ and 2). ``--replay 0.3`` mixes in pairs of earlier rounds: 0.3 times as many as 
 the one before that. The reference of a round is the policy it starts from (DNO's). Not from the paper: there is no gold response of a
 teacher among the candidates, and repetitions are no negatives by rule.
 
+With ``--sample "--endpoint URL ..."`` a server samples: it is asked for the round's policy by the name of its folder.
+
 With ``--method listwise`` nothing is paired: a round trains on all samples of all prompts as groups (objectives disco, disco_b, grpo), one
 pass in minibatches, held to the log-probabilities that the round's policy gave them (``mmalign cache-logps``, in cached/). ``--correct 1``
 makes scores right (from there on) or wrong, as DisCO asks for.
@@ -231,7 +233,9 @@ def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iter
     words += [] if options.image_root is None else ["--image-root", str(options.image_root)]
     if not (out / "finished").is_file():
         if sample_pairs(words) != 0:
-            raise UserError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}")
+            served = any(word.split("=")[0] == "--endpoint" for word in words)
+            advice = f"; the endpoint must serve the round's policy by the name {policy}: start it so, and give the same command again"
+            raise UserError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}{advice if served else ''}")
         (out / "finished").touch()
     prompts = _prompts(options.sample)
     items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)

@@ -3,16 +3,54 @@
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from mmalign.data.images import digest_images, load_image
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Question, strip_own
-from mmalign.evaluation.judges.endpoint import OpenAIJudge
+from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.files import write_whole
+from mmalign.options.endpoint import EndpointOptions
+
+
+def connect_endpoint(
+    options: EndpointOptions,
+    *,
+    model: str,
+    cache: Path,
+    request: Callable[[str], Mapping[str, Any]],
+    usual: Mapping[str, Any],
+) -> OpenAIJudge:
+    """Prepare to ask the model of this name; see ``OpenAIJudge``. ``usual`` is what is sent where the options don't say otherwise."""
+    return OpenAIJudge(
+        url=str(options.endpoint),
+        model=model,
+        cache=cache,
+        api_key_env=choose_key_variable(options.endpoint_key_env, str(options.endpoint)),
+        decoding=merge_decoding(options.endpoint_decoding, usual=usual),
+        concurrency=options.endpoint_concurrency,
+        max_retries=options.endpoint_retries,
+        timeout=options.endpoint_timeout,
+        option="--endpoint-decoding",
+        request=request,
+        accept_empty=True,
+    )
+
+
+def image_request(text: str, image: Image.Image | None, *, max_tokens: int) -> dict[str, Any]:
+    """The body of a request, but for the model and the decoding settings: the picture without loss, then the text."""
+    parts: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    if image is not None:
+        held = io.BytesIO()
+        image.save(held, format="PNG")
+        url = f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+        parts.insert(0, {"type": "image_url", "image_url": {"url": url}})
+    return {"messages": [{"role": "user", "content": parts}], "max_tokens": max_tokens}
 
 
 class EndpointQuestions:
@@ -46,16 +84,9 @@ class EndpointQuestions:
     def request(self, key: str) -> Mapping[str, Any]:
         """The body of a question's request, but for the model and the decoding settings."""
         question = self._by_key[key]
-        parts: list[dict[str, Any]] = [{"type": "text", "text": question.prompt}]
-        if question.image is not None:
-            parts.insert(0, {"type": "image_url", "image_url": {"url": self._encode(question.image)}})
-        return {"messages": [{"role": "user", "content": parts}], "max_tokens": question.max_new_tokens}
-
-    def _encode(self, name: str) -> str:
-        """The picture as every other model sees it, without loss."""
-        held = io.BytesIO()
-        load_image(name, root=self._root).save(held, format="PNG")
-        return f"data:image/png;base64,{base64.b64encode(held.getvalue()).decode()}"
+        # The picture as every other model sees it.
+        image = None if question.image is None else load_image(question.image, root=self._root)
+        return image_request(question.prompt, image, max_tokens=question.max_new_tokens)
 
 
 def ask_endpoint(endpoint: OpenAIJudge, asked: EndpointQuestions, questions: Sequence[Question], *, out: Path) -> list[Answer]:

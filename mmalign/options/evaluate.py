@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from mmalign.errors import UserError
+from mmalign.options.endpoint import EndpointOptions
 from mmalign.options.precision import PrecisionOptions
 
 # Name -> module of the evaluation room and class, in the order of reports. A new benchmark is its own module and one line here.
@@ -91,7 +92,7 @@ class ScoringOptions(PrecisionOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(ScoringOptions):
+class EvaluateOptions(EndpointOptions, ScoringOptions):
     """Options of ``mmalign evaluate``."""
 
     benchmark: Name = field(metadata={"positional": True})
@@ -100,20 +101,8 @@ class EvaluateOptions(ScoringOptions):
     """the benchmark's own files: their folder, or the question file"""
     model: str | None = None
     """answer with this model: folder or hub id"""
-    endpoint: str | None = None
-    """answer with a model behind this OpenAI-compatible endpoint that reads images, such as http://127.0.0.1:8000/v1"""
     endpoint_model: str | None = None
-    """its name there"""
-    endpoint_key_env: str = "auto"
-    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
-    endpoint_decoding: dict[str, Any] = field(default_factory=dict)
-    """'{temperature: null, seed: 1}': sent with each question over temperature 0 and the longest answer; null is not sent"""
-    endpoint_timeout: float = 120.0
-    """seconds that a question may take"""
-    endpoint_retries: int = 10
-    """times that a question which failed in passing is asked again"""
-    endpoint_concurrency: int = 8
-    """most questions at once"""
+    """its name at the --endpoint"""
     answers: Path | None = None
     """score these saved answers instead: JSONL of id and response, or the benchmark's own format"""
     images: Path | None = None
@@ -124,12 +113,8 @@ class EvaluateOptions(ScoringOptions):
     """print one JSON object instead of a table"""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that make no sense, and half an endpoint."""
+        """Refuse half an endpoint."""
         super().__post_init__()
-        self.refuse_below(1, "endpoint_concurrency")
-        self.refuse_below(0, "endpoint_retries")
-        if not self.endpoint_timeout > 0:
-            raise UserError(f"endpoint_timeout is {self.endpoint_timeout}; expected a positive number of seconds")
         if (self.endpoint is None) != (self.endpoint_model is None):
             raise UserError("a model behind an endpoint needs both --endpoint and --endpoint-model")
         if self.endpoint is not None and self.beams > 1:

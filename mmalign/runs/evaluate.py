@@ -11,7 +11,7 @@ from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Endings, Question, count_endings, match_answers, read_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
-from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint
+from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judges.local import LocalJudge, read_length
@@ -307,20 +307,13 @@ def _ask_endpoint(
 ) -> Given:
     """Ask a model behind an endpoint; its answers are kept one by one, so that a stopped run resumes with the rest."""
     requests = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
-    settings = merge_decoding(options.endpoint_decoding, usual={"temperature": 0})
-    endpoint = OpenAIJudge(
-        url=str(options.endpoint),
+    endpoint = connect_endpoint(
+        options,
         model=str(options.endpoint_model),
         cache=path.with_name(f"{options.benchmark}_endpoint_cache.jsonl"),
-        api_key_env=choose_key_variable(options.endpoint_key_env, str(options.endpoint)),
-        decoding=settings,
-        concurrency=options.endpoint_concurrency,
-        max_retries=options.endpoint_retries,
-        timeout=options.endpoint_timeout,
-        option="--endpoint-decoding",
         request=requests.request,
-        accept_empty=True,
+        usual={"temperature": 0},
     )
     answers = ask_endpoint(endpoint, requests, questions, out=path)
-    decoding = {"endpoint": settings, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
+    decoding = {"endpoint": endpoint.decoding, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
-from data_tools.response_scores import best_and_worst
-from data_tools.sample_pairs import SampleOptions
+from data_tools.sample_options import SampleOptions
 from data_tools.sample_pairs import run as sample_pairs
 from data_tools.sampling import ResponseSampler
+from data_tools.scoring import best_and_worst
 from mmalign.data.encode import encode_responses
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
@@ -152,7 +152,7 @@ def make_lists(data: Data, seed: int, out: Path, *, smoke: bool) -> tuple[Path, 
         pair = best_and_worst(row["responses"], scores.tolist())
         if pair is not None:
             lists.append({**row, "scores": scores.tolist()})
-            ends.append(pair_row(row, *pair, (float(scores.max()), float(scores.min())), name=row["id"]))
+            ends.append(pair_row(row, *pair, name=row["id"]))
     for path, rows in zip(files, (lists, ends), strict=True):
         write_rows(path.parent.with_suffix(".parquet"), rows, image_root=None)
         run(["cache-logps", path.parent.with_suffix(".parquet"), "--model", start, "--out", path.parent, "--batch-size", 64])

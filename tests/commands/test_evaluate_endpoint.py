@@ -4,13 +4,6 @@ import base64
 import importlib.util
 import io
 import json
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +12,7 @@ from PIL import Image
 
 from mmalign.cli import main
 from tests.evaluation.judges.chat_server import ChatServer, completion, fault, run_chat_server
+from tests.serving import serve_model
 from tests.tiny_models import build_tiny_llava, random_image
 
 QUESTIONS = ("Is there a dog?", "Is there a cat?", "Is there a table?")
@@ -118,32 +112,10 @@ def test_answers_of_a_real_server_equal_our_own(pope: Path, tmp_path: Path) -> N
     model, processor = build_tiny_llava(seed=3)
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", "--port", str(port), "--device", "cpu"]
-    with (tmp_path / "serve.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    try:
-        _wait_for(f"http://127.0.0.1:{port}/health", server)
-        common = ["evaluate", "pope", "--data", str(pope), "--max-new-tokens", "8"]
-        endpoint = ["--endpoint", f"http://127.0.0.1:{port}/v1", "--endpoint-model", str(tmp_path / "model"), "--endpoint-concurrency", "1"]
+    common = ["evaluate", "pope", "--data", str(pope), "--max-new-tokens", "8"]
+    with serve_model(tmp_path / "serve.log") as url:
+        endpoint = ["--endpoint", url, "--endpoint-model", str(tmp_path / "model"), "--endpoint-concurrency", "1"]
         assert main([*common, *endpoint, "--out", str(tmp_path / "served")]) == 0
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
     assert main([*common, "--model", str(tmp_path / "model"), "--out", str(tmp_path / "own")]) == 0
     assert read(tmp_path / "served") == read(tmp_path / "own")
     assert len({str(row["response"]) for row in read(tmp_path / "own")}) > 1
-
-
-def _wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
-    end = time.monotonic() + 120
-    while time.monotonic() < end:
-        assert server.poll() is None, "the server ended"
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.3)
-    raise AssertionError(f"{url} did not come")

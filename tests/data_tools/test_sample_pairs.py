@@ -13,16 +13,16 @@ from data_tools.response_scores import (
     AnswerScorer,
     JudgeScorer,
     LookingScorer,
-    Sampled,
     TruthScorer,
     _statement_id,
-    best_and_worst,
     parse_rating,
     plain_answer,
     split_sentences,
 )
-from data_tools.sample_pairs import SampleOptions, build, main
+from data_tools.sample_options import SampleOptions
+from data_tools.sample_pairs import build, main
 from data_tools.sampling import ResponseSampler
+from data_tools.scoring import Chosen, Sampled, best_and_worst
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_pair
@@ -49,19 +49,19 @@ def test_truth_scores_by_hand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("scores", "expected"),
     [
-        ([0.5, 1.0, 0.0, 1.0], ("b", "c")),
-        ([None, 1.0, 0.5, None], ("b", "c")),
+        ([0.5, 1.0, 0.0, 1.0], Chosen("b", "c", (1.0, 0.0))),
+        ([None, 1.0, 0.5, None], Chosen("b", "c", (1.0, 0.5))),
         ([0.5, 0.5, 0.5, 0.5], None),
         ([None, None, None, 1.0], None),
         ([None] * 4, None),
     ],
 )
-def test_best_and_worst(scores: list[float | None], expected: tuple[str, str] | None) -> None:
+def test_best_and_worst(scores: list[float | None], expected: Chosen | None) -> None:
     assert best_and_worst(["a", "b", "c", "d"], scores) == expected
 
 
 def test_an_empty_response_is_never_chosen() -> None:
-    assert best_and_worst(["", "b", "c"], [1.0, 0.5, 0.0]) == ("b", "c")
+    assert best_and_worst(["", "b", "c"], [1.0, 0.5, 0.0]) == Chosen("b", "c", (0.5, 0.0))
 
 
 def test_ratings_and_sentences() -> None:
@@ -140,10 +140,11 @@ def test_truth_on_a_world_and_resume_to_the_same_bytes(tmp_path: Path, world: Pa
     chair = load_chair(world / "eval")
     pairs = [read_pair(raw, index=i) for i, raw in enumerate(load_rows(tmp_path / "whole" / "pairs"))]
     assert pairs
-    for pair in pairs:
+    for pair, raw in zip(pairs, load_rows(tmp_path / "whole" / "pairs"), strict=True):
         named = [{mention.name for mention in find_mentions(text, chair.words)} for text in (pair.chosen, pair.rejected)]
         good, bad = (len(names & chair.truths[pair.id]) - len(names - chair.truths[pair.id]) for names in named)
         assert good > bad
+        assert [raw["score_chosen"], raw["score_rejected"]] == [score / len(chair.truths[pair.id]) for score in (good, bad)]
     stopped = tmp_path / "stopped"
     shutil.copytree(tmp_path / "whole", stopped)
     shutil.rmtree(stopped / "pairs")

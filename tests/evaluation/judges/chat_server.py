@@ -52,10 +52,11 @@ def text_of(content: Any) -> str:
 
 @dataclass
 class ChatServer:
-    """Answers ``echo: <prompt>`` or by another rule, after the replies that are scripted for a prompt."""
+    """Answers ``echo: <prompt>`` or by another rule of the prompt, or of the request, after the replies that are scripted for a prompt."""
 
     url: str = ""
     answer: Callable[[str], str] = "echo: {}".format
+    answer_request: Callable[[dict[str, Any]], str] | None = None
     scripts: dict[str, list[Reply]] = field(default_factory=dict)
     delay: float = 0.0
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +70,9 @@ class ChatServer:
         """How often each prompt came."""
         return Counter(text_of(request["messages"][0]["content"]) for request in self.requests)
 
+    def _answer(self, request: dict[str, Any], prompt: str) -> str:
+        return self.answer(prompt) if self.answer_request is None else self.answer_request(request)
+
     def handle(self, handler: BaseHTTPRequestHandler) -> None:
         request = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         assert handler.path == "/v1/chat/completions"
@@ -80,7 +84,7 @@ class ChatServer:
             self.at_once += 1
             self.most_at_once = max(self.most_at_once, self.at_once)
             script = self.scripts.get(prompt, [])
-            reply = script.pop(0) if script else completion(self.answer(prompt))
+            reply = script.pop(0) if script else completion(self._answer(request, prompt))
         time.sleep(self.delay)
         with self.lock:
             self.at_once -= 1

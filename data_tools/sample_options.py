@@ -1,0 +1,66 @@
+"""Options of ``sample_pairs.py``, apart from what it does, so that --help comes at once."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from data_tools.language_models import LanguageModelOptions
+from mmalign.options.endpoint import EndpointOptions
+from mmalign.options.precision import Dtype
+
+# Name -> module of this folder and the function that builds the scorer. A new scorer is a function and one line here.
+SCORERS = {
+    "truth": "response_scores:build_truth",
+    "answers": "response_scores:build_answers",
+    "mllm": "response_scores:build_looking",
+    "judge": "response_scores:build_judge",
+}
+LOOKING = ("mllm",)
+"""Scorers that have a --labeler."""
+if TYPE_CHECKING:
+    # A type checker can't read a Literal from a table.
+    ScorerName = str
+else:
+    ScorerName = Literal[tuple(SCORERS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(EndpointOptions, LanguageModelOptions):
+    """Options of ``sample_pairs.py``."""
+
+    source: Path = field(metadata={"positional": True})
+    """folder of images, JSONL of questions, or folder with chair.jsonl"""
+    model: str
+    """multimodal LLM to sample from: folder or hub id; with --endpoint its name there"""
+    scorer: ScorerName
+    """known objects, known answers, a model that looks, or a judge with a reference"""
+    out: Path
+    """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
+    prompts: list[str] = field(default_factory=list)
+    """what to ask about each image of a folder"""
+    image_root: Path | None = None
+    """folder of the images; SOURCE or SOURCE/images if that is a folder"""
+    labeler: str | None = None
+    """the model that looks, for --scorer mllm: folder or hub id"""
+    samples: int = 4
+    """responses per question"""
+    search: Literal["sample", "beam"] = "sample"
+    """draw them, or find the likeliest ones with as many beams"""
+    temperature: float = 1.0
+    """sampling temperature"""
+    top_p: float = 0.95
+    """sample from the likeliest tokens that have this probability together"""
+    top_k: int = 0
+    """sample from this many of the likeliest tokens; 0: from all"""
+    max_new_tokens: int = 256
+    """longest response in tokens"""
+    batch_size: int = 8
+    """questions at once; another size may change a few responses by rounding, and is another run"""
+    seed: int = 0
+    """of sampling"""
+    embed_images: bool = True
+    """put the images into the Parquet files as bytes"""
+    dtype: Dtype = "auto"
+    """precision of the weights"""
+    max_reject_share: float = 0.2
+    """stop if more than this share of questions has a broken image"""
