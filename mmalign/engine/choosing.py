@@ -97,6 +97,23 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Given:
+    """The first token of each answer is given: what its log-probability is, is the question."""
+
+    tokens: Sequence[int]
+    """One for each answer."""
+
+    @property
+    def answers(self) -> int:
+        """As many as tokens."""
+        return len(self.tokens)
+
+    def choose(self, logits: Tensor, seeds: Tensor, step: int) -> Tensor:
+        """See ``Decoding``; the answers of a question stand side by side."""
+        return torch.tensor(self.tokens, device=logits.device).repeat(len(logits) // len(self.tokens))
+
+
+@dataclass(frozen=True)
 class Among:
     """Another way of choosing, from some tokens alone."""
 

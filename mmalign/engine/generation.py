@@ -19,7 +19,7 @@ from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
 from mmalign.engine.beams import Beams, search_beams
 from mmalign.engine.choosing import Decoding, Greedy, answer_seeds
-from mmalign.engine.prefix import Rows, joined, run_prefixes, run_rests
+from mmalign.engine.prefix import Prefix, Rows, joined, run_prefixes, run_rests
 from mmalign.engine.vision import encode_images, feature_inputs
 
 
@@ -30,7 +30,7 @@ class Generated:
     ids: list[int]
     """Its tokens, without the one that ended it."""
     end: int | None
-    """The end-of-turn token that ended it; None: it was cut at the longest length."""
+    """The token that ended it; None: it was cut at the longest length."""
     model_logps: list[float] | None
     """Log-probability of each of ``ids`` and then of ``end`` under the model itself: at temperature 1, whatever ruled tokens out.
 
@@ -53,8 +53,10 @@ def generate(
     decoding: Decoding | Beams = Greedy(),  # noqa: B008, frozen
     seeds: Sequence[Sequence[int]] | None = None,
     shared: bool = True,
+    ends: Sequence[int] | None = None,
+    prefix: Prefix | None = None,
 ) -> list[list[list[Generated]]]:
-    """Answer every question, until an end-of-turn token or ``max_new_tokens``.
+    """Answer every question, until a token that ends it or ``max_new_tokens``.
 
     Args:
         model: A multimodal LLM, or a text model, in eval mode.
@@ -65,25 +67,29 @@ def generate(
         seeds: For each prompt, for each of its questions, the seed of its answers, 0 to 2**63 - 1; 0 if not given. With its
             number each answer has a seed of its own, and is the same in every batch, up to rounding.
         shared: Whether rows share their prompt's cache; see ``probe_prefix``.
+        ends: Tokens that end an answer; None: those of the model, which end its turn.
+        prefix: What ``run_prefixes`` left of the same prompts, where they are asked again; it is kept.
 
     Returns:
         For each prompt, for each of its questions, its answers.
     """
+    ends = end_tokens(model) if ends is None else ends
     if not shared:
-        rows = _StockRows(model, encoded, pad_token_id=pad_token_id, max_new_tokens=max_new_tokens)
+        rows = _StockRows(model, encoded, pad_token_id=pad_token_id, max_new_tokens=max_new_tokens, ends=ends)
         new = iter(rows.search(decoding) if isinstance(decoding, Beams) else rows.decode(decoding, _seeds(encoded, seeds)))
         return [[[next(new) for _ in range(decoding.answers)] for _ in prompt.responses] for prompt in encoded]
-    prefix = run_prefixes(model, encoded, pad_token_id=pad_token_id)
+    again = prefix is not None
+    prefix = prefix or run_prefixes(model, encoded, pad_token_id=pad_token_id)
     answers: list[list[list[Generated]]] = [[[] for _ in prompt.responses] for prompt in encoded]
     groups = _group_questions(encoded, by_length=prefix.counts_tokens)
     for number, group in enumerate(groups):
         rests = [encoded[i].responses[j] for i, j in group]
-        open_rows = run_rests(prefix, [i for i, _ in group], rests, keep=number < len(groups) - 1)
+        open_rows = run_rests(prefix, [i for i, _ in group], rests, keep=again or number < len(groups) - 1)
         if isinstance(decoding, Beams):
-            found = _search(open_rows, decoding, max_new_tokens)
+            found = _search(open_rows, decoding, max_new_tokens, ends)
         else:
             own = torch.tensor([0 if seeds is None else seeds[i][j] for i, j in group])
-            found = _decode(open_rows, decoding, own, max_new_tokens)
+            found = _decode(open_rows, decoding, own, max_new_tokens, ends)
         for (i, j), said in zip(group, found, strict=True):
             answers[i][j] = said
     return answers
@@ -105,13 +111,13 @@ def _group_questions(encoded: Sequence[EncodedPrompt], *, by_length: bool) -> li
     return [groups[key] for key in sorted(groups)]
 
 
-def _decode(rows: Rows, decoding: Decoding, seeds: Tensor, max_new_tokens: int) -> list[list[Generated]]:
+def _decode(rows: Rows, decoding: Decoding, seeds: Tensor, max_new_tokens: int, ends: Sequence[int]) -> list[list[Generated]]:
     """Continue each row token by token, as often as there are answers."""
     device, count = rows.position.device, decoding.answers
     if count > 1:
         rows.select(torch.arange(len(seeds), device=device).repeat_interleave(count))
     own = answer_seeds(seeds.to(device), count)
-    ends = torch.tensor(end_tokens(rows.prefix.model), device=device, dtype=torch.long)
+    ending = torch.tensor(ends, device=device, dtype=torch.long)
     running = torch.ones(len(own), dtype=torch.bool, device=device)
     tokens: list[Tensor] = []
     logps: list[Tensor] = []
@@ -119,16 +125,15 @@ def _decode(rows: Rows, decoding: Decoding, seeds: Tensor, max_new_tokens: int) 
         token = decoding.choose(rows.logits, own, len(tokens))
         logps.append(_logps_of(rows.logits, token))
         tokens.append(torch.where(running, token, -1))
-        running = running & ~torch.isin(token, ends)
+        running = running & ~torch.isin(token, ending)
         if len(tokens) == max_new_tokens or not running.any():
             break
         rows.step(token)
-    said = _read(torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), end_tokens(rows.prefix.model))
+    said = _read(torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), ends)
     return [said[start : start + count] for start in range(0, len(said), count)]
 
 
-def _search(rows: Rows, beams: Beams, max_new_tokens: int) -> list[list[Generated]]:
-    ends = end_tokens(rows.prefix.model)
+def _search(rows: Rows, beams: Beams, max_new_tokens: int, ends: Sequence[int]) -> list[list[Generated]]:
     found = search_beams(rows, beams, ends=ends, max_new_tokens=max_new_tokens)
     return [_read([list(one.ids) for one in answers], [list(one.logps) for one in answers], ends) for answers in found]
 
@@ -159,21 +164,24 @@ def end_tokens(model: PreTrainedModel) -> list[int]:
 class _StockRows:
     """Every answer as a whole row of the model's own ``generate``; features of an image repeated for its rows."""
 
-    def __init__(self, model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, max_new_tokens: int) -> None:
-        self._model, self._encoded, self._pad = model, encoded, pad_token_id
-        self._options = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad_token_id}
+    def __init__(
+        self, model: Any, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, max_new_tokens: int, ends: Sequence[int]
+    ) -> None:
+        self._model, self._encoded, self._pad, self._ends = model, encoded, pad_token_id, ends
+        options = {"max_new_tokens": max_new_tokens, "do_sample": False, "pad_token_id": pad_token_id}
+        self._options = {**options, "eos_token_id": list(ends) or None}
 
     def decode(self, decoding: Decoding, seeds: Tensor) -> list[Generated]:
         inputs = self._inputs(decoding.answers)
         own = answer_seeds(seeds.to(self._model.device), decoding.answers)
         chooser = _Chooser(decoding, own, start=inputs["input_ids"].shape[1])
         ids = self._new(inputs, num_beams=1, logits_processor=[chooser])
-        return _read(ids, torch.stack(chooser.logps, 1).tolist(), end_tokens(self._model))
+        return _read(ids, torch.stack(chooser.logps, 1).tolist(), self._ends)
 
     def search(self, beams: Beams) -> list[Generated]:
         options = {"num_beams": beams.beams, "length_penalty": beams.length_penalty, "num_return_sequences": beams.answers}
         ids = self._new(self._inputs(1), **options)
-        said = _read(ids, [[] for _ in ids], end_tokens(self._model))
+        said = _read(ids, [[] for _ in ids], self._ends)
         return [Generated(one.ids, one.end, None) for one in said]
 
     def _new(self, inputs: dict[str, Any], **options: Any) -> list[list[int]]:

@@ -79,6 +79,7 @@ class Rows:
         self.position = self.position + 1
 
 
+@torch.no_grad()
 def run_prefixes(model: PreTrainedModel, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> Prefix:
     """Run images and prefixes of a batch once.
 

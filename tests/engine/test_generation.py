@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from mmalign.data.encode import EncodedPrompt
-from mmalign.engine.choosing import Greedy, Sampling, answer_seeds
+from mmalign.engine.choosing import Given, Greedy, Sampling, answer_seeds
 from mmalign.engine.generation import Generated, generate
+from mmalign.engine.prefix import run_prefixes
 from mmalign.engine.probe import own_logps
 from tests.engine.test_families import questions
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
@@ -121,6 +122,39 @@ def test_an_end_is_told_from_a_cut(name: str) -> None:
     assert ended.model_logps is not None
     assert whole.model_logps is not None
     assert ended.model_logps == pytest.approx(whole.model_logps[: first + 1], abs=1e-5)
+
+
+def test_prompts_are_read_once_and_asked_again(family: tuple[str, Any, list[EncodedPrompt]]) -> None:
+    """Answers up to a token that is named, over what an earlier call may have left, with a question that grows; a prompt may have none."""
+    name, model, encoded = family
+    shared = name not in PLAIN_PROMPTS
+    prefix = run_prefixes(model, encoded, pad_token_id=0) if shared else None
+    whole = sample(name, model, encoded)
+    again: list[Generated] = []
+    for number in range(2):
+        answer = whole[0][number][2]
+        named = answer.tokens[2]
+        first = answer.tokens.index(named)
+        asked = [encoded[0].only(number), encoded[1].only(1)] if shared else [encoded[0].only(number)]
+        got = sample(name, model, asked, [[SEEDS[0][number]], []], ends=[named], prefix=prefix)
+        assert [len(questions_of) for questions_of in got] == [1, 0][: len(asked)]
+        cut = got[0][0][2]
+        assert (cut.ids, cut.end) == (answer.tokens[:first], named)
+        again.append(cut)
+    assert again[0].model_logps == pytest.approx(whole[0][0][2].model_logps[: len(again[0].tokens)], abs=1e-5)
+
+
+def test_log_probabilities_of_given_tokens(family: tuple[str, Any, list[EncodedPrompt]]) -> None:
+    """Those of two sampled answers' first tokens, asked for by name."""
+    name, model, encoded = family
+    whole = sample(name, model, encoded)
+    for prompt, questions_of in zip(encoded, whole, strict=True):
+        for number, (first, second, _) in enumerate(questions_of):
+            given = Given([first.tokens[0], second.tokens[0]])
+            got = sample(name, model, [prompt.only(number)], [[0]], decoding=given, max_new_tokens=1)[0][0]
+            assert [one.tokens for one in got] == [first.tokens[:1], second.tokens[:1]]
+            for one, expected in zip(got, (first, second), strict=True):
+                assert one.model_logps == pytest.approx(expected.model_logps[:1], abs=1e-5)
 
 
 def test_the_image_is_encoded_once_for_all_answers() -> None:
