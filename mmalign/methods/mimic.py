@@ -20,7 +20,8 @@ from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_student_output
 from mmalign.methods.on_policy import AnswerSampler, collate_answers
 from mmalign.methods.policy import load_policy
-from mmalign.methods.teachers import LiveTeacher, TokenTeacher, build_teacher
+from mmalign.methods.teacher_panel import build_teacher
+from mmalign.methods.teachers import LiveTeacher, TokenTeacher
 from mmalign.methods.visual_advantage import VisualAdvantage
 from mmalign.options.methods import MimicLossOptions, MimicOptions
 from mmalign.training.method import Method, MethodOutput, Sum
