@@ -25,6 +25,7 @@ from mmalign.data.last_answer import with_answer
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.data.verdicts import digest_processor
 from mmalign.data.vocabulary import check_same_tokens, count_shared_tokens, same_inputs
+from mmalign.engine.aligned import Alignment
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates, TopTokens
 from mmalign.engine.logps import unwrap_parallel
@@ -57,7 +58,7 @@ class TokenTeacher(Protocol):
         """Prepare one row's part; raise ValueError if student and teacher read other answers."""
 
     def answered(self, part: Any, ids: Sequence[int]) -> Any:
-        """A row's part with other tokens as the last answer."""
+        """A row's part with other tokens as the last answer; raise ValueError if the teacher can't read them."""
 
     def check_inputs(self) -> Mapping[str, Any]:
         """Name all that ``encode`` depends on beside the row and the student's processor."""
@@ -65,10 +66,13 @@ class TokenTeacher(Protocol):
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Join the rows' parts; empty where the teacher reads the student's own inputs."""
 
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Count what the loss is a mean over: the student's scored tokens, or what they are compared by; ``own`` is from ``collate``."""
+
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Look at the models once before training, with the student's and the teacher's part of a few rows; return a line for the log."""
 
-    def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Prediction:
+    def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Prediction | Alignment:
         """Say what the teacher predicts, without gradient.
 
         Args:
@@ -130,7 +134,15 @@ class LiveTeacher:
 
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """The teacher's own batch."""
-        return {} if self.same_inputs else collate_prompts(parts, pad_token_id=self.processor.tokenizer.pad_token_id)
+        return {} if self.same_inputs else self.lay_out(parts)
+
+    def lay_out(self, rows: Sequence[EncodedPrompt]) -> dict[str, Any]:
+        """The batch of conversations as it reads them."""
+        return collate_prompts(rows, pad_token_id=self.processor.tokenizer.pad_token_id)
+
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Tokens."""
+        return len(layout["target"])
 
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Compare with the teacher's own forward, and say what both vocabularies share.
@@ -213,6 +225,10 @@ class CachedTeacher:
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Ids (K, N) and log-probabilities (K, N + 1)."""
         return {"ids": torch.cat([part.ids for part in parts]), "logps": torch.cat([part.logps for part in parts])}
+
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Tokens."""
+        return len(layout["target"])
 
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Say whose columns they are."""
