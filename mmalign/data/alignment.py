@@ -2,7 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import NamedTuple
 
 from mmalign.data.encode import EncodedPrompt
@@ -44,7 +44,7 @@ def align_answers(
 ) -> Aligned:
     """Group the tokens of answers: a group ends where a token of both ends at the same byte.
 
-    What the templates write before the words is in no group; all that they write behind them, such as end-of-turn tokens, is one.
+    What only one template writes before the words is in no group; all that they write behind them, such as end-of-turn tokens, is one.
 
     Args:
         student: The student's tokens.
@@ -73,9 +73,12 @@ def _align(
 ) -> tuple[list[int], list[int]]:
     # Templates trim words, and leave reasoning out.
     for said in dict.fromkeys((words.strip(), words.rpartition("</think>")[2].strip())):
-        places = student.ends(own, said), teacher.ends(theirs, said)
-        if places[0] is not None and places[1] is not None:
-            return _meet(places[0], places[1], len(said.encode()), ended=ended)
+        mine, their = student.place(own, said), teacher.place(theirs, said)
+        if mine is not None and their is not None:
+            # A space before the words that both have may be a token of its own in one and a part of the first word in the other.
+            pairs = zip(reversed(mine.before), reversed(their.before), strict=False)
+            common = "".join(letter for letter, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+            return _meet(mine.ends, their.ends, range(-len(common.encode()), len(said.encode())), ended=ended)
     texts = student.text(own), teacher.text(theirs)
     raise UserError(
         f"the answer reads as {texts[0]!r} to the student and {texts[1]!r} to the teacher; expected {words.strip()!r} in both, byte for "
@@ -83,10 +86,10 @@ def _align(
     )
 
 
-def _meet(own: Sequence[int], theirs: Sequence[int], length: int, *, ended: bool) -> tuple[list[int], list[int]]:
-    """From where tokens end to groups; words end at ``length``, and what lies behind the last meeting point is a group too."""
-    meeting = sorted(place for place in set(own) & set(theirs) if 0 < place <= length)
-    groups = [[NO_GROUP if end <= 0 else bisect_left(meeting, end) for end in ends] for ends in (own, theirs)]
+def _meet(own: Sequence[int], theirs: Sequence[int], words: range, *, ended: bool) -> tuple[list[int], list[int]]:
+    """From where tokens end to groups; what lies behind the last meeting point in the words is a group too."""
+    meeting = sorted(place for place in set(own) & set(theirs) if words.start < place <= words.stop)
+    groups = [[NO_GROUP if end <= words.start else bisect_left(meeting, end) for end in ends] for ends in (own, theirs)]
     last = len(meeting)
     if ended and all(last in found for found in groups):
         return groups[0], groups[1]

@@ -4,11 +4,20 @@ import codecs
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
 
 _FALLBACK = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class PlacedWords(NamedTuple):
+    """Words among tokens."""
+
+    before: str
+    """What the tokens hold before them."""
+    ends: list[int]
+    """Where each token ends, in bytes from where the words begin: 0 or less before them."""
 
 
 class TokenBytes:
@@ -39,8 +48,8 @@ class TokenBytes:
         """What the tokens read as; a character that is not whole yet is left out, bytes that are of none are U+FFFD."""
         return "".join(self._pieces(ids)[0])
 
-    def ends(self, ids: Sequence[int], words: str) -> list[int] | None:
-        """Where each token ends, in bytes from where these words begin; 0 or less before them. None where the tokens don't hold them."""
+    def place(self, ids: Sequence[int], words: str) -> PlacedWords | None:
+        """Find words; None where the tokens don't hold them."""
         pieces, ends = self._pieces(ids)
         # Words that are part of a special token's name are not meant.
         plain = ("\0" * len(piece) if number in self.added else piece for number, piece in zip(ids, pieces, strict=True))
@@ -48,7 +57,7 @@ class TokenBytes:
         place = "".join(plain).find(words)
         place = text.find(words) if place < 0 else place
         before = len(text[:place].encode())
-        return None if place < 0 else [end - before for end in ends]
+        return None if place < 0 else PlacedWords(text[:place], [end - before for end in ends])
 
     def _pieces(self, ids: Sequence[int]) -> tuple[list[str], list[int]]:
         """Whole characters by the token that completes them, and where each token ends in bytes."""

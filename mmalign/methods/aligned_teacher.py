@@ -104,7 +104,8 @@ class AlignedTeacher:
             ValueError: If the teacher can't read them.
         """
         ended = ids[-1] in self._ends
-        words = self._student.text(ids[:-1] if ended else ids)
+        # Spaces around the words are the teacher's own template's.
+        words = self._student.text(ids[:-1] if ended else ids).strip()
         messages = [*part.row.messages[:-1], replace_text(part.row.messages[-1], words)]
         return self._read(replace(part.row, messages=messages), [*part.answers[:-1], list(ids)], ended=ended)
 

@@ -164,9 +164,7 @@ class MimicOptions(MimicLossOptions, MllmOptions):
         if cached and (self.legacy_mask or self.temperature != 1.0):
             raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
         if cached and self.aligned:
-            raise UserError(
-                f"--teacher cached tells probabilities of the student's tokens; use a live teacher for --divergence {self.divergence}"
-            )
+            raise UserError(f"--teacher cached knows the student's tokens alone; use a live teacher for --divergence {self.divergence}")
         if cached and self.distil == "all":
             raise UserError("--teacher cached knows response tokens alone; use a live teacher for --distil all")
         if cached and self.on_policy:

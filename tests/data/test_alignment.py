@@ -67,10 +67,10 @@ def test_text_is_what_the_tokenizer_decodes(build: Any) -> None:
     for text in ("a red dog", "héé 猫 \U0001f408 end", "".join(map(chr, range(0x21, 0x800, 3)))):
         ids = ids_of(tokenizer, text)
         assert tokens.text(ids).removeprefix(" ") == tokenizer.decode(ids, clean_up_tokenization_spaces=False).removeprefix(" ")
-        ends = tokens.ends(ids, text.strip())
-        assert ends is not None
-        assert ends[-1] == len(text.strip().encode())
-        assert ends == sorted(ends)
+        placed = tokens.place(ids, text.strip())
+        assert placed is not None
+        assert placed.ends[-1] == len(text.strip().encode())
+        assert placed.ends == sorted(placed.ends)
 
 
 def test_groups_end_where_both_tokenisations_meet() -> None:
@@ -112,6 +112,9 @@ def test_what_templates_write_around_the_words() -> None:
     texts = ("  ab</s>", "ab \n</s>")
     assert groups_of(student, teacher, "ab", texts=texts) == ([NO_GROUP, NO_GROUP, 0, 1, 2], [0, 1, 2, 2, 2])
     assert groups_of(student, teacher, " ab ", texts=texts, ended=False)[0] == [NO_GROUP, NO_GROUP, 0, 1, NO_GROUP]
+    # A space that both have belongs to the words, whether it is a token or a part of one.
+    words = byte_level([("\u0120", "a"), ("\u0120a", "b")])
+    assert groups_of(words, teacher, "ab", texts=(" ab</s>", "  ab</s>")) == ([0, 1], [NO_GROUP, 0, 0, 0, 1])
     # Reasoning that one template leaves out; words that are part of a special token's name.
     assert groups_of(student, teacher, "x</think>\ns", texts=("s</s>", "s</s>")) == ([0, 1], [0, 1])
 
