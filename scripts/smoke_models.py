@@ -73,13 +73,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_tiny_llava(
-    *, vision: dict[str, Any] | None = None, llm: dict[str, Any] | None = None, seed: int = 0, scale: float = 3.0, **options: Any
+    *,
+    vision: dict[str, Any] | None = None,
+    llm: dict[str, Any] | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    seed: int = 0,
+    scale: float = 3.0,
+    **options: Any,
 ) -> Built:
     """Compose a random model. Weights are scaled up, so that a wrong mask or position moves numbers by tenths and not by 1e-6."""
     with tempfile.TemporaryDirectory() as folder:
         for name, values in (("vision", vision or CLIP_TOWER), ("llm", llm or QWEN3)):
             Path(folder, f"{name}.json").write_text(json.dumps(values))
-        build_tokenizer().save_pretrained(Path(folder, "tokenizer"))
+        (tokenizer or build_tokenizer()).save_pretrained(Path(folder, "tokenizer"))
         config = HalvesOptions(
             vision=f"{folder}/vision.json", llm=f"{folder}/llm.json", tokenizer=f"{folder}/tokenizer", seed=seed, **options
         )

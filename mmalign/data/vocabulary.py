@@ -35,7 +35,7 @@ def count_shared_tokens(student: Any, teacher: Any, *, student_size: int, teache
             raise UserError(
                 f"student and teacher don't share their tokens: of {student_size:,} and {teacher_size:,} rows of their output heads the "
                 f"first {shared:,} agree, and id {first} is {names[0].get(first)!r} to the student, {names[1].get(first)!r} to the "
-                "teacher. Distil from a model with the same tokenizer"
+                "teacher. Distil from a model with the same tokenizer, or compare sorted probabilities (--divergence uld)"
             )
     return shared
 

@@ -162,6 +162,7 @@ def linear_divergence(hidden: Tensor, head: Head, teacher: Prediction, options: 
     Raises:
         ValueError: If student and teacher have different numbers of scored tokens, or the teacher can't be compared at the temperature.
     """
+    assert not options.aligned, "of tokens that both have"
     teacher.check(len(hidden), options)
     return _LinearDivergence.apply(hidden, *head, teacher, options, torch.is_grad_enabled())
 

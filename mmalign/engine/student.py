@@ -2,7 +2,7 @@
 
 No tensor of the size of a vocabulary is held beyond one chunk, of either model (see ``divergence.py``).
 
-Shape legend: K = scored tokens, T = the teacher's hidden width, B = rows, L = row length.
+Shape legend: K = scored tokens, G = groups of them, T = the teacher's hidden width, B = rows, L = row length.
 """
 
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mmalign.engine.aligned import Alignment, aligned_distance
 from mmalign.engine.divergence import Head, Prediction, TeacherStates, TopTokens, linear_divergence
 from mmalign.engine.head import LogitTransform, chunks, linear_token_logps
 from mmalign.engine.logps import run_with_head, unwrap
@@ -20,7 +21,7 @@ class StudentOutput(NamedTuple):
     """The student's part, by token."""
 
     divergence: Tensor
-    """(K,) in nats, with gradient."""
+    """(K,) in nats, with gradient; (G,) of groups of tokens where the teacher's are others."""
     logps: Tensor | None
     """(K,) log p of the token itself, with gradient; None where nobody asked."""
 
@@ -76,21 +77,22 @@ def find_top_tokens(teacher: TeacherStates, number: int, *, vocabulary: int) -> 
 def compute_student_output(
     student: nn.Module,
     batch: dict[str, Any],
-    teacher: Prediction,
+    teacher: Prediction | Alignment,
     options: DivergenceOptions,
     *,
     vocabulary: int,
     index: Tensor | None = None,
     with_logps: bool = False,
 ) -> StudentOutput:
-    """Run the student, and compare it with the teacher token by token.
+    """Run the student, and compare it with the teacher token by token, or group by group.
 
     Args:
         student: A multimodal LLM, possibly wrapped by PEFT, DDP or FSDP.
         batch: From ``collate_prompts``, of the student's processor.
-        teacher: For the same scored tokens.
+        teacher: For the same scored tokens, or for those of the same words.
         options: Divergence and temperature.
-        vocabulary: Tokens, from id 0 on, that both share; both distributions are cut to them and sum to 1 again.
+        vocabulary: Tokens, from id 0 on, that both share; both distributions are cut to them and sum to 1 again. The student's own where
+            the teacher has others.
         index: (K,) places of the hidden states that are compared; those that predict the scored tokens if not given.
         with_logps: Whether log p of the tokens is wanted too, under the student's whole vocabulary.
     """
@@ -99,12 +101,17 @@ def compute_student_output(
 
     def compare(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
         own = Head(head.weight, head.bias, transform).cut(vocabulary)
-        value = linear_divergence(hidden.index_select(0, compared), own, teacher.cut(vocabulary), options)
+        told = hidden.index_select(0, compared)
+        if isinstance(teacher, Alignment):
+            value = aligned_distance(told, layout["target"], own, teacher, options)
+        else:
+            value = linear_divergence(told, own, teacher.cut(vocabulary), options)
         if not with_logps:
-            return value[None]
+            return value
         scored = hidden.index_select(0, layout["index"])
         logps = linear_token_logps(scored, head.weight, head.bias, layout["target"], scale=transform.scale, softcap=transform.softcap)
-        return torch.stack([value, logps])
+        return torch.cat([value, logps])
 
     values = run_with_head(student, batch, compare)
-    return StudentOutput(values[0], values[1] if with_logps else None)
+    count = len(values) - len(layout["target"]) * with_logps
+    return StudentOutput(values[:count], values[count:] if with_logps else None)

@@ -8,6 +8,7 @@ Shape legend: K = scored tokens of a batch.
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from datasets import Dataset
 from torch import nn
 
@@ -18,9 +19,11 @@ from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_student_output
+from mmalign.errors import UserError
 from mmalign.methods.on_policy import AnswerSampler, collate_answers
 from mmalign.methods.policy import load_policy
-from mmalign.methods.teachers import LiveTeacher, TokenTeacher, build_teacher
+from mmalign.methods.teacher_panel import build_teacher
+from mmalign.methods.teachers import LiveTeacher, TokenTeacher
 from mmalign.methods.visual_advantage import VisualAdvantage
 from mmalign.options.methods import MimicLossOptions, MimicOptions
 from mmalign.training.method import Method, MethodOutput, Sum
@@ -123,12 +126,25 @@ class MimicMethod(Method):
             return batch
         rows: list[_Row] = batch["rows"]
         given = [row.own for row in rows]
-        answers = self.sampler.draw(model, given, step=step)
-        said = [row if answer is None else self._answered(row, answer.tokens) for row, answer in zip(rows, answers, strict=True)]
-        return self._lay_out(said) | {"on_policy": collate_answers(given, answers)}
+        answers, said, unread = self.sampler.draw(model, given, step=step), list(rows), []
+        for number, answer in enumerate(answers):
+            if answer is None:
+                continue
+            try:
+                said[number] = self._answered(rows[number], answer.tokens)
+            except UserError:
+                # A sampled answer may spell an image's place, or what a template drops.
+                answers[number] = None
+            unread.append(answers[number] is None)
+        told = collate_answers(given, answers)
+        return self._lay_out(said) | {"on_policy": told | {"unread": torch.tensor(unread, dtype=torch.float32)}}
 
     def _answered(self, row: _Row, ids: Sequence[int]) -> _Row:
-        """The row with another last answer."""
+        """The row with another last answer.
+
+        Raises:
+            ValueError: If the teacher can't read it.
+        """
         weakened = None if row.weakened is None else with_answer(row.weakened, ids)
         return _Row(with_answer(row.own, ids), self.teacher.answered(row.part, ids), weakened)
 
@@ -139,13 +155,14 @@ class MimicMethod(Method):
         return batch | ({"weakened": self.advantage.collate(weakened)} if self.advantage is not None else {})
 
     def num_items(self, batch: dict[str, Any]) -> int:
-        """Scored tokens."""
-        return len(batch["layout"]["target"])
+        """Scored tokens, or the groups of them that a teacher with another tokenizer is compared by."""
+        return self.teacher.num_compared(batch["layout"], batch["teacher"])
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum over scored tokens of kl_weight * temperature^2 * divergence - ce_weight * log p, the latter of the data's own tokens.
 
-        With a visual advantage each token's divergence is weighed.
+        Of a teacher with another tokenizer, the divergence is summed over groups of tokens. With a visual advantage each token's
+        divergence is weighed.
         """
         options, sampled = self.options, batch.get("on_policy")
         inputs = {key: value for key, value in batch.items() if key not in _BESIDE}
@@ -163,7 +180,7 @@ class MimicMethod(Method):
             with_logps=options.ce_weight > 0,
         )
         count, divergence = len(output.divergence), output.divergence.detach()
-        metrics = {"loss/kl": Sum(divergence.sum(), count)}
+        metrics = {"loss/uld" if options.aligned else "loss/kl": Sum(divergence.sum(), count)}
         loss = output.divergence.sum() if weighed is None else (weighed.weights * output.divergence).sum()
         loss = options.kl_weight * options.temperature**2 * loss
         if output.logps is not None:
@@ -172,7 +189,8 @@ class MimicMethod(Method):
             loss = loss + options.ce_weight * nll
             metrics["loss/nll"] = Sum(nll.detach(), len(given))
         if sampled is not None:
-            metrics |= {f"on_policy/{name}": Sum(sampled[name].sum(), len(sampled[name])) for name in ("length", "ended")}
+            names = ("length", "ended", "unread") if options.aligned else ("length", "ended")
+            metrics |= {f"on_policy/{name}": Sum(sampled[name].sum(), len(sampled[name])) for name in names}
         if weighed is not None:
             metrics |= weighed.metrics(divergence)
         return MethodOutput(loss, metrics)

@@ -25,16 +25,14 @@ from mmalign.data.last_answer import with_answer
 from mmalign.data.rows import ChatRow, check_columns
 from mmalign.data.verdicts import digest_processor
 from mmalign.data.vocabulary import check_same_tokens, count_shared_tokens, same_inputs
+from mmalign.engine.aligned import Alignment
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.divergence import MixedStates, Prediction, TeacherStates, TopTokens
+from mmalign.engine.divergence import Prediction, TeacherStates, TopTokens
 from mmalign.engine.logps import unwrap_parallel
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_teacher_states, head_size
 from mmalign.errors import UserError
-from mmalign.models.fingerprint import fingerprint_checkpoint
-from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.options.methods import MimicOptions
 from mmalign.options.rows import AnswerEnd
 
 
@@ -60,7 +58,7 @@ class TokenTeacher(Protocol):
         """Prepare one row's part; raise ValueError if student and teacher read other answers."""
 
     def answered(self, part: Any, ids: Sequence[int]) -> Any:
-        """A row's part with other tokens as the last answer."""
+        """A row's part with other tokens as the last answer; raise ValueError if the teacher can't read them."""
 
     def check_inputs(self) -> Mapping[str, Any]:
         """Name all that ``encode`` depends on beside the row and the student's processor."""
@@ -68,10 +66,13 @@ class TokenTeacher(Protocol):
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """Join the rows' parts; empty where the teacher reads the student's own inputs."""
 
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Count what the loss is a mean over: the student's scored tokens, or what they are compared by; ``own`` is from ``collate``."""
+
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Look at the models once before training, with the student's and the teacher's part of a few rows; return a line for the log."""
 
-    def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Prediction:
+    def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Prediction | Alignment:
         """Say what the teacher predicts, without gradient.
 
         Args:
@@ -133,7 +134,15 @@ class LiveTeacher:
 
     def collate(self, parts: Sequence[Any]) -> dict[str, Any]:
         """The teacher's own batch."""
-        return {} if self.same_inputs else collate_prompts(parts, pad_token_id=self.processor.tokenizer.pad_token_id)
+        return {} if self.same_inputs else self.lay_out(parts)
+
+    def lay_out(self, rows: Sequence[EncodedPrompt]) -> dict[str, Any]:
+        """The batch of conversations as it reads them."""
+        return collate_prompts(rows, pad_token_id=self.processor.tokenizer.pad_token_id)
+
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Tokens."""
+        return len(layout["target"])
 
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Compare with the teacher's own forward, and say what both vocabularies share.
@@ -217,6 +226,10 @@ class CachedTeacher:
         """Ids (K, N) and log-probabilities (K, N + 1)."""
         return {"ids": torch.cat([part.ids for part in parts]), "logps": torch.cat([part.logps for part in parts])}
 
+    def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
+        """Tokens."""
+        return len(layout["target"])
+
     def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
         """Say whose columns they are."""
         return self._told
@@ -225,82 +238,3 @@ class CachedTeacher:
         """Hand the columns over."""
         assert shift == 0, "a cached teacher is asked at the right places only"
         return TopTokens(own["ids"], own["logps"])
-
-
-class TeacherPanel:
-    """Several live teachers; a column names each row's. All share the tokens that each shares with the student."""
-
-    def __init__(self, teachers: Mapping[str, LiveTeacher], *, column: str) -> None:
-        """Keep teachers by the names that the column holds."""
-        self._teachers, self._column = teachers, column
-        self.columns = (column,)
-        self.vocabulary = min(one.vocabulary for one in teachers.values())
-        self.barred = sorted({number for one in teachers.values() for number in one.barred})
-
-    def check_dataset(self, dataset: Dataset) -> None:
-        """Rows were checked one by one."""
-
-    def encode(self, raw: Mapping[str, Any], row: ChatRow, student: EncodedPrompt) -> tuple[str, EncodedPrompt]:
-        """Tokenise the conversation as the row's own teacher does.
-
-        Raises:
-            ValueError: If no teacher has the name that the row gives.
-        """
-        name = raw[self._column]
-        if name not in self._teachers:
-            raise UserError(f"{self._column} is {name!r}, and the teachers are {', '.join(self._teachers)}; give it one")
-        return name, self._teachers[name].encode(raw, row, student) or student
-
-    def answered(self, part: tuple[str, EncodedPrompt], ids: Sequence[int]) -> tuple[str, EncodedPrompt]:
-        """The conversation with another last answer."""
-        name, encoded = part
-        return name, with_answer(encoded, ids)
-
-    def check_inputs(self) -> Mapping[str, Any]:
-        """How each reads conversations."""
-        return {"column": self._column, **{f"teacher {name}": one.check_inputs() for name, one in self._teachers.items()}}
-
-    def collate(self, parts: Sequence[tuple[str, EncodedPrompt]]) -> dict[str, Any]:
-        """``owner`` (R,): the number of each row's teacher; under each name the batch of its rows."""
-        names = list(self._teachers)
-        batch: dict[str, Any] = {"owner": torch.tensor([names.index(name) for name, _ in parts])}
-        for name, teacher in self._teachers.items():
-            own = [encoded for of, encoded in parts if of == name]
-            if own:
-                batch[f"teacher {name}"] = collate_prompts(own, pad_token_id=teacher.processor.tokenizer.pad_token_id)
-        return batch
-
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
-        """Compare each teacher with its own forward on its own rows."""
-        lines = []
-        for name, teacher in self._teachers.items():
-            own = [(read, part) for read, (of, part) in encoded if of == name]
-            lines.append(f"{name}: {teacher.start(student, own)}" if own else f"{name}: none of the first rows is its own; not compared")
-        return "\n".join(lines)
-
-    def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> MixedStates:
-        """Run each teacher on its rows."""
-        owner = own["owner"][inputs["layout"]["response"]]
-        present = [(number, name) for number, name in enumerate(self._teachers) if f"teacher {name}" in own]
-        states = [self._teachers[name].ask(student, inputs, own[f"teacher {name}"], shift=shift) for _, name in present]
-        numbers = torch.tensor([number for number, _ in present], device=owner.device)
-        return MixedStates(torch.searchsorted(numbers, owner), tuple(states))
-
-
-def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> TokenTeacher:
-    """Load whom the student mimics.
-
-    Raises:
-        ValueError: If the teacher doesn't share the student's tokens.
-    """
-    dtype, quantization = options.teacher_dtype, options.teacher_quantization
-    if options.teacher == ["cached"]:
-        named = options.teacher_model
-        fingerprint = None if named is None else fingerprint_checkpoint(named, dtype=dtype, quantization=quantization)
-        return CachedTeacher(student, fingerprint=fingerprint)
-    live = {}
-    for name, source in options.teachers.items():
-        model, teacher_processor = load_mllm(source, dtype=dtype, quantization=quantization, attention=options.attention)
-        reference = Reference(student, kind="copy", model=model)
-        live[name] = LiveTeacher(reference, teacher_processor, student=student, student_processor=processor, answer_end=options.answer_end)
-    return next(iter(live.values())) if len(live) == 1 else TeacherPanel(live, column=options.teacher_column)

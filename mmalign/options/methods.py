@@ -10,7 +10,7 @@ from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 Tower = Literal["vision_tower", "text_tower"]
-DivergenceName = Literal["forward-kl", "reverse-kl", "js"]
+DivergenceName = Literal["forward-kl", "reverse-kl", "js", "uld", "uld-hybrid"]
 DifficultyMode = Literal["off", "paper", "paper-norm", "loss-weight", "both"]
 VisualAdvantageName = Literal["off", "tokens", "answers", "both"]
 NoisyGap = Literal["keep", "drop", "flip", "smooth"]
@@ -48,9 +48,11 @@ class DivergenceOptions(Options):
     """Divergence of the student's distributions from the teacher's."""
 
     divergence: DivergenceName = "forward-kl"
-    """of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon"""
+    """of the student from the teacher: KL(teacher, student), KL(student, teacher), Jensen-Shannon; uld, uld-hybrid: the teacher may have
+    another tokenizer, and its sorted probabilities are compared, all or those of tokens that the student lacks"""
     js_weight: float = 0.5
-    """the teacher's share of the mixture that js compares both with; towards 0 it turns to the forward KL, towards 1 to the reverse KL"""
+    """the teacher's share of the mixture that js (and uld-hybrid, of the tokens that both have) compares both with; towards 0 it turns to
+    the forward KL, towards 1 to the reverse KL"""
     temperature: float = 1.0
     """softens both distributions; the divergence is multiplied by its square"""
 
@@ -59,10 +61,15 @@ class DivergenceOptions(Options):
         super().__post_init__()
         if not 0 < self.js_weight < 1:
             raise UserError(f"js_weight is {self.js_weight}; expected more than 0 and less than 1; its ends are forward-kl and reverse-kl")
-        if self.js_weight != 0.5 and self.divergence != "js":
+        if self.js_weight != 0.5 and self.divergence not in ("js", "uld-hybrid"):
             raise UserError(f"js_weight is {self.js_weight}, and divergence {self.divergence!r} has none; add --divergence js")
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; expected a positive number")
+
+    @property
+    def aligned(self) -> bool:
+        """Whether words are compared that student and teacher may cut into other tokens."""
+        return self.divergence in ("uld", "uld-hybrid")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +131,11 @@ class MimicLossOptions(DivergenceOptions, OnPolicyOptions, VisualAdvantageOption
             raise UserError(f"ce_weight is {self.ce_weight}; expected 0 or more")
         if self.on_policy and (self.legacy_mask or self.distil == "all"):
             raise UserError("--on-policy compares sampled answers at the right places; leave --legacy-mask and --distil all out")
+        if self.aligned and (self.legacy_mask or self.distil == "all" or self.visual_advantage != "off"):
+            raise UserError(
+                f"--divergence {self.divergence} compares answers at the right places, each group of tokens alike; leave --legacy-mask, "
+                "--distil all and --visual-advantage out"
+            )
         if self.visual_advantage != "off" and (self.legacy_mask or self.distil == "all"):
             raise UserError("--visual-advantage is of answers at the right places; leave --legacy-mask and --distil all out")
 
@@ -133,7 +145,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
     """Options of ``mmalign train mimic``."""
 
     teacher: list[str]
-    """whom to mimic: a multimodal LLM with the student's tokens, or cached: columns of the data; several: NAME=MODEL, each for its rows"""
+    """whom to mimic: a multimodal LLM with the student's tokens (with others: --divergence uld), or cached: columns of the data; several:
+    NAME=MODEL, each for its rows"""
     teacher_column: str = "source"
     """column that names each row's teacher, where there are several"""
     teacher_model: str | None = None
@@ -153,6 +166,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
             raise UserError("of several teachers each is live, and asked once; leave cached and --visual-advantage out")
         if cached and (self.legacy_mask or self.temperature != 1.0):
             raise UserError("--teacher cached knows the right places at temperature 1 alone; leave --legacy-mask and --temperature out")
+        if cached and self.aligned:
+            raise UserError(f"--teacher cached knows the student's tokens alone; use a live teacher for --divergence {self.divergence}")
         if cached and self.distil == "all":
             raise UserError("--teacher cached knows response tokens alone; use a live teacher for --distil all")
         if cached and self.on_policy:

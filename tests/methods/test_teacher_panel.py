@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from mmalign.engine import head
 from mmalign.methods.mimic import MimicMethod
-from mmalign.methods.teachers import LiveTeacher, TeacherPanel
+from mmalign.methods.teacher_panel import TeacherPanel
+from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.references import Reference
 from mmalign.options.methods import DivergenceOptions, MimicLossOptions, MimicOptions
 from tests.methods.test_mimic import KINDS, assert_same_gradients, gradients, plain_divergence, plain_logits
