@@ -39,6 +39,11 @@ COMMANDS = {
         "merge:run",
         "join a LoRA adapter and its base model to one checkpoint",
     ),
+    "combine-adapters": Command(
+        "models:CombineOptions",
+        "combine:run",
+        "write a weighted sum of LoRA adapters as one adapter",
+    ),
     "classifier train": Command(
         "classifier:TrainClassifierOptions",
         "classifier:run_train",

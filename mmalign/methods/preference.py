@@ -60,7 +60,7 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         self.views, self._reads_cells = Views.of(cells), bool(cells)
         self.prompts_per_row = len(self.views.responses)
         self.columns = (*PAIR_COLUMNS, *((IMAGES_OTHER,) if self.views.need_other else ()), *self.objective_columns)
-        self._asked = {
+        self.asked = {
             "keep_logits": any(named.objective.needs_logits for named in self.objectives),
             "divergence": any(named.objective.needs_divergence for named in self.objectives),
         }
@@ -222,8 +222,12 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         return {name: PairValues(*(torch.cat(side) for side in zip(*values, strict=True))) for name, values in found.items()}
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """Run the models, and sum the objectives."""
+        return self.compute_pairs(self.read_pairs(model, batch))
+
+    def compute_pairs(self, pairs: PairBatch) -> MethodOutput:
         """Sum of the objectives over the pairs; rewards are logged with the plain beta, so that difficulty modes can be compared."""
-        pairs, first = self.read_pairs(model, batch), self.objectives[0]
+        first = self.objectives[0]
         rewards = {named.name: compute_rewards(named.objective, pairs) for named in self.objectives}
         losses = {
             named.name: objective_loss(named.objective, pairs, rewards=self._centered(named.name, rewards[named.name]))
@@ -245,7 +249,10 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
     def read_pairs(self, model: nn.Module, batch: dict[str, Any]) -> PairBatch:
         """Run policy and reference on a batch."""
-        policy, live = self.run(model, batch, **self._asked)
+        return self.make_pairs(batch, *self.run(model, batch, **self.asked))
+
+    def make_pairs(self, batch: dict[str, Any], policy: ResponseLogps, live: ResponseLogps | None) -> PairBatch:
+        """Lay out what policy and reference, where one ran, say of a batch."""
         columns = batch["numbers"]
         tokens, own, reference, cells = self._part(policy, live, pairs=self.num_items(batch))
         divergence = None

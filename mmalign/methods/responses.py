@@ -19,15 +19,15 @@ from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rows import ItemsRow, ListRow, PairRow
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.logps import ResponseLogps, compute_response_logps, states_of, unwrap, unwrap_parallel
+from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
-from mmalign.engine.vision import encode_frozen_images, vision_is_frozen
 from mmalign.errors import UserError
 from mmalign.losses.list_kernel import ListObjective
 from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.registry import Named, Registry
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
+from mmalign.methods.policy_and_reference import compute_policy_and_reference
 from mmalign.models.moving_reference import MovingReference
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, ResponsesOptions
@@ -194,8 +194,7 @@ class ResponsesMethod(Method, Generic[Objective]):
 
     def run(self, model: nn.Module, batch: dict[str, Any], **asked: bool) -> tuple[ResponseLogps, ResponseLogps | None]:
         """Run the policy, and the reference where one is in memory; what is asked for goes to ``compute_policy_and_reference``."""
-        inputs = {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells")}
-        policy, reference = compute_policy_and_reference(model, inputs, self.reference, **asked)
+        policy, reference = compute_policy_and_reference(model, model_inputs(batch), self.reference, **asked)
         if isinstance(self.reference, MovingReference) and reference is not None and model.training:
             self.reference.watch(policy.token_logps, reference.token_logps)
         return policy, reference
@@ -212,35 +211,9 @@ class ResponsesMethod(Method, Generic[Objective]):
         return MethodOutput(total.sum(), metrics)
 
 
-def compute_policy_and_reference(
-    model: nn.Module,
-    inputs: dict[str, Any],
-    reference: Reference | None,
-    *,
-    keep_states: bool = False,
-    keep_logits: bool = False,
-    divergence: bool = False,
-) -> tuple[ResponseLogps, ResponseLogps | None]:
-    """Run the policy, and the reference without gradient where there is one; an image that both see alike is encoded once.
-
-    Args:
-        model: The policy, possibly wrapped.
-        inputs: From ``collate_prompts``, and nothing else.
-        reference: None where its log-probabilities are known, or nobody asks for them.
-        keep_states: Keep the policy's last hidden states at the scored positions.
-        keep_logits: Keep the scored tokens' own logits, of both.
-        divergence: Compute KL(reference, policy) at the scored positions.
-    """
-    inner = unwrap(model)
-    features = encode_frozen_images(inner, inputs) if vision_is_frozen(inner) else None
-    expected = against = None
-    if reference is not None:
-        seen = features if reference.shares_frozen_vision else None
-        with reference.active(unwrap_parallel(model)) as frozen:
-            expected = compute_response_logps(frozen, inputs, features=seen, keep_states=divergence, keep_logits=keep_logits)
-            against = states_of(frozen, expected) if divergence else None
-    policy = compute_response_logps(model, inputs, features=features, keep_states=keep_states, keep_logits=keep_logits, against=against)
-    return policy, expected
+def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A batch without what only the objectives read."""
+    return {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells")}
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

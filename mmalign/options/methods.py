@@ -1,10 +1,12 @@
 """What each method of training can be set to."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from mmalign.errors import UserError
 from mmalign.options.base import Options
+from mmalign.options.chasing import ChasingOptions
 from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
@@ -270,7 +272,7 @@ class PairLossOptions(ResponsesOptions, SelectionOptions, WeakenOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(PairLossOptions, ReferencedOptions):
+class PreferenceOptions(PairLossOptions, ChasingOptions):
     """Options of ``mmalign train preference``."""
 
     learning_rate: float = 2e-6
@@ -300,6 +302,8 @@ class MethodEntry(NamedTuple):
     options: type[RunOptions]
     place: str
     summary: str
+    variants: Mapping[str, str] = {}
+    """Options that make it another class where they are set: that class's place."""
 
 
 # What follows ``mmalign train``. A new method is its own module, its options and one line here.
@@ -307,6 +311,11 @@ METHODS = {
     "contrastive": MethodEntry(ContrastiveOptions, "contrastive:ContrastiveMethod", "train an image-text scorer (CLIP)"),
     "sft": MethodEntry(SftOptions, "sft:SupervisedMethod", "fine-tune on chats about images"),
     "mimic": MethodEntry(MimicOptions, "mimic:MimicMethod", "distil a teacher into a student on chats"),
-    "preference": MethodEntry(PreferenceOptions, "preference:PreferenceMethod", "DPO and its family on preference pairs"),
+    "preference": MethodEntry(
+        PreferenceOptions,
+        "preference:PreferenceMethod",
+        "DPO and its family on preference pairs",
+        variants={"chasing": "chasing:ChasingMethod"},
+    ),
     "listwise": MethodEntry(ListwiseOptions, "listwise:ListwiseMethod", "the same on lists of scored responses"),
 }

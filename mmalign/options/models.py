@@ -1,5 +1,6 @@
-"""Making models: join, upcycle, merge."""
+"""Making models: join, upcycle, merge, combine."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -7,6 +8,7 @@ from typing import Literal
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.precision import Dtype, Quantization
+from mmalign.options.rows import AnswerOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,3 +108,44 @@ class MergeOptions(Options):
     """precision of the merged weights"""
     quantization: Quantization | None = None
     """how the base was held in training; what the adapter's run says if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CombineOptions(AnswerOptions):
+    """Options of ``mmalign combine-adapters``."""
+
+    adapters: list[str] = field(metadata={"positional": True})
+    """two or more LoRA adapters of one base: folders, as mmalign train --lora-rank leaves them"""
+    out: Path
+    """folder of the combined adapter"""
+    data: list[Path] = field(default_factory=list)
+    """preference pairs to find the weights on, a file or folder for each domain; with --weights they are only measured"""
+    weights: list[float] = field(default_factory=list)
+    """a factor for each adapter; if not given, those on a grid of tenths that sum to 1 with the lowest mean of the sets' DPO losses"""
+    max_pairs: int = 64
+    """pairs of each set, spread over it"""
+    beta: float = 0.1
+    """DPO's, for the losses"""
+    batch_size: int = 8
+    """pairs at once"""
+    image_root: Path | None = None
+    """folder that relative image paths in the data start from"""
+    dtype: Dtype = "auto"
+    """precision of the base's weights"""
+    quantization: Quantization | None = None
+    """how the base is held; what the adapters' runs say if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be summed or weighted."""
+        super().__post_init__()
+        if len(self.adapters) < 2:
+            raise UserError(f"adapters is {' '.join(self.adapters)}; expected two or more")
+        if not self.weights and not self.data:
+            raise UserError("no weights are given, and no pairs to find them on; add --data or --weights")
+        if self.weights and len(self.weights) != len(self.adapters):
+            raise UserError(f"weights has {len(self.weights)} numbers for {len(self.adapters)} adapters; expected one for each")
+        if not all(math.isfinite(weight) for weight in self.weights):
+            raise UserError(f"weights is {' '.join(map(str, self.weights))}; expected finite numbers")
+        self.refuse_below(1, "max_pairs", "batch_size")
+        if not self.beta > 0:
+            raise UserError(f"beta is {self.beta}; expected a positive number, such as 0.1")

@@ -60,7 +60,7 @@ def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str, str]:
 
 def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
     """Turn a run's record into the card's facts."""
-    options, method = record["options"], find_method(record["method"])
+    options, method = record["options"], find_method(record["method"], record["options"])
     start = options["model"]
     is_adapter = bool(options.get("lora_rank"))
     kind: Kind = "contrastive" if method.name == "contrastive" else "adapter" if is_adapter else "full"

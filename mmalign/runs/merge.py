@@ -6,7 +6,7 @@ from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
-from mmalign.runs.run_record import RUN_FILE, read_record
+from mmalign.runs.run_record import recorded_quantization
 
 
 def run(options: MergeOptions) -> None:
@@ -19,11 +19,7 @@ def run(options: MergeOptions) -> None:
     """
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
-    folder = Path(options.adapter)
-    quantization = options.quantization
-    if quantization is None:
-        recorded = read_record(folder)["options"] if (folder / RUN_FILE).is_file() else {}
-        quantization = recorded.get("quantization", "none")
+    quantization = options.quantization or recorded_quantization(Path(options.adapter))
     model, processor = load_merged(options.adapter, dtype=options.dtype, quantization=quantization)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)

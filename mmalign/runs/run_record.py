@@ -12,6 +12,7 @@ from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
 from mmalign.files import check_same, read_json_object, write_whole
+from mmalign.options.precision import Quantization
 from mmalign.options.training import RunOptions, TrainerOptions
 
 RUN_FILE = "mmalign_run.json"
@@ -74,6 +75,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not (isinstance(record.get("method"), str) and isinstance(record.get("options"), dict) and isinstance(record.get("data"), dict)):
         raise UserError(f"{folder / RUN_FILE} is no record of a run: expected method, options and data; remove the folder and run again")
     return record
+
+
+def recorded_quantization(adapter: Path) -> Quantization:
+    """How the base of an adapter was held in training, as the adapter's run says; in full precision where it says nothing."""
+    recorded = read_record(adapter)["options"] if (adapter / RUN_FILE).is_file() else {}
+    found: Quantization = recorded.get("quantization", "none")
+    return found
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -21,6 +21,7 @@ from mmalign.files import open_to_readers, write_whole
 from mmalign.methods.registry import find_method
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
+from mmalign.options.chasing import ChasingOptions
 from mmalign.options.methods import METHODS, MimicOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
@@ -41,7 +42,7 @@ from mmalign.training.trainer import MethodTrainer
 def run(options: RunOptions) -> None:
     """Train a model with the method that the options are of."""
     name = next(name for name, entry in METHODS.items() if entry.options is type(options))
-    train_and_save(options, *find_method(name).build(options))
+    train_and_save(options, *find_method(name, vars(options)).build(options))
 
 
 def train_and_save(
@@ -103,6 +104,8 @@ def train_and_save(
         raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
     if isinstance(options, ReferencedOptions) and options.moving is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
+    if isinstance(options, ChasingOptions) and options.chasing and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError("--chasing runs two adapters in turn; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
     if isinstance(options, MimicOptions) and options.on_policy and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("--on-policy samples with whole weights; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
     if isinstance(options, MllmOptions) and evaluation is not None:

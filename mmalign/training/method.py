@@ -42,6 +42,17 @@ class Selection:
     """The same in words."""
 
 
+@dataclass(frozen=True)
+class Apart:
+    """Weights that train as if there were no others: their gradients are scaled down by their own norm."""
+
+    parameters: Sequence[nn.Parameter]
+    option: str
+    """What asks for it, for errors."""
+    learning_rate_scale: float = 1.0
+    """Their share of the peak learning rate, under the schedule of all."""
+
+
 class Method(ABC):
     """An objective with its data. What a method does not define is as it stands here."""
 
@@ -83,6 +94,10 @@ class Method(ABC):
     def prepare(self, dataset: Dataset) -> Dataset:
         """Check columns as a whole, and add those that depend on all rows."""
         return dataset
+
+    def apart(self, model: nn.Module) -> Sequence[Apart]:
+        """Sets of weights that train apart from each other; none where all train together. ``model`` is the bare one."""
+        return []
 
     def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
         """What else happens at steps and checkpoints; ``checkpoint`` is where training resumes from."""

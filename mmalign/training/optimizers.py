@@ -46,7 +46,7 @@ def build_optimizer(model: nn.Module, options: TrainerOptions) -> Optimizer | No
     return Muon([group for group in groups if group["params"]], lr=options.learning_rate, betas=(0.9, options.adam_beta2))
 
 
-def set_own_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, learning_rate: float) -> None:
+def set_own_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, learning_rate: float, option: str) -> None:
     """Give some parameters a peak learning rate of their own, under the schedule of all; every other setting stays.
 
     Their groups stand last, so that the first group's rate is still that of the rest.
@@ -55,6 +55,7 @@ def set_own_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, le
         optimizer: Before its first step, and before a schedule is made for it.
         parameters: Some of those that it updates.
         learning_rate: Their peak.
+        option: What asks for it, for the error.
 
     Raises:
         ValueError: If the optimiser updates none of them.
@@ -64,7 +65,7 @@ def set_own_rate(optimizer: Optimizer, parameters: Iterable[nn.Parameter], *, le
     if not any(id(parameter) in own for group in groups for parameter in group["params"]):
         raise UserError(
             f"{type(optimizer).__name__} keeps its weights in no groups that could have a learning rate of their own; leave "
-            "--projector-learning-rate out, or choose another optimiser"
+            f"{option} out, or choose another optimiser"
         )
     for group in groups:
         moved = [parameter for parameter in group["params"] if id(parameter) in own]

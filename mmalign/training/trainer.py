@@ -1,6 +1,7 @@
 """The one trainer: ``transformers.Trainer`` around a method."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, Trainer
 
-from mmalign.engine.logps import unwrap
+from mmalign.engine.logps import unwrap, unwrap_parallel
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import find_part
-from mmalign.training.method import Method
+from mmalign.training.method import Apart, Method
 from mmalign.training.optimizers import set_own_rate
 from mmalign.training.progress import show_progress
 from mmalign.training.router import RouterLosses
@@ -112,12 +113,36 @@ class MethodTrainer(Trainer):
         return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the optimiser, or take the one that was given, with the projector's own learning rate."""
+        """Make the optimiser, or take the one that was given, with learning rates of the projector's and the method's own."""
         optimizer = super().create_optimizer(model)
+        for part in self._apart(model):
+            if part.learning_rate_scale != 1.0:
+                rate = self.args.learning_rate * part.learning_rate_scale
+                set_own_rate(optimizer, part.parameters, learning_rate=rate, option=part.option)
         if self._projector_learning_rate is not None:
             projector = find_part(unwrap(self.model if model is None else model), "projector")
-            set_own_rate(optimizer, projector.parameters(), learning_rate=self._projector_learning_rate)
+            set_own_rate(optimizer, projector.parameters(), learning_rate=self._projector_learning_rate, option="--projector-learning-rate")
         return optimizer
+
+    def _apart(self, model: nn.Module | None) -> Sequence[Apart]:
+        return self.method.apart(unwrap_parallel(self.model if model is None else model))
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        parts = self._apart(model)
+        if not parts:
+            return super()._clip_grad_norm(model)
+        # Clips nothing: it takes the scale of float16 off, and says how large all gradients are together.
+        norm = self.accelerator.clip_grad_norm_(model.parameters(), math.inf)
+        for part in parts:
+            nn.utils.clip_grad_norm_(part.parameters, self.args.max_grad_norm)
+        return norm
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        trained = [weight for weight in self.model.parameters() if weight.requires_grad]
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        # Of several adapters transformers lets only the first go on training.
+        for weight in trained:
+            weight.requires_grad_(True)
 
     def _get_learning_rate(self) -> float:
         # Asked for before the scheduler moves on: the rate that the step was taken with.

@@ -167,7 +167,7 @@ def test_without_a_reference_one_model_runs_once(name: str, monkeypatch: pytest.
         passes.append(model)
         return compute_response_logps(model, *args, **options)
 
-    monkeypatch.setattr("mmalign.methods.responses.compute_response_logps", count)
+    monkeypatch.setattr("mmalign.methods.policy_and_reference.compute_response_logps", count)
     loss_of(method_for(name), data_set())
     assert passes == [models()[0]]
     policy, other, processor = models()

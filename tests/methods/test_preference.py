@@ -108,7 +108,7 @@ def test_one_encoding_gives_the_loss_and_gradients_of_two(monkeypatch: pytest.Mo
         return loss, {name: p.grad for name, p in policy.named_parameters() if p.grad is not None}
 
     loss, gradients = step()
-    monkeypatch.setattr("mmalign.methods.responses.vision_is_frozen", lambda model: False)
+    monkeypatch.setattr("mmalign.methods.policy_and_reference.vision_is_frozen", lambda model: False)
     expected, plain = step()
     assert loss == pytest.approx(expected, abs=1e-5)
     assert abs(loss - NUM_PAIRS * math.log(2)) > 0.01

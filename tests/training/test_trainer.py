@@ -13,8 +13,8 @@ from transformers import TrainerCallback
 
 from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.policy_and_reference import compute_policy_and_reference
 from mmalign.methods.preference import PreferenceMethod
-from mmalign.methods.responses import compute_policy_and_reference
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import add_lora
