@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from mmalign.errors import UserError
-from mmalign.files import open_to_readers
+from mmalign.files import RUN_FILE, open_to_readers
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
-from mmalign.runs.run_record import RUN_FILE, read_record
+from mmalign.runs.run_record import read_record
 
 
 def run(options: MergeOptions) -> None:

@@ -11,10 +11,9 @@ from mmalign import __version__
 from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
-from mmalign.files import check_same, read_json_object, write_whole
+from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
 from mmalign.options.training import RunOptions, TrainerOptions
 
-RUN_FILE = "mmalign_run.json"
 # Options that change nothing but the time: a run that was short of memory resumes with fewer processes.
 _WITHOUT_EFFECT = ("num_workers", "check_workers")
 _SECRET = ("token", "api_key", "password", "secret")
