@@ -12,6 +12,9 @@ from typing import Any
 
 from mmalign.errors import UserError
 
+RUN_FILE = "mmalign_run.json"
+"""What a training run leaves beside its model: what it was made of."""
+
 
 def read_json(path: Path) -> Any:
     """Read a JSON file.

@@ -185,15 +185,15 @@ def encode_responses(
     for response, closes in zip(responses, ends or [True] * len(responses), strict=True):
         turn = replace_text(Message(role="assistant", content=""), begun + response)
         texts.append(render_answers(processor, [*before, turn], [len(before)], begun=begun, ends=closes, end=answer_end))
-    _check_text(processor, [*prompt, *(replace_text(Message(role="assistant", content=""), response) for response in responses)])
+    check_text(processor, [*prompt, *(replace_text(Message(role="assistant", content=""), response) for response in responses)])
     if isinstance(processor, PaliGemmaProcessor):
         prompt_text = render(processor, before, add_generation_prompt=True)
-        return _checked(_encode_pali_gemma(processor, prompt_text, texts, images), max_length)
+        return check_lengths(_encode_pali_gemma(processor, prompt_text, texts, images), max_length)
     first = _tokenize(processor, texts[0].text, images)
     rows = [first, *(_tokenize_again(processor, chat.text, first) for chat in texts[1:])]
     flags = [row.scored(chat.answers) for row, chat in zip(rows, texts, strict=True)]
     start = min(_shared_length([row.ids for row in rows]), *(flag.index(True) if True in flag else len(flag) for flag in flags))
-    return _checked(_cut(rows, flags, start, images), max_length)
+    return check_lengths(_cut(rows, flags, start, images), max_length)
 
 
 def encode_chat(
@@ -209,16 +209,16 @@ def encode_chat(
     """
     answers = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
     chat = render_answers(processor, row.messages, answers, end=answer_end)
-    _check_text(processor, row.messages)
+    check_text(processor, row.messages)
     if isinstance(processor, PaliGemmaProcessor):
         if every_token:
             raise UserError("PaliGemma's prompt is read in both directions, so that no token of it is predicted; score responses alone")
         prompt_text = render(processor, row.messages[: answers[0]], add_generation_prompt=True)
-        return _checked(_encode_pali_gemma(processor, prompt_text, [chat], row.images), max_length)
+        return check_lengths(_encode_pali_gemma(processor, prompt_text, [chat], row.images), max_length)
     tokens = _tokenize(processor, chat.text, row.images)
     scored = tokens.scored(chat.answers)
     start = scored.index(True) if True in scored else len(scored)
-    encoded = _checked(_cut([tokens], [scored], start, row.images), max_length)
+    encoded = check_lengths(_cut([tokens], [scored], start, row.images), max_length)
     told = tokens.told()
     return replace(encoded, scored=[told[start:]], scored_prefix=told[:start]) if every_token else encoded
 
@@ -379,7 +379,7 @@ def image_token_ids(processor: Any) -> list[int]:
     return sorted({number for number in (*given, *named) if number is not None})
 
 
-def _check_text(processor: Any, messages: Sequence[Message]) -> None:
+def check_text(processor: Any, messages: Sequence[Message]) -> None:
     """Refuse words that the processor would take for the place of an image."""
     tokens = processor.tokenizer.convert_ids_to_tokens(image_token_ids(processor))
     for message in messages:
@@ -396,7 +396,8 @@ def _shared_length(rows: Sequence[Sequence[int]]) -> int:
     return int(differing[0]) if len(differing) else length
 
 
-def _checked(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:
+def check_lengths(encoded: EncodedPrompt, max_length: int | None) -> EncodedPrompt:
+    """Refuse responses without a scored token, and rows longer than allowed."""
     for response, scored in zip(encoded.responses, encoded.scored, strict=True):
         if not any(scored):
             raise UserError("a response has no token to score")

@@ -8,7 +8,7 @@ from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.chasing import ChasingOptions
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions
+from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions, WordingOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 Tower = Literal["vision_tower", "text_tower"]
@@ -296,6 +296,31 @@ class ListwiseOptions(ListLossOptions, ReferencedOptions):
     """peak learning rate"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class RewardLossOptions(WordingOptions, RowOptions):
+    """What a reward model learns from, and how it is asked."""
+
+    lists: bool = False
+    """rows have responses and scores, of which every two with unequal scores are a pair, for chosen and rejected"""
+    margin: float = 0.0
+    """by how much the better response's reward should be higher"""
+    centering: float = 0.01
+    """adds this times the squared sum of a pair's rewards, which keeps rewards around 0"""
+
+    def __post_init__(self) -> None:
+        """Refuse a centring that drives rewards away from 0."""
+        super().__post_init__()
+        self.refuse_below(0, "centering")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(RewardLossOptions, MllmOptions):
+    """Options of ``mmalign train reward``."""
+
+    learning_rate: float = 2e-6
+    """peak learning rate"""
+
+
 class MethodEntry(NamedTuple):
     """A method of training: its options, ``module:class`` in methods, and what its command does."""
 
@@ -318,4 +343,5 @@ METHODS = {
         variants={"chasing": "chasing:ChasingMethod"},
     ),
     "listwise": MethodEntry(ListwiseOptions, "listwise:ListwiseMethod", "the same on lists of scored responses"),
+    "reward": MethodEntry(RewardOptions, "reward:RewardMethod", "train a reward model on pairs or lists: a stock checkpoint"),
 }

@@ -1,9 +1,10 @@
 """How rows of the data are read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmalign.errors import UserError
 from mmalign.options.base import Options
 
 AnswerEnd = Literal["token", "template"]
@@ -48,6 +49,24 @@ class ShardOptions(RowOptions, AnswerOptions):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WordingOptions(Options):
+    """How a reward model is asked about a response."""
+
+    question: str = "Is this answer right? Answer yes or no."
+    """the user's turn behind a response"""
+    answers: list[str] = field(default_factory=lambda: ["yes", "no"])
+    """the words for right and for wrong, a token each: the reward is the difference of their logits"""
+
+    def __post_init__(self) -> None:
+        """Refuse a question without words, and answers that are not two."""
+        super().__post_init__()
+        if not self.question.strip():
+            raise UserError("question has no words; expected one that the answers fit, such as 'Is this answer right? Answer yes or no.'")
+        if len(self.answers) != 2 or len(set(self.answers)) < 2 or not all(map(str.strip, self.answers)):
+            raise UserError(f"answers are {self.answers}; expected two words, the one for right first, such as yes no")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig
 
 from mmalign.errors import UserError
-from mmalign.files import expected_form, read_json_object
+from mmalign.files import RUN_FILE, expected_form, read_json_object
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
 from mmalign.reports.model_card import CardFacts, Kind, card_results, name_search, write_model_card
-from mmalign.runs.run_record import RUN_FILE, read_record, write_record
+from mmalign.runs.run_record import read_record, write_record
 
 LIMITS = (
     "It was trained on the data above alone; check it on your own images before you rely on it.",

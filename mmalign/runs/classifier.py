@@ -22,7 +22,7 @@ from mmalign.classifier.student import build_student, published_mixing
 from mmalign.classifier.training_images import RunImages, check_names, decode_images, load_sources
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.files import hash_file, write_whole
+from mmalign.files import RUN_FILE, hash_file, write_whole
 from mmalign.models.load import best_device
 from mmalign.models.parameters import count_parameters
 from mmalign.options.classifier import (
@@ -34,7 +34,7 @@ from mmalign.options.classifier import (
 )
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, hash_teacher, prepare_teacher
-from mmalign.runs.run_record import RUN_FILE, build_record, claim_folder, is_first_process, read_record, write_record
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, read_record, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback

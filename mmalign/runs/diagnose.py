@@ -29,12 +29,12 @@ from mmalign.diagnostics.layers import LayerTrace, trace_layers
 from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_features
 from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import RUN_FILE, write_whole
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
 from mmalign.reports.gallery import make_thumbnail
-from mmalign.runs.run_record import RUN_FILE, read_record
+from mmalign.runs.run_record import read_record
 
 
 @dataclass(frozen=True)

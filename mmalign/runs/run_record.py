@@ -11,11 +11,10 @@ from mmalign import __version__
 from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
-from mmalign.files import check_same, read_json_object, write_whole
+from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
 from mmalign.options.precision import Quantization
 from mmalign.options.training import RunOptions, TrainerOptions
 
-RUN_FILE = "mmalign_run.json"
 # Options that change nothing but the time, such as fewer processes where memory was short, and who is told of the run.
 _WITHOUT_EFFECT = ("num_workers", "check_workers", "log_to", "log_project")
 _SECRET = ("token", "api_key", "password", "secret")

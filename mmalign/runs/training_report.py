@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mmalign.errors import UserError
-from mmalign.files import read_json
+from mmalign.files import RUN_FILE, read_json
 from mmalign.reports.training_plots import TrainingRun
 from mmalign.runs.eval_report import name_folders
-from mmalign.runs.run_record import RUN_FILE, read_record
+from mmalign.runs.run_record import read_record
 
 
 def collect_logs(folders: Sequence[Path], *, names: Sequence[str]) -> tuple[list[TrainingRun], dict[str, str]]:

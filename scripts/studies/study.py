@@ -24,8 +24,7 @@ import torch
 from datasets import disable_progress_bars
 from transformers.utils import logging
 
-from mmalign.files import read_json, write_whole
-from mmalign.runs.run_record import RUN_FILE
+from mmalign.files import RUN_FILE, read_json, write_whole
 
 
 class Cell(Protocol):

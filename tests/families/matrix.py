@@ -32,13 +32,15 @@ from mmalign.engine.prefix import probe_prefix
 from mmalign.engine.probe import own_logps, probe_rows
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.preference import PreferenceMethod
+from mmalign.methods.reward import RewardMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
-from mmalign.options.methods import MimicLossOptions, PairLossOptions
+from mmalign.options.methods import MimicLossOptions, PairLossOptions, RewardLossOptions
 from mmalign.options.training import LoraOptions
+from tests.engine.test_rewards import plain_reward
 from tests.families.real_forms import REAL_FORMS, build_real_form
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
 from tests.tiny_models import fill_adapter, pair_rows, random_image, random_text
@@ -180,6 +182,22 @@ def check_dpo(family: Family) -> None:
     batch = method.collate(rows)
     first = method.compute(model, batch).loss_sum / method.num_items(batch)
     torch.testing.assert_close(first, torch.tensor(2.0).log(), rtol=0, atol=1e-5)
+    check_step(model, lambda: method.compute(model, batch).loss_sum)
+
+
+def check_reward(family: Family) -> None:
+    """A reward model's first loss is that of plain forwards, pair by pair, and a step lowers it."""
+    model, wording = copy.deepcopy(family.model), RewardLossOptions(centering=0.0)
+    method, rows = RewardMethod(family.processor, wording), pairs()
+    method.start(model, rows)
+    batch = method.collate(rows)
+    plain = [read_pair(row, index=0) for row in rows]
+    gaps = [
+        plain_reward(model, family.processor, row, row.chosen, wording) - plain_reward(model, family.processor, row, row.rejected, wording)
+        for row in plain
+    ]
+    loss = method.compute(model, batch).loss_sum
+    torch.testing.assert_close(loss, -F.logsigmoid(torch.tensor(gaps)).sum(), rtol=0, atol=1e-4)
     check_step(model, lambda: method.compute(model, batch).loss_sum)
 
 
@@ -414,6 +432,7 @@ CELLS: dict[str, Callable[[Family], None]] = {
     "text only": check_text_rows,
     "DPO": check_dpo,
     "mimic": check_distillation,
+    "reward": check_reward,
     "score": check_scoring,
     "generate": check_generation,
     "LoRA": check_lora,
@@ -426,9 +445,12 @@ CELLS: dict[str, Callable[[Family], None]] = {
 
 _NO_TEXT_ALONE = "`images` are expected as arguments to a `PaliGemmaProcessor` instance"
 _FIRST_PROMPT_ALONE = "an image stands behind the first answer; PaliGemma reads images of the first prompt alone"
+_NO_SECOND_TURN = "PaliGemma has no second turn to ask about a response"
 REFUSED: dict[tuple[str, str], str] = {
     ("paligemma", "text only"): _NO_TEXT_ALONE,
     ("paligemma2", "text only"): _NO_TEXT_ALONE,
+    ("paligemma", "reward"): _NO_SECOND_TURN,
+    ("paligemma2", "reward"): _NO_SECOND_TURN,
     ("paligemma", "later images"): _FIRST_PROMPT_ALONE,
     ("paligemma2", "later images"): _FIRST_PROMPT_ALONE,
 }
