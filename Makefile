@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml
 setup: $(STAMP) ## make the virtual environment
 
 demo: $(STAMP) ## the main job on the embedded world: world, models, difficulty, DA-DPO, a table and pages
-	$(VENV)/bin/python scripts/demo.py --out runs/demo
+	$(VENV)/bin/mmalign demo --out runs/demo
 
 # The packages of two checkpoints ask for runtimes that nothing here needs: their files alone are wanted.
 $(REAL_STAMP): $(STAMP)

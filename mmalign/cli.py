@@ -2,26 +2,45 @@
 
 import importlib
 import sys
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from mmalign import __version__
 from mmalign.config import parse_options
-from mmalign.errors import run_and_tell, take_traceback
+from mmalign.errors import UserError, run_and_tell, take_traceback
 from mmalign.options.methods import METHODS
+from mmalign.recipes import expand
 from mmalign.terminal import quiet_libraries
 
 
 class Command(NamedTuple):
-    """Where a command lives: ``module:name`` in options and in runs. What runs is imported when the options are read."""
+    """Where a command lives: ``module:name`` of its options and of its run. What runs is imported when the options are read."""
 
     options: str
     run: str
     summary: str
+    packages: tuple[str, str] = ("mmalign.options", "mmalign.runs")
 
+    def options_class(self) -> type[Any]:
+        """Import the dataclass of its options."""
+        return _find(self.packages[0], self.options)
+
+    def import_run(self) -> Callable[[Any], object]:
+        """Import what it runs."""
+        return _find(self.packages[1], self.run)
+
+
+def _data_tool(module: str, options: str, summary: str) -> Command:
+    """A program of ``data_tools`` as a command."""
+    return Command(f"{module}:{options}", f"{module}:run", summary, ("data_tools", "data_tools"))
+
+
+# Commands that stand above the others.
+_ABOVE = ("mmalign.options", "mmalign")
 
 COMMANDS = {
+    "demo": Command("demo:DemoOptions", "demo:run", "the main job on a made world, in ten minutes: models, DA-DPO, pages", _ABOVE),
     "world build": Command(
         "world:WorldOptions",
         "world:run",
@@ -120,6 +139,16 @@ COMMANDS = {
         "put a checkpoint, scored pairs or report pages on the Hub, with a card",
     ),
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
+    "data convert": _data_tool("convert_pairs", "ConvertOptions", "a public preference set to checked pairs, or to scored lists"),
+    "data convert-chats": _data_tool("convert_chats", "ChatOptions", "a public instruction set to checked chats"),
+    "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
+    "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
+    "data weaken": _data_tool("weaken_images", "WeakenOptions", "pairs from chats: rejected answers to weakened images"),
+    "data inject-errors": _data_tool("inject_errors", "InjectOptions", "pairs from chats: a language model puts errors into answers"),
+    "data coco-objects": _data_tool("coco_objects", "ObjectOptions", "list COCO's objects by image, for CHAIR and Object HalBench"),
+    "recipe list": Command("recipes:ListRecipesOptions", "recipes:run_list", "the papers' recipes and their commands", _ABOVE),
+    "recipe show": Command("recipes:ShowRecipeOptions", "recipes:run_show", "print a recipe's file", _ABOVE),
+    "recipe run": Command("recipes:RunRecipeOptions", "recipes:expand", "run a recipe's command with its options and more", _ABOVE),
 }
 
 # Commands that are another one where an option is given.
@@ -153,17 +182,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     if old := _find_name(words, RENAMED):
         print(f"mmalign {old}: is now called 'mmalign {RENAMED[old]}'; the old name goes with the next release", file=sys.stderr)
         words[: len(old.split())] = RENAMED[old].split()
+    if words[:2] == ["recipe", "run"] and words[2:3] not in ([], ["-h"], ["--help"]):
+        # From here on it is the recipe's command.
+        try:
+            words = expand(words[2:])
+        except UserError as error:
+            print(f"mmalign recipe run: error: {error}", file=sys.stderr)
+            return 2
     name = _find_name(words, COMMANDS)
     if name is None:
         return _group_or_unknown(words)
     command = _choose_variant(name, words)
-    options_class = find("options", command.options)
-    options = parse_options(options_class, words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
+    options = parse_options(command.options_class(), words[len(name.split()) :], prog=f"mmalign {name}", description=command.summary)
     quiet_libraries()
     joined = _in_process_group()
     status = None
     try:
-        status = run_and_tell(lambda: find("runs", command.run)(options), prog=f"mmalign {name}", traced=traced)
+        status = run_and_tell(lambda: command.import_run()(options), prog=f"mmalign {name}", traced=traced)
     finally:
         if not joined:
             _leave_process_group(wait=status == 0)
@@ -180,10 +215,9 @@ def _choose_variant(name: str, words: Sequence[str]) -> Command:
     return variant if any(word.split("=")[0] == option for word in words) else COMMANDS[name]
 
 
-def find(part: str, place: str) -> Any:
-    """Import what a command names: ``module:name`` in a room."""
+def _find(package: str, place: str) -> Any:
     module, _, name = place.partition(":")
-    return getattr(importlib.import_module(f"mmalign.{part}.{module}"), name)
+    return getattr(importlib.import_module(f"{package}.{module}"), name)
 
 
 def _in_process_group() -> bool:

@@ -15,7 +15,7 @@ def take_traceback(words: Sequence[str]) -> tuple[list[str], bool]:
     return [word for word in words if word != "--traceback"], traced
 
 
-def run_and_tell(run: Callable[[], None], *, prog: str, traced: bool) -> int:
+def run_and_tell(run: Callable[[], object], *, prog: str, traced: bool) -> int:
     """Run a program; what its user or the machine is at fault for is told in a line.
 
     Args:

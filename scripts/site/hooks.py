@@ -12,7 +12,7 @@ from mkdocs.structure.files import File, Files
 REPOSITORY = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
-from mmalign.cli import COMMANDS, VARIANTS, Command, find  # noqa: E402
+from mmalign.cli import COMMANDS, VARIANTS, Command  # noqa: E402
 from mmalign.config import is_required, read_help, show_default  # noqa: E402
 from mmalign.tables import markdown_table  # noqa: E402
 
@@ -49,7 +49,7 @@ def write_commands() -> str:
 
 
 def _describe(name: str, command: Command) -> list[str]:
-    options = find("options", command.options)
+    options = command.options_class()
     hints, texts = typing.get_type_hints(options), read_help(options)
     rows = [
         [_name(field), _type(hints[field.name]), "required" if is_required(field) else show_default(field), texts[field.name]]

@@ -13,6 +13,7 @@ from datasets import Dataset
 
 from mmalign.cli import main as mmalign
 from mmalign.data.rejects import Rejects
+from mmalign.demo import commands, run_commands
 from mmalign.evaluation.amber import Amber, AmberQuestion
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
@@ -23,7 +24,6 @@ from mmalign.evaluation.rows import read_jsonl
 from mmalign.evaluation.runner import generate_answers
 from mmalign.files import read_json
 from mmalign.models.load import best_device, load_mllm
-from scripts.demo import commands, run_commands
 from scripts.studies.study import slug, write_json
 
 CAPTION_NOISE = 0.65

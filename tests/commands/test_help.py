@@ -1,7 +1,6 @@
 """What a newcomer meets first: a quick import, and help without waiting that explains every option."""
 
 import dataclasses
-import importlib
 import re
 import subprocess
 import sys
@@ -48,8 +47,7 @@ def test_help_explains_every_option(capsys: pytest.CaptureFixture[str], name: st
     out = capsys.readouterr().out
     # Each entry begins at the margin; its text follows behind spaces or on the lines below.
     entries = re.split(r"\n  (?=-)", out)
-    module, _, options = COMMANDS[name].options.partition(":")
-    options_class = getattr(importlib.import_module(f"mmalign.options.{module}"), options)
+    options_class = COMMANDS[name].options_class()
     texts = read_help(options_class)
     for option in dataclasses.fields(options_class):
         words = texts.get(option.name, "")

@@ -1,6 +1,5 @@
 """Weights in 4 bits from the command line: one option in every command, and what doesn't go together."""
 
-import importlib
 import json
 import math
 from pathlib import Path
@@ -126,9 +125,7 @@ def test_every_command_that_takes_a_precision_takes_bits() -> None:
     takes = {"train sft", "train preference", "train listwise", "score-difficulty", "cache-logps", "evaluate"}
     found = set()
     for name, command in COMMANDS.items():
-        module, _, options_name = command.options.partition(":")
-        options = getattr(importlib.import_module(f"mmalign.options.{module}"), options_name)
-        found |= {name} if issubclass(options, PrecisionOptions) else set()
+        found |= {name} if issubclass(command.options_class(), PrecisionOptions) else set()
     assert found >= takes
 
 

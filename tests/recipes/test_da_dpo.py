@@ -3,7 +3,6 @@
 What run.sh prints is what it runs; the default suite runs those commands in this process, ``-m slow`` runs the shell file itself.
 """
 
-import importlib
 import json
 import math
 import os
@@ -54,9 +53,7 @@ def parse(words: list[str]) -> Any:
     """Parse a printed command as mmalign would."""
     words = words[words.index("mmalign") + 1 :]
     name = next(" ".join(words[:n]) for n in (2, 1) if " ".join(words[:n]) in cli.COMMANDS)
-    module, _, options = cli.COMMANDS[name].options.partition(":")
-    options_class = getattr(importlib.import_module(f"mmalign.options.{module}"), options)
-    return parse_options(options_class, words[len(name.split()) :], prog=name, description="")
+    return parse_options(cli.COMMANDS[name].options_class(), words[len(name.split()) :], prog=name, description="")
 
 
 def test_every_family_has_its_recipe() -> None:

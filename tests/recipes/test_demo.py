@@ -12,7 +12,7 @@ from tests.reports.html_page import check_self_contained
 
 @pytest.mark.slow
 def test_demo_ends_with_pages_and_a_table(tmp_path: Path) -> None:
-    command = [sys.executable, "scripts/demo.py", "--smoke", "--out", str(tmp_path / "demo")]
+    command = [sys.executable, "-m", "mmalign", "demo", "--smoke", "--out", str(tmp_path / "demo")]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     page = check_self_contained((tmp_path / "demo" / "report.html").read_text())

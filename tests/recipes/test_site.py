@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mmalign.cli import COMMANDS, VARIANTS, find
+from mmalign.cli import COMMANDS, VARIANTS
 from tests.conftest import REPOSITORY
 
 pytest.importorskip("mkdocs", reason="the site's packages are not installed: pip install 'mmalign[docs]'")
@@ -27,7 +27,7 @@ def write_commands() -> str:
 
 def known_options() -> set[str]:
     return {
-        f"--{field.name.replace('_', '-')}" for command in EVERY.values() for field in dataclasses.fields(find("options", command.options))
+        f"--{field.name.replace('_', '-')}" for command in EVERY.values() for field in dataclasses.fields(command.options_class())
     }
 
 
@@ -35,7 +35,7 @@ def test_every_option_of_every_command_is_described() -> None:
     sections = dict(re.findall(r"(?ms)^## mmalign ([^\n]+)\n(.*?)(?=^## |\Z)", write_commands()))
     assert set(sections) == set(EVERY)
     for name, command in EVERY.items():
-        for field in dataclasses.fields(find("options", command.options)):
+        for field in dataclasses.fields(command.options_class()):
             row = re.search(rf"(?m)^\| `--{field.name.replace('_', '-')}`[^|]*\|(.*)\|$", sections[name])
             assert row, (name, field.name)
             assert len(row[1].rsplit("|", 1)[-1].strip()) > 5, (name, field.name)

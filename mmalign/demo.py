@@ -6,7 +6,6 @@ all three, and ends with the pages of ``mmalign report``. Each step is one ``mma
 are kept when the demo is run again.
 """
 
-import argparse
 import os
 import shlex
 import time
@@ -14,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmalign.cli import main as mmalign
+from mmalign.options.demo import DemoOptions
+from mmalign.recipes import find_folder
 
-CONFIGS = Path(os.path.relpath(Path(__file__).resolve().parent / "demo"))
 MODELS = {"SFT": "sft", "DPO": "dpo", "DA-DPO": "da_dpo"}
 
 
@@ -25,7 +25,7 @@ def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8, s
     def size(full: int, small: int) -> str:
         return str(small if smoke else full)
 
-    run = str(out)
+    run, configs = str(out), os.path.relpath(find_folder() / "demo")
     world = f"{run}/world"
     preference = (
         f"train preference --model {run}/sft --data {run}/difficulty/scored.parquet --reference cached --batch-size 16 --seed {seed}"
@@ -34,10 +34,10 @@ def commands(out: Path, *, seed: int, smoke: bool, caption_noise: float = 0.8, s
     steps = {
         "world/world.json": f"world build --out {world} --seed {seed} --num-scenes {size(12_000, 64)} --num-pairs {size(4_800, 48)}"
         f" --num-eval-scenes {size(200, 12)} --caption-noise {caption_noise}",
-        "clip/train_log.json": f"train contrastive --model {CONFIGS}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
+        "clip/train_log.json": f"train contrastive --model {configs}/clip.json --tokenizer {world}/tokenizer --data {world}/captions"
         f" --out {run}/clip --license apache-2.0 --batch-size {size(96, 8)}"
         f" --max-steps {size(300, 3)} --learning-rate 1.5e-3 --warmup-ratio 0.1 --num-workers 1 --seed {seed}",
-        "mllm/config.json": f"compose --vision {run}/clip --llm {CONFIGS}/llm.json --tokenizer {world}/tokenizer"
+        "mllm/config.json": f"compose --vision {run}/clip --llm {configs}/llm.json --tokenizer {world}/tokenizer"
         f" --vision-feature-layer -2 --seed {seed} --out {run}/mllm",
         "sft/train_log.json": f"train sft --model {run}/mllm --data {world}/sft --out {run}/sft --license apache-2.0"
         f" --batch-size {size(16, 8)} --max-steps {size(sft_steps, 3)} --optimizer muon --learning-rate 2e-3 --adam-beta2 0.95"
@@ -87,20 +87,11 @@ def reports(out: Path) -> dict[str, list[str]]:
     return {done: shlex.split(step) for done, step in steps.items()}
 
 
-def main() -> None:
-    """Run the demo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder of everything that is made")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--smoke", action="store_true", help="a few steps on a tiny world: checks the path, shows no effect")
-    options = parser.parse_args()
+def run(options: DemoOptions) -> None:
+    """Run what is not done yet, and make the pages."""
     # Each of its models is loaded and saved in a moment.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     start = time.perf_counter()
     run_commands(options.out, commands(options.out, seed=options.seed, smoke=options.smoke))
     run_commands(options.out, reports(options.out), again=True)
     print(f"\ndone in {time.perf_counter() - start:.0f} s; the page to look at: {options.out / 'report.html'}")
-
-
-if __name__ == "__main__":
-    main()
