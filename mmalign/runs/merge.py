@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, open_to_readers
+from mmalign.files import open_to_readers
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
 from mmalign.runs.run_record import recorded_quantization

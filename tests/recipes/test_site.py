@@ -26,9 +26,7 @@ def write_commands() -> str:
 
 
 def known_options() -> set[str]:
-    return {
-        f"--{field.name.replace('_', '-')}" for command in EVERY.values() for field in dataclasses.fields(command.options_class())
-    }
+    return {f"--{field.name.replace('_', '-')}" for command in EVERY.values() for field in dataclasses.fields(command.options_class())}
 
 
 def test_every_option_of_every_command_is_described() -> None:
