@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 from mmalign.data.messages import text_of
 from mmalign.data.rows import QuestionRow
 from mmalign.errors import UserError
+from mmalign.evaluation.reasoning import decode_answer
 
 
 class Group(NamedTuple):
@@ -27,6 +28,21 @@ class Group(NamedTuple):
     def prompt(self) -> str:
         """The text of the last turn."""
         return text_of(self.question.prompt[-1])
+
+
+def read_group(
+    processor: Any, question: QuestionRow, row: Mapping[str, Any], *, prompt: Sequence[int], answers: Sequence[Sequence[int]]
+) -> Group:
+    """Decode the answers to a question.
+
+    Args:
+        processor: The policy's.
+        question: What was asked.
+        row: The columns of the data.
+        prompt: Tokens before the answers.
+        answers: Tokens of each, without an end.
+    """
+    return Group(question, [decode_answer(processor, ids, prompt=prompt) for ids in answers], row)
 
 
 Rewards = list[float | None]
