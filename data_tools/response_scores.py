@@ -10,20 +10,12 @@ from data_tools.scoring import Parts, Sampled, Scorer
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.pope import parse_strict
-from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.wording import fill_prompt
+from mmalign.rewards.exact import score_answer, score_objects
+from mmalign.rewards.rating import parse_rating, rating_prompt
 
-RATING = """A response describes or answers a question about an image. You can't see the image; a reference tells what it shows.
-
-Question: {question}
-Reference: {reference}
-Response: {response}
-
-How well does the response agree with the reference? Take off for everything that contradicts it or that it gives no reason to believe;
-don't reward length. Reply with one whole number from 1 (mostly false) to 10 (all true) and nothing else."""
 CHECK = "Statement: {statement}\nIs this statement true of the image? Answer yes or no."
 
 
@@ -36,11 +28,7 @@ class TruthScorer(Scorer):
 
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
         """(Objects named and there - objects named and absent) / objects there, each object once."""
-        return [[self._score(response, item.truth or frozenset()) for response in item.responses] for item in items]
-
-    def _score(self, response: str, truth: frozenset[str]) -> float:
-        named = {mention.name for mention in find_mentions(response, self.words)}
-        return (len(named & truth) - len(named - truth)) / max(len(truth), 1)
+        return [[score_objects(response, item.truth or frozenset(), self.words) for response in item.responses] for item in items]
 
 
 class AnswerScorer(Scorer):
@@ -55,10 +43,7 @@ class AnswerScorer(Scorer):
         for item in items:
             if not item.answers:
                 raise UserError(f"question {item.question.id} has no answer; --scorer answers needs one, as text or a list of texts")
-        return [[float(self._is_right(response, item.answers)) for response in item.responses] for item in items]
-
-    def _is_right(self, response: str, answers: Sequence[str]) -> bool:
-        return plain_answer(strip_reasoning(response).text) in map(plain_answer, answers)
+        return [[score_answer(response, item.answers) for response in item.responses] for item in items]
 
 
 class JudgeScorer(Scorer):
@@ -78,9 +63,7 @@ class JudgeScorer(Scorer):
         for item in items:
             if not item.reference:
                 raise UserError(f"question {item.question.id} has no reference; --scorer judge needs one, --scorer mllm looks at the image")
-            for response in item.responses:
-                texts = {"question": item.question.prompt, "reference": item.reference, "response": response}
-                prompts.append(fill_prompt(RATING, texts))
+            prompts += [rating_prompt(item.question.prompt, item.reference, response) for response in item.responses]
         ratings = iter(map(parse_rating, self.judge.ask(prompts)))
         return [[next(ratings) for _ in item.responses] for item in items]
 
@@ -153,18 +136,6 @@ def build_looking(parts: Parts) -> LookingScorer:
 def _statement_id(item: int, response: int, sentence: str) -> str:
     """Name a statement by its text too: verdicts that a stopped run left must not meet other responses, where sampling isn't exact."""
     return f"{item}/{response}/{hashlib.sha256(sentence.encode()).hexdigest()[:16]}"
-
-
-def plain_answer(text: str) -> str:
-    """Reduce an answer to what is compared: lower case, single spaces, no marks around it."""
-    return " ".join(text.casefold().split()).strip(" .,;:!?\"'*`")
-
-
-def parse_rating(reply: str) -> float | None:
-    """Read the first whole number of a reply, behind its reasoning, if it is from 1 to 10."""
-    found = re.search(r"\d+", strip_reasoning(reply).text)
-    value = None if found is None else int(found.group())
-    return float(value) if value is not None and 1 <= value <= 10 else None
 
 
 def split_sentences(text: str) -> list[str]:

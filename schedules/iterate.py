@@ -39,6 +39,7 @@ from data_tools.sample_pairs import main as sample_pairs
 from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
 from mmalign.files import claim, read_json_object, write_whole
+from mmalign.rewards.groups import mark_right, win_rates
 from schedules.stages import RECORD, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
@@ -203,11 +204,6 @@ def run_group_round(options: IterateOptions, lists: Sequence[dict[str, Any]], *,
     write_whole(folder / "round.json", json.dumps(record, indent=1))
 
 
-def mark_right(scores: Sequence[float], correct: float | None) -> list[float]:
-    """Turn scores into 1 (from ``correct`` on) and 0; None leaves them."""
-    return list(scores) if correct is None else [float(score >= correct) for score in scores]
-
-
 def _words(options: IterateOptions) -> list[str]:
     """What goes to every training."""
     return [*(["--objective", *options.objective] if options.objective else []), *training_words(options.train)]
@@ -257,12 +253,6 @@ def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: f
     good = [i for i, score in enumerate(scores) if min_score is None or score >= min_score]
     pairs = [(i, j) for i in good for j, score in enumerate(scores) if scores[i] - score >= min_gap]
     return sorted(pairs, key=lambda pair: scores[pair[1]] - scores[pair[0]])[:most]
-
-
-def win_rates(scores: Sequence[float]) -> list[float]:
-    """Turn a prompt's scores into rewards: the share of its other samples that each one beats, a tie as half (DNO, Alg. 1)."""
-    beaten = [sum((score > other) + (score == other) / 2 for other in scores) - 0.5 for score in scores]
-    return [value / (len(scores) - 1) for value in beaten]
 
 
 def read_rejected(text: str) -> float | None:

@@ -25,6 +25,9 @@ BELOW |= {
 BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier")}
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}
+# A reward reads answers as benchmarks do, and a method that samples asks it.
+BELOW["rewards"] = BELOW["evaluation"] | {"evaluation"}
+BELOW["methods"] = BELOW["methods"] | {"rewards"}
 ROOMS = set(BELOW)
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 

@@ -248,6 +248,11 @@ def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: 
     return _cut(rows, [[False] * len(row.ids) for row in rows], start, images)
 
 
+def answer_type(processor: Any) -> int:
+    """Token type of an answer's tokens: PaliGemma marks what is read from left to right, others mark images alone."""
+    return int(isinstance(processor, PaliGemmaProcessor))
+
+
 def batch_prompts(processor: Any, prompts: Sequence[Sequence[Message]], images: Sequence[Sequence[Image.Image]] | None = None) -> Any:
     """Tokenise several prompts for stock ``generate``, padded on the left.
 

@@ -3,7 +3,8 @@
 A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational or plain text), and optionally ``id``, ``source`` and
 ``ends`` (false: the answers are cut inside the assistant's turn), ``images_other`` (as many images of another scene) and ``chosen_other``
 (the right answer for those). A list has ``responses`` and ``scores`` for the two. Items are spans inside one ``response``: ``items``,
-[start, end) in characters, and ``relevance``. A chat has ``images`` and ``messages``. All accept ``image`` for ``images``.
+[start, end) in characters, and ``relevance``. A chat has ``images`` and ``messages``. A question has ``images`` and ``prompt`` or
+``question``. All accept ``image`` for ``images``.
 """
 
 import sys
@@ -34,7 +35,9 @@ CHAT_COLUMNS = ("messages",)
 OTHER_NAMES = {"messages": "conversations", "images": "image"}
 """Columns that are read under another name as well: LLaVA's files have ``conversations``."""
 IMAGES_OTHER, CHOSEN_OTHER = "images_other", "chosen_other"
-ROW_COLUMNS = ("id", "source", "prompt", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected", CHOSEN_OTHER)
+ROW_COLUMNS = (
+    "id", "source", "prompt", "question", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected", CHOSEN_OTHER,
+)  # fmt: skip
 """What a row may have beside the columns that it must have."""
 
 _SCORES = ("difficulty", "easiness_", "gap_", "reference_", "teacher_")
@@ -104,6 +107,15 @@ class ChatRow:
     id: str
     images: list[Image.Image]
     messages: list[Message]
+
+
+@dataclass(frozen=True)
+class QuestionRow:
+    """A prompt without an answer, decoded and checked; it ends with a user's turn."""
+
+    id: str
+    images: list[Image.Image]
+    prompt: list[Message]
 
 
 def check_columns(columns: Iterable[str], required: Iterable[str], *, what: str) -> None:
@@ -215,6 +227,20 @@ def read_items(raw: Mapping[str, Any], *, index: int, image_root: Path | None = 
     prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     items, grades = [(start, end) for start, end in raw["items"]], [float(grade) for grade in relevance]
     return ItemsRow(row_id(raw, index=index), images, prompt, response, items, grades, _flag(raw, "ends", default=True))
+
+
+def read_question(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> QuestionRow:
+    """Decode and check one prompt that is to be answered, under ``prompt`` or ``question``. Arguments and errors as in ``read_pair``."""
+    name = next((name for name in ("prompt", "question") if raw.get(name) is not None), None)
+    if name is None:
+        raise UserError("the row has no prompt; expected text or messages under prompt or question")
+    prompt = _read_prompt(raw[name], name)
+    if not any(text_of(message).strip() for message in prompt):
+        raise UserError(f"{name} holds no words")
+    if prompt[-1]["role"] != "user":
+        raise UserError(f"{name} ends with the words of the {prompt[-1]['role']}; expected a user's turn, which is answered")
+    placed, images = _with_images(raw, prompt, image_root, name)
+    return QuestionRow(row_id(raw, index=index), images, placed)
 
 
 def read_chat(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ChatRow:

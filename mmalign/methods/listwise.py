@@ -91,10 +91,14 @@ class ListwiseMethod(ResponsesMethod[ListObjective]):
             "step_ends": {steps: find_step_ends(self.processor.tokenizer, target, steps) for steps in self.steps},
         }
 
+    def compared_with(self, batch: Mapping[str, Any], policy: ResponseLogps, live: Logps | None) -> Logps | None:
+        """What the policy is compared with: a model in memory, or columns."""
+        return live if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
+
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the objectives over the prompts."""
         policy, live = self.run(model, batch, keep_states=bool(self.steps))
-        reference = live if self.cached is None else self.cached.logps(batch["reference"], policy.scored)
+        reference = self.compared_with(batch, policy, live)
         counts, scores = batch["numbers"]["counts"], batch["numbers"]["scores"]
         ends = batch["numbers"]["step_ends"]
         tokens: ScoredTokens = policy.scored

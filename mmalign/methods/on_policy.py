@@ -1,15 +1,9 @@
 """Answers that a student in training gives itself, in the place of some rows' own: what on-policy distillation learns from.
 
-Whether a row is answered, and what its answer is drawn with, depends on the seed, the step and the row alone: a run that resumes, another
-split into micro-batches and other processes draw the same.
-
 Shape legend: K = scored tokens of a batch, A = sampled answers of it.
 """
 
-import hashlib
-import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,26 +11,13 @@ from torch import Tensor, nn
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.last_answer import answer_start, question_of
 from mmalign.engine.choosing import Among, Sampling
-from mmalign.engine.generation import Generated, generate
-from mmalign.engine.logps import unwrap
-from mmalign.engine.prefix import probe_prefix
-from mmalign.models.eval_mode import eval_mode
+from mmalign.engine.generation import Generated
+from mmalign.methods.sampling import BITS, PolicySampler, draw
 from mmalign.options.methods import OnPolicyOptions
-
-_BITS = 63
-
-
-class _Draw(NamedTuple):
-    """What a row draws at a step: both uniform, below 2**63."""
-
-    share: int
-    """Decides whether it is answered."""
-    seed: int
-    """Of the answer."""
 
 
 class AnswerSampler:
-    """Answers a share of the rows with the model in training, in eval mode and without gradient."""
+    """Answers a share of the rows with the model in training."""
 
     def __init__(self, options: OnPolicyOptions, *, pad_token_id: int, size: int, barred: Sequence[int], seed: int) -> None:
         """Keep what is sampled, and from which tokens.
@@ -48,17 +29,15 @@ class AnswerSampler:
             barred: Of these, those that may not.
             seed: Of the run.
         """
-        self._options, self._pad, self._seed = options, pad_token_id, seed
-        self._decoding = Among(Sampling(temperature=options.sample_temperature), size, barred)
-        self._shared = True
+        self._options, self._seed = options, seed
+        decoding = Among(Sampling(temperature=options.sample_temperature), size, barred)
+        self._sampler = PolicySampler(decoding, max_new_tokens=options.sample_tokens, pad_token_id=pad_token_id)
 
     def start(self, model: nn.Module, encoded: EncodedPrompt) -> str:
-        """Choose between cached prompts and stock ``generate`` on a conversation; return a line for the log."""
-        with eval_mode(model):
-            choice = probe_prefix(unwrap(model), question_of(encoded), pad_token_id=self._pad)
-        self._shared = choice.shared
+        """Choose how a conversation is answered; return a line for the log."""
+        reason = self._sampler.start(model, question_of(encoded))
         told = f"the student answers {self._options.on_policy:.0%} of the rows itself, in {self._options.sample_tokens:,} tokens at most"
-        return f"{told}; {choice.reason}"
+        return f"{told}; {reason}"
 
     def draw(self, model: nn.Module, encoded: Sequence[EncodedPrompt], *, step: int) -> list[Generated | None]:
         """Answer some of the conversations.
@@ -71,22 +50,13 @@ class AnswerSampler:
         Returns:
             For each, the answer to its last question, or None where the data's own stays.
         """
-        drawn = [_draw(self._seed, step, one) for one in encoded]
-        chosen = [number for number, draw in enumerate(drawn) if draw.share < self._options.on_policy * 2**_BITS]
+        drawn = [draw(self._seed, step, one) for one in encoded]
+        chosen = [number for number, one in enumerate(drawn) if one.share < self._options.on_policy * 2**BITS]
         answers: list[Generated | None] = [None] * len(encoded)
         if not chosen:
             return answers
-        with eval_mode(model):
-            said = generate(
-                unwrap(model),
-                [question_of(encoded[number]) for number in chosen],
-                max_new_tokens=self._options.sample_tokens,
-                pad_token_id=self._pad,
-                decoding=self._decoding,
-                seeds=[[drawn[number].seed] for number in chosen],
-                shared=self._shared,
-            )
-        for number, ((answer,),) in zip(chosen, said, strict=True):
+        said = self._sampler.answer(model, [question_of(encoded[number]) for number in chosen], [drawn[number].seed for number in chosen])
+        for number, (answer,) in zip(chosen, said, strict=True):
             answers[number] = answer
         return answers
 
@@ -112,9 +82,3 @@ def collate_answers(encoded: Sequence[EncodedPrompt], answers: Sequence[Generate
         "length": torch.tensor([len(answer.tokens) for answer in given], dtype=torch.float32),
         "ended": torch.tensor([answer.end is not None for answer in given], dtype=torch.float32),
     }
-
-
-def _draw(seed: int, step: int, encoded: EncodedPrompt) -> _Draw:
-    row = [encoded.prefix_ids, encoded.responses, encoded.image_digest]
-    digest = hashlib.sha256(json.dumps([seed, step, row]).encode()).digest()
-    return _Draw(*(int.from_bytes(digest[at : at + 8], "big") >> (64 - _BITS) for at in (0, 8)))

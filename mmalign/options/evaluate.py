@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mmalign.errors import UserError
 from mmalign.options.endpoint import EndpointOptions
+from mmalign.options.judges import JudgeOptions
 from mmalign.options.precision import PrecisionOptions
 
 # Name -> module of the evaluation room and class, in the order of reports. A new benchmark is its own module and one line here.
@@ -34,7 +35,7 @@ HallusionQuestions = Literal["all", "image"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoringOptions(PrecisionOptions):
+class ScoringOptions(JudgeOptions, PrecisionOptions):
     """How answers are made, judged and scored."""
 
     mode: Mode = "official"
@@ -47,24 +48,6 @@ class ScoringOptions(PrecisionOptions):
     """AMBER: which words are near: spacy, exact, a table's path, or auto for the best there is"""
     questions: HallusionQuestions = "all"
     """HallusionBench: all 1,129 questions, or the 951 with an image"""
-    judge_url: str | None = None
-    """judge behind this OpenAI-compatible endpoint"""
-    judge_model: str | None = None
-    """its model"""
-    judge_key_env: str = "auto"
-    """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
-    judge_decoding: dict[str, Any] = field(default_factory=dict)
-    """'{max_completion_tokens: 4096, temperature: null}': sent with each request, null is not; for --judge max_new_tokens"""
-    judge_timeout: float = 120.0
-    """seconds that a request to the endpoint may take"""
-    judge_retries: int = 10
-    """times that a request which failed in passing is sent again"""
-    judge_concurrency: int = 8
-    """most requests at once"""
-    judge: str | None = None
-    """judge with this local model: folder or hub id"""
-    judge_prompt: Path | None = None
-    """text file with another wording for the judge"""
     judgements: Path | None = None
     """a judge's saved replies, instead of asking"""
     prompt_suffix: str = ""
@@ -83,10 +66,7 @@ class ScoringOptions(PrecisionOptions):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "batch_size", "max_new_tokens", "judge_concurrency", "beams")
-        self.refuse_below(0, "judge_retries")
-        if not self.judge_timeout > 0:
-            raise UserError(f"judge_timeout is {self.judge_timeout}; expected a positive number of seconds")
+        self.refuse_below(1, "batch_size", "max_new_tokens", "beams")
         if self.beams == 1 and self.length_penalty:
             raise UserError(f"length_penalty is {self.length_penalty} without beams, which it is of; give --beams 2 or more")
 

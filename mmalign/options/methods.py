@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.chasing import ChasingOptions
+from mmalign.options.groups import GroupOptions, GroupRewardOptions
 from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions, WordingOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
@@ -321,6 +322,27 @@ class RewardOptions(RewardLossOptions, MllmOptions):
     """peak learning rate"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnlineLossOptions(ResponsesOptions, GroupOptions, GroupRewardOptions):
+    """How groups of sampled answers become a loss."""
+
+    objective: list[str] = field(default_factory=lambda: ["grpo"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineOptions(OnlineLossOptions, ReferencedOptions):
+    """Options of ``mmalign train online``."""
+
+    learning_rate: float = 1e-6
+    """peak learning rate"""
+
+    def __post_init__(self) -> None:
+        """Refuse a reference that knows the data's answers alone."""
+        super().__post_init__()
+        if self.reference == "cached":
+            raise UserError("--reference cached knows answers of the data, and train online samples new ones; use copy or adapter-off")
+
+
 class MethodEntry(NamedTuple):
     """A method of training: its options, ``module:class`` in methods, and what its command does."""
 
@@ -344,4 +366,5 @@ METHODS = {
     ),
     "listwise": MethodEntry(ListwiseOptions, "listwise:ListwiseMethod", "the same on lists of scored responses"),
     "reward": MethodEntry(RewardOptions, "reward:RewardMethod", "train a reward model on pairs or lists: a stock checkpoint"),
+    "online": MethodEntry(OnlineOptions, "online:OnlineMethod", "learn from rewards of the policy's own answers: GRPO, DisCO, online DPO"),
 }

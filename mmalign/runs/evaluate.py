@@ -13,8 +13,7 @@ from mmalign.evaluation.answers import Answer, Endings, Question, count_endings,
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.items import items_path, write_items
-from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
-from mmalign.evaluation.judges.local import LocalJudge, read_length
+from mmalign.evaluation.judges.choice import choose_judge
 from mmalign.evaluation.judging import Judge, ask_judge, hash_text, needs_judge, read_judgements, strip_replies, write_judgements
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
@@ -172,33 +171,16 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     """Return the judge that the options name, or None.
 
     Raises:
-        ValueError: If an endpoint is named without a model, a model without an endpoint, or two judges.
+        ValueError: As ``choose_judge``, and if there are saved judgements too.
     """
-    if (options.judge_url is None) != (options.judge_model is None):
-        raise UserError("a judge behind an endpoint needs both --judge-url and --judge-model")
-    if sum(choice is not None for choice in (options.judge_url, options.judge, options.judgements)) > 1:
+    named = options.judge_url is not None or options.judge is not None
+    if named and options.judgements is not None:
         raise UserError("give one of --judge-url, --judge and --judgements")
-    if options.judge_url is None and options.judge is None:
-        return None
     # Asking costs money or time: replies are kept even where no folder is named.
     folder = options.out or Path.home() / ".cache" / "mmalign"
-    folder.mkdir(parents=True, exist_ok=True)
-    cache = folder / f"{options.benchmark}_judge_cache.jsonl"
-    if options.judge_url is not None:
-        return OpenAIJudge(
-            url=options.judge_url,
-            model=str(options.judge_model),
-            cache=cache,
-            api_key_env=choose_key_variable(options.judge_key_env, options.judge_url),
-            decoding=merge_decoding(options.judge_decoding),
-            concurrency=options.judge_concurrency,
-            max_retries=options.judge_retries,
-            timeout=options.judge_timeout,
-            option="--judge-decoding",
-        )
-
-    length = read_length(options.judge_decoding, default=1024, option="--judge-decoding")
-    return LocalJudge(str(options.judge), cache=cache, max_new_tokens=length)
+    if named:
+        folder.mkdir(parents=True, exist_ok=True)
+    return choose_judge(options, cache=folder / f"{options.benchmark}_judge_cache.jsonl")
 
 
 def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:

@@ -22,7 +22,7 @@ from mmalign.methods.registry import find_method
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.options.chasing import ChasingOptions
-from mmalign.options.methods import METHODS, MimicOptions
+from mmalign.options.methods import METHODS, MimicOptions, OnlineOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
 from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
@@ -106,8 +106,9 @@ def train_and_save(
         raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
     if isinstance(options, ChasingOptions) and options.chasing and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
         raise UserError("--chasing runs two adapters in turn; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
-    if isinstance(options, MimicOptions) and options.on_policy and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError("--on-policy samples with whole weights; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
+    sampling = find_sampling(options)
+    if sampling is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
+        raise UserError(f"{sampling} whole weights; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
     if isinstance(options, MllmOptions) and evaluation is not None:
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
@@ -123,6 +124,13 @@ def train_and_save(
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
+
+
+def find_sampling(options: RunOptions) -> str | None:
+    """Say what samples with the model in training; None where nothing does."""
+    if isinstance(options, OnlineOptions):
+        return "train online samples with"
+    return "--on-policy samples with" if isinstance(options, MimicOptions) and options.on_policy else None
 
 
 def find_verdicts(method: Method, data: Mapping[str, str]) -> KeptVerdicts | None:

@@ -15,8 +15,6 @@ from data_tools.response_scores import (
     LookingScorer,
     TruthScorer,
     _statement_id,
-    parse_rating,
-    plain_answer,
     split_sentences,
 )
 from data_tools.sample_options import SampleOptions
@@ -31,6 +29,8 @@ from mmalign.evaluation.answers import Question
 from mmalign.evaluation.chair import load_chair
 from mmalign.evaluation.object_words import find_mentions, read_synonyms
 from mmalign.models.load import load_mllm
+from mmalign.rewards.exact import plain_answer
+from mmalign.rewards.rating import parse_rating
 from tests.evaluation.judges.chat_server import run_chat_server
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import random_image, random_text

@@ -13,8 +13,8 @@ from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, im
 from mmalign.data.last_answer import question_of, with_answer
 from mmalign.data.rows import read_chat
 from mmalign.engine.prefix import joined
-from mmalign.methods import on_policy
 from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.sampling import draw
 from mmalign.models.adapters import add_lora
 from mmalign.options.methods import DivergenceOptions, MimicLossOptions, MimicOptions
 from mmalign.options.training import LoraOptions, RouterOptions
@@ -162,7 +162,7 @@ def test_a_draw_depends_on_seed_step_and_row_alone() -> None:
 
 def test_the_share_is_a_share_and_a_smaller_one_is_part_of_it() -> None:
     """Of 2,000 rows 30% and 60%, within four standard deviations."""
-    shares = [on_policy._draw(0, 5, EncodedPrompt([number], [[1]], [[True]], {}, {})).share / 2**63 for number in range(2000)]
+    shares = [draw(0, 5, EncodedPrompt([number], [[1]], [[True]], {}, {})).share / 2**63 for number in range(2000)]
     for share in (0.3, 0.6):
         assert sum(value < share for value in shares) / 2000 == pytest.approx(share, abs=4 * (share * (1 - share) / 2000) ** 0.5)
 

@@ -13,7 +13,7 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
-from schedules.iterate import IterateOptions, did_weights, draw_pairs, forwarded, mark_right, select_pairs, win_rates
+from schedules.iterate import IterateOptions, did_weights, draw_pairs, forwarded, select_pairs
 from schedules.iterate import main as iterate
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
@@ -212,17 +212,8 @@ def test_groups_are_held_to_the_policy_that_sampled_them(world: Path, tmp_path: 
     assert "another schedule" in capsys.readouterr().err
 
 
-def test_right_samples_and_shared_options_by_hand() -> None:
-    assert mark_right([0.5, 1.0, -1.0], 1.0) == [0.0, 1.0, 0.0]
-    assert mark_right([0.5, 1.0], None) == [0.5, 1.0]
+def test_shared_options_by_hand() -> None:
     assert forwarded(["--dtype", "float32", "--epochs", "2", "--max-length=90"]) == ["--dtype", "float32", "--max-length=90"]
-
-
-def test_win_rates_by_hand() -> None:
-    rates = win_rates([3.0, 5.0, 5.0, 1.0])
-    assert rates == pytest.approx([1 / 3, 5 / 6, 5 / 6, 0.0])
-    # The label that ``dno`` gives the second against the first.
-    assert 1 / (1 + math.exp(-(rates[1] - rates[0]))) == pytest.approx(0.622459331202, abs=1e-12)
 
 
 def test_rejected_samples_are_drawn_by_their_scores() -> None:

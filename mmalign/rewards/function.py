@@ -1,0 +1,51 @@
+"""Rewards by a Python function of the user's."""
+
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmalign.errors import UserError
+from mmalign.files import hash_file
+from mmalign.rewards.groups import Group, Rewards
+
+
+class FunctionReward:
+    """``NAME(prompt, responses, row)`` of a file: a list of numbers, one for each response, None where one can't be scored."""
+
+    columns: Sequence[str] = ()
+
+    def __init__(self, place: str) -> None:
+        """Load ``FILE.py:NAME``.
+
+        Raises:
+            ValueError: If there is no such file, or it has no such function.
+        """
+        file, _, name = place.rpartition(":")
+        self._path = Path(file)
+        if not file or not self._path.is_file():
+            raise UserError(f"reward function:{place}: there is no file {file or place}; expected function:FILE.py:NAME")
+        self._function = _load(self._path, name)
+
+    def check(self, raw: Mapping[str, Any], *, index: int) -> None:
+        """Nothing is known of what the function reads."""
+
+    def check_inputs(self) -> Any:
+        """The file."""
+        return hash_file(self._path)
+
+    def __call__(self, groups: Sequence[Group]) -> list[Rewards]:
+        """Ask the function about one group after the other."""
+        return [list(self._function(group.prompt, list(group.responses), dict(group.row))) for group in groups]
+
+
+def _load(path: Path, name: str) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path} is no Python file; expected function:FILE.py:NAME")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise UserError(f"{path} has no function {name!r}; expected one that takes (prompt, responses, row) and returns a list of numbers")
+    return function
