@@ -1,15 +1,16 @@
 """Which weights train: LoRA on the language model, and parts of the model frozen."""
 
-import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.models.load import check_exists, load_mllm, named_errors
+from mmalign.models.lora_config import build_lora_config
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.training import Frozen, LoraOptions
@@ -89,23 +90,43 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     A projector that trains beside it does so in a copy (PEFT's ``modules_to_save``), which is switched off with the adapter.
 
     Raises:
-        ValueError: If the model has no such part.
+        ValueError: If the model has no such part or layer, or the adapter to begin with is another one.
     """
     decoder = find_part(model, "language_model")
     projector = find_part(model, "projector", option="--train-projector") if options.train_projector else None
-    prefix = _path(model, decoder)
-    leaves = {name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)}
-    # A pattern over full paths: bare leaf names such as q_proj would reach into the vision tower.
-    target = rf"{re.escape(prefix)}\..*\.({'|'.join(sorted(leaves))})"
-    alpha = 2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha
-    config = LoraConfig(
-        r=options.lora_rank,
-        lora_alpha=alpha,
-        lora_dropout=options.lora_dropout,
-        target_modules=target,
-        modules_to_save=None if projector is None else [_path(model, projector)],
+    config = build_lora_config(
+        options,
+        prefix=_path(model, decoder),
+        layers={name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)},
+        projector=None if projector is None else _path(model, projector),
     )
-    return get_peft_model(model, config)
+    try:
+        policy = get_peft_model(model, config)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"PEFT refuses the adapter: {error}") from error
+    assert isinstance(policy, PeftModel)
+    if options.lora_init is not None:
+        begin_with(policy, options.lora_init)
+    return policy
+
+
+def begin_with(policy: PeftModel, source: Path) -> None:
+    """Give a new adapter the weights of a trained one.
+
+    Raises:
+        UserError: If there is no adapter, or it has other layers, ranks or a DoRA of its own.
+    """
+    check_exists(str(source), "adapter_config.json")
+    held, own = PeftConfig.from_pretrained(str(source)), policy.peft_config["default"]
+    for name, option in {"r": "--lora-rank", "lora_alpha": "--lora-alpha", "use_rslora": "--rslora", "use_dora": "--dora"}.items():
+        if getattr(held, name) != getattr(own, name):
+            raise UserError(f"the adapter in {source} has {name} {getattr(held, name)}, and this one {getattr(own, name)}; see {option}")
+    with named_errors(str(source)):
+        result = set_peft_model_state_dict(policy, load_peft_weights(str(source), device="cpu"))
+    missing = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
+    if missing or result.unexpected_keys:
+        odd = (missing or result.unexpected_keys)[0]
+        raise UserError(f"the adapter in {source} is of other layers than this one ({odd}); see --lora-targets and --train-projector")
 
 
 def _path(model: nn.Module, part: nn.Module) -> str:

@@ -96,7 +96,7 @@ class RunOptions(TrainerOptions, RowOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOptions(Options):
-    """LoRA on every linear layer of the language model, except the output head, and the projector beside it."""
+    """LoRA on linear layers of the language model, except the output head, and the projector beside it."""
 
     lora_rank: int = 0
     """LoRA on the language model; 0 trains full weights"""
@@ -104,12 +104,27 @@ class LoraOptions(Options):
     """LoRA scale is alpha / rank; twice the rank if not given"""
     lora_dropout: float = 0.0
     """dropout before the adapter"""
+    lora_targets: list[str] = field(default_factory=list)
+    """linear layers of the language model that get an adapter, such as q_proj v_proj; all if not given"""
+    lora_ranks: dict[str, Any] = field(default_factory=dict)
+    """ranks of some layers: '{down_proj: 64, q_proj: 8}'; lora-rank for the others"""
+    rslora: bool = False
+    """scale by alpha / sqrt(rank), so that large ranks learn as fast (rsLoRA, arXiv:2312.03732)"""
+    dora: bool = False
+    """train the length of each column beside its direction (DoRA, arXiv:2402.09353); slower"""
+    lora_init: Path | None = None
+    """folder of an adapter to begin with: of the same layers and ranks"""
+    peft_config: Path | None = None
+    """YAML or JSON file of other fields of peft.LoraConfig, such as alpha_pattern, layers_to_transform, modules_to_save"""
     train_projector: bool = False
     """train the projector beside the adapter, whole and saved with it"""
 
     def __post_init__(self) -> None:
         """Refuse what has no adapter to stand beside."""
         super().__post_init__()
+        given = [name for name in ("lora_targets", "lora_ranks", "rslora", "dora", "lora_init", "peft_config") if getattr(self, name)]
+        if given and self.lora_rank == 0:
+            raise UserError(f"{given[0]} is for LoRA; set lora_rank, or leave it out")
         if self.train_projector and self.lora_rank == 0:
             raise UserError("train_projector is for LoRA; set lora_rank, or leave it out: full weights train the projector unless frozen")
 
