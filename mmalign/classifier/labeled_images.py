@@ -81,6 +81,17 @@ class LabeledImages:
             write_whole(known, digest.hexdigest())
         return digest.hexdigest()
 
+    def rename_classes(self, names: Sequence[str], *, what: str) -> "LabeledImages":
+        """Call the classes as another does, in their order.
+
+        Raises:
+            ValueError: If two of them get one name.
+        """
+        if len(set(names)) < len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise UserError(f"{what} gives several classes the name {few(twice)}; expected one class of the data for each")
+        return replace(self, classes=tuple(names))
+
     def with_classes(self, classes: Sequence[str], *, what: str) -> "LabeledImages":
         """Number the labels as ``classes`` does, by name; a class that has no image here is noted.
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmalign.classifier.augment import NUM_STRONG_NUMBERS, draw_numbers, fixed_numbers, make_views, strengthen
 from mmalign.classifier.class_logits import ClassLogits
 from mmalign.classifier.dual_head import DualHeadOutput, Preprocessing
+from mmalign.classifier.gradients import compute_gradient_cosine, surrogate_loss
 from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.teachers import ImageTeacher
 from mmalign.engine.logps import unwrap_parallel
@@ -22,7 +23,7 @@ from mmalign.options.classifier import ObjectiveOptions
 from mmalign.training.method import Method, MethodOutput, Sum
 
 # Forms whose KD term compares class probabilities; feature-kd compares features.
-KD_FORMS = ("dual-head", "single-head", "kd-only")
+KD_FORMS = ("dual-head", "single-head", "pcgrad", "kd-only")
 
 
 class DualHeadMethod(Method):
@@ -118,7 +119,13 @@ class DualHeadMethod(Method):
             return MethodOutput(kd, metrics)
         if objective.gradient_cosine_every:
             metrics["dual_head/gradient_cosine"] = self._look_at_gradients(model, ce.sum(), kd)
-        return MethodOutput(objective.label_weight * ce.sum() + (1 - objective.label_weight) * kd, metrics)
+        both = objective.label_weight * ce.sum(), (1 - objective.label_weight) * kd
+        if objective.form == "pcgrad" and torch.is_grad_enabled():
+            student: Any = unwrap_parallel(model)
+            shared = {name: weight for name, weight in student.named_parameters() if weight.requires_grad}
+            own = [shared.pop(name) for name in list(shared) if not name.startswith("backbone.")]
+            return MethodOutput(surrogate_loss(*both, shared=list(shared.values()), own=own), metrics)
+        return MethodOutput(both[0] + both[1], metrics)
 
     def _student_views(self, images: Tensor, numbers: Tensor) -> Tensor:
         views = self._views(images, numbers, self.preprocessing.image_size)
@@ -163,17 +170,6 @@ class DualHeadMethod(Method):
             return Sum(torch.zeros(()), 0.0)
         backbone: Any = unwrap_parallel(model).backbone
         return Sum(compute_gradient_cosine(ce, kd, list(backbone.parameters())), 1.0)
-
-
-def compute_gradient_cosine(ce: Tensor, kd: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Compute the cosine of both losses' gradients in shared weights; below 0 they pull apart, the paper's reason for two heads."""
-    first, second = (
-        torch.cat(
-            [torch.zeros(p.numel(), device=p.device) if g is None else g.flatten().float() for g, p in zip(grads, parameters, strict=True)]
-        )
-        for grads in (torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True) for loss in (ce, kd))
-    )
-    return torch.nn.functional.cosine_similarity(first, second, dim=0)
 
 
 def _sum(values: Tensor) -> Sum:

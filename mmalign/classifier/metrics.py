@@ -3,7 +3,7 @@
 Shape legend: N = images, C = classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -87,6 +87,13 @@ def compute_logits(model: DualHead, images: CachedImages, index: Indices | None 
         parts.append((output.ce_logits.float().cpu(), output.kd_logits.float().cpu()))
     ce_logits, kd_logits = (torch.cat(logits) for logits in zip(*parts, strict=True))
     return ce_logits, kd_logits
+
+
+def keep_classes(logits: Tensor, kept: Sequence[int]) -> Tensor:
+    """Let no other class be chosen: (N, C) with minus infinity elsewhere."""
+    limited = torch.full_like(logits, -torch.inf)
+    limited[:, list(kept)] = logits[:, list(kept)]
+    return limited
 
 
 def score_classifier(

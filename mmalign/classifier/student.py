@@ -48,6 +48,8 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
         clip, processor = load_clip(options.backbone, dtype="float32")
         words = choose_words(options, classes)
         init_heads_from_text(model, embed_classes(clip, processor, classes=words, prompts=choose_prompts(options)))
+    if options.freeze_backbone:
+        model.backbone.requires_grad_(False)
     return model
 
 

@@ -14,7 +14,7 @@ SetName = Literal[
 Split = Literal["train", "validation", "test"]
 Library = Literal["timm", "transformers"]
 HeadKind = Literal["linear", "mlp", "cosine"]
-Form = Literal["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+Form = Literal["dual-head", "single-head", "pcgrad", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
 ExportFormat = Literal["torch", "onnx"]
 
@@ -61,6 +61,8 @@ class StudentOptions(Options):
     """timm's keywords: '{drop_path_rate: 0.1}'"""
     pretrained: bool = True
     """start from published weights"""
+    freeze_backbone: bool = False
+    """train the heads alone"""
     ce_head: Literal["linear", "mlp"] = "linear"
     """head that learns from labels"""
     kd_head: HeadKind = "linear"
@@ -155,6 +157,13 @@ class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, Objec
     max_steps: int = 2000
     """optimiser steps; both streams are endless"""
 
+    def __post_init__(self) -> None:
+        """Refuse gradients of what does not train."""
+        super().__post_init__()
+        if self.freeze_backbone and (self.form == "pcgrad" or self.gradient_cosine_every):
+            what = "form pcgrad" if self.form == "pcgrad" else "gradient_cosine_every"
+            raise UserError(f"{what} is about gradients in the backbone, and freeze_backbone has none there; leave one of the two out")
+
     @property
     def cache_folder(self) -> Path:
         """Where decoded images and the teacher's logits are kept."""
@@ -192,6 +201,8 @@ class EvaluateClassifierOptions(ScoredImages):
     """which part of the data"""
     teacher_logits: Path | None = None
     """file of the teacher's logits, to be scored beside the heads"""
+    class_map: Path | None = None
+    """JSON, CSV or lines 'theirs ours': what the classifier calls the data's classes, where those are some of its own (ImageNet-R, -A)"""
     out: Path | None = None
     """JSON file of the result"""
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,12 +11,13 @@ from accelerate import PartialState
 from transformers import TrainerCallback, set_seed
 
 from mmalign.classifier.class_logits import load_class_logits
+from mmalign.classifier.class_names import read_class_names
 from mmalign.classifier.dual_head import DualHead, load_dual_head, write_config
 from mmalign.classifier.export import export_classifier
 from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.method import DualHeadMethod
-from mmalign.classifier.metrics import compute_logits, format_scores, score_classifier, tune_mixing
+from mmalign.classifier.metrics import compute_logits, format_scores, keep_classes, score_classifier, tune_mixing
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.student import build_student, published_mixing
@@ -204,11 +206,15 @@ def save_run(
 def run_evaluate(options: EvaluateClassifierOptions) -> None:
     """Print accuracy and calibration of each head, mixed, and the teacher."""
     model = load_dual_head(options.model).to(best_device())
-    images = read_images(options, model)
+    images = read_images(options, model, class_map=options.class_map)
     teacher = None
     if options.teacher_logits is not None:
         teacher = load_class_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
     logits = compute_logits(model, images, batch_size=options.batch_size)
+    if options.class_map is not None:
+        listed = list_mapped(options, model)
+        logits, teacher = (keep_classes(logits[0], listed), keep_classes(logits[1], listed)), teacher and keep_classes(teacher, listed)
+        print(f"accuracy among {len(listed)} of the classifier's {len(model.settings.classes)} classes")
     scores = score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
     mixing = model.settings.mixing
     print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
@@ -239,13 +245,23 @@ def run_tune(options: TuneMixingOptions) -> None:
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
 
 
-def read_images(options: ScoredImages, model: DualHead) -> CachedImages:
+def list_mapped(options: EvaluateClassifierOptions, model: DualHead) -> list[int]:
+    """Numbers of the classifier's classes that the data's are mapped to."""
+    data = load_labeled_images(options.data, split=options.split, name=options.set)
+    assert options.class_map is not None
+    names = set(read_class_names(options.class_map, data.classes))
+    return [number for number, name in enumerate(model.settings.classes) if name in names]
+
+
+def read_images(options: ScoredImages, model: DualHead, *, class_map: Path | None = None) -> CachedImages:
     """Decode images for a classifier, their labels numbered as its classes are.
 
     Raises:
         ValueError: If there are images of a class that it doesn't have.
     """
     data = load_labeled_images(options.data, split=options.split, name=options.set)
+    if class_map is not None:
+        data = data.rename_classes(read_class_names(class_map, data.classes), what=str(class_map))
     data = data.with_classes(model.settings.classes, what="the data")
     for note in data.notes:
         print(f"warning: {note}")

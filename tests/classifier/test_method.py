@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from mmalign.classifier.augment import fixed_numbers, make_views
 from mmalign.classifier.class_logits import ClassLogits
 from mmalign.classifier.dual_head import DualHead
+from mmalign.classifier.gradients import compute_gradient_cosine
 from mmalign.classifier.image_cache import CachedImages
-from mmalign.classifier.method import DualHeadMethod, compute_gradient_cosine
+from mmalign.classifier.method import DualHeadMethod
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.teachers import ClassifierTeacher
@@ -43,7 +44,7 @@ def build_teacher_logits(views: int = 1) -> ClassLogits:
 
 
 SPLIT = LabelSplit(np.arange(6), np.arange(6, 24), np.zeros(0, dtype=np.int64))
-FORMS = ["dual-head", "single-head", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+FORMS = ["dual-head", "single-head", "pcgrad", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 
 
 def build_method(form: str = "dual-head", *, model: DualHead | None = None, **options: Any) -> tuple[DualHead, DualHeadMethod]:
@@ -76,7 +77,7 @@ def test_streams_pass_every_image_once_a_turn_and_never_mix() -> None:
     assert {row["unlabeled"][0][0] for row in map(both.__getitem__, range(24))} == set(range(24))
 
 
-@pytest.mark.parametrize("form", ["dual-head", "single-head", "kd-only"])
+@pytest.mark.parametrize("form", ["dual-head", "single-head", "pcgrad", "kd-only"])
 def test_sum_is_the_papers_loss(form: str) -> None:
     """B times [w CE + (1 - w) (w_l mean KD of labelled + w_u mean KD of unlabelled)], with B labelled and 2 B unlabelled images."""
     weights = {"label_weight": 0.3, "labeled_kd_weight": 0.8, "unlabeled_kd_weight": 1.5, "temperature": 3.0, "augmentation": "none"}
@@ -191,7 +192,7 @@ def make_trainer(
     return MethodTrainer(model=model, args=arguments, train_dataset=rows, method=method, callbacks=[ema, ManifestCallback()]), ema
 
 
-@pytest.mark.parametrize("form", ["dual-head", "fixmatch"])
+@pytest.mark.parametrize("form", ["dual-head", "fixmatch", "pcgrad"])
 def test_resume_equals_never_having_stopped(tmp_path: Path, form: str) -> None:
     """Weights, batch norms and the moving average, bit for bit; views are drawn in the forward pass."""
     whole, average = make_trainer(tmp_path / "whole", form=form)

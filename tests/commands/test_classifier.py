@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,8 +16,11 @@ from mmalign.classifier.class_logits import load_class_logits, save_class_logits
 from mmalign.classifier.dual_head import load_dual_head
 from mmalign.classifier.image_cache import to_square
 from mmalign.classifier.labeled_images import load_labeled_images
+from mmalign.classifier.metrics import compute_logits
 from mmalign.cli import main
 from mmalign.data.images import digest_images, load_image
+from mmalign.options.classifier import EvaluateClassifierOptions
+from mmalign.runs.classifier import read_images
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -288,3 +292,44 @@ def test_two_processes_train_and_report_each_test_image_once(photos: Path, logit
     assert done.returncode == 0, done.stderr[-3000:]
     assert "test, 12 images" in done.stdout
     assert json.loads((tmp_path / "out" / "mmalign_run.json").read_text())["steps"] == 3
+
+
+def test_images_of_some_classes_are_scored_among_those(
+    trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The test images without one class, under other names, as ImageNet-R is to ImageNet."""
+    data = load_labeled_images(photos, split="test")
+    for name, image, label in zip(data.ids, data.images, data.labels, strict=True):
+        if data.classes[label] != "dog":
+            place = tmp_path / "some" / "test" / f"n{label}" / f"{name}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            load_image(image).save(place)
+    names = {f"n{number}": name for number, name in enumerate(data.classes) if name != "dog"}
+    (tmp_path / "map.json").write_text(json.dumps(names))
+    words = ["classifier", "evaluate", str(trained), "--data", str(tmp_path / "some"), "--cache", str(tmp_path / "cache")]
+    assert main([*words, "--class-map", str(tmp_path / "map.json"), "--out", str(tmp_path / "result.json")]) == 0
+    assert "accuracy among 2 of the classifier's 3 classes" in capsys.readouterr().out
+    model = load_dual_head(trained)
+    found = read_images(EvaluateClassifierOptions(model=trained, data=photos, cache=tmp_path / "all"), model)
+    dog = model.settings.classes.index("dog")
+    kept = np.flatnonzero(found.labels != dog)
+    ce_logits, _ = compute_logits(model, found, kept)
+    ce_logits[:, dog] = -torch.inf
+    right = (ce_logits.argmax(-1).numpy() == found.labels[kept]).mean()
+    assert json.loads((tmp_path / "result.json").read_text())["scores"]["ce_head"]["accuracy"] == pytest.approx(right)
+    (tmp_path / "map.json").write_text(json.dumps(dict.fromkeys(names, "cat")))
+    assert main([*words, "--class-map", str(tmp_path / "map.json")]) == 2
+    assert "gives several classes the name cat" in capsys.readouterr().err
+
+
+def test_a_frozen_backbone_stays_as_it_was(photos: Path, logits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    teacher = ["--teacher", str(logits), "--teacher-kind", "logits", "--shots", "2"]
+    for steps in ("1", "3"):
+        assert train(photos, tmp_path / steps, *teacher, "--freeze-backbone", "--max-steps", steps) == 0
+    first, third = (load_file(tmp_path / steps / "model.safetensors") for steps in ("1", "3"))
+    same = {name for name in first if torch.equal(first[name], third[name])}
+    assert {name for name in first if name.startswith("backbone.")} <= same, "batch norms' statistics too"
+    assert "ce_head.weight" not in same
+    with pytest.raises(SystemExit):
+        train(photos, tmp_path / "no", *teacher, "--freeze-backbone", "--form", "pcgrad")
+    assert "form pcgrad is about gradients in the backbone" in capsys.readouterr().err
