@@ -8,7 +8,7 @@ from mmalign.classifier.class_logits import ClassLogits
 from mmalign.classifier.gradients import project_conflicts, surrogate_loss
 from mmalign.classifier.metrics import keep_classes
 from mmalign.losses.classifier import label_cross_entropy, teacher_kl
-from tests.classifier.test_method import build_images, build_method, rows_of
+from tests.classifier.test_method import NUMBER, build_method, rows_of
 
 
 def test_projection_by_hand() -> None:
@@ -34,9 +34,10 @@ def test_surrogate_by_hand() -> None:
 
 
 def gradients(form: str, weight: float) -> tuple[dict[str, Tensor], float]:
-    images = torch.from_numpy(build_images().labels)
-    wrong = 8.0 * torch.nn.functional.one_hot((images + 1) % 3, 3).float()
-    cached = ClassLogits(wrong[:, None], None, "the next class")
+    # A teacher that is sure of the class that the labels pull this student away from.
+    sure = torch.zeros(NUMBER, 1, 3)
+    sure[..., 1] = 8.0
+    cached = ClassLogits(sure, None, "one class")
     model, method = build_method(form, augmentation="none", label_weight=weight, cached=cached)
     model.eval()
     output = method.compute(model, method.collate([rows_of(8, 2)[i] for i in range(4)]))
