@@ -40,12 +40,14 @@ class ChasingMethod(PreferenceMethod):
         """Load the policy with both adapters, which are equal before the first step.
 
         Raises:
-            ValueError: If the model is sparse, or can't be loaded.
+            ValueError: If the model is sparse or can't be loaded, or whole parts would train beside the adapters.
         """
         model, processor, method = super().build(options)
         if find_routers(model):
             raise UserError(f"{options.model} is sparse, and its routers would be heard twice in a step; leave --chasing out")
         assert isinstance(model, PeftModel), type(model)
+        if whole := model.peft_config[FAST].modules_to_save:
+            raise UserError(f"--chasing trains adapters alone; leave modules_to_save ({', '.join(whole)}) out of --peft-config")
         add_slow_adapter(model)
         return model, processor, method
 

@@ -59,6 +59,8 @@ class Combination:
             tuner.add_weighted_adapter(self.names, list(weights), _COMBINED, combination_type="cat")
         except ValueError as error:
             raise UserError(f"the adapters can't be joined to one: {error}") from error
+        # PEFT takes the first adapter's form of scale along, and means a scale of 1.
+        self.model.peft_config[_COMBINED].use_rslora = False
         self.model.save_pretrained(out, selected_adapters=[_COMBINED])
 
 

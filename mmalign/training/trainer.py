@@ -64,6 +64,9 @@ class MethodTrainer(Trainer):
         self._projector_learning_rate = projector_learning_rate
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
+        if self._apart(None):
+            # DDP looks for unused weights behind each forward pass, and those of one part are unused in the other's.
+            self.accelerator.ddp_handler.find_unused_parameters = False
         self._keep_in_eval = modules_that_stay_in_eval(self.model)
         plugin = getattr(self.accelerator.state, "fsdp_plugin", None)
         if plugin is not None and not plugin.transformer_cls_names_to_wrap:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
 from mmalign.training.chasing import CHASE_FILE
-from tests.commands.test_resume import assert_same_end, command, kill_at, read_weights, start
+from tests.commands.test_resume import assert_same_end, command, read_weights
 from tests.data_files import save_rows, scored_rows
 
 LORA = ["--lora-rank", "4", "--max-grad-norm", "0.5"]
@@ -65,31 +66,38 @@ def test_at_equal_rates_nobody_leads(tiny_llava_dir: Path, pairs: Path, tmp_path
     assert any(not torch.equal(value, weights[name]) for name, value in read_weights(tmp_path / "even").items()), "the chase was paid"
 
 
-def test_a_killed_chase_keeps_roles_and_bits(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Killed at step 8, inside an interval of 3, and once more asked for behind its last step."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert main(command(tiny_llava_dir, pairs, whole, *CHASING)) == 0
-    kill_at(killed / "checkpoints" / "checkpoint-8" / "manifest.json", start(command(tiny_llava_dir, pairs, killed, *CHASING)))
-    held = json.loads((killed / "checkpoints" / "checkpoint-8" / CHASE_FILE).read_text())
+def test_a_chase_that_resumes_keeps_roles_and_bits(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From step 8, inside an interval of 3, and from its last step, where only saving is left."""
+    whole = tmp_path / "whole"
+    assert main(command(tiny_llava_dir, pairs, whole, *CHASING, "--save-total-limit", "3")) == 0
+    held = json.loads((whole / "checkpoints" / "checkpoint-8" / CHASE_FILE).read_text())
     assert held["sums"]["default"] > 0
     assert held["sums"]["slow"] > 0
-    capsys.readouterr()
-    assert main(command(tiny_llava_dir, pairs, killed, *CHASING)) == 0
-    assert f"resuming from {killed}/checkpoints/checkpoint-" in capsys.readouterr().out
-    assert_same_end(killed, whole)
-    assert_equal(read_weights(killed / "slow"), read_weights(whole / "slow"))
-    roles = {step["chasing/role"] for step in read_log(whole)}
-    assert roles == {0.0, 1.0}, "each led once"
-    (killed / "adapter_model.safetensors").unlink()
-    assert main(command(tiny_llava_dir, pairs, killed, *CHASING)) == 0
-    assert_equal(read_weights(killed), read_weights(whole))
+    assert {step["chasing/role"] for step in read_log(whole)} == {0.0, 1.0}, "each led once"
+    for kept in (8, 24):
+        stopped = tmp_path / f"stopped-{kept}"
+        shutil.copytree(whole, stopped)
+        record = json.loads((whole / "mmalign_run.json").read_text())
+        record["options"]["out"] = str(stopped)
+        (stopped / "mmalign_run.json").write_text(json.dumps(record))
+        for later in [path for path in (stopped / "checkpoints").glob("checkpoint-*") if int(path.name.split("-")[1]) > kept]:
+            shutil.rmtree(later)
+        for saved in (stopped, stopped / "slow"):
+            (saved / "adapter_model.safetensors").unlink()
+        capsys.readouterr()
+        assert main(command(tiny_llava_dir, pairs, stopped, *CHASING, "--save-total-limit", "3")) == 0
+        assert f"resuming from {stopped}/checkpoints/checkpoint-{kept}" in capsys.readouterr().out
+        assert_same_end(stopped, whole)
+        assert_equal(read_weights(stopped / "slow"), read_weights(whole / "slow"))
 
 
 def test_the_leader_is_saved_as_the_one_adapter(
     tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whichever led last: stock PEFT loads it from OUT, and the other one from OUT/slow."""
-    for steps, leader in ((23, None), (24, None)):
+    for steps in (5, 24):
         out = tmp_path / str(steps)
         assert main(command(tiny_llava_dir, pairs, out, *CHASING, "--max-steps", str(steps), "--save-steps", str(steps))) == 0
         said = capsys.readouterr().out

@@ -25,9 +25,10 @@ from tests.data_files import save_rows
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 
-def save_adapter(base: Path, out: Path, *, seed: int, rank: int = 4, projector: bool = False) -> Path:
+def save_adapter(base: Path, out: Path, *, seed: int, rank: int = 4, projector: bool = False, rslora: bool = False) -> Path:
     model, processor = load_mllm(str(base))
-    policy = add_lora(model, LoraOptions(lora_rank=rank, lora_alpha=3 * rank, train_projector=projector))  # type: ignore[arg-type]
+    options = LoraOptions(lora_rank=rank, lora_alpha=3 * rank, train_projector=projector, rslora=rslora)
+    policy = add_lora(model, options)  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(seed)
     for name, weight in policy.named_parameters():
         if "lora_" in name:
@@ -61,16 +62,19 @@ def changes(folder: Path, *, scale: float) -> dict[str, Tensor]:
     }
 
 
-def test_the_sum_of_matrices_is_exact(adapters: list[Path], tmp_path: Path) -> None:
-    assert combine(adapters, tmp_path / "sum", "--weights", "0.7", "0.3") == 0
-    first, second = (changes(folder, scale=3.0) for folder in adapters)
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_sum_of_matrices_is_exact(adapters: list[Path], tiny_llava_dir: Path, tmp_path: Path, rslora: bool) -> None:
+    """The scale of the first is 3, or of the rank 4 it is 12 / sqrt(4)."""
+    first = save_adapter(tiny_llava_dir, tmp_path / "first", seed=1, rank=4, rslora=rslora)
+    assert combine([first, adapters[1]], tmp_path / "sum", "--weights", "0.7", "0.3") == 0
+    one, second = changes(first, scale=6.0 if rslora else 3.0), changes(adapters[1], scale=3.0)
     found = changes(tmp_path / "sum", scale=1.0)
-    assert found.keys() == first.keys()
+    assert found.keys() == one.keys()
     assert len(found) == 14
     for name, value in found.items():
-        torch.testing.assert_close(value, 0.7 * first[name] + 0.3 * second[name], rtol=0, atol=1e-6)
+        torch.testing.assert_close(value, 0.7 * one[name] + 0.3 * second[name], rtol=0, atol=1e-6)
     config = json.loads((tmp_path / "sum" / "adapter_config.json").read_text())
-    assert (config["r"], config["lora_alpha"]) == (10, 10)
+    assert (config["r"], config["lora_alpha"], config["use_rslora"]) == (10, 10, False)
 
 
 def dpo_loss(base: Path, adapter: Path, rows: list[dict[str, object]]) -> float:

@@ -79,8 +79,15 @@ def assert_same_end(got: Path, expected: Path) -> None:
         (LORA, "checkpoint-16"),
         ([*FULL, "--objective", "mdpo"], "checkpoint-8/manifest.json"),
         ([*LORA, "--reference-update", "every:5"], "checkpoint-8/manifest.json"),
+        ([*LORA, "--chasing", "--chasing-steps", "3"], "checkpoint-8/manifest.json"),
     ],
-    ids=["full-weights-whole-checkpoint", "adapter-half-a-checkpoint", "weakened-images", "inside-an-interval-of-the-reference"],
+    ids=[
+        "full-weights-whole-checkpoint",
+        "adapter-half-a-checkpoint",
+        "weakened-images",
+        "inside-an-interval-of-the-reference",
+        "two-adapters",
+    ],
 )
 def test_killed_run_ends_like_an_undisturbed_one(
     tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], moment: str

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 from peft import PeftModel
+from torch.nn.parallel import DistributedDataParallel
 
 from mmalign.engine.logps import compute_response_logps
 from mmalign.methods.chasing import ChasingMethod
@@ -172,3 +174,24 @@ def test_objectives_without_a_reference_chase_too() -> None:
     output = method.compute(policy, make_batch(method))
     output.loss_sum.backward()
     assert all(weight.grad is not None for name in ADAPTERS for weight in adapter_parameters(policy, name))
+
+
+def test_both_passes_go_through_a_wrapper_of_several_processes(tmp_path: Path) -> None:
+    """Two forward passes before one backward pass; DDP, which counts each weight's gradient, gives the loss and gradients without it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        found = []
+        for wrapped in (False, True):
+            policy, processor = build_policy()
+            method = ChasingMethod(processor, chasing(), reference=Reference(policy, kind="adapter-off"))
+            batch = make_batch(method)
+            model = DistributedDataParallel(policy, find_unused_parameters=False) if wrapped else policy
+            for _ in range(2):
+                output = method.compute(model, batch)
+                output.loss_sum.backward()
+            found.append([output.loss_sum, *(weight.grad for name in ADAPTERS for weight in adapter_parameters(policy, name))])
+        for one, other in zip(*found, strict=True):
+            assert one is not None
+            torch.testing.assert_close(one, other)
+    finally:
+        torch.distributed.destroy_process_group()
