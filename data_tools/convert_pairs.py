@@ -22,13 +22,15 @@ from data_tools.conversion import ConversionOptions, Form, convert_files
 from data_tools.pair_sets import PAIR_SETS, Pair
 from data_tools.program import run_program
 from data_tools.rated_sets import RATED_SETS, ScoredList, rated_list, rated_pairs
+from data_tools.reward_benchmarks import REWARD_BENCHMARKS
 from data_tools.score_scale import Scale, ScaleName, Spread
 from mmalign.errors import UserError
 
 SetName = Literal[
-    "bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "hsa-dpo", "sentinel", "mm-rlhf", "s-vco", "ms-swift", "trl"
+    "bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "hsa-dpo", "sentinel", "mm-rlhf", "s-vco", "ms-swift", "trl",
+    "vl-rewardbench", "multimodal-rewardbench",
 ]  # fmt: skip
-PLAIN_SETS = {**PAIR_SETS, **CONTRAST_SETS}
+PLAIN_SETS = {**PAIR_SETS, **CONTRAST_SETS, **REWARD_BENCHMARKS}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,8 +14,9 @@ SCORERS = {
     "answers": "response_scores:build_answers",
     "mllm": "response_scores:build_looking",
     "judge": "response_scores:build_judge",
+    "reward": "reward_scores:build_reward",
 }
-LOOKING = ("mllm",)
+LOOKING = ("mllm", "reward")
 """Scorers that have a --labeler."""
 if TYPE_CHECKING:
     # A type checker can't read a Literal from a table.
@@ -33,7 +34,7 @@ class SampleOptions(EndpointOptions, LanguageModelOptions):
     model: str
     """multimodal LLM to sample from: folder or hub id; with --endpoint its name there"""
     scorer: ScorerName
-    """known objects, known answers, a model that looks, or a judge with a reference"""
+    """known objects, known answers, a model that looks, a judge with a reference, or a reward model"""
     out: Path
     """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
     prompts: list[str] = field(default_factory=list)
@@ -41,7 +42,7 @@ class SampleOptions(EndpointOptions, LanguageModelOptions):
     image_root: Path | None = None
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
-    """the model that looks, for --scorer mllm: folder or hub id"""
+    """the model that looks, for --scorer mllm, or the reward model: folder or hub id"""
     samples: int = 4
     """responses per question"""
     search: Literal["sample", "beam"] = "sample"

@@ -103,6 +103,11 @@ COMMANDS = {
         "difficulty:run_cache",
         "store a reference's log-probabilities beside the pairs",
     ),
+    "score-rewards": Command(
+        "difficulty:ScoreRewardsOptions",
+        "rewards:run",
+        "score responses with a reward model, or a policy as one",
+    ),
     "cache-teacher": Command(
         "difficulty:CacheTeacherOptions",
         "cache_teacher:run_cache_teacher",

@@ -73,7 +73,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: V
     difficulty = voted["difficulty"]
     columns = {_gap(name): values for name, values in gaps.items()} | voted
     cached = {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
-    _write_columns(dataset, scores, {**{name: values.tolist() for name, values in columns.items()}, **cached}, out / SCORED)
+    write_columns(dataset, scores, {**{name: values.tolist() for name, values in columns.items()}, **cached}, out / SCORED)
     summary = {
         "weighting": votes.weighting if weights is None else "fixed",
         "statistics": statistics,
@@ -136,7 +136,7 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
     scores = _read_scores(dataset, shards, out=out)
     cells = [name for name in scores[0] if name == REFERENCE_VIEWS or (name.startswith(CELL_LOGPS) and name not in (*LOGPS, LIST_LOGPS))]
     names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else (*REFERENCE_COLUMNS, *cells)
-    _write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
+    write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
     return len(scores)
 
 
@@ -157,7 +157,8 @@ def _feature(name: str) -> Any:
     return LOGP_FEATURES.get(name, Value("float32") if name.startswith(CELL_LOGPS) else None)
 
 
-def _write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
+def write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
+    """Write the rows that were scored with their new columns; ``scores`` says which rows, by ``index``, and their ids."""
     scored = dataset.select([row["index"] for row in scores])
     if "id" not in scored.column_names:
         columns["id"] = [row["id"] for row in scores]

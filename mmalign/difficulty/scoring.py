@@ -26,11 +26,13 @@ from mmalign.data.caches import (
 )
 from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
+from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
 from mmalign.data.shards import SHARD_SIZE, Advance, Shards, Share, write_lines
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
+from mmalign.engine.rewards import score_rewards
 from mmalign.engine.views import NO_VIEWS, Views, encode_views
 from mmalign.errors import UserError
 from mmalign.files import claim, expected_form
@@ -38,6 +40,8 @@ from mmalign.options.difficulty import CacheOptions, ReadOptions
 
 CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
+REWARDS = "rewards"
+"""Of a line: a reward model's of each response."""
 WINDOW_BATCHES = 8
 """Batches whose pairs are sorted by length together."""
 
@@ -51,6 +55,8 @@ class Scorers:
     clip: Any = None
     """None where only log-probabilities are wanted."""
     clip_processor: Any = None
+    rewards: RewardPrompts | None = None
+    """How responses are asked about; with it the multimodal LLM is a reward model, and nothing but rewards is wanted."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,12 @@ class _Rows:
             return read_list(raw, index=index, image_root=root, sampled=True)
         return read_pair(raw, index=index, image_root=root, with_other=self.views.need_other)
 
-    def encode(self, row: PairRow | ListRow, processor: Any) -> list[EncodedPrompt]:
+    def encode(self, row: PairRow | ListRow, scorers: Scorers) -> list[EncodedPrompt]:
         """Tokenise a row: the pair or list itself, and behind it each of its views; the own image's is the pair where it asks no more."""
-        end, most = self.options.answer_end, self.options.max_length
+        end, most, processor = self.options.answer_end, self.options.max_length, scorers.processor
+        if scorers.rewards is not None:
+            responses = [row.chosen, row.rejected] if isinstance(row, PairRow) else row.responses
+            return [scorers.rewards.encode(images=row.images, prompt=row.prompt, responses=responses, max_length=most)]
         if self.views.alone or isinstance(row, ListRow):
             return [encode_row(processor, row, answer_end=end, max_length=most)]
         assert isinstance(self.options, CacheOptions)
@@ -91,7 +100,7 @@ def score_pairs(
     views: Views = NO_VIEWS,
     share: Share = Share(),  # noqa: B008
 ) -> None:
-    """Compute both gaps of every pair, or without a contrastive model the log-probabilities behind the generative one.
+    """Compute both gaps of every pair, without a contrastive model the log-probabilities behind the generative one, or rewards.
 
     Args:
         dataset: Rows with TRL's columns.
@@ -99,7 +108,7 @@ def score_pairs(
         fingerprint: What the scores are made from; a folder with another one is refused.
         options: Reading and batching, and the folder of the shards, JSON lines of scores in the rows' order. Batches lie inside a shard, so
             that a shard's bytes don't depend on the others; other processes may write other shards.
-        lists: Whether rows have responses and scores for chosen and rejected; of those only log-probabilities are computed.
+        lists: Whether rows have responses and scores for chosen and rejected; of those only log-probabilities or rewards are computed.
         views: Other images and answers that the multimodal LLM is asked about.
         share: The part of the shards that is this process's.
 
@@ -178,12 +187,14 @@ def read_shard(path: Path) -> list[dict[str, Any]]:
 def _needed(row: Mapping[str, Any]) -> tuple[str, ...]:
     if "reason" in row:
         return ("index", "id", "reason")
+    if REWARDS in row:
+        return ("index", "id", REFERENCE_IMAGES)
     own = (LIST_LOGPS, LIST_TOKEN_LOGPS) if LIST_LOGPS in row else ("source", *LOGPS, *TOKEN_LOGPS)
     return ("index", "id", REFERENCE_TEXT, REFERENCE_IMAGES, *own)
 
 
 def _is_kind(key: str, value: Any) -> bool:
-    if key in (*TOKEN_LOGPS, LIST_LOGPS):
+    if key in (*TOKEN_LOGPS, LIST_LOGPS, REWARDS):
         return isinstance(value, list) and all(isinstance(one, float) for one in value)
     if key == LIST_TOKEN_LOGPS:
         return isinstance(value, list) and all(_is_kind(LIST_LOGPS, one) for one in value)
@@ -209,7 +220,7 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
     # Decoded images are held for one window, not for the whole shard.
     window = WINDOW_BATCHES * batch_size
     for start in range(0, len(indices), window):
-        good, broken = _read_window(rows, indices[start : start + window], scorers.processor)
+        good, broken = _read_window(rows, indices[start : start + window], scorers)
         lines += broken
         advance(len(broken))
         if good and shared is None:
@@ -229,14 +240,14 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
 _Item = tuple[int, PairRow | ListRow, list[EncodedPrompt]]
 
 
-def _read_window(rows: _Rows, indices: Sequence[int], processor: Any) -> tuple[list[_Item], list[dict[str, Any]]]:
+def _read_window(rows: _Rows, indices: Sequence[int], scorers: Scorers) -> tuple[list[_Item], list[dict[str, Any]]]:
     """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
     for index in indices:
         try:
             row = rows.read(index)
-            good.append((index, row, rows.encode(row, processor)))
+            good.append((index, row, rows.encode(row, scorers)))
         except UserError as error:
             broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error)})
     return sorted(good, key=lambda item: (item[2][0].num_tokens, item[0])), broken
@@ -244,6 +255,12 @@ def _read_window(rows: _Rows, indices: Sequence[int], processor: Any) -> tuple[l
 
 def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, shared: bool) -> list[dict[str, Any]]:
     pad_token_id = scorers.processor.tokenizer.pad_token_id
+    if scorers.rewards is not None:
+        found = score_rewards(scorers.mllm, [prompts[0] for _, _, prompts in part], scorers.rewards, shared=shared)
+        return [
+            {"index": index, "id": row.id, REFERENCE_IMAGES: prompts[0].image_digest, REWARDS: rewards}
+            for (index, row, prompts), rewards in zip(part, found, strict=True)
+        ]
     if isinstance(part[0][1], ListRow):
         found_lists = score_responses(scorers.mllm, [prompts[0] for _, _, prompts in part], pad_token_id=pad_token_id, shared=shared)
         return [
@@ -253,8 +270,8 @@ def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, share
     pairs = [(index, row, prompts[0]) for index, row, prompts in part if isinstance(row, PairRow)]
     gaps: list[dict[str, Any]] = [{} for _ in part]
     if scorers.clip is not None:
-        found = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in pairs])
-        gaps = [{"gap_contrastive": one.gap, CUT: one.num_cut} for one in found]
+        seen = score_contrastive(scorers.clip, scorers.clip_processor, [row for _, row, _ in pairs])
+        gaps = [{"gap_contrastive": one.gap, CUT: one.num_cut} for one in seen]
     encoded = [prompts[0] for _, _, prompts in part]
     generative = score_generative(scorers.mllm, encoded, pad_token_id=pad_token_id, shared=shared)
     cells = _score_cells([prompts for _, _, prompts in part], generative, scorers, views, shared=shared)

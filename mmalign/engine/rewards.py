@@ -61,6 +61,21 @@ def compute_rewards(model: nn.Module, batch: dict[str, Any], answers: tuple[int,
     return run_with_head(model, batch, read)
 
 
+@torch.no_grad()
+def score_rewards(model: nn.Module, encoded: Sequence[EncodedPrompt], prompts: RewardPrompts, *, shared: bool) -> list[list[float]]:
+    """Score the responses of encoded prompts in one batch.
+
+    Args:
+        model: In eval mode.
+        encoded: From ``prompts``.
+        prompts: How they are asked about.
+        shared: Whether responses share their prompt's row; see ``probe_rows``.
+    """
+    batch = collate_prompts(encoded, pad_token_id=prompts.processor.tokenizer.pad_token_id, shared=shared)
+    rewards = iter(compute_rewards(model, send_to_device(batch, next(model.parameters()).device), prompts.answers).tolist())
+    return [[next(rewards) for _ in prompt.responses] for prompt in encoded]
+
+
 def read_wording(source: str, *, question: str | None = None, answers: Sequence[str] = ()) -> WordingOptions:
     """Say how a reward model is asked: as given, else as its training run was, else as a stock model is.
 
@@ -104,15 +119,8 @@ class RewardModel:
             self.prompts.encode(images=row.images, prompt=row.prompt, responses=texts, max_length=self.max_length)
             for row, texts in zip(rows, responses, strict=True)
         ]
-        return [found for i in range(0, len(encoded), self.batch_size) for found in self.score(encoded[i : i + self.batch_size])]
-
-    @torch.no_grad()
-    def score(self, encoded: Sequence[EncodedPrompt]) -> list[list[float]]:
-        """Score encoded prompts in one batch."""
-        pad = self.prompts.processor.tokenizer.pad_token_id
-        if self.shared is None:
+        if self.shared is None and encoded:
+            pad = self.prompts.processor.tokenizer.pad_token_id
             self.shared = probe_rows(self.model, encoded[:PROBED_ROWS], pad_token_id=pad).shared
-        batch = collate_prompts(encoded, pad_token_id=pad, shared=self.shared)
-        batch = send_to_device(batch, next(self.model.parameters()).device)
-        rewards = iter(compute_rewards(self.model, batch, self.prompts.answers).tolist())
-        return [[next(rewards) for _ in prompt.responses] for prompt in encoded]
+        parts = [encoded[i : i + self.batch_size] for i in range(0, len(encoded), self.batch_size)]
+        return [found for part in parts for found in score_rewards(self.model, part, self.prompts, shared=bool(self.shared))]

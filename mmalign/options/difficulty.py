@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.precision import DtypeOptions, PrecisionOptions
 from mmalign.options.rows import ShardOptions, WeakenOptions
@@ -79,3 +80,31 @@ class CacheTeacherOptions(ShardOptions, DtypeOptions):
     """likeliest tokens kept of each response token"""
     storage: Literal["float16", "float32"] = "float16"
     """precision of the stored log-probabilities"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreRewardsOptions(ReadOptions):
+    """Options of ``mmalign score-rewards``."""
+
+    model: str
+    """the reward model, or the policy whose implicit reward is wanted: multimodal LLM, folder or hub id"""
+    kind: Literal["verifier", "implicit"] = "verifier"
+    """ask about each response and compare two words; or beta (log p under the model - log p under --reference)"""
+    question: str | None = None
+    """verifier: what to ask behind a response; as the model was trained if not given"""
+    answers: list[str] = field(default_factory=list)
+    """verifier: the words for right and for wrong; as the model was trained if not given"""
+    reference: str | None = None
+    """implicit: the model that the policy started from: folder or hub id"""
+    beta: float = 0.1
+    """implicit: the beta that the policy was trained with"""
+
+    def __post_init__(self) -> None:
+        """Refuse what is of the other kind."""
+        super().__post_init__()
+        if (self.kind == "implicit") != (self.reference is not None):
+            raise UserError("--kind implicit and --reference MODEL go together; give both or neither")
+        if self.kind == "implicit" and (self.question is not None or self.answers):
+            raise UserError("--question and --answers are for --kind verifier; leave them out")
+        if not self.beta > 0:
+            raise UserError(f"beta is {self.beta}; expected a positive number, such as 0.1")

@@ -11,6 +11,7 @@ REWARDS = {
     "answers": "1 where an answer is that of column answer, else 0",
     "objects:FOLDER": "objects named and there less those absent, by a folder in CHAIR's form",
     "judge": "a judge's rating from 1 to 10 by column reference",
+    "model:DIR": "a reward model's, as train reward leaves it, or any multimodal LLM's",
     "function:FILE.py:NAME": "NAME(prompt, responses, row), a list of numbers",
 }
 """How a reward is written, and what it is."""
@@ -50,7 +51,7 @@ class GroupRewardOptions(JudgeOptions):
     """What an answer is worth."""
 
     reward: str
-    """answers, objects:FOLDER, judge or function:FILE.py:NAME; docs/online.md describes them"""
+    """answers, objects:FOLDER, judge, model:DIR or function:FILE.py:NAME; docs/online.md describes them"""
     correct: float | None = None
     """answers of this reward or more are right (1), others wrong (0); the rewards as they are if not given"""
     win_rates: bool = False

@@ -10,6 +10,7 @@ from mmalign.options.groups import GroupRewardOptions
 from mmalign.rewards.exact import AnswerReward, ObjectReward
 from mmalign.rewards.function import FunctionReward
 from mmalign.rewards.groups import Reward
+from mmalign.rewards.learned import ModelReward
 from mmalign.rewards.rating import JudgeReward
 
 
@@ -38,5 +39,6 @@ _BUILDERS: dict[str, Callable[[str, GroupRewardOptions, Path], Reward]] = {
     "answers": lambda argument, options, folder: AnswerReward(),
     "objects": lambda argument, options, folder: ObjectReward(Path(argument)),
     "judge": _build_judge,
+    "model": lambda argument, options, folder: ModelReward(argument),
     "function": lambda argument, options, folder: FunctionReward(argument),
 }

@@ -1,5 +1,6 @@
 """``mmalign score-difficulty``, ``mmalign fuse-difficulty`` and ``mmalign cache-logps``."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def run_score(options: ScoreOptions) -> None:
     dataset = load_rows(options.pairs)
     check_votes(dataset, options)
     text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
-    shards = _score(options, dataset, options.mllm, options.clip, {"clip": options.clip, "mllm": options.mllm, **text})
+    load = partial(_load_scorers, options.mllm, options.clip, options)
+    shards = score_dataset(options, dataset, options.mllm, load, {"clip": options.clip, "mllm": options.mllm, **text})
     if shards is not None:
         print_summary(fuse_shards(dataset, shards, out=options.out, votes=options), options.out)
 
@@ -41,7 +43,11 @@ def run_cache(options: CacheOptions) -> None:
     if not views.alone:
         names |= {"cells": [list(cell) for cell in views.cells], "weaken": options.weaken, "weaken_seed": options.weaken_seed}
         check_columns(dataset.column_names, (IMAGES_OTHER,) if views.need_other else (), what=str(options.pairs))
-    shards = _score(options, dataset, options.model, None, names, views=views)
+    lists = "responses" in dataset.column_names
+    if lists and not views.alone:
+        raise UserError("--objective is for pairs, and these rows are lists; leave it out")
+    load = partial(_load_scorers, options.model, None, options)
+    shards = score_dataset(options, dataset, options.model, load, names, lists=lists, views=views)
     if shards is not None:
         count = write_cached(dataset, shards, out=options.out)
         print(f"{count:,} of {len(dataset):,} rows with the log-probabilities of {options.model} saved in {options.out / CACHED}")
@@ -52,10 +58,26 @@ def find_cells(objectives: list[str]) -> list[Cell]:
     return [cell for named in PAIR_OBJECTIVES.parse_sum(objectives) for cell in named.objective.cells] if objectives else []
 
 
-def _score(
-    options: ReadOptions, dataset: Any, mllm: str, clip: str | None, names: dict[str, Any], *, views: Views = NO_VIEWS
+def score_dataset(
+    options: ReadOptions,
+    dataset: Any,
+    mllm: str,
+    load: Callable[[], Scorers],
+    names: dict[str, Any],
+    *,
+    lists: bool = False,
+    views: Views = NO_VIEWS,
 ) -> list[Path] | None:
     """Score this process's part.
+
+    Args:
+        options: How rows are read, and where the shards go.
+        dataset: The rows.
+        mllm: The multimodal LLM that scores, for the fingerprint.
+        load: Loads what scores.
+        names: What else decides the scores.
+        lists: Whether rows have responses for chosen and rejected.
+        views: See ``score_pairs``.
 
     Returns:
         All shards, or None where merging them is left to another process or command.
@@ -66,10 +88,6 @@ def _score(
     data = hash_data_files(options.pairs)
     reference = fingerprint_checkpoint(mllm, dtype=options.dtype, quantization=options.quantization)
     fingerprint = {"data": data, **names, "dtype": options.dtype, "reference": reference}
-    load = partial(_load_scorers, mllm, clip, options)
-    lists = clip is None and "responses" in dataset.column_names
-    if lists and not views.alone:
-        raise UserError("--objective is for pairs, and these rows are lists; leave it out")
     score_pairs(dataset, load, fingerprint=fingerprint, options=options, lists=lists, views=views, share=share)
     if not wait_for_all():
         return None

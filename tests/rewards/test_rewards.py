@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 
 from mmalign.data.messages import Message
-from mmalign.data.rows import QuestionRow, read_question
+from mmalign.data.rows import PairRow, QuestionRow, read_question
+from mmalign.models.load import load_mllm
+from mmalign.options.rows import WordingOptions
 from mmalign.rewards.exact import AnswerReward, ObjectReward
 from mmalign.rewards.function import FunctionReward
 from mmalign.rewards.groups import Group, mark_right, score_groups, win_rates
+from mmalign.rewards.learned import ModelReward
 from mmalign.rewards.rating import JudgeReward
+from tests.engine.test_rewards import plain_reward
+from tests.tiny_models import random_image
 
 
 def group(responses: list[str], *, identifier: str = "7", **row: Any) -> Group:
@@ -139,3 +144,17 @@ def test_a_question_is_read_under_two_names() -> None:
     for name in ("prompt", "question"):
         row = read_question({name: "What is there?", "id": 5}, index=0)
         assert (row.id, Group(row, [], {}).prompt) == ("5", "What is there?")
+
+
+def test_a_reward_model_judges_answers_with_words(tiny_llava_dir: Path) -> None:
+    model, processor = load_mllm(str(tiny_llava_dir))
+    reward = ModelReward(str(tiny_llava_dir))
+    prompt = [Message(role="user", content=[{"type": "image"}, {"type": "text", "text": "What is there?"}])]
+    question = QuestionRow("7", [random_image(0)], prompt)
+    silent, spoken = Group(question, ["", "<think>hm</think>"], {}), Group(question, ["a dog", " ", "<think>a cat</think>red", "red"], {})
+    first, second = score_groups(reward, [silent, spoken], name="model:DIR")
+    assert first == [None, None]
+    row = PairRow("7", question.images, prompt, "", "", "")
+    expected = [plain_reward(model, processor, row, text, WordingOptions()) for text in ("a dog", "red")]
+    assert second[1] is None
+    assert [second[0], second[2], second[3]] == pytest.approx([expected[0], expected[1], expected[1]], abs=2e-5)
