@@ -22,7 +22,7 @@ class Aligned(NamedTuple):
     """The same of the teacher's."""
 
     @property
-    def count(self) -> int:
+    def num_groups(self) -> int:
         """Groups; each has tokens of both."""
         return max(self.student, default=NO_GROUP) + 1
 
@@ -62,7 +62,7 @@ def align_answers(
     whole = Aligned([], [])
     for number, said in enumerate(words):
         found = _align(student, own[number], teacher, theirs[number], said, ended=ended or number < len(words) - 1)
-        before = whole.count
+        before = whole.num_groups
         for groups, more in zip(whole, found, strict=True):
             groups += [group if group == NO_GROUP else group + before for group in more]
     return whole

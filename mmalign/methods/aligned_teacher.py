@@ -141,7 +141,7 @@ class AlignedTeacher:
         mine, theirs = (sum(len(groups[side]) for groups in (part.aligned for part in parts)) for side in (0, 1))
         told = f"the student has {self.vocabulary:,} tokens and the teacher {self._size:,}"
         told += "" if self._matched is None else f", {len(self._matched[0]):,} of them the same"
-        groups = sum(part.aligned.count for part in parts)
+        groups = sum(part.aligned.num_groups for part in parts)
         return f"{told}; {mine:,} tokens of the first rows' answers meet {theirs:,} of the teacher's in {groups:,} groups"
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Alignment:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.rows import ChatRow
 from mmalign.data.weaken import weaken_turns
+from mmalign.engine.aligned import Alignment
 from mmalign.engine.batch import NUM_IMAGES, collate_prompts
 from mmalign.engine.divergence import Prediction, TeacherStates
 from mmalign.engine.head import linear_token_logps
@@ -60,7 +61,7 @@ class VisualAdvantage:
         return collate_prompts(rows, pad_token_id=self._teacher.processor.tokenizer.pad_token_id)
 
     @torch.no_grad()
-    def weigh(self, student: nn.Module, inputs: dict[str, Any], weakened: dict[str, Any], taught: Prediction) -> Weighed:
+    def weigh(self, student: nn.Module, inputs: dict[str, Any], weakened: dict[str, Any], taught: Prediction | Alignment) -> Weighed:
         """Weigh the scored tokens of a batch.
 
         Args:
@@ -69,7 +70,7 @@ class VisualAdvantage:
             weakened: The teacher's, with weakened images.
             taught: What it says with the rows' own.
         """
-        assert isinstance(taught, TeacherStates), "a cached teacher has seen no weakened images"
+        assert isinstance(taught, TeacherStates), "the options refuse teachers that are cached, or of other tokens"
         layout = inputs["layout"]
         told = [_logps(states, layout["target"]) for states in (taught, self._teacher.ask(student, inputs, weakened, shift=0))]
         advantage, answer, number = told[0] - told[1], layout["response"], len(layout["repeats"])

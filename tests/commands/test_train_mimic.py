@@ -1,5 +1,6 @@
 """``mmalign train mimic``: a student comes closer to its teacher."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 
 from mmalign.cli import main
 from mmalign.models.load import load_mllm
+from mmalign.worlds.tokenizer import train_tokenizer
 from tests.commands.training import read_log, train
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_families import fastvlm
+from tests.tiny_models import build_tiny_llava
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +76,27 @@ def test_an_adapter_learns_on_its_own_answers_from_a_teacher_in_four_bits(tiny_l
         assert "loss/nll" not in entry
 
 
+def test_a_teacher_with_another_tokenizer_teaches_and_a_run_resumes(tiny_llava_dir: Path, chats: Path, tmp_path: Path) -> None:
+    """Half of the answers are sampled, which is another draw at each step; from the middle the run ends in the same bits."""
+    for part in build_tiny_llava(tokenizer=train_tokenizer(["a red dog sees the cat"] * 3), seed=1, scale=1.0):
+        part.save_pretrained(tmp_path / "other")
+    words = ["--teacher", str(tmp_path / "other"), "--teacher-dtype", "float32", "--batch-size", "8", "--schedule", "constant"]
+    assert train(tiny_llava_dir, chats, tmp_path / "refused", *words, "--max-steps", "1", kind="mimic") == 2
+    words += ["--divergence", "uld-hybrid", "--max-steps", "6", "--save-steps", "3", "--learning-rate", "1e-3"]
+    words += ["--on-policy", "0.5", "--sample-tokens", "6"]
+    for name in ("whole", "resumed"):
+        assert train(tiny_llava_dir, chats, tmp_path / name, *words, kind="mimic") == 0
+        if name == "resumed":
+            shutil.rmtree(tmp_path / name / "checkpoints" / "checkpoint-6")
+            assert train(tiny_llava_dir, chats, tmp_path / name, *words, kind="mimic") == 0
+    whole, resumed = (load_mllm(str(tmp_path / name))[0].state_dict() for name in ("whole", "resumed"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+    logs = [read_log(tmp_path / name) for name in ("whole", "resumed")]
+    assert logs[0] == logs[1]
+    assert logs[0][-1]["loss/uld"] < 0.95 * logs[0][0]["loss/uld"]
+    assert {"on_policy/length", "on_policy/ended", "on_policy/unread"} <= logs[0][0].keys()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -84,6 +108,8 @@ def test_an_adapter_learns_on_its_own_answers_from_a_teacher_in_four_bits(tiny_l
         (["--on-policy", "2"], "on_policy is 2.0; expected a share of the rows from 0 to 1"),
         (["--teacher", "cached", "--on-policy", "1"], "--on-policy samples new ones; use a live teacher"),
         (["--js-weight", "0.1"], "divergence 'forward-kl' has none; add --divergence js"),
+        (["--divergence", "uld", "--distil", "all"], "--divergence uld compares answers at the right places"),
+        (["--divergence", "uld", "--teacher", "cached"], "--teacher cached knows the student's tokens alone"),
     ],
 )
 def test_mimic_refuses_what_makes_no_sense(

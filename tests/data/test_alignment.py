@@ -127,7 +127,7 @@ def test_bytes_that_are_no_text_keep_their_places() -> None:
     assert tokens.text(ids) == "a\ufffdb"
     theirs = ids_of(teacher, "a\ufffdb")
     found = align_answers(tokens, [ids], TokenBytes(teacher), [theirs], ["a\ufffdb"], ended=False)
-    assert (found.student, found.teacher, found.count) == ([0, 1, 2, NO_GROUP], [0, 1, 1, 1, 2], 3)
+    assert (found.student, found.teacher, found.num_groups) == ([0, 1, 2, NO_GROUP], [0, 1, 1, 1, 2], 3)
 
 
 def test_answers_of_a_conversation_are_numbered_on() -> None:
@@ -138,8 +138,8 @@ def test_answers_of_a_conversation_are_numbered_on() -> None:
     assert [len(answer) for answer in mine] == [len(answer) for answer in theirs]
     tokens = TokenBytes(processor.tokenizer), TokenBytes(other.tokenizer)
     found = align_answers(tokens[0], mine, tokens[1], theirs, ["the dog sat", "on the red mat"])
-    assert found.student == found.teacher == list(range(found.count))
-    assert found.count == sum(map(len, mine))
+    assert found.student == found.teacher == list(range(found.num_groups))
+    assert found.num_groups == sum(map(len, mine))
 
 
 def test_other_words_and_another_number_of_answers_are_refused() -> None:

@@ -40,6 +40,7 @@ def test_memory_that_is_held_is_counted() -> None:
             ["ours cached", "full logits live"],
         ),
         ("distillation_step", ["--rounds", "1", "--arms", "ours", "full logits"], ["ours", "full logits"]),
+        ("group_step", ["--rounds", "1", "--group", "4", "--arms", "ours"], ["ours"]),
         ("distillation_step", ["--rounds", "1", "--sparse"], ["dense", "sparse grouped_mm", "sparse eager"]),
     ],
 )
