@@ -59,7 +59,7 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
         values = {name: coerce(value, hints[name], name=name) for name, value in {**from_file, **given}.items()}
     except UserError as error:
         parser.error(str(error))
-    required = [n for n, f in fields.items() if is_required(f) and n not in values]
+    required = _missing(fields, values)
     if required:
         parser.error(f"missing: {', '.join('--' + _dashed(name) for name in required)}")
     try:
@@ -71,6 +71,26 @@ def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: st
         print(yaml.safe_dump(plain_values(options), sort_keys=False, allow_unicode=True), end="")
         parser.exit(0)
     return options
+
+
+def build_options(options_class: type[Options], given: Mapping[str, Any]) -> Options:
+    """Fill ``options_class`` from values by name, as Python has them.
+
+    Raises:
+        UserError: If a name is unknown or missing, or a value can't be used.
+    """
+    fields = {f.name: f for f in dataclasses.fields(options_class)}  # type: ignore[arg-type]
+    for name in given:
+        if name not in fields:
+            raise UserError(f"unknown option {name!r}{_nearest(name, fields)}")
+    if required := _missing(fields, given):
+        raise UserError(f"missing: {', '.join(required)}")
+    hints = typing.get_type_hints(options_class)
+    return options_class(**{name: coerce(value, hints[name], name=name) for name, value in given.items()})
+
+
+def _missing(fields: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    return [name for name, f in fields.items() if is_required(f) and name not in given]
 
 
 def plain_values(options: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Recipes by name: YAML files of options, each of one command, which its header names as ``mmalign COMMAND --config``.
 
-In the checkout they stand in ``scripts/``, in an installed package in ``mmalign/recipe_files/``. Those of ``accelerate`` are read by
-``accelerate launch``, and can only be shown.
+In the checkout they stand in ``scripts/``, in an installed package in ``mmalign/recipe_files/``. Files whose header names no
+command are read by a launcher (accelerate, SkyPilot), and can only be shown.
 """
 
 import re
@@ -60,7 +60,7 @@ def expand(words: Sequence[str]) -> list[str]:
     path = find_recipe(name)
     command = read_command(path)
     if not command:
-        raise UserError(f"{name} is of accelerate launch: save it with mmalign recipe show {name} > FILE, and give --config_file FILE")
+        raise UserError(f"{name} is a launcher's file: save it with mmalign recipe show {name} > FILE, and give that to the launcher")
     if any(word.split("=")[0] == "--config" for word in rest):
         raise UserError("a recipe is the file of --config; give single options, which win over it, or mmalign COMMAND --config FILE")
     return [*command, "--config", str(path), *rest]
@@ -69,7 +69,7 @@ def expand(words: Sequence[str]) -> list[str]:
 def run_list(options: ListRecipesOptions) -> None:
     """Print the recipes with their commands."""
     commands = {name: read_command(path) for name, path in find_recipes().items()}
-    rows = [(name, " ".join(["mmalign", *command]) if command else "accelerate launch") for name, command in commands.items()]
+    rows = [(name, " ".join(["mmalign", *command]) if command else "a launcher's file") for name, command in commands.items()]
     print(text_table([("recipe", "command"), *rows], text=(0, 1)))
 
 

@@ -18,6 +18,7 @@ from mmalign.classifier.class_names import few
 from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
 from mmalign.files import read_json, write_whole
+from mmalign.held import find_held
 from mmalign.options.classifier import SetName, Split
 
 
@@ -141,6 +142,8 @@ def load_labeled_images(source: Path, *, split: Split = "train", name: SetName |
 def _load(source: Path, split: Split, name: SetName | None) -> LabeledImages:
     if name is not None:
         return _load_coop_set(name, source, split)
+    if (held := find_held(source)) is not None:
+        return _from_dataset(held, what="the data set in memory")
     if not source.exists():
         raise UserError(f"no images at {source}: expected a folder or a file")
     if source.suffix == ".json":

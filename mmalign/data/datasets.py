@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 from mmalign.errors import UserError
 from mmalign.files import hash_file
+from mmalign.held import find_held
 
 
 def _read_parquet(path: str) -> Dataset:
@@ -44,7 +46,20 @@ def find_data_files(source: Path) -> list[Path]:
 
 def hash_data_files(source: Path) -> dict[str, str]:
     """Hash the data files at ``source``, by name: what a record says that a result was made from."""
+    if (held := find_held(source)) is not None:
+        return {"memory": hash_rows(held)}
     return {path.name: hash_file(path) for path in find_data_files(source)}
+
+
+def hash_rows(dataset: Dataset) -> str:
+    """Hash the content of a data set that is in memory: its columns, and its rows a thousand at a time."""
+    digest = hashlib.sha256()
+    for table in dataset.with_format("arrow").iter(1000):
+        digest.update(str(table.schema.remove_metadata()).encode())
+        # One form of a table, whatever pieces it was put together from.
+        for batch in table.combine_chunks().to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
 
 
 def load_rows(source: Path) -> Dataset:
@@ -53,8 +68,8 @@ def load_rows(source: Path) -> Dataset:
     Raises:
         ValueError: If there are no files, or no rows.
     """
-    parts = [part for part in map(_read, find_data_files(source)) if part is not None]
-    dataset = concatenate_datasets(_with_one_form(parts, source) or [Dataset.from_dict({})])
+    held = find_held(source)
+    dataset = _read_files(source) if held is None else held.with_format(None)
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows")
     for name, feature in dataset.features.items():
@@ -62,6 +77,11 @@ def load_rows(source: Path) -> Dataset:
         if encoded != feature:
             dataset = dataset.cast_column(name, encoded)
     return dataset
+
+
+def _read_files(source: Path) -> Dataset:
+    parts = [part for part in map(_read, find_data_files(source)) if part is not None]
+    return concatenate_datasets(_with_one_form(parts, source) or [Dataset.from_dict({})])
 
 
 def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:

@@ -9,6 +9,7 @@ from peft import PeftConfig
 
 from mmalign.errors import UserError
 from mmalign.files import hash_file
+from mmalign.held import find_held
 from mmalign.models.load import named_errors, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
@@ -38,15 +39,22 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     Raises:
         ValueError: If the folder has no safetensors weights, or the hub's files can't be had.
     """
+    if (held := find_held(source)) is not None:
+        return f"weights {held.weights}, processor {held.processor_files}, {held.dtype}"
     folder = _local_folder(source)
     weights = _find(folder, WEIGHTS)
     if (folder / "adapter_config.json").is_file():
         weights += _find(_local_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path), WEIGHTS)
     if not weights:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
-    processor = _hash(_find(folder, PROCESSOR))
+    processor = hash_processor(folder)
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
     return f"weights {_hash(weights)}, processor {processor}, {', '.join(precision)}"
+
+
+def hash_processor(folder: Path) -> str:
+    """Hash the files of a processor that was saved in a folder."""
+    return _hash(_find(folder, PROCESSOR))
 
 
 def _local_folder(source: str) -> Path:

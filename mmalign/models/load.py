@@ -15,6 +15,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.errors import UserError
+from mmalign.held import find_held
+from mmalign.models.held import HeldModel
 from mmalign.models.quantize import keep_gradients, quantization_options
 from mmalign.options.precision import Attention, Dtype, Quantization
 
@@ -64,6 +66,10 @@ def load_mllm(
     Raises:
         ValueError: If there is no checkpoint at ``source``, it is damaged, or quantised already.
     """
+    if (held := _find_held_model(source, dtype, quantization)) is not None:
+        if attention != "sdpa":
+            held.model.set_attn_implementation({"text_config": attention})
+        return held.model.eval(), held.processor
     check_exists(source, "config.json", "adapter_config.json")
     check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
@@ -91,13 +97,33 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
     Raises:
         ValueError: If there is no checkpoint at ``source``, or it has no image and text features.
     """
-    check_exists(source, "config.json")
-    check_safetensors(source)
-    model = from_pretrained(AutoModel, source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
-    processor = from_pretrained(AutoProcessor, source, trust_remote_code=False)
+    held = _find_held_model(source, dtype, "none")
+    model, processor = (held.model.eval(), held.processor) if held is not None else _read_clip(source, dtype)
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise UserError(f"{source} is a {type(model).__name__}; expected a contrastive model such as CLIPModel")
     return model, processor
+
+
+def _read_clip(source: str, dtype: Dtype) -> tuple[nn.Module, Any]:
+    check_exists(source, "config.json")
+    check_safetensors(source)
+    model = from_pretrained(AutoModel, source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
+    return model, from_pretrained(AutoProcessor, source, trust_remote_code=False)
+
+
+def _find_held_model(source: str, dtype: Dtype, quantization: Quantization) -> HeldModel | None:
+    """Return a model that is in memory; None where ``source`` is none.
+
+    Raises:
+        ValueError: If it is asked for in another precision than it has.
+    """
+    held: HeldModel | None = find_held(source)
+    if held is None:
+        return None
+    if quantization != "none" or (dtype != "auto" and held.dtype != dtype):
+        wanted = dtype if quantization == "none" else quantization
+        raise UserError(f"{source} is in {held.dtype}, and {wanted} is asked for; load it so, or give its folder")
+    return held
 
 
 def load_config(source: str) -> Any:
@@ -106,6 +132,8 @@ def load_config(source: str) -> Any:
     Raises:
         ValueError: If there is no checkpoint at ``source``, or its config is damaged.
     """
+    if (held := find_held(source)) is not None:
+        return held.model.config
     check_exists(source, "config.json")
     return from_pretrained(AutoConfig, source, trust_remote_code=False)
 
@@ -198,6 +226,8 @@ def check_exists(source: str, *names: str) -> None:
     Raises:
         ValueError: If it has none.
     """
+    if find_held(source) is not None:
+        return
     folder = Path(source)
     # A hub id looks like a relative path of one or two parts; anything that looks like a local path must exist.
     looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2

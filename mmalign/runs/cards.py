@@ -9,6 +9,7 @@ from transformers import PreTrainedConfig
 
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, expected_form, read_json_object
+from mmalign.held import PREFIX
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts
@@ -62,7 +63,7 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
     """Turn a run's record into the card's facts."""
     options, method = record["options"], find_method(record["method"], record["options"])
     start = options["model"]
-    is_adapter = bool(options.get("lora_rank"))
+    is_adapter, in_memory = bool(options.get("lora_rank")), start.startswith(PREFIX)
     kind: Kind = "contrastive" if method.name == "contrastive" else "adapter" if is_adapter else "full"
     return CardFacts(
         model_name=folder.resolve().name,
@@ -71,7 +72,7 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
         license=options.get("license") or _license_of(start),
         language="en",
         started_from=f"random weights of the config {start}" if start.endswith(".json") else start,
-        architecture=_describe_architecture(start if is_adapter else str(folder)),
+        architecture=_name_held(start) if is_adapter and in_memory else _describe_architecture(start if is_adapter else str(folder)),
         parameters=ParameterCounts(**record["parameters"]),
         data_description=_describe_data(record),
         data=record["data"],
@@ -82,7 +83,7 @@ def collect_facts(folder: Path, record: Mapping[str, Any]) -> CardFacts:
         intended_use=method.intended_use,
         limits=LIMITS,
         evaluation=[row for result in record.get("evaluation", []) for row in card_results(result)],
-        base_model=start if is_adapter else None,
+        base_model=start if is_adapter and not in_memory else None,
         tags=[method.name],
     )
 
@@ -104,6 +105,11 @@ def _describe_architecture(source: str) -> str:
     name = (config.architectures or [type(config).__name__])[0]
     parts = [_describe_part(getattr(config, part)) for part in ("vision_config", "text_config") if hasattr(config, part)]
     return f"{name} ({'; '.join(parts)})" if parts else name
+
+
+def _name_held(start: str) -> str:
+    """The class of a model that was in memory, whose config may be gone."""
+    return start.removeprefix(PREFIX).rpartition("-")[0]
 
 
 def _describe_part(config: PreTrainedConfig) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -48,8 +48,19 @@ from mmalign.training.trainer import MethodTrainer
 REPORT_FILE = "classifier.json"
 
 
-def run_train(options: TrainClassifierOptions) -> None:
+class TrainedClassifier(NamedTuple):
+    """A trained classifier, its scores, and the folder that holds both."""
+
+    folder: Path
+    model: DualHead
+    report: dict[str, Any]
+
+
+def run_train(options: TrainClassifierOptions) -> TrainedClassifier | None:
     """Train or resume; tune the mixing on validation images; save the classifier with its report and card.
+
+    Returns:
+        What was saved; None in all processes but the first.
 
     Raises:
         ValueError: If options don't fit together, the data can't be used, or ``out`` holds another run.
@@ -94,6 +105,8 @@ def run_train(options: TrainClassifierOptions) -> None:
         trained: Any = trainer.accelerator.unwrap_model(trainer.model).eval()
         report = tune_and_score(options, trained, images, teacher)
         save_run(options, trainer, trained, images, report, record)
+        return TrainedClassifier(options.out, trained, report)
+    return None
 
 
 def check_options(options: TrainClassifierOptions) -> None:

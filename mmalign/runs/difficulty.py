@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.rows import IMAGES_OTHER, check_columns
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
-from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
+from mmalign.difficulty.fuse import CACHED, SCORED, check_votes, fuse_shards, write_cached
 from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.views import NO_VIEWS, Views
@@ -24,15 +24,26 @@ from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, S
 from mmalign.tables import text_table
 
 
-def run_score(options: ScoreOptions) -> None:
-    """Score every pair, vote, and print the summary."""
+class ScoredPairs(NamedTuple):
+    """Pairs with their difficulty, what the proxies did, and the folder that holds both."""
+
+    folder: Path
+    dataset: Any
+    summary: dict[str, Any]
+
+
+def run_score(options: ScoreOptions) -> ScoredPairs | None:
+    """Score every pair, vote, and print the summary; None where other parts or processes are still to be joined."""
     dataset = load_rows(options.pairs)
     check_votes(dataset, options)
     text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
     load = partial(_load_scorers, options.mllm, options.clip, options)
     shards = score_dataset(options, dataset, options.mllm, load, {"clip": options.clip, "mllm": options.mllm, **text})
-    if shards is not None:
-        print_summary(fuse_shards(dataset, shards, out=options.out, votes=options), options.out)
+    if shards is None:
+        return None
+    summary = fuse_shards(dataset, shards, out=options.out, votes=options)
+    print_summary(summary, options.out)
+    return ScoredPairs(options.out, load_rows(options.out / SCORED), summary)
 
 
 def run_cache(options: CacheOptions) -> None:

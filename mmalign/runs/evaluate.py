@@ -28,7 +28,7 @@ from mmalign.runs.cards import add_result
 logger = logging.getLogger(__name__)
 
 
-def run(options: EvaluateOptions) -> None:
+def run(options: EvaluateOptions) -> Result:
     """Answer the questions where a model is given, score the answers, print and save the result.
 
     Raises:
@@ -38,6 +38,7 @@ def run(options: EvaluateOptions) -> None:
         raise UserError("give either --model or --endpoint, to answer the questions, or --answers, to score saved ones")
     result = evaluate(options)
     print(result.to_json() if options.json else result.to_text())
+    return result
 
 
 class Loaded(NamedTuple):

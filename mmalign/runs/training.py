@@ -3,7 +3,8 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -39,10 +40,24 @@ from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
 
-def run(options: RunOptions) -> None:
+class TrainedRun(NamedTuple):
+    """A trained model, its processor, the log of its training, and the folder that holds them."""
+
+    folder: Path
+    model: Any
+    processor: Any
+    log: list[dict[str, float]]
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last logged step's; empty where no step was logged, as in runs shorter than ``logging_steps``."""
+        return next((entry for entry in reversed(self.log) if "loss" in entry), {})
+
+
+def run(options: RunOptions) -> TrainedRun:
     """Train a model with the method that the options are of."""
     name = next(name for name, entry in METHODS.items() if entry.options is type(options))
-    train_and_save(options, *find_method(name, vars(options)).build(options))
+    return train_and_save(options, *find_method(name, vars(options)).build(options))
 
 
 def train_and_save(
@@ -50,7 +65,7 @@ def train_and_save(
     model: nn.Module,
     processor: Any,
     method: Method,
-) -> None:
+) -> TrainedRun:
     """Check the data, train or resume training, and save the model with its card.
 
     Args:
@@ -124,6 +139,7 @@ def train_and_save(
         record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
+    return TrainedRun(options.out, trainer.accelerator.unwrap_model(trainer.model).eval(), processor, trainer.state.log_history)
 
 
 def find_sampling(options: RunOptions) -> str | None:

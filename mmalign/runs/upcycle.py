@@ -1,10 +1,13 @@
 """``mmalign upcycle``: turn a dense model into a mixture of experts that computes the same."""
 
-from transformers import AutoConfig, PreTrainedModel
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
-from mmalign.models.load import load_mllm
+from mmalign.models.load import load_config, load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
@@ -13,7 +16,15 @@ from mmalign.options.models import UpcycleOptions
 from mmalign.tables import text_table
 
 
-def run(options: UpcycleOptions) -> None:
+class Upcycled(NamedTuple):
+    """A sparse model, the processor of the dense one, and the folder that holds them."""
+
+    folder: Path
+    model: PreTrainedModel
+    processor: Any
+
+
+def run(options: UpcycleOptions) -> Upcycled:
     """Upcycle, compare with the dense model, save in its precision, and print a card of parameters.
 
     Raises:
@@ -36,11 +47,13 @@ def run(options: UpcycleOptions) -> None:
         )
     print(format_card(dense, sparse, find_sparse_layers(options.layers, dense.config.get_text_config().num_hidden_layers)))
     print(f"largest difference from the dense model's logits, relative to the largest: {difference:.1e} (float32)")
-    dtype = AutoConfig.from_pretrained(options.model, trust_remote_code=False).dtype
-    (sparse if dtype is None else sparse.to(dtype)).save_pretrained(options.out)
+    dtype = load_config(options.model).dtype
+    sparse = sparse if dtype is None else sparse.to(dtype)
+    sparse.save_pretrained(options.out)
     processor.save_pretrained(options.out)
     open_to_readers(options.out)
     print(f"saved in {options.out}")
+    return Upcycled(options.out, sparse, processor)
 
 
 def format_card(dense: PreTrainedModel, sparse: PreTrainedModel, sparse_layers: tuple[int, ...]) -> str:

@@ -22,7 +22,7 @@ def test_names_are_the_files_of_the_checkout() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_each_holds_options_of_the_command_that_it_names(name: str) -> None:
     command = read_command(RECIPES[name])
-    assert (not command) == name.startswith("accelerate/")
+    assert (not command) == name.startswith(("accelerate/", "launch/"))
     if command:
         known = next(COMMANDS[" ".join(command[:n])] for n in (2, 1) if " ".join(command[:n]) in COMMANDS)
         fields = getattr(known.options_class(), "__dataclass_fields__")  # noqa: B009
@@ -70,7 +70,7 @@ def test_show_prints_the_file(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("dho/fine_grain --data d", "there is no recipe 'dho/fine_grain'; did you mean 'dho/fine_grained'?"),
         ("../../etc/passwd", "there is no recipe '../../etc/passwd'"),
-        ("accelerate/one_gpu", "is of accelerate launch: save it with mmalign recipe show accelerate/one_gpu > FILE"),
+        ("accelerate/one_gpu", "is a launcher's file: save it with mmalign recipe show accelerate/one_gpu > FILE"),
         ("llava_mod/d2d --config=mine.yaml", "a recipe is the file of --config"),
     ],
 )
