@@ -62,7 +62,7 @@ class PromptReader:
         Returns:
             For each prompt, for each rest, its answers.
         """
-        # A rest has one token at least: the last of the prefix stands in no row's logits.
+        # Over what was read, prompts keep their numbers; whole rows are of those alone that have a rest.
         asked = [i for i, own in enumerate(rests) if own or self._shared]
         prompts = [self._with(self._encoded[i], rests[i]) for i in asked]
         found = generate(

@@ -6,10 +6,10 @@
     mmalign train preference --model policy/ --data steps/pairs --objective step_dpo --out aligned
 
 SOURCE is what sample_pairs.py takes. Monte Carlo tree search (MCTS-DPO, arXiv:2405.00451): each step of an answer has --actions ways to go
-on; a way's value is how true the answer is with it. self asks the policy about the answer so far while it sees the image, mllm another
-model; truth compares named objects with those there, or whole answers with the known ones. At each step of the answer that the search
-settles on, the best way makes a pair with the worst. Both responses hold the answer up to there and one step, and do not end the turn
-where the answer goes on.
+on, valued by how true the answer is with it. self asks the policy about the answer so far while it sees the image, mllm another model;
+truth compares named objects with those there, or whole answers with the known ones. At each step of the answer that the search settles
+on, the best way makes a pair with the worst. Both responses hold the answer up to there and one step, and do not end the turn where
+the answer goes on.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes.
 
