@@ -5,11 +5,11 @@
     python data_tools/search_pairs.py world/eval --model policy/ --value self --out steps
     mmalign train preference --model policy/ --data steps/pairs --objective step_dpo --out aligned
 
-SOURCE is what sample_pairs.py takes. Monte Carlo tree search (MCTS-DPO, arXiv:2405.00451): each step of an answer has --actions ways to go
-on, valued by how true the answer is with it. self asks the policy about the answer so far while it sees the image, mllm another model;
-truth compares named objects with those there, or whole answers with the known ones. At each step of the answer that the search settles
-on, the best way makes a pair with the worst. Both responses hold the answer up to there and one step, and do not end the turn where
-the answer goes on.
+SOURCE is what sample_pairs.py takes. Monte Carlo tree search (MCTS-DPO, arXiv:2405.00451): each step of an answer has --actions ways to
+go on, valued by how true the answer is with it. self asks the policy about the answer so far while it sees the image, mllm another model,
+reward one of train reward; truth compares named objects with those there, or whole answers with the known ones. At each step of the
+answer that the search settles on, the best way makes a pair with the worst. Both responses hold the answer up to there and one step, and
+do not end the turn where the answer goes on.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes.
 
@@ -36,8 +36,8 @@ class SearchOptions:
     """folder of images, JSONL of questions, or folder with chair.jsonl"""
     model: str
     """multimodal LLM whose answers are searched: folder or hub id"""
-    value: Literal["self", "mllm", "truth"]
-    """who tells how true an answer is so far: the model itself, another one, or known objects or answers"""
+    value: Literal["self", "mllm", "reward", "truth"]
+    """who tells how true an answer is so far: the model itself, another one, a reward model, or known objects or answers"""
     out: Path
     """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
     prompts: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class SearchOptions:
     image_root: Path | None = None
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
-    """the model that is asked, for --value mllm: folder or hub id"""
+    """the model that is asked, for --value mllm and reward: folder or hub id"""
     check: str = "So far: {response}\nIs every statement true of the image? Answer yes or no."
     """what it is asked, with {response} for the answer so far and, if wanted, {question}"""
     steps: Literal["sentences", "lines"] = "sentences"
@@ -121,18 +121,22 @@ def _check(options: SearchOptions) -> None:
         value = getattr(options, name)
         if not least <= value < float("inf"):
             raise UserError(f"{name} is {value}; expected at least {least}")
-    if (options.value == "mllm") != (options.labeler is not None):
-        raise UserError("--value mllm and --labeler MODEL go together; give both or neither")
+    if (options.value in ("mllm", "reward")) != (options.labeler is not None):
+        raise UserError("--value mllm or reward and --labeler MODEL go together; give both or neither")
 
 
 def _build_values(options: SearchOptions, policy: tuple[Any, Any], words: Mapping[str, str] | None, *, known: bool) -> Any:
     from data_tools.models import load_on_accelerator
-    from data_tools.step_values import AskedValues, TruthValues, asking
+    from data_tools.step_values import AskedValues, RewardValues, TruthValues, asking
+    from mmalign.engine.rewards import RewardModel
 
     if options.value == "truth":
         if words is None and not known:
             raise UserError("--value truth needs a folder with chair.jsonl and synonyms.txt, or an answer for every question")
         return TruthValues(words)
+    if options.value == "reward":
+        assert options.labeler is not None
+        return RewardValues(RewardModel.load(options.labeler, dtype=options.dtype, batch_size=options.batch_size))
     asked = policy if options.labeler is None else load_on_accelerator(options.labeler, dtype=options.dtype)
     return AskedValues(*asked, turns=asking(options.check))
 

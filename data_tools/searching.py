@@ -7,7 +7,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.response_scores import Sampled
+from data_tools.scoring import Sampled
 from data_tools.step_sampling import StepSampler
 from data_tools.step_values import Values
 from data_tools.tree import Node, Step, StepPair, TreeSearch, step_pairs

@@ -1,22 +1,24 @@
 """How true is an answer so far, and how right is a whole one? By what is known, or by a model that is asked."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from math import exp
-from pathlib import Path
 from typing import Any, Protocol
 
 from PIL import Image
 
 from data_tools.read_prompts import PromptReader
-from data_tools.response_scores import AnswerScorer, Sampled, TruthScorer
+from data_tools.scoring import Sampled
 from data_tools.tree import Step
 from mmalign.data.encode import EncodedPrompt, encode_questions, encode_responses
 from mmalign.data.rows import Message
 from mmalign.engine.choosing import Given
 from mmalign.engine.generation import Generated
+from mmalign.engine.rewards import RewardModel
 from mmalign.errors import UserError
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.wording import fill_prompt
+from mmalign.rewards.exact import score_answer, score_objects
 
 YES, NO = ("yes", "Yes"), ("no", "No")
 _DIFFERENT = ("a", "The", "1", ".", "\n")
@@ -41,7 +43,7 @@ class TruthValues:
 
     def __init__(self, words: Mapping[str, str] | None) -> None:
         """Hold the word table, where objects are known."""
-        self._objects = None if words is None else TruthScorer(words)
+        self._words = words
         self._items: Sequence[Sampled] = []
 
     def see(self, items: Sequence[Sampled], images: Sequence[Image.Image]) -> None:
@@ -56,13 +58,41 @@ class TruthValues:
         return [self._value(self._items[number], step.text) for number, step in steps]
 
     def _value(self, item: Sampled, text: str) -> tuple[float, float]:
-        if self._objects is None:
-            ((score,),) = AnswerScorer()([_with(item, text)], folder=Path())
-            return 0.0, 1.0 if score else -1.0
-        ((score,),) = self._objects([_with(item, text)], folder=Path())
-        named = {mention.name for mention in find_mentions(text, self._objects.words)}
-        right = bool(named) and named <= (item.truth or frozenset())
-        return score or 0.0, 1.0 if right else -1.0
+        if self._words is None:
+            return 0.0, 1.0 if score_answer(text, item.answers) else -1.0
+        there, named = item.truth or frozenset(), {mention.name for mention in find_mentions(text, self._words)}
+        return score_objects(text, there, self._words), 1.0 if named and named <= there else -1.0
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question about an image, as a reward model reads it."""
+
+    images: Sequence[Image.Image]
+    prompt: Sequence[Message]
+
+
+class RewardValues:
+    """Asks a reward model for the answer so far; whole answers have no outcome."""
+
+    def __init__(self, model: RewardModel) -> None:
+        """Hold the model."""
+        self._model = model
+        self._rows: list[_Asked] = []
+
+    def see(self, items: Sequence[Sampled], images: Sequence[Image.Image]) -> None:
+        """See ``Values``."""
+        turns = [Message(role="user", content=[{"type": "image"}, {"type": "text", "text": item.question.prompt}]) for item in items]
+        self._rows = [_Asked([image], [turn]) for image, turn in zip(images, turns, strict=True)]
+
+    def __call__(self, steps: Sequence[tuple[int, Step]]) -> list[tuple[float, float]]:
+        """Confidence: sigmoid of the reward, which is P(yes) of yes and no. The steps of a question share its row."""
+        texts: dict[int, list[str]] = {}
+        for number, step in steps:
+            texts.setdefault(number, []).append(step.text)
+        scored = self._model([self._rows[number] for number in texts], list(texts.values()))
+        found = {number: iter(rewards) for number, rewards in zip(texts, scored, strict=True)}
+        return [(1 / (1 + exp(-next(found[number]))), 0.0) for number, _ in steps]
 
 
 class AskedValues:
@@ -140,7 +170,3 @@ def answer_tokens(processor: Any, words: Sequence[str]) -> list[int]:
     if not found:
         raise UserError(f"the tokenizer writes none of {', '.join(words)} as one token at the beginning of an answer")
     return sorted(found)
-
-
-def _with(item: Sampled, text: str) -> Sampled:
-    return Sampled(item.question, item.truth, item.reference, [text], item.answers)

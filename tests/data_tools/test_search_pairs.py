@@ -9,21 +9,24 @@ from typing import Any
 import pytest
 import torch
 
-from data_tools.response_scores import Sampled
+from data_tools.scoring import Sampled
 from data_tools.search_pairs import SearchOptions as Options
 from data_tools.search_pairs import main, run
 from data_tools.step_sampling import StepSampler
-from data_tools.step_values import AskedValues, TruthValues, answer_tokens, asking
+from data_tools.step_values import AskedValues, RewardValues, TruthValues, answer_tokens, asking
 from data_tools.tree import Node, Step
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
+from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.data.rows import read_pair
 from mmalign.engine.choosing import Sampling
+from mmalign.engine.rewards import RewardModel
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.object_words import read_synonyms
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
+from mmalign.options.rows import WordingOptions
 from tests.data_tools.test_sample_pairs import files_of, save_photos
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import build_tiny_llava, random_image, random_text
@@ -109,6 +112,26 @@ def test_confidence_is_the_share_of_yes_in_a_plain_forward(family: str) -> None:
     assert len({confidence for confidence, _ in got}) == 3
 
 
+def test_a_reward_model_is_asked_in_its_own_words() -> None:
+    """The sigmoid of its reward is P(yes) of yes and no behind the conversation so far, by a plain forward."""
+    model, processor = build_tiny_llava(seed=3)
+    wording = WordingOptions()
+    values = RewardValues(RewardModel(model, RewardPrompts(processor, wording)))
+    items = [Sampled(Question(f"q{i}", f"{i}.png", f"what is on the {side}"), None, None, []) for i, side in enumerate(("left", "right"))]
+    values.see(items, [random_image(i) for i in range(2)])
+    asked = [(1, "there is a dog."), (0, "there is a cat."), (1, "no star on the left. a dog")]
+    for (number, text), (confidence, outcome) in zip(asked, values([(n, step(text)) for n, text in asked]), strict=True):
+        content = [{"type": "image"}, {"type": "text", "text": items[number].question.prompt}]
+        said = [("user", content), ("assistant", [{"type": "text", "text": text}]), ("user", [{"type": "text", "text": wording.question}])]
+        turns = [{"role": role, "content": parts} for role, parts in said]
+        written = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        with torch.no_grad():
+            logits = model(**processor(text=written, images=random_image(number), return_tensors="pt")).logits[0, -1]
+        tokens = [token for word in wording.answers for token in answer_tokens(processor, (word,))]
+        assert confidence == pytest.approx(float(logits[tokens].softmax(-1)[0]), abs=1e-4)
+        assert outcome == 0.0
+
+
 def test_truth_by_hand() -> None:
     words = read_synonyms("dog, puppy\ncar\nbus\n")
     item = Sampled(Question("q", "a.png", "What is there?"), frozenset({"dog", "car"}), None, [])
@@ -191,8 +214,8 @@ def test_the_policy_judges_itself_and_a_broken_image_is_a_reject(tmp_path: Path,
     ("changes", "message"),
     [
         ({"value": "truth"}, "--value truth needs a folder with chair.jsonl and synonyms.txt, or an answer for every question"),
-        ({"value": "mllm"}, "--value mllm and --labeler MODEL go together"),
-        ({"value": "self", "labeler": "x"}, "--value mllm and --labeler MODEL go together"),
+        ({"value": "mllm"}, "--value mllm or reward and --labeler MODEL go together"),
+        ({"value": "self", "labeler": "x"}, "--value mllm or reward and --labeler MODEL go together"),
         ({"actions": 1}, "actions is 1; expected at least 2"),
         ({"depth": 1}, "depth is 1; expected at least 2"),
         ({"iterations": 0}, "iterations is 0; expected at least 1"),
