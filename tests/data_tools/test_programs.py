@@ -21,6 +21,7 @@ def test_all_programs_are_known() -> None:
         "convert_pairs",
         "inject_errors",
         "sample_pairs",
+        "search_pairs",
         "validate_pairs",
         "weaken_images",
     ]

@@ -117,6 +117,14 @@ PAIRS = Section(
             "set it side by side.",
         ),
         _form(
+            "Steps of answers",
+            "pairs",
+            '{"images": ["a.png"], "prompt": "What is it?", "chosen": "It is a dog. It sits.", "rejected": "It is a dog. It flies.",\n'
+            ' "ends_chosen": false, "ends_rejected": true, "visits_chosen": 12, "visits_rejected": 4}',
+            (1, ASKED, "It is a dog. It sits.", "It is a dog. It flies.", (False, True)),
+            note="What `search_pairs.py` writes: the chosen answer goes on, the rejected one is whole. `step_dpo` reads the visits.",
+        ),
+        _form(
             "Messages stored as text",
             "pairs",
             '{"images": ["a.png"], "prompt": "[{\\"role\\": \\"user\\", \\"content\\": \\"What is it?\\"}]",\n'
