@@ -67,6 +67,11 @@ def chat_rows(num_rows: int) -> list[dict[str, Any]]:
     return [{"id": row["id"], "images": row["images"], "messages": row["prompt"] + row["chosen"]} for row in pair_rows(num_rows)]
 
 
+def question_rows(num_rows: int) -> list[dict[str, Any]]:
+    """Prompts without an answer."""
+    return [{name: row[name] for name in ("id", "images", "prompt")} for row in pair_rows(num_rows)]
+
+
 def encoded(row: dict[str, Any]) -> dict[str, Any]:
     """The row with its images as PNG bytes, the form in which a broken image can be written."""
     images = []

@@ -22,6 +22,7 @@ from mmalign.methods.policy import build_reference
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, OnlineLossOptions, OnlineOptions, PairLossOptions
+from mmalign.training.method import MethodOutput
 
 
 class Answered(NamedTuple):
@@ -56,6 +57,11 @@ class GroupLists(ListwiseMethod):
         batch = _collate(self, groups)
         rows = [{self._scores: group.scores} for group in groups]
         return batch | {"numbers": self.collate_numbers(rows, batch["layout"]["target"])}
+
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
+        """As over lists, without metrics that compare the policy with itself."""
+        output = super().compute(model, batch)
+        return MethodOutput(output.loss_sum, {name: value for name, value in output.metrics.items() if name.startswith("loss/")})
 
     def compared_with(self, batch: Mapping[str, Any], policy: ResponseLogps, live: Logps | None) -> Logps | None:
         """The policy that sampled."""

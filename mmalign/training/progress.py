@@ -11,7 +11,7 @@ from transformers import Trainer, TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 # In this order, where a method logs them; losses are terms of the loss, and shown where there is more than one.
-_SHOWN = ("rewards/margin", "rewards/accuracy", "dual_head/label_accuracy")
+_SHOWN = ("online/reward", "rewards/margin", "rewards/accuracy", "dual_head/label_accuracy")
 _RATES = (("gradient", "grad_norm"), ("lr", "learning_rate"), ("projector lr", "projector_learning_rate"))
 _MAX_TERMS = 4
 _EVAL = "eval/"

@@ -12,7 +12,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 
 from mmalign.classifier.class_logits import save_class_logits
 from mmalign.classifier.labeled_images import load_labeled_images
-from tests.data_files import chat_rows, save_rows, scored_rows
+from tests.data_files import chat_rows, question_rows, save_rows, scored_rows
 from tests.tiny_classifiers import save_part
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
 
@@ -23,6 +23,7 @@ class Inputs(NamedTuple):
     model: Path
     clip: Path
     chats: Path
+    questions: Path
     pairs: Path
     many_pairs: Path
     pope: Path
@@ -49,6 +50,8 @@ def make_inputs(folder: Path) -> Inputs:
     processor.save_pretrained(folder / "llava")
     build_clip(processor.tokenizer, folder / "clip")
     chats = save_rows(folder / "chats.parquet", chat_rows(8))
+    questions = save_rows(folder / "questions.parquet", question_rows(8))
+    (folder / "reward.py").write_text("def words(prompt, responses, row):\n    return [len(text.split()) for text in responses]\n")
     pairs = save_rows(folder / "pairs.parquet", scored_rows(8))
     many_pairs = save_rows(folder / "many.parquet", pair_rows(40))
     pope = folder / "pope"
@@ -63,7 +66,7 @@ def make_inputs(folder: Path) -> Inputs:
     images = load_labeled_images(photos)
     sure = 4 * functional.one_hot(torch.from_numpy(images.labels), 3).float()
     save_class_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
-    return Inputs(folder / "llava", folder / "clip", chats, pairs, many_pairs, pope, photos, logits)
+    return Inputs(folder / "llava", folder / "clip", chats, questions, pairs, many_pairs, pope, photos, logits)
 
 
 def build_clip(tokenizer: Any, folder: Path) -> None:
@@ -87,7 +90,7 @@ def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
     """A training run of ten steps that saves every third; the learning rate never falls to 0, so that every step counts."""
 
     def words(inputs: Inputs, out: Path) -> list[str]:
-        data = inputs.chats if method in ("sft", "mimic") else inputs.pairs
+        data = {"sft": inputs.chats, "mimic": inputs.chats, "online": inputs.questions}.get(method, inputs.pairs)
         run = [
             "train",
             method,
@@ -105,6 +108,8 @@ def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
         run += ["--save-steps", "3", "--learning-rate", "1e-3", "--schedule", "constant", "--logging-steps", "1"]
         if method == "mimic":
             run += ["--teacher", str(inputs.model)]
+        if method == "online":
+            run += ["--reward", f"function:{inputs.questions.parent / 'reward.py'}:words", "--samples", "4", "--max-new-tokens", "8"]
         return [*run, *more]
 
     return words
@@ -159,6 +164,8 @@ CASES = {
     "train mimic": Case(train("mimic", "--ce-weight", "1", "--teacher-quantization", "nf4"), read_run),
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
+    "train online": Case(train("online", "--objective", "grpo", "--temperature", "0.7"), read_run),
+    "train online, pairs and an adapter": Case(train("online", "--objective", "dno", "--win-rates", "--lora-rank", "4"), read_run),
     "classifier train": Case(train_classifier, read_classifier),
     "score-difficulty": Case(score, read_scores),
     "evaluate": Case(evaluate, read_scores),

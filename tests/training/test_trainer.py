@@ -11,21 +11,24 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from mmalign.methods.groups import GroupLists
 from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.online import OnlineMethod
 from mmalign.methods.policy_and_reference import compute_policy_and_reference
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
 from mmalign.models.adapters import add_lora
 from mmalign.models.references import Reference
-from mmalign.options.methods import ListLossOptions, MimicLossOptions, PairLossOptions
+from mmalign.options.methods import ListLossOptions, MimicLossOptions, OnlineLossOptions, PairLossOptions
 from mmalign.options.training import LoraOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, find_checkpoint, verify_checkpoint
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.sampler import BucketSampler
 from mmalign.training.trainer import MethodTrainer
+from tests.methods.test_online import WordReward, questions
 from tests.tiny_models import build_tiny_llava, list_rows, pair_rows
 
 LORA = LoraOptions(lora_rank=4, lora_alpha=8)
@@ -76,6 +79,10 @@ def make_trainer(
     elif kind == "listwise":
         method = ListwiseMethod(processor, ListLossOptions(), reference=Reference(policy, kind="copy"))
         dataset = Dataset.from_list(list_rows([3, 2, 4, 3, 2, 3, 4, 3])).cast_column("images", List(ImageFeature(decode=False)))
+    elif kind == "online":
+        sampled = OnlineLossOptions(reward="answers", objective=["grpo"], samples=3, max_new_tokens=6)
+        method = OnlineMethod(processor, sampled, learner=GroupLists(processor, sampled), reward=WordReward(counts=True))
+        dataset = Dataset.from_list(questions(8)).cast_column("images", List(ImageFeature(decode=False)))
     else:
         reference = Reference(policy, kind="adapter-off" if lora else "copy")
         method = PreferenceMethod(processor, PairLossOptions(difficulty_mode="paper"), reference=reference)
@@ -98,7 +105,7 @@ def losses(trainer: MethodTrainer) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise"])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise", "online"])
 def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
     results = []
     for batch_size, accumulation in ((8, 1), (2, 4)):
@@ -115,7 +122,7 @@ def test_accumulation_1x8_equals_4x2(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("lora", [None, LORA, dataclasses.replace(LORA, train_projector=True)], ids=["full", "lora", "lora+projector"])
-@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise"])
+@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise", "online"])
 def test_resume_equals_never_having_stopped(tmp_path: Path, kind: str, lora: LoraOptions | None) -> None:
     whole = make_trainer(tmp_path / "whole", kind=kind, lora=lora, batch_size=2)
     whole.train()

@@ -10,36 +10,42 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from datasets import Dataset
+from datasets import Dataset, List
+from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoModelForImageTextToText, PreTrainedModel
 
 from mmalign.cli import main as main_command
 from mmalign.data.datasets import load_rows
+from mmalign.methods.groups import GroupLists
 from mmalign.methods.mimic import MimicMethod
+from mmalign.methods.online import OnlineMethod
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import CachedTeacher, LiveTeacher
 from mmalign.models.references import Reference
-from mmalign.options.methods import MimicLossOptions, PairLossOptions
+from mmalign.options.methods import MimicLossOptions, OnlineLossOptions, PairLossOptions
 from mmalign.options.training import RouterOptions, TrainerOptions
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback, verify_checkpoint
 from mmalign.training.router import RouterLosses
 from mmalign.training.trainer import MethodTrainer
 from tests.data_files import chat_rows, save_rows
+from tests.methods.test_online import WordReward, questions
 from tests.methods.test_router import build_sparse
 from tests.tiny_models import build_tiny_llava
 from tests.training.sharded_trainer import ShardedTrainer
 from tests.training.test_trainer import chat_dataset, losses, pair_dataset
 
-CASES = ("sft", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy")
+CASES = (
+    "sft", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy", "online",
+)  # fmt: skip
 # Eight rows in two steps of four; the uneven cases have seven, and their last batch is filled with the epoch's first row.
 GLOBAL_BATCH = 4
 UNEVEN = ("uneven", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy")
 # What needs whole weights is not sharded.
-SHARDED = tuple(case for case in CASES if case != "mimic on-policy")
+SHARDED = tuple(case for case in CASES if case not in ("mimic on-policy", "online"))
 # The layers to wrap are the model class's own list, as in scripts/accelerate/fsdp2_8gpu.yaml.
 FSDP = {
     "version": 2,
@@ -59,6 +65,10 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
         config = PairLossOptions(objective=["kto_pair"]) if case == "teacher" else PairLossOptions()
         method = PreferenceMethod(processor, config, reference=Reference(model, kind="copy", model=other))
         dataset = method.prepare(pair_dataset())
+    elif case == "online":
+        own = OnlineLossOptions(reward="answers", objective=["disco"], correct=4.0, samples=4, max_new_tokens=6)
+        method = OnlineMethod(processor, own, learner=GroupLists(processor, own), reward=WordReward(counts=True))
+        dataset = Dataset.from_list(questions(8)).cast_column("images", List(ImageFeature(decode=False)))
     elif case == "mimic cached":
         dataset = load_rows(folder.parent / "taught" / "data")
         method = MimicMethod(processor, MimicLossOptions(), teacher=CachedTeacher(model, fingerprint=None))
