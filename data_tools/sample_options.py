@@ -61,6 +61,8 @@ class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
     """the model that looks, for --scorer mllm, or questions instead of the model itself: folder or hub id"""
+    gold: str | None = None
+    """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
     samples: int = 4
     """responses per question"""
     search: Literal["sample", "beam"] = "sample"

@@ -53,7 +53,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
 
     _check(options)
     decoding = build_decoding(options)
-    items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
+    items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root, gold=options.gold)
     load = cache(partial(load_on_accelerator, dtype=options.dtype))
     scorer = build_scorer(Parts(options, root, words, judge, load))
     sampler = build_sampler(options, decoding, load)
@@ -117,6 +117,7 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     root = None if options.image_root is None else str(options.image_root)
     settings = {"builder": "on-policy", "data": files, "image_root": root, **{name: getattr(options, name) for name in names}, **weights}
     settings |= {} if judge is None else describe_language_model(options, judge)
+    settings |= {} if options.gold is None else {"gold": options.gold}
     if options.scorer == "questions":
         settings |= {"questions": options.questions, "num_questions": options.num_questions}
         given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]
