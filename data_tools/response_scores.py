@@ -6,12 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_tools.asking import Asker, build_asker
 from data_tools.scoring import Parts, Sampled, Scorer
-from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.pope import parse_strict
-from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.wording import fill_prompt
 from mmalign.rewards.exact import score_answer, score_objects
 from mmalign.rewards.rating import parse_rating, rating_prompt
@@ -71,9 +69,9 @@ class JudgeScorer(Scorer):
 class LookingScorer(Scorer):
     """Asks a multimodal model about each sentence whether it is true of the image, as RLAIF-V divides and conquers (arXiv:2405.17220)."""
 
-    def __init__(self, model: Any, processor: Any, *, image_root: Path, batch_size: int) -> None:
-        """Hold the model that looks."""
-        self.model, self.processor, self.image_root, self.batch_size = model, processor, image_root, batch_size
+    def __init__(self, ask: Asker) -> None:
+        """Hold what asks the model that looks."""
+        self.ask = ask
 
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
         """Share of sentences that are told to be true; a sentence without a clear yes or no is left out."""
@@ -84,29 +82,13 @@ class LookingScorer(Scorer):
             # A sentence said twice is asked about once.
             for sentence in dict.fromkeys(split_sentences(response))
         ]
-        verdicts = self._ask(questions, folder) if questions else {}
+        verdicts = self.ask(questions, file=folder / "verdicts.jsonl")
         return [[self._score(verdicts, i, j, r) for j, r in enumerate(item.responses)] for i, item in enumerate(items)]
 
-    def _score(self, verdicts: Mapping[str, bool | None], i: int, j: int, response: str) -> float | None:
+    def _score(self, verdicts: Mapping[str, float | None], i: int, j: int, response: str) -> float | None:
         given = [verdicts.get(_statement_id(i, j, sentence)) for sentence in split_sentences(response)]
         clear = [verdict for verdict in given if verdict is not None]
         return sum(clear) / len(clear) if clear else None
-
-    def _ask(self, questions: Sequence[Question], folder: Path) -> dict[str, bool | None]:
-        folder.mkdir(parents=True, exist_ok=True)
-        # Verdicts that a stopped run left are on other statements, where sampling isn't exact.
-        (folder / "verdicts.jsonl.partial").unlink(missing_ok=True)
-        answers = generate_answers(
-            self.model,
-            self.processor,
-            questions,
-            image_root=self.image_root,
-            out=folder / "verdicts.jsonl",
-            rejects=Rejects(folder / "rejects.jsonl", max_share=0.0),
-            max_new_tokens=4,
-            batch_size=self.batch_size,
-        )
-        return {answer.id: parse_strict(answer.response) for answer in answers}
 
 
 def build_truth(parts: Parts) -> TruthScorer:
@@ -130,7 +112,7 @@ def build_looking(parts: Parts) -> LookingScorer:
     """Build the scorer that looks at the image."""
     if parts.options.labeler is None:
         raise UserError("--scorer mllm and --labeler MODEL go together; give both or neither")
-    return LookingScorer(*parts.load(parts.options.labeler), image_root=parts.root, batch_size=32)
+    return LookingScorer(build_asker(parts))
 
 
 def _statement_id(item: int, response: int, sentence: str) -> str:

@@ -15,8 +15,9 @@ SCORERS = {
     "mllm": "response_scores:build_looking",
     "judge": "response_scores:build_judge",
     "reward": "reward_scores:build_reward",
+    "questions": "question_scorer:build_questions",
 }
-LOOKING = ("mllm", "reward")
+LOOKING = ("mllm", "reward", "questions")
 """Scorers that have a --labeler."""
 if TYPE_CHECKING:
     # A type checker can't read a Literal from a table.
@@ -26,7 +27,25 @@ else:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(EndpointOptions, LanguageModelOptions):
+class QuestionOptions:
+    """Questions that test the responses, for --scorer questions."""
+
+    questions: str = "objects"
+    """objects: is each named object there; written: by the model about each response; or a JSONL file of question and image"""
+    num_questions: int = 4
+    """written: questions per response"""
+    synonyms: Path | None = None
+    """objects: their words, one line per object, words split by commas; SOURCE's own synonyms.txt if not given"""
+    select: Literal["score", "minimax"] = "score"
+    """best and worst by their agreement with the answers; or two that differ in the question that fewest responses pass"""
+    append_test: bool = False
+    """minimax: end both responses with that question and its answer"""
+    most_one_way: float = 0.95
+    """stop if more than this share of the answers is yes, or no"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})
@@ -34,7 +53,7 @@ class SampleOptions(EndpointOptions, LanguageModelOptions):
     model: str
     """multimodal LLM to sample from: folder or hub id; with --endpoint its name there"""
     scorer: ScorerName
-    """known objects, known answers, a model that looks, a judge with a reference, or a reward model"""
+    """known objects, known answers, a model that looks, a judge with a reference, a reward model, or questions that test the responses"""
     out: Path
     """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
     prompts: list[str] = field(default_factory=list)
@@ -42,7 +61,9 @@ class SampleOptions(EndpointOptions, LanguageModelOptions):
     image_root: Path | None = None
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
-    """the model that looks, for --scorer mllm, or the reward model: folder or hub id"""
+    """the model that looks, for --scorer mllm, or questions instead of the model itself; the reward model: folder or hub id"""
+    gold: str | None = None
+    """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
     samples: int = 4
     """responses per question"""
     search: Literal["sample", "beam"] = "sample"

@@ -10,24 +10,28 @@ SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, imag
 --scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
 truth compares named objects with those there; answers gives 1 to a response that is the answer, letter case and marks around it aside, and
 0 to others; mllm asks a multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by
-the reference; reward asks a reward model (mmalign train reward), the --labeler. Don't align on images that you measure on: for the
-embedded world, build a second one with another seed.
+the reference; reward asks a reward model (mmalign train reward), the --labeler; questions has the model itself answer questions that test
+the responses, while it sees the image. Don't align on images that you measure on: for the embedded world, build a second one with another
+seed.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.
 
-Cost: --samples responses per question, and with mllm a short answer to each of their sentences.
+Cost: --samples responses per question, and with mllm a short answer to each of their sentences; with questions one to each question.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 from data_tools.language_models import describe_language_model, load_language_model
 from data_tools.program import run_program
-from data_tools.sample_options import LOOKING, SampleOptions
+from data_tools.sample_options import LOOKING, QuestionOptions, SampleOptions
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 
 
 def run(options: SampleOptions) -> None:
@@ -50,7 +54,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
 
     _check(options)
     decoding = build_decoding(options)
-    items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root)
+    items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root, gold=options.gold)
     load = cache(partial(load_on_accelerator, dtype=options.dtype))
     scorer = build_scorer(Parts(options, root, words, judge, load))
     sampler = build_sampler(options, decoding, load)
@@ -82,6 +86,9 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--search beam is of a local model; an endpoint draws its responses: leave one of the two out")
     if options.labeler is not None and options.scorer not in LOOKING:
         raise UserError(f"--labeler is of --scorer {', '.join(LOOKING)}; leave it out with --scorer {options.scorer}")
+    changed = [one.name for one in fields(QuestionOptions) if getattr(options, one.name) != one.default]
+    if changed and options.scorer != "questions":
+        raise UserError(f"--{changed[0].replace('_', '-')} is of --scorer questions; leave it out with --scorer {options.scorer}")
 
 
 def _pair(question: Any, line: Mapping[str, Any], name: str, scorer: Any) -> Any:
@@ -111,6 +118,11 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     root = None if options.image_root is None else str(options.image_root)
     settings = {"builder": "on-policy", "data": files, "image_root": root, **{name: getattr(options, name) for name in names}, **weights}
     settings |= {} if judge is None else describe_language_model(options, judge)
+    settings |= {} if options.gold is None else {"gold": options.gold}
+    if options.scorer == "questions":
+        settings |= {"questions": options.questions, "num_questions": options.num_questions}
+        given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]
+        settings |= {"question_files": {path.name: hash_file(path) for path in given if path is not None}}
     return settings | ({} if options.endpoint is None else {"endpoint_decoding": options.endpoint_decoding})
 
 

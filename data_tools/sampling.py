@@ -26,8 +26,14 @@ from mmalign.files import hash_file
 Source = tuple[list[Sampled], Path, Mapping[str, str] | None, dict[str, str]]
 
 
-def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None) -> Source:
+def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None, gold: str | None = None) -> Source:
     """Read what to ask.
+
+    Args:
+        source: A folder, or a JSONL file.
+        prompts: What to ask about each image of a folder.
+        image_root: Folder of the images.
+        gold: Key of a JSONL file's rows that holds a teacher's answer.
 
     Returns:
         Items without responses, the folder of their images, the word table where the truth is known, and the hashes of the files.
@@ -35,6 +41,8 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
     Raises:
         ValueError: If there is nothing to ask, or the images' folder is not known.
     """
+    if gold is not None and source.is_dir():
+        raise UserError(f"--gold {gold} is a key of the rows of a JSONL file; {source} is a folder, which has no teacher's answers")
     if (source / "chair.jsonl").is_file():
         chair = load_chair(source)
         items = [Sampled(question, chair.truths[question.id], None, []) for question in chair.questions()]
@@ -54,10 +62,11 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
     rows = read_jsonl(source)
     if not rows:
         raise UserError(f"{source} has no questions")
-    return [_item(row, number, source) for number, row in enumerate(rows, start=1)], image_root, None, {source.name: hash_file(source)}
+    items = [_item(row, number, source, gold) for number, row in enumerate(rows, start=1)]
+    return items, image_root, None, {source.name: hash_file(source)}
 
 
-def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
+def _item(row: Mapping[str, Any], number: int, source: Path, gold: str | None) -> Sampled:
     if not isinstance(row.get("image"), str) or not isinstance(row.get("prompt"), str):
         raise UserError(
             f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference, answer"
@@ -66,7 +75,11 @@ def _item(row: Mapping[str, Any], number: int, source: Path) -> Sampled:
     answers = [] if given is None else given if isinstance(given, list) else [given]
     if not all(isinstance(answer, str) and answer.strip() for answer in answers):
         raise UserError(f"{source}, row {number}: answer is {given!r}; expected text, or a list of texts that are all right")
-    return Sampled(Question(str(row.get("id", number)), row["image"], row["prompt"]), None, row.get("reference"), [], tuple(answers))
+    taught = None if gold is None else row.get(gold)
+    if gold is not None and (not isinstance(taught, str) or not taught.strip()):
+        raise UserError(f"{source}, row {number}: {gold} is {taught!r}; expected the teacher's answer, which --gold names, as text")
+    question = Question(str(row.get("id", number)), row["image"], row["prompt"])
+    return Sampled(question, None, row.get("reference"), [], tuple(answers), taught)
 
 
 class Sampler(Protocol):
@@ -139,7 +152,8 @@ def sample_chunk(
         seeds: Of the questions.
 
     Returns:
-        For each item ``responses``, ``scores`` and what else the scorer keeps, or the ``reason`` why its image can't be used.
+        For each item ``responses`` (the teacher's behind the sampled ones), ``scores``, ``gold`` and what else the scorer keeps, or the
+        ``reason`` why its image can't be used.
     """
     images: dict[int, Image.Image] = {}
     lines: dict[int, dict[str, Any]] = {}
@@ -150,7 +164,11 @@ def sample_chunk(
             lines[i] = {"reason": str(error)}
     if images:
         answers = sampler([items[i].question.prompt for i in images], list(images.values()), seeds=[seeds[i] for i in images])
-        good = [replace(items[i], responses=found) for i, found in zip(images, answers, strict=True)]
+        good = [_answered(items[i], found) for i, found in zip(images, answers, strict=True)]
         for i, item, kept in zip(images, good, scorer.lines(good, folder=folder), strict=True):
-            lines[i] = {"responses": item.responses, **kept}
+            lines[i] = {"responses": item.responses, **kept} | ({} if item.gold is None else {"gold": item.gold})
     return [lines[i] for i in range(len(items))]
+
+
+def _answered(item: Sampled, responses: Sequence[str]) -> Sampled:
+    return replace(item, responses=[*responses, *([] if item.gold is None else [item.gold])])

@@ -21,6 +21,8 @@ class Sampled:
     responses: list[str]
     answers: tuple[str, ...] = ()
     """Right answers, where they are known."""
+    gold: str | None = None
+    """A teacher's answer, which joins the responses."""
 
 
 class Chosen(NamedTuple):

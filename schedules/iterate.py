@@ -10,8 +10,9 @@ r"""Rounds of on-policy training: sample from the policy, score, pair, train aga
 SOURCES are what ``data_tools/sample_pairs.py`` takes: one for all rounds, or one for each. A prompt's pairs are its responses of at
 least ``--min-score`` against those at least ``--min-gap`` lower, the widest margins first (DNO's selection: with scores from 0 to 6, 5
 and 2). ``--replay 0.3`` mixes in pairs of earlier rounds: 0.3 times as many as the round's own from the one before, half of that from
-the one before that. The reference of a round is the policy it starts from (DNO's). Not from the paper: there is no gold response of a
-teacher among the candidates, and repetitions are no negatives by rule.
+the one before that. The reference of a round is the policy it starts from (DNO's). ``--sample "--gold COLUMN ..."`` puts a teacher's
+answer among the candidates; where a sample is chosen instead, ``--min-gap-student`` is the margin. ``--repetition 4`` makes a response in
+which four words in a row stand more often than that a negative.
 
 With ``--sample "--endpoint URL ..."`` a server samples: it is asked for the round's policy by the name of its folder.
 
@@ -25,7 +26,6 @@ finished rounds are kept, and more ``--rounds`` add to them.
 """
 
 import json
-import math
 import random
 import shlex
 import sys
@@ -40,12 +40,13 @@ from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
 from mmalign.files import claim, read_json_object, write_whole
 from mmalign.rewards.groups import mark_right, win_rates
+from schedules.selection import demote_repetitions, did_weights, read_rejected, select_pairs
 from schedules.stages import RECORD, pair_row, read_lists, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
 PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")
 
-_PAIR_OPTIONS = ("rewards", "rejected", "reward_scale", "min_score", "min_gap", "pairs_per_prompt", "replay")
+_PAIR_OPTIONS = ("rewards", "rejected", "reward_scale", "min_score", "min_gap", "min_gap_student", "pairs_per_prompt", "replay")
 _SHARED_OPTIONS = ("--dtype", "--quantization", "--max-length", "--answer-end")
 
 
@@ -79,6 +80,10 @@ class IterateOptions:
     """lowest score of a chosen response; any if not given"""
     min_gap: float = 1e-6
     """smallest score of chosen - score of rejected"""
+    min_gap_student: float | None = None
+    """the same where a sample is chosen and not a teacher's answer (--gold of the sampling options); --min-gap if not given"""
+    repetition: int = 0
+    """a response in which any four words in a row stand more often than this gets less than the prompt's lowest score; 0: none does"""
     pairs_per_prompt: int = 1
     """most pairs of a prompt, the widest margins first"""
     replay: float = 0.0
@@ -101,6 +106,10 @@ def run(options: IterateOptions) -> None:
     """
     if options.rounds < 1 or options.pairs_per_prompt < 1:
         raise UserError(f"rounds is {options.rounds} and pairs_per_prompt {options.pairs_per_prompt}; expected at least 1 of each")
+    if options.repetition < 0 or not (options.min_gap_student is None or options.min_gap_student > 0):
+        raise UserError(
+            f"repetition is {options.repetition} and min_gap_student {options.min_gap_student}; expected at least 0, and more than 0"
+        )
     if not options.min_gap > 0 or not 0 <= options.replay <= 1:
         raise UserError(f"min_gap is {options.min_gap} and replay {options.replay}; expected more than 0, and a share in [0, 1]")
     if len(options.sources) not in (1, options.rounds):
@@ -117,6 +126,7 @@ def run(options: IterateOptions) -> None:
     settings |= own if any(own[name] for name in ("objective", "correct")) or options.method == "listwise" else {}
     drawn = {name: getattr(options, name) for name in ("rewards", "rejected", "reward_scale")}
     settings |= drawn if (options.rewards, options.rejected) != ("scores", "worst") else {}
+    settings |= {name: getattr(options, name) for name in ("min_gap_student", "repetition") if getattr(options, name)}
     claim(options.out / RECORD, settings, what="another schedule")
     for number in range(1, options.rounds + 1):
         record = options.out / f"round-{number}" / "round.json"
@@ -136,6 +146,8 @@ def _check_method(options: IterateOptions) -> None:
     """
     if options.method == "preference" and options.correct is not None:
         raise UserError("--correct is for --method listwise; pairs are chosen by --min-score and --min-gap")
+    if options.method == "listwise" and option_values(options.sample, "--gold"):
+        raise UserError("--sample holds --gold, and a group of --method listwise is of the policy's own samples; leave it out")
     defaults = {one.name: one.default for one in fields(IterateOptions)}
     changed = [name for name in _PAIR_OPTIONS if getattr(options, name) != defaults[name]]
     if options.method == "listwise" and changed:
@@ -147,6 +159,8 @@ def run_round(options: IterateOptions, number: int) -> None:
     folder = options.out / f"round-{number}"
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
     lists = list(sample(options, number, policy, folder / "sampled"))
+    if options.repetition:
+        lists = [{**row, "scores": demote_repetitions(row, most=options.repetition, gap=options.min_gap)} for row in lists]
     if options.rewards == "win-rate":
         lists = [{**row, "scores": win_rates(row["scores"])} for row in lists]
     if options.method == "listwise":
@@ -233,57 +247,31 @@ def sample(options: IterateOptions, number: int, policy: str, out: Path) -> Iter
             advice = f"; the endpoint must serve the round's policy by the name {policy}: start it so, and give the same command again"
             raise UserError(f"round {number} stopped at: data_tools/sample_pairs.py {shlex.join(words)}{advice if served else ''}")
         (out / "finished").touch()
-    prompts = _prompts(options.sample)
+    prompts = option_values(options.sample, "--prompts")
     items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)
     questions = [item.question for item in items]
     return read_lists(out, questions, image_root=root, suffix=str(number), repeated=options.method == "listwise")
 
 
-def _prompts(text: str) -> list[str]:
-    """The values of --prompts among the sampling options."""
-    words = shlex.split(text)
-    if "--prompts" not in words:
+def option_values(text: str, name: str) -> list[str]:
+    """The values of an option among the sampling options; none where it is not there."""
+    words = [part for word in shlex.split(text) for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
+    if name not in words:
         return []
-    rest = words[words.index("--prompts") + 1 :]
+    rest = words[words.index(name) + 1 :]
     return rest[: next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))]
 
 
-def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: float, most: int) -> list[tuple[int, int]]:
-    """Choose a prompt's pairs by margin: numbers of chosen and rejected, the widest margin first, ties in the order of the responses."""
-    good = [i for i, score in enumerate(scores) if min_score is None or score >= min_score]
-    pairs = [(i, j) for i in good for j, score in enumerate(scores) if scores[i] - score >= min_gap]
-    return sorted(pairs, key=lambda pair: scores[pair[1]] - scores[pair[0]])[:most]
-
-
-def read_rejected(text: str) -> float | None:
-    """Read --rejected: None for worst, else the beta of did.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    name, _, value = text.partition(":beta=")
-    if text == "worst":
-        return None
-    try:
-        beta = float(value)
-    except ValueError:
-        beta = math.nan
-    if name != "did" or not 0 <= beta < math.inf:
-        raise UserError(f"rejected is {text!r}; expected worst, or did:beta=0.5 with a beta of 0 (uniform) or more")
-    return beta
-
-
-def did_weights(scores: Sequence[float], *, beta: float, scale: float) -> list[float]:
-    """Weights that rejected samples are drawn with: softmax(-beta score / scale) (DID, arXiv:2505.23761, Theorem 3.3)."""
-    lowest = min(scores)
-    weights = [math.exp(-beta * (score - lowest) / scale) for score in scores]
-    return [weight / sum(weights) for weight in weights]
+def chosen_gaps(row: Mapping[str, Any], options: IterateOptions) -> list[float]:
+    """The margin that each response needs to be chosen: ``--min-gap`` for a teacher's answer, ``--min-gap-student`` for samples."""
+    student = options.min_gap if options.min_gap_student is None else options.min_gap_student
+    return [options.min_gap if text == row.get("gold") else student for text in row["responses"]]
 
 
 def draw_pairs(row: Mapping[str, Any], options: IterateOptions) -> list[tuple[int, int]]:
     """Choose a prompt's pairs: by margin, or the best samples first, each against one drawn from those at least --min-gap lower."""
     scores, beta = row["scores"], read_rejected(options.rejected)
-    every = select_pairs(scores, min_score=options.min_score, min_gap=options.min_gap, most=len(scores) ** 2)
+    every = select_pairs(scores, min_score=options.min_score, min_gap=chosen_gaps(row, options), most=len(scores) ** 2)
     if beta is None:
         return every[: options.pairs_per_prompt]
     generator = random.Random(f"{options.seed}/{row['id']}")

@@ -60,6 +60,8 @@ def read_lists(
 ) -> Iterator[dict[str, Any]]:
     """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two per row.
 
+    ``gold`` is the teacher's text, where there is one.
+
     Args:
         sampled: The program's folder.
         questions: Of its source, in its order.
@@ -81,7 +83,7 @@ def read_lists(
                 "prompt": [{"role": "user", "content": question.prompt}],
                 "responses": [text for text, _ in kept],
                 "scores": [score for _, score in kept],
-            }
+            } | ({"gold": line["gold"]} if "gold" in line else {})
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:

@@ -117,6 +117,7 @@ def test_a_server_that_draws_nothing_is_told(tmp_path: Path, caplog: pytest.LogC
     ("more", "message"),
     [
         (["--endpoint-decoding", "{seed: 1}"], "--endpoint-decoding holds a seed"),
+        (["--gold", "taught"], "row 1: taught is None; expected the teacher's answer"),
         (["--search", "beam"], "--search beam is of a local model"),
         (["--temperature", "0"], "expected a temperature above 0"),
     ],

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from data_tools.asking import LocalAsker
 from data_tools.response_scores import (
     AnswerScorer,
     JudgeScorer,
@@ -163,7 +164,7 @@ def save_photos(folder: Path, count: int) -> Path:
 def test_images_alone_with_a_model_that_looks(tmp_path: Path, tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The tiny model can't say yes or no; what its answers are read as is replaced, the asking is real."""
     verdicts = iter([True, False, None, True, True, False, False] * 50)
-    monkeypatch.setattr("data_tools.response_scores.parse_strict", lambda answer: next(verdicts))
+    monkeypatch.setattr("data_tools.asking.parse_strict", lambda answer: next(verdicts))
     photos = save_photos(tmp_path / "photos", 3)
     (photos / "broken.jpg").write_bytes(b"junk")
     words = f"{photos} --model {tiny_llava_dir} --scorer mllm --labeler {tiny_llava_dir} --max-new-tokens 8 --max-reject-share 0.5"
@@ -236,15 +237,15 @@ def test_a_local_judge(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.Capt
 
 def test_a_left_over_verdict_meets_no_other_response(tmp_path: Path, tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A stopped chunk left verdicts on responses; where sampling isn't exact, the next attempt has other ones."""
-    monkeypatch.setattr("data_tools.response_scores.parse_strict", {"yes": True, "no": False}.get)
+    monkeypatch.setattr("data_tools.asking.parse_strict", {"yes": True, "no": False}.get)
     photos = save_photos(tmp_path / "photos", 1)
-    scorer = LookingScorer(None, None, image_root=photos, batch_size=1)
+    scorer = LookingScorer(LocalAsker(None, None, image_root=photos, batch_size=1))
     question = Question("q", "0.png", "Hm?")
     verdicts = {_statement_id(0, 0, "A dog."): True}
     assert scorer._score(verdicts, 0, 0, "A dog.") == 1.0
     assert scorer._score(verdicts, 0, 0, "A cat.") is None
     model, processor = load_mllm(str(tiny_llava_dir), dtype="float32")
-    scorer = LookingScorer(model, processor, image_root=photos, batch_size=1)
+    scorer = LookingScorer(LocalAsker(model, processor, image_root=photos, batch_size=1))
     stale = {"id": _statement_id(0, 0, "A dog."), "image": "0.png", "prompt": "x", "response": "yes"}
     (tmp_path / "chunk").mkdir()
     (tmp_path / "chunk" / "verdicts.jsonl.partial").write_text(json.dumps(stale) + "\n")

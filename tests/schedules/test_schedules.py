@@ -13,8 +13,9 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
-from schedules.iterate import IterateOptions, did_weights, draw_pairs, forwarded, select_pairs
+from schedules.iterate import IterateOptions, draw_pairs, forwarded, option_values
 from schedules.iterate import main as iterate
+from schedules.selection import demote_repetitions, did_weights, repeats, select_pairs
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 
@@ -48,6 +49,27 @@ def test_selection_by_margin_by_hand() -> None:
     assert select_pairs(scores, min_score=None, min_gap=5, most=9) == [(0, 3)]
     assert select_pairs(scores, min_score=5, min_gap=2, most=2) == [(0, 3), (2, 3)]
     assert select_pairs([1.0, 1.0], min_score=None, min_gap=1e-6, most=1) == []
+
+
+def test_a_teachers_answer_needs_another_margin_than_a_sample() -> None:
+    options = IterateOptions(sources=[Path("a")], model="m", out=Path("o"), sample="", min_gap=0.5, min_gap_student=2, pairs_per_prompt=9)
+    row = {"id": "q", "responses": ["a", "b", "c", "taught"], "scores": [3.0, 2.0, 0.5, 4.0], "gold": "taught"}
+    # The teacher's by 0.5 from all; a by 2 from c alone; b by 2 from none.
+    assert draw_pairs(row, options) == [(3, 2), (0, 2), (3, 1), (3, 0)]
+    assert draw_pairs({**row, "gold": None}, options) == [(3, 2), (0, 2), (3, 1)]
+
+
+def test_repetitions_by_hand() -> None:
+    line = "a b c d "
+    assert [repeats(line * n, 4) for n in (1, 4, 5)] == [False, False, True]
+    assert [repeats("word " * n, 4) for n in (7, 8)] == [False, True]
+    row = {"responses": ["good", line * 5, "bad"], "scores": [3.0, 4.0, 1.0]}
+    assert demote_repetitions(row, most=4, gap=0.5) == [3.0, 0.5, 1.0]
+
+
+def test_values_of_an_option() -> None:
+    text = "--scorer answers --prompts 'a b' c --gold=teacher --samples 4"
+    assert [option_values(text, name) for name in ("--prompts", "--gold", "--seed")] == [["a b", "c"], ["teacher"], []]
 
 
 def test_each_stage_starts_from_and_is_held_to_the_one_before(tiny_llava_dir: Path, tmp_path: Path) -> None:
@@ -169,6 +191,8 @@ def speaking_model(world: Path, out: Path) -> Path:
         (["--rejected", "did"], "rejected is 'did'; expected worst, or did:beta=0.5"),
         (["--rejected", "did:beta=-1"], "rejected is 'did:beta=-1'"),
         (["--reward-scale", "0"], "reward_scale is 0"),
+        (["--repetition", "-1"], "repetition is -1"),
+        (["--min-gap-student", "0"], "min_gap_student 0"),
         (["--correct", "1"], "--correct is for --method listwise"),
         (["--method", "listwise", "--replay", "0.5"], "--replay is of pairs"),
     ],
@@ -222,7 +246,7 @@ def test_rejected_samples_are_drawn_by_their_scores() -> None:
     assert did_weights([0.8, -0.3], beta=0.0, scale=1.0) == [0.5, 0.5]
     options = IterateOptions(sources=[Path("a")], model="m", out=Path("o"), sample="", rejected="did:beta=0.5")
     scores = [2.0, 0.8, -0.3, -1.1, 2.0]
-    rows = [{"id": str(number), "scores": scores} for number in range(4000)]
+    rows = [{"id": str(number), "scores": scores, "responses": list("abcde")} for number in range(4000)]
     drawn = [draw_pairs(row, options) for row in rows]
     assert all(len(pairs) == 1 and pairs[0][0] == 0 for pairs in drawn)
     shares = [sum(pairs[0][1] == number for pairs in drawn) / len(drawn) for number in range(5)]
