@@ -84,6 +84,11 @@ COMMANDS = {
         "evaluate:run",
         "measure hallucination: pope, chair, amber, mme, ...",
     ),
+    "judge-agreement": Command(
+        "judges:JudgeAgreementOptions",
+        "judge_agreement:run",
+        "compare two judges of a benchmark's answers: kappa, confusion",
+    ),
     "diagnose": Command(
         "diagnose:DiagnoseOptions",
         "diagnose:run",

@@ -49,7 +49,7 @@ class ScoringOptions(PrecisionOptions):
     judge_url: str | None = None
     """judge behind this OpenAI-compatible endpoint"""
     judge_model: str | None = None
-    """its model"""
+    """its model; with --judgements, whose replies of a cache that holds several judges'"""
     judge_key_env: str = "auto"
     """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
     judge_decoding: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class ScoringOptions(PrecisionOptions):
     judge_prompt: Path | None = None
     """text file with another wording for the judge"""
     judgements: Path | None = None
-    """a judge's saved replies, instead of asking"""
+    """a judge's saved replies, instead of asking: by id, in the questions' order, or the judge's cache"""
     prompt_suffix: str = ""
     """text behind every question, such as LLaVA's single-word request"""
     max_new_tokens: int | None = None
