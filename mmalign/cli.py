@@ -109,7 +109,7 @@ COMMANDS = {
         "report:run_difficulty",
         "a page of difficulty scores, pairs easiest to hardest",
     ),
-    "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
+    "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE, RePOPE, DASH-B or AMBER as a task of lmms-eval"),
 }
 
 # Commands that are another one where an option is given.
