@@ -54,7 +54,8 @@ class BenchmarkTask:
         def aggregate(rows: Sequence[Mapping[str, Any]]) -> float:
             benchmark = _load(self._benchmark, self._data)
             scores = benchmark.score({row["id"]: row["response"] for row in rows}, mode="official")
-            return scores[f"{benchmark.prefix()}/{key}"]
+            # RePOPE has no number of answers that are neither yes nor no; a task must have one.
+            return scores.get(f"{benchmark.prefix()}/{key}", float("nan"))
 
         return aggregate
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -143,6 +144,10 @@ def test_metrics_are_the_originals(root: Path) -> None:
         assert got == pytest.approx(expected[name])
 
 
+def test_no_readable_answer_is_no_number(root: Path) -> None:
+    assert math.isnan(BenchmarkTask("repope", str(root / "repope")).aggregate("f1")([{"id": "random/0", "response": "A dog."}]))
+
+
 def test_missing_images_are_named(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / "images" / "2 %.png").unlink()
     words = ["--images", str(root / "images"), "--out", str(root / "tasks")]
@@ -187,4 +192,5 @@ def _check_equal(root: Path, name: Any, scores: dict[str, Any]) -> None:
     assert {i: [ours[i]] for i in ids} == {i: r if isinstance(r, list) else [r] for i, r in theirs.items()}
     expected = json.loads((root / "ours" / f"{name}.json").read_text())["metrics"]
     for key in METRICS[name]:
-        assert scores[f"{metric_name(key)},none"] == pytest.approx(expected[f"{short}/{key}"]), key
+        value = expected.get(f"{short}/{key}", math.nan)
+        assert scores[f"{metric_name(key)},none"] == pytest.approx(value, nan_ok=True), key
