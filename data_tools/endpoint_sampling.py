@@ -11,7 +11,8 @@ from PIL import Image
 from data_tools.sample_options import SampleOptions
 from mmalign.data.images import digest_images
 from mmalign.errors import UserError
-from mmalign.evaluation.endpoint_answers import connect_endpoint, image_request
+from mmalign.evaluation.endpoint_answers import connect_endpoint
+from mmalign.evaluation.judges.image_questions import image_request
 
 logger = logging.getLogger(__name__)
 

@@ -118,6 +118,11 @@ COMMANDS = {
         "evaluate:run",
         "measure hallucination: pope, chair, amber, mme, ...",
     ),
+    "judge-agreement": Command(
+        "judge_agreement:JudgeAgreementOptions",
+        "judge_agreement:run",
+        "compare two judges of a benchmark's answers: kappa, confusion",
+    ),
     "diagnose": Command(
         "diagnose:DiagnoseOptions",
         "diagnose:run",
@@ -143,7 +148,7 @@ COMMANDS = {
         "publish:run",
         "put a checkpoint, scored pairs or report pages on the Hub, with a card",
     ),
-    "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE as a task folder of lmms-eval"),
+    "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE, RePOPE, DASH-B or AMBER as a task of lmms-eval"),
     "data convert": _data_tool("convert_pairs", "ConvertOptions", "a public preference set to checked pairs, or to scored lists"),
     "data convert-chats": _data_tool("convert_chats", "ChatOptions", "a public instruction set to checked chats"),
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),

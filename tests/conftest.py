@@ -26,6 +26,13 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def nltk_words(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let NLTK find tokenizer, tagger and WordNet in the shared data."""
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "path", [str(shared_data / "nltk_data"), *nltk.data.path])
+
+
 @pytest.fixture(scope="session")
 def tiny_llava_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A saved random LLaVA of real classes (CLIP tower, Qwen3 text model) with its processor."""

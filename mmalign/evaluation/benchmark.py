@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import OURS, SHORT_ANSWER, AnswerFormat, Question, check_texts
+from mmalign.evaluation.decisions import RIGHT_OR_WRONG, Decision
 from mmalign.evaluation.items import Item, add_up
 from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
 from mmalign.evaluation.parquet import has_pictures, write_pictures
@@ -39,6 +40,8 @@ class Benchmark(ABC):
     has_strict: ClassVar[bool] = True
     # What a judge is asked unless the user words it otherwise; None where no judge is asked.
     judge_wording: ClassVar[str | None] = None
+    # What the judge decides, by name.
+    decisions: ClassVar[Mapping[str, Decision]] = {"answer": RIGHT_OR_WRONG}
     # Whether it can't be scored without one.
     needs_judge: ClassVar[bool] = False
     files: Sequence[Path]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id, read_answer_file
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
+from mmalign.evaluation.decisions import Decision, read_correct
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_rows
@@ -89,6 +90,9 @@ class HallusionBench(QuestionBenchmark):
         "unclear": Metric("Answers that are unclear", "lower", formula=count("unclear"), resampled=None),
     }
     judge_wording: ClassVar[str] = PROMPT
+    decisions: ClassVar[Mapping[str, Decision]] = {
+        "answer": Decision(("right", "wrong", "unclear"), lambda item: "unclear" if item.values["unclear"] else read_correct(item))
+    }
     records: Sequence[HallusionQuestion]
     ids: frozenset[str]
     which: HallusionQuestions

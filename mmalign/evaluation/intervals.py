@@ -46,7 +46,9 @@ def compute_intervals(
     """
     check_bootstrap(level=level, resamples=resamples)
     replicates = _replicate(benchmark, items, resamples=resamples, seed=seed)
-    return {key: _interval(value, replicates[key], level) for key, value in compute_metrics(benchmark, items).items() if key in replicates}
+    return {
+        key: interval_of(value, replicates[key], level) for key, value in compute_metrics(benchmark, items).items() if key in replicates
+    }
 
 
 def compute_differences(
@@ -72,7 +74,7 @@ def compute_differences(
     values, before = compute_metrics(benchmark, items), compute_metrics(benchmark, baseline)
     # A metric that only one of them has, such as the mean of a type whose ratings can't be read, has no difference.
     shared = [key for key in values if key in ours and key in theirs]
-    return {key: _interval(values[key] - before[key], ours[key] - theirs[key], level) for key in shared}
+    return {key: interval_of(values[key] - before[key], ours[key] - theirs[key], level) for key in shared}
 
 
 def check_bootstrap(*, level: float, resamples: int) -> None:
@@ -90,16 +92,16 @@ def _replicate(benchmark: type[Benchmark], items: Sequence[Item], *, resamples: 
     if not items:
         raise UserError("there are no scored answers")
     found: dict[str, Array] = {}
-    for name, unit in (("image", _image), ("cluster", _cluster)):
+    for name, unit in (("image", unit_of), ("cluster", _cluster)):
         chosen = {key for key, metric in benchmark.metrics.items() if metric.resampled == name}
         if chosen:
-            values = evaluate_formulas(benchmark, _resample(add_up(items, unit), resamples=resamples, seed=seed))
+            values = evaluate_formulas(benchmark, resample(add_up(items, unit), resamples=resamples, seed=seed))
             found |= {key: value for key, value in values.items() if key.split("/")[-1] in chosen}
     return found
 
 
-def _resample(sums: Sums, *, resamples: int, seed: int) -> Sums:
-    """Draw the rows with replacement, S times."""
+def resample(sums: Sums, *, resamples: int, seed: int) -> Sums:
+    """Draw the rows of sums with replacement, S times."""
     number = len(sums.totals)
     rng = np.random.default_rng(seed)
     totals = []
@@ -110,16 +112,18 @@ def _resample(sums: Sums, *, resamples: int, seed: int) -> Sums:
     return Sums(sums.columns, np.concatenate(totals))
 
 
-def _image(item: Item) -> tuple[str, str]:
+def unit_of(item: Item) -> tuple[str, str]:
     """What is resampled as one: an image, or a question without one."""
     return ("", item.id) if item.image is None else (item.image, "")
 
 
 def _cluster(item: Item) -> tuple[str, str]:
     """What is resampled as one where a metric joins answers about several images."""
-    return (item.cluster, "") if item.cluster else _image(item)
+    return (item.cluster, "") if item.cluster else unit_of(item)
 
 
-def _interval(value: float, replicates: Array, level: float) -> Interval:
+def interval_of(value: float, replicates: Array, level: float) -> Interval:
+    """Return a value with the range of its (S,) replicates; where one is NaN, the metric has none there."""
+    replicates = replicates[~np.isnan(replicates)]
     low, high = np.quantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))

@@ -9,6 +9,7 @@ from urllib.parse import urlparse
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
+from mmalign.evaluation.decisions import Decision
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import needs_judge
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
@@ -95,6 +96,10 @@ class Mmhal(QuestionBenchmark):
         "unreadable": Metric("Ratings that could not be read", "lower", formula=count("unreadable"), resampled=None),
     }
     judge_wording: ClassVar[str] = PROMPT
+    decisions: ClassVar[Mapping[str, Decision]] = {
+        "rating": Decision(tuple(map(str, range(BEST + 1))), lambda item: _read_value(item, "rating"), ordered=True),
+        "hallucinating": Decision(("0", "1"), lambda item: _read_value(item, "hallucinating")),
+    }
     needs_judge: ClassVar[bool] = True
     answer_length: ClassVar[int] = ANSWER_LENGTH
     records: Sequence[MmhalQuestion]
@@ -115,8 +120,8 @@ class Mmhal(QuestionBenchmark):
 
     @property
     def judgement_form(self) -> AnswerFormat:
-        """The endpoint's responses in order, or ours."""
-        return AnswerFormat(text=("judgement",), row_id=_image_id)
+        """The endpoint's responses in order, RLAIF-V's answers merged with them, or ours."""
+        return AnswerFormat(text=("judgement", "gpt4_review"), row_id=_image_id)
 
     def judge_fields(self, record: MmhalQuestion) -> dict[str, str]:
         return {"contents": record.contents, "question": record.text, "reference": record.reference}
@@ -151,6 +156,10 @@ def rating_values(rating: int | None) -> dict[str, float]:
         return {"unreadable": 1}
     informative = rating - CLEAN if rating >= CLEAN else rating
     return {"rated": 1, "rating": rating, "hallucinating": int(rating < CLEAN), "informative": informative, "unreadable": 0}
+
+
+def _read_value(item: Item, name: str) -> str | None:
+    return str(item.values[name]) if name in item.values else None
 
 
 def load_mmhal(source: Path, *, answers: Path | None = None) -> Mmhal:

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -11,6 +11,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, question_id
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.choice import LETTERS, parse_official, parse_strict
+from mmalign.evaluation.decisions import RIGHT_OR_WRONG, Decision, read_correct
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
 from mmalign.evaluation.rows import Row, read_csv, read_rows
@@ -83,6 +84,9 @@ class Mmvp(QuestionBenchmark):
         "unknown": Metric("Answers that name neither option", "lower", formula=count("unknown"), resampled=None),
     }
     judge_wording: ClassVar[str] = PROMPT
+    decisions: ClassVar[Mapping[str, Decision]] = {
+        "answer": replace(RIGHT_OR_WRONG, read=lambda item: None if item.values["unknown"] else read_correct(item))
+    }
     records: Sequence[MmvpQuestion]
 
     @classmethod

@@ -12,6 +12,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, QuestionsById, read_answer_file
 from mmalign.evaluation.benchmark import find_file, find_question_files
 from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
+from mmalign.evaluation.decisions import Decision
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Metric, ratio
@@ -69,6 +70,7 @@ class ObjectHalBench(CaptionBenchmark):
         "average_length": Metric("Words a description", formula=ratio("words", "captions")),
     }
     judge_wording: ClassVar[str] = PROMPT
+    decisions: ClassVar[Mapping[str, Decision]] = {"description": Decision(("absent", "present", "none"), lambda item: _read_named(item))}
     no_questions: ClassVar[str] = "no questions are there: put obj_halbench_300_with_image.jsonl beside synonyms_refine.txt"
     pictures: Mapping[str, str]
     synonyms: Mapping[str, str]
@@ -136,6 +138,11 @@ class ObjectHalBench(CaptionBenchmark):
             item = caption_item(asked[identifier], answer, named=named, truth=self.truths[identifier])
             items.append(replace(item, values={**item.values, "words": len(text.strip().split(" "))}))
         return items
+
+
+def _read_named(item: Item) -> str:
+    """What a description names: an absent object among others, present ones alone, or none."""
+    return "absent" if item.values["absent"] else "present" if item.values["named"] else "none"
 
 
 def clean(answer: str) -> str:
@@ -253,15 +260,18 @@ def _read_question(row: Mapping[str, Any], known: ImageIds) -> Question:
 
 
 def read_lists(path: Path) -> list[Any]:
-    """Read judgements; lists that were parsed already (``extract_objs``, or ``judgement``) are spelled as JSON again."""
+    """Read judgements; lists that were parsed already (``extract_objs``, or ``judgement``) are spelled as JSON again.
+
+    Where the original's judge gave none, its ``extract_objs`` is a text that holds no list.
+    """
     return [_spell_list(row) for row in read_answer_file(path)]
 
 
 def _spell_list(row: Any) -> Any:
     if isinstance(row, list):
         return json.dumps(row)
-    field = next((key for key in ("judgement", "extract_objs") if isinstance(row, Mapping) and isinstance(row.get(key), list)), None)
-    return row if field is None else {**row, "judgement": json.dumps(row[field])}
+    field = next((key for key in ("judgement", "extract_objs") if isinstance(row, Mapping) and isinstance(row.get(key), list | str)), None)
+    return row if field is None else {**row, "judgement": row[field] if isinstance(row[field], str) else json.dumps(row[field])}
 
 
 def _image_id(row: Mapping[str, Any]) -> str | None:

@@ -76,16 +76,16 @@ def generate_answers(
     answered = resume_answers(partial, origin)
     choice: RowChoice | None = None
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
-        for batch in _batches(questions, max(1, batch_size // (beams.beams if beams else 1))):
+        for batch in batches(questions, max(1, batch_size // (beams.beams if beams else 1))):
             good, images = _load_images(batch, image_root, rejects)
             if good and choice is None:
                 # A run that is resumed asks about the same questions as one that was not stopped.
-                choice = _choose_rows(model, processor, good, images)
+                choice = choose_rows(model, processor, good, images)
                 if not choice.shared:
                     bar.write(choice.reason)
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
             if choice is not None and any(question.id not in answered for question in good):
-                rows = _answer(model, processor, good, images, beams=beams, shared=choice.shared)
+                rows = answer_batch(model, processor, good, images, beams=beams, shared=choice.shared)
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
                 answered |= {row["id"]: row for row in rows}
@@ -115,7 +115,7 @@ def _digest(questions: Sequence[Question]) -> str:
     return hashlib.sha256(json.dumps(questions).encode()).hexdigest()[:16]
 
 
-def _batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
+def batches(questions: Sequence[Question], size: int) -> Iterator[list[Question]]:
     """Questions on one image together, about the same length of question in a batch, and one longest answer."""
     for length in sorted({question.max_new_tokens for question in questions}):
         by_image: dict[str, list[Question]] = {}
@@ -146,13 +146,13 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
     return good, images
 
 
-def _choose_rows(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> RowChoice:
+def choose_rows(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> RowChoice:
     """Ask whether the questions about the first image may share its cache."""
     first = [question for question in questions if _group(question) == _group(questions[0])]
     return probe_prefix(model, _encode(processor, first, images)[0], pad_token_id=processor.tokenizer.pad_token_id)
 
 
-def _answer(
+def answer_batch(
     model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, beams: Beams | None, shared: bool
 ) -> list[dict[str, Any]]:
     """Answer a batch; returns a row for each question."""

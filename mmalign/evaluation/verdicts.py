@@ -152,7 +152,7 @@ def parse_list(reply: str) -> list[str] | None:
     fences = [match.group(1) for match in _FENCE.finditer(reply)]
     for text in (*reversed(fences), reply):
         # The last one: what stands before it may be an example.
-        names = next((names for value in _values(text, "[{") if (names := _texts(value)) is not None), None)
+        names = next((names for value in find_values(text, "[{") if (names := _texts(value)) is not None), None)
         if names is not None:
             return names
     return _bullets(fences[-1] if fences else reply)
@@ -175,25 +175,29 @@ def _bullets(text: str) -> list[str] | None:
 
 # JSON in a text.
 
+# Opening brackets that begin nothing readable: a judge that repeats one to its longest length would be read for minutes.
+_MOST_FAILED = 100
+
 
 def _tables(reply: str) -> Iterator[dict[str, Any]]:
     """JSON objects in a reply, the last one first; their keys in lower case."""
-    for value in _values(reply, "{"):
+    for value in find_values(reply, "{"):
         if isinstance(value, dict):
             yield {str(key).strip().lower().replace(" ", "_"): item for key, item in value.items()}
 
 
-def _values(text: str, brackets: str) -> Iterable[Any]:
-    """Whatever stands in brackets and can be read, the last first; what stands within another is part of it."""
+def find_values(text: str, brackets: str) -> Iterable[Any]:
+    """Read whatever stands in these opening brackets as JSON or Python, the last first; what stands within another is part of it."""
     values: list[Any] = []
-    place = 0
-    while place < len(text):
+    place, failed = 0, 0
+    while place < len(text) and failed < _MOST_FAILED:
         end = _matching(text, place) if text[place] in brackets else None
         value = None if end is None else _load(text[place:end])
         if end is not None and value is not None:
             values.append(value)
             place = end
         else:
+            failed += text[place] in brackets
             place += 1
     return reversed(values)
 

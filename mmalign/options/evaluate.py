@@ -49,7 +49,7 @@ class ScoringOptions(JudgeOptions, PrecisionOptions):
     questions: HallusionQuestions = "all"
     """HallusionBench: all 1,129 questions, or the 951 with an image"""
     judgements: Path | None = None
-    """a judge's saved replies, instead of asking"""
+    """a judge's saved replies, instead of asking: by id, in the questions' order, or the judge's cache"""
     prompt_suffix: str = ""
     """text behind every question, such as LLaVA's single-word request"""
     max_new_tokens: int | None = None

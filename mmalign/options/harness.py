@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from mmalign.options.base import Options
+
+Task = Literal["pope", "repope", "dash-b", "amber"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,11 +14,13 @@ class LmmsTasksOptions(Options):
     """Options of ``mmalign lmms-tasks``."""
 
     data: Path = field(metadata={"positional": True})
-    """POPE's question file, or folder of them"""
+    """the benchmark's own files: question file, or folder of them"""
+    benchmark: Task = "pope"
+    """which benchmark; of AMBER the yes-or-no questions"""
     images: Path
     """folder of the images"""
     out: Path
-    """folder to give to lmms-eval as --include_path"""
+    """folder to give to lmms-eval as --include_path; it may hold several tasks"""
     prompt_suffix: str = ""
     """text behind every question, such as LLaVA's single-word request"""
     max_new_tokens: int = 64

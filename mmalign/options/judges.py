@@ -15,7 +15,7 @@ class JudgeOptions(Options):
     judge_url: str | None = None
     """judge behind this OpenAI-compatible endpoint"""
     judge_model: str | None = None
-    """its model"""
+    """its model; with saved replies of several judges, whose are meant"""
     judge_key_env: str = "auto"
     """environment variable with its key, or none; auto: OPENAI_API_KEY, or none for a local server if unset"""
     judge_decoding: dict[str, Any] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.choice import choose_judge
+from mmalign.evaluation.judges.replay import ReplayedJudge, is_cache
 from mmalign.evaluation.judging import Judge, ask_judge, hash_text, needs_judge, read_judgements, strip_replies, write_judgements
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
@@ -93,7 +94,7 @@ def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given"
     answers = match_answers(given.answers, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
     endings = count_endings({row.id: row for row in reversed(given.answers) if row.id in answers}.values())
     _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
-    judged = _judge(options, benchmark, answers)
+    judged = judge_answers(options, benchmark, answers)
     _warn_of_reasoning("judgements", judged.endings, mode=options.mode, advice="raise the longest length in --judge-decoding")
     items = benchmark.items(answers, mode=options.mode, judgements=judged.replies)
     metrics = compute_metrics(type(benchmark), items) | benchmark.baselines(answers, mode=options.mode)
@@ -169,14 +170,16 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
 
 
 def build_judge(options: EvaluateOptions) -> Judge | None:
-    """Return the judge that the options name, or None.
+    """Return the judge that the options name, or None; a cache of replies is a judge too.
 
     Raises:
         ValueError: As ``choose_judge``, and if there are saved judgements too.
     """
     named = options.judge_url is not None or options.judge is not None
-    if named and options.judgements is not None:
-        raise UserError("give one of --judge-url, --judge and --judgements")
+    if options.judgements is not None:
+        if named:
+            raise UserError("give one of --judge-url, --judge and --judgements")
+        return ReplayedJudge(options.judgements, model=options.judge_model) if is_cache(options.judgements) else None
     # Asking costs money or time: replies are kept even where no folder is named.
     folder = options.out or Path.home() / ".cache" / "mmalign"
     if named:
@@ -203,7 +206,7 @@ def image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
     return options.images or benchmark.images_in(options.data if options.data.is_dir() else options.data.parent)
 
 
-class _Judged(NamedTuple):
+class Judged(NamedTuple):
     """A judge's replies by id, how they ended, and who said them, asked in which words and how; nothing where no judge was asked for."""
 
     replies: dict[str, str] | None = None
@@ -225,22 +228,27 @@ def _score_other(
         return None
 
 
-def _judge(options: EvaluateOptions, benchmark: Benchmark, answers: dict[str, str]) -> _Judged:
+def judge_answers(options: EvaluateOptions, benchmark: Benchmark, answers: Mapping[str, str]) -> Judged:
+    """Ask the judge that the options name, or read what one said.
+
+    Raises:
+        ValueError: If a judge is named by half or twice, or saved replies don't cover the answers.
+    """
     judge = build_judge(options)
     if judge is None and options.judgements is None:
-        return _Judged()
+        return Judged()
     template = None if options.judge_prompt is None else read_text(options.judge_prompt)
     prompts = benchmark.judge_prompts(answers, template=template)
     if judge is None:
         path = Path(str(options.judgements))
         order = benchmark.required() or list(answers)
         replies = read_judgements(path, benchmark.judgement_form, asked=list(prompts), order=order)
-        return _Judged(*replies, f"saved in {path.name}")
+        return Judged(*replies, f"saved in {path.name}")
     said = ask_judge(judge, prompts)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
         write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", said)
-    return _Judged(*strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
+    return Judged(*strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
 
 
 def asked(options: EvaluateOptions, benchmark: Benchmark) -> list[Question]:

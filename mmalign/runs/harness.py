@@ -1,19 +1,26 @@
-"""``mmalign lmms-tasks``: benchmarks as a task folder of lmms-eval."""
+"""``mmalign lmms-tasks``: benchmarks as tasks of lmms-eval."""
 
-from mmalign.evaluation.harness.tasks import write_pope_task
-from mmalign.evaluation.pope import load_pope
+from mmalign.evaluation.harness.tasks import task_name, write_task
+from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.harness import LmmsTasksOptions
+from mmalign.runs.evaluate import load_benchmark
 
 
 def run(options: LmmsTasksOptions) -> None:
-    """Write the folder and print how it is used.
+    """Write the task and print how it is used.
 
     Raises:
         ValueError: If questions or images are missing.
     """
-    questions = load_pope(options.data).records
-    write_pope_task(
-        options.out, questions, images=options.images, max_new_tokens=options.max_new_tokens, prompt_suffix=options.prompt_suffix
+    name = options.benchmark
+    number = write_task(
+        options.out,
+        load_benchmark(EvaluateOptions(benchmark=name, data=options.data)),
+        name=name,
+        data=options.data,
+        images=options.images,
+        max_new_tokens=options.max_new_tokens,
+        prompt_suffix=options.prompt_suffix,
     )
-    print(f"{len(questions):,} questions written; now run\n")
-    print(f"  lmms-eval --model mmalign --model_args pretrained=DIR --tasks mmalign_pope --include_path {options.out} --batch_size 8")
+    print(f"{number:,} questions written; now run\n")
+    print(f"  lmms-eval --model mmalign --model_args pretrained=DIR --tasks {task_name(name)} --include_path {options.out} --batch_size 8")

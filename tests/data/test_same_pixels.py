@@ -16,7 +16,7 @@ from mmalign.data.encode import encode_responses
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_chat, read_list, read_pair
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.harness.pope_task import doc_to_visual
+from mmalign.evaluation.harness.benchmark_task import BenchmarkTask
 from mmalign.evaluation.runner import _load_images
 from mmalign.methods.contrastive import ContrastiveMethod
 from mmalign.worlds.render import draw_mosaic
@@ -47,7 +47,7 @@ READERS: dict[str, Callable[[Path], Image.Image]] = {
         0
     ],
     "evaluation": evaluate,
-    "harness": lambda path: doc_to_visual({"image": str(path)})[0],
+    "harness": lambda path: BenchmarkTask("pope", "").doc_to_visual({"image": str(path)})[0],
 }
 
 

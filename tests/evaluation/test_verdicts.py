@@ -1,5 +1,7 @@
 """Verdicts, ratings and lists of judges: as they are written, from the end, and what can't be read."""
 
+import time
+
 import pytest
 
 from mmalign.evaluation.verdicts import find_rating, find_verdict, parse_list
@@ -136,3 +138,11 @@ def test_ratings(reply: str, rating: int | None) -> None:
 )
 def test_lists_in_any_dress(reply: str, names: list[str] | None) -> None:
     assert parse_list(reply) == names
+
+
+@pytest.mark.parametrize("text", ['{"a":' * 5000, "[" * 3000 + "]" * 3000, "{" * 20_000], ids=["objects", "lists", "braces"])
+def test_a_judge_that_repeats_a_bracket_is_read_at_once(text: str) -> None:
+    start = time.process_time()
+    assert find_verdict(text) is None
+    assert parse_list(text) is None
+    assert time.process_time() - start < 20

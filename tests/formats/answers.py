@@ -430,6 +430,15 @@ JUDGEMENTS = Section(
             note="In the questions' order; a batch's output goes by `custom_id`.",
         ),
         Form(
+            title="Answers merged with their judgements",
+            file="merged.jsonl",
+            text='{"image_id": "a1", "model_answer": "Yes, two.", "gpt4_review": "Rating: 4"}\n',
+            read=_judgements(load_mmhal),
+            expected={"a1": "Rating: 4"},
+            beside={"data/mmhal-bench_answer_template.json": _MMHAL},
+            note="RLAIF-V's `merge_mmhal_review_with_predict.py` writes them.",
+        ),
+        Form(
             title="Codes of HallusionBench's script",
             file="judged.json",
             text=(

@@ -6,22 +6,25 @@ from pathlib import Path
 
 from mmalign.data.images import resolve_image_path
 from mmalign.errors import UserError
-from mmalign.evaluation.harness.pope_task import METRICS
-from mmalign.evaluation.pope import PopeQuestion
+from mmalign.evaluation.answers import Question
+from mmalign.evaluation.benchmark import Benchmark
+from mmalign.evaluation.harness.benchmark_task import METRICS, metric_name
+from mmalign.files import write_whole
+from mmalign.options.harness import Task
 
 # A task named as a built-in one would be passed over without a word. Without "until" an answer would end at a blank line.
 _TASK = """\
-task: mmalign_pope
+task: {task}
 dataset_path: json
 dataset_kwargs:
   data_files:
     test: {questions}
 test_split: test
 output_type: generate_until
-doc_to_visual: !function functions.doc_to_visual
-doc_to_text: !function functions.doc_to_text
+doc_to_visual: !function {module}.doc_to_visual
+doc_to_text: !function {module}.doc_to_text
 doc_to_target: label
-process_results: !function functions.process_results
+process_results: !function {module}.process_results
 generation_kwargs:
   max_new_tokens: {max_new_tokens}
   do_sample: false
@@ -36,47 +39,78 @@ metadata:
 """
 _METRIC = """\
   - metric: {name}
-    aggregation: !function functions.aggregate_{name}{better}"""
+    aggregation: !function {module}.aggregate_{name}{better}"""
 _BETTER = """
     higher_is_better: true"""
+_FUNCTIONS = """\
+from mmalign.evaluation.harness.benchmark_task import BenchmarkTask
+
+task = BenchmarkTask({benchmark!r}, {data!r})
+doc_to_text, doc_to_visual, process_results = task.doc_to_text, task.doc_to_visual, task.process_results
+{aggregates}
+"""
 
 
-def write_pope_task(
-    out: Path, questions: Sequence[PopeQuestion], *, images: Path, max_new_tokens: int = 64, prompt_suffix: str = ""
-) -> Path:
-    """Write the task ``mmalign_pope``.
+def task_name(benchmark: Task) -> str:
+    """What lmms-eval knows a benchmark's task by; of AMBER it is the discriminative part."""
+    return "mmalign_amber_d" if benchmark == "amber" else f"mmalign_{benchmark.replace('-', '_')}"
+
+
+def write_task(
+    out: Path, benchmark: Benchmark, *, name: Task, data: Path, images: Path, max_new_tokens: int = 64, prompt_suffix: str = ""
+) -> int:
+    """Write a benchmark's yes-or-no questions as a task; several tasks may stand in one folder.
 
     Args:
         out: Folder; made if it is not there.
-        questions: POPE's.
-        images: Folder of their images. The folder written names it in full, so it holds on this machine only.
+        benchmark: Its data.
+        name: Its name.
+        data: Where the data are read again when answers are scored.
+        images: Folder of the images. The folder written names them and the data in full, so it holds on this machine only.
         max_new_tokens: Longest answer.
         prompt_suffix: Text behind every question.
 
     Returns:
-        ``out``.
+        The number of questions.
 
     Raises:
         ValueError: If an image is missing or lies outside ``images``.
     """
-    rows = []
-    for question in questions:
-        path = resolve_image_path(question.image, root=images)
-        if not path.is_file():
-            raise UserError(f"image not found: {path}; name the folder of POPE's images")
-        label = "yes" if question.is_yes else "no"
-        rows.append({"id": question.id, "split": question.split, "image": str(path), "text": question.text, "label": label})
+    asked = set(benchmark.yes_no_ids())
+    questions = [question for question in benchmark.questions() if question.id in asked]
+    labels = {item.id: item.label for item in benchmark.items({question.id: "" for question in questions}, mode="official")}
+    rows = [
+        {"id": question.id, "image": str(_find_image(question, images)), "text": question.prompt, "label": labels[question.id]}
+        for question in questions
+    ]
+    task = task_name(name)
     out.mkdir(parents=True, exist_ok=True)
-    data = out.resolve() / "mmalign_pope.jsonl"
-    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    names = ", ".join(["doc_to_text", "doc_to_visual", "process_results", *(f"aggregate_{name}" for name in METRICS)])
-    (out / "functions.py").write_text(f"from mmalign.evaluation.harness.pope_task import {names}  # noqa: F401\n", encoding="utf-8")
+    path = out.resolve() / f"{task}.jsonl"
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
+    keys = METRICS[name]
+    aggregates = "\n".join(f"aggregate_{metric_name(key)} = task.aggregate({key!r})" for key in keys)
+    functions = _FUNCTIONS.format(benchmark=name, data=str(data.resolve()), aggregates=aggregates)
+    write_whole(out / f"{task}_functions.py", functions)
     text = _TASK.format(
+        task=task,
+        module=f"{task}_functions",
         # JSON's strings are YAML's too, whatever is in them.
-        questions=json.dumps(str(data)),
+        questions=json.dumps(str(path)),
         post_prompt=json.dumps(prompt_suffix),
         max_new_tokens=max_new_tokens,
-        metrics="\n".join(_METRIC.format(name=name, better=_BETTER if higher else "") for name, higher in METRICS.items()),
+        metrics=_metric_lines(benchmark, keys, module=f"{task}_functions"),
     )
-    (out / "mmalign_pope.yaml").write_text(text, encoding="utf-8")
-    return out
+    write_whole(out / f"{task}.yaml", text)
+    return len(rows)
+
+
+def _metric_lines(benchmark: Benchmark, keys: Sequence[str], *, module: str) -> str:
+    better = {key: _BETTER if benchmark.metrics[key.split("/")[-1]].better == "higher" else "" for key in keys}
+    return "\n".join(_METRIC.format(name=metric_name(key), module=module, better=better[key]) for key in keys)
+
+
+def _find_image(question: Question, images: Path) -> Path:
+    path = resolve_image_path(str(question.image), root=images)
+    if not path.is_file():
+        raise UserError(f"image not found: {path}; name the folder of the benchmark's images")
+    return path

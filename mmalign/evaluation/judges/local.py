@@ -47,7 +47,7 @@ class LocalJudge:
         self._loaded: tuple[Any, Any] | None = None
         self._shared: bool | None = None
         self._decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
-        identity = {"model": self.name, "sha256": _hash_checkpoint(self._folder), "decoding": self._decoding}
+        identity = {"model": self.name, "sha256": hash_checkpoint(self._folder), "decoding": self._decoding}
         self._cache = JudgementCache(cache, judge=identity)
 
     @property
@@ -100,7 +100,7 @@ def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> in
     return length
 
 
-def _hash_checkpoint(folder: Path) -> str:
+def hash_checkpoint(folder: Path) -> str:
     """Hash what decides the answers: configs, tokenizer, template and weights."""
     if not (folder / "config.json").is_file():
         raise UserError(f"no checkpoint at {folder}: expected a folder with config.json; merge an adapter into its base first")
