@@ -51,10 +51,7 @@ def write_commands() -> str:
 def _describe(name: str, command: Command) -> list[str]:
     options = command.options_class()
     hints, texts = typing.get_type_hints(options), read_help(options)
-    rows = [
-        [_name(field), _type(hints[field.name]), "required" if is_required(field) else show_default(field), texts[field.name]]
-        for field in dataclasses.fields(options)
-    ]
+    rows = [[_name(field), _type(hints[field.name]), _default(field), texts[field.name]] for field in dataclasses.fields(options)]
     return [f"## mmalign {name}", f"{command.summary[0].upper()}{command.summary[1:]}.", markdown_table(_HEADER, rows, text=range(4))]
 
 
@@ -63,6 +60,10 @@ _HEADER = ("option", "values", "default", "what")
 
 def _name(field: dataclasses.Field[Any]) -> str:
     return f"`--{field.name.replace('_', '-')}`" + (" (may stand first)" if field.metadata.get("positional") else "")
+
+
+def _default(field: dataclasses.Field[Any]) -> str:
+    return "required" if is_required(field) else " ".join(show_default(field).split())
 
 
 def _type(hint: Any) -> str:

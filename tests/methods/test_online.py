@@ -272,7 +272,7 @@ def test_questions_are_read_as_a_stock_prompt() -> None:
         ({"samples": 1}, "samples is 1; expected at least 2"),
         ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
         ({"top_p": 0.0}, "top_p is 0.0; expected more than 0"),
-        ({"reward": "luck"}, "reward is 'luck'; expected one of answers, objects:FOLDER, judge, function:FILE.py:NAME"),
+        ({"reward": "luck"}, "reward is 'luck'; expected one of answers, objects:FOLDER, judge, model:DIR, function:FILE.py:NAME"),
         ({"reward": "objects"}, "reward is 'objects'; expected one of"),
         ({"reward": "answers", "judge": "dir"}, "--judge is for --reward judge; the reward is answers"),
         ({"correct": 1.0, "win_rates": True}, "give one"),
