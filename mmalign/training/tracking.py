@@ -215,7 +215,7 @@ class TrackingCallback(TrainerCallback):
 
 
 def small(image: Image.Image) -> Image.Image:
-    """An image as it is shown in a table."""
-    shown = image.convert("RGB")
+    """An image as it is shown in a table: a copy of what ``load_image`` gives."""
+    shown = image.copy()
     shown.thumbnail((_SIDE, _SIDE))
     return shown

@@ -56,7 +56,7 @@ def test_the_reward_rises_on_a_task_with_right_answers(undecided: Path, data: Pa
     # Half at first, within four standard deviations of 64 answers.
     assert 0.25 < rewards[0] < 0.75
     assert sum(rewards[-5:]) / 5 > 0.9
-    assert max(entry["online/cut"] for entry in read_log(tmp_path / "out")) < 0.3
+    assert max(entry["online/cut"] for entry in read_log(tmp_path / "out")) < 0.6
     if objective == "grpo":
         said = "a multimodal LLM, trained on rewards of its own answers with grpo on 8 answers per prompt, rewarded by answers."
         assert said in (tmp_path / "out" / "README.md").read_text()
@@ -92,7 +92,8 @@ def test_objects_of_a_folder_in_chairs_form(tiny_llava_dir: Path, tmp_path: Path
 def test_a_judge_behind_an_endpoint_rates_with_a_reference(tiny_llava_dir: Path, tmp_path: Path) -> None:
     """Its replies are kept, so that a run that is given again asks nothing twice."""
     rows = save_rows(tmp_path / "q.parquet", [{**row, "reference": "A dog."} for row in ask()])
-    with run_chat_server(lambda prompt: "7" if " a" in prompt.split("Response: ")[1].split("\n")[0] else "2") as server:
+    with run_chat_server() as server:
+        server.answer = lambda prompt: "7" if " a" in prompt.split("Response: ")[1].split("\n")[0] else "2"
         words = ["--reward", "judge", "--judge-url", server.url, "--judge-model", "judge", *SHORT, "--objective", "ipo"]
         assert train(tiny_llava_dir, rows, tmp_path / "out", *words, kind="online") == 0
     log = read_log(tmp_path / "out")
@@ -134,4 +135,4 @@ def test_online_refuses_what_makes_no_sense(
 def test_help_names_the_rewards(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["train", "online", "--help"])
-    assert "answers, objects:FOLDER, judge or function:FILE.py:NAME" in " ".join(capsys.readouterr().out.split())
+    assert "answers, objects:FOLDER, judge, model:DIR or function:FILE.py:NAME" in " ".join(capsys.readouterr().out.split())
