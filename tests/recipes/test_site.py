@@ -59,6 +59,12 @@ def test_links_of_pages_lead_somewhere() -> None:
                 assert found, f"{path.name}: {target}"
 
 
+def test_every_page_is_found_from_the_navigation() -> None:
+    named = set(re.findall(r"[\w/]+\.md", (REPOSITORY / ".mkdocs.yml").read_text()))
+    pages = {str(path.relative_to(REPOSITORY / "docs")) for path in (REPOSITORY / "docs").rglob("*.md")}
+    assert pages <= named
+
+
 @pytest.mark.slow
 def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     words = [
