@@ -68,6 +68,11 @@ COMMANDS = {
         "classifier:run_train",
         "distil a vision-language teacher into a classifier, few labels",
     ),
+    "classifier fit-head": Command(
+        "fit_head:FitHeadOptions",
+        "fit_head:run",
+        "a head in closed form on frozen features: a kernel or ridge",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
         "classifier:run_evaluate",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmalign.classifier.backbone import build_backbone, find_feature_width
+from mmalign.classifier.kernel_head import KernelHead
 from mmalign.errors import UserError
 from mmalign.files import expected_form, read_json_object, whole, write_whole
 from mmalign.losses.classifier import mix_probabilities
@@ -68,6 +69,14 @@ class Preprocessing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KernelSettings:
+    """What rebuilds a kernel head without its support images."""
+
+    alpha: float
+    num_support: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class DualHeadConfig:
     """All that rebuilds the model without its weights."""
 
@@ -79,14 +88,18 @@ class DualHeadConfig:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     heads: Literal["dual", "single"]
-    ce_head: HeadKind
+    ce_head: HeadKind | Literal["hilbert"]
     kd_head: HeadKind
     teacher_feature_size: int | None = None
     """Width of the teacher's features, where the student learns to predict them (the feature-distillation baseline)."""
     mixing: Mixing = Mixing()
+    kernel: KernelSettings | None = None
+    """Of a head that ``classifier fit-head`` made of images."""
 
     def __post_init__(self) -> None:
-        """Check the classes."""
+        """Check the classes and the kernel."""
+        if (self.ce_head == "hilbert") != (self.kernel is not None):
+            raise UserError(f"ce_head is {self.ce_head} and kernel {self.kernel}; expected the kernel's settings with hilbert alone")
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
             raise UserError(f"classes are {', '.join(self.classes) or 'none'}; expected at least two, all different")
 
@@ -115,7 +128,7 @@ class DualHead(nn.Module):
         self.settings = config
         self.backbone = build_backbone(config.library, config.architecture, config.backbone)
         width = find_feature_width(self.backbone, config.preprocessing.image_size)
-        self.ce_head = _build_head(config.ce_head, width, len(config.classes))
+        self.ce_head = _build_head(config.ce_head, width, len(config.classes), config.kernel)
         self.kd_head = _build_head(config.kd_head, width, len(config.classes)) if config.heads == "dual" else None
         size = config.teacher_feature_size
         self.feature_head = None if size is None else nn.Linear(width, size)
@@ -136,6 +149,12 @@ class DualHead(nn.Module):
     def set_mixing(self, mixing: Mixing) -> None:
         """Change how the heads are mixed; saved with the model."""
         self.settings = dataclasses.replace(self.settings, mixing=mixing)
+
+    def replace_head(self, head: nn.Linear | KernelHead) -> None:
+        """Take a fitted head as the only one."""
+        kernel = KernelSettings(alpha=head.alpha, num_support=len(head.support)) if isinstance(head, KernelHead) else None
+        self.settings = dataclasses.replace(self.settings, heads="single", ce_head="hilbert" if kernel else "linear", kernel=kernel)
+        self.ce_head, self.kd_head = head, None
 
     def save_pretrained(self, folder: Path) -> None:
         """Write config and weights."""
@@ -190,7 +209,13 @@ def read_config(source: Path) -> DualHeadConfig:
         raise UserError(f"{source / CONFIG_FILE} has unknown {', '.join(unknown)}; it was written by another version of mmalign")
     with expected_form(source / CONFIG_FILE):
         sizes: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values["preprocessing"].items()}
-        read = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**sizes), "mixing": Mixing(**values["mixing"])}
+        read: dict[str, Any] = {
+            "classes": tuple(values["classes"]),
+            "preprocessing": Preprocessing(**sizes),
+            "mixing": Mixing(**values["mixing"]),
+        }
+        if values.get("kernel") is not None:
+            read["kernel"] = KernelSettings(**values["kernel"])
         return DualHeadConfig(**{**values, **read})
 
 
@@ -199,7 +224,9 @@ def write_config(folder: Path, config: DualHeadConfig) -> None:
     write_whole(folder / CONFIG_FILE, json.dumps(dataclasses.asdict(config), indent=1, ensure_ascii=False))
 
 
-def _build_head(kind: HeadKind, width: int, num_classes: int) -> nn.Module:
+def _build_head(kind: HeadKind | Literal["hilbert"], width: int, num_classes: int, kernel: KernelSettings | None = None) -> nn.Module:
+    if kernel is not None:
+        return KernelHead(width, num_classes, **dataclasses.asdict(kernel))
     if kind == "cosine":
         return CosineHead(width, num_classes)
     if kind == "mlp":

@@ -3,7 +3,7 @@
 Shape legend: N = images, C = classes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmalign.classifier.augment import make_views
-from mmalign.classifier.dual_head import DualHead, Mixing
+from mmalign.classifier.dual_head import DualHead, DualHeadOutput, Mixing
 from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.splits import Indices
 from mmalign.losses.classifier import mix_probabilities
@@ -74,19 +74,26 @@ def search_mixing(ce_logits: Tensor, kd_logits: Tensor, labels: Tensor) -> Mixin
     return MixingSearch(weight, temperature, accuracies.max().item(), accuracies.reshape(len(CE_HEAD_WEIGHTS), len(KD_HEAD_TEMPERATURES)))
 
 
-@torch.no_grad()
 def compute_logits(model: DualHead, images: CachedImages, index: Indices | None = None, *, batch_size: int = 256) -> tuple[Tensor, Tensor]:
     """Run the classifier on the centres of images, on its device: CE and KD logits (N, C) on the CPU, float32."""
+    parts = [(output.ce_logits.float().cpu(), output.kd_logits.float().cpu()) for output in _run(model, images, index, batch_size)]
+    ce_logits, kd_logits = (torch.cat(logits) for logits in zip(*parts, strict=True))
+    return ce_logits, kd_logits
+
+
+def compute_features(model: DualHead, images: CachedImages, index: Indices, *, batch_size: int = 256) -> Tensor:
+    """Run the backbone on the centres of images, on its device: features (N, D) on the CPU, float32."""
+    return torch.cat([output.features.float().cpu() for output in _run(model, images, index, batch_size)])
+
+
+@torch.no_grad()
+def _run(model: DualHead, images: CachedImages, index: Indices | None, batch_size: int) -> Iterator[DualHeadOutput]:
     device, preprocessing = next(model.parameters()).device, model.settings.preprocessing
     index = np.arange(len(images.ids)) if index is None else index
-    parts = []
     for start in range(0, len(index), batch_size):
         stored = torch.from_numpy(images.pixels[index[start : start + batch_size]]).to(device)
         views = make_views(stored, None, augmentation="none", side=preprocessing.image_size)
-        output = model(preprocessing.normalize(views))
-        parts.append((output.ce_logits.float().cpu(), output.kd_logits.float().cpu()))
-    ce_logits, kd_logits = (torch.cat(logits) for logits in zip(*parts, strict=True))
-    return ce_logits, kd_logits
+        yield model(preprocessing.normalize(views))
 
 
 def keep_classes(logits: Tensor, kept: Sequence[int]) -> Tensor:

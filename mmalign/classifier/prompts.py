@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmalign.classifier.class_names import read_class_names
 from mmalign.errors import UserError
-from mmalign.options.classifier import SetName, TrainClassifierOptions
+from mmalign.options.classifier import ClassifierRunOptions, SetName
 
 # CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
 PROMPTS: dict[str, tuple[str, ...]] = {
@@ -48,14 +48,14 @@ SET_PROMPTS: dict[SetName, tuple[str, ...]] = {
 }
 
 
-def choose_prompts(options: TrainClassifierOptions) -> tuple[str, ...]:
+def choose_prompts(options: ClassifierRunOptions) -> tuple[str, ...]:
     """Find the prompts: named ones, texts, the set's own, or "a photo of a {}."."""
     if options.prompts:
         return tuple(text for prompt in options.prompts for text in PROMPTS.get(prompt, (prompt,)))
     return PROMPTS["photo"] if options.set is None else SET_PROMPTS.get(options.set, PROMPTS["photo"])
 
 
-def choose_words(options: TrainClassifierOptions, classes: Sequence[str]) -> tuple[str, ...]:
+def choose_words(options: ClassifierRunOptions, classes: Sequence[str]) -> tuple[str, ...]:
     """Find what the classes are called in words: the table's names, or their own."""
     return tuple(classes) if options.class_names is None else read_class_names(options.class_names, classes)
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from timm.data import resolve_model_data_config
@@ -13,7 +14,7 @@ from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead,
 from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
 from mmalign.errors import UserError
 from mmalign.models.load import load_clip
-from mmalign.options.classifier import TrainClassifierOptions
+from mmalign.options.classifier import ClassifierRunOptions, TrainClassifierOptions
 
 
 def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, teacher_feature_size: int | None) -> DualHead:
@@ -24,26 +25,15 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
         classes: The data's.
         teacher_feature_size: Width of the teacher's features, where the student learns to predict them.
     """
-    architecture, values = options.backbone, dict(options.backbone_options)
-    if options.library == "transformers":
-        architecture, values = read_tower_config(options.backbone)
-    config = DualHeadConfig(
-        library=options.library,
-        architecture=architecture,
-        backbone=values,
-        classes=tuple(classes),
-        preprocessing=Preprocessing(image_size=options.image_size, resize_size=stored_side(options)),
+    model = build_classifier(
+        options,
+        classes,
         heads="dual" if options.form == "dual-head" else "single",
         ce_head=options.ce_head,
         kd_head=options.kd_head,
         teacher_feature_size=teacher_feature_size,
         mixing=published_mixing(options),
     )
-    model = DualHead(config)
-    mean, std = _find_statistics(model)
-    model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
-    if options.pretrained:
-        load_pretrained_backbone(model, options.backbone)
     if options.text_init:
         clip, processor = load_clip(options.backbone, dtype="float32")
         words = choose_words(options, classes)
@@ -53,7 +43,34 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
     return model
 
 
-def stored_side(options: TrainClassifierOptions) -> int:
+def build_classifier(options: ClassifierRunOptions, classes: Sequence[str], **heads: Any) -> DualHead:
+    """Build the options' backbone, with its weights, below random heads.
+
+    Args:
+        options: Of the run.
+        classes: The data's.
+        **heads: Fields of ``DualHeadConfig`` about the heads.
+    """
+    architecture, values = options.backbone, dict(options.backbone_options)
+    if options.library == "transformers":
+        architecture, values = read_tower_config(options.backbone)
+    config = DualHeadConfig(
+        library=options.library,
+        architecture=architecture,
+        backbone=values,
+        classes=tuple(classes),
+        preprocessing=Preprocessing(image_size=options.image_size, resize_size=stored_side(options)),
+        **heads,
+    )
+    model = DualHead(config)
+    mean, std = _find_statistics(model)
+    model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
+    if options.pretrained:
+        load_pretrained_backbone(model, options.backbone)
+    return model
+
+
+def stored_side(options: ClassifierRunOptions) -> int:
     """The side of the stored squares: what the options say, or by the augmentation."""
     if options.resize_size is not None:
         return options.resize_size

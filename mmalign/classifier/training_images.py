@@ -14,7 +14,7 @@ from mmalign.classifier.splits import Indices, LabelSplit, draw_split, load_spli
 from mmalign.classifier.student import stored_side
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.options.classifier import Split, TrainClassifierOptions
+from mmalign.options.classifier import ClassifierRunOptions, Split
 
 SPLIT_FILE = "split.json"
 
@@ -28,7 +28,20 @@ class RunImages(NamedTuple):
     """validation and test, as far as there are any: images, and which of them count."""
 
 
-def load_sources(options: TrainClassifierOptions) -> dict[str, LabeledImages]:
+def check_choice(options: ClassifierRunOptions) -> None:
+    """Check what says which images have labels, and which tune.
+
+    Raises:
+        ValueError: If labels are chosen in no way or in several, or validation and test images are the same file.
+    """
+    given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
+    if len(given) != 1:
+        raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+    if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
+        raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
+
+
+def load_sources(options: ClassifierRunOptions) -> dict[str, LabeledImages]:
     """Find the images of train, and of validation and test as far as they are named, numbered by the training images' classes.
 
     Raises:
@@ -44,7 +57,7 @@ def load_sources(options: TrainClassifierOptions) -> dict[str, LabeledImages]:
     return found
 
 
-def check_names(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> list[str]:
+def check_names(options: ClassifierRunOptions, sources: Mapping[str, LabeledImages], *, text_init: bool = False) -> list[str]:
     """Check the class names where a text tower reads them.
 
     Returns:
@@ -55,12 +68,12 @@ def check_names(options: TrainClassifierOptions, sources: Mapping[str, LabeledIm
     """
     notes = [note for part in sources.values() for note in part.notes]
     words = choose_words(options, sources["train"].classes)
-    if options.text_init or (options.teacher is not None and options.teacher_kind in TEXT_TEACHERS):
+    if text_init or (options.teacher is not None and options.teacher_kind in TEXT_TEACHERS):
         notes += check_words(words)
     return list(dict.fromkeys(notes))
 
 
-def decode_images(options: TrainClassifierOptions, sources: Mapping[str, LabeledImages]) -> RunImages:
+def decode_images(options: ClassifierRunOptions, sources: Mapping[str, LabeledImages]) -> RunImages:
     """Decode all images, or find them decoded, and choose those with labels.
 
     Raises:
@@ -79,12 +92,12 @@ def decode_images(options: TrainClassifierOptions, sources: Mapping[str, Labeled
     return RunImages(train, split, scored)
 
 
-def _decode(options: TrainClassifierOptions, data: LabeledImages, rejects: str) -> CachedImages:
+def _decode(options: ClassifierRunOptions, data: LabeledImages, rejects: str) -> CachedImages:
     kept = Rejects(options.out / rejects, max_share=options.max_reject_share)
     return cache_images(data, options.cache_folder, side=stored_side(options), rejects=kept)
 
 
-def choose_split(options: TrainClassifierOptions, images: CachedImages) -> LabelSplit:
+def choose_split(options: ClassifierRunOptions, images: CachedImages) -> LabelSplit:
     """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is resumed."""
     path = options.out / SPLIT_FILE
     if path.is_file():

@@ -50,8 +50,8 @@ class ImageOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudentOptions(Options):
-    """The student."""
+class BackboneOptions(Options):
+    """The network below the heads."""
 
     library: Library = "timm"
     """where the backbone comes from"""
@@ -61,6 +61,16 @@ class StudentOptions(Options):
     """timm's keywords: '{drop_path_rate: 0.1}'"""
     pretrained: bool = True
     """start from published weights"""
+    image_size: int = 224
+    """side of the network's input"""
+    resize_size: int | None = None
+    """side of the stored squares; 8/7 of the image size if not given"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions(BackboneOptions):
+    """The student."""
+
     freeze_backbone: bool = False
     """train the heads alone"""
     ce_head: Literal["linear", "mlp"] = "linear"
@@ -69,10 +79,6 @@ class StudentOptions(Options):
     """head that learns from the teacher"""
     text_init: bool = False
     """start both heads at the class names' embeddings (CLIP or SigLIP backbones)"""
-    image_size: int = 224
-    """side of the student's input"""
-    resize_size: int | None = None
-    """side of the stored squares; 8/7 of the image size if not given"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +91,35 @@ class TeacherOptions(Options):
     """what --teacher is; few-shot: a CLIP fitted on the labelled images; open-clip needs mmalign[open-clip]"""
     prompts: list[str] = field(default_factory=list)
     """zero-shot, open-clip, few-shot: texts with {} or a set of them (imagenet, photo, ...); --set has its own"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewOptions(Options):
+    """Views of an image."""
+
+    augmentation: Augmentation = "random-resized-crop"
+    """views of an image in training; pad-crop for images of about 32 pixels"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierRunOptions(ImageOptions, BackboneOptions, TeacherOptions, ViewOptions):
+    """What comes out."""
+
+    out: Path
+    """folder of the classifier; run the same command again to resume after a stop"""
+    license: str | None = None
+    """licence named in the model card"""
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images and the teacher's logits are kept."""
+        return self.cache or self.out / "cache"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherViewOptions(TeacherOptions):
+    """What the teacher sees."""
+
     teacher_mode: Literal["cached", "live"] = "cached"
     """score fixed views once, or each student view"""
     teacher_views: int = 0
@@ -92,7 +127,7 @@ class TeacherOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveOptions(Options):
+class ObjectiveOptions(ViewOptions):
     """Loss: w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones), each a mean over images."""
 
     form: Form = "dual-head"
@@ -113,8 +148,6 @@ class ObjectiveOptions(Options):
     """unlabelled images per labelled image in a batch"""
     include_labeled: bool = False
     """the unlabelled stream has the labelled images too"""
-    augmentation: Augmentation = "random-resized-crop"
-    """views of an image in training; pad-crop for images of about 32 pixels"""
     strong_augmentation: bool = False
     """colour and cut-out on the student's views"""
     gradient_cosine_every: int = 0
@@ -137,13 +170,9 @@ class ObjectiveOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, ObjectiveOptions, TrainerOptions):
+class TrainClassifierOptions(StudentOptions, TeacherViewOptions, ClassifierRunOptions, ObjectiveOptions, TrainerOptions):
     """Options of ``mmalign classifier train``."""
 
-    out: Path
-    """folder of the classifier; run the same command again to resume after a stop"""
-    license: str | None = None
-    """licence named in the model card"""
     ema_decay: float | None = None
     """save a moving average of the weights, such as 0.999"""
     learning_rate: float = 1e-3
@@ -163,11 +192,6 @@ class TrainClassifierOptions(ImageOptions, StudentOptions, TeacherOptions, Objec
         if self.freeze_backbone and (self.form == "pcgrad" or self.gradient_cosine_every):
             what = "form pcgrad" if self.form == "pcgrad" else "gradient_cosine_every"
             raise UserError(f"{what} is about gradients in the backbone, and freeze_backbone has none there; leave one of the two out")
-
-    @property
-    def cache_folder(self) -> Path:
-        """Where decoded images and the teacher's logits are kept."""
-        return self.cache or self.out / "cache"
 
 
 @dataclass(frozen=True, kw_only=True)

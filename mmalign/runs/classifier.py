@@ -21,13 +21,14 @@ from mmalign.classifier.metrics import compute_logits, format_scores, keep_class
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.student import build_student, published_mixing
-from mmalign.classifier.training_images import RunImages, check_names, decode_images, load_sources
+from mmalign.classifier.training_images import RunImages, check_choice, check_names, decode_images, load_sources
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, hash_file, write_whole
 from mmalign.models.load import best_device
 from mmalign.models.parameters import count_parameters
 from mmalign.options.classifier import (
+    ClassifierRunOptions,
     EvaluateClassifierOptions,
     ExportClassifierOptions,
     ScoredImages,
@@ -35,7 +36,7 @@ from mmalign.options.classifier import (
     TuneMixingOptions,
 )
 from mmalign.runs.classifier_card import write_classifier_card
-from mmalign.runs.classifier_teacher import RunTeacher, hash_teacher, prepare_teacher
+from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher
 from mmalign.runs.run_record import build_record, claim_folder, is_first_process, read_record, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
@@ -69,12 +70,12 @@ def run_train(options: TrainClassifierOptions) -> TrainedClassifier | None:
     set_seed(options.seed)
     # What is read at the end is checked before the folder is claimed and the first step is made.
     sources = load_sources(options)
-    for note in check_names(options, sources) if is_first_process() else ():
+    for note in check_names(options, sources, text_init=options.text_init) if is_first_process() else ():
         print(f"warning: {note}")
     # One process hashes, decodes and scores; the others find it done.
     processes = PartialState(cpu=bool(options.trainer.get("use_cpu")))
     with processes.main_process_first():
-        record = describe_classifier_run(options, sources["train"])
+        record = describe_classifier_run(options, sources["train"], method=DualHeadMethod.name)
     claim_folder(options.out, record)
     with processes.main_process_first():
         images = decode_images(options, sources)
@@ -115,9 +116,7 @@ def check_options(options: TrainClassifierOptions) -> None:
     Raises:
         ValueError: If options don't fit together.
     """
-    given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
-    if len(given) != 1:
-        raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+    check_choice(options)
     if options.max_steps < 1:
         raise UserError(f"max_steps is {options.max_steps}; both streams are endless, so that steps must be given")
     if options.needs_teacher != (options.teacher is not None):
@@ -129,18 +128,16 @@ def check_options(options: TrainClassifierOptions) -> None:
         raise UserError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
     if options.text_init and options.library != "transformers":
         raise UserError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
-    if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
-        raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 
 
-def describe_classifier_run(options: TrainClassifierOptions, data: LabeledImages) -> dict[str, Any]:
+def describe_classifier_run(options: ClassifierRunOptions, data: LabeledImages, *, method: str) -> dict[str, Any]:
     """Record what the run is made of: options, and the content of training images, tables and the teacher's files."""
     # A cache inside OUT is begun once OUT is claimed.
     hashes = {"train": data.fingerprint(options.cache_folder if options.cache_folder.is_dir() else None)}
     hashes |= {str(path): hash_file(path) for path in (options.split_file, options.class_names) if path is not None}
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
-        hashes["teacher"] = hash_teacher(options)
-    return build_record(options, method=DualHeadMethod.name, data=hashes)
+        hashes["teacher"] = hash_source(options.teacher)
+    return build_record(options, method=method, data=hashes)
 
 
 def make_trainer(

@@ -24,6 +24,9 @@ def write_classifier_card(folder: Path, model: DualHead, record: Mapping[str, An
         f"mixed as {mixing.ce_head_weight:g} CE head + {1 - mixing.ce_head_weight:g} KD head at temperature {mixing.kd_head_temperature:g}"
     )
     heads = f"two heads, {how} ({mixing.source})" if model.kd_head is not None else "one head"
+    made, command, how_long = "trained", "mmalign classifier train", f"{record.get('steps', 0):,} optimiser steps"
+    if record["method"] == "fit-head":
+        made, command, how_long = "fitted", "mmalign classifier fit-head", "in closed form on frozen features"
     results = [
         CardResult(
             benchmark=f"{part} images",
@@ -40,16 +43,16 @@ def write_classifier_card(folder: Path, model: DualHead, record: Mapping[str, An
     ]
     facts = CardFacts(
         model_name=folder.resolve().name,
-        summary=f"This is an image classifier of {len(settings.classes)} classes with {heads}, trained as {report['form']}.",
+        summary=f"This is an image classifier of {len(settings.classes)} classes with {heads}, {made} as {report['form']}.",
         kind="classifier",
         license=options.get("license") or "unknown",
         language="en",
-        started_from=options["backbone"] if options["pretrained"] else f"random weights of {options['backbone']}",
+        started_from=_starting_point(options),
         architecture=f"{settings.architecture} ({settings.library}), {settings.preprocessing.image_size} pixels",
         parameters=count_parameters(model),
         data_description=f"{report['num_labeled']:,} labelled and {report['num_unlabeled']:,} unlabelled images of {options['data']}.",
         data=record["data"],
-        recipe=f"`mmalign classifier train`, {record['steps']:,} optimiser steps; teacher: {options['teacher'] or 'none'}.",
+        recipe=f"`{command}`, {how_long}; teacher: {options['teacher'] or 'none'}.",
         config=options,
         version=record["mmalign"],
         commit=record["commit"] or "none (installed package)",
@@ -59,3 +62,9 @@ def write_classifier_card(folder: Path, model: DualHead, record: Mapping[str, An
         tags=["dual-head"],
     )
     return write_model_card(folder, facts)
+
+
+def _starting_point(options: Mapping[str, Any]) -> str:
+    if options.get("classifier"):
+        return f"the backbone of the classifier {options['classifier']}"
+    return options["backbone"] if options["pretrained"] else f"random weights of {options['backbone']}"

@@ -23,7 +23,7 @@ from mmalign.classifier.splits import Indices, LabelSplit
 from mmalign.classifier.teachers import ClassifierTeacher, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher
 from mmalign.errors import UserError
 from mmalign.files import hash_file
-from mmalign.options.classifier import Augmentation, TrainClassifierOptions
+from mmalign.options.classifier import Augmentation, ClassifierRunOptions, TrainClassifierOptions
 
 _SCORING_BATCH = 256
 # Views of each labelled image that a few-shot teacher is fitted on, as in Tip-Adapter.
@@ -73,10 +73,10 @@ def prepare_teacher(options: TrainClassifierOptions, images: CachedImages, split
     if options.teacher_mode == "live":
         return RunTeacher(teacher)
     with processes.main_process_first():
-        return RunTeacher(teacher, cache_teacher(options, teacher, images, split, device=processes.device))
+        return RunTeacher(teacher, cache_teacher(options, teacher, images, split, views=options.teacher_views, device=processes.device))
 
 
-def load_teacher(options: TrainClassifierOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
+def load_teacher(options: ClassifierRunOptions, images: CachedImages, split: LabelSplit, *, device: torch.device) -> ImageTeacher | None:
     """Load the teacher, and fit a few-shot one on the split's labelled images; None where it is a file of logits."""
     source, kind = options.teacher, options.teacher_kind
     assert source is not None, "checked before"
@@ -97,7 +97,7 @@ def load_teacher(options: TrainClassifierOptions, images: CachedImages, split: L
 
 
 def fit_few_shot(
-    options: TrainClassifierOptions, zero_shot: ZeroShotTeacher, images: CachedImages, split: LabelSplit, *, device: torch.device
+    options: ClassifierRunOptions, zero_shot: ZeroShotTeacher, images: CachedImages, split: LabelSplit, *, device: torch.device
 ) -> TipAdapterTeacher:
     """Fit a teacher on views of the split's labelled images."""
     few_shot = TipAdapterTeacher(zero_shot)
@@ -109,18 +109,23 @@ def fit_few_shot(
 
 
 def cache_teacher(
-    options: TrainClassifierOptions, teacher: ImageTeacher | None, images: CachedImages, split: LabelSplit, *, device: torch.device
+    options: ClassifierRunOptions,
+    teacher: ImageTeacher | None,
+    images: CachedImages,
+    split: LabelSplit,
+    *,
+    views: int = 0,
+    device: torch.device,
 ) -> ClassLogits:
-    """Read the teacher's logits of every image; score them first where they are not yet on disk."""
+    """Read the teacher's logits of so many fixed views of every image (0: its centre); score them first where they are not yet on disk."""
     assert options.teacher is not None, "checked before"
     if teacher is None:
         found = load_class_logits(Path(options.teacher), ids=images.ids, classes=images.classes, digests=images.digests)
         if not found.knows_images:
             print(f"warning: {options.teacher} does not say of which pixels its logits are: images are matched by their ids alone")
         return found
-    path = options.cache_folder / f"teacher-{_hash_scoring(options, images, split)[:16]}.safetensors"
+    path = options.cache_folder / f"teacher-{_hash_scoring(options, images, split, views)[:16]}.safetensors"
     if not path.is_file():
-        views = options.teacher_views
         numbers = fixed_numbers(len(images.ids), views, seed=options.split_seed) if views else None
         logits, features = score_teacher(teacher, images, numbers=numbers, augmentation=options.augmentation, device=device)
         save_class_logits(
@@ -135,10 +140,10 @@ def cache_teacher(
     return load_class_logits(path, ids=images.ids, classes=images.classes, digests=images.digests)
 
 
-def _hash_scoring(options: TrainClassifierOptions, images: CachedImages, split: LabelSplit) -> str:
+def _hash_scoring(options: ClassifierRunOptions, images: CachedImages, split: LabelSplit, views: int) -> str:
     """Hash all that the cached logits depend on."""
-    what: list[object] = [images.fingerprint, options.teacher_kind, options.teacher, hash_teacher(options), options.teacher_views]
-    what += [options.augmentation, options.split_seed] if options.teacher_views else []
+    what: list[object] = [images.fingerprint, options.teacher_kind, options.teacher, hash_source(options.teacher or ""), views]
+    what += [options.augmentation, options.split_seed] if views else []
     if options.teacher_kind in TEXT_TEACHERS:
         what += [list(choose_prompts(options)), list(choose_words(options, images.classes))]
     what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
@@ -176,9 +181,9 @@ def score_teacher(
     return torch.cat(logits), torch.cat(features)
 
 
-def hash_teacher(options: TrainClassifierOptions) -> str:
-    """Hash the teacher's weights where they are files."""
-    path = Path((options.teacher or "").removeprefix("local-dir:"))
+def hash_source(source: str) -> str:
+    """Hash the weights of a teacher or a classifier where they are files."""
+    path = Path(source.removeprefix("local-dir:"))
     if path.is_file():
         return hash_file(path)
     names = ("*.safetensors", "open_clip_*.bin", "pytorch_model.bin", "dual_head.json", "open_clip_config.json", "config.json")

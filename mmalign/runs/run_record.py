@@ -12,8 +12,9 @@ from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
+from mmalign.options.base import Options
 from mmalign.options.precision import Quantization
-from mmalign.options.training import RunOptions, TrainerOptions
+from mmalign.options.training import RunOptions
 
 # Options that change nothing but the time, such as fewer processes where memory was short, and who is told of the run.
 _WITHOUT_EFFECT = ("num_workers", "check_workers", "log_to", "log_project")
@@ -25,7 +26,7 @@ def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
     return build_record(options, method=method, data=hash_data_files(options.data))
 
 
-def build_record(options: TrainerOptions, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
+def build_record(options: Options, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
     """The same where the hashes of the data are known: by name."""
     return {
         "method": method,

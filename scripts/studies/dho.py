@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.splits import Indices, LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
 from mmalign.files import read_json
-from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CLOSED_FORM, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
 from scripts.studies.dho_page import write_page
 from scripts.studies.study import main, run_missing, write_json
 
@@ -141,6 +142,39 @@ def score_real_teacher(options: argparse.Namespace, path: Path) -> None:
     shutil.rmtree(folder)
 
 
+def teacher_words(cell: Cell, options: argparse.Namespace) -> list[str]:
+    """The teacher of a cell: a classifier, or a file of logits."""
+    if cell.teacher in REAL_TEACHERS:
+        return ["--teacher", str(options.out / f"teacher-{cell.teacher}"), "--teacher-kind", "classifier"]
+    if cell.teacher != "none":
+        return ["--teacher", str(options.out / "cache" / f"{cell.teacher}.safetensors"), "--teacher-kind", "logits"]
+    return []
+
+
+def add_closed_form(result: dict[str, Any], cell: Cell, options: argparse.Namespace, student: Path) -> None:
+    """Fit every head in closed form on the student's features, and put their scores beside its own heads'."""
+    split = options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"
+    for name, (kernel, labels) in CLOSED_FORM.items():
+        out = student / name.replace(", ", "-")
+        words = [
+            "classifier",
+            "fit-head",
+            "--data",
+            str(options.data),
+            "--cache",
+            str(options.out / "cache"),
+            "--test-data",
+            str(options.data),
+        ]
+        words += ["--classifier", str(student), "--split-file", str(split), "--kernel", kernel, "--labels", labels, "--out", str(out)]
+        words += [] if labels == "true" else teacher_words(cell, options)
+        run_mmalign(words, options.out / "logs" / f"{cell.name}.txt")
+        fitted = read_json(out / "classifier.json")
+        for part in ("validation", "test"):
+            result[part][name] = fitted[part]["ce_head"]
+        result.setdefault("chosen", {})[name] = fitted["chosen"]
+
+
 def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     """Train one student and keep its numbers; the weights are deleted."""
     cpu = time.process_time()
@@ -148,22 +182,22 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     shutil.rmtree(folder, ignore_errors=True)
     words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH)
     words += ["--split-file", str(options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"), "--seed", str(cell.seed)]
-    words += ["--form", cell.form, "--label-weight", str(cell.label_weight), "--test-data", str(options.data), "--out", str(folder)]
-    if cell.teacher in REAL_TEACHERS:
-        words += ["--teacher", str(options.out / f"teacher-{cell.teacher}"), "--teacher-kind", "classifier"]
-    elif cell.teacher != "none":
-        words += ["--teacher", str(options.out / "cache" / f"{cell.teacher}.safetensors"), "--teacher-kind", "logits"]
+    form = "dual-head" if cell.form == "closed-form" else cell.form
+    words += ["--form", form, "--label-weight", str(cell.label_weight), "--test-data", str(options.data), "--out", str(folder)]
+    words += teacher_words(cell, options)
     words += {"centre": [], "fixed": ["--teacher-views", "4"], "live": ["--teacher-mode", "live"]}[cell.views]
     if cell.form in ("dual-head", "single-head"):
         words += ["--gradient-cosine-every", "50"]
     log = options.out / "logs" / f"{cell.name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     run_mmalign(words, log)
-    log.unlink()
     result = read_json(folder / "classifier.json")
     cosines = [entry["dual_head/gradient_cosine"] for entry in read_json(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
+    if cell.form == "closed-form":
+        add_closed_form(result, cell, options, folder)
     result |= {"cell": asdict(cell), "gradient_cosine": cosines, "cpu_seconds": time.process_time() - cpu}
     write_json(cell.path(options.out), result)
+    log.unlink()
     shutil.rmtree(folder)
     test = result["test"]
     return f"{test['mixed' if 'mixed' in test else 'ce_head']['accuracy']:.1%} on test images"
@@ -174,7 +208,8 @@ def run_study(options: argparse.Namespace) -> None:
     prepare(options)
     cells = list_cells(quick=options.quick)
     if options.smoke:
-        cells = cells[:2] + [cell for cell in cells if cell.labels == "10%"][:8]
+        closed = [cell for cell in list_cells(quick=False) if cell.form == "closed-form"][:1]
+        cells = cells[:2] + closed + [cell for cell in cells if cell.labels == "10%"][:8]
     run_missing(cells, partial(run_cell, options=options), options)
 
 

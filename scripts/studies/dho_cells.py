@@ -17,6 +17,14 @@ CORRECTED = (0.7, 0.8, 0.9)
 # The strongest teacher that never names the first three classes: about as often wrong as the weak one, but always on the same classes.
 BLIND_CLASSES = 3
 STEPS, LONG_STEPS, BATCH = 400, 1600, 32
+CLOSED_FORM = {
+    "kernel, labels": ("hilbert", "true"),
+    "kernel, teacher": ("hilbert", "teacher"),
+    "kernel, both": ("hilbert", "both"),
+    "ridge, labels": ("ridge", "true"),
+    "ridge, teacher": ("ridge", "teacher"),
+}
+"""Heads that are computed on the frozen features of a DHO student, by name: kernel and labels."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def list_cells(*, quick: bool) -> list[Cell]:
         cells += _table(TABLE_LABELS, seed) + _map(seed)
         if seed < 3:
             cells += _blind_weights(seed) + _views(seed) + _long(seed)
+        cells += [Cell(one, teacher, "closed-form", seed) for one in ("1%", "10%") for teacher in ("real", "blind")]
         cells += _table(TABLE_LABELS, seed, student="medium")
     # FixMatch and CE only know no teacher: one cell serves all of them.
     known = [replace(c, teacher="none") if c.form in ("ce-only", "fixmatch") else c for c in cells]

@@ -12,6 +12,7 @@ from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.tables import markdown_table
 from scripts.studies import page
 from scripts.studies.dho_cells import (
+    CLOSED_FORM,
     LABELS,
     LONG_STEPS,
     MAP_LABELS,
@@ -118,6 +119,17 @@ def long_table(cells: Results) -> str:
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
     return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
+
+
+def closed_form_table(cells: Results) -> str:
+    """Heads in closed form on DHO students' features, beside those students' own heads; the same runs."""
+    columns = [(labels, teacher) for labels in ("1%", "10%") for teacher in ("real", "blind")]
+    heads = {"DHO, CE head alone": "ce_head", "DHO, KD head alone": "kd_head", "DHO, tuned mixing": "mixed"}
+    rows = []
+    for name, head in {**heads, **{name: name for name in CLOSED_FORM}}.items():
+        arm = Arm("closed-form", head=head)
+        rows.append([name, *(_shown(cells, labels, arm, teacher=teacher) for labels, teacher in columns)])
+    return markdown_table(["head", *(f"{labels}, {teacher} teacher" for labels, teacher in columns)], rows)
 
 
 def views_table(cells: Results) -> str:
@@ -266,6 +278,8 @@ def write_page(options: argparse.Namespace) -> Path:
         parts += ["### Longer training", long_table(cells)]
     if any(c.views != "centre" for c in cells):
         parts += ["### What the teacher sees (DHO, real teacher)", views_table(cells)]
+    if any(c.form == "closed-form" for c in cells):
+        parts += ["### Heads in closed form on the DHO student's features", closed_form_table(cells)]
     parts += ["### Calibration under the real teacher", calibration_table(cells)]
     parts += ["### Cosine of CE's and KD's gradients in the backbone, mean over seeds", cosine_table(cells)]
     parts += ["\n".join(draw_pictures(cells, folder))]

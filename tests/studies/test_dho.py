@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from scripts.studies.dho_cells import TABLE_LABELS, Cell, best_single_heads, gain, list_cells
-from scripts.studies.dho_page import show, write_page
+from scripts.studies.dho_cells import CLOSED_FORM, TABLE_LABELS, Cell, best_single_heads, gain, list_cells
+from scripts.studies.dho_page import closed_form_table, show, write_page
 from tests.conftest import REPOSITORY
 
 
@@ -53,6 +53,22 @@ def test_rival_is_the_single_head_that_validation_prefers_on_the_same_seed(cells
     # Without KD only it is not known which single head is the best.
     del cells[Cell("1%", "real", "kd-only", 0)]
     assert gain(cells, "1%") == []
+
+
+def test_closed_form_stands_beside_the_heads_of_the_same_students() -> None:
+    cells = {
+        Cell("1%", "blind", "closed-form", seed): scored(
+            0.5, ce_head=0.3, kd_head=0.3, mixed=0.35, **dict.fromkeys(CLOSED_FORM, 0.4 + 0.02 * seed)
+        )
+        for seed in (0, 1)
+    }
+    table = closed_form_table(cells)
+    assert next(line for line in table.splitlines() if "CE head alone" in line).count("30.0 ± 0.0 (2)") == 1
+    kernel = next(line for line in table.splitlines() if "kernel, both" in line)
+    assert "41.0 ± " in kernel.split("|")[3]
+    assert kernel.split("|")[2].strip() == ""
+    found = {(cell.labels, cell.teacher, cell.seed) for cell in list_cells(quick=False) if cell.form == "closed-form"}
+    assert found == {(labels, teacher, seed) for labels in ("1%", "10%") for teacher in ("real", "blind") for seed in range(5)}
 
 
 def test_interval_by_hand() -> None:
