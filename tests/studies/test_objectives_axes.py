@@ -85,5 +85,7 @@ def test_smoke(tmp_path: Path) -> None:
     cell = json.loads((tmp_path / "axes" / "instruct" / "300" / "1" / "simpo.json").read_text())
     assert cell["KL"] >= 0
     assert {"attribute", "count", "relation"} <= cell.keys()
-    chats = json.loads((tmp_path / "starts" / "instruct" / RUN_FILE).read_text())["config"]
-    assert chats["model"] == str(tmp_path / "start" / "sft")
+    record = json.loads((tmp_path / "starts" / "instruct" / RUN_FILE).read_text())
+    assert record["options"]["model"] == str(tmp_path / "start" / "sft")
+    assert list(record["data"]) == ["chats.parquet"]
+    assert record["num_rows"] < 64, "a chat is not every row of the start's"
