@@ -133,6 +133,12 @@ def simpo(*, beta: float = 2.0, target_margin: float = 1.0) -> PairObjective:
     return PairObjective(beta=beta, score=MEAN, uses_reference=False, offset=target_margin)
 
 
+@PAIR_OBJECTIVES.register("cpo")
+def cpo(*, beta: float = 0.1, sft_weight: float = 1.0) -> PairObjective:
+    """-log sigmoid(beta (log p_w - log p_l)) + sft_weight NLL_w: DPO without a reference (CPO, arXiv:2401.08417)."""
+    return PairObjective(beta=beta, uses_reference=False, sft_weight=sft_weight)
+
+
 @PAIR_OBJECTIVES.register("kto_pair")
 def kto_pair(*, beta: float = 0.1, detach_baseline: bool = True, score: SequenceScore = "sum") -> PairObjective:
     """KTO's value function on both halves of a pair (arXiv:2402.01306, LLaVA-MoD's arXiv:2408.15881).

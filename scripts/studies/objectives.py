@@ -2,6 +2,7 @@
 
     python -m scripts.studies.objectives --processes 2           # everything
     python -m scripts.studies.objectives --processes 2 --quick   # six, about 16 minutes on two cores
+    python -m scripts.studies.objectives --processes 2 --starts sft,none,instruct --num-pairs 300,1000,3000   # by start and size instead
 
 First each objective searches its strength and its learning rate on data of a seed of their own, by the object F1 of captions of the
 validation scenes: the harmonic mean of precision (100 - CHAIR_i) and coverage, which silence does not raise. Then it trains with the
@@ -10,91 +11,45 @@ samples and the truth scores. ``--report docs/studies`` writes the published pag
 
 Scores for the objectives of pairs that read them (madpo, dno, smpo, adpo_pair; visits of step_dpo) come from the CLIP scorer's gap,
 which doesn't know which labels were flipped.
+
+``--starts`` and ``--num-pairs`` ask something else, of five objectives (``objectives_axes.py``): what changes with the model that one
+starts from, and with the number of pairs. Its page is ``objectives_axes.md``.
 """
 
 import argparse
-import os
-import shutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from accelerate.utils import send_to_device
 
 from data_tools.sample_options import SampleOptions
 from data_tools.sample_pairs import run as sample_pairs
-from data_tools.sampling import ResponseSampler
 from data_tools.scoring import best_and_worst
-from mmalign.data.encode import encode_responses
-from mmalign.data.images import load_image
-from mmalign.data.rows import Message
-from mmalign.engine.batch import collate_prompts
-from mmalign.engine.choosing import Sampling
-from mmalign.engine.divergence import TeacherStates, linear_divergence
-from mmalign.engine.hidden_states import compute_response_states, read_output_head
 from mmalign.evaluation.chair import load_chair
-from mmalign.files import read_json, whole
-from mmalign.models.load import best_device, load_mllm
-from mmalign.options.methods import DivergenceOptions
+from mmalign.files import whole
 from schedules.stages import pair_row, read_lists, write_rows
-from scripts.studies.objectives_grid import WITHOUT_REFERENCE, Cell, Data, best_of, count_steps, list_cells, list_searches
+from scripts.studies.objectives_axes import add_options, list_axes, list_axis_searches, make_starts, run_axis_cell
+from scripts.studies.objectives_axes_page import write_axes_page
+from scripts.studies.objectives_grid import Cell, Data, best_of, count_steps, list_cells, list_searches
 from scripts.studies.objectives_page import write_page
+from scripts.studies.objectives_train import Training, train_and_measure
 from scripts.studies.study import main, run_missing, write_json
-from scripts.studies.world import BATCH, load_copy, make_scored_pairs, make_start, measure, measure_start, object_f1, run
+from scripts.studies.world import load_copy, make_scored_pairs, make_start, measure_start, object_f1, run
 
 NUM_PROMPTS, SAMPLES, VISITS = 3000, 4, 16
-KL_PROMPTS = 64
 
 
 def run_cell(cell: Cell, out: Path, *, steps: int, smoke: bool) -> str:
-    """Train, measure, and keep the numbers; the weights are deleted."""
-    objective, searching = cell.objective, bool(cell.value)
+    """Train, measure, and keep the numbers."""
+    searching = bool(cell.value)
     value, rate = (cell.value, cell.learning_rate) if searching else best_of(cell, out)
-    data = make_data(cell.data, cell.seed, out, smoke=smoke)[objective.method]
-    model = out / "models" / f"{os.getpid()}-{objective.name}"
-    shutil.rmtree(model, ignore_errors=True)
-    reference = [] if objective.name in WITHOUT_REFERENCE else ["--reference", "cached"]
-    run(["train", objective.method, "--model", out / "start" / "sft", "--data", data, "--out", model, "--objective", objective.words(value),
-         *reference, "--batch-size", BATCH, "--max-steps", steps, "--learning-rate", rate, "--warmup-ratio", 0.1,
-         "--logging-steps", steps, "--seed", cell.seed])  # fmt: skip
+    data = make_data(cell.data, cell.seed, out, smoke=smoke)[cell.objective.method]
+    training = Training(cell.objective, value, rate, cell.seed, out / "start" / "sft", data)
     world = out / "start" / ("validation" if searching else "test")
-    metrics = measure(model, world, parts=("chair",) if searching else ("chair", "pope"))
-    seconds = next(entry["train_runtime"] for entry in reversed(read_json(model / "train_log.json")) if "train_runtime" in entry)
-    metrics |= {"seconds a step": seconds / steps, "learning rate": float(rate), objective.parameter: float(value)}
-    if not searching:
-        metrics["KL"] = divergence_from_start(model, out / "start" / "sft", world)
+    metrics = train_and_measure(training, out, world, steps=steps, parts=("chair",) if searching else ("chair", "pope"))
     write_json(cell.path(out), metrics)
-    shutil.rmtree(model)
     return f"object F1 {object_f1(metrics):.1f}"
-
-
-@torch.no_grad()
-def divergence_from_start(model: Path, start: Path, world: Path) -> float:
-    """KL(policy || start) of whole captions, in nats: each next token's exact divergence, summed along captions that the policy samples."""
-    questions = load_chair(world / "eval").questions()[:KL_PROMPTS]
-    images = [load_image(question.image, root=world / "eval" / "images") for question in questions]
-    (policy, processor), (reference, _) = (load_mllm(str(folder)) for folder in (model, start))
-    policy, reference = policy.to(best_device()), reference.to(best_device())
-    sampler = ResponseSampler(policy, processor, sampling=Sampling(), max_new_tokens=64)
-    texts = sampler([question.prompt for question in questions], images, seeds=range(len(questions)))
-    encoded = [
-        encode_responses(processor, images=[image], prompt=[Message(role="user", content=_asked(question.prompt))], responses=text)
-        for question, image, text in zip(questions, images, texts, strict=True)
-        if text[0]
-    ]
-    if not encoded:
-        return float("nan")
-    batch = send_to_device(collate_prompts(encoded, pad_token_id=processor.tokenizer.pad_token_id), next(policy.parameters()).device)
-    mine, theirs = compute_response_states(policy, batch), compute_response_states(reference, batch)
-    heads = read_output_head(policy).head, read_output_head(reference).head
-    by_token = linear_divergence(mine.final, heads[0], TeacherStates(theirs.final, heads[1]), DivergenceOptions(divergence="reverse-kl"))
-    return float(by_token.sum()) / len(encoded)
-
-
-def _asked(prompt: str) -> list[dict[str, str]]:
-    return [{"type": "image"}, {"type": "text", "text": prompt}]
 
 
 def make_data(data: Data, seed: int, out: Path, *, smoke: bool) -> dict[str, Path]:
@@ -175,13 +130,11 @@ def _make_data(cell: DataCell, out: Path, *, smoke: bool) -> str:
     return f"{len(make_data(cell.data, cell.seed, out, smoke=smoke))} files"
 
 
-def run_study(options: argparse.Namespace) -> None:
-    """Make the start; search; compare."""
-    measure_start(make_start(options.out / "start", smoke=options.smoke), options.out, parts=("chair", "pope"))
-    form = {"quick": options.quick, "smoke": options.smoke}
-    steps = count_steps(**form)
-    for cells in (list_searches(**form), list_cells(**form)):
-        missing = [cell for cell in cells if not cell.path(options.out).is_file()]
+def run_searches_and_cells(searches: list[Cell], cells: list[Cell], options: argparse.Namespace) -> None:
+    """Run what is missing: the searches, then the comparison; before each the data that its runs share."""
+    steps = count_steps(quick=options.quick, smoke=options.smoke)
+    for runs in (searches, cells):
+        missing = [cell for cell in runs if not cell.path(options.out).is_file()]
         sets = dict.fromkeys(DataCell(cell.data, cell.seed) for cell in missing)
         # Lists of one seed share what is sampled.
         work = partial(_make_data, out=options.out, smoke=options.smoke)
@@ -189,6 +142,26 @@ def run_study(options: argparse.Namespace) -> None:
         run_missing(missing, partial(run_cell, out=options.out, steps=steps, smoke=options.smoke), options)
 
 
+def run_study(options: argparse.Namespace) -> None:
+    """Make the start; search; compare."""
+    measure_start(make_start(options.out / "start", smoke=options.smoke), options.out, parts=("chair", "pope"))
+    form = {"quick": options.quick, "smoke": options.smoke}
+    cells = list_axes(options.starts, options.num_pairs, **form)
+    if not cells:
+        run_searches_and_cells(list_searches(**form), list_cells(**form), options)
+        return
+    run_searches_and_cells(list_axis_searches(smoke=options.smoke), [], options)
+    make_starts(cells, options.out, smoke=options.smoke)
+    work = partial(run_axis_cell, out=options.out, steps=count_steps(**form), smoke=options.smoke)
+    # A seed's pairs are made by the one process that reads them.
+    run_missing(cells, work, options, together=lambda cell: cell.seed)
+
+
+def write_pages(options: argparse.Namespace) -> Path:
+    """Write the page of what was asked for."""
+    return write_axes_page(options) if options.starts or options.num_pairs else write_page(options)
+
+
 if __name__ == "__main__":
     quick = "six objectives of pairs, fewer steps, two seeds, easy-skewed pairs"
-    main(__doc__, name="objectives", quick=quick, run=run_study, write_page=write_page)
+    main(__doc__, name="objectives", quick=quick, run=run_study, write_page=write_pages, add_options=add_options)

@@ -85,6 +85,7 @@ PAIRS = Group(
         Objective("ddo"),
         Objective("step_dpo"),
         Objective("clipped_dpo", values=("3", "10", "1")),
+        Objective("cpo"),
     ),
 )
 # On lists, and beside them two on the best against the worst response of the same lists. Stronger again: what a model says is likely,
@@ -102,7 +103,7 @@ LISTS = Group(
     ),
 )
 GROUPS = (PAIRS, LISTS)
-WITHOUT_REFERENCE = ("simpo", "orpo", "asft")
+WITHOUT_REFERENCE = ("simpo", "cpo", "orpo", "asft")
 
 
 @dataclass(frozen=True)

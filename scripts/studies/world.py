@@ -77,11 +77,11 @@ def make_held_out(out: Path, *, smoke: bool, contrast: bool = False) -> None:
                  "--num-eval-scenes", 12 if smoke else size, "--num-contrast", int(contrast)])  # fmt: skip
 
 
-def make_pairs(folder: Path, condition: Condition, seed: int, *, smoke: bool) -> Path:
+def make_pairs(folder: Path, condition: Condition, seed: int, *, smoke: bool, num_pairs: int = NUM_PAIRS) -> Path:
     """Make a set of pairs that the start has not seen, where it is missing. Returns the folder of the pairs."""
     if not (folder / "world" / "world.json").is_file():
         run(["world", "build", "--out", folder / "world", "--seed", seed, "--num-scenes", 1, "--num-eval-scenes", 1, "--num-workers", 1,
-             "--num-pairs", 48 if smoke else NUM_PAIRS, "--easy-share", condition.easy_share,
+             "--num-pairs", 48 if smoke else num_pairs, "--easy-share", condition.easy_share,
              "--label-noise", condition.label_noise])  # fmt: skip
     return folder / "world" / "pairs"
 

@@ -172,6 +172,14 @@ CASES = [
     Case("orpo", {"odds_weight": 1.0}, 2.033946887465, lambda p: -p.mean(0) + softplus(odds(p.mean(1)) - odds(p.mean(0)))),
     # margin 2 * (-1.23 + 15.2 / 14) - 1 = -1.288571428571; log(1 + e^1.288571428571)
     Case("simpo", {}, 1.532038497446, lambda p: softplus(-(2 * (p.mean(0) - p.mean(1)) - 1))),
+    # 0.1 * (-12.3 + 15.2) = 0.29; log(1 + e^-0.29) = 0.558623048234; NLL 12.3 / 10
+    Case("cpo", {}, 1.788623048234, lambda p: softplus(-0.1 * (sum(p.policy[0]) - sum(p.policy[1]))) - p.mean(0)),
+    Case(
+        "cpo",
+        {"beta": 1.0, "sft_weight": 0.5},
+        0.668562776218,
+        lambda p: softplus(sum(p.policy[1]) - sum(p.policy[0])) - 0.5 * p.mean(0),
+    ),
     # One pair: K_chosen = 0.8, K_rejected = max(0, -1.2) = 0: half of sigmoid(-0.08) + sigmoid(-(0.08 + 0.12))
     Case(
         "kto_pair",

@@ -147,6 +147,16 @@ def simpo_mirrors_around_its_target(pairs: PairBatch) -> None:
     close(loss_of(without_reference(pairs), "simpo"), loss_of(pairs, "simpo"))
 
 
+@identity("cpo")
+def no_reference_is_a_uniform_one(pairs: PairBatch) -> None:
+    """A reference that holds both responses equally likely drops out of DPO's margin; the rest is SFT."""
+    assert pairs.reference is not None
+    uniform = dataclasses.replace(pairs.reference, sums=torch.full_like(pairs.reference.sums, -9.0))
+    preference = loss_of(dataclasses.replace(pairs, reference=uniform), "dpo")
+    close(loss_of(pairs, "cpo"), preference - mean_logp(pairs, 0))
+    close(loss_of(without_reference(pairs), "cpo", sft_weight=0.0), preference)
+
+
 def without_reference(pairs: PairBatch) -> PairBatch:
     return dataclasses.replace(pairs, reference=None)
 

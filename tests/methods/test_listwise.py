@@ -1,5 +1,6 @@
 """Lists of scored responses: the loss from its parts, pairs as lists of two, ragged and packed rows, metrics by hand."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -15,9 +16,10 @@ from mmalign.data.token_texts import find_items
 from mmalign.difficulty.generative import score_responses
 from mmalign.engine.hidden_states import compute_response_states
 from mmalign.engine.logps import compute_response_logps
+from mmalign.losses.list_kernel import ListBatch, list_objective_loss
 from mmalign.losses.reasoning_steps import adaptive_step_weights
-from mmalign.losses.scores import TokenWeighting, span_weights
-from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics
+from mmalign.losses.scores import ScoredTokens, TokenWeighting, span_weights
+from mmalign.methods.listwise import ListwiseMethod, find_step_ends, list_metrics, take_items
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions, PairLossOptions
@@ -325,6 +327,24 @@ def test_items_are_scored_as_spans() -> None:
             score = TokenWeighting(span_weights(item == number), mean=True)
             h.append((score(logps[0], logps[0].scored) - score(logps[1], logps[1].scored)).item())
     assert loss_of(item_method("plackett_luce:score=mean"), data_set([row])) == pytest.approx(plackett_luce(h, [1.0, 0.0], 0.1), rel=2e-5)
+
+
+def test_items_that_are_whole_responses_are_a_list() -> None:
+    """Each prompt's responses as the items of one answer, whose tokens are as likely: the list's loss."""
+    policy, other, _ = models()
+    method = method_for("irpo")
+    batch = method.collate(list(data_set()))
+    inputs = {key: value for key, value in batch.items() if key != "numbers"}
+    counts = torch.tensor(COUNTS)
+    prompt, number = torch.arange(3).repeat_interleave(counts), torch.cat([torch.arange(count) for count in COUNTS])
+    with torch.no_grad():
+        apart = [compute_response_logps(model, inputs) for model in (policy, other)]
+    response = apart[0].scored.response
+    joined = [dataclasses.replace(one, scored=ScoredTokens(prompt[response], len(COUNTS), one.scored.token_ids)) for one in apart]
+    tokens, own, reference = take_items(*joined, number[response], counts)
+    items = ListBatch(tokens, own, reference, counts, batch["numbers"]["scores"])
+    losses = list_objective_loss(method.objectives[0].objective, items)
+    assert losses.sum().item() == pytest.approx(loss_of(method, data_set()), rel=1e-6)
 
 
 @pytest.mark.parametrize(

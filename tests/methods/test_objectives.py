@@ -159,7 +159,7 @@ def test_token_log_probabilities_are_asked_for_where_tokens_are_weighted() -> No
         method_for("ld_dpo", cached=True).check(data_set(**columns)[0], index=0)
 
 
-@pytest.mark.parametrize("name", ["asft", "orpo", "simpo"])
+@pytest.mark.parametrize("name", ["asft", "orpo", "simpo", "cpo"])
 def test_without_a_reference_one_model_runs_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     passes = []
 

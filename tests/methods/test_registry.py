@@ -68,6 +68,7 @@ def target(*, beta: float = 1.0, pull: float = 2.0) -> PairObjective:
     return PairObjective(beta=beta, offset=1.0, outer=squared, weight=weight, columns=("score_chosen",))
 '''
 CASE = '    Case("target", {}, 0.5, lambda p: 2 * p.columns["score_chosen"] * (p.h(0) - p.h(1) - 1) ** 2, {"score_chosen": 0.25}),\n'
+TAGS = '    "target": Tags("pair-wise, distinguishability", "offline", "fixed", "none"),\n'
 ROW = "| `target` | pull score_chosen (D - 1)^2 | `beta` (1), `pull` (2) | ours, R |\n"
 
 
@@ -131,9 +132,11 @@ def test_a_new_objective_is_a_function_its_values_and_a_row_of_docs(tiny_llava_d
     with (package / "losses" / "pair_objectives.py").open("a") as file:
         file.write(OBJECTIVE)
     edit(code / "tests" / "losses" / "objective_cases.py", "]\nIDS = [", f"{CASE}]\nIDS = [")
+    edit(code / "tests" / "losses" / "survey.py", '    "mpo": Tags(', f'{TAGS}    "mpo": Tags(')
     page = (code / "docs" / "objectives.md").read_text()
     (code / "docs" / "objectives.md").write_text(re.sub(r"(?m)^(\| `ddo` .*\n)", lambda found: found[1] + ROW, page))
     (code / "tests" / "__init__.py").touch()
+    run(code, "-m", "tests.losses.survey", "--write")
     run(
         code,
         "-m",
@@ -145,6 +148,7 @@ def test_a_new_objective_is_a_function_its_values_and_a_row_of_docs(tiny_llava_d
         "no:cacheprovider",
         "tests/losses/test_pair_objectives.py",
         "tests/losses/test_registry.py",
+        "tests/losses/test_survey.py",
     )
     rows = [{**row, "score_chosen": 0.5} for row in scored_rows(8)]
     data, out = save_rows(tmp_path / "pairs.parquet", rows), tmp_path / "run"

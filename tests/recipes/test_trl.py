@@ -140,6 +140,14 @@ def test_simpo_is_trls() -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
 
 
+def test_the_preference_term_of_cpo_is_trls() -> None:
+    """Their SFT term is of the batch's tokens, ours the mean of each response."""
+    pairs = random_pairs()
+    expected = cpo_losses(pairs.policy.sums.view(-1, 2), beta=0.3, label_smoothing=0.0, loss_type="sigmoid")
+    got = objective_loss(PAIR_OBJECTIVES.build("cpo", beta=0.3, sft_weight=0.0), pairs)
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+
+
 def cpo_losses(values: torch.Tensor, **settings: Any) -> torch.Tensor:
     from trl.experimental.cpo import CPOTrainer
 
