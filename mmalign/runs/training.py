@@ -80,10 +80,11 @@ def train_and_save(
     router = build_router_losses(options, model) if isinstance(options, MllmOptions) else None
     evaluation = build_evaluation(options, processor) if isinstance(options, MllmOptions) else None
     record = describe_run(options, method=method.name)
-    claim_folder(options.out, record)
     dataset = load_rows(options.data)
     num_rows = len(dataset)
     check_columns(dataset.column_names, method.columns, what=str(options.data))
+    # Not before: data of another kind leave no folder behind that refuses the right ones.
+    claim_folder(options.out, record)
     if unused := unused_columns(dataset.column_names, method.columns):
         print(f"columns of {options.data} that training does not use: {', '.join(unused)}")
     if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):

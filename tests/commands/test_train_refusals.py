@@ -25,8 +25,12 @@ def test_a_folder_of_another_run_is_left_alone(
     other = save_rows(tmp_path / "pairs.parquet", scored_rows(8, seed=1, reference=tiny_llava_dir))
     assert train(tiny_llava_dir, other, out, "--reference", "cached") == 2
     assert "holds another run: its data is" in capsys.readouterr().err
-    assert train(tiny_llava_dir, pairs, out, kind="sft") == 2
+    chats = save_rows(tmp_path / "chats.parquet", chat_rows(4))
+    assert train(tiny_llava_dir, chats, out, kind="sft") == 2
     assert "holds another run: its method is 'preference', not 'sft'" in capsys.readouterr().err
+    assert train(tiny_llava_dir, pairs, tmp_path / "next", kind="sft") == 2
+    assert "has no column messages" in capsys.readouterr().err
+    assert not (tmp_path / "next").exists(), "the right data can take the folder"
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     assert train(tiny_llava_dir, pairs, tmp_path / "notes") == 2
