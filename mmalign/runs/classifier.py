@@ -216,14 +216,18 @@ def save_run(
 def run_evaluate(options: EvaluateClassifierOptions) -> None:
     """Print accuracy and calibration of each head, mixed, and the teacher."""
     model = load_dual_head(options.model).to(best_device())
-    images = read_images(options, model, class_map=options.class_map)
+    data = load_scored(options)
+    if options.class_map is not None:
+        data = data.rename_classes(read_class_names(options.class_map, data.classes), what=str(options.class_map))
+    images = decode_scored(options, data, model)
     teacher = None
     if options.teacher_logits is not None:
         teacher = load_class_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
     logits = compute_logits(model, images, batch_size=options.batch_size)
     if options.class_map is not None:
-        listed = list_mapped(options, model)
-        logits, teacher = (keep_classes(logits[0], listed), keep_classes(logits[1], listed)), teacher and keep_classes(teacher, listed)
+        listed = [number for number, name in enumerate(model.settings.classes) if name in data.classes]
+        logits = keep_classes(logits[0], listed), keep_classes(logits[1], listed)
+        teacher = None if teacher is None else keep_classes(teacher, listed)
         print(f"accuracy among {len(listed)} of the classifier's {len(model.settings.classes)} classes")
     scores = score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
     mixing = model.settings.mixing
@@ -245,7 +249,7 @@ def run_tune(options: TuneMixingOptions) -> None:
     model = load_dual_head(options.model).to(best_device())
     if model.kd_head is None:
         raise UserError(f"{options.model} has a single head: there is nothing to mix")
-    images = read_images(options, model)
+    images = decode_scored(options, load_scored(options), model)
     if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
         raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
     logits = compute_logits(model, images, batch_size=options.batch_size)
@@ -255,23 +259,17 @@ def run_tune(options: TuneMixingOptions) -> None:
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
 
 
-def list_mapped(options: EvaluateClassifierOptions, model: DualHead) -> list[int]:
-    """Numbers of the classifier's classes that the data's are mapped to."""
-    data = load_labeled_images(options.data, split=options.split, name=options.set)
-    assert options.class_map is not None
-    names = set(read_class_names(options.class_map, data.classes))
-    return [number for number, name in enumerate(model.settings.classes) if name in names]
+def load_scored(options: ScoredImages) -> LabeledImages:
+    """Read the images and their own classes; nothing is decoded yet."""
+    return load_labeled_images(options.data, split=options.split, name=options.set)
 
 
-def read_images(options: ScoredImages, model: DualHead, *, class_map: Path | None = None) -> CachedImages:
+def decode_scored(options: ScoredImages, data: LabeledImages, model: DualHead) -> CachedImages:
     """Decode images for a classifier, their labels numbered as its classes are.
 
     Raises:
         ValueError: If there are images of a class that it doesn't have.
     """
-    data = load_labeled_images(options.data, split=options.split, name=options.set)
-    if class_map is not None:
-        data = data.rename_classes(read_class_names(class_map, data.classes), what=str(class_map))
     data = data.with_classes(model.settings.classes, what="the data")
     for note in data.notes:
         print(f"warning: {note}")

@@ -20,7 +20,7 @@ from mmalign.classifier.metrics import compute_logits
 from mmalign.cli import main
 from mmalign.data.images import digest_images, load_image
 from mmalign.options.classifier import EvaluateClassifierOptions
-from mmalign.runs.classifier import read_images
+from mmalign.runs.classifier import decode_scored, load_scored
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -310,13 +310,23 @@ def test_images_of_some_classes_are_scored_among_those(
     assert main([*words, "--class-map", str(tmp_path / "map.json"), "--out", str(tmp_path / "result.json")]) == 0
     assert "accuracy among 2 of the classifier's 3 classes" in capsys.readouterr().out
     model = load_dual_head(trained)
-    found = read_images(EvaluateClassifierOptions(model=trained, data=photos, cache=tmp_path / "all"), model)
+    options = EvaluateClassifierOptions(model=trained, data=photos, cache=tmp_path / "all")
+    found = decode_scored(options, load_scored(options), model)
     dog = model.settings.classes.index("dog")
     kept = np.flatnonzero(found.labels != dog)
     ce_logits, _ = compute_logits(model, found, kept)
     ce_logits[:, dog] = -torch.inf
     right = (ce_logits.argmax(-1).numpy() == found.labels[kept]).mean()
     assert json.loads((tmp_path / "result.json").read_text())["scores"]["ce_head"]["accuracy"] == pytest.approx(right)
+    # A teacher beside it that is sure of the absent class, and right among the others.
+    mapped = load_labeled_images(tmp_path / "some", split="test")
+    right_ones = torch.tensor([data.classes.index(names[mapped.classes[label]]) for label in mapped.labels])
+    sure = torch.nn.functional.one_hot(right_ones, 3).float()
+    sure[:, data.classes.index("dog")] = 9.0
+    save_class_logits(tmp_path / "t.safetensors", ids=mapped.ids, classes=data.classes, logits=sure, source="drawn")
+    beside = ["--class-map", str(tmp_path / "map.json"), "--out", str(tmp_path / "result.json")]
+    assert main([*words, *beside, "--teacher-logits", str(tmp_path / "t.safetensors")]) == 0
+    assert json.loads((tmp_path / "result.json").read_text())["scores"]["teacher"]["accuracy"] == 1.0
     (tmp_path / "map.json").write_text(json.dumps(dict.fromkeys(names, "cat")))
     assert main([*words, "--class-map", str(tmp_path / "map.json")]) == 2
     assert "gives several classes the name cat" in capsys.readouterr().err
