@@ -5,7 +5,6 @@
 writes the table. ``test_matrix.py`` runs every cell on every family, and holds the page to the table.
 """
 
-import argparse
 import copy
 import tempfile
 from collections.abc import Callable
@@ -44,9 +43,10 @@ from tests.engine.test_rewards import plain_reward
 from tests.families.real_forms import REAL_FORMS, build_real_form
 from tests.tiny_families import FAMILIES, PLAIN_PROMPTS
 from tests.tiny_models import fill_adapter, pair_rows, random_image, random_text
+from tests.written_pages import WrittenPart
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "families.md"
-BEGIN, END = "<!-- the table begins: python -m tests.families.matrix --write -->", "<!-- the table ends -->"
+PART = WrittenPart(PAGE, "<!-- the table begins: python -m tests.families.matrix --write -->", "<!-- the table ends -->")
 # Own logits against the engine's: see tests/engine/test_families.py.
 ATOL = 1e-5
 
@@ -473,17 +473,5 @@ def table() -> str:
     return "\n".join([*lines, "", *(f"{i}. {note}" for i, note in enumerate(notes, 1))]).rstrip()
 
 
-def main() -> None:
-    """Print the table, or put it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/families.md")
-    text = table()
-    if parser.parse_args().write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    else:
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    PART.run(table, __doc__)

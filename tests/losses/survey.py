@@ -5,7 +5,6 @@
 writes the table. ``test_survey.py`` holds the page to it, and the tags to what the objectives are.
 """
 
-import argparse
 import textwrap
 from pathlib import Path
 from typing import NamedTuple
@@ -13,9 +12,10 @@ from typing import NamedTuple
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.tables import markdown_table
+from tests.written_pages import WrittenPart
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "objectives.md"
-BEGIN, END = "<!-- the survey begins: python -m tests.losses.survey --write -->", "<!-- the survey ends -->"
+PART = WrittenPart(PAGE, "<!-- the survey begins: python -m tests.losses.survey --write -->", "<!-- the survey ends -->")
 STAR = "*"
 """Behind a tag: the survey's list of papers has the objective's own paper there."""
 
@@ -137,17 +137,5 @@ def _wrap(line: str) -> list[str]:
     return textwrap.wrap(line, 138, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
 
 
-def main() -> None:
-    """Print the section, or put it into the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put the table into docs/objectives.md")
-    text = write_survey()
-    if parser.parse_args().write:
-        before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
-        PAGE.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    else:
-        print(text)
-
-
 if __name__ == "__main__":
-    main()
+    PART.run(write_survey, __doc__)
