@@ -24,29 +24,26 @@ from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, r
 from mmalign.options.precision import Dtype
 
 
-class LocalJudge:
-    """Answers greedily with a local model; each batch is cached as it comes."""
+class CheckpointJudge:
+    """What judges on this machine share: a greedy model from a folder, loaded when it is first needed, and a cache of its replies."""
 
-    def __init__(
-        self, model_dir: Path | str, *, cache: Path, max_new_tokens: int = 1024, batch_size: int = 8, dtype: Dtype = "auto"
-    ) -> None:
+    def __init__(self, model_dir: Path | str, *, cache: Path, batch_size: int, dtype: Dtype, **decoding: Any) -> None:
         """Prepare; the model is loaded at the first prompt that the cache doesn't answer.
 
         Args:
-            model_dir: Folder of the checkpoint: a causal LLM with a chat template, or a multimodal LLM, which is asked without image.
+            model_dir: Folder of the checkpoint.
             cache: JSONL file of judgements. Their key holds the hash of the weights, so a changed model is asked anew.
-            max_new_tokens: Longest answer.
             batch_size: Prompts at once.
             dtype: Precision of the weights.
+            decoding: What of its settings all prompts share.
 
         Raises:
             ValueError: If the folder holds no checkpoint.
         """
-        self._folder = Path(model_dir)
-        self._max_new_tokens, self._batch_size, self._dtype = max_new_tokens, batch_size, dtype
+        self._folder, self._batch_size, self._dtype = Path(model_dir), batch_size, dtype
         self._loaded: tuple[Any, Any] | None = None
         self._shared: bool | None = None
-        self._decoding = {"do_sample": False, "max_new_tokens": max_new_tokens, "dtype": str(resolve_dtype(dtype))}
+        self._decoding = {"do_sample": False, **decoding, "dtype": str(resolve_dtype(dtype))}
         identity = {"model": self.name, "sha256": hash_checkpoint(self._folder), "decoding": self._decoding}
         self._cache = JudgementCache(cache, judge=identity)
 
@@ -57,8 +54,23 @@ class LocalJudge:
 
     @property
     def decoding(self) -> Mapping[str, Any]:
-        """Greedy, with its longest answer."""
+        """How it answers; without a longest answer where each prompt has its own."""
         return dict(self._decoding)
+
+
+class LocalJudge(CheckpointJudge):
+    """Answers greedily with a local model; each batch is cached as it comes."""
+
+    def __init__(
+        self, model_dir: Path | str, *, cache: Path, max_new_tokens: int = 1024, batch_size: int = 8, dtype: Dtype = "auto"
+    ) -> None:
+        """Prepare a causal LLM with a chat template, or a multimodal LLM, which is asked without image.
+
+        Raises:
+            ValueError: If the folder holds no checkpoint.
+        """
+        super().__init__(model_dir, cache=cache, batch_size=batch_size, dtype=dtype, max_new_tokens=max_new_tokens)
+        self._max_new_tokens = max_new_tokens
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each prompt; the order is kept, and equal prompts are asked once."""

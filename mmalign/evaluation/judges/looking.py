@@ -1,6 +1,6 @@
 """A judge on this machine that looks: a multimodal LLM, asked about images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,48 +8,26 @@ from tqdm import tqdm
 
 from mmalign.data.images import load_image
 from mmalign.evaluation.answers import Question
-from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.judges.image_questions import ImageQuestions
-from mmalign.evaluation.judges.local import hash_checkpoint
+from mmalign.evaluation.judges.local import CheckpointJudge
 from mmalign.evaluation.runner import answer_batch, batches, choose_rows
-from mmalign.models.load import best_device, load_mllm, resolve_dtype
+from mmalign.models.load import best_device, load_mllm
 from mmalign.options.precision import Dtype
 
 
-class LookingJudge:
+class LookingJudge(CheckpointJudge):
     """Answers greedily; questions about one image run it once, and each batch is cached as it comes."""
 
     def __init__(
         self, model_dir: Path | str, *, questions: ImageQuestions, cache: Path, batch_size: int = 8, dtype: Dtype = "auto"
     ) -> None:
-        """Prepare; the model is loaded at the first question that the cache doesn't answer.
-
-        Args:
-            model_dir: Folder of a multimodal LLM.
-            questions: What its prompts are keys of.
-            cache: JSONL file of judgements. Their key holds the hash of the weights, so a changed model is asked anew.
-            batch_size: Questions at once.
-            dtype: Precision of the weights.
+        """Prepare a multimodal LLM; its prompts are keys of ``questions``, each of which has its longest answer.
 
         Raises:
             ValueError: If the folder holds no checkpoint.
         """
-        self._folder, self._questions, self._batch_size, self._dtype = Path(model_dir), questions, batch_size, dtype
-        self._loaded: tuple[Any, Any] | None = None
-        self._shared: bool | None = None
-        self._decoding = {"do_sample": False, "dtype": str(resolve_dtype(dtype))}
-        identity = {"model": self.name, "sha256": hash_checkpoint(self._folder), "decoding": self._decoding}
-        self._cache = JudgementCache(cache, judge=identity)
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self._folder.resolve().name
-
-    @property
-    def decoding(self) -> Mapping[str, Any]:
-        """Greedy; the longest answer is each question's own."""
-        return dict(self._decoding)
+        super().__init__(model_dir, cache=cache, batch_size=batch_size, dtype=dtype)
+        self._questions = questions
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each key of ``questions``; the order is kept, and equal ones are asked once."""
