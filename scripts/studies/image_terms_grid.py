@@ -7,7 +7,7 @@ from typing import Literal
 
 from mmalign.files import read_json
 from mmalign.options.rows import Weakening
-from scripts.studies.study import slug
+from scripts.studies.study import best_setting, slug
 from scripts.studies.world import object_f1
 
 Rows = Literal["contrast", "pairs"]
@@ -120,7 +120,4 @@ def best_of(arm: Arm, out: Path) -> tuple[str, str]:
     Raises:
         ValueError: If the arm has no finished run of the search.
     """
-    scores = read_search(arm, out)
-    if not scores:
-        raise ValueError(f"{arm.searched_as or arm.name} has no finished run of the search in {out}; run the study without --report-only")
-    return max(scores, key=lambda key: scores[key])
+    return best_setting(read_search(arm, out), arm.searched_as or arm.name, out)

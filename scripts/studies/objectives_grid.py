@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmalign.files import read_json
-from scripts.studies.study import slug
+from scripts.studies.study import best_setting, slug
 from scripts.studies.world import Condition, object_f1
 
 SEARCH_SEED, QUICK_SEEDS, MORE_SEEDS = 100, (1, 2), ((3,), (4, 5))
@@ -170,7 +170,4 @@ def best_of(cell: Cell, out: Path) -> tuple[str, str]:
     Raises:
         ValueError: If the objective has no finished run of the search.
     """
-    scores = read_search(LISTS if cell.data.lists else PAIRS, cell.objective, out)
-    if not scores:
-        raise ValueError(f"{cell.objective.name} has no finished run of the search in {out}; run the study without --report-only")
-    return max(scores, key=lambda key: scores[key])
+    return best_setting(read_search(LISTS if cell.data.lists else PAIRS, cell.objective, out), cell.objective.name, out)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmalign.files import read_json
-from scripts.studies.study import slug
+from scripts.studies.study import best_setting, slug
 from scripts.studies.world import object_f1
 
 Value = Literal["truth", "self"]
@@ -113,7 +113,4 @@ def best_of(arm: Arm, out: Path) -> tuple[str, str]:
     Raises:
         ValueError: If the arm has no finished run of the search.
     """
-    scores = read_search(arm, out)
-    if not scores:
-        raise ValueError(f"{arm.name} has no finished run of the search in {out}; run the study without --report-only")
-    return max(scores, key=lambda key: scores[key])
+    return best_setting(read_search(arm, out), arm.name, out)

@@ -54,6 +54,17 @@ def read_sizes(model: Path) -> dict[str, int]:
     return {"weights": counts["total"], "activated": counts["activated"]}
 
 
+def best_setting(scores: Mapping[tuple[str, str], float], name: str, out: Path) -> tuple[str, str]:
+    """Return the strength and the learning rate that an arm's search found best; the first of equals in the order of its grid.
+
+    Raises:
+        ValueError: If the search has no finished run.
+    """
+    if not scores:
+        raise ValueError(f"{name} has no finished run of the search in {out}; run the study without --report-only")
+    return max(scores, key=lambda key: scores[key])
+
+
 def write_run(path: Path, metrics: Mapping[str, float], *, model: Path) -> None:
     """Write a finished cell, and before it the log of the model's training beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
