@@ -30,7 +30,7 @@ from mmalign.errors import UserError
 from mmalign.models.load import check_exists, from_pretrained
 from mmalign.options.show import ShowOptions
 from mmalign.reports.gallery import make_thumbnail
-from mmalign.reports.rows_page import Answer, ShownRow, TokenText, write_rows_page
+from mmalign.reports.rows_page import Answer, Picture, ShownRow, TokenText, write_rows_page
 
 
 class Form(NamedTuple):
@@ -98,8 +98,8 @@ def show_row(processor: Any, form: Form, raw: Mapping[str, Any], *, index: int, 
     return ShownRow(
         id=row.id,
         source=str(raw.get("source") or ""),
-        images=[(make_thumbnail(image), _describe_size(image)) for image in row.images],
-        processed=[(make_thumbnail(image), _describe_size(image)) for image in _show_processed(processor, encoded)],
+        images=list(map(_picture, row.images)),
+        processed=list(map(_picture, processed_pictures(processor.image_processor, encoded.images))),
         num_prompt_tokens=len(encoded.prefix_ids),
         num_image_tokens=sum(text.count for text in prompt if text.kind == "image"),
         prompt=prompt,
@@ -131,9 +131,5 @@ def _decode(tokenizer: Any, ids: list[int], scored: list[bool], placeholders: fr
     ]
 
 
-def _show_processed(processor: Any, encoded: EncodedPrompt) -> list[Image.Image]:
-    return processed_pictures(processor.image_processor, encoded.images)
-
-
-def _describe_size(image: Image.Image) -> str:
-    return f"{image.width} x {image.height}"
+def _picture(image: Image.Image) -> Picture:
+    return make_thumbnail(image), f"{image.width} x {image.height}"

@@ -75,7 +75,7 @@ class TensorBoard:
 
     def __init__(self, run: TrackedRun) -> None:
         """Begin; what a killed run wrote behind its last checkpoint is struck out."""
-        self._writer = _load("tensorboard", "torch.utils.tensorboard").SummaryWriter(
+        self._writer = _load("tensorboard").SummaryWriter(
             str(run.folder / "tensorboard"), purge_step=run.first_step + 1 if run.first_step else None
         )
 
@@ -103,7 +103,7 @@ class WeightsAndBiases:
 
     def __init__(self, run: TrackedRun) -> None:
         """Begin, or go on with the folder's run."""
-        self._wandb = _load("wandb", "wandb")
+        self._wandb = _load("wandb")
         self._run = self._wandb.init(
             project=run.project, name=run.folder.name, id=run.id, resume="allow", dir=str(run.folder), config=dict(run.settings)
         )
@@ -127,7 +127,7 @@ class Trackio:
 
     def __init__(self, run: TrackedRun) -> None:
         """Begin, or go on with the folder's run."""
-        self._trackio = _load("trackio", "trackio")
+        self._trackio = _load("trackio")
         self._trackio.init(project=run.project, name=run.id, resume="allow", config=dict(run.settings), embed=False)
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -151,14 +151,14 @@ TRACKERS: Mapping[TrackerName, Callable[[TrackedRun], Tracker]] = {
 }
 
 
-def _load(package: TrackerName, module: str) -> Any:
+def _load(package: TrackerName) -> Any:
     """Import what a tracker needs.
 
     Raises:
         UserError: If it is not installed.
     """
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("torch.utils.tensorboard" if package == "tensorboard" else package)
     except ImportError as error:
         raise UserError(f"--log-to {package} needs the package {package} ({error}); pip install 'mmalign[{package}]'") from error
 
@@ -177,7 +177,7 @@ def check_trackers(names: Sequence[TrackerName]) -> None:
         UserError: With the package.
     """
     for name in names:
-        _load(name, "torch.utils.tensorboard" if name == "tensorboard" else name)
+        _load(name)
 
 
 @dataclass
