@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -248,6 +248,18 @@ def check_arms(arms: dict[str, Arm], batch: dict[str, Any]) -> list[float]:
     return losses
 
 
+def measure(arms: dict[str, Arm], batches: Sequence[dict[str, Any]]) -> None:
+    """Step all arms in turn on every batch, after a step of each optimiser that isn't counted."""
+    for arm in {id(arm.optimizer): arm for arm in arms.values()}.values():
+        arm.step(batches[0])  # optimiser states are made
+        arm.seconds.clear()
+        arm.added.clear()
+    for batch in batches:
+        for name, arm in arms.items():
+            arm.step(batch)
+            print(f"{name}: {arm.seconds[-1]:.2f} s, {arm.added[-1]:.0f} MiB", file=sys.stderr, flush=True)
+
+
 def table(arms: dict[str, Arm]) -> str:
     """Medians over all steps, ranges, and medians of the ratios to the first arm's step on the same batch."""
     base = next(iter(arms))
@@ -288,14 +300,7 @@ def main() -> None:
     rows = build_chats(options.rounds * options.batch_size)
     batches = [method.collate(rows[i : i + options.batch_size]) for i in range(0, len(rows), options.batch_size)]
     losses = check_arms(arms, batches[0])
-    for arm in {id(arm.optimizer): arm for arm in arms.values()}.values():
-        arm.step(batches[0])  # optimiser states are made
-        arm.seconds.clear()
-        arm.added.clear()
-    for batch in batches:
-        for name, arm in arms.items():
-            arm.step(batch)
-            print(f"{name}: {arm.seconds[-1]:.2f} s, {arm.added[-1]:.0f} MiB", file=sys.stderr, flush=True)
+    measure(arms, batches)
     lengths = [int(batch["attention_mask"].sum()) for batch in batches], [method.num_items(batch) for batch in batches]
     tokens = f"{statistics.median(lengths[0]):.0f} tokens of which {statistics.median(lengths[1]):.0f} are compared"
     about = f"{options.rounds} steps of each arm in turn, {tokens}; {versions(arms)}. "

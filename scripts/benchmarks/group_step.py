@@ -15,7 +15,6 @@ choice is forced by a patch.
 import argparse
 import os
 import statistics
-import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any
 
 import torch
 from bench import ENVIRONMENT, build_model, build_pairs, make_parser, prepare_process, report, runnable, versions
-from distillation_step import Arm, LossFunction, build_optimizer, check_arms, mean_loss, table
+from distillation_step import Arm, LossFunction, build_optimizer, check_arms, mean_loss, measure, table
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -146,14 +145,7 @@ def main() -> None:
     rows = [add_old_logps(row, model, method) for row in build_groups(options.rounds, options.group)]
     batches = [method.collate([row]) for row in rows]
     losses = check_arms(arms, batches[0])
-    first = next(iter(arms.values()))
-    first.step(batches[0])  # optimiser states are made
-    first.seconds.clear()
-    first.added.clear()
-    for batch in batches:
-        for name, arm in arms.items():
-            arm.step(batch)
-            print(f"{name}: {arm.seconds[-1]:.2f} s, {arm.added[-1]:.0f} MiB", file=sys.stderr, flush=True)
+    measure(arms, batches)
     lengths = [int(batch["attention_mask"].sum()) for batch in batches], [len(batch["layout"]["target"]) for batch in batches]
     tokens = f"shared rows of {statistics.median(lengths[0]):.0f} tokens of which {statistics.median(lengths[1]):.0f} are responses'"
     about = f"{options.rounds} steps of each arm in turn on groups of {options.group}, {tokens}; {versions(arms)}. "
