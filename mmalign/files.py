@@ -14,6 +14,8 @@ from mmalign.errors import UserError
 
 RUN_FILE = "mmalign_run.json"
 """What a training run leaves beside its model: what it was made of."""
+SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
+"""What scoring leaves: the pairs, the statistics of their scores, and what they were made with."""
 
 
 def read_json(path: Path) -> Any:

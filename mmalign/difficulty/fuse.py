@@ -25,7 +25,7 @@ from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign
 from mmalign.difficulty.scoring import CUT, read_shard
 from mmalign.difficulty.voting import FUSED, PROXIES, Gaps, fixed_weights, fuse_gaps, fuse_signs, name_proxies
 from mmalign.errors import UserError
-from mmalign.files import read_json_object, whole, write_whole
+from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object, whole, write_whole
 from mmalign.options.difficulty import VoteOptions, Weighting
 
 LOGP_FEATURES = {
@@ -33,7 +33,7 @@ LOGP_FEATURES = {
     **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32"))),
     LIST_TOKEN_LOGPS: List(List(Value("float32"))),
 }
-SCORED, CACHED, SUMMARY = "scored.parquet", "cached.parquet", "difficulty.json"
+CACHED = "cached.parquet"
 
 
 def check_votes(dataset: Dataset, votes: VoteOptions) -> None:
@@ -147,7 +147,7 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     if not scores:
         raise UserError(f"no pair of {len(dataset)} was scored; the reasons are in {out / 'rejects.jsonl'}")
     # What all rows share stands once beside the shards.
-    fingerprint = read_json_object(out / "scoring.json").get("reference")
+    fingerprint = read_json_object(out / SCORING).get("reference")
     if not isinstance(fingerprint, str):
         raise UserError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
     return [{**row, REFERENCE_FINGERPRINT: fingerprint} for row in scores]

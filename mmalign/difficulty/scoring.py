@@ -35,7 +35,7 @@ from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.rewards import score_rewards
 from mmalign.engine.views import NO_VIEWS, Views, encode_views
 from mmalign.errors import UserError
-from mmalign.files import claim, expected_form
+from mmalign.files import SCORING, claim, expected_form
 from mmalign.options.difficulty import CacheOptions, ReadOptions
 
 CUT = "num_cut_sentences"
@@ -117,7 +117,7 @@ def score_pairs(
     """
     check_columns(dataset.column_names, LIST_COLUMNS if lists else PAIR_COLUMNS, what="the data set")
     settings = {name: getattr(options, name) for name in ("batch_size", "max_length", "answer_end")}
-    claim(options.out / "scoring.json", {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
+    claim(options.out / SCORING, {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
     load, rows = functools.cache(load), _Rows(dataset, options, lists, views)
 
     def write(indices: range, path: Path, advance: Advance) -> None:

@@ -7,10 +7,9 @@ from typing import Any
 import pyarrow.parquet as parquet
 from huggingface_hub import DatasetCardData
 
-from mmalign.files import read_json_object
+from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.tables import markdown_table
 
-SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"), (10_000_000, "1M<n<10M"))
 _COLUMNS = {
     "images": "of the prompt",

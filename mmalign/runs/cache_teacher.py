@@ -39,7 +39,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_teacher_states, find_top_tokens, head_size
 from mmalign.errors import UserError
-from mmalign.files import claim
+from mmalign.files import SCORING, claim
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_mllm
 from mmalign.options.difficulty import CacheTeacherOptions
@@ -63,7 +63,7 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
     data = hash_data_files(options.chats)
     settings = {name: getattr(options, name) for name in ("top_k", "storage", "max_length", "answer_end")}
     record = {"data": data, "teacher": fingerprint, "shard_size": SHARD_SIZE, **settings}
-    claim(options.out / "scoring.json", record, what="another cache")
+    claim(options.out / SCORING, record, what="another cache")
 
     @functools.cache
     def load() -> tuple[Any, Any]:

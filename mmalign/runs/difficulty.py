@@ -10,12 +10,12 @@ from mmalign.data.rows import IMAGES_OTHER, check_columns
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
 from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
-from mmalign.difficulty.fuse import CACHED, SCORED, check_votes, fuse_shards, write_cached
+from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
 from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
 from mmalign.engine.views import NO_VIEWS, Views
 from mmalign.errors import UserError
-from mmalign.files import check_same, read_json_object
+from mmalign.files import SCORED, SCORING, check_same, read_json_object
 from mmalign.losses.image_terms import Cell
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.models.fingerprint import fingerprint_checkpoint
@@ -125,7 +125,7 @@ def run_fuse(options: FuseOptions) -> None:
     Raises:
         ValueError: If the folder has no scores, some are missing, or they are of other data.
     """
-    record = options.out / "scoring.json"
+    record = options.out / SCORING
     if not record.is_file():
         raise UserError(f"no scores in {options.out}; run mmalign score-difficulty first")
     held, given = {"data": read_json_object(record).get("data")}, {"data": hash_data_files(options.pairs)}

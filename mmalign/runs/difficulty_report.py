@@ -11,9 +11,8 @@ from datasets import Dataset
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import Message, check_columns, read_pair
 from mmalign.difficulty.agreement import describe_sources
-from mmalign.difficulty.fuse import SCORED, SUMMARY
 from mmalign.errors import UserError
-from mmalign.files import read_json_object
+from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
 from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
 from mmalign.reports.gallery import make_thumbnail
@@ -77,7 +76,7 @@ def pick_pairs(dataset: Dataset, scores: DifficultyScores, *, number: int, image
 def describe_scoring(folder: Path, scores: DifficultyScores) -> dict[str, str]:
     """Name what the scores come from."""
     facts = {"Scores": str(folder)}
-    path = folder / "scoring.json"
+    path = folder / SCORING
     if path.is_file():
         held = read_json_object(path)
         named = {

@@ -11,9 +11,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 from huggingface_hub.utils import validate_repo_id
 
 from mmalign.errors import UserError
-from mmalign.files import read_json_object
+from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.options.publish import PublishOptions
-from mmalign.reports.data_card import SCORED, SCORING, SUMMARY, space_card, write_data_card
+from mmalign.reports.data_card import space_card, write_data_card
 
 RepoType = Literal["model", "dataset", "space"]
 _CARD = "README.md"

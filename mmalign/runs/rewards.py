@@ -11,7 +11,7 @@ from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.difficulty.rewards import REWARDED, RowRewards, read_rewards, subtract_logps, write_rewards
 from mmalign.difficulty.scoring import Scorers
 from mmalign.engine.rewards import read_wording
-from mmalign.files import claim
+from mmalign.files import SCORING, claim
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.difficulty import ScoreRewardsOptions
 from mmalign.options.rows import WordingOptions
@@ -46,7 +46,7 @@ def _score_verifier(options: ScoreRewardsOptions, dataset: Dataset, wording: Wor
 def _score_implicit(options: ScoreRewardsOptions, dataset: Dataset) -> list[RowRewards] | None:
     """Two passes, a folder of shards each, so that one model at a time is in memory."""
     models = {"policy": options.model, "reference": str(options.reference)}
-    claim(options.out / "scoring.json", {"kind": options.kind, "data": hash_data_files(options.pairs), **models}, what="other scores")
+    claim(options.out / SCORING, {"kind": options.kind, "data": hash_data_files(options.pairs), **models}, what="other scores")
     passes, rows = [], _with_scores(dataset)
     for name, model in models.items():
         own = replace(options, out=options.out / name)
