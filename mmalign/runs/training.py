@@ -35,7 +35,7 @@ from mmalign.training.method import Method
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.router import build_router_losses
-from mmalign.training.sampler import BucketSampler
+from mmalign.training.sampler import BucketSampler, EpochSampler, PassSampler
 from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
@@ -101,8 +101,8 @@ def train_and_save(
         print(line)
     dataset = method.prepare(selection.dataset)
     tracking = build_tracking(options, options.out, record["options"], None if evaluation is None else evaluation.samples)
-    buckets = method.num_buckets
-    sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
+    step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    sampler = build_sampler(method, len(dataset), step_rows=step_rows, seed=options.seed)
     checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
@@ -141,6 +141,13 @@ def train_and_save(
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
     return TrainedRun(options.out, trainer.accelerator.unwrap_model(trainer.model).eval(), processor, trainer.state.log_history)
+
+
+def build_sampler(method: Method, num_rows: int, *, step_rows: int, seed: int) -> EpochSampler | None:
+    """Build the order of a method's rows where it is not simply shuffled; ``step_rows`` are those of a step over all processes."""
+    if method.passes > 1:
+        return PassSampler(num_rows, step_rows=step_rows, passes=method.passes, seed=seed)
+    return None if method.num_buckets is None else BucketSampler(num_rows, num_buckets=method.num_buckets, seed=seed)
 
 
 def find_sampling(options: RunOptions) -> str | None:
