@@ -80,6 +80,8 @@ class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
     """questions at once; another size may change a few responses by rounding, and is another run"""
     seed: int = 0
     """of sampling"""
+    lists: bool = False
+    """write OUT/lists as well: each question with all its responses and their scores, for best_of_n.py and mmalign score-rewards"""
     embed_images: bool = True
     """put the images into the Parquet files as bytes"""
     dtype: Dtype = "auto"

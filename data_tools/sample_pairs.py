@@ -48,6 +48,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.chunks import chunk_seed, run_chunks
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
+    from data_tools.sampled_lists import write_lists
     from data_tools.sampling import build_decoding, build_sampler, load_source, sample_chunk
     from data_tools.scoring import Parts, build_scorer
     from mmalign.data.shards import read_lines
@@ -71,6 +72,8 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     fault = scorer.fault(line for line in read_lines(chunks) if "reason" not in line)
     if fault is not None:
         raise UserError(fault)
+    if options.lists:
+        write_lists(options.out, [item.question for item in items], image_root=root)
 
     def pair(line: Mapping[str, Any]) -> Any:
         return _pair(items[line["index"]].question, line, options.scorer, scorer)

@@ -158,6 +158,7 @@ COMMANDS = {
     "data convert-chats": _data_tool("convert_chats", "ChatOptions", "a public instruction set to checked chats"),
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
     "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
+    "data best-of-n": _data_tool("best_of_n", "BestOptions", "what the best of n saved answers is worth; pairs and chats of the best"),
     "data search": _data_tool("search_pairs", "SearchOptions", "pairs of steps from a tree search over a model's own answers"),
     "data weaken": _data_tool("weaken_images", "WeakenOptions", "pairs from chats: rejected answers to weakened images"),
     "data inject-errors": _data_tool("inject_errors", "InjectOptions", "pairs from chats: a language model puts errors into answers"),
