@@ -19,10 +19,10 @@ BELOW = {
 }
 BELOW |= {
     room: {"engine", "models", "data", "losses", "options", "files"}
-    for room in ("methods", "classifier", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
+    for room in ("methods", "classifier", "denoisers", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
 }
 # A method is the trainer's to call.
-BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier")}
+BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier", "denoisers")}
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}
 # A reward reads answers as benchmarks do, and a method that samples asks it.
@@ -53,7 +53,7 @@ def test_files_stand_at_the_bottom() -> None:
     assert not imported_rooms(PACKAGE / "files.py")
 
 
-OPTIONAL = {"lmms_eval", "openai", "spacy", "nltk", "open_clip"}
+OPTIONAL = {"diffusers", "lmms_eval", "openai", "spacy", "nltk", "open_clip"}
 RUNS = [module for module in MODULES if module.parts[0] in ("runs", "options")]
 
 
