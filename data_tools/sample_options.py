@@ -45,7 +45,19 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
+class RejectedOptions:
+    """Which response is rejected."""
+
+    rejected: str = "worst"
+    """worst: that of the lowest score; did:beta=B: drawn among those below the best, with weight exp(-B h)"""
+    target: str | None = None
+    """did: h = log p under this model - log p under --model: folder or hub id"""
+    reward_scale: float | None = None
+    """did without --target: h = score / this"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions, RejectedOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})

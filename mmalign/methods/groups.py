@@ -17,6 +17,7 @@ from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.pair_objectives import SCORES
 from mmalign.losses.registry import Named
 from mmalign.losses.scores import Logps
+from mmalign.methods.held_answers import Held
 from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.policy import build_reference
 from mmalign.methods.preference import PreferenceMethod
@@ -34,7 +35,7 @@ class Answered(NamedTuple):
 
 
 class GroupLists(ListwiseMethod):
-    """Objectives over whole groups, held to the policy that sampled, which at one step per sample is the policy without gradient."""
+    """Objectives over whole groups, held to the policy that sampled."""
 
     def __init__(self, processor: Any, options: OnlineLossOptions) -> None:
         """Build the objectives.
@@ -64,8 +65,14 @@ class GroupLists(ListwiseMethod):
         return MethodOutput(output.loss_sum, {name: value for name, value in output.metrics.items() if name.startswith("loss/")})
 
     def compared_with(self, batch: Mapping[str, Any], policy: ResponseLogps, live: Logps | None) -> Logps | None:
-        """The policy that sampled."""
-        return None if self.cached is None else Logps(policy.sums.detach(), policy.token_logps.detach())
+        """The policy that sampled, which at the first step on its answers is the policy itself, without gradient."""
+        if self.cached is None:
+            return None
+        held: Held = batch["held"]
+        if held.old is None:
+            held.old = policy.token_logps.detach()
+        old = held.old.to(policy.token_logps)
+        return Logps(policy.scored.sums(old), old)
 
 
 class GroupPairs(PreferenceMethod):

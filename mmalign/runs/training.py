@@ -36,7 +36,7 @@ from mmalign.training.method import Method, Selection
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.router import build_router_losses
-from mmalign.training.sampler import BucketSampler
+from mmalign.training.sampler import BucketSampler, EpochSampler, PassSampler
 from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
@@ -92,7 +92,8 @@ def train_and_save(
     selection = select_rows(options, method, rows, record["data"], rejects)
     dataset = method.prepare(selection.dataset)
     tracking = build_tracking(options, options.out, record["options"], None if evaluation is None else evaluation.samples)
-    buckets = method.num_buckets
+    step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    sampler = build_sampler(method, len(dataset), step_rows=step_rows, seed=options.seed)
     checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
@@ -103,7 +104,7 @@ def train_and_save(
         router=router,
         callbacks=[*method.callbacks(checkpoint), ManifestCallback(), *tracking],
         optimizers=(build_optimizer(model, options), None),
-        sampler=None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed),
+        sampler=sampler,
         projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -122,6 +123,13 @@ def train_and_save(
         record |= {"selection": selection.counts} if selection.counts else {}
         save_run(options, trainer, processor, trainable, record, weights=weights)
     return TrainedRun(options.out, trainer.accelerator.unwrap_model(trainer.model).eval(), processor, trainer.state.log_history)
+
+
+def build_sampler(method: Method, num_rows: int, *, step_rows: int, seed: int) -> EpochSampler | None:
+    """Build the order of a method's rows where it is not simply shuffled; ``step_rows`` are those of a step over all processes."""
+    if method.passes > 1:
+        return PassSampler(num_rows, step_rows=step_rows, passes=method.passes, seed=seed)
+    return None if method.num_buckets is None else BucketSampler(num_rows, num_buckets=method.num_buckets, seed=seed)
 
 
 def claim_run(options: RunOptions, method: Method, record: dict[str, Any]) -> Dataset:
