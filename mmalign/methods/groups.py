@@ -8,9 +8,8 @@ from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, answer_type
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.generation import Generated
+from mmalign.engine.generation import Generated, with_answers
 from mmalign.engine.logps import ResponseLogps
-from mmalign.engine.prefix import joined
 from mmalign.errors import UserError
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.pair_kernel import PairObjective
@@ -128,20 +127,6 @@ def build_learner(options: OnlineOptions, model: nn.Module, processor: Any) -> L
         why = "is held to the policy that sampled" if lists else "compares with no reference"
         raise UserError(f"objective {', '.join(options.objective)} {why}; leave --reference and all that begins so out")
     return GroupLists(processor, options) if lists else GroupPairs(processor, options, reference=None)
-
-
-def with_answers(question: EncodedPrompt, answers: Sequence[Generated], *, token_type: int) -> EncodedPrompt:
-    """The question with answers behind it, token by token as they were sampled, all of them scored."""
-    prompt, ids = joined(question, 0), [answer.tokens for answer in answers]
-    return EncodedPrompt(
-        prefix_ids=prompt.prefix_ids,
-        responses=ids,
-        scored=[[True] * len(tokens) for tokens in ids],
-        token_types=prompt.token_types,
-        images=prompt.images,
-        num_images=prompt.num_images,
-        response_types=[{key: [token_type] * len(tokens) for key in prompt.token_types} for tokens in ids],
-    )
 
 
 def _collate(learner: Learner, groups: Sequence[Answered]) -> dict[str, Any]:

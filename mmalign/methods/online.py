@@ -12,10 +12,10 @@ from mmalign.data.encode import EncodedPrompt, answer_type, encode_questions, im
 from mmalign.data.rows import QuestionRow, read_question
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.choosing import Among, Sampling
-from mmalign.engine.generation import Generated
+from mmalign.engine.generation import Generated, with_answers
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.errors import UserError
-from mmalign.methods.groups import Answered, Learner, build_learner, with_answers
+from mmalign.methods.groups import Answered, Learner, build_learner
 from mmalign.methods.held_answers import Held, HeldAnswers, HeldAnswersCallback
 from mmalign.methods.policy import load_policy
 from mmalign.methods.sampling import PolicySampler, draw
