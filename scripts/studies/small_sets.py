@@ -26,7 +26,7 @@ from scripts.studies.small_sets_page import write_page
 from scripts.studies.study import main, run_missing, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs"
-NETWORK = {"channels": [16, 32, 64, 128], "stem_width": 8}
+NETWORK = {"channels": [16, 32, 64, 256], "stem_width": 8}
 REAL_IMAGES, SMOKE_IMAGES = 10_000, 120
 BATCH, TUNING_BATCH = 64, 32
 
@@ -59,7 +59,16 @@ def make_set(cell: Cell, options: argparse.Namespace, steps: Steps) -> Path:
     words = ["classifier", "distill-images", "--data", options.out / "images", "--cache", options.out / "cache", "--out", folder]
     words += ["--target", "tf_efficientnet_lite0", "--target-options", json.dumps(overlay), "--target-size", 32 if options.smoke else 96]
     words += ["--backbone", "resnet10t", "--backbone-options", json.dumps(NETWORK), "--image-size", 32, "--seed", cell.seed]
-    words += ["--num-images", number, "--steps", steps.distill if cell.arm.images == "distilled" else 0, "--batch-size", 128]
+    words += [
+        "--num-images",
+        number,
+        "--learning-rate",
+        "1e-2",
+        "--steps",
+        steps.distill if cell.arm.images == "distilled" else 0,
+        "--batch-size",
+        128,
+    ]
     words += ["--online-steps", steps.online]
     run_mmalign(words, options.out / "logs" / f"{folder.name}.txt")
     return folder

@@ -67,7 +67,7 @@ class Steps(NamedTuple):
 
 def count_steps(*, smoke: bool) -> Steps:
     """Count the steps; the quick form has fewer seeds, not fewer steps."""
-    return Steps(2, 1, 2, 2) if smoke else Steps(1000, 100, 300, 300)
+    return Steps(2, 1, 2, 2) if smoke else Steps(300, 60, 200, 200)
 
 
 def list_cells(*, quick: bool, smoke: bool) -> list[Cell]:
