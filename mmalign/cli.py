@@ -73,6 +73,11 @@ COMMANDS = {
         "fit_head:run",
         "a head in closed form on frozen features: a kernel or ridge",
     ),
+    "classifier distill-images": Command(
+        "distill_images:DistillImagesOptions",
+        "distill_images:run",
+        "a small synthetic set to pre-train a backbone on (KRR-ST)",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
         "classifier:run_evaluate",
