@@ -366,7 +366,9 @@ def janus() -> Built:
     torch.manual_seed(0)
     model = scaled(hf.JanusForConditionalGeneration(config))
     begin = tokenizer.convert_tokens_to_ids(tokens["boi_token"])
-    model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2, generation_kwargs={"boi_token_id": begin})
+    model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)
+    # Stock image generation reads it; transformers saves it and does not load it again.
+    model.generation_config.generation_kwargs = {"boi_token_id": begin}
     return model, processor
 
 

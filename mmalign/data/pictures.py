@@ -104,6 +104,11 @@ def encode_caption(processor: Any, caption: str) -> list[int]:
     return ids
 
 
+def kept_without_caption(processor: Any) -> list[int]:
+    """The words that are left of a prompt without a caption, in whose place padding stands: its begin, and the begin of the picture."""
+    return [processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids(processor.image_start_token)]
+
+
 def encode_pictures(
     processor: Any, caption: str, codes: Sequence[Sequence[int]], *, first: int, max_length: int | None = None
 ) -> EncodedPrompt:

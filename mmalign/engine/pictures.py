@@ -4,9 +4,10 @@ The engine asks a model how it draws (``models/picture_tokens.py``) and nothing 
 caches are those of words.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -25,8 +26,13 @@ def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Itera
         codes = pictures.embed(ids[drawn] - pictures.first)
         return embedded.masked_scatter(drawn[..., None], codes.to(embedded.dtype))
 
-    words.forward = forward  # type: ignore[method-assign]
+    words.forward = forward
     try:
         yield
     finally:
         del words.forward
+
+
+def without_caption(ids: Tensor, *, kept: Sequence[int], pad_token_id: int) -> Tensor:
+    """Put padding in place of all words but the ``kept`` ones, as stock Janus does for the half of guidance that knows no caption."""
+    return torch.where(torch.isin(ids, torch.tensor(kept, device=ids.device)), ids, pad_token_id)

@@ -94,7 +94,8 @@ class JanusPictures:
         transformers' ``vqmodel.encode`` compares lengths too, which its ``decode`` drops: its codes are others wherever a code's length
         is not 1.
         """
-        vq = self._inner.vqmodel
+        # Before training begins, the pixels may be on an accelerator and the model not yet.
+        vq = self._inner.vqmodel.to(pixels.device)
         latent = vq.quant_conv(vq.encoder(pixels.to(vq.dtype)))
         similarity = F.normalize(latent.float(), dim=1).flatten(2).mT @ F.normalize(vq.quantize.embedding.weight.float(), dim=-1).T
         return similarity.argmax(-1)
@@ -137,4 +138,4 @@ def find_picture_tokens(model: PreTrainedModel) -> PictureTokens:
     if family is None:
         known = ", ".join(kind.__name__ for kind in _FAMILIES)
         raise UserError(f"{type(model).__name__} draws no pictures as tokens that are known here; expected one of {known}")
-    return family(model)  # type: ignore[arg-type]
+    return family(model)
