@@ -53,6 +53,14 @@ COMMANDS = {
         "turn a dense model into a mixture of experts that computes the same",
     ),
     **{f"train {name}": Command(f"methods:{entry.options.__name__}", "training:run", entry.summary) for name, entry in METHODS.items()},
+    "train denoiser": Command(
+        "denoisers:TrainDenoiserOptions", "denoisers:run", "train a text-to-image pipeline on pictures with captions"
+    ),
+    "train image-preference": Command(
+        "denoisers:ImagePreferenceOptions",
+        "denoisers:run",
+        "DPO and its family on pairs or lists of pictures, for text-to-image pipelines",
+    ),
     "merge": Command(
         "models:MergeOptions",
         "merge:run",

@@ -3,13 +3,12 @@
 Shape legend: B = images, ... = channels, height and width.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Target = Literal["epsilon", "sample", "v_prediction", "k"]
-"""As diffusers names them in ``prediction_type``; k is not one of diffusers' own."""
+from mmalign.options.denoisers import Target
 
 
 class Levels(NamedTuple):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +40,9 @@ from mmalign.training.sampler import BucketSampler, EpochSampler, PassSampler
 from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
+Save = Callable[[MethodTrainer, ParameterCounts, dict[str, Any]], None]
+"""From the trainer after training, the counts of before and the record."""
+
 
 class TrainedRun(NamedTuple):
     """A trained model, its processor, the log of its training, and the folder that holds them."""
@@ -66,6 +69,8 @@ def train_and_save(
     model: nn.Module,
     processor: Any,
     method: Method,
+    *,
+    save: Save | None = None,
 ) -> TrainedRun:
     """Check the data, train or resume training, and save the model with its card.
 
@@ -74,6 +79,7 @@ def train_and_save(
         model: What trains.
         processor: Saved beside it.
         method: How it is trained.
+        save: What writes the model and its card, where it is not a checkpoint of transformers.
 
     Raises:
         ValueError: If the data can't be used, ``out`` holds another run, or sharding does not go with the options.
@@ -121,7 +127,10 @@ def train_and_save(
     if trainer.is_world_process_zero():
         record |= {"num_rows": len(rows), "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
-        save_run(options, trainer, processor, trainable, record, weights=weights)
+        if save is None:
+            save_run(options, trainer, processor, trainable, record, weights=weights)
+        else:
+            save(trainer, trainable, record)
     return TrainedRun(options.out, trainer.accelerator.unwrap_model(trainer.model).eval(), processor, trainer.state.log_history)
 
 
@@ -218,11 +227,16 @@ def save_run(
     except SafetensorError as error:
         raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
     processor.save_pretrained(options.out)
+    finish_record(options, trainer, parameters, record)
+    write_card(options.out)
+    print(f"saved in {options.out}")
+
+
+def finish_record(options: RunOptions, trainer: MethodTrainer, parameters: ParameterCounts, record: dict[str, Any]) -> None:
+    """Write the log, and the record with what is known of a run at its end."""
     open_to_readers(options.out)
     record["parameters"] = dataclasses.asdict(parameters)
     record["steps"] = trainer.state.global_step
     record["batch"] = options.batch_size * options.gradient_accumulation_steps * trainer.accelerator.num_processes
     write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
     write_record(options.out, record)
-    write_card(options.out)
-    print(f"saved in {options.out}")

@@ -9,7 +9,6 @@ from torch import Tensor
 from mmalign.denoisers.inversion import Grid, build_grid, invert, inverted_noise
 from mmalign.denoisers.schedule import (
     Levels,
-    Target,
     add_noise,
     best_share,
     implied_image,
@@ -18,6 +17,7 @@ from mmalign.denoisers.schedule import (
     make_target,
     velocity_scale,
 )
+from mmalign.options.denoisers import Target
 
 F64 = torch.float64
 
