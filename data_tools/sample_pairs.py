@@ -11,13 +11,14 @@ SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, imag
 truth compares named objects with those there; answers gives 1 to a response that is the answer, letter case and marks around it aside, and
 0 to others; mllm asks a multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by
 the reference; reward asks a reward model (mmalign train reward), the --labeler; questions has the model itself answer questions that test
-the responses, while it sees the image. Don't align on images that you measure on: for the embedded world, build a second one with another
-seed.
+the responses, while it sees the image; rubric has a judge that sees the image compare every two responses. Don't align on images that you
+measure on: for the embedded world, build a second one with another seed.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.
 
-Cost: --samples responses per question, and with mllm a short answer to each of their sentences; with questions one to each question.
+Cost: --samples responses per question, and with mllm a short answer to each of their sentences; with questions one to each question;
+with rubric two long replies to every two responses.
 """
 
 import math
@@ -31,7 +32,7 @@ from typing import Any
 from data_tools.did import read_rejected
 from data_tools.language_models import describe_language_model, load_language_model
 from data_tools.program import run_program
-from data_tools.sample_options import LOOKING, QuestionOptions, SampleOptions
+from data_tools.sample_options import LOOKING, QuestionOptions, RubricOptions, SampleOptions
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 
@@ -51,6 +52,7 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
     from data_tools.rejected import draw_rejected
+    from data_tools.sampled_lists import write_lists
     from data_tools.sampling import build_decoding, build_sampler, load_source, sample_chunk
     from data_tools.scoring import Parts, build_scorer
     from mmalign.data.shards import read_lines
@@ -74,9 +76,13 @@ def build(options: SampleOptions, judge: Any = None) -> None:
 
     settings = _settings(options, judge, files)
     chunks = run_chunks(len(items), work, out=options.out, fingerprint=settings, size=options.batch_size, label="sampling")
-    fault = scorer.fault(line for line in read_lines(chunks) if "reason" not in line)
+    fault, told = (look(line for line in read_lines(chunks) if "reason" not in line) for look in (scorer.fault, scorer.tell))
+    if told is not None:
+        print(told)
     if fault is not None:
         raise UserError(fault)
+    if options.lists:
+        write_lists(options.out, [item.question for item in items], image_root=root)
 
     def pair(line: Mapping[str, Any]) -> Any:
         return _pair(items[line["index"]].question, line, options.scorer, scorer)
@@ -92,9 +98,10 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--search beam is of a local model; an endpoint draws its responses: leave one of the two out")
     if options.labeler is not None and options.scorer not in LOOKING:
         raise UserError(f"--labeler is of --scorer {', '.join(LOOKING)}; leave it out with --scorer {options.scorer}")
-    changed = [one.name for one in fields(QuestionOptions) if getattr(options, one.name) != one.default]
-    if changed and options.scorer != "questions":
-        raise UserError(f"--{changed[0].replace('_', '-')} is of --scorer questions; leave it out with --scorer {options.scorer}")
+    for own, scorer in ((QuestionOptions, "questions"), (RubricOptions, "rubric")):
+        changed = [one.name for one in fields(own) if getattr(options, one.name) != one.default]
+        if changed and options.scorer != scorer:
+            raise UserError(f"--{changed[0].replace('_', '-')} is of --scorer {scorer}; leave it out with --scorer {options.scorer}")
     _check_rejected(options)
 
 
@@ -147,6 +154,9 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
         settings |= {"questions": options.questions, "num_questions": options.num_questions}
         given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]
         settings |= {"question_files": {path.name: hash_file(path) for path in given if path is not None}}
+    if options.scorer == "rubric":
+        named = ("rubric_reading", "rubric_length", "url", "llm_name", "llm_decoding")
+        settings |= {name: getattr(options, name) for name in named}
     return settings | ({} if options.endpoint is None else {"endpoint_decoding": options.endpoint_decoding})
 
 
