@@ -41,7 +41,7 @@ SCORED, SOURCE = "scored.parquet", "rubric"
 class Asked(NamedTuple):
     """A pair in one order, as a judge is asked about it."""
 
-    index: int
+    row: int
     side: int
     prompt: str
     shown: tuple[str, str]
@@ -68,7 +68,7 @@ class TraceCollector:
                 rejected.append({"index": index, "reason": str(error)})
         replies = self._reply(asked) if asked else []
         lines = [
-            {"index": one.index, "side": one.side, "prompt": one.prompt, "responses": own} for one, own in zip(asked, replies, strict=True)
+            {"index": one.row, "side": one.side, "prompt": one.prompt, "responses": own} for one, own in zip(asked, replies, strict=True)
         ]
         return sorted([*lines, *rejected], key=itemgetter("index"))
 
@@ -83,11 +83,11 @@ class TraceCollector:
 
     def _reply(self, asked: Sequence[Asked]) -> list[list[str]]:
         if self._options.teacher == "world":
-            return [[write_trace(self._dataset[one.index], *one.shown)] for one in asked]
+            return [[write_trace(self._dataset[one.row], *one.shown)] for one in asked]
         if self._sampler is None:
             load: Callable[[str], tuple[Any, Any]] = partial(load_on_accelerator, dtype=self._options.dtype)
             self._sampler = build_sampler(self._options, self._decoding, load)
-        seeds = [chunk_seed(self._options.seed, 2 * one.index + SIDES.index(one.side)) for one in asked]
+        seeds = [chunk_seed(self._options.seed, 2 * one.row + SIDES.index(one.side)) for one in asked]
         return self._sampler([one.prompt for one in asked], [one.pair.images[0] for one in asked], seeds=seeds)
 
 
