@@ -172,6 +172,7 @@ COMMANDS = {
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
     "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
     "data best-of-n": _data_tool("best_of_n", "BestOptions", "what the best of n saved answers is worth; pairs and chats of the best"),
+    "data collect-traces": _data_tool("collect_traces", "TraceOptions", "a judge's rubrics for known pairs, to train a rubric judge on"),
     "data search": _data_tool("search_pairs", "SearchOptions", "pairs of steps from a tree search over a model's own answers"),
     "data weaken": _data_tool("weaken_images", "WeakenOptions", "pairs from chats: rejected answers to weakened images"),
     "data inject-errors": _data_tool("inject_errors", "InjectOptions", "pairs from chats: a language model puts errors into answers"),

@@ -18,6 +18,7 @@ def test_all_programs_are_known() -> None:
     assert PROGRAMS == [
         "best_of_n",
         "coco_objects",
+        "collect_traces",
         "convert_chats",
         "convert_pairs",
         "inject_errors",
