@@ -73,6 +73,11 @@ COMMANDS = {
         "fit_head:run",
         "a head in closed form on frozen features: a kernel or ridge",
     ),
+    "classifier discover-classes": Command(
+        "discover:DiscoverClassesOptions",
+        "discover_classes:run",
+        "classes from the domains of unlabelled images, as a teacher",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
         "classifier:run_evaluate",

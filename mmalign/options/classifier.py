@@ -20,13 +20,15 @@ ExportFormat = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
+class LabelOptions(Options):
     """Images, and which of them have labels."""
 
     data: Path
     """images with classes: parquet, save_to_disk, class folders, a CoOp split file; --set: their root"""
     set: SetName | None = None
     """one of CoOp's ten fine-grained sets below --data"""
+    label_column: str | None = None
+    """parquet, save_to_disk: the column of classes; the first ClassLabel if not given"""
     shots: int | None = None
     """labelled images per class"""
     label_share: float | None = None
@@ -35,16 +37,22 @@ class ImageOptions(Options):
     """labelled and unlabelled images by id, as OUT/split.json holds them"""
     split_seed: int = 1
     """seed of the draw of labelled images"""
-    validation_data: Path | None = None
-    """images to tune the mixing on; with --set its own are used"""
     validation_share: float = 0.0
     """share of the training images held out to tune the mixing on"""
-    test_data: Path | None = None
-    """images for the report at the end; with --set its own are used"""
     cache: Path | None = None
     """folder of decoded images and teacher logits; OUT/cache if not given"""
     max_reject_share: float = 0.05
     """stop if more than this share of images is broken"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(LabelOptions):
+    """Other images, and what classes are called."""
+
+    validation_data: Path | None = None
+    """images to tune the mixing on; with --set its own are used"""
+    test_data: Path | None = None
+    """images for the report at the end; with --set its own are used"""
     class_names: Path | None = None
     """what prompts call the classes: JSON, CSV or lines 'n01440764 tench'; their own names if not given"""
 
@@ -204,6 +212,8 @@ class ScoredImages(Options):
     """images with classes, as classifier train takes them"""
     set: SetName | None = None
     """one of CoOp's ten sets below --data"""
+    label_column: str | None = None
+    """parquet, save_to_disk: the column of classes; the first ClassLabel if not given"""
     split: Split
     """which part of the data"""
     cache: Path = Path("runs/images")

@@ -261,7 +261,7 @@ def run_tune(options: TuneMixingOptions) -> None:
 
 def load_scored(options: ScoredImages) -> LabeledImages:
     """Read the images and their own classes; nothing is decoded yet."""
-    return load_labeled_images(options.data, split=options.split, name=options.set)
+    return load_labeled_images(options.data, split=options.split, name=options.set, column=options.label_column)
 
 
 def decode_scored(options: ScoredImages, data: LabeledImages, model: DualHead) -> CachedImages:
