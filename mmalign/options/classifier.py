@@ -14,7 +14,7 @@ SetName = Literal[
 Split = Literal["train", "validation", "test"]
 Library = Literal["timm", "transformers"]
 HeadKind = Literal["linear", "mlp", "cosine"]
-Form = Literal["dual-head", "single-head", "pcgrad", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+Form = Literal["dual-head", "single-head", "pcgrad", "sskd", "dhkd", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
 ExportFormat = Literal["torch", "onnx"]
 
@@ -139,7 +139,7 @@ class ObjectiveOptions(ViewOptions):
     """Loss: w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones), each a mean over images."""
 
     form: Form = "dual-head"
-    """dual-head, or a baseline with one head"""
+    """dual-head, or a baseline; of sskd's and dhkd's two heads the CE head alone is used"""
     label_weight: float = 0.5
     """w in w CE + (1 - w) KD; the paper's lambda"""
     labeled_kd_weight: float = 1.0
@@ -175,6 +175,11 @@ class ObjectiveOptions(ViewOptions):
     def needs_teacher(self) -> bool:
         """Whether the form learns from a teacher."""
         return self.form not in ("ce-only", "fixmatch")
+
+    @property
+    def has_two_heads(self) -> bool:
+        """Whether labels and teacher have a head each."""
+        return self.form in ("dual-head", "sskd", "dhkd")
 
 
 @dataclass(frozen=True, kw_only=True)
