@@ -46,6 +46,12 @@ def assign_cells(probabilities: Array, *, num_cells: int, seed: int) -> Indices:
     return kmeans2(probabilities, num_cells, iter=_LLOYD_STEPS, minit="++", missing="warn", rng=seed)[1].astype(np.int64)
 
 
+def balance_domains(probabilities: Array, numbers: Indices) -> Array:
+    """p(domain | x) (N, D) as if every domain were equally frequent, of a classifier that saw so many images of each, (D,)."""
+    found = probabilities / numbers.clip(min=1)
+    return found / found.sum(1, keepdims=True)
+
+
 def count_cells(cells: Indices, domains: Indices, *, num_domains: int) -> tuple[Array, Indices]:
     """Count images by cell and domain: X (M, D) with columns that sum to 1, without empty cells, and the images of each cell (M,)."""
     counts = np.zeros((cells.max() + 1, num_domains))

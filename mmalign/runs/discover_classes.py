@@ -13,6 +13,7 @@ from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.label_shift import (
     Array,
     assign_cells,
+    balance_domains,
     class_probabilities,
     count_cells,
     factorise,
@@ -26,7 +27,7 @@ from mmalign.classifier.splits import Indices, LabelSplit
 from mmalign.classifier.training_images import SPLIT_FILE, check_label_choice, choose_split
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.files import write_whole
+from mmalign.files import read_json, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.discover import DiscoverClassesOptions
 from mmalign.runs.classifier_teacher import hash_source
@@ -81,11 +82,16 @@ def check_numbers(options: DiscoverClassesOptions, *, classes: int, domains: int
 
 
 def look_at_domains(model: DualHead, images: CachedImages, options: DiscoverClassesOptions) -> Array:
-    """p(domain | x) of every image, (N, D), as the classifier mixes its heads."""
+    """p(domain | x) of every image, (N, D), as the classifier mixes its heads, with equally frequent domains."""
     model = model.to(best_device())
     ce_logits, kd_logits = compute_logits(model, images, batch_size=options.batch_size)
     one_head = model.kd_head is None
-    return (ce_logits.softmax(-1) if one_head else model.settings.mixing.mix(ce_logits, kd_logits)).double().numpy()
+    found = (ce_logits.softmax(-1) if one_head else model.settings.mixing.mix(ce_logits, kd_logits)).double().numpy()
+    split = options.model / SPLIT_FILE
+    if not split.is_file():
+        return found
+    trained = np.isin(images.ids, read_json(split)["labeled"])
+    return balance_domains(found, np.bincount(images.labels[trained], minlength=found.shape[1]))
 
 
 def discover(

@@ -8,6 +8,7 @@ import pytest
 from mmalign.classifier.label_shift import (
     Mixture,
     assign_cells,
+    balance_domains,
     class_probabilities,
     count_cells,
     domain_by_class,
@@ -71,6 +72,13 @@ def test_small_cells_are_no_start() -> None:
     one, other = (factorise(seen / seen.sum(0), 2, sizes=each) for each in (sizes, None))
     assert min(np.abs(one.shares - SHARES).max(), np.abs(one.shares[::-1] - SHARES).max()) < 0.05
     assert min(np.abs(other.shares - SHARES).max(), np.abs(other.shares[::-1] - SHARES).max()) > 0.1
+
+
+def test_domains_count_equally() -> None:
+    """Three to one by the classifier's prior alone is even; a domain that it never saw stays as it is."""
+    found = balance_domains(np.array([[0.75, 0.25], [0.5, 0.5]]), np.array([300, 100]))
+    assert found == pytest.approx(np.array([[0.5, 0.5], [0.25, 0.75]]))
+    assert balance_domains(np.array([[0.6, 0.4]]), np.array([0, 0])) == pytest.approx(np.array([[0.6, 0.4]]))
 
 
 def test_counts_by_cell_and_domain() -> None:
