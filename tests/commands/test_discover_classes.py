@@ -1,6 +1,7 @@
 """``mmalign classifier discover-classes`` from images of three domains to a student that distils what was found; what it refuses."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from PIL import Image
 from mmalign.classifier.class_logits import load_class_logits
 from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.cli import main
+from tests.survival.child import kill, run_command, start_command, wait
 from tests.tiny_classifiers import CLASSES
 
 BACKBONE = ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
@@ -83,6 +85,22 @@ def test_same_command_writes_the_same_bytes(found: Path, domains: Path, photos: 
     assert {path.name: path.read_bytes() for path in found.iterdir() if path.is_file()} == before
     assert discover(domains, photos, found, "--shots", "2", "--num-cells", "9") == 2
     assert "holds another run: its num_cells is None, not 9" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_killed_it_resumes_to_the_same_bytes(found: Path, domains: Path, photos: Path, tmp_path: Path) -> None:
+    """Killed as soon as the folder is claimed."""
+    out, log = tmp_path / "out", tmp_path / "log"
+    run = ["classifier", "discover-classes", str(domains), "--data", str(photos), "--domain-column", "domain", "--shots", "2"]
+    process = start_command([*run, "--out", str(out)], log=log)
+    while not (out / "mmalign_run.json").is_file() and process.is_alive():
+        time.sleep(0.01)
+    kill(process)
+    assert wait(process) < 0
+    assert not (out / "discovered.json").exists()
+    assert run_command([*run, "--out", str(out)], log=log) == 0, log.read_text()
+    for name in ("teacher.safetensors", "discovered.json", "split.json"):
+        assert (out / name).read_bytes() == (found / name).read_bytes()
 
 
 def test_a_student_distils_them(found: Path, photos: Path, tmp_path: Path) -> None:
