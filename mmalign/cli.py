@@ -86,6 +86,11 @@ COMMANDS = {
         "distill_images:run",
         "a small synthetic set to pre-train a backbone on (KRR-ST)",
     ),
+    "classifier discover-classes": Command(
+        "discover:DiscoverClassesOptions",
+        "discover_classes:run",
+        "classes from the domains of unlabelled images, as a teacher",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
         "classifier:run_evaluate",
