@@ -101,6 +101,11 @@ COMMANDS = {
         "show:run",
         "a page of rows as a model sees them: images, tokens, what counts",
     ),
+    "sample-images": Command(
+        "denoisers:SampleImagesOptions",
+        "sample_images:run",
+        "pictures of captions from a text-to-image pipeline",
+    ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",
         "difficulty:run_score",
