@@ -111,6 +111,11 @@ COMMANDS = {
         "show:run",
         "a page of rows as a model sees them: images, tokens, what counts",
     ),
+    "sample-denoiser": Command(
+        "denoisers:SampleDenoiserOptions",
+        "sample_denoiser:run",
+        "pictures of captions from a text-to-image pipeline",
+    ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",
         "difficulty:run_score",

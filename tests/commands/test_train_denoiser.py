@@ -12,6 +12,11 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import load_file
 
 from mmalign.cli import main
+from mmalign.data.datasets import load_rows
+from mmalign.data.images import load_image
+from mmalign.denoisers.draws import make_seed
+from mmalign.denoisers.pipeline import TextToImage
+from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
     build_latent_pipeline,
@@ -176,3 +181,53 @@ def test_without_diffusers_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert main(words(pipelines / "latent", pairs, tmp_path / "out")) == 2
     assert "pip install 'mmalign[image]'" in capsys.readouterr().err
+
+
+def test_samples_resume_to_the_same_bytes_and_are_diffusers_own(pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = save_pictures(tmp_path / "rows.parquet", single_rows(5))
+    monkeypatch.setattr("mmalign.runs.sample_denoiser.SHARD_ROWS", 2)
+
+    def command(out: Path, *more: str) -> list[str]:
+        settings = ["--num-samples", "2", "--sampling-steps", "3", "--guidance", "2"]
+        return ["sample-denoiser", str(data), "--model", str(pipelines / "latent"), "--out", str(out), *settings, *more]
+
+    assert main(command(tmp_path / "whole")) == 0
+    assert main(command(tmp_path / "parts", "--shard", "2/2")) == 0
+    assert not (tmp_path / "parts" / "samples.parquet").exists()
+    assert main(command(tmp_path / "parts")) == 0
+    files = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+    rows = load_rows(tmp_path / "whole" / "samples.parquet")
+    assert [len(images) for images in rows["images"]] == [2] * 5
+    pipeline = DiffusionPipeline.from_pretrained(pipelines / "latent")
+    captions = [row["caption"] for row in single_rows(2) for _ in range(2)]
+    generators = [torch.Generator().manual_seed(make_seed(0, row, number)) for row in range(2) for number in range(2)]
+    stock = pipeline(captions, num_inference_steps=3, guidance_scale=2.0, output_type="np", generator=generators).images
+    drawn = np.stack([np.asarray(load_image(picture)) for images in rows["images"][:2] for picture in images])
+    assert np.abs(drawn / 255 - stock).max() <= 0.5 / 255 + 1e-4
+    assert main(command(tmp_path / "whole", "--guidance", "3")) == 2
+
+
+def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:
+    """What DDO trains on: the data's picture, and one that the pipeline made; in pixels, of a target that diffusers lacks."""
+    data = save_pictures(tmp_path / "rows.parquet", single_rows(3))
+    assert main(words(pipelines / "pixel", data, tmp_path / "k", "--target", "k", method="denoiser", steps=1)) == 0
+    command = ["sample-denoiser", str(data), "--model", str(tmp_path / "k"), "--out", str(tmp_path / "samples"), "--sampling-steps", "3"]
+    assert main([*command, "--pairs"]) == 0
+    rows = load_rows(tmp_path / "samples" / "samples.parquet")
+    assert [np.asarray(load_image(image)).shape for image in rows["image_rejected"]] == [(8, 8, 3)] * 3
+    assert all(np.array_equal(load_image(image), row["image"]) for image, row in zip(rows["image_chosen"], single_rows(3), strict=True))
+    trained = words(pipelines / "pixel", tmp_path / "samples" / "samples.parquet", tmp_path / "ddo", "--objective", "ddo", "--beta", "10")
+    assert main(trained) == 0
+
+
+def test_a_learned_target_samples_as_its_fixed_one() -> None:
+    """At k = 1 the network's output is the image itself: diffusers' own prediction_type sample."""
+    learned, fixed = (TextToImage(build_pixel_pipeline()) for _ in range(2))
+    learned.pipeline.scheduler.register_to_config(prediction_type="k", target_share=1.0)
+    fixed.pipeline.scheduler.register_to_config(prediction_type="sample")
+    for source in (learned, fixed):
+        source.pipeline.set_progress_bar_config(disable=True)
+    drawn = [sample_pictures(source, ["a red dog"] * 2, [1, 2], steps=4, guidance=2.0, side=8) for source in (learned, fixed)]
+    assert all(np.array_equal(one, other) for one, other in zip(*drawn, strict=True))
+    assert learned.pipeline.scheduler.config.prediction_type == "k"
