@@ -110,7 +110,7 @@ class DualHeadMethod(Method):
         else:
             assert output.teacher_features is not None
             assert features is not None
-            each = feature_distance(output.teacher_features, features)
+            each = feature_distance(output.teacher_features, features, kind=objective.feature_loss)
         labeled, unlabeled = each[:rows], each[rows:]
         metrics |= {"loss/kd_labeled": _sum(labeled), "loss/kd_unlabeled": _sum(unlabeled)}
         # A row's M unlabelled images count as their mean.
