@@ -27,7 +27,7 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
     model = build_classifier(
         options,
         classes,
-        heads="dual" if options.form == "dual-head" else "single",
+        heads="dual" if options.has_two_heads else "single",
         ce_head=options.ce_head,
         kd_head=options.kd_head,
         teacher_feature_size=teacher_feature_size,
@@ -77,7 +77,9 @@ def stored_side(options: ClassifierRunOptions) -> int:
 
 
 def published_mixing(options: TrainClassifierOptions) -> Mixing:
-    """The paper's mixing for such a teacher and so many labels."""
+    """The paper's mixing for such a teacher and so many labels; of its rivals with two heads the CE head alone."""
+    if options.form in ("sskd", "dhkd"):
+        return Mixing(ce_head_weight=1.0, kd_head_temperature=1.0, source=f"{options.form} uses the CE head alone")
     if options.teacher_kind == "few-shot":
         return PUBLISHED_MIXING["few-shot"]
     return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]

@@ -177,7 +177,7 @@ def tune_and_score(options: TrainClassifierOptions, model: DualHead, images: Run
     for name, (found, index) in images.scored.items():
         logits, labels = compute_logits(model, found, index), torch.from_numpy(found.labels[index])
         published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=published_mixing(options))["mixed"]
-        if name == "validation" and model.kd_head is not None:
+        if name == "validation" and options.form == "dual-head":
             report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
         beside = teacher.score_images(found, index, trained=found is images.train, device=device)
         report[name] = score_classifier(model, logits, labels, teacher=beside)
@@ -263,7 +263,7 @@ def run_tune(options: TuneMixingOptions) -> None:
 
 def load_scored(options: ScoredImages) -> LabeledImages:
     """Read the images and their own classes; nothing is decoded yet."""
-    return load_labeled_images(options.data, split=options.split, name=options.set)
+    return load_labeled_images(options.data, split=options.split, name=options.set, column=options.label_column)
 
 
 def decode_scored(options: ScoredImages, data: LabeledImages, model: DualHead) -> CachedImages:

@@ -179,6 +179,7 @@ CASES = {
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
     "train online": Case(train("online", "--objective", "grpo", "--temperature", "0.7"), read_run),
+    "train online, two passes": Case(train("online", "--objective", "disco:score=ratio", "--correct", "5", "--passes", "2"), read_run),
     "train online, pairs and an adapter": Case(train("online", "--objective", "dno", "--win-rates", "--lora-rank", "4"), read_run),
     "classifier train": Case(train_classifier, read_classifier),
     "classifier distill-images": Case(distill_images, read_set),
