@@ -23,8 +23,8 @@ from scripts.studies.world import BATCH, make_held_out, make_sft, measure, objec
 
 SEEDS, SEARCH_SEED, HELD_OUT_SEED = (1, 2, 3), 100, 9_003
 NUM_ROWS, NUM_HELD_OUT = 2400, 300
-STEPS, QUICK_STEPS, SMOKE_STEPS = 150, 60, 3
-RATES = ("3e-5", "1e-4", "3e-4")
+STEPS, QUICK_STEPS, SMOKE_STEPS = 100, 60, 3
+RATES = ("1e-4", "3e-4")
 SFT = "sft"
 
 
