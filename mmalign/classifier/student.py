@@ -9,7 +9,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.classifier.backbone import load_backbone, read_tower_config
+from mmalign.classifier.backbone import load_backbone, load_weights, read_tower_config
 from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead, DualHeadConfig, Mixing, Preprocessing
 from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
 from mmalign.errors import UserError
@@ -65,7 +65,9 @@ def build_classifier(options: ClassifierRunOptions, classes: Sequence[str], **he
     model = DualHead(config)
     mean, std = _find_statistics(model)
     model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
-    if options.pretrained:
+    if options.backbone_weights is not None:
+        load_weights(model.backbone, options.backbone_weights)
+    elif options.pretrained:
         load_pretrained_backbone(model, options.backbone)
     return model
 

@@ -69,10 +69,19 @@ class BackboneOptions(Options):
     """timm's keywords: '{drop_path_rate: 0.1}'"""
     pretrained: bool = True
     """start from published weights"""
+    backbone_weights: Path | None = None
+    """timm: safetensors file of the backbone's weights, such as DINO's ResNet-50, instead of the published ones"""
     image_size: int = 224
     """side of the network's input"""
     resize_size: int | None = None
     """side of the stored squares; 8/7 of the image size if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that have no place."""
+        super().__post_init__()
+        if self.backbone_weights is not None and (self.library != "timm" or not self.pretrained):
+            what = "--library transformers: name the folder as --backbone" if self.library != "timm" else "--no-pretrained"
+            raise UserError(f"backbone_weights is {self.backbone_weights}, and they have no place with {what}; leave one of the two out")
 
 
 @dataclass(frozen=True, kw_only=True)

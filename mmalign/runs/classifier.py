@@ -134,7 +134,8 @@ def describe_classifier_run(options: ClassifierRunOptions, data: LabeledImages, 
     """Record what the run is made of: options, and the content of training images, tables and the teacher's files."""
     # A cache inside OUT is begun once OUT is claimed.
     hashes = {"train": data.fingerprint(options.cache_folder if options.cache_folder.is_dir() else None)}
-    hashes |= {str(path): hash_file(path) for path in (options.split_file, options.class_names) if path is not None}
+    files = (options.split_file, options.class_names, options.backbone_weights)
+    hashes |= {str(path): hash_file(path) for path in files if path is not None}
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
         hashes["teacher"] = hash_source(options.teacher)
     return build_record(options, method=method, data=hashes)
