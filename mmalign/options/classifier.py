@@ -251,6 +251,10 @@ class EvaluateClassifierOptions(ScoredImages):
     """file of the teacher's logits, to be scored beside the heads"""
     class_map: Path | None = None
     """JSON, CSV or lines 'theirs ours': what the classifier calls the data's classes, where those are some of its own (ImageNet-R, -A)"""
+    shifted_data: list[Path] = field(default_factory=list)
+    """other sets of the same classes (ImageNet-V2, -Sketch, -R, -A), each scored among the classes that it has"""
+    foreign_data: list[Path] = field(default_factory=list)
+    """sets of none of the classes: AUROC and FPR at 95% of telling them by the largest probability"""
     out: Path | None = None
     """JSON file of the result"""
 
