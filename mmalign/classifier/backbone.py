@@ -10,6 +10,7 @@ from typing import Any
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
@@ -18,6 +19,10 @@ from mmalign.models.load import check_folder, named_errors
 from mmalign.options.classifier import Library
 
 _TOWERS: dict[str, Any] = {"clip_vision_model": CLIPVisionModelWithProjection, "siglip_vision_model": SiglipVisionModel}
+
+
+Statistic = tuple[float, float, float]
+"""Of red, green and blue."""
 
 
 class Tower(nn.Module):
@@ -145,6 +150,16 @@ def find_feature_width(backbone: nn.Module, image_size: int) -> int:
     if features.ndim != 2:
         raise UserError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector per image")
     return features.shape[1]
+
+
+def find_statistics(library: Library, architecture: str, backbone: nn.Module) -> tuple[Statistic, Statistic]:
+    """Find mean and deviation of the pixels that a backbone's published weights were trained with."""
+    if library == "timm":
+        settings = resolve_model_data_config(backbone)
+        return tuple(settings["mean"]), tuple(settings["std"])
+    if architecture == "siglip_vision_model":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def _tower_config(architecture: str, values: Mapping[str, Any]) -> Any:

@@ -141,7 +141,7 @@ class DualHeadMethod(Method):
         if objective.form == "feature-kd":
             assert output.teacher_features is not None
             assert features is not None
-            return feature_distance(output.teacher_features, features)
+            return feature_distance(output.teacher_features, features, kind=objective.feature_loss)
         if objective.form == "dhkd":
             return binary_kl(output.kd_logits, logits, temperature=objective.temperature)
         student = output.kd_logits

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from mmalign.errors import UserError
 from mmalign.losses.scores import at_least_float32
+from mmalign.options.classifier import FeatureLoss
 
 IGNORED_LABEL = -100
 
@@ -83,10 +84,12 @@ def binary_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: fl
     return temperature**2 * divergence.masked_fill(~known, 0.0)
 
 
-def feature_distance(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Compute 1 - cosine of student and teacher features, the feature-distillation baseline, (B,) float32."""
+def feature_distance(student_features: Tensor, teacher_features: Tensor, *, kind: FeatureLoss = "cosine") -> Tensor:
+    """Compute 1 - cosine of student and teacher features, the feature-distillation baseline, or their mean squared error, (B,) float32."""
     if student_features.shape != teacher_features.shape:
         raise UserError(f"student features are {tuple(student_features.shape)}, the teacher's {tuple(teacher_features.shape)}")
+    if kind == "mse":
+        return (at_least_float32(student_features) - at_least_float32(teacher_features.detach())).square().mean(-1)
     return 1 - F.cosine_similarity(at_least_float32(student_features), at_least_float32(teacher_features.detach()), dim=-1)
 
 

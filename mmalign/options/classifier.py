@@ -15,6 +15,7 @@ Split = Literal["train", "validation", "test"]
 Library = Literal["timm", "transformers"]
 HeadKind = Literal["linear", "mlp", "cosine"]
 Form = Literal["dual-head", "single-head", "pcgrad", "sskd", "dhkd", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+FeatureLoss = Literal["cosine", "mse"]
 Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
 ExportFormat = Literal["torch", "onnx"]
 
@@ -157,6 +158,8 @@ class ObjectiveOptions(ViewOptions):
     """w_u: of KD on unlabelled images (fixmatch: of pseudo-labels)"""
     temperature: float = 2.0
     """of KD's softmax"""
+    feature_loss: FeatureLoss = "cosine"
+    """feature-kd: 1 - cosine of the features, or their mean squared error"""
     threshold: float = 0.95
     """fixmatch: how sure a pseudo-label must be"""
     forward: Literal["concatenated", "separate"] = "concatenated"
@@ -179,6 +182,8 @@ class ObjectiveOptions(ViewOptions):
             raise UserError(f"KD weights are {self.labeled_kd_weight} and {self.unlabeled_kd_weight}; expected 0 or more")
         if self.strong_augmentation and self.form == "fixmatch":
             raise UserError("fixmatch has a strong view of its own; leave strong_augmentation out")
+        if self.feature_loss != "cosine" and self.form != "feature-kd":
+            raise UserError(f"feature_loss is {self.feature_loss} and the form {self.form}; --feature-loss is for --form feature-kd")
 
     @property
     def needs_teacher(self) -> bool:

@@ -193,6 +193,8 @@ def save_run(
 ) -> None:
     """Save the classifier, its report, the log, and the record and the card that are made of them."""
     model.save_pretrained(options.out)
+    if options.form == "feature-kd":
+        model.save_backbone(options.out)
     write_whole(options.out / REPORT_FILE, json.dumps(report, indent=1))
     write_whole(options.out / "train_log.json", json.dumps(trainer.state.log_history, indent=1))
     record |= {f"{name}_images": found.fingerprint for name, (found, _) in images.scored.items()}

@@ -76,6 +76,7 @@ def test_gradients() -> None:
     assert torch.autograd.gradcheck(lambda x: teacher_kl(x, teacher, temperature=2.0), (logits,))
     assert torch.autograd.gradcheck(lambda x: binary_kl(x, teacher, temperature=2.0), (logits,))
     assert torch.autograd.gradcheck(lambda x: feature_distance(x, teacher), (logits,))
+    assert torch.autograd.gradcheck(lambda x: feature_distance(x, teacher, kind="mse"), (logits,))
     assert torch.autograd.gradcheck(lambda x: pseudo_label_loss(x, teacher, threshold=0.5)[0], (logits,))
     assert torch.autograd.gradcheck(lambda x: mix_probabilities(x, x * 0.5, ce_head_weight=0.3, kd_head_temperature=0.7), (logits,))
 
@@ -95,6 +96,12 @@ def test_equal_logits_have_no_distance() -> None:
     torch.testing.assert_close(binary_kl(logits, logits, temperature=2.0), torch.zeros(5), atol=1e-6, rtol=0)
     # Not of a softmax: a shift of all logits counts.
     assert (binary_kl(logits, logits + 3.0, temperature=2.0) > 1).all()
+
+
+def test_mean_squared_error_of_features_by_hand() -> None:
+    """Unlike the cosine it knows lengths: (1 + 9) / 2, and 0."""
+    student, teacher = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[2.0, 5.0], [3.0, 4.0]])
+    assert feature_distance(student, teacher, kind="mse").tolist() == [5.0, 0.0]
 
 
 def test_images_without_label_or_teacher_add_nothing() -> None:
