@@ -93,17 +93,17 @@ COMMANDS = {
     ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classifier:run_evaluate",
+        "saved_classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classifier:run_tune",
+        "saved_classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classifier:run_export",
+        "saved_classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "show": Command(

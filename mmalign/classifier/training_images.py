@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmalign.classifier.backbone import check_weights
 from mmalign.classifier.class_names import check_words
 from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
@@ -40,12 +41,14 @@ def check_label_choice(options: LabelOptions) -> None:
 
 
 def check_choice(options: ClassifierRunOptions) -> None:
-    """Check what says which images have labels, and which tune.
+    """Check what says which images have labels, and which tune, and that the backbone's weights are there.
 
     Raises:
-        ValueError: If labels are chosen in no way or in several, or validation and test images are the same file.
+        ValueError: If labels are chosen in no way or in several, validation and test images are the same file, or weights are missing.
     """
     check_label_choice(options)
+    if options.backbone_weights is not None:
+        check_weights(options.backbone_weights)
     if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
         raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 

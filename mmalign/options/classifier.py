@@ -70,10 +70,19 @@ class BackboneOptions(Options):
     """timm's keywords: '{drop_path_rate: 0.1}'"""
     pretrained: bool = True
     """start from published weights"""
+    backbone_weights: Path | None = None
+    """timm: safetensors file of the backbone's weights, such as DINO's ResNet-50, instead of the published ones"""
     image_size: int = 224
     """side of the network's input"""
     resize_size: int | None = None
     """side of the stored squares; 8/7 of the image size if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that have no place."""
+        super().__post_init__()
+        if self.backbone_weights is not None and (self.library != "timm" or not self.pretrained):
+            what = "--library transformers: name the folder as --backbone" if self.library != "timm" else "--no-pretrained"
+            raise UserError(f"backbone_weights is {self.backbone_weights}, and they have no place with {what}; leave one of the two out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +256,10 @@ class EvaluateClassifierOptions(ScoredImages):
     """file of the teacher's logits, to be scored beside the heads"""
     class_map: Path | None = None
     """JSON, CSV or lines 'theirs ours': what the classifier calls the data's classes, where those are some of its own (ImageNet-R, -A)"""
+    shifted_data: list[Path] = field(default_factory=list)
+    """other sets of the same classes (ImageNet-V2, -Sketch, -R, -A), each scored among the classes that it has"""
+    foreign_data: list[Path] = field(default_factory=list)
+    """sets of none of the classes: AUROC and FPR at 95% of telling them by the largest probability"""
     out: Path | None = None
     """JSON file of the result"""
 
