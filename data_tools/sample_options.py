@@ -46,6 +46,18 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RejectedOptions:
+    """Which response is rejected."""
+
+    rejected: str = "worst"
+    """worst: that of the lowest score; did:beta=B: drawn among those below the best, with weight exp(-B h)"""
+    target: str | None = None
+    """did: h = log p under this model - log p under --model: folder or hub id"""
+    reward_scale: float | None = None
+    """did without --target: h = score / this"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RubricOptions:
     """Comparisons of every two responses by a judge that sees the image, for --scorer rubric."""
 
@@ -86,7 +98,7 @@ class DrawOptions(EndpointOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(DrawOptions, LanguageModelOptions, QuestionOptions, RubricOptions):
+class SampleOptions(DrawOptions, LanguageModelOptions, QuestionOptions, RejectedOptions, RubricOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})

@@ -21,6 +21,7 @@ Cost: --samples responses per question, and with mllm a short answer to each of 
 with rubric two long replies to every two responses.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -28,6 +29,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from data_tools.did import read_rejected
 from data_tools.language_models import describe_language_model, load_language_model
 from data_tools.program import run_program
 from data_tools.sample_options import LOOKING, QuestionOptions, RubricOptions, SampleOptions
@@ -49,16 +51,20 @@ def build(options: SampleOptions, judge: Any = None) -> None:
     from data_tools.chunks import chunk_seed, run_chunks
     from data_tools.models import load_on_accelerator
     from data_tools.negatives import write_pairs
+    from data_tools.rejected import draw_rejected
     from data_tools.sampled_lists import write_lists
     from data_tools.sampling import build_decoding, build_sampler, load_source, sample_chunk
     from data_tools.scoring import Parts, build_scorer
     from mmalign.data.shards import read_lines
 
+    beta = read_rejected(options.rejected)
     _check(options)
     decoding = build_decoding(options)
     items, root, words, files = load_source(options.source, prompts=options.prompts, image_root=options.image_root, gold=options.gold)
     load = cache(partial(load_on_accelerator, dtype=options.dtype))
-    scorer = build_scorer(Parts(options, root, words, judge, load))
+    parts = Parts(options, root, words, judge, load)
+    scorer = build_scorer(parts)
+    scorer = scorer if beta is None else draw_rejected(scorer, parts, beta=beta)
     sampler = build_sampler(options, decoding, load)
 
     def work(indices: range) -> list[dict[str, Any]]:
@@ -96,6 +102,22 @@ def _check(options: SampleOptions) -> None:
         changed = [one.name for one in fields(own) if getattr(options, one.name) != one.default]
         if changed and options.scorer != scorer:
             raise UserError(f"--{changed[0].replace('_', '-')} is of --scorer {scorer}; leave it out with --scorer {options.scorer}")
+    _check_rejected(options)
+
+
+def _check_rejected(options: SampleOptions) -> None:
+    """Refuse a draw without a measure, or a measure without a draw."""
+    given = [name for name in ("target", "reward_scale") if getattr(options, name) is not None]
+    if options.rejected == "worst" and given:
+        raise UserError(f"--{given[0].replace('_', '-')} is of --rejected did:beta=B; leave it out, or draw the rejected response")
+    if options.rejected != "worst" and len(given) != 1:
+        raise UserError(f"--rejected {options.rejected} needs --target MODEL or --reward-scale X; give one of the two")
+    if options.reward_scale is not None and not 0 < options.reward_scale < math.inf:
+        raise UserError(f"reward_scale is {options.reward_scale}; expected a positive number")
+    if options.rejected != "worst" and options.select == "minimax":
+        raise UserError("--select minimax chooses both responses; leave --rejected or --select out")
+    if options.target is not None and options.endpoint is not None:
+        raise UserError("--target compares with the model that sampled, and an endpoint tells no log-probabilities; use --reward-scale")
 
 
 def _pair(question: Any, line: Mapping[str, Any], name: str, scorer: Any) -> Any:
@@ -119,13 +141,15 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
 
     names = ("model", "scorer", "labeler", "prompts", "samples", "search", "temperature", "top_p", "top_k", "max_new_tokens", "seed")
     # What an endpoint serves is known by its name alone.
-    models = {"model": options.model if options.endpoint is None else None, "labeler": options.labeler}
+    models = {"model": options.model if options.endpoint is None else None, "labeler": options.labeler, "target": options.target}
     weights = {f"{name}_weights": fingerprint_checkpoint(m, dtype=options.dtype) for name, m in models.items() if m is not None}
     # A wrong root makes rejects of all questions, which must not stay under the right one.
     root = None if options.image_root is None else str(options.image_root)
     settings = {"builder": "on-policy", "data": files, "image_root": root, **{name: getattr(options, name) for name in names}, **weights}
     settings |= {} if judge is None else describe_language_model(options, judge)
     settings |= {} if options.gold is None else {"gold": options.gold}
+    if options.rejected != "worst":
+        settings |= {"rejected": options.rejected, "target": options.target, "reward_scale": options.reward_scale}
     if options.scorer == "questions":
         settings |= {"questions": options.questions, "num_questions": options.num_questions}
         given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]

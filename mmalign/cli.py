@@ -53,6 +53,14 @@ COMMANDS = {
         "turn a dense model into a mixture of experts that computes the same",
     ),
     **{f"train {name}": Command(f"methods:{entry.options.__name__}", "training:run", entry.summary) for name, entry in METHODS.items()},
+    "train denoiser": Command(
+        "denoisers:TrainDenoiserOptions", "denoisers:run", "train a text-to-image pipeline on pictures with captions"
+    ),
+    "train image-preference": Command(
+        "denoisers:ImagePreferenceOptions",
+        "denoisers:run",
+        "DPO and its family on pairs or lists of pictures, for text-to-image pipelines",
+    ),
     "merge": Command(
         "models:MergeOptions",
         "merge:run",
@@ -73,25 +81,40 @@ COMMANDS = {
         "fit_head:run",
         "a head in closed form on frozen features: a kernel or ridge",
     ),
+    "classifier distill-images": Command(
+        "distill_images:DistillImagesOptions",
+        "distill_images:run",
+        "a small synthetic set to pre-train a backbone on (KRR-ST)",
+    ),
+    "classifier discover-classes": Command(
+        "discover:DiscoverClassesOptions",
+        "discover_classes:run",
+        "classes from the domains of unlabelled images, as a teacher",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classifier:run_evaluate",
+        "saved_classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classifier:run_tune",
+        "saved_classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classifier:run_export",
+        "saved_classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "show": Command(
         "show:ShowOptions",
         "show:run",
         "a page of rows as a model sees them: images, tokens, what counts",
+    ),
+    "sample-denoiser": Command(
+        "denoisers:SampleDenoiserOptions",
+        "sample_denoiser:run",
+        "pictures of captions from a text-to-image pipeline",
     ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",

@@ -7,12 +7,15 @@ Shape legend: B = prompts, N = most responses of a prompt. Every mask and every 
 """
 
 import math
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.losses.coefficients import discount_weights, rank_by, swap_weights
+
+RankedBy = Literal["reward", "score"]
 
 
 def list_cross_entropy(rewards: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -63,23 +66,24 @@ def in_context_ranking_loss(rewards: Tensor, relevance: Tensor, mask: Tensor) ->
     return torch.where(number > 1, losses, 0.0)
 
 
-def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool = True) -> Tensor:
+def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool = True, ranked_by: RankedBy = "reward") -> Tensor:
     """Compute the logistic loss of every two responses with different values, weighed by what their swap changes in DCG.
 
-    sum_{v_i > v_j} lambda_ij * softplus(r_j - r_i), lambda from ``swap_weights`` at the current ranks, without gradient. The list loss
-    of TPO (arXiv:2410.12854) and RankDPO (arXiv:2410.18013).
+    sum_{v_i > v_j} lambda_ij * softplus(r_j - r_i), lambda from ``swap_weights``, without gradient. The list loss of TPO
+    (arXiv:2410.12854) and RankDPO (arXiv:2410.18013).
 
     Args:
         rewards: beta * log-ratios.
         values: v in [0, 1]; equal values are not compared.
         mask: Where there is a response.
         weighted: False gives every two responses weight 1.
+        ranked_by: What the ranks are of: the current rewards, or the values.
     """
     safe, values = _keep(rewards, mask, 0.0), _keep(values.detach(), mask, 0.0)
     better = (values[:, :, None] > values[:, None, :]) & _pairs(mask)
     losses = F.softplus(safe[:, None, :] - safe[:, :, None])
     if weighted:
-        losses = losses * swap_weights(values, rank_by(safe, mask))
+        losses = losses * swap_weights(values, rank_by(safe if ranked_by == "reward" else values, mask))
     return losses.masked_fill(~better, 0.0).sum((1, 2))
 
 
