@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from mmalign.files import read_json
-from scripts.studies.items_page import write_page
+from scripts.studies.items_page import NAMES, write_page
 from scripts.studies.items_rows import list_rows, rank_items, write_forms
 from scripts.studies.study import best_setting, main, run_missing, write_json, write_run
 from scripts.studies.world import BATCH, make_held_out, make_sft, measure, object_f1, run
@@ -143,7 +143,7 @@ def list_searches(*, smoke: bool) -> list[Cell]:
 
 def report(options: argparse.Namespace) -> Path:
     """Write the page."""
-    searches = {(arm.name, "beta" if arm.objective else "none"): found for arm in ARMS if (found := read_search(arm, options.out))}
+    searches = {(NAMES[arm.name], "beta" if arm.objective else "none"): found for arm in ARMS if (found := read_search(arm, options.out))}
     return write_page(options, searches)
 
 
