@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.denoisers.draws import make_seed
-from mmalign.denoisers.pipeline import TextToImage
+from mmalign.denoisers.pipeline import TextToImage, load_pipeline
 from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
@@ -231,3 +232,32 @@ def test_a_learned_target_samples_as_its_fixed_one() -> None:
     drawn = [sample_pictures(source, ["a red dog"] * 2, [1, 2], steps=4, guidance=2.0, side=8) for source in (learned, fixed)]
     assert all(np.array_equal(one, other) for one, other in zip(*drawn, strict=True))
     assert learned.pipeline.scheduler.config.prediction_type == "k"
+
+
+def solid(colour: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", (8, 8), colour)
+
+
+def mean_colours(folder: Path) -> list[list[float]]:
+    """Of two pictures of a red dog and two of a blue cat, by diffusers' own scheduler."""
+    captions = ["a red dog"] * 2 + ["a blue cat"] * 2
+    pictures = sample_pictures(load_pipeline(str(folder)), captions, [1, 2, 3, 4], steps=20, guidance=1.0, side=8)
+    return [np.asarray(picture).reshape(-1, 3).mean(0).tolist() for picture in pictures]
+
+
+@pytest.mark.slow
+def test_pictures_follow_captions_and_then_preferences(pipelines: Path, tmp_path: Path) -> None:
+    """Two captions, a colour each, until they are drawn; then blue dogs are preferred to red ones, and dogs turn blue."""
+    red, blue = (220, 30, 30), (30, 30, 220)
+    pictures = [{"caption": "a red dog", "image": solid(red)}, {"caption": "a blue cat", "image": solid(blue)}] * 8
+    pairs = [{"caption": "a red dog", "image_chosen": solid(blue), "image_rejected": solid(red)}] * 8
+    data = [save_pictures(tmp_path / f"{i}.parquet", rows) for i, rows in enumerate((pictures, pairs))]
+    usual = ["--batch-size", "8", "--schedule", "cosine", "--logging-steps", "50"]
+    learnt = ["--target", "v_prediction", "--caption-dropout", "0", "--learning-rate", "5e-3", *usual]
+    assert main(words(pipelines / "pixel", data[0], tmp_path / "base", *learnt, method="denoiser", steps=800)) == 0
+    drawn = mean_colours(tmp_path / "base")
+    assert max(np.abs(np.subtract(drawn[:2], red)).max(), np.abs(np.subtract(drawn[2:], blue)).max()) < 40
+    preferred = ["--beta", "20", "--sft-weight", "1", "--learning-rate", "1e-3", *usual]
+    assert main(words(tmp_path / "base", data[1], tmp_path / "dpo", *preferred, steps=40)) == 0
+    drawn = mean_colours(tmp_path / "dpo")
+    assert all(colour[2] > 150 > 100 > colour[0] for colour in drawn)
