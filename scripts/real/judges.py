@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.evaluation.agreement import judge_one_by_one
 from mmalign.evaluation.judges.local import LocalJudge
 from mmalign.evaluation.object_halbench import build_own_double_words, find_noun_objects, load_object_halbench
 from mmalign.evaluation.rows import read_jsonl
@@ -65,7 +66,7 @@ def make_objects(options: argparse.Namespace, folder: Path) -> Made:
     """Write descriptions, and the files that say what is there; what a description names is known by its words."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(options.synonyms, folder / "synonyms_refine.txt")
-    shutil.copy(options.objects, folder / "coco_objects.json.gz")
+    shutil.copy(options.objects, folder / f"coco_objects{''.join(options.objects.suffixes)}")
     answers = {str(row["image_id"]): str(row["text"]) for row in read_jsonl(options.captions)[: options.num_captions]}
     write_lines(folder / ANSWERS, answers, name="answer")
     bench = load_object_halbench(folder, answers=folder / ANSWERS)
@@ -80,8 +81,8 @@ def write_lines(path: Path, texts: Mapping[str, str], *, name: str) -> Path:
     return path
 
 
-def compare(name: str, made: Made, options: argparse.Namespace, folder: Path) -> list[Comparison]:
-    """Ask the judge what it has not been asked, and compare it and the constant ones with what is known."""
+def compare(name: str, made: Made, options: argparse.Namespace, folder: Path) -> list[list[object]]:
+    """Ask the judge what it has not been asked, and compare it and the constant ones with what is known. Returns the table's rows."""
     answers = folder / ANSWERS
     benchmark = load_benchmark(EvaluateOptions(benchmark=name, data=folder, answers=answers))
     prompts = benchmark.judge_prompts(made.answers)
@@ -89,12 +90,16 @@ def compare(name: str, made: Made, options: argparse.Namespace, folder: Path) ->
     said = {constant: dict.fromkeys(prompts, reply) for constant, reply in CONSTANTS[name].items()}
     said[options.name] = dict(zip(prompts, judge.ask(list(prompts.values())), strict=True))
     known = write_lines(folder / "known.jsonl", {i: made.known[i] for i in prompts}, name="judgement")
-    found = []
+    rows: list[list[object]] = []
     for one, replies in said.items():
         path = write_lines(folder / f"{slug(one)}.jsonl", replies, name="judgement")
-        both = JudgeAgreementOptions(benchmark=name, data=folder, answers=answers, judgements=[known, path], names=["known", one])
-        found.append(compare_judges(both)[0])
-    return found
+        read = judge_one_by_one(benchmark, made.answers, replies, mode="strict").values()
+        if any(benchmark.decisions[decision].find(item) is not None for decision in DECISIONS[name] for item in read):
+            both = JudgeAgreementOptions(benchmark=name, data=folder, answers=answers, judgements=[known, path], names=["known", one])
+            rows += rows_of(compare_judges(both)[0])
+        else:
+            rows += [[name, decision, one, f"0 of {len(prompts)}"] for decision in DECISIONS[name]]
+    return rows
 
 
 def rows_of(comparison: Comparison) -> list[list[object]]:
@@ -127,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, default=Path("docs"), help="folder of judges.md")
     options = parser.parse_args(words)
     made = {MMHAL: make_mmhal(options.mmhal, options.out / MMHAL), OBJECTS: make_objects(options, options.out / OBJECTS)}
-    rows = [row for name, known in made.items() for one in compare(name, known, options, options.out / name) for row in rows_of(one)]
+    rows = [row for name, one in made.items() for row in compare(name, one, options, options.out / name)]
     header = ["benchmark", "decision", "judge", "read", "accuracy", "kappa", "weighted kappa"]
     write_measured(options.report / "judges.md", "Judges", [markdown_table(header, rows, text=(0, 1, 2))])
 
