@@ -53,6 +53,14 @@ COMMANDS = {
         "turn a dense model into a mixture of experts that computes the same",
     ),
     **{f"train {name}": Command(f"methods:{entry.options.__name__}", "training:run", entry.summary) for name, entry in METHODS.items()},
+    "train denoiser": Command(
+        "denoisers:TrainDenoiserOptions", "denoisers:run", "train a text-to-image pipeline on pictures with captions"
+    ),
+    "train image-preference": Command(
+        "denoisers:ImagePreferenceOptions",
+        "denoisers:run",
+        "DPO and its family on pairs or lists of pictures, for text-to-image pipelines",
+    ),
     "merge": Command(
         "models:MergeOptions",
         "merge:run",
@@ -73,25 +81,40 @@ COMMANDS = {
         "fit_head:run",
         "a head in closed form on frozen features: a kernel or ridge",
     ),
+    "classifier distill-images": Command(
+        "distill_images:DistillImagesOptions",
+        "distill_images:run",
+        "a small synthetic set to pre-train a backbone on (KRR-ST)",
+    ),
+    "classifier discover-classes": Command(
+        "discover:DiscoverClassesOptions",
+        "discover_classes:run",
+        "classes from the domains of unlabelled images, as a teacher",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classifier:run_evaluate",
+        "saved_classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classifier:run_tune",
+        "saved_classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classifier:run_export",
+        "saved_classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "show": Command(
         "show:ShowOptions",
         "show:run",
         "a page of rows as a model sees them: images, tokens, what counts",
+    ),
+    "sample-denoiser": Command(
+        "denoisers:SampleDenoiserOptions",
+        "sample_denoiser:run",
+        "pictures of captions from a text-to-image pipeline",
     ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",
@@ -168,6 +191,8 @@ COMMANDS = {
     "data convert-chats": _data_tool("convert_chats", "ChatOptions", "a public instruction set to checked chats"),
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
     "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
+    "data best-of-n": _data_tool("best_of_n", "BestOptions", "what the best of n saved answers is worth; pairs and chats of the best"),
+    "data collect-traces": _data_tool("collect_traces", "TraceOptions", "a judge's rubrics for known pairs, to train a rubric judge on"),
     "data search": _data_tool("search_pairs", "SearchOptions", "pairs of steps from a tree search over a model's own answers"),
     "data weaken": _data_tool("weaken_images", "WeakenOptions", "pairs from chats: rejected answers to weakened images"),
     "data inject-errors": _data_tool("inject_errors", "InjectOptions", "pairs from chats: a language model puts errors into answers"),

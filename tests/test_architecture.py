@@ -19,10 +19,21 @@ BELOW = {
 }
 BELOW |= {
     room: {"engine", "models", "data", "losses", "options", "files"}
-    for room in ("methods", "classifier", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics", "pictures")
+    for room in (
+        "methods",
+        "classifier",
+        "denoisers",
+        "difficulty",
+        "evaluation",
+        "training",
+        "worlds",
+        "reports",
+        "diagnostics",
+        "pictures",
+    )
 }
 # A method is the trainer's to call.
-BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier")}
+BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier", "denoisers")}
 # Methods train on pictures that the tokenizer of a model has read.
 BELOW["methods"] = BELOW["methods"] | {"pictures"}
 # A report shows metrics as their benchmarks declare them.
@@ -55,7 +66,7 @@ def test_files_stand_at_the_bottom() -> None:
     assert not imported_rooms(PACKAGE / "files.py")
 
 
-OPTIONAL = {"lmms_eval", "openai", "spacy", "nltk", "open_clip"}
+OPTIONAL = {"diffusers", "lmms_eval", "openai", "spacy", "nltk", "open_clip"}
 RUNS = [module for module in MODULES if module.parts[0] in ("runs", "options")]
 
 

@@ -69,8 +69,8 @@ def in_context_ranking_loss(rewards: Tensor, relevance: Tensor, mask: Tensor) ->
 def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool = True, ranked_by: RankedBy = "reward") -> Tensor:
     """Compute the logistic loss of every two responses with different values, weighed by what their swap changes in DCG.
 
-    sum_{v_i > v_j} lambda_ij * softplus(r_j - r_i), lambda from ``swap_weights`` at the current ranks, without gradient. The list loss
-    of TPO (arXiv:2410.12854) and RankDPO (arXiv:2410.18013).
+    sum_{v_i > v_j} lambda_ij * softplus(r_j - r_i), lambda from ``swap_weights``, without gradient. The list loss of TPO
+    (arXiv:2410.12854) and RankDPO (arXiv:2410.18013).
 
     Args:
         rewards: beta * log-ratios.

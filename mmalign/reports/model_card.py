@@ -19,14 +19,21 @@ from mmalign.errors import UserError
 from mmalign.files import write_whole
 from mmalign.models.parameters import ParameterCounts
 
-Kind = Literal["full", "adapter", "contrastive", "classifier"]
+Kind = Literal["full", "adapter", "contrastive", "classifier", "denoiser"]
 _PIPELINES: dict[Kind, str] = {
     "full": "image-text-to-text",
     "adapter": "image-text-to-text",
     "contrastive": "zero-shot-image-classification",
     "classifier": "image-classification",
+    "denoiser": "text-to-image",
 }
-_LIBRARIES: dict[Kind, str] = {"full": "transformers", "adapter": "peft", "contrastive": "transformers", "classifier": "mmalign"}
+_LIBRARIES: dict[Kind, str] = {
+    "full": "transformers",
+    "adapter": "peft",
+    "contrastive": "transformers",
+    "classifier": "mmalign",
+    "denoiser": "diffusers",
+}
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -58,7 +65,8 @@ class CardFacts:
     Attributes:
         model_name: Name of the checkpoint; with ``evaluation`` it heads the Hub's result index.
         summary: What the model is, in a sentence or two.
-        kind: Full weights or a LoRA adapter of a multimodal LLM, a contrastive image-text model or a classifier: decides how it is loaded.
+        kind: Full weights or a LoRA adapter of a multimodal LLM, a contrastive image-text model, a classifier or a text-to-image pipeline:
+            decides how it is loaded.
         license: The Hub's identifier, "apache-2.0".
         language: ISO 639 code.
         started_from: What training began with: random weights, a folder, a hub id.

@@ -16,7 +16,9 @@ PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in pa
 
 def test_all_programs_are_known() -> None:
     assert PROGRAMS == [
+        "best_of_n",
         "coco_objects",
+        "collect_traces",
         "convert_chats",
         "convert_pairs",
         "inject_errors",

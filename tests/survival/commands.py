@@ -172,6 +172,20 @@ def read_classifier(out: Path) -> Any:
     return weights, [entry for entry in log if "loss" in entry], json.loads((out / "classifier.json").read_text())
 
 
+def distill_images(inputs: Inputs, out: Path) -> list[str]:
+    """A synthetic set that is learned in ten steps, from photographs whose target is the tiny CLIP's tower."""
+    run = ["classifier", "distill-images", "--data", str(inputs.photos), "--target", str(inputs.clip), "--target-kind", "transformers"]
+    run += ["--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}", "--num-images", "6", "--batch-size", "8", "--pool-size", "2"]
+    return [*run, "--online-steps", "2", "--steps", "10", "--save-steps", "3", "--logging-steps", "1", "--out", str(out)]
+
+
+def read_set(out: Path) -> Any:
+    """The images, their features, and the loss of each step."""
+    with safe_open(out / "targets.safetensors", "pt") as file:
+        features = file.get_tensor("features").numpy().tobytes()
+    return (out / "train.parquet").read_bytes(), features, (out / "distill_log.json").read_text()
+
+
 CASES = {
     "train sft": Case(train("sft"), read_run),
     "train sft, dropout and accumulation": Case(
@@ -182,8 +196,10 @@ CASES = {
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
     "train preference, pictures": Case(train_pictures, read_run),
     "train online": Case(train("online", "--objective", "grpo", "--temperature", "0.7"), read_run),
+    "train online, two passes": Case(train("online", "--objective", "disco:score=ratio", "--correct", "5", "--passes", "2"), read_run),
     "train online, pairs and an adapter": Case(train("online", "--objective", "dno", "--win-rates", "--lora-rank", "4"), read_run),
     "classifier train": Case(train_classifier, read_classifier),
+    "classifier distill-images": Case(distill_images, read_set),
     "score-difficulty": Case(score, read_scores),
     "evaluate": Case(evaluate, read_scores),
 }

@@ -1,0 +1,1 @@
+"""Text-to-image denoisers: pictures as preferences, on stock pipelines of diffusers."""

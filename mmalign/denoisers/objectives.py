@@ -1,0 +1,87 @@
+"""Objectives of text on an image's log-ratio, with the betas that their papers publish where those are known.
+
+Shape legend: B = rows, R = images in the batch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mmalign.errors import UserError
+from mmalign.losses.list_kernel import pad_lists
+from mmalign.losses.listwise import RankedBy, lambda_loss
+from mmalign.losses.pair_kernel import PairObjective, PairValues, preference_loss
+from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
+from mmalign.losses.registry import Named, Registry, positive
+
+# Of the log-ratio. Diffusion-DPO publishes 5000, of which its code takes half; SmPO 2000, times 10 (2 p - 1), of which its code takes half.
+BETAS = {"dpo": 2500.0, "smpo": 10000.0}
+# SmPO's code normalises PickScores by their least and highest in Pick-a-Pic, and takes p from a softmax over both.
+PICKSCORE_RANGE = 0.28201571106910706 - 0.11543526500463486
+
+
+@dataclass(frozen=True)
+class RankObjective:
+    """RankDPO's list loss (arXiv:2410.18013); what ranks the list is not known to us from its authors, so both are here."""
+
+    beta: float
+    ranked_by: RankedBy
+
+    def __call__(self, log_ratios: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
+        """(B,) losses of lists, from (R,) log-ratios and scores in [0, 1] and (B,) images of each row."""
+        rewards, mask = pad_lists(self.beta * log_ratios, counts)
+        return lambda_loss(rewards, pad_lists(scores, counts)[0], mask, ranked_by=self.ranked_by)
+
+
+RANK_OBJECTIVES: "Registry[RankObjective]" = Registry("image list")
+
+
+@RANK_OBJECTIVES.register("rank")
+def rank(*, beta: float = 2500.0, ranked_by: RankedBy = "reward") -> RankObjective:
+    """Every two images, weighed by what their swap changes in DCG: gains 2^score - 1, discounts by the rank of rewards or of values."""
+    return RankObjective(positive(beta, "beta"), ranked_by)
+
+
+def parse_pair_objective(text: str, *, beta: float | None) -> Named[PairObjective]:
+    """Read ``NAME:parameter=value,...`` as for text; what an image has no counterpart of is refused.
+
+    Args:
+        text: As a user writes it.
+        beta: Of the log-ratio; the paper's if not given.
+
+    Raises:
+        ValueError: If the objective needs tokens or no reference, or has no published beta and none is given.
+    """
+    named = PAIR_OBJECTIVES.parse(text, beta=BETAS.get(text.partition(":")[0]) if beta is None else beta)
+    name, objective = named.name, named.objective
+    lacks = {
+        "compares without a reference, and an image's log-ratio is a difference from one": not objective.uses_reference,
+        "weighs tokens": objective.needs_tokens or objective.needs_divergence,
+        "compares answers to other images": bool(objective.cells),
+        "adds a likelihood of the chosen answer; for images that is --sft-weight": objective.sft_weight != 0,
+    }
+    if reason := next((reason for reason, found in lacks.items() if found), None):
+        raise UserError(f"objective {name} {reason}; expected one such as dpo, smpo, ddo, clipped_dpo or ipo")
+    if beta is None and "beta=" not in text and name not in BETAS and "beta" in PAIR_OBJECTIVES.parameters(name):
+        raise UserError(
+            f"objective {name} has no beta for images that its paper gives; set --beta, to about 1 / the spread of rewards/chosen"
+        )
+    return named
+
+
+def pair_loss(objective: PairObjective, log_ratios: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, PairValues]:
+    """Compute the loss of pairs.
+
+    Args:
+        objective: Its link, beta, margin and outer loss.
+        log_ratios: (2 B,) h of chosen, rejected, chosen, ...
+        columns: (B,) each, those that the objective reads.
+
+    Returns:
+        (B,) losses and the rewards, beta included.
+    """
+    linked = objective.link(log_ratios)
+    rewards = PairValues(linked[0::2], linked[1::2])
+    losses = preference_loss(objective, rewards, columns=columns)
+    return losses, PairValues(*(objective.beta * value.detach() for value in rewards))

@@ -1,0 +1,147 @@
+"""Stock text-to-image pipelines of diffusers, in and out: captions and images to what the denoiser takes.
+
+Shape legend: R = images, C = channels, S = side in pixels, s = side of what the denoiser sees.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from mmalign.denoisers.model import Conditions, Denoiser
+from mmalign.errors import UserError
+from mmalign.files import hash_file
+from mmalign.options.denoisers import Target
+
+SHARE = "target_share"
+"""Where the scheduler's config holds the learned k."""
+# What a pipeline's encode_prompt returns, by the denoiser's arguments.
+_ARGUMENTS = {
+    "StableDiffusionPipeline": ("encoder_hidden_states",),
+    "IFPipeline": ("encoder_hidden_states",),
+    "PixArtAlphaPipeline": ("encoder_hidden_states", "encoder_attention_mask"),
+    "PixArtSigmaPipeline": ("encoder_hidden_states", "encoder_attention_mask"),
+}
+
+
+class TextToImage:
+    """A pipeline and what training asks of it; all of its parts but the denoiser are frozen."""
+
+    def __init__(self, pipeline: Any) -> None:
+        """Take a pipeline.
+
+        Raises:
+            ValueError: If it is of another kind than those that are known here, or its scheduler is.
+        """
+        self.pipeline, self.name = pipeline, type(pipeline).__name__
+        if self.name not in _ARGUMENTS:
+            raise UserError(f"the pipeline is a {self.name}; expected one of {', '.join(_ARGUMENTS)}")
+        if not hasattr(pipeline.scheduler, "alphas_cumprod"):
+            kind = type(pipeline.scheduler).__name__
+            raise UserError(f"the scheduler is a {kind}, which has no alphas_cumprod; expected one such as DDIMScheduler or DDPMScheduler")
+        self.vae = getattr(pipeline, "vae", None)
+        for part in (self.vae, getattr(pipeline, "text_encoder", None)):
+            if part is not None:
+                part.requires_grad_(False).eval()
+        self.scale = 1 if self.vae is None else pipeline.vae_scale_factor
+
+    @property
+    def network(self) -> Any:
+        """The denoiser's network."""
+        return self.pipeline.transformer if "transformer" in self.pipeline.components else self.pipeline.unet
+
+    @property
+    def resolution(self) -> int:
+        """Side of the images that it makes, in pixels."""
+        return self.network.config.sample_size * self.scale
+
+    def denoiser(self, target: Target | None = None) -> Denoiser:
+        """The part that trains, with another target if one is named.
+
+        Raises:
+            ValueError: If the pipeline's own target is not known.
+        """
+        config = self.pipeline.scheduler.config
+        own = config.prediction_type
+        if own not in ("epsilon", "sample", "v_prediction", "k"):
+            raise UserError(f"the scheduler's prediction_type is {own!r}; expected epsilon, sample, v_prediction or k")
+        return Denoiser(
+            self.network,
+            alphas_cumprod=self.pipeline.scheduler.alphas_cumprod,
+            target=target or own,
+            channels=self.network.config.in_channels,
+            share=config.get(SHARE, 0.5),
+        )
+
+    def to(self, device: torch.device) -> None:
+        """Move what encodes."""
+        self.pipeline.to(device)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: Sequence[str], *, device: torch.device) -> Conditions:
+        """What the denoiser is told of the captions."""
+        found = self.pipeline.encode_prompt(
+            prompt=list(captions), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
+        )
+        arguments: dict[str, Any] = dict(zip(_ARGUMENTS[self.name], found, strict=False))
+        if self.name.startswith("PixArt"):
+            arguments["added_cond_kwargs"] = {}
+        return arguments
+
+    @torch.no_grad()
+    def encode_images(self, pixels: Tensor) -> Tensor:
+        """(R, C, s, s) what is denoised: the mean of the encoder's latents, or the (R, 3, S, S) pixels of -1 to 1 themselves."""
+        if self.vae is None:
+            return pixels
+        return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().to(pixels.dtype) * self.vae.config.scaling_factor
+
+    def save(self, folder: Path, denoiser: Denoiser) -> None:
+        """Write the pipeline as diffusers does, with the target in its scheduler's config.
+
+        Diffusers loads it and samples from it; where the target is k it loads it and says that it doesn't know how to sample.
+        """
+        share = {} if denoiser.share is None else {SHARE: denoiser.share.item()}
+        self.pipeline.scheduler.register_to_config(prediction_type=denoiser.target, **share)
+        self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+def load_pipeline(source: str) -> TextToImage:
+    """Load a pipeline in float32.
+
+    Raises:
+        ValueError: If diffusers is not installed, or there is no such pipeline.
+    """
+    try:
+        from diffusers import DiffusionPipeline
+        from diffusers.utils.logging import disable_progress_bar
+    except ImportError as error:
+        raise UserError("text-to-image pipelines need diffusers: pip install 'mmalign[image]'") from error
+    disable_progress_bar()
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **_absent_parts(source))
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"{source} can't be loaded as a pipeline of diffusers: {error}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return TextToImage(pipeline)
+
+
+def fingerprint_pipeline(source: str) -> dict[str, str]:
+    """Hash the files of a pipeline's folder by name; a hub id stands for itself."""
+    folder = Path(source)
+    if not (folder / "model_index.json").is_file():
+        return {"hub": source}
+    files = [folder / "model_index.json", *(path for path in folder.glob("*/*") if path.suffix in (".json", ".safetensors"))]
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(files) if path.parent.name != "checkpoints"}
+
+
+def _absent_parts(source: str) -> dict[str, None]:
+    """Parts that a pipeline in pixel space was saved without: diffusers wants them named."""
+    index = Path(source) / "model_index.json"
+    if not index.is_file():
+        return {}
+    held = json.loads(index.read_text(encoding="utf-8"))
+    return {"vae": None} if held.get("vae", ()) == [None, None] else {}
