@@ -28,7 +28,7 @@ from mmalign.errors import UserError
 
 SetName = Literal[
     "bpo", "rlhf-v", "rlaif-v", "vlfeedback", "llava-rlhf", "povid", "spa-vl", "hsa-dpo", "sentinel", "mm-rlhf", "s-vco", "ms-swift", "trl",
-    "vl-rewardbench", "multimodal-rewardbench",
+    "vl-rewardbench", "multimodal-rewardbench", "mm-rlhf-rewardbench",
 ]  # fmt: skip
 PLAIN_SETS = {**PAIR_SETS, **CONTRAST_SETS, **REWARD_BENCHMARKS}
 

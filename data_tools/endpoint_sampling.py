@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.sample_options import SampleOptions
+from data_tools.sample_options import DrawOptions
 from mmalign.data.images import digest_images
 from mmalign.errors import UserError
 from mmalign.evaluation.endpoint_answers import connect_endpoint
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 class EndpointSampler:
     """Asks for each response by a request with a seed of its own; what came is kept in ``OUT/sampled.jsonl`` and not asked for again."""
 
-    def __init__(self, options: SampleOptions) -> None:
+    def __init__(self, options: DrawOptions) -> None:
         """Prepare; nothing is asked yet.
 
         Raises:

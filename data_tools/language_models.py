@@ -1,6 +1,6 @@
 """The language model of a builder: a local one, or one behind an OpenAI-compatible endpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,14 @@ def describe_language_model(options: LanguageModelOptions, llm: Any) -> dict[str
     return {"llm": llm.name, "llm_weights": None if options.llm is None else fingerprint_checkpoint(options.llm, dtype="auto")}
 
 
-def load_language_model(options: LanguageModelOptions, *, out: Path, decoding: Mapping[str, Any], max_new_tokens: int) -> Any:
+def load_language_model(
+    options: LanguageModelOptions,
+    *,
+    out: Path,
+    decoding: Mapping[str, Any],
+    max_new_tokens: int,
+    request: Callable[[str], Mapping[str, Any]] | None = None,
+) -> Any:
     """Load the model, behind a cache of its replies in the folder of the result.
 
     Args:
@@ -39,6 +46,7 @@ def load_language_model(options: LanguageModelOptions, *, out: Path, decoding: M
         out: Folder of the result.
         decoding: What the endpoint is sent with each request, where the user does not say otherwise; a local model decodes greedily.
         max_new_tokens: Longest reply of a local model, likewise.
+        request: Makes the body of an endpoint's request, where a prompt is more than text.
 
     Returns:
         An object with ``name`` and ``ask(prompts) -> list[str]``.
@@ -54,7 +62,7 @@ def load_language_model(options: LanguageModelOptions, *, out: Path, decoding: M
 
         length = read_length(options.llm_decoding, default=max_new_tokens, option="--llm-decoding")
         return LocalJudge(options.llm, cache=cache, max_new_tokens=length)
-    from mmalign.evaluation.judges.endpoint import OpenAIJudge, merge_decoding
+    from mmalign.evaluation.judges.endpoint import OpenAIJudge, merge_decoding, text_request
 
     assert options.url is not None
     assert options.llm_name is not None
@@ -65,4 +73,5 @@ def load_language_model(options: LanguageModelOptions, *, out: Path, decoding: M
         api_key_env=options.api_key_env,
         decoding=merge_decoding(options.llm_decoding, usual=decoding),
         option="--llm-decoding",
+        request=request or text_request,
     )

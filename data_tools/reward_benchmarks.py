@@ -21,6 +21,8 @@ VL_GROUPS = {
 }
 """What an id of VL-RewardBench begins with; others are general."""
 SIDES = ("Output1", "Output2")
+MM_RLHF_GROUPS = ("mcq", "long", "short", "safety", "video")
+"""Words in the path of MM-RLHF-RewardBench's images, in the order in which its script looks for them."""
 
 
 def vl_rewardbench(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -48,6 +50,18 @@ def multimodal_rewardbench(record: Mapping[str, Any], default_id: str) -> list[P
     return [_pair(record, row_id, join_source("multimodal-rewardbench", group), "Image", "Text", chosen, rejected)]
 
 
+def mm_rlhf_rewardbench(record: Mapping[str, Any], default_id: str) -> list[Pair]:
+    """MM-RLHF-RewardBench (arXiv:2502.10391): a question's pairs have one id; the path of its image names the group."""
+    if record.get("video") is not None:
+        raise UserError("the record has a video, which can't be read")
+    image = field(record, "image", str)
+    group = next((name for name in MM_RLHF_GROUPS if name in image), "other")
+    chosen, rejected = (field(record, name, str) for name in ("chosen", "rejected"))
+    return [
+        _pair(record, str(record.get("id", default_id)), join_source("mm-rlhf-rewardbench", group), "image", "prompt", chosen, rejected)
+    ]
+
+
 def _pair(record: Mapping[str, Any], row_id: str, source: str, image: str, question: str, chosen: str, rejected: str) -> Pair:
     return Pair(row_id, source, images_of(record, image), user(field(record, question, str)), assistant(chosen), assistant(rejected))
 
@@ -55,4 +69,5 @@ def _pair(record: Mapping[str, Any], row_id: str, source: str, image: str, quest
 REWARD_BENCHMARKS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {
     "vl-rewardbench": vl_rewardbench,
     "multimodal-rewardbench": multimodal_rewardbench,
+    "mm-rlhf-rewardbench": mm_rlhf_rewardbench,
 }

@@ -16,8 +16,9 @@ SCORERS = {
     "judge": "response_scores:build_judge",
     "reward": "reward_scores:build_reward",
     "questions": "question_scorer:build_questions",
+    "rubric": "rubric_scorer:build_rubric",
 }
-LOOKING = ("mllm", "reward", "questions")
+LOOKING = ("mllm", "reward", "questions", "rubric")
 """Scorers that have a --labeler."""
 if TYPE_CHECKING:
     # A type checker can't read a Literal from a table.
@@ -34,6 +35,8 @@ class QuestionOptions:
     """objects: is each named object there; written: by the model about each response; or a JSONL file of question and image"""
     num_questions: int = 4
     """written: questions per response"""
+    ask: str = "{question} Answer yes or no."
+    """how the model that sees the image is asked; {question} stands for the question"""
     synonyms: Path | None = None
     """objects: their words, one line per object, words split by commas; SOURCE's own synonyms.txt if not given"""
     select: Literal["score", "minimax"] = "score"
@@ -45,25 +48,35 @@ class QuestionOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
-    """Options of ``sample_pairs.py``."""
+class RejectedOptions:
+    """Which response is rejected."""
 
-    source: Path = field(metadata={"positional": True})
-    """folder of images, JSONL of questions, or folder with chair.jsonl"""
+    rejected: str = "worst"
+    """worst: that of the lowest score; did:beta=B: drawn among those below the best, with weight exp(-B h)"""
+    target: str | None = None
+    """did: h = log p under this model - log p under --model: folder or hub id"""
+    reward_scale: float | None = None
+    """did without --target: h = score / this"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RubricOptions:
+    """Comparisons of every two responses by a judge that sees the image, for --scorer rubric."""
+
+    rubric_reading: Literal["strict", "lenient"] = "strict"
+    """a reply that contradicts its own points gives no verdict, or the winner that it names"""
+    rubric_length: int = 2048
+    """longest reply of the judge in tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawOptions(EndpointOptions):
+    """How a model's responses are drawn."""
+
     model: str
     """multimodal LLM to sample from: folder or hub id; with --endpoint its name there"""
-    scorer: ScorerName
-    """known objects, known answers, a model that looks, a judge with a reference, a reward model, or questions that test the responses"""
     out: Path
     """folder of pairs/*.parquet, rejects.jsonl and the work in progress"""
-    prompts: list[str] = field(default_factory=list)
-    """what to ask about each image of a folder"""
-    image_root: Path | None = None
-    """folder of the images; SOURCE or SOURCE/images if that is a folder"""
-    labeler: str | None = None
-    """the model that looks, for --scorer mllm, or questions instead of the model itself; the reward model: folder or hub id"""
-    gold: str | None = None
-    """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
     samples: int = 4
     """responses per question"""
     search: Literal["sample", "beam"] = "sample"
@@ -84,5 +97,25 @@ class SampleOptions(EndpointOptions, LanguageModelOptions, QuestionOptions):
     """put the images into the Parquet files as bytes"""
     dtype: Dtype = "auto"
     """precision of the weights"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleOptions(DrawOptions, LanguageModelOptions, QuestionOptions, RejectedOptions, RubricOptions):
+    """Options of ``sample_pairs.py``."""
+
+    source: Path = field(metadata={"positional": True})
+    """folder of images, JSONL of questions, or folder with chair.jsonl"""
+    scorer: ScorerName
+    """known objects or answers, a model that looks, a judge with a reference, a reward model, questions, or comparisons by a rubric"""
+    prompts: list[str] = field(default_factory=list)
+    """what to ask about each image of a folder"""
+    image_root: Path | None = None
+    """folder of the images; SOURCE or SOURCE/images if that is a folder"""
+    labeler: str | None = None
+    """the model that looks, for --scorer mllm and rubric, or questions instead of the model itself; the reward model: folder or hub id"""
+    gold: str | None = None
+    """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
+    lists: bool = False
+    """write OUT/lists as well: each question with all its responses and their scores, for best_of_n.py and mmalign score-rewards"""
     max_reject_share: float = 0.2
     """stop if more than this share of questions has a broken image"""

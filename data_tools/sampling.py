@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data_tools.endpoint_sampling import EndpointSampler
-from data_tools.sample_options import SampleOptions
+from data_tools.sample_options import DrawOptions
 from data_tools.scoring import Sampled, Scorer
 from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import SUFFIXES, load_image
@@ -90,7 +90,7 @@ class Sampler(Protocol):
         ...
 
 
-def build_decoding(options: SampleOptions) -> Sampling | Beams:
+def build_decoding(options: DrawOptions) -> Sampling | Beams:
     """Return how responses are drawn or searched for.
 
     Raises:
@@ -100,7 +100,7 @@ def build_decoding(options: SampleOptions) -> Sampling | Beams:
     return drawn if options.search == "sample" else Beams(options.samples, answers=options.samples)
 
 
-def build_sampler(options: SampleOptions, decoding: Sampling | Beams, load: Callable[[str], tuple[Any, Any]]) -> Sampler:
+def build_sampler(options: DrawOptions, decoding: Sampling | Beams, load: Callable[[str], tuple[Any, Any]]) -> Sampler:
     """Build the sampler of the model that the options name."""
     if options.endpoint is not None:
         return EndpointSampler(options)

@@ -48,6 +48,10 @@ class Scorer(ABC):
         """Return why the lines of all items show that their scores say nothing; None where they may say something."""
         return None
 
+    def tell(self, lines: Iterable[Mapping[str, Any]]) -> str | None:
+        """Return what the user should know of the lines of all items; None where there is nothing."""
+        return None
+
     def choose(self, line: Mapping[str, Any]) -> Chosen | None:
         """Return the pair of a line, of ``responses`` and of what was kept; None where no two responses differ in worth."""
         return best_and_worst(line["responses"], line["scores"])

@@ -1,6 +1,6 @@
 """Align and distil small multimodal LLMs: difficulty, preference training, distillation, hallucination evaluation.
 
-Each command of the command line is a function here, imported when it is first asked for: see docs/python.md.
+What scores, trains and measures on the command line is a function here, imported when it is first asked for: see docs/python.md.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,9 +10,14 @@ if TYPE_CHECKING:
         evaluate,
         score_difficulty,
         train_classifier,
+        train_contrastive,
+        train_denoiser,
+        train_image_preference,
         train_listwise,
         train_mimic,
+        train_online,
         train_preference,
+        train_reward,
         train_sft,
         upcycle,
     )
@@ -22,9 +27,14 @@ __all__ = [
     "evaluate",
     "score_difficulty",
     "train_classifier",
+    "train_contrastive",
+    "train_denoiser",
+    "train_image_preference",
     "train_listwise",
     "train_mimic",
+    "train_online",
     "train_preference",
+    "train_reward",
     "train_sft",
     "upcycle",
 ]

@@ -22,11 +22,20 @@ from mmalign.held import PREFIX, holding
 from mmalign.models.fingerprint import hash_processor
 from mmalign.models.held import HeldModel, hash_weights
 from mmalign.options.classifier import TrainClassifierOptions
+from mmalign.options.denoisers import ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.options.difficulty import ScoreOptions
 from mmalign.options.evaluate import EvaluateOptions
-from mmalign.options.methods import ListwiseOptions, MimicOptions, PreferenceOptions, SftOptions
+from mmalign.options.methods import (
+    ContrastiveOptions,
+    ListwiseOptions,
+    MimicOptions,
+    OnlineOptions,
+    PreferenceOptions,
+    RewardOptions,
+    SftOptions,
+)
 from mmalign.options.models import UpcycleOptions
-from mmalign.runs import classifier, difficulty, training
+from mmalign.runs import classifier, denoisers, difficulty, training
 from mmalign.runs import evaluate as evaluating
 from mmalign.runs import upcycle as upcycling
 from mmalign.runs.classifier import TrainedClassifier
@@ -115,6 +124,36 @@ def train_sft(options: SftOptions) -> TrainedRun:
 def train_mimic(options: MimicOptions) -> TrainedRun:
     """Distil a teacher into a student on chats (``mmalign train mimic``). A student in memory is changed in place."""
     return training.run(options)
+
+
+@_takes(OnlineOptions)
+def train_online(options: OnlineOptions) -> TrainedRun:
+    """Learn from rewards of the policy's own answers (``mmalign train online``). A model in memory is changed in place."""
+    return training.run(options)
+
+
+@_takes(RewardOptions)
+def train_reward(options: RewardOptions) -> TrainedRun:
+    """Train a reward model on pairs or lists (``mmalign train reward``). A model in memory is changed in place."""
+    return training.run(options)
+
+
+@_takes(ContrastiveOptions)
+def train_contrastive(options: ContrastiveOptions) -> TrainedRun:
+    """Train an image-text scorer, a CLIP, on images and texts (``mmalign train contrastive``). A model in memory is changed in place."""
+    return training.run(options)
+
+
+@_takes(TrainDenoiserOptions)
+def train_denoiser(options: TrainDenoiserOptions) -> TrainedRun:
+    """Train a text-to-image pipeline on pictures with captions (``mmalign train denoiser``)."""
+    return denoisers.run(options)
+
+
+@_takes(ImagePreferenceOptions)
+def train_image_preference(options: ImagePreferenceOptions) -> TrainedRun:
+    """Train a text-to-image pipeline on pairs or lists of pictures (``mmalign train image-preference``)."""
+    return denoisers.run(options)
 
 
 @_takes(EvaluateOptions)

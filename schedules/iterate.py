@@ -34,14 +34,16 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from data_tools.did import did_weights, read_rejected
 from data_tools.program import run_program
 from data_tools.sample_pairs import main as sample_pairs
+from data_tools.sampled_lists import read_lists
 from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
 from mmalign.files import claim, read_json_object, write_whole
 from mmalign.rewards.groups import mark_right, win_rates
-from schedules.selection import demote_repetitions, did_weights, read_rejected, select_pairs
-from schedules.stages import RECORD, pair_row, read_lists, run_command, train, training_words, write_rows
+from schedules.selection import demote_repetitions, select_pairs
+from schedules.stages import RECORD, pair_row, run_command, train, training_words, write_rows
 
 BENCHMARKS = ("chair", "pope")
 PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1")

@@ -1,11 +1,8 @@
 """Which of a prompt's samples are chosen and which are rejected, by their scores."""
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-from mmalign.errors import UserError
 
 
 def select_pairs(scores: Sequence[float], *, min_score: float | None, min_gap: float | Sequence[float], most: int) -> list[tuple[int, int]]:
@@ -30,28 +27,3 @@ def demote_repetitions(row: Mapping[str, Any], *, most: int, gap: float) -> list
     """Return a prompt's scores, those of responses that repeat themselves ``gap`` below the lowest (DNO has no rule for it: ours)."""
     lowest = min(row["scores"]) - gap
     return [lowest if repeats(text, most) else score for text, score in zip(row["responses"], row["scores"], strict=True)]
-
-
-def read_rejected(text: str) -> float | None:
-    """Read --rejected: None for worst, else the beta of did.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    name, _, value = text.partition(":beta=")
-    if text == "worst":
-        return None
-    try:
-        beta = float(value)
-    except ValueError:
-        beta = math.nan
-    if name != "did" or not 0 <= beta < math.inf:
-        raise UserError(f"rejected is {text!r}; expected worst, or did:beta=0.5 with a beta of 0 (uniform) or more")
-    return beta
-
-
-def did_weights(scores: Sequence[float], *, beta: float, scale: float) -> list[float]:
-    """Weights that rejected samples are drawn with: softmax(-beta score / scale) (DID, arXiv:2505.23761, Theorem 3.3)."""
-    lowest = min(scores)
-    weights = [math.exp(-beta * (score - lowest) / scale) for score in scores]
-    return [weight / sum(weights) for weight in weights]

@@ -1,7 +1,7 @@
 """What schedules of several trainings share: commands that stop the schedule, pairs from scored lists."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,7 @@ from datasets import Dataset, Image, List
 
 from data_tools.row_files import image_cell
 from mmalign.cli import main as mmalign
-from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Question
 from mmalign.files import whole
 
 RECORD = "schedule.json"
@@ -53,37 +51,6 @@ def run_command(*words: object) -> None:
     print(f"$ mmalign {shlex.join(text)}", flush=True)
     if mmalign(text) != 0:
         raise UserError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
-
-
-def read_lists(
-    sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str, repeated: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Read what ``data_tools/sample_pairs.py`` sampled as rows of scored lists: each text once, at least two per row.
-
-    ``gold`` is the teacher's text, where there is one.
-
-    Args:
-        sampled: The program's folder.
-        questions: Of its source, in its order.
-        image_root: Folder of their images, which become bytes.
-        suffix: Put behind a question's id.
-        repeated: Keep a text as often as it was sampled.
-    """
-    for line in read_lines(sorted((sampled / "chunks").glob("*.jsonl"))):
-        if "reason" in line:
-            continue
-        scored = zip(line["responses"], line["scores"], strict=True)
-        good = [(text, score) for text, score in scored if score is not None and text.strip()]
-        kept = good if repeated else list(dict(good).items())
-        if len(kept) > 1:
-            question = questions[line["index"]]
-            yield {
-                "id": f"{question.id}/{suffix}",
-                "images": [image_cell(question.image, root=image_root, embed=True)],
-                "prompt": [{"role": "user", "content": question.prompt}],
-                "responses": [text for text, _ in kept],
-                "scores": [score for _, score in kept],
-            } | ({"gold": line["gold"]} if "gold" in line else {})
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:

@@ -19,10 +19,23 @@ BELOW = {
 }
 BELOW |= {
     room: {"engine", "models", "data", "losses", "options", "files"}
-    for room in ("methods", "classifier", "denoisers", "difficulty", "evaluation", "training", "worlds", "reports", "diagnostics")
+    for room in (
+        "methods",
+        "classifier",
+        "denoisers",
+        "difficulty",
+        "evaluation",
+        "training",
+        "worlds",
+        "reports",
+        "diagnostics",
+        "pictures",
+    )
 }
 # A method is the trainer's to call.
 BELOW |= {room: BELOW[room] | {"training"} for room in ("methods", "classifier", "denoisers")}
+# Methods train on pictures that the tokenizer of a model has read.
+BELOW["methods"] = BELOW["methods"] | {"pictures"}
 # A report shows metrics as their benchmarks declare them.
 BELOW["reports"] = BELOW["reports"] | {"evaluation"}
 # A reward reads answers as benchmarks do, and a method that samples asks it.

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
+from PIL import Image
 from torch import nn
 
 from mmalign.classifier.dual_head import DualHead, DualHeadConfig, Preprocessing
@@ -55,3 +57,16 @@ def save_part(path: Path, number: int, seed: int) -> None:
     features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "id": Value("string")})
     rows = {"image": [random_image(seed + i) for i in range(number)], "label": [i % 3 for i in range(number)]}
     Dataset.from_dict({**rows, "id": [f"{path.stem}{i}" for i in range(number)]}, features=features).to_parquet(path)
+
+
+def save_colours(path: Path, number: int, seed: int) -> None:
+    """Noisy red, green and blue squares, the classes in turn: what features of random weights tell apart."""
+    rng = np.random.default_rng(seed)
+    images = []
+    for i in range(number):
+        pixels = rng.integers(0, 120, (32, 32, 3))
+        pixels[..., i % 3] += 100
+        images.append(Image.fromarray(pixels.astype(np.uint8)))
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "id": Value("string")})
+    rows = {"image": images, "label": [i % 3 for i in range(number)], "id": [f"{path.stem}{i}" for i in range(number)]}
+    Dataset.from_dict(rows, features=features).to_parquet(path)

@@ -346,6 +346,32 @@ def ovis2() -> Built:
     return scaled(hf.Ovis2ForConditionalGeneration(config)), processor
 
 
+def janus() -> Built:
+    """Janus: a SigLIP tower to see with, and 16 tokens of a picture vocabulary of 24 to draw with."""
+    tokens = {"boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
+    tokenizer = tokenizer_with(**tokens)
+    images = hf.JanusImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    processor = hf.JanusProcessor(images, tokenizer, chat_template=template("<image>"), num_image_tokens=16)
+    vision = {
+        **TOWER, "image_size": 16, "patch_size": 4, "num_image_tokens": 16, "mlp_ratio": 2.0, "projection_dim": SIZES["hidden_size"],
+    }  # fmt: skip
+    pictures = {
+        "embed_dim": 8, "num_embeddings": 24, "latent_channels": 32, "base_channels": 32, "channel_multiplier": [1, 1, 1],
+        "num_res_blocks": 1, "projection_dim": SIZES["hidden_size"], "image_token_embed_dim": SIZES["hidden_size"],
+    }  # fmt: skip
+    config = hf.JanusConfig(
+        text_config={**TEXT, "model_type": "llama"}, vision_config=vision, vq_config=pictures, tie_word_embeddings=False,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = scaled(hf.JanusForConditionalGeneration(config))
+    begin = tokenizer.convert_tokens_to_ids(tokens["boi_token"])
+    model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)
+    # Stock image generation reads it; transformers saves it and does not load it again.
+    model.generation_config.generation_kwargs = {"boi_token_id": begin}
+    return model, processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "llava": llava,
     "llava-next": llava_next,

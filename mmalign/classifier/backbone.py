@@ -9,6 +9,8 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
+from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
@@ -17,6 +19,10 @@ from mmalign.models.load import check_folder, named_errors
 from mmalign.options.classifier import Library
 
 _TOWERS: dict[str, Any] = {"clip_vision_model": CLIPVisionModelWithProjection, "siglip_vision_model": SiglipVisionModel}
+
+
+Statistic = tuple[float, float, float]
+"""Of red, green and blue."""
 
 
 class Tower(nn.Module):
@@ -61,6 +67,34 @@ def load_backbone(library: Library, architecture: str, values: Mapping[str, Any]
         if library == "timm":
             return create_timm(source, pretrained=True, num_classes=0, **values)
         return Tower(_TOWERS[architecture].from_pretrained(source, config=_tower_config(architecture, values), dtype=torch.float32))
+
+
+def check_weights(path: Path) -> None:
+    """Check that there is a file of weights.
+
+    Raises:
+        ValueError: If it isn't there, or is of another kind.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(f"backbone weights {path} not found as a file .safetensors; write one with safetensors.torch.save_file")
+
+
+def load_weights(backbone: Any, path: Path) -> None:
+    """Fill a timm backbone with a file's weights, by their names; a classifier's own in the file are left out.
+
+    Raises:
+        ValueError: If the file can't be read, or its weights are not the backbone's.
+    """
+    with named_errors(str(path)):
+        found = load_file(path)
+    wanted, head = backbone.state_dict(), str(backbone.default_cfg.get("classifier", "fc"))
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in found if name not in wanted and not name.startswith(f"{head}.")]
+    other = [name for name, value in found.items() if name in wanted and value.shape != wanted[name].shape]
+    for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes of")):
+        if names:
+            raise UserError(f"{path} {what} {', '.join(names[:3])} ({len(names)} such weights); expected those of the timm backbone")
+    backbone.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
 
 
 def create_timm(architecture: str, **options: Any) -> Any:
@@ -116,6 +150,16 @@ def find_feature_width(backbone: nn.Module, image_size: int) -> int:
     if features.ndim != 2:
         raise UserError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector per image")
     return features.shape[1]
+
+
+def find_statistics(library: Library, architecture: str, backbone: nn.Module) -> tuple[Statistic, Statistic]:
+    """Find mean and deviation of the pixels that a backbone's published weights were trained with."""
+    if library == "timm":
+        settings = resolve_model_data_config(backbone)
+        return tuple(settings["mean"]), tuple(settings["std"])
+    if architecture == "siglip_vision_model":
+        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+    return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 def _tower_config(architecture: str, values: Mapping[str, Any]) -> Any:

@@ -23,6 +23,8 @@ from mmalign.models.load import named_errors
 from mmalign.options.classifier import HeadKind, Library
 
 CONFIG_FILE, WEIGHTS_FILE = "dual_head.json", "model.safetensors"
+BACKBONE_FILE = "backbone.safetensors"
+"""The backbone of a student of features, from which another training starts."""
 # 1 / 0.01, the paper's zeta.
 COSINE_SCALE = 100.0
 
@@ -162,6 +164,11 @@ class DualHead(nn.Module):
         with whole(folder / WEIGHTS_FILE) as partial:
             save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
         write_config(folder, self.settings)
+
+    def save_backbone(self, folder: Path) -> None:
+        """Write the backbone's weights alone, in the form that its library loads."""
+        with whole(folder / BACKBONE_FILE) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.backbone.state_dict().items()}, partial)
 
 
 class CosineHead(nn.Module):

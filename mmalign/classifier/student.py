@@ -5,11 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.classifier.backbone import load_backbone, read_tower_config
+from mmalign.classifier.backbone import find_statistics, load_backbone, load_weights, read_tower_config
 from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead, DualHeadConfig, Mixing, Preprocessing
 from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
 from mmalign.errors import UserError
@@ -28,7 +27,7 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
     model = build_classifier(
         options,
         classes,
-        heads="dual" if options.form == "dual-head" else "single",
+        heads="dual" if options.has_two_heads else "single",
         ce_head=options.ce_head,
         kd_head=options.kd_head,
         teacher_feature_size=teacher_feature_size,
@@ -63,9 +62,11 @@ def build_classifier(options: ClassifierRunOptions, classes: Sequence[str], **he
         **heads,
     )
     model = DualHead(config)
-    mean, std = _find_statistics(model)
+    mean, std = find_statistics(options.library, architecture, model.backbone)
     model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
-    if options.pretrained:
+    if options.backbone_weights is not None:
+        load_weights(model.backbone, options.backbone_weights)
+    elif options.pretrained:
         load_pretrained_backbone(model, options.backbone)
     return model
 
@@ -78,7 +79,9 @@ def stored_side(options: ClassifierRunOptions) -> int:
 
 
 def published_mixing(options: TrainClassifierOptions) -> Mixing:
-    """The paper's mixing for such a teacher and so many labels."""
+    """The paper's mixing for such a teacher and so many labels; of its rivals with two heads the CE head alone."""
+    if options.form in ("sskd", "dhkd"):
+        return Mixing(ce_head_weight=1.0, kd_head_temperature=1.0, source=f"{options.form} uses the CE head alone")
     if options.teacher_kind == "few-shot":
         return PUBLISHED_MIXING["few-shot"]
     return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]
@@ -116,13 +119,3 @@ def init_heads_from_text(model: DualHead, text_features: Tensor) -> None:
         head.weight.copy_(F.normalize(text_features.float(), dim=-1))
         if isinstance(head, nn.Linear):
             head.bias.zero_()
-
-
-def _find_statistics(model: DualHead) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and deviation of the pixels that the published weights were trained with."""
-    if model.settings.library == "timm":
-        settings = resolve_model_data_config(model.backbone)
-        return tuple(settings["mean"]), tuple(settings["std"])
-    if model.settings.architecture == "siglip_vision_model":
-        return (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-    return (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

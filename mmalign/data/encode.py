@@ -50,6 +50,8 @@ class EncodedPrompt:
     """(R,) for each response: the number of the item that each token belongs to, -1 where none; empty: nobody asked."""
     image_digest: str = ""
     """Of the decoded images, by which caches know them; see ``digest_images``."""
+    pictures: bool = False
+    """Whether the responses are pictures: ids of ``models/picture_tokens.py``."""
 
     @property
     def num_tokens(self) -> int:

@@ -37,6 +37,7 @@ OTHER_NAMES = {"messages": "conversations", "images": "image"}
 IMAGES_OTHER, CHOSEN_OTHER = "images_other", "chosen_other"
 ROW_COLUMNS = (
     "id", "source", "prompt", "question", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected", CHOSEN_OTHER,
+    "codes", "codes_chosen", "codes_rejected", "codes_responses", "codes_of",
 )  # fmt: skip
 """What a row may have beside the columns that it must have."""
 

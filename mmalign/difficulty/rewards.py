@@ -99,10 +99,12 @@ def write_rewards(dataset: Dataset, found: Sequence[RowRewards], *, out: Path, a
     names = set(dataset.column_names)
     sources = dataset.select(indices)["source"][:] if "source" in names else [None] * len(found)
     scores = dataset.select(indices)["scores"][:] if lists and "scores" in names else [None] * len(found)
-    margins: dict[str, list[float]] = {}
+    margins: dict[str, dict[str, list[float]]] = {}
     for row, source, own in zip(found, sources, scores, strict=True):
-        margins.setdefault(str(source or "all"), []).extend(_margins(row.rewards, own, lists=lists))
-    summary = {**about, "num_rows": len(dataset), "num_scored": len(found), **summarise_margins(margins)}
+        margins.setdefault(str(source or "all"), {}).setdefault(row.id, []).extend(_margins(row.rewards, own, lists=lists))
+    flat = {name: [value for own in rows.values() for value in own] for name, rows in margins.items()}
+    summary = {**about, "num_rows": len(dataset), "num_scored": len(found), **summarise_margins(flat)}
+    add_questions(summary, margins)
     write_whole(out / SUMMARY, json.dumps(summary, indent=1) + "\n")
     return summary
 
@@ -152,6 +154,21 @@ def summarise_margins(margins: Mapping[str, Sequence[float]]) -> dict[str, Any]:
         "median_gap": median,
         "advice": _advise(beyond, median),
     }
+
+
+def add_questions(summary: dict[str, Any], margins: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Add how many questions have all their pairs in the right order (ACC+, arXiv:2502.10391), where some have several; a tie is wrong.
+
+    Args:
+        summary: Of ``summarise_margins``; ``num_questions`` and ``all_right`` are added to it and to each of its sources.
+        margins: By source, then by the row's id.
+    """
+    right = {name: [min(own) > 0 for own in rows.values() if own] for name, rows in margins.items()}
+    every = [one for own in right.values() for one in own]
+    if not len(every) < summary["num_pairs"]:
+        return
+    for told, own in [(summary, every), *((told, right[name]) for name, told in summary["sources"].items())]:
+        told |= {"num_questions": len(own), "all_right": sum(own) / len(own)}
 
 
 def _accuracy(values: Any) -> float:

@@ -55,7 +55,7 @@ def collate_prompts(
         ``plain_index`` (the same, counted from where the prompt starts in its row), each (B, N); the scored tokens' ``index``
         into B * N of the hidden state that predicts them, their ``target`` id and ``response`` number, each (K,), and where prompts
         have items the ``item`` in its response, -1 where none; ``repeats``
-        (P,): responses of each prompt; ``shared``; ``image_blocks`` (4, P): see ``ImageFeatures``.
+        (P,): responses of each prompt; ``shared``; ``pictures`` where responses are such; ``image_blocks`` (4, P): see ``ImageFeatures``.
     """
     if shared:
         blocks = [_Block(number, range(len(prompt.responses))) for number, prompt in enumerate(encoded)]
@@ -72,6 +72,9 @@ def collate_prompts(
     layout |= _scored_tokens(rows, laid, encoded, length)
     layout["repeats"] = torch.tensor([len(prompt.responses) for prompt in encoded])
     layout["shared"] = torch.tensor(shared)
+    if any(prompt.pictures for prompt in encoded):
+        assert all(prompt.pictures for prompt in encoded), "a batch is scored by one head"
+        layout["pictures"] = torch.tensor(True)
     order = list(dict.fromkeys(block.prompt for row in rows for block in row))
     layout["image_blocks"] = _image_blocks([encoded[number] for number in order])
     return {

@@ -95,6 +95,20 @@ def generate(
     return answers
 
 
+def with_answers(question: EncodedPrompt, answers: Sequence[Generated], *, token_type: int) -> EncodedPrompt:
+    """The question with answers behind it, token by token as they were sampled, all of them scored."""
+    prompt, ids = joined(question, 0), [answer.tokens for answer in answers]
+    return EncodedPrompt(
+        prefix_ids=prompt.prefix_ids,
+        responses=ids,
+        scored=[[True] * len(tokens) for tokens in ids],
+        token_types=prompt.token_types,
+        images=prompt.images,
+        num_images=prompt.num_images,
+        response_types=[{key: [token_type] * len(tokens) for key in prompt.token_types} for tokens in ids],
+    )
+
+
 def _seeds(encoded: Sequence[EncodedPrompt], seeds: Sequence[Sequence[int]] | None) -> Tensor:
     """The seeds of all questions, in order."""
     if seeds is None:

@@ -6,7 +6,7 @@ Shape legend: B = rows, N = row length, K = scored tokens, R = responses, D = hi
 import inspect
 import operator
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +20,12 @@ from transformers import PreTrainedModel
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
 from mmalign.engine.divergence import Head, TeacherStates, linear_divergence
 from mmalign.engine.head import LogitTransform, linear_token_logits, linear_token_logps
+from mmalign.engine.pictures import picture_embeddings
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
 from mmalign.options.methods import DivergenceOptions
 
 
@@ -70,10 +72,12 @@ def compute_response_logps(
         The log-probabilities, states, logits and divergences, with gradient where grad mode is on.
     """
     layout = batch["layout"]
+    pictures = drawing_of(model, layout)
+    targets = layout["target"] if pictures is None else layout["target"] - pictures.first
     states: list[Tensor] = []
 
     def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
-        scored, target = hidden.index_select(0, layout["index"]), layout["target"]
+        scored, target = hidden.index_select(0, layout["index"]), targets
         if keep_states:
             states.append(scored)
         found = [linear_token_logps(scored, head.weight, head.bias, target, scale=transform.scale, softcap=transform.softcap)]
@@ -98,11 +102,17 @@ def compute_response_logps(
 _FORWARD_KL = DivergenceOptions()
 
 
-def states_of(model: nn.Module, logps: ResponseLogps) -> TeacherStates:
+def states_of(model: nn.Module, logps: ResponseLogps, layout: Mapping[str, Any]) -> TeacherStates:
     """What another model is compared with: the states that ``compute_response_logps`` kept, and the head that reads them."""
-    head = read_head(model)
+    pictures = drawing_of(model, layout)
+    head = read_head(model) if pictures is None else Head(pictures.head.weight, pictures.head.bias)
     assert logps.states is not None, "they are kept where somebody asks"
     return TeacherStates(logps.states.to(head.weight.dtype), head)
+
+
+def drawing_of(model: nn.Module, layout: Mapping[str, Any]) -> PictureTokens | None:
+    """How the model draws, where a batch's responses are pictures; None where they are words."""
+    return find_picture_tokens(unwrap(model)) if "pictures" in layout else None
 
 
 def read_head(model: nn.Module) -> Head:
@@ -139,7 +149,10 @@ def run_with_head(model: nn.Module, batch: dict[str, Any], compute: HeadFunction
         if not one_response_a_row:
             use_shared_attention(inner)
             stack.enter_context(row_layout(RowLayout(layout["prompt"], layout["segment"], layout["plain_index"])))
-        transform = stack.enter_context(_replaced_head(inner, compute))
+        pictures = drawing_of(inner, layout)
+        transform = stack.enter_context(_replaced_head(inner, compute, pictures))
+        if pictures is not None:
+            stack.enter_context(picture_embeddings(inner, pictures))
         positions = find_positions(inner, batch)
         repeats = None if bool(layout["shared"]) else layout["repeats"]
         if features is None and repeats is not None:
@@ -165,8 +178,8 @@ def unwrap(model: nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def _replaced_head(model: PreTrainedModel, compute: HeadFunction) -> Iterator[LogitTransform]:
-    """Make the output head return what ``compute`` does instead of logits, for one forward pass."""
+def _replaced_head(model: PreTrainedModel, compute: HeadFunction, pictures: PictureTokens | None) -> Iterator[LogitTransform]:
+    """Make the output head, or that of pictures in its place, return what ``compute`` does instead of logits, for one forward pass."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
         raise UserError(
@@ -177,6 +190,8 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction) -> Iterator[Lo
     transform = find_transform(model)
 
     def forward(hidden: Tensor) -> Tensor:
+        if pictures is not None:
+            return compute(pictures.read(hidden.flatten(0, 1)), pictures.head, LogitTransform())
         return compute(hidden.flatten(0, 1), head, transform)
 
     head.forward = forward  # type: ignore[assignment,method-assign]

@@ -19,6 +19,7 @@ from mmalign.engine.vision import image_inputs
 from mmalign.errors import UserError
 from mmalign.models.eval_mode import eval_mode
 from mmalign.models.float32 import in_float32
+from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
 
 TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.25
@@ -103,6 +104,8 @@ def _check_difference(model: nn.Module, difference: float, tolerance: float) -> 
 def own_logps(model: nn.Module, prompt: EncodedPrompt) -> list[Tensor]:
     """Score each response by the model's unchanged forward: one row, all logits. Log-probabilities of scored tokens."""
     device = next(model.parameters()).device
+    if prompt.pictures:
+        return _own_picture_logps(find_picture_tokens(unwrap(model)), prompt, device)
     values = []
     for i in range(len(prompt.responses)):
         single = prompt.only(i)
@@ -112,6 +115,15 @@ def own_logps(model: nn.Module, prompt: EncodedPrompt) -> list[Tensor]:
         logits = model(**batch, **images, use_cache=False).logits
         chosen = logits.flatten(0, 1)[layout["index"]].float().log_softmax(-1)
         values.append(chosen.gather(-1, layout["target"][:, None]).squeeze(-1))
+    return values
+
+
+def _own_picture_logps(pictures: PictureTokens, prompt: EncodedPrompt, device: torch.device) -> list[Tensor]:
+    prefix = torch.tensor([prompt.prefix_ids], device=device)
+    values = []
+    for ids in prompt.responses:
+        codes = torch.tensor([ids], device=device) - pictures.first
+        values.append(pictures.own_logits(prefix, codes).float().log_softmax(-1).gather(-1, codes.T).squeeze(-1))
     return values
 
 

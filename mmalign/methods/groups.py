@@ -8,15 +8,15 @@ from torch import nn
 
 from mmalign.data.encode import EncodedPrompt, answer_type
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.generation import Generated
+from mmalign.engine.generation import Generated, with_answers
 from mmalign.engine.logps import ResponseLogps
-from mmalign.engine.prefix import joined
 from mmalign.errors import UserError
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.pair_kernel import PairObjective
 from mmalign.losses.pair_objectives import SCORES
 from mmalign.losses.registry import Named
 from mmalign.losses.scores import Logps
+from mmalign.methods.held_answers import Held
 from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.policy import build_reference
 from mmalign.methods.preference import PreferenceMethod
@@ -34,7 +34,7 @@ class Answered(NamedTuple):
 
 
 class GroupLists(ListwiseMethod):
-    """Objectives over whole groups, held to the policy that sampled, which at one step per sample is the policy without gradient."""
+    """Objectives over whole groups, held to the policy that sampled."""
 
     def __init__(self, processor: Any, options: OnlineLossOptions) -> None:
         """Build the objectives.
@@ -64,8 +64,14 @@ class GroupLists(ListwiseMethod):
         return MethodOutput(output.loss_sum, {name: value for name, value in output.metrics.items() if name.startswith("loss/")})
 
     def compared_with(self, batch: Mapping[str, Any], policy: ResponseLogps, live: Logps | None) -> Logps | None:
-        """The policy that sampled."""
-        return None if self.cached is None else Logps(policy.sums.detach(), policy.token_logps.detach())
+        """The policy that sampled, which at the first step on its answers is the policy itself, without gradient."""
+        if self.cached is None:
+            return None
+        held: Held = batch["held"]
+        if held.old is None:
+            held.old = policy.token_logps.detach()
+        old = held.old.to(policy.token_logps)
+        return Logps(policy.scored.sums(old), old)
 
 
 class GroupPairs(PreferenceMethod):
@@ -121,20 +127,6 @@ def build_learner(options: OnlineOptions, model: nn.Module, processor: Any) -> L
         why = "is held to the policy that sampled" if lists else "compares with no reference"
         raise UserError(f"objective {', '.join(options.objective)} {why}; leave --reference and all that begins so out")
     return GroupLists(processor, options) if lists else GroupPairs(processor, options, reference=None)
-
-
-def with_answers(question: EncodedPrompt, answers: Sequence[Generated], *, token_type: int) -> EncodedPrompt:
-    """The question with answers behind it, token by token as they were sampled, all of them scored."""
-    prompt, ids = joined(question, 0), [answer.tokens for answer in answers]
-    return EncodedPrompt(
-        prefix_ids=prompt.prefix_ids,
-        responses=ids,
-        scored=[[True] * len(tokens) for tokens in ids],
-        token_types=prompt.token_types,
-        images=prompt.images,
-        num_images=prompt.num_images,
-        response_types=[{key: [token_type] * len(tokens) for key in prompt.token_types} for tokens in ids],
-    )
 
 
 def _collate(learner: Learner, groups: Sequence[Answered]) -> dict[str, Any]:

@@ -12,10 +12,11 @@ from mmalign.data.encode import EncodedPrompt, answer_type, encode_questions, im
 from mmalign.data.rows import QuestionRow, read_question
 from mmalign.data.verdicts import describe_reading
 from mmalign.engine.choosing import Among, Sampling
-from mmalign.engine.generation import Generated
+from mmalign.engine.generation import Generated, with_answers
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.errors import UserError
-from mmalign.methods.groups import Answered, Learner, build_learner, with_answers
+from mmalign.methods.groups import Answered, Learner, build_learner
+from mmalign.methods.held_answers import Held, HeldAnswers, HeldAnswersCallback
 from mmalign.methods.policy import load_policy
 from mmalign.methods.sampling import PolicySampler, draw
 from mmalign.options.methods import OnlineLossOptions, OnlineOptions
@@ -55,7 +56,8 @@ class OnlineMethod(Method):
             seed: Of the answers.
         """
         self.processor, self.options, self.learner, self.reward, self._seed = processor, options, learner, reward, seed
-        self.columns = tuple(reward.columns)
+        self.columns, self.passes = tuple(reward.columns), options.passes
+        self._held = HeldAnswers(options.passes)
         drawn = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
         decoding = Among(drawn, len(processor.tokenizer), image_token_ids(processor))
         pad = processor.tokenizer.pad_token_id
@@ -96,8 +98,9 @@ class OnlineMethod(Method):
         return {**reading, "max_new_tokens": self.options.max_new_tokens, "reward": reward}
 
     def callbacks(self, checkpoint: Path | None) -> list[TrainerCallback]:
-        """The objective's."""
-        return self.learner.callbacks(checkpoint)
+        """The objective's, and what keeps answers that several steps learn from."""
+        held = [HeldAnswersCallback(self._held, checkpoint=checkpoint)] if self.passes > 1 else []
+        return [*self.learner.callbacks(checkpoint), *held]
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> str:
         """Choose how questions are answered, and how answers are laid out: see ``probe_prefix`` and ``probe_rows``.
@@ -108,10 +111,8 @@ class OnlineMethod(Method):
         read = [self._read(row) for row in rows[:PROBED_ROWS]]
         told = self._sampler.start(model, read[0].encoded)
         kind = answer_type(self.processor)
-        answered = [
-            with_answers(row.encoded, answers, token_type=kind)
-            for row, answers in zip(read, self._answer(model, read, step=0), strict=True)
-        ]
+        said = self._sampler.answer(model, [row.encoded for row in read], self._seeds(read, step=0))
+        answered = [with_answers(row.encoded, answers, token_type=kind) for row, answers in zip(read, said, strict=True)]
         choice = probe_rows(model, answered, pad_token_id=self.processor.tokenizer.pad_token_id)
         self.learner.shared = choice.shared
         sampled = f"the policy gives {self.options.samples} answers per prompt, of {self.options.max_new_tokens:,} tokens at most"
@@ -122,20 +123,28 @@ class OnlineMethod(Method):
         return {"rows": [self._read(row) for row in rows]}
 
     def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
-        """Answer the questions, score the answers, and lay them out.
+        """Answer the questions and score the answers, where that was not done at a step before, and lay them out.
 
         Raises:
             ValueError: If a reward is not finite, or the objective can't use it.
         """
         rows: list[_Row] = batch["rows"]
-        answers = self._answer(model, rows, step=step)
-        groups = [self._group(row, said) for row, said in zip(rows, answers, strict=True)]
-        rewards = score_groups(self.reward, groups, name=self.options.reward)
-        learned = [self._learned(*parts) for parts in zip(rows, answers, rewards, strict=True)]
-        return self.learner.lay_out(learned) | {"online": collate_metrics(groups, answers, rewards, learned)}
+        seeds = self._seeds(rows, step=self._held.begin(step))
+        held = self._held.find(seeds) or self._held.keep(seeds, self._ask(model, rows, seeds))
+        groups = self._groups(rows, held.answers)
+        learned = [self._learned(*parts) for parts in zip(rows, held.answers, held.rewards, strict=True)]
+        told = collate_metrics(groups, held.answers, held.rewards, learned)
+        return self.learner.lay_out(learned) | {"online": told, "held": held}
 
-    def _answer(self, model: nn.Module, rows: Sequence[_Row], *, step: int) -> list[list[Generated]]:
-        return self._sampler.answer(model, [row.encoded for row in rows], [draw(self._seed, step, row.encoded).seed for row in rows])
+    def _ask(self, model: nn.Module, rows: Sequence[_Row], seeds: Sequence[int]) -> Held:
+        answers = self._sampler.answer(model, [row.encoded for row in rows], seeds)
+        return Held(answers, score_groups(self.reward, self._groups(rows, answers), name=self.options.reward))
+
+    def _seeds(self, rows: Sequence[_Row], *, step: int) -> list[int]:
+        return [draw(self._seed, step, row.encoded).seed for row in rows]
+
+    def _groups(self, rows: Sequence[_Row], answers: Sequence[Sequence[Generated]]) -> list[Group]:
+        return [self._group(row, said) for row, said in zip(rows, answers, strict=True)]
 
     def _group(self, row: _Row, answers: Sequence[Generated]) -> Group:
         return read_group(self.processor, row.question, row.raw, prompt=row.prompt_ids, answers=[answer.ids for answer in answers])

@@ -57,7 +57,7 @@ def compute_reference(
     seen = features if reference.shares_frozen_vision else None
     with reference.active(unwrap_parallel(model)) as frozen:
         expected = compute_response_logps(frozen, inputs, features=seen, keep_states=divergence, keep_logits=keep_logits)
-        return FrozenPass(features, expected, states_of(frozen, expected) if divergence else None)
+        return FrozenPass(features, expected, states_of(frozen, expected, inputs["layout"]) if divergence else None)
 
 
 def compute_policy(

@@ -213,7 +213,7 @@ class ResponsesMethod(Method, Generic[Objective]):
 
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch without what only the objectives read."""
-    return {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells")}
+    return {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells", "held")}
 
 
 def mean_over_processes(values: Tensor) -> Tensor:

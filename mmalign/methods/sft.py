@@ -22,7 +22,7 @@ class SupervisedMethod(Method):
     name = "sft"
     summary = "a multimodal LLM, fine-tuned on chats about images"
     intended_use = "As the start and the reference of preference training, and as the baseline that its results are compared with."
-    columns = CHAT_COLUMNS
+    columns: Sequence[str] = CHAT_COLUMNS
 
     def __init__(self, processor: Any, options: ChatOptions | None = None) -> None:
         """Keep the processor, and how chats are read."""

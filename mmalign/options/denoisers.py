@@ -80,8 +80,8 @@ class ImagePreferenceOptions(DenoiserOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleImagesOptions(Options):
-    """Options of ``mmalign sample-images``."""
+class SampleDenoiserOptions(Options):
+    """Options of ``mmalign sample-denoiser``."""
 
     data: Path = field(metadata={"positional": True})
     """captions: parquet, json or jsonl file, or a folder of them"""

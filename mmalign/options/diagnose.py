@@ -32,6 +32,10 @@ class DiagnoseOptions(RowOptions, AnswerOptions, DtypeOptions):
     """response tokens whose states are kept for the layers and the information"""
     credited: int = 8
     """pairs whose credit is drawn"""
+    search: int = 0
+    """answer the pairs' prompts greedily and with so many beams, by policy and start, and compare the rewards; 0: don't"""
+    search_tokens: int = 128
+    """longest of these answers"""
     batch_size: int = 16
     """pairs at once"""
     title: str = "Diagnosis"
@@ -42,6 +46,8 @@ class DiagnoseOptions(RowOptions, AnswerOptions, DtypeOptions):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "max_pairs", "max_tokens", "batch_size")
+        self.refuse_below(1, "max_pairs", "max_tokens", "search_tokens", "batch_size")
+        if self.search != 0:
+            self.refuse_below(2, "search")
         if self.credited < 0 or not self.beta > 0:
             raise UserError(f"credited is {self.credited} and beta {self.beta}; expected a number from 0 and a positive one")

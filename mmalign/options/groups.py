@@ -23,6 +23,8 @@ class GroupOptions(Options):
 
     samples: int = 8
     """answers per prompt"""
+    passes: int = 1
+    """optimiser steps on each batch of answers, before new ones are sampled"""
     temperature: float = 1.0
     """of sampling"""
     top_p: float = 1.0
@@ -38,7 +40,7 @@ class GroupOptions(Options):
         """Refuse groups of one, and what is no distribution."""
         super().__post_init__()
         self.refuse_below(2, "samples")
-        self.refuse_below(1, "max_new_tokens")
+        self.refuse_below(1, "passes", "max_new_tokens")
         self.refuse_below(0, "top_k")
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; expected a positive number")

@@ -9,7 +9,7 @@ from mmalign.options.base import Options
 from mmalign.options.chasing import ChasingOptions
 from mmalign.options.groups import GroupOptions, GroupRewardOptions
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.rows import AnswerOptions, RowOptions, WeakenOptions, WordingOptions
+from mmalign.options.rows import AnswerOptions, PictureOptions, RowOptions, WeakenOptions, WordingOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 Tower = Literal["vision_tower", "text_tower"]
@@ -39,11 +39,19 @@ class ChatOptions(RowOptions, AnswerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SftOptions(ChatOptions, MllmOptions):
+class SftOptions(ChatOptions, PictureOptions, MllmOptions):
     """Options of ``mmalign train sft``."""
 
     learning_rate: float = 2e-5
     """peak learning rate"""
+    caption_dropout: float = 0.1
+    """pictures: share of the rows that are drawn without their caption, drawn anew at each step; guidance needs them"""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no share."""
+        super().__post_init__()
+        if not 0 <= self.caption_dropout < 1:
+            raise UserError(f"caption_dropout is {self.caption_dropout}; expected a share of the rows from 0, less than 1, such as 0.1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,11 +281,17 @@ class PairLossOptions(ResponsesOptions, SelectionOptions, WeakenOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PreferenceOptions(PairLossOptions, ChasingOptions):
+class PreferenceOptions(PairLossOptions, PictureOptions, ChasingOptions):
     """Options of ``mmalign train preference``."""
 
     learning_rate: float = 2e-6
     """peak learning rate"""
+
+    def __post_init__(self) -> None:
+        """Refuse what pictures can't be combined with."""
+        super().__post_init__()
+        if self.pictures and self.chasing:
+            raise UserError("--chasing trains on words alone; leave it or --pictures out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,11 +304,17 @@ class ListLossOptions(ResponsesOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ListwiseOptions(ListLossOptions, ReferencedOptions):
+class ListwiseOptions(ListLossOptions, PictureOptions, ReferencedOptions):
     """Options of ``mmalign train listwise``."""
 
     learning_rate: float = 2e-6
     """peak learning rate"""
+
+    def __post_init__(self) -> None:
+        """Refuse what pictures can't be combined with."""
+        super().__post_init__()
+        if self.pictures and self.items:
+            raise UserError("--items are spans of words, and --pictures has none; leave one out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,15 +376,25 @@ class MethodEntry(NamedTuple):
 # What follows ``mmalign train``. A new method is its own module, its options and one line here.
 METHODS = {
     "contrastive": MethodEntry(ContrastiveOptions, "contrastive:ContrastiveMethod", "train an image-text scorer (CLIP)"),
-    "sft": MethodEntry(SftOptions, "sft:SupervisedMethod", "fine-tune on chats about images"),
+    "sft": MethodEntry(
+        SftOptions,
+        "sft:SupervisedMethod",
+        "fine-tune on chats about images",
+        variants={"pictures": "pictures:PictureSupervisedMethod"},
+    ),
     "mimic": MethodEntry(MimicOptions, "mimic:MimicMethod", "distil a teacher into a student on chats"),
     "preference": MethodEntry(
         PreferenceOptions,
         "preference:PreferenceMethod",
         "DPO and its family on preference pairs",
-        variants={"chasing": "chasing:ChasingMethod"},
+        variants={"chasing": "chasing:ChasingMethod", "pictures": "pictures:PicturePreferenceMethod"},
     ),
-    "listwise": MethodEntry(ListwiseOptions, "listwise:ListwiseMethod", "the same on lists of scored responses"),
+    "listwise": MethodEntry(
+        ListwiseOptions,
+        "listwise:ListwiseMethod",
+        "the same on lists of scored responses",
+        variants={"pictures": "pictures:PictureListwiseMethod"},
+    ),
     "reward": MethodEntry(RewardOptions, "reward:RewardMethod", "train a reward model on pairs or lists: a stock checkpoint"),
     "online": MethodEntry(OnlineOptions, "online:OnlineMethod", "learn from rewards of the policy's own answers: GRPO, DisCO, online DPO"),
 }

@@ -77,3 +77,12 @@ class WeakenOptions(Options):
     """how it is made of the row's own: a small part, a third masked, noise, half way to noise, grey, or no image"""
     weaken_seed: int = 0
     """draws it, once per row"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureOptions(Options):
+    """What answers are."""
+
+    pictures: bool = False
+    """answers are pictures, drawn token by token: rows have caption, and image (sft), image_chosen and image_rejected (preference), or
+    images_responses and scores (listwise)"""

@@ -34,6 +34,7 @@ from mmalign.models.load import best_device, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
 from mmalign.reports.gallery import make_thumbnail
+from mmalign.runs.diagnose_search import build_searcher, compare_searches, score_all, show_searches
 from mmalign.runs.run_record import read_record
 
 
@@ -65,6 +66,8 @@ def run(options: DiagnoseOptions) -> None:
         )
     for name, probe in diagnosis["separability"].items():
         print(f"chosen told from rejected by {name}: {probe['accuracy']:.1%} [{probe['low']:.1%}, {probe['high']:.1%}]")
+    if diagnosis["search"]:
+        print(show_searches(diagnosis["search"]))
     print(f"saved in {page}")
 
 
@@ -85,6 +88,8 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     with _opened(options, None) as (model, _):
         reader = PairReader(processor.tokenizer.pad_token_id, options.batch_size).probed(model, sets["pairs"].encoded)
         start = _look(model, sets, reader, options)
+        searcher = build_searcher(sets["pairs"].rows, processor, options) if options.search else None
+        said = {} if searcher is None else {"start": searcher.answer(model)}
         separability, note = _separability(model, processor, sets["pairs"], reader, options)
     between = []
     for path in checkpoints:
@@ -93,6 +98,13 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
             between.append((path.name, _step_of(path), logps))
     with _opened(options, Path(options.model)) as (model, _):
         policy = _look(model, sets, reader, options)
+        if searcher is not None:
+            said = {"policy": searcher.answer(model), **said}
+            scored = score_all(searcher, model, said)
+    searches = []
+    if searcher is not None:
+        with _opened(options, None) as (model, _):
+            searches = compare_searches(said, scored, score_all(searcher, model, said), options)
     moved = {name: _movement(policy.logps[name], start.logps[name]) for name in sets}
     credited = [_credit(i, sets["pairs"], policy, start, processor, options) for i in range(min(options.credited, len(sets["pairs"].rows)))]
     diagnosis = {
@@ -104,6 +116,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
         "training_log": _training_log(Path(options.model)),
         "per_token": {n: per_token(*_sums(policy.logps[n], start.logps[n])).tolist() for n in sets},
         "information": _information(policy, start),
+        "search": searches,
         "separability": {name: dataclasses.asdict(probe) for name, probe in separability.items()},
         "separability_note": note,
         "layers": {name: dataclasses.asdict(seen.trace) for name, seen in (("start", start), ("policy", policy)) if seen.trace is not None},

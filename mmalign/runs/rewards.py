@@ -1,5 +1,6 @@
 """``mmalign score-rewards``: a reward model's scores of pairs and lists, or a policy's implicit reward."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -77,12 +78,18 @@ def print_summary(summary: dict[str, Any]) -> None:
     print(f"{summary['num_scored']:,} of {summary['num_rows']:,} rows scored, {summary['num_pairs']:,} pairs with a preference")
     if not summary["num_pairs"]:
         return
-    parts = [(name, f"{own['num_pairs']:,}", f"{own['accuracy']:.1%}") for name, own in summary["sources"].items()]
-    if len(parts) > 1:
-        parts.append(("mean of sources", f"{len(parts)} sources", f"{summary['macro_accuracy']:.1%}"))
-    print(text_table([("source", "pairs", "accuracy"), *parts, ("overall", f"{summary['num_pairs']:,}", f"{summary['accuracy']:.1%}")]))
+    rows = [(name, *_cells(own)) for name, own in summary["sources"].items()]
+    if len(rows) > 1:
+        rows.append(("mean of sources", f"{len(rows)} sources", f"{summary['macro_accuracy']:.1%}"))
+    asked = ("questions", "all pairs right") if "all_right" in summary else ()
+    print(text_table([("source", "pairs", "accuracy", *asked), *rows, ("overall", *_cells(summary))]))
     low, middle, high = (summary["quantiles"][share] for share in ("0.05", "0.5", "0.95"))
     print(f"margins: 5% below {low:+.3f}, median {middle:+.3f}, 5% above {high:+.3f}; log loss {summary['log_loss']:.3f}")
     print(f"sigmoid(|margin|) is {summary['calibration_error']:.1%} away from how often it is right, on average")
     if summary["advice"]:
         print(summary["advice"])
+
+
+def _cells(told: Mapping[str, Any]) -> tuple[str, ...]:
+    cells = (f"{told['num_pairs']:,}", f"{told['accuracy']:.1%}")
+    return (*cells, f"{told['num_questions']:,}", f"{told['all_right']:.1%}") if "all_right" in told else cells

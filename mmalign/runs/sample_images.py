@@ -1,89 +1,132 @@
-"""``mmalign sample-images``: pictures of captions, in shards that are there whole or not at all."""
+"""``mmalign sample-images``: pictures of captions, drawn token by token, in shards that may be stopped and split."""
 
+import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+import torch
+from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from mmalign.data.datasets import hash_data_files, load_rows
-from mmalign.data.rows import check_columns
-from mmalign.data.shards import Advance, Shards, parse_share, split_among_processes, wait_for_all
-from mmalign.denoisers.draws import make_seed
-from mmalign.denoisers.pipeline import TextToImage, fingerprint_pipeline, load_pipeline
-from mmalign.denoisers.sampling import sample_pictures
+from mmalign.data.pictures import CAPTION, CODES_OF, encode_caption, kept_without_caption, read_caption
+from mmalign.data.rejects import Rejects
+from mmalign.data.rows import check_columns, row_id
+from mmalign.data.shards import Advance, Shards, parse_share, read_lines, split_among_processes, wait_for_all, write_lines
+from mmalign.engine.choosing import Decoding, Greedy, Sampling, fold_in
+from mmalign.engine.drawing import draw_pictures
+from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
-from mmalign.files import claim, whole
-from mmalign.models.load import best_device
-from mmalign.options.denoisers import SampleImagesOptions
-from mmalign.worlds.render import to_png
+from mmalign.files import SCORING, claim
+from mmalign.models.fingerprint import fingerprint_checkpoint
+from mmalign.models.load import best_device, check_exists, load_mllm
+from mmalign.models.picture_tokens import find_picture_tokens, to_images
+from mmalign.options.sample_images import DrawingOptions, SampleImagesOptions
 
-SAMPLES, RECORD = "samples.parquet", "sampling.json"
-SHARD_ROWS = 32
-LISTS = Features({"caption": Value("string"), "images": List(ImageFeature())})
-PAIRS = Features({"caption": Value("string"), "image_chosen": ImageFeature(), "image_rejected": ImageFeature()})
-# What changes no picture.
-_WITHOUT_EFFECT = ("data", "model", "out", "shard")
+SHARD = 64
+"""Captions of a shard: what a stopped run draws again at most."""
+_DRAWN = ("sample", "image", "codes", CODES_OF)
 
 
-def run(options: SampleImagesOptions) -> Path | None:
-    """Make the pictures that are missing, and join them; None where that is left to another process or command.
+def run(options: SampleImagesOptions) -> None:
+    """Write ``OUT/data/*.parquet``: a row for each picture, with its caption's columns, its tokens, and which tokenizer they are of.
 
     Raises:
-        ValueError: If the data or the pipeline can't be used, or ``out`` holds other samples.
+        ValueError: If the model draws no pictures, too many captions are broken, or ``OUT`` holds pictures of something else.
     """
-    dataset = load_rows(options.data)
-    check_columns(dataset.column_names, ("caption", "image") if options.pairs else ("caption",), what=str(options.data))
-    for number, caption in enumerate(dataset["caption"]):
-        if not isinstance(caption, str) or not caption.strip():
-            raise UserError(f"row {number} of {options.data} has the caption {caption!r}; expected a text")
-    part = parse_share(options.shard)
-    settings = {name: value for name, value in vars(options).items() if name not in _WITHOUT_EFFECT}
-    record = {**settings, "data": hash_data_files(options.data), "model": fingerprint_pipeline(options.model)}
-    claim(options.out / RECORD, record, what="other samples")
-    shards = Shards(options.out / "shards", len(dataset), SHARD_ROWS, suffix=".parquet")
-    source = load_pipeline(options.model)
-    source.to(best_device())
+    check_exists(options.model, "config.json", "adapter_config.json")
+    share = split_among_processes(parse_share(options.shard))
+    dataset = load_rows(options.captions)
+    check_columns(dataset.column_names, (CAPTION,), what=str(options.captions))
+    drawing = {name: getattr(options, name) for name in DrawingOptions.__dataclass_fields__}
+    record = {
+        "data": hash_data_files(options.captions),
+        "model": fingerprint_checkpoint(options.model, dtype=options.dtype),
+        # Rounding depends on who is drawn together.
+        "batch_size": options.batch_size,
+        **drawing,
+    }
+    claim(options.out / SCORING, record, what="other pictures")
+
+    @functools.cache
+    def load() -> tuple[Any, Any]:
+        model, processor = load_mllm(options.model, dtype=options.dtype)
+        find_picture_tokens(unwrap(model))
+        return unwrap(model.to(best_device())), processor
 
     def write(rows: range, path: Path, advance: Advance) -> None:
-        write_shard(options, source, dataset.select(rows), path, first=rows.start)
+        drawn, broken = _draw(*load(), dataset, rows, options, advance)
+        write_lines(_broken_path(path.parent, rows.start), broken)
+        _write_shard(path, dataset, drawn)
 
-    list(shards.finish(write, label="drawing", share=split_among_processes(part)))
-    if not wait_for_all():
-        return None
-    if part.count > 1:
-        print(f"part {options.shard} is drawn; when all parts are, run the same command without --shard: it joins them")
-        return None
-    joined = concatenate_datasets([Dataset.from_parquet(str(path), cache_dir=str(options.out / "cache")) for path in shards.paths()])
-    with whole(options.out / SAMPLES) as partial:
-        joined.to_parquet(partial)
-    print(f"{len(dataset) * options.num_samples:,} pictures of {len(dataset):,} captions saved in {options.out / SAMPLES}")
-    return options.out / SAMPLES
+    shards = Shards(options.out / "data", len(dataset), SHARD, ".parquet")
+    done = shards.finish(write, label="drawing", share=share, unit="caption")
+    rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
+    shards.reject_broken(done, _read_broken, rejects)
+    if wait_for_all():
+        print(f"pictures of {len(dataset):,} captions, {options.samples} of each, saved in {shards.folder}")
 
 
-def write_shard(options: SampleImagesOptions, source: TextToImage, rows: Dataset, path: Path, *, first: int) -> None:
-    """Draw the pictures of some rows and write them."""
-    wanted = [(row, number) for row in range(len(rows)) for number in range(options.num_samples)]
-    made: list[list[dict[str, Any]]] = [[] for _ in rows]
-    for start in range(0, len(wanted), options.batch_size):
-        batch = wanted[start : start + options.batch_size]
-        pictures = sample_pictures(
-            source,
-            [rows[row]["caption"] for row, _ in batch],
-            [make_seed(options.seed, first + row, number) for row, number in batch],
-            steps=options.sampling_steps,
-            guidance=options.guidance,
-            side=options.resolution or source.resolution,
-        )
-        for (row, _), picture in zip(batch, pictures, strict=True):
-            made[row].append({"bytes": to_png(picture), "path": None})
-    captions = [row["caption"] for row in rows]
-    if options.pairs:
-        found = [
-            {"caption": caption, "image_chosen": rows[row]["image"], "image_rejected": picture}
-            for row, caption in enumerate(captions)
-            for picture in made[row]
-        ]
-        Dataset.from_list(found, features=PAIRS).to_parquet(path)
-    else:
-        Dataset.from_dict({"caption": captions, "images": made}, features=LISTS).to_parquet(path)
+def choose_decoding(options: DrawingOptions) -> Decoding:
+    """The likeliest token, or one that is drawn."""
+    if options.temperature == 0:
+        return Greedy()
+    return Sampling(options.temperature, top_p=options.top_p, top_k=options.top_k, answers=options.samples)
+
+
+def _draw(
+    model: Any, processor: Any, dataset: Dataset, rows: range, options: SampleImagesOptions, advance: Advance
+) -> tuple[list[tuple[int, Mapping[str, Any]]], list[dict[str, str]]]:
+    """Return the number of each picture's caption with the picture's columns, and the reason of each broken caption."""
+    good: list[tuple[int, list[int]]] = []
+    broken: list[dict[str, str]] = []
+    for index in rows:
+        try:
+            good.append((index, encode_caption(processor, read_caption(dataset[index]))))
+        except UserError as error:
+            broken.append({"row_id": row_id(dataset[index], index=index), "reason": str(error)})
+    drawn: list[tuple[int, Mapping[str, Any]]] = []
+    for start in range(0, len(good), options.batch_size):
+        batch = good[start : start + options.batch_size]
+        made = _draw_batch(model, processor, batch, options)
+        drawn += [(index, made[number * options.samples + i]) for number, (index, _) in enumerate(batch) for i in range(options.samples)]
+        advance(len(batch))
+    return drawn, broken
+
+
+def _draw_batch(model: Any, processor: Any, batch: Sequence[tuple[int, list[int]]], options: DrawingOptions) -> list[dict[str, Any]]:
+    pictures = find_picture_tokens(model)
+    codes = draw_pictures(
+        model,
+        [ids for _, ids in batch],
+        decoding=choose_decoding(options),
+        seeds=fold_in(torch.tensor([index for index, _ in batch]), options.seed).tolist(),
+        guidance=options.guidance,
+        kept=kept_without_caption(processor),
+        pad_token_id=processor.tokenizer.pad_token_id,
+    )
+    images, digest = to_images(processor, pictures.decode(codes)), pictures.tokenizer_digest()
+    return [
+        dict(zip(_DRAWN, (number % options.samples, image, ids, digest), strict=True))
+        for number, (image, ids) in enumerate(zip(images, codes.tolist(), strict=True))
+    ]
+
+
+def _write_shard(path: Path, dataset: Dataset, drawn: Sequence[tuple[int, Mapping[str, Any]]]) -> None:
+    shard = dataset.select([index for index, _ in drawn])
+    shard = shard.remove_columns([name for name in _DRAWN if name in shard.column_names])
+    own = Dataset.from_dict({name: [row[name] for _, row in drawn] for name in _DRAWN[1:]})
+    own = own.cast_column("image", ImageFeature())
+    shard = shard.add_column("sample", [row["sample"] for _, row in drawn])
+    for name, feature in own.features.items():
+        shard = shard.add_column(name, own.data.column(name), feature=feature)
+    shard.to_parquet(path)
+
+
+def _broken_path(folder: Path, start: int) -> Path:
+    return folder / f"{start:09d}.rejects"
+
+
+def _read_broken(path: Path) -> list[tuple[str, str]]:
+    return [(line["row_id"], line["reason"]) for line in read_lines([_broken_path(path.parent, int(path.stem))])]

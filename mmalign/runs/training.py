@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
@@ -31,11 +32,11 @@ from mmalign.runs.train_eval import build_evaluation
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.evaluating import EvaluationCallback
-from mmalign.training.method import Method
+from mmalign.training.method import Method, Selection
 from mmalign.training.optimizers import build_optimizer
 from mmalign.training.resume import choose_checkpoint, train_to_end
 from mmalign.training.router import build_router_losses
-from mmalign.training.sampler import BucketSampler
+from mmalign.training.sampler import BucketSampler, EpochSampler, PassSampler
 from mmalign.training.tracking import build_tracking
 from mmalign.training.trainer import MethodTrainer
 
@@ -81,18 +82,12 @@ def train_and_save(
         save: What writes the model and its card, where it is not a checkpoint of transformers.
 
     Raises:
-        ValueError: If the data can't be used, or ``out`` holds another run.
+        ValueError: If the data can't be used, ``out`` holds another run, or sharding does not go with the options.
     """
     router = build_router_losses(options, model) if isinstance(options, MllmOptions) else None
     evaluation = build_evaluation(options, processor) if isinstance(options, MllmOptions) else None
     record = describe_run(options, method=method.name)
-    dataset = load_rows(options.data)
-    num_rows = len(dataset)
-    check_columns(dataset.column_names, method.columns, what=str(options.data))
-    # Not before: data of another kind leave no folder behind that refuses the right ones.
-    claim_folder(options.out, record)
-    if unused := unused_columns(dataset.column_names, method.columns):
-        print(f"columns of {options.data} that training does not use: {', '.join(unused)}")
+    rows = claim_run(options, method, record)
     if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
         print(told)
         record["answer_end"] = told
@@ -100,15 +95,11 @@ def train_and_save(
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
     # Processes that were launched find each other here, and share the check.
     arguments = build_training_arguments(options, output_dir=checkpoints)
-    workers = choose_workers(options.check_workers, num_rows)
-    dataset = keep_good_rows(dataset, method.check, rejects=rejects, num_workers=workers, kept=find_verdicts(method, record["data"]))
-    selection = method.select(dataset)
-    for line in selection.notes:
-        print(line)
+    selection = select_rows(options, method, rows, record["data"], rejects)
     dataset = method.prepare(selection.dataset)
     tracking = build_tracking(options, options.out, record["options"], None if evaluation is None else evaluation.samples)
-    buckets = method.num_buckets
-    sampler = None if buckets is None else BucketSampler(len(dataset), num_buckets=buckets, seed=options.seed)
+    step_rows = arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size
+    sampler = build_sampler(method, len(dataset), step_rows=step_rows, seed=options.seed)
     checkpoint = choose_checkpoint(checkpoints)
     trainer = MethodTrainer(
         model=model,
@@ -122,34 +113,76 @@ def train_and_save(
         sampler=sampler,
         projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,
     )
-    if is_quantized(model) and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
-    if isinstance(options, ReferencedOptions) and options.moving is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
-    if isinstance(options, ChasingOptions) and options.chasing and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError("--chasing runs two adapters in turn; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
-    sampling = find_sampling(options)
-    if sampling is not None and (trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled):
-        raise UserError(f"{sampling} whole weights; with FSDP or DeepSpeed leave it out, or train with plain data parallelism")
+    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+        refuse_sharded(options, model)
     if isinstance(options, MllmOptions) and evaluation is not None:
-        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
         trainer.add_callback(EvaluationCallback(evaluation, every=options.eval_every, log=trainer.log))
     found = method.start(trainer.model, [dataset[i] for i in range(min(method.start_rows, len(dataset)))])
     if found is not None:
         print(found)
     trainable = count_parameters(model)
-    print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {num_rows:,} rows")
+    print(f"training {trainable.trainable:,} of {trainable.total:,} parameters on {len(dataset):,} of {len(rows):,} rows")
     train_to_end(trainer, checkpoint)
     weights = trainer.gather_weights()
     if trainer.is_world_process_zero():
-        record |= {"num_rows": num_rows, "num_rejected": rejects.num_rejected}
+        record |= {"num_rows": len(rows), "num_rejected": rejects.num_rejected}
         record |= {"selection": selection.counts} if selection.counts else {}
         if save is None:
             save_run(options, trainer, processor, trainable, record, weights=weights)
         else:
             save(trainer, trainable, record)
     return TrainedRun(options.out, trainer.accelerator.unwrap_model(trainer.model).eval(), processor, trainer.state.log_history)
+
+
+def build_sampler(method: Method, num_rows: int, *, step_rows: int, seed: int) -> EpochSampler | None:
+    """Build the order of a method's rows where it is not simply shuffled; ``step_rows`` are those of a step over all processes."""
+    if method.passes > 1:
+        return PassSampler(num_rows, step_rows=step_rows, passes=method.passes, seed=seed)
+    return None if method.num_buckets is None else BucketSampler(num_rows, num_buckets=method.num_buckets, seed=seed)
+
+
+def claim_run(options: RunOptions, method: Method, record: dict[str, Any]) -> Dataset:
+    """Read the rows and claim ``out`` for the run.
+
+    Raises:
+        ValueError: If a column is missing, or ``out`` holds another run.
+    """
+    rows = load_rows(options.data)
+    check_columns(rows.column_names, method.columns, what=str(options.data))
+    # Not before: data of another kind leave no folder behind that refuses the right ones.
+    claim_folder(options.out, record)
+    if unused := unused_columns(rows.column_names, method.columns):
+        print(f"columns of {options.data} that training does not use: {', '.join(unused)}")
+    return rows
+
+
+def select_rows(options: RunOptions, method: Method, rows: Dataset, data: Mapping[str, str], rejects: Rejects) -> Selection:
+    """Take the rows that the method can train on, and tell what was left out."""
+    workers = choose_workers(options.check_workers, len(rows))
+    good = keep_good_rows(rows, method.check, rejects=rejects, num_workers=workers, kept=find_verdicts(method, data))
+    selection = method.select(good)
+    for line in selection.notes:
+        print(line)
+    return selection
+
+
+def refuse_sharded(options: RunOptions, model: nn.Module) -> None:
+    """Refuse what needs whole weights on each process; FSDP and DeepSpeed divide them.
+
+    Raises:
+        UserError: If the options ask for it.
+    """
+    plain = "with FSDP or DeepSpeed leave it out, or train with plain data parallelism"
+    if is_quantized(model):
+        raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
+    if isinstance(options, ReferencedOptions) and options.moving is not None:
+        raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
+    if isinstance(options, ChasingOptions) and options.chasing:
+        raise UserError(f"--chasing runs two adapters in turn; {plain}")
+    if (sampling := find_sampling(options)) is not None:
+        raise UserError(f"{sampling} whole weights; {plain}")
+    if isinstance(options, MllmOptions) and options.eval_benchmarks:
+        raise UserError("--eval-benchmarks needs whole weights on the main process; with FSDP or DeepSpeed evaluate the checkpoints")
 
 
 def find_sampling(options: RunOptions) -> str | None:

@@ -66,6 +66,8 @@ class Method(ABC):
     """Columns that its rows must have."""
     start_rows: int = PROBED_ROWS
     """Rows that ``start`` is shown."""
+    passes: int = 1
+    """Steps on the rows of each step, one after the other."""
     num_buckets: int | None = None
     """Go through the rows in their order, shuffled within this many buckets per epoch; None: shuffled."""
 

@@ -19,7 +19,7 @@ from mmalign.training.method import Apart, Method
 from mmalign.training.optimizers import set_own_rate
 from mmalign.training.progress import show_progress
 from mmalign.training.router import RouterLosses
-from mmalign.training.sampler import BucketSampler
+from mmalign.training.sampler import EpochSampler
 
 # What a weights file may lack without harm: tied copies of weights that it has.
 _TIED = "lm_head.weight"
@@ -37,7 +37,7 @@ class MethodTrainer(Trainer):
         *args: Any,
         method: Method,
         router: RouterLosses | None = None,
-        sampler: BucketSampler | None = None,
+        sampler: EpochSampler | None = None,
         projector_learning_rate: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -56,7 +56,8 @@ class MethodTrainer(Trainer):
         """
         super().__init__(*args, data_collator=method.collate, **kwargs)
         if sampler is not None and self.args.train_sampling_strategy != "random":
-            raise UserError(f"trainer.train_sampling_strategy is {self.args.train_sampling_strategy!r}, and a curriculum is another order")
+            strategy = self.args.train_sampling_strategy
+            raise UserError(f"trainer.train_sampling_strategy is {strategy!r}, and a curriculum is another order, as are --passes")
         show_progress(self)
         self.method = method
         self._router = router

@@ -1,9 +1,11 @@
 """The cells of the studies on photographs that compare multimodal LLMs over seeds."""
 
+import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts.studies.study import slug
+from scripts.studies.study import AnyCell, slug
 
 PREFERENCE, MOD, IMAGE_TERMS = "seeds", "mod", "image_terms"
 """Folders of the studies in the main run's."""
@@ -25,3 +27,15 @@ class Cell:
 def cells_folder(out: Path, study: str) -> Path:
     """Where the finished arms of a study are in the main run's folder."""
     return out / study / "cells"
+
+
+def choose(cells: Sequence[AnyCell], options: argparse.Namespace) -> list[AnyCell]:
+    """Leave the cells that ``--only`` names; all where it names none.
+
+    Raises:
+        SystemExit: If no cell has a name.
+    """
+    names = {cell.path(options.out).stem for cell in cells}
+    if unknown := sorted({*options.only} - names):
+        raise SystemExit(f"--only {' '.join(unknown)}: no such run; there are {', '.join(sorted(names))}")
+    return [cell for cell in cells if not options.only or cell.path(options.out).stem in options.only]

@@ -25,6 +25,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, whole
+from scripts.real.cells import choose
 from scripts.real.dho_cells import COCO, IMAGES, LABELS, QUICK_SEEDS, SEEDS, STUDENTS, Cell, list_cells
 from scripts.real.page import write_page
 from scripts.real.photos import Photo, read_photo_row
@@ -148,7 +149,8 @@ def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other; without --cifar on COCO's photographs alone."""
     images = [name for name in IMAGES if name == COCO or options.cifar is not None]
     seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    run_missing(list_cells(images, seeds, smoke=options.smoke), partial(run_cell, options=options), options, together=lambda cell: 0)
+    cells = choose(list_cells(images, seeds, smoke=options.smoke), options)
+    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

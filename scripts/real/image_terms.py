@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 
 from mmalign.difficulty.fuse import CACHED
-from scripts.real.cells import IMAGE_TERMS, Cell
+from scripts.real.cells import IMAGE_TERMS, Cell, choose
 from scripts.real.page import write_page
-from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
+from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
 from scripts.studies.image_terms_grid import ARMS, SFT, Arm
 from scripts.studies.image_worth import MEASURED, by_asked, image_metrics
@@ -62,7 +62,7 @@ def held_out_rows(job: Job) -> Path:
 
 def list_training(job: Job, arm: Arm, seed: int, out: Path) -> Step:
     """The command that trains an arm."""
-    held = f"{FREEZE} --reference copy --learning-rate {job.sizes.preference_rate} --beta {BETA}"
+    held = f"{FREEZE} --reference copy --learning-rate {RATE} --beta {BETA}"
     return job.preference(train_rows(job, seed), out, seed=seed, words=f"--objective {arm.objective} --weaken {arm.weaken} {held}")
 
 
@@ -98,7 +98,8 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
 def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other: each training takes all threads."""
     seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    run_missing(list_cells(seeds, smoke=options.smoke), partial(run_cell, options=options), options, together=lambda cell: 0)
+    cells = choose(list_cells(seeds, smoke=options.smoke), options)
+    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
 
 
 if __name__ == "__main__":

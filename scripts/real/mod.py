@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
-from scripts.real.cells import MOD, Cell
+from scripts.real.cells import MOD, Cell, choose
 from scripts.real.page import write_page
-from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
+from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
 from scripts.studies.llava_mod import BY_NAME, Arm
 from scripts.studies.study import main, read_sizes, run_missing, slug, write_run
@@ -71,7 +71,7 @@ def make_step(job: Job, arm: Arm, seed: int) -> Step:
     frozen = [] if "--stage" in words else [FREEZE]
     if words[0] == "preference":
         held = f"--reference-model {job.path('sft')}" if "--reference" in words else "--reference copy"
-        options = " ".join([*words[1:], *frozen, held, f"--beta {BETA} --learning-rate 5e-6"])
+        options = " ".join([*words[1:], *frozen, held, f"--beta {BETA} --learning-rate {RATE}"])
         return job.preference(job.out / "difficulty" / "scored.parquet", out, seed=seed, words=options, model=parent)
     first = arm.name.endswith(" 1")
     half = job.sizes.sft_steps // 2
@@ -106,7 +106,8 @@ def finished(job: Job, seed: int, cells: Sequence[Cell]) -> list[Path]:
 def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other: each training takes all threads."""
     seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    run_missing(list_cells(seeds, smoke=options.smoke), partial(run_cell, options=options), options, together=lambda cell: 0)
+    cells = choose(list_cells(seeds, smoke=options.smoke), options)
+    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
 
 
 if __name__ == "__main__":

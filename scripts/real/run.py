@@ -24,7 +24,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.nltk_words import tokenize
 from mmalign.files import write_whole
 from mmalign.tables import markdown_table
-from scripts.real.steps import BETA, COLUMNS, FREEZE, SIZES, Job, Step, measured, quoted, run_steps, show
+from scripts.real.steps import BETA, COLUMNS, FREEZE, RATE, SIZES, Job, Step, measured, quoted, run_steps, show
 
 
 class Arm(NamedTuple):
@@ -72,7 +72,7 @@ def list_steps(job: Job, *, photos: Path, benchmarks: Path, seed: int) -> list[S
         *job.pairs(out, seed=seed),
     ]
     # Each is measured before the next one is trained: a stopped run has numbers.
-    shared = f"{SHARED} --learning-rate {sizes.preference_rate}"
+    shared = f"{SHARED} --learning-rate {RATE}"
     arms = [job.preference(scored, out / key, seed=seed, words=f"{shared} {arm.words}") for key, arm in PREFERENCE_ARMS.items()]
     for training in [*arms, continued(job, out / "sft_more", seed=seed)]:
         steps += [training, *job.evaluations(training.done.parent, training.done.parent)]

@@ -28,6 +28,8 @@ PROGRAMS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "scripts.real.similar": write_similar,
 }
 BETA = 0.1
+RATE = "3e-5"
+"""Of preference training on full weights: the most balanced of three that were tried with DPO (docs/studies/real.md)."""
 FREEZE = "--freeze vision_tower"
 """Of all trainings of full weights."""
 
@@ -42,7 +44,6 @@ class Sizes:
     scorer_batch: int
     samples: int
     preference_steps: int
-    preference_rate: str
     batch: int
     caption_tokens: int
     classifier_steps: int
@@ -57,7 +58,6 @@ SIZES = {
         scorer_batch=96,
         samples=4,
         preference_steps=400,
-        preference_rate="5e-6",
         batch=16,
         caption_tokens=48,
         classifier_steps=400,
@@ -70,7 +70,6 @@ SIZES = {
         scorer_batch=64,
         samples=4,
         preference_steps=120,
-        preference_rate="1e-5",
         batch=16,
         caption_tokens=32,
         classifier_steps=200,
@@ -83,7 +82,6 @@ SIZES = {
         scorer_batch=16,
         samples=2,
         preference_steps=2,
-        preference_rate="5e-6",
         batch=8,
         caption_tokens=24,
         classifier_steps=2,

@@ -23,10 +23,10 @@ from datasets import Dataset
 
 from mmalign.files import read_json, read_json_object, whole
 from scripts.real.arms import ARMS, CONTROL, TIERS
-from scripts.real.cells import PREFERENCE, Cell
+from scripts.real.cells import PREFERENCE, Cell, choose
 from scripts.real.page import write_page
 from scripts.real.run import continued
-from scripts.real.steps import BETA, FREEZE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
+from scripts.real.steps import BETA, FREEZE, RATE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
 from scripts.studies.study import end_with_parent, main, run_missing, write_json, write_run
 
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
@@ -80,9 +80,9 @@ def list_training(job: Job, cell: Cell, model: Path) -> Step:
     if arm.beta == "matched" and scored.is_file():
         betas = [f"--beta {BETA * mean_factor(scored):.4f}"]
     data = shuffle(scored, job.out / "seeds" / str(cell.seed) / "shuffled.parquet", seed=cell.seed) if arm.shuffled else scored
-    held = f"{FREEZE} --learning-rate {job.sizes.preference_rate} --reference copy"
+    held = f"{FREEZE} --learning-rate {RATE} --reference copy"
     if arm.adapter:
-        held = "--train-projector --learning-rate 5e-5 --reference adapter-off"
+        held = "--train-projector --learning-rate 3e-4 --reference adapter-off"
     words = " ".join([arm.words, *betas, held])
     return job.preference(data, model, seed=cell.seed, words=words)
 
@@ -160,12 +160,14 @@ def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other: each training takes all threads."""
     job = find_job(options)
     seeds = options.seeds or ([own_seed(job)] if options.smoke else QUICK_SEEDS if options.quick else SEEDS)
-    run_missing(list_cells(seeds, smoke=options.smoke), partial(run_cell, options=options), options, together=lambda cell: 0)
+    cells = choose(list_cells(seeds, smoke=options.smoke), options)
+    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the choice of seeds, and what the main run was given."""
+    """Add the choice of cells, and what the main run was given."""
     parser.add_argument("--seeds", type=int, nargs="*", help="these alone")
+    parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="runs whose files have these names, without .json")
     add_job_options(parser)
 
 

@@ -186,7 +186,7 @@ def run_cell(cell: Cell, out: Path, *, sizes: Sizes) -> str:
 def make_own_pairs(rows: Path, base: Path, sizes: Sizes) -> Path:
     """The chosen pictures against the base's own: what DDO trains on."""
     out = rows / "own"
-    run(["sample-images", rows / "chosen.parquet", "--model", base, "--out", out, "--pairs", "--guidance", 1, "--batch-size", 32,
+    run(["sample-denoiser", rows / "chosen.parquet", "--model", base, "--out", out, "--pairs", "--guidance", 1, "--batch-size", 32,
          "--sampling-steps", sizes.sampling_steps])  # fmt: skip
     return out / "samples.parquet"
 
@@ -208,7 +208,7 @@ def draw(model: Path, captions: list[str], number: int, sizes: Sizes) -> list[li
     folder = model / f"drawings-{number}"
     folder.mkdir(exist_ok=True)
     Dataset.from_dict({"caption": captions}).to_parquet(folder / "captions.parquet")
-    run(["sample-images", folder / "captions.parquet", "--model", model, "--out", folder / "samples", "--num-samples", number,
+    run(["sample-denoiser", folder / "captions.parquet", "--model", model, "--out", folder / "samples", "--num-samples", number,
          "--guidance", 2, "--batch-size", 50, "--sampling-steps", sizes.sampling_steps])  # fmt: skip
     rows = load_copy(folder / "samples" / "samples.parquet").cast_column("images", List(ImageFeature(decode=False)))
     return [[load_image(image) for image in row["images"]] for row in rows]

@@ -25,10 +25,11 @@ import numpy as np
 
 from data_tools.sample_options import SampleOptions
 from data_tools.sample_pairs import run as sample_pairs
+from data_tools.sampled_lists import read_lists
 from data_tools.scoring import best_and_worst
 from mmalign.evaluation.chair import load_chair
 from mmalign.files import whole
-from schedules.stages import pair_row, read_lists, write_rows
+from schedules.stages import pair_row, write_rows
 from scripts.studies.objectives_axes import add_options, list_axes, list_axis_searches, make_starts, run_axis_cell
 from scripts.studies.objectives_axes_page import write_axes_page
 from scripts.studies.objectives_grid import Cell, Data, best_of, count_steps, list_cells, list_searches

@@ -5,8 +5,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+import torch
 
 from mmalign.cli import main
+from mmalign.data.datasets import load_rows
+from mmalign.data.rows import read_pair
+from mmalign.models.load import load_mllm
 from tests.data_files import save_rows
 from tests.tiny_models import pair_rows
 
@@ -99,3 +103,40 @@ def test_what_it_refuses(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, caps
         main([*words, "--max-pairs", "0"])
     assert stop.value.code == 2
     assert "max_pairs is 0" in capsys.readouterr().err
+
+
+def test_searches_are_worth_what_plain_forwards_say(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each answer's log p is recomputed from the model's own logits on the stock processor's prompt."""
+    train(tiny_llava_dir, pairs, tmp_path / "run")
+    words = ["diagnose", str(pairs), "--model", str(tmp_path / "run"), "--reference", str(tiny_llava_dir), "--out", str(tmp_path / "out")]
+    assert main([*words, "--search", "3", "--search-tokens", "5", "--beta", "0.5", "--batch-size", "4"]) == 0
+    found = json.loads((tmp_path / "out" / "diagnosis.json").read_text())["search"]
+    assert [(one["model"], one["search"]) for one in found] == [(who, how) for who in ("policy", "start") for how in ("greedy", "beams")]
+    models = {name: load_mllm(str(folder), dtype="auto") for name, folder in (("policy", tmp_path / "run"), ("start", tiny_llava_dir))}
+    rows = [read_pair(row, index=0) for row in load_rows(pairs)]
+    for one in found:
+        own, processor = models[one["model"]]
+        sums = dict.fromkeys(models, 0.0)
+        for row in rows:
+            text = processor.apply_chat_template(row.prompt, add_generation_prompt=True, tokenize=False)
+            inputs = processor(text=[text], images=[row.images], return_tensors="pt", add_special_tokens=False)
+            length, beams = inputs["input_ids"].shape[1], 1 if one["search"] == "greedy" else 3
+            ids = own.generate(**inputs, do_sample=False, num_beams=beams, length_penalty=0.0, max_new_tokens=5)
+            for name, (model, _) in models.items():
+                with torch.no_grad():
+                    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+                    logps = model(**whole).logits[0, length - 1 : -1].float().log_softmax(-1)
+                sums[name] += float(logps.gather(-1, ids[0, length:, None]).sum())
+        assert one["policy"] == pytest.approx(sums["policy"] / 8, abs=1e-3)
+        assert one["start"] == pytest.approx(sums["start"] / 8, abs=1e-3)
+        assert one["reward"] == pytest.approx(0.5 * (sums["policy"] - sums["start"]) / 8, abs=1e-3)
+    by_name = {(one["model"], one["search"]): one for one in found}
+    for who in models:
+        assert by_name[who, "beams"][who] >= by_name[who, "greedy"][who] - 1e-4
+    assert "policy, beams" in capsys.readouterr().out
+    assert "Greedy answers and those of beams" in (tmp_path / "out" / "diagnosis.html").read_text()
+    with pytest.raises(SystemExit):
+        main([*words, "--search", "1"])
+    assert "search is 1; expected at least 2" in capsys.readouterr().err

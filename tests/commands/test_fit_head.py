@@ -4,12 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Value
-from datasets import Image as ImageFeature
-from PIL import Image
 from safetensors.torch import load_file
 
 from mmalign.classifier.class_logits import save_class_logits
@@ -17,23 +13,10 @@ from mmalign.classifier.dual_head import load_dual_head
 from mmalign.classifier.kernel_head import KernelHead
 from mmalign.classifier.labeled_images import load_labeled_images
 from mmalign.cli import main
-from tests.tiny_classifiers import CLASSES
+from tests.tiny_classifiers import save_colours
 
 BACKBONE = ["--no-pretrained", "--backbone", "resnet10t", "--backbone-options", "{channels: [4, 8, 8, 16], stem_width: 4}"]
 SIZE = ["--image-size", "32", "--augmentation", "pad-crop"]
-
-
-def save_colours(path: Path, number: int, seed: int) -> None:
-    """Noisy red, green and blue squares, the classes in turn: what features of random weights tell apart."""
-    rng = np.random.default_rng(seed)
-    images = []
-    for i in range(number):
-        pixels = rng.integers(0, 120, (32, 32, 3))
-        pixels[..., i % 3] += 100
-        images.append(Image.fromarray(pixels.astype(np.uint8)))
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=list(CLASSES)), "id": Value("string")})
-    rows = {"image": images, "label": [i % 3 for i in range(number)], "id": [f"{path.stem}{i}" for i in range(number)]}
-    Dataset.from_dict(rows, features=features).to_parquet(path)
 
 
 @pytest.fixture(scope="module")

@@ -201,11 +201,11 @@ def test_without_diffusers_the_extra_is_named(
 
 def test_samples_resume_to_the_same_bytes_and_are_diffusers_own(pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = save_pictures(tmp_path / "rows.parquet", single_rows(5))
-    monkeypatch.setattr("mmalign.runs.sample_images.SHARD_ROWS", 2)
+    monkeypatch.setattr("mmalign.runs.sample_denoiser.SHARD_ROWS", 2)
 
     def command(out: Path, *more: str) -> list[str]:
         settings = ["--num-samples", "2", "--sampling-steps", "3", "--guidance", "2"]
-        return ["sample-images", str(data), "--model", str(pipelines / "latent"), "--out", str(out), *settings, *more]
+        return ["sample-denoiser", str(data), "--model", str(pipelines / "latent"), "--out", str(out), *settings, *more]
 
     assert main(command(tmp_path / "whole")) == 0
     assert main(command(tmp_path / "parts", "--shard", "2/2")) == 0
@@ -228,7 +228,7 @@ def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:
     """What DDO trains on: the data's picture, and one that the pipeline made; in pixels, of a target that diffusers lacks."""
     data = save_pictures(tmp_path / "rows.parquet", single_rows(3))
     assert main(words(pipelines / "pixel", data, tmp_path / "k", "--target", "k", method="denoiser", steps=1)) == 0
-    command = ["sample-images", str(data), "--model", str(tmp_path / "k"), "--out", str(tmp_path / "samples"), "--sampling-steps", "3"]
+    command = ["sample-denoiser", str(data), "--model", str(tmp_path / "k"), "--out", str(tmp_path / "samples"), "--sampling-steps", "3"]
     assert main([*command, "--pairs"]) == 0
     rows = load_rows(tmp_path / "samples" / "samples.parquet")
     assert [np.asarray(load_image(image)).shape for image in rows["image_rejected"]] == [(8, 8, 3)] * 3

@@ -16,12 +16,16 @@ PROGRAMS = sorted(path.stem for path in FOLDER.glob("*.py") if "def main(" in pa
 
 def test_all_programs_are_known() -> None:
     assert PROGRAMS == [
+        "best_of_n",
         "coco_objects",
+        "collect_traces",
         "convert_chats",
         "convert_pairs",
         "inject_errors",
+        "pair_pictures",
         "sample_pairs",
         "search_pairs",
+        "train_reader",
         "validate_pairs",
         "weaken_images",
     ]

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_tools.asking import LocalAsker
+from data_tools.rejected import DrawnRejected
 from data_tools.response_scores import (
     AnswerScorer,
     JudgeScorer,
@@ -32,9 +33,10 @@ from mmalign.evaluation.object_words import find_mentions, read_synonyms
 from mmalign.models.load import load_mllm
 from mmalign.rewards.exact import plain_answer
 from mmalign.rewards.rating import parse_rating
+from tests.data_files import save_rows
 from tests.evaluation.judges.chat_server import run_chat_server
 from tests.tiny_families import FAMILIES
-from tests.tiny_models import random_image, random_text
+from tests.tiny_models import build_tiny_llava, random_image, random_text
 
 QUESTION = Question("q", "a.png", "What is there?")
 
@@ -310,6 +312,11 @@ def test_the_size_of_chunks_changes_no_response(tmp_path: Path, tiny_llava_dir: 
         ({"scorer": "mllm"}, "--scorer mllm and --labeler MODEL go together"),
         ({"scorer": "truth", "samples": 1}, "samples is 1; expected at least 2"),
         ({"scorer": "truth", "temperature": 0.0}, "temperature is 0.0, top_p 0.95, top_k 0; expected a temperature above 0"),
+        ({"scorer": "truth", "rejected": "did"}, "rejected is 'did'; expected worst, or did:beta=0.5"),
+        ({"scorer": "truth", "rejected": "did:beta=1"}, "needs --target MODEL or --reward-scale X"),
+        ({"scorer": "truth", "target": "dpo"}, "--target is of --rejected did:beta=B"),
+        ({"scorer": "truth", "rejected": "did:beta=1", "reward_scale": 0.0}, "reward_scale is 0.0; expected a positive number"),
+        ({"scorer": "questions", "select": "minimax", "rejected": "did:beta=1", "reward_scale": 1.0}, "chooses both responses"),
         ({"scorer": "truth", "prompts": []}, "say what to ask about each with --prompts"),
     ],
 )
@@ -317,3 +324,58 @@ def test_what_does_not_fit_together(tmp_path: Path, tiny_llava_dir: Path, change
     photos = save_photos(tmp_path / "photos", 1)
     with pytest.raises(ValueError, match=message):
         build(options(photos, tmp_path / "out", tiny_llava_dir, **{"prompts": ["Hm?"], **changes}))
+
+
+def test_the_rejected_response_is_drawn_among_those_below_the_best() -> None:
+    """With h of .8, -.3 and -1.1 and beta .5 in shares of .188, .326 and .486; an equal of the best and one without words never."""
+    line = {
+        "responses": ["best", "a", "b", "c", "equal", " "],
+        "scores": [1.0, 0.5, 0.0, 0.2, 1.0, 0.0],
+        "log_ratios": [9, 0.8, -0.3, -1.1, -9, -9],
+    }
+    drawn = DrawnRejected(TruthScorer({}), beta=0.5, ratios=lambda items: [], scale=1.0, seed=3)
+    found = [drawn.choose({**line, "index": index}) for index in range(4000)]
+    shares = [
+        sum(pair == Chosen("best", text, (1.0, score)) for pair in found) / 4000 for text, score in (("a", 0.5), ("b", 0.0), ("c", 0.2))
+    ]
+    assert sum(shares) == 1
+    # Four standard deviations are .03.
+    assert shares == pytest.approx([0.188, 0.326, 0.486], abs=0.03)
+    assert [drawn.choose({**line, "index": index}) for index in range(9)] == found[:9]
+    by_score = DrawnRejected(TruthScorer({}), beta=1000.0, ratios=None, scale=0.01, seed=3)
+    assert {by_score.choose({**line, "index": index}) for index in range(20)} == {Chosen("best", "b", (1.0, 0.0))}
+    assert by_score.choose({"responses": ["a", "b"], "scores": [1.0, 1.0], "index": 0}) is None
+
+
+def test_log_ratios_of_a_target(tmp_path: Path, world: Path, tiny_llava_dir: Path) -> None:
+    """Against ``cache-logps`` of both models on the same texts; the model itself as target has none."""
+    model, processor = build_tiny_llava(seed=5)
+    target = tmp_path / "target"
+    model.save_pretrained(target)
+    processor.save_pretrained(target)
+    shared = options(world / "eval", tmp_path / "out", tiny_llava_dir, scorer="truth", samples=3, rejected="did:beta=0.5")
+    build(replace(shared, target=str(target)))
+    lines = [json.loads(line) for path in sorted((tmp_path / "out" / "chunks").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    asked = load_chair(world / "eval").questions()
+    rows = [
+        {
+            "id": question.id,
+            "images": [str(world / "eval" / "images" / question.image)],
+            "prompt": [{"role": "user", "content": question.prompt}],
+            "responses": line["responses"],
+            "scores": [0.0] * 3,
+        }
+        for question, line in zip(asked, lines, strict=True)
+    ]
+    lists = save_rows(tmp_path / "lists.parquet", rows)
+    found = []
+    for name, folder in (("target", target), ("start", tiny_llava_dir)):
+        words = ["cache-logps", str(lists), "--model", str(folder), "--out", str(tmp_path / name), "--image-root", "/"]
+        assert mmalign(words) == 0
+        found.append(load_rows(tmp_path / name / "cached.parquet")["reference_logps_responses"])
+    for line, mine, other in zip(lines, *found, strict=True):
+        assert line["log_ratios"] == pytest.approx([a - b for a, b in zip(mine, other, strict=True)], abs=1e-3)
+        assert any(abs(value) > 0.1 for value in line["log_ratios"])
+    build(replace(shared, target=str(tiny_llava_dir), out=tmp_path / "same"))
+    same = [json.loads(line) for path in sorted((tmp_path / "same" / "chunks").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    assert all(line["log_ratios"] == [0.0] * 3 for line in same)

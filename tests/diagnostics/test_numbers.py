@@ -11,7 +11,9 @@ from mmalign.diagnostics.credit import token_credits
 from mmalign.diagnostics.displacement import measure_movement, per_token
 from mmalign.diagnostics.information import information_entropy
 from mmalign.diagnostics.layers import fisher_rao, spectral_exponent
+from mmalign.diagnostics.search import describe_answers
 from mmalign.diagnostics.separability import probe_pairs, surface_features
+from mmalign.engine.generation import Generated
 from tests.tiny_models import build_tokenizer
 
 F64 = torch.float64
@@ -144,3 +146,14 @@ def test_spinal_by_hand() -> None:
     assert fisher_rao(q, q).item() == pytest.approx(0, abs=1e-7)
     with pytest.raises(ValueError, match="2 singular values to fit"):
         spectral_exponent(torch.tensor([1.0, 0.5]))
+
+
+def test_rewards_of_searches_by_hand() -> None:
+    """Greedy says a c, two beams b c; p(a) .6, then c .4; p(b) .4, then c .9; the reference is uniform over two words."""
+    start = torch.tensor([2 * math.log(0.5)], dtype=torch.float64)
+    for chances, reward in (((0.6, 0.4), -0.004082199452), ((0.4, 0.9), 0.036464311359)):
+        policy = torch.tensor([math.log(chances[0] * chances[1])], dtype=torch.float64)
+        answer = Generated([1, 2], None, [math.log(chance) for chance in chances])
+        told = describe_answers([answer], policy, start, beta=0.1)
+        assert told["reward"] == pytest.approx(reward, abs=1e-12)
+        assert (told["tokens"], told["cut"]) == (2.0, 1.0)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mmalign.difficulty.rewards import TURNING_GAP, summarise_margins
+from mmalign.difficulty.rewards import TURNING_GAP, add_questions, summarise_margins
 
 
 def test_the_turning_gap_is_madpos() -> None:
@@ -46,3 +46,17 @@ def test_quantiles_and_advice() -> None:
 
 def test_no_pairs_say_nothing() -> None:
     assert summarise_margins({"all": []}) == {"num_pairs": 0}
+
+
+def test_questions_of_several_pairs() -> None:
+    """a: x has both right, y one of two, z a tie; b: one of one. A pair alone makes no question worth counting."""
+    margins = {"a": {"x": [1.0, 2.0], "y": [1.0, -2.0], "z": [0.0]}, "b": {"w": [3.0]}, "none": {"v": []}}
+    flat = {name: [value for own in rows.values() for value in own] for name, rows in margins.items()}
+    told = summarise_margins(flat)
+    add_questions(told, margins)
+    assert (told["num_pairs"], told["num_questions"], told["all_right"]) == (6, 4, 0.5)
+    assert told["sources"]["a"] == {"num_pairs": 5, "accuracy": 0.7, "num_questions": 3, "all_right": 1 / 3}
+    assert told["sources"]["b"] == {"num_pairs": 1, "accuracy": 1.0, "num_questions": 1, "all_right": 1.0}
+    alone = summarise_margins({"a": [1.0, -1.0]})
+    add_questions(alone, {"a": {"x": [1.0], "y": [-1.0]}})
+    assert "all_right" not in alone

@@ -270,6 +270,7 @@ def test_questions_are_read_as_a_stock_prompt() -> None:
     ("options", "message"),
     [
         ({"samples": 1}, "samples is 1; expected at least 2"),
+        ({"passes": 0}, "passes is 0; expected at least 1"),
         ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
         ({"top_p": 0.0}, "top_p is 0.0; expected more than 0"),
         ({"reward": "luck"}, "reward is 'luck'; expected one of answers, objects:FOLDER, judge, model:DIR, function:FILE.py:NAME"),
@@ -297,3 +298,44 @@ def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message
 def test_objectives_that_do_not_fit_are_refused(name: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(name)
+
+
+def clipped_loss(own: list[list[Tensor]], old: list[list[Tensor]], scores: list[list[float]]) -> Tensor:
+    """GRPO's, answer by answer, with ratios to the policy that sampled, clipped at 0.8 and 1.2."""
+    total = torch.zeros(())
+    for logps, before, values in zip(own, old, scores, strict=True):
+        mean = sum(values) / len(values)
+        deviation = math.sqrt(sum((one - mean) ** 2 for one in values) / (len(values) - 1)) + 1e-4
+        promises = []
+        for one, other, value in zip(logps, before, values, strict=True):
+            ratio, advantage = (one - other).exp(), (value - mean) / deviation
+            promises.append(torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.2) * advantage).mean())
+        total = total - torch.stack(promises).mean()
+    return total
+
+
+def test_later_passes_keep_the_answers_and_are_held_to_the_policy_that_gave_them() -> None:
+    method, model = build("grpo", WordReward(counts=True), passes=2)
+    rows = questions(3)
+    first = complete(method, model, rows, step=4)
+    spoken, processor = said(first), method.processor
+    groups = [spoken[at : at + 4] for at in range(0, 12, 4)]
+    with torch.no_grad():
+        old = [[plain_logps(model, processor, row, ids) for ids in group] for row, group in zip(rows, groups, strict=True)]
+    method.compute(model, first)
+    scores = [[float(WordReward(counts=True).score(text) or 0) for text in group.responses] for group in method.reward.seen]
+    with torch.no_grad():
+        for index, weight in enumerate(model.parameters()):
+            weight += 0.02 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(index))
+    second = complete(method, model, rows, step=5)
+    assert said(second) == spoken
+    assert len(method.reward.seen) == 3, "a reward is asked once"
+    output = method.compute(model, second)
+    own = [[plain_logps(model, processor, row, ids) for ids in group] for row, group in zip(rows, groups, strict=True)]
+    ratios = torch.cat([(a - b).exp() for one, other in zip(own, old, strict=True) for a, b in zip(one, other, strict=True)])
+    assert ((ratios < 0.8) | (ratios > 1.2)).any(), "some are clipped"
+    expected = clipped_loss(own, old, scores)
+    torch.testing.assert_close(output.loss_sum, expected, rtol=1e-4, atol=1e-6)
+    assert_same_gradients(gradients(model, output.loss_sum), gradients(model, expected))
+    # Step 6 is the first on new answers.
+    assert said(complete(method, model, rows, step=6)) != spoken

@@ -17,7 +17,7 @@ from datasets import Dataset
 from mmalign.cli import main
 from scripts.real import dho, image_terms, mod, study
 from scripts.real.arms import ARMS, CONTROL, STUDENTS
-from scripts.real.cells import IMAGE_TERMS, PREFERENCE, Cell
+from scripts.real.cells import IMAGE_TERMS, PREFERENCE, Cell, choose
 from scripts.real.dho_cells import COCO, IMAGES
 from scripts.real.dho_cells import STUDENTS as NETWORKS
 from scripts.real.dho_cells import list_cells as list_classifiers
@@ -61,7 +61,9 @@ def write_measured(model: Path, share: float) -> None:
 
 
 def options_of(job: Job) -> argparse.Namespace:
-    return argparse.Namespace(out=job.out, report=job.out, smoke=False, steps="full", dtype="bfloat16", threads=1, seeds=None, cifar=None)
+    return argparse.Namespace(
+        out=job.out, report=job.out, smoke=False, steps="full", dtype="bfloat16", threads=1, seeds=None, only=[], cifar=None
+    )
 
 
 def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,6 +81,17 @@ def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.Ca
             line = dho.training_line(job, images, tmp_path, student=student, labels="10%", seed=1, steps=2)
             check_understood([Step.of(tmp_path, f"{line} --form ce-only --out {tmp_path}")])
     capsys.readouterr()
+
+
+def test_runs_are_chosen_by_the_names_of_their_files(job: Job) -> None:
+    options = options_of(job)
+    cells = study.list_cells((0, 1))
+    assert choose(cells, options) == cells
+    options.only = ["dpo", "flex_dpo"]
+    assert {(cell.arm, cell.seed) for cell in choose(cells, options)} == {(arm, seed) for arm in ("dpo", "flex_dpo") for seed in (0, 1)}
+    options.only = ["dpo", "simpo"]
+    with pytest.raises(SystemExit, match="--only simpo: no such run; there are da_dpo_loss_weight, da_dpo_paper, dpo"):
+        choose(cells, options)
 
 
 class TestArms:

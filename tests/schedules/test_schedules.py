@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from data_tools.did import did_weights
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
@@ -15,7 +16,7 @@ from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
 from schedules.iterate import IterateOptions, draw_pairs, forwarded, option_values
 from schedules.iterate import main as iterate
-from schedules.selection import demote_repetitions, did_weights, repeats, select_pairs
+from schedules.selection import demote_repetitions, repeats, select_pairs
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 

@@ -6,7 +6,7 @@ import pytest
 from accelerate.data_loader import BatchSamplerShard, SkipBatchSampler
 from torch.utils.data import BatchSampler
 
-from mmalign.training.sampler import BucketSampler
+from mmalign.training.sampler import BucketSampler, PassSampler
 
 
 def test_buckets_follow_one_another_and_are_shuffled_within() -> None:
@@ -52,3 +52,17 @@ def test_processes_share_one_order(skip: int) -> None:
 def test_no_buckets() -> None:
     with pytest.raises(ValueError, match="the number of buckets is 0; expected 1 or more"):
         BucketSampler(10, num_buckets=0, seed=0)
+
+
+def test_passes_repeat_the_rows_of_each_step_and_fill_the_last_one_up() -> None:
+    sampler = PassSampler(7, step_rows=3, passes=2, seed=5)
+    order = list(sampler)
+    assert len(order) == len(sampler) == 18
+    steps = [order[at : at + 3] for at in range(0, 18, 3)]
+    assert steps[0::2] == steps[1::2]
+    rows = [row for step in steps[::2] for row in step]
+    assert sorted(rows[:7]) == list(range(7))
+    assert rows[7:] == rows[:2]
+    sampler.set_epoch(1)
+    assert list(sampler) != order
+    assert list(PassSampler(2, step_rows=4, passes=1, seed=0)) in ([0, 1, 0, 1], [1, 0, 1, 0])

@@ -1,0 +1,1 @@
+"""Pictures that models draw: tokenised, sampled, read."""
