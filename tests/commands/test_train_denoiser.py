@@ -147,6 +147,17 @@ def test_a_transformer_without_a_vae(pipelines: Path, pairs: Path, tmp_path: Pat
     assert np.array_equal(np.asarray(drawn), np.asarray(to_image(made.images[0])))
 
 
+def test_a_step_is_the_same_however_it_is_split(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Four rows at once, or two and two: their noise is theirs, so the step is one."""
+    split = ["--batch-size", "2", "--gradient-accumulation-steps", "2"]
+    for name, more in (("whole", ["--batch-size", "4"]), ("split", split)):
+        assert main([*words(pipelines / "latent", pairs, tmp_path / name, "--beta", "100", steps=3), *more]) == 0
+    steps = [read_steps(tmp_path / name) for name in ("whole", "split")]
+    for one, other in zip(*steps, strict=True):
+        for key in ("loss", "error/policy", "rewards/margin"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
+
+
 def test_lists_train(pipelines: Path, tmp_path: Path) -> None:
     data, out = save_pictures(tmp_path / "lists.parquet", list_rows([2, 3, 4, 3])), tmp_path / "out"
     assert main(words(pipelines / "latent", data, out, "--objective", "rank")) == 0
