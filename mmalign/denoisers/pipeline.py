@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmalign.denoisers.model import Conditions, Denoiser
 from mmalign.errors import UserError
+from mmalign.files import hash_file
 from mmalign.options.denoisers import Target
 
 SHARE = "target_share"
@@ -126,6 +127,15 @@ def load_pipeline(source: str) -> TextToImage:
         raise UserError(f"{source} can't be loaded as a pipeline of diffusers: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
     return TextToImage(pipeline)
+
+
+def fingerprint_pipeline(source: str) -> dict[str, str]:
+    """Hash the files of a pipeline's folder by name; a hub id stands for itself."""
+    folder = Path(source)
+    if not (folder / "model_index.json").is_file():
+        return {"hub": source}
+    files = [folder / "model_index.json", *(path for path in folder.glob("*/*") if path.suffix in (".json", ".safetensors"))]
+    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(files) if path.parent.name != "checkpoints"}
 
 
 def _absent_parts(source: str) -> dict[str, None]:

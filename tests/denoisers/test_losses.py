@@ -102,7 +102,7 @@ def by_hand(rewards: list[float], ranked: list[float]) -> float:
 @pytest.mark.parametrize(("ranks", "value"), [("rewards", 0.415234734062), ("values", 0.571511894642)])
 def test_rank_dpo(ranks: str, value: float) -> None:
     policy = numbers(*M).requires_grad_()
-    objective = RANK_OBJECTIVES.parse(f"rank:ranks={ranks}", beta=50).objective
+    objective = RANK_OBJECTIVES.parse(f"rank:ranked_by={ranks}", beta=50).objective
     loss = objective(log_ratio(policy, numbers(*R)), numbers(*PSI), torch.tensor([3])).sum()
     rewards = [-50 * (m - r) for m, r in zip(M, R, strict=True)]
     assert loss.item() == pytest.approx(value, abs=1e-12)
