@@ -86,25 +86,35 @@ COMMANDS = {
         "distill_images:run",
         "a small synthetic set to pre-train a backbone on (KRR-ST)",
     ),
+    "classifier discover-classes": Command(
+        "discover:DiscoverClassesOptions",
+        "discover_classes:run",
+        "classes from the domains of unlabelled images, as a teacher",
+    ),
     "classifier evaluate": Command(
         "classifier:EvaluateClassifierOptions",
-        "classifier:run_evaluate",
+        "saved_classifier:run_evaluate",
         "accuracy and calibration of both heads and mixed",
     ),
     "classifier tune": Command(
         "classifier:TuneMixingOptions",
-        "classifier:run_tune",
+        "saved_classifier:run_tune",
         "choose how both heads are mixed, on validation images",
     ),
     "classifier export": Command(
         "classifier:ExportClassifierOptions",
-        "classifier:run_export",
+        "saved_classifier:run_export",
         "write a classifier as one plain module: torch.export or ONNX",
     ),
     "show": Command(
         "show:ShowOptions",
         "show:run",
         "a page of rows as a model sees them: images, tokens, what counts",
+    ),
+    "sample-denoiser": Command(
+        "denoisers:SampleDenoiserOptions",
+        "sample_denoiser:run",
+        "pictures of captions from a text-to-image pipeline",
     ),
     "score-difficulty": Command(
         "difficulty:ScoreOptions",
@@ -131,10 +141,20 @@ COMMANDS = {
         "cache_teacher:run_cache_teacher",
         "store a teacher's likeliest tokens beside chats",
     ),
+    "sample-images": Command(
+        "sample_images:SampleImagesOptions",
+        "sample_images:run",
+        "draw pictures of captions, token by token, with guidance",
+    ),
     "evaluate": Command(
         "evaluate:EvaluateOptions",
         "evaluate:run",
         "measure hallucination: pope, chair, amber, mme, ...",
+    ),
+    "evaluate images": Command(
+        "evaluate_images:EvaluateImagesOptions",
+        "evaluate_images:run",
+        "what drawings show against what their captions name",
     ),
     "judge-agreement": Command(
         "judge_agreement:JudgeAgreementOptions",
@@ -172,6 +192,7 @@ COMMANDS = {
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
     "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
     "data best-of-n": _data_tool("best_of_n", "BestOptions", "what the best of n saved answers is worth; pairs and chats of the best"),
+    "data collect-traces": _data_tool("collect_traces", "TraceOptions", "a judge's rubrics for known pairs, to train a rubric judge on"),
     "data search": _data_tool("search_pairs", "SearchOptions", "pairs of steps from a tree search over a model's own answers"),
     "data weaken": _data_tool("weaken_images", "WeakenOptions", "pairs from chats: rejected answers to weakened images"),
     "data inject-errors": _data_tool("inject_errors", "InjectOptions", "pairs from chats: a language model puts errors into answers"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import timm
 import torch
+from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
@@ -66,6 +67,34 @@ def load_backbone(library: Library, architecture: str, values: Mapping[str, Any]
         if library == "timm":
             return create_timm(source, pretrained=True, num_classes=0, **values)
         return Tower(_TOWERS[architecture].from_pretrained(source, config=_tower_config(architecture, values), dtype=torch.float32))
+
+
+def check_weights(path: Path) -> None:
+    """Check that there is a file of weights.
+
+    Raises:
+        ValueError: If it isn't there, or is of another kind.
+    """
+    if path.suffix != ".safetensors" or not path.is_file():
+        raise UserError(f"backbone weights {path} not found as a file .safetensors; write one with safetensors.torch.save_file")
+
+
+def load_weights(backbone: Any, path: Path) -> None:
+    """Fill a timm backbone with a file's weights, by their names; a classifier's own in the file are left out.
+
+    Raises:
+        ValueError: If the file can't be read, or its weights are not the backbone's.
+    """
+    with named_errors(str(path)):
+        found = load_file(path)
+    wanted, head = backbone.state_dict(), str(backbone.default_cfg.get("classifier", "fc"))
+    missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in found if name not in wanted and not name.startswith(f"{head}.")]
+    other = [name for name, value in found.items() if name in wanted and value.shape != wanted[name].shape]
+    for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes of")):
+        if names:
+            raise UserError(f"{path} {what} {', '.join(names[:3])} ({len(names)} such weights); expected those of the timm backbone")
+    backbone.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
 
 
 def create_timm(architecture: str, **options: Any) -> Any:

@@ -119,7 +119,7 @@ class LabeledImages:
         return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
 
 
-def load_labeled_images(source: Path, *, split: Split = "train", name: SetName | None = None) -> LabeledImages:
+def load_labeled_images(source: Path, *, split: Split = "train", name: SetName | None = None, column: str | None = None) -> LabeledImages:
     """Load a split of a data set.
 
     Args:
@@ -127,38 +127,52 @@ def load_labeled_images(source: Path, *, split: Split = "train", name: SetName |
             each split above them), or a CoOp split file. With ``name`` the root folder of CoOp's sets.
         split: Which part.
         name: One of the ten sets.
+        column: Of a table: a ClassLabel, or a column of text or whole numbers, each value a class; the first ClassLabel if not given.
 
     Raises:
-        ValueError: If nothing is there that can be read, or a label has no class.
+        ValueError: If nothing is there that can be read, a label has no class, or what is there has no columns.
     """
     if split not in get_args(Split):
         raise UserError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
-    found = _load(source, split, name)
+    found = _load(source, split, name, column)
     seen = set(np.unique(found.labels).tolist())
     empty = [name for label, name in enumerate(found.classes) if label not in seen]
     return replace(found, notes=(*found.notes, f"{source} ({split}) has no image of class {few(empty)}")) if empty else found
 
 
-def _load(source: Path, split: Split, name: SetName | None) -> LabeledImages:
+def _load(source: Path, split: Split, name: SetName | None, column: str | None) -> LabeledImages:
+    table = None if name is not None else _find_table(source, split)
+    if table is not None:
+        return _from_dataset(*table, column=column)
+    if column is not None:
+        raise UserError(
+            f"label_column is {column!r}, and {name or source} is no table; expected Parquet or save_to_disk, such as "
+            "datasets.load_dataset('imagefolder', data_dir=...) with its metadata.csv"
+        )
     if name is not None:
         return _load_coop_set(name, source, split)
-    if (held := find_held(source)) is not None:
-        return _from_dataset(held, what="the data set in memory")
-    if not source.exists():
-        raise UserError(f"no images at {source}: expected a folder or a file")
     if source.suffix == ".json":
         return read_coop_split(source, source.parent, split)
+    return _from_folders(source, split)
+
+
+def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
+    """The table of a split and what it is called in errors; None where the images lie in another layout."""
+    if (held := find_held(source)) is not None:
+        return held, "the data set in memory"
+    if not source.exists():
+        raise UserError(f"no images at {source}: expected a folder or a file")
     if source.suffix == ".parquet":
-        return _from_dataset(Dataset.from_parquet(str(source)), what=str(source))
+        return Dataset.from_parquet(str(source)), str(source)
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
-        return _from_dataset(_choose(load_from_disk(str(source)), split, what=str(source)), what=str(source))
+        return _choose(load_from_disk(str(source)), split, what=str(source)), str(source)
     tables = sorted(source.glob("*.parquet"))
     mine = [path for path in tables if find_split(path.stem.split("-")[0]) == split]
     if mine:
-        return _from_dataset(concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), what=f"{source} ({split})")
+        return concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), f"{source} ({split})"
     if tables:
         raise UserError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
-    return _from_folders(source, split)
+    return None
 
 
 def read_coop_split(path: Path, images: Path, split: Split) -> LabeledImages:
@@ -221,18 +235,30 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     return loaded[key]
 
 
-def _from_dataset(dataset: Dataset, *, what: str) -> LabeledImages:
+def _from_dataset(dataset: Dataset, what: str, *, column: str | None) -> LabeledImages:
     image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
-    label = next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
-    if image is None or label is None:
-        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and a ClassLabel")
+    label = column or next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
+    if image is None or label not in dataset.features:
+        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and {column or 'a ClassLabel'}")
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
-    labels = np.array(table[label].to_pylist(), dtype=np.int64)
-    names = dataset.features[label].names
-    if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
-        raise UserError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
+    labels, names = _number_labels(table[label].to_pylist(), dataset.features[label], what=f"{what}, column {label}")
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
     return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
+
+
+def _number_labels(values: Sequence[Any], feature: Any, *, what: str) -> tuple[NDArray[np.int64], Sequence[str]]:
+    """Number the labels of a column, and name its classes; of plain values each is a class, in their order."""
+    if not isinstance(feature, ClassLabel):
+        odd = next((value for value in values if not isinstance(value, (str, int))), None)
+        if odd is not None or None in values:
+            raise UserError(f"{what} has the value {odd}; expected a ClassLabel, text or whole numbers, one for each image")
+        classes = sorted(set(values))
+        place = {value: number for number, value in enumerate(classes)}
+        return np.array([place[value] for value in values], dtype=np.int64), [str(value) for value in classes]
+    labels, names = np.array(values, dtype=np.int64), feature.names
+    if len(labels) and not (labels.min() >= 0 and labels.max() < len(names)):
+        raise UserError(f"{what} has label {labels.min() if labels.min() < 0 else labels.max()}; expected 0 to {len(names) - 1}")
+    return labels, names
 
 
 def _from_folders(source: Path, split: Split) -> LabeledImages:

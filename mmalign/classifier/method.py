@@ -18,12 +18,9 @@ from mmalign.classifier.image_cache import CachedImages
 from mmalign.classifier.teachers import ImageTeacher
 from mmalign.engine.logps import unwrap_parallel
 from mmalign.errors import UserError
-from mmalign.losses.classifier import feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
+from mmalign.losses.classifier import binary_kl, feature_distance, label_cross_entropy, pseudo_label_loss, teacher_kl
 from mmalign.options.classifier import ObjectiveOptions
 from mmalign.training.method import Method, MethodOutput, Sum
-
-# Forms whose KD term compares class probabilities; feature-kd compares features.
-KD_FORMS = ("dual-head", "single-head", "pcgrad", "kd-only")
 
 
 class DualHeadMethod(Method):
@@ -104,13 +101,9 @@ class DualHeadMethod(Method):
         if objective.form == "ce-only":
             return MethodOutput(ce.sum(), metrics)
         logits, features = self._teach(batch, numbers)
-        if objective.form in KD_FORMS:
-            each = teacher_kl(output.kd_logits, logits, temperature=objective.temperature)
+        each = self._distil(output, logits, features, rows)
+        if objective.form != "feature-kd":
             metrics["dual_head/teacher_agreement"] = _sum((output.kd_logits.argmax(-1) == logits.argmax(-1)).float())
-        else:
-            assert output.teacher_features is not None
-            assert features is not None
-            each = feature_distance(output.teacher_features, features, kind=objective.feature_loss)
         labeled, unlabeled = each[:rows], each[rows:]
         metrics |= {"loss/kd_labeled": _sum(labeled), "loss/kd_unlabeled": _sum(unlabeled)}
         # A row's M unlabelled images count as their mean.
@@ -141,6 +134,21 @@ class DualHeadMethod(Method):
             return batch["teacher_logits"], batch.get("teacher_features")
         found = self.teacher(self._views(batch["images"], numbers, self.teacher.side))
         return found.logits, found.features
+
+    def _distil(self, output: DualHeadOutput, logits: Tensor, features: Tensor | None, rows: int) -> Tensor:
+        """The form's KD of each image, labelled ones first."""
+        objective = self.objective
+        if objective.form == "feature-kd":
+            assert output.teacher_features is not None
+            assert features is not None
+            return feature_distance(output.teacher_features, features, kind=objective.feature_loss)
+        if objective.form == "dhkd":
+            return binary_kl(output.kd_logits, logits, temperature=objective.temperature)
+        student = output.kd_logits
+        if objective.form == "sskd":
+            # A head for each stream: the teacher of labelled images speaks to the CE head too.
+            student = torch.cat([output.ce_logits[:rows], output.kd_logits[rows:]])
+        return teacher_kl(student, logits, temperature=objective.temperature)
 
     def _run(self, model: nn.Module, pixels: Tensor, rows: int) -> DualHeadOutput:
         if self.objective.form == "ce-only":

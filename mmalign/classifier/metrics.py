@@ -103,14 +103,20 @@ def keep_classes(logits: Tensor, kept: Sequence[int]) -> Tensor:
     return limited
 
 
-def score_classifier(
-    model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
-) -> Scores:
-    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), if any."""
+def find_probabilities(model: DualHead, logits: tuple[Tensor, Tensor], *, mixing: Mixing | None = None) -> dict[str, Tensor]:
+    """Probabilities (N, C) by head: of the CE head, and where there are two of the KD head and mixed."""
     ce_logits, kd_logits = logits
     found = {"ce_head": ce_logits.softmax(-1)}
     if model.kd_head is not None:
         found |= {"kd_head": kd_logits.softmax(-1), "mixed": (mixing or model.settings.mixing).mix(ce_logits, kd_logits)}
+    return found
+
+
+def score_classifier(
+    model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
+) -> Scores:
+    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), if any."""
+    found = find_probabilities(model, logits, mixing=mixing)
     if teacher is not None:
         found["teacher"] = teacher.softmax(-1)
     return {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.classifier.backbone import find_statistics, load_backbone, read_tower_config
+from mmalign.classifier.backbone import find_statistics, load_backbone, load_weights, read_tower_config
 from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead, DualHeadConfig, Mixing, Preprocessing
 from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
 from mmalign.errors import UserError
@@ -27,7 +27,7 @@ def build_student(options: TrainClassifierOptions, classes: Sequence[str], *, te
     model = build_classifier(
         options,
         classes,
-        heads="dual" if options.form == "dual-head" else "single",
+        heads="dual" if options.has_two_heads else "single",
         ce_head=options.ce_head,
         kd_head=options.kd_head,
         teacher_feature_size=teacher_feature_size,
@@ -64,7 +64,9 @@ def build_classifier(options: ClassifierRunOptions, classes: Sequence[str], **he
     model = DualHead(config)
     mean, std = find_statistics(options.library, architecture, model.backbone)
     model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
-    if options.pretrained:
+    if options.backbone_weights is not None:
+        load_weights(model.backbone, options.backbone_weights)
+    elif options.pretrained:
         load_pretrained_backbone(model, options.backbone)
     return model
 
@@ -77,7 +79,9 @@ def stored_side(options: ClassifierRunOptions) -> int:
 
 
 def published_mixing(options: TrainClassifierOptions) -> Mixing:
-    """The paper's mixing for such a teacher and so many labels."""
+    """The paper's mixing for such a teacher and so many labels; of its rivals with two heads the CE head alone."""
+    if options.form in ("sskd", "dhkd"):
+        return Mixing(ce_head_weight=1.0, kd_head_temperature=1.0, source=f"{options.form} uses the CE head alone")
     if options.teacher_kind == "few-shot":
         return PUBLISHED_MIXING["few-shot"]
     return PUBLISHED_MIXING["zero-shot" if options.shots is not None else "low-shot"]

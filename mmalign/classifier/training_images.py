@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mmalign.classifier.backbone import check_weights
 from mmalign.classifier.class_names import check_words
 from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
@@ -14,7 +15,7 @@ from mmalign.classifier.splits import Indices, LabelSplit, draw_split, load_spli
 from mmalign.classifier.student import stored_side
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.options.classifier import ClassifierRunOptions, Split
+from mmalign.options.classifier import ClassifierRunOptions, LabelOptions, Split
 
 SPLIT_FILE = "split.json"
 
@@ -28,15 +29,26 @@ class RunImages(NamedTuple):
     """validation and test, as far as there are any: images, and which of them count."""
 
 
-def check_choice(options: ClassifierRunOptions) -> None:
-    """Check what says which images have labels, and which tune.
+def check_label_choice(options: LabelOptions) -> None:
+    """Check what says which images have labels.
 
     Raises:
-        ValueError: If labels are chosen in no way or in several, or validation and test images are the same file.
+        ValueError: If labels are chosen in no way or in several.
     """
     given = [name for name in ("shots", "label_share", "split_file") if getattr(options, name) is not None]
     if len(given) != 1:
         raise UserError(f"{', '.join(given) or 'none'} of --shots, --label-share and --split-file is given; expected one")
+
+
+def check_choice(options: ClassifierRunOptions) -> None:
+    """Check what says which images have labels, and which tune, and that the backbone's weights are there.
+
+    Raises:
+        ValueError: If labels are chosen in no way or in several, validation and test images are the same file, or weights are missing.
+    """
+    check_label_choice(options)
+    if options.backbone_weights is not None:
+        check_weights(options.backbone_weights)
     if options.validation_data is not None and options.validation_data == options.test_data and options.validation_data.is_file():
         raise UserError(f"{options.test_data} is named for validation and test; the mixing may be tuned on validation images only")
 
@@ -47,12 +59,12 @@ def load_sources(options: ClassifierRunOptions) -> dict[str, LabeledImages]:
     Raises:
         ValueError: If they can't be found, or show a class that the training images don't have.
     """
-    found = {"train": load_labeled_images(options.data, split="train", name=options.set)}
+    found = {"train": load_labeled_images(options.data, split="train", name=options.set, column=options.label_column)}
     named: dict[Split, Path | None] = {"validation": options.validation_data, "test": options.test_data}
     for split, path in named.items():
         source = options.data if options.set is not None and path is None else path
         if source is not None:
-            data = load_labeled_images(source, split=split, name=options.set if path is None else None)
+            data = load_labeled_images(source, split=split, name=options.set if path is None else None, column=options.label_column)
             found[split] = data.with_classes(found["train"].classes, what=f"{source} ({split})")
     return found
 
@@ -80,7 +92,7 @@ def decode_images(options: ClassifierRunOptions, sources: Mapping[str, LabeledIm
         ValueError: If too many are broken, or validation and test images are the same.
     """
     train = _decode(options, sources["train"], "rejects.jsonl")
-    split = choose_split(options, train)
+    split = choose_split(options, train, options.out / SPLIT_FILE)
     # Validation first: what is tuned on it counts in the test report.
     scored = {"validation": (train, split.validation)} if len(split.validation) else {}
     for name in ("validation", "test"):
@@ -97,9 +109,8 @@ def _decode(options: ClassifierRunOptions, data: LabeledImages, rejects: str) ->
     return cache_images(data, options.cache_folder, side=stored_side(options), rejects=kept)
 
 
-def choose_split(options: ClassifierRunOptions, images: CachedImages) -> LabelSplit:
-    """Draw the labelled images, or read which they are; kept in OUT/split.json, which wins when the run is resumed."""
-    path = options.out / SPLIT_FILE
+def choose_split(options: LabelOptions, images: CachedImages, path: Path) -> LabelSplit:
+    """Draw the labelled images, or read which they are; kept in ``path``, which wins when the run is resumed."""
     if path.is_file():
         return load_split(path, images.ids)
     if options.split_file is not None:

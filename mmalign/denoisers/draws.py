@@ -36,7 +36,12 @@ def draw_rows(rows: Sequence[int], *, step: int, seed: int, shape: Sequence[int]
     return Draws(*(torch.stack(values) for values in zip(*found, strict=True)))
 
 
+def make_seed(*numbers: int) -> int:
+    """A generator's seed from several numbers."""
+    return xxhash.xxh3_64_intdigest(" ".join(map(str, numbers)).encode()) >> 1
+
+
 def _draw_row(row: int, step: int, seed: int, shape: Sequence[int], num_times: int) -> tuple[Tensor, Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(xxhash.xxh3_64_intdigest(f"{seed} {step} {row}".encode()) >> 1)
+    generator = torch.Generator().manual_seed(make_seed(seed, step, row))
     noise = torch.randn(tuple(shape), generator=generator)
     return noise, torch.randint(num_times, (), generator=generator), torch.rand((), generator=generator)

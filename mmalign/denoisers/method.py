@@ -118,7 +118,7 @@ class DenoiserMethod(PictureMethod):
     def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
         """Encode, and draw noise, times and the captions that are left out."""
         images = self.source.encode_images(batch["pixels"])
-        draws = self.draw(batch, images, step=step, num_times=len(unwrap_parallel(model).alphas_cumprod))
+        draws = self.draw(batch, images, step=step, num_times=len(_bare(model).alphas_cumprod))
         shown = zip(batch["captions"], draws.chance.tolist(), strict=True)
         captions = ["" if chance < self.caption_dropout else caption for caption, chance in shown]
         drawn = {"images": images, "noise": draws.noise, "times": draws.times, "conditions": self.show(captions, batch)}
@@ -128,7 +128,7 @@ class DenoiserMethod(PictureMethod):
         """Sum of the pictures' errors."""
         losses = model(**batch["inputs"])
         metrics = {"error/policy": _sum(losses)}
-        share = unwrap_parallel(model).share
+        share = _bare(model).share
         if share is not None:
             metrics["denoiser/share"] = Sum(share.detach(), 1.0)
         return MethodOutput(losses.sum(), metrics)
@@ -165,7 +165,7 @@ class ImagePreferenceMethod(PictureMethod):
 
     def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
         """Encode, and draw or invert noise."""
-        policy = unwrap_parallel(model)
+        policy = _bare(model)
         images, conditions = self.source.encode_images(batch["pixels"]), self.show(batch["captions"], batch)
         if self.options.noise == "random":
             draws = self.draw(batch, images, step=step, num_times=len(policy.alphas_cumprod))
@@ -191,7 +191,7 @@ class ImagePreferenceMethod(PictureMethod):
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the rows' losses."""
-        with self.reference.active(unwrap_parallel(model)) as frozen:
+        with self.reference.active(_bare(model)) as frozen:
             reference = frozen(**batch["inputs"])
         policy = model(**batch["inputs"])
         ratios = log_ratio(policy, reference)
@@ -202,6 +202,12 @@ class ImagePreferenceMethod(PictureMethod):
         losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"])
         loss = self.pairs.weight * losses.sum() + self.options.sft_weight * policy[0::2].sum()
         return MethodOutput(loss, metrics | _reward_metrics(rewards))
+
+
+def _bare(model: nn.Module) -> Denoiser:
+    found = unwrap_parallel(model)
+    assert isinstance(found, Denoiser), type(found)
+    return found
 
 
 def _reward_metrics(rewards: PairValues) -> dict[str, Sum]:

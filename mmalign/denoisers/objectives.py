@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.losses.list_kernel import pad_lists
-from mmalign.losses.listwise import Ranks, lambda_loss
+from mmalign.losses.listwise import RankedBy, lambda_loss
 from mmalign.losses.pair_kernel import PairObjective, PairValues, preference_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named, Registry, positive
@@ -26,21 +26,21 @@ class RankObjective:
     """RankDPO's list loss (arXiv:2410.18013); what ranks the list is not known to us from its authors, so both are here."""
 
     beta: float
-    ranks: Ranks
+    ranked_by: RankedBy
 
     def __call__(self, log_ratios: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
         """(B,) losses of lists, from (R,) log-ratios and scores in [0, 1] and (B,) images of each row."""
         rewards, mask = pad_lists(self.beta * log_ratios, counts)
-        return lambda_loss(rewards, pad_lists(scores, counts)[0], mask, ranks=self.ranks)
+        return lambda_loss(rewards, pad_lists(scores, counts)[0], mask, ranked_by=self.ranked_by)
 
 
 RANK_OBJECTIVES: "Registry[RankObjective]" = Registry("image list")
 
 
 @RANK_OBJECTIVES.register("rank")
-def rank(*, beta: float = 2500.0, ranks: Ranks = "rewards") -> RankObjective:
+def rank(*, beta: float = 2500.0, ranked_by: RankedBy = "reward") -> RankObjective:
     """Every two images, weighed by what their swap changes in DCG: gains 2^score - 1, discounts by the rank of rewards or of values."""
-    return RankObjective(positive(beta, "beta"), ranks)
+    return RankObjective(positive(beta, "beta"), ranked_by)
 
 
 def parse_pair_objective(text: str, *, beta: float | None) -> Named[PairObjective]:

@@ -6,6 +6,7 @@ caches are those of words.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,6 +32,18 @@ def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Itera
         yield
     finally:
         del words.forward
+
+
+@contextmanager
+def drawing(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
+    """Let the model's forward read picture tokens and return the logits of the next one, (B, N, codes), in place of words'."""
+    head: Any = model.get_output_embeddings()
+    head.forward = lambda hidden: pictures.head(pictures.read(hidden))
+    try:
+        with picture_embeddings(model, pictures):
+            yield
+    finally:
+        del head.forward
 
 
 def without_caption(ids: Tensor, *, kept: Sequence[int], pad_token_id: int) -> Tensor:

@@ -3,6 +3,8 @@
 Shape legend: B = images, C = classes, D = feature width.
 """
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,17 +54,33 @@ def teacher_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: f
     Raises:
         ValueError: If the shapes differ or ``temperature`` is not positive.
     """
-    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
-        raise UserError(
-            f"student logits are {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}; expected equal "
-            "(images, classes): do both know the same classes?"
-        )
-    _check_temperature(temperature)
-    teacher = at_least_float32(teacher_logits.detach())
-    known = torch.isfinite(teacher).all(-1)
-    target = (teacher.masked_fill(~known[:, None], 0.0) / temperature).log_softmax(-1)
+    teacher, known = _known_teacher(student_logits, teacher_logits, temperature)
+    target = (teacher / temperature).log_softmax(-1)
     student = (at_least_float32(student_logits) / temperature).log_softmax(-1)
     divergence = (target.exp() * (target - student)).sum(-1)
+    return temperature**2 * divergence.masked_fill(~known, 0.0)
+
+
+def binary_kl(student_logits: Tensor, teacher_logits: Tensor, *, temperature: float) -> Tensor:
+    """Compute DHKD's loss of each image (arXiv:2411.08937; as in its code): every class's logit against the teacher's, without a softmax.
+
+    T^2 sum over classes of KL(Bernoulli(1/2) || Bernoulli(sigmoid((student - teacher) / T))), which is T^2 sum log cosh(difference / 2T).
+
+    Args:
+        student_logits: (B, C).
+        teacher_logits: (B, C), no gradient flows into them; a row that is not finite has no teacher and gives 0.
+        temperature: T.
+
+    Returns:
+        (B,) float32 losses.
+
+    Raises:
+        ValueError: If the shapes differ or ``temperature`` is not positive.
+    """
+    teacher, known = _known_teacher(student_logits, teacher_logits, temperature)
+    apart = (at_least_float32(student_logits) - teacher) / temperature
+    # log cosh(x / 2) without an overflow.
+    divergence = ((F.softplus(apart) + F.softplus(-apart)) / 2 - math.log(2)).sum(-1)
     return temperature**2 * divergence.masked_fill(~known, 0.0)
 
 
@@ -106,6 +124,19 @@ def mix_probabilities(ce_logits: Tensor, kd_logits: Tensor, *, ce_head_weight: f
     _check_temperature(kd_head_temperature)
     from_labels, from_teacher = at_least_float32(ce_logits).softmax(-1), (at_least_float32(kd_logits) / kd_head_temperature).softmax(-1)
     return ce_head_weight * from_labels + (1 - ce_head_weight) * from_teacher
+
+
+def _known_teacher(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The teacher's logits (B, C), 0 where it is not finite; and (B,) bool, where it is."""
+    if student_logits.ndim != 2 or student_logits.shape != teacher_logits.shape:
+        raise UserError(
+            f"student logits are {tuple(student_logits.shape)}, teacher logits {tuple(teacher_logits.shape)}; expected equal "
+            "(images, classes): do both know the same classes?"
+        )
+    _check_temperature(temperature)
+    teacher = at_least_float32(teacher_logits.detach())
+    known = torch.isfinite(teacher).all(-1)
+    return teacher.masked_fill(~known[:, None], 0.0), known
 
 
 def _check_temperature(temperature: float) -> None:

@@ -9,7 +9,7 @@ from mmalign.errors import UserError
 from mmalign.losses.coefficients import anchored_target
 from mmalign.losses.group_objectives import GROUP_OBJECTIVES
 from mmalign.losses.list_kernel import ListObjective
-from mmalign.losses.listwise import in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
+from mmalign.losses.listwise import RankedBy, in_context_ranking_loss, lambda_loss, list_cross_entropy, plackett_luce_loss
 from mmalign.losses.reasoning_steps import StepKind
 from mmalign.losses.registry import Registry
 from mmalign.losses.scores import SequenceScore, sequence_score
@@ -61,6 +61,19 @@ def tpo(*, beta: float = 0.5, weighted: bool = True, score: SequenceScore = "mea
         return lambda_loss(rewards, scores, mask, weighted=weighted)
 
     return ListObjective(loss=loss, beta=beta, score=sequence_score(score), score_range=(0, 1), steps=steps)
+
+
+@LIST_OBJECTIVES.register("rank_dpo")
+def rank_dpo(*, beta: float = 0.1, ranked_by: RankedBy = "reward", score: SequenceScore = "sum") -> ListObjective:
+    """DPO of every two responses, weighed by what their swap changes in DCG (RankDPO, arXiv:2410.18013): TPO's list loss on sums.
+
+    Whether the paper ranks by the current rewards or by the scores was not verified: ``ranked_by`` takes either.
+    """
+
+    def loss(rewards: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
+        return lambda_loss(rewards, scores, mask, ranked_by=ranked_by)
+
+    return ListObjective(loss=loss, beta=beta, score=sequence_score(score), score_range=(0, 1))
 
 
 for _name, _factory in GROUP_OBJECTIVES.items():

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from mmalign.losses.coefficients import discount_weights, rank_by, swap_weights
 
-Ranks = Literal["rewards", "values"]
+RankedBy = Literal["reward", "score"]
 
 
 def list_cross_entropy(rewards: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def in_context_ranking_loss(rewards: Tensor, relevance: Tensor, mask: Tensor) ->
     return torch.where(number > 1, losses, 0.0)
 
 
-def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool = True, ranks: Ranks = "rewards") -> Tensor:
+def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool = True, ranked_by: RankedBy = "reward") -> Tensor:
     """Compute the logistic loss of every two responses with different values, weighed by what their swap changes in DCG.
 
     sum_{v_i > v_j} lambda_ij * softplus(r_j - r_i), lambda from ``swap_weights``, without gradient. The list loss of TPO
@@ -77,13 +77,13 @@ def lambda_loss(rewards: Tensor, values: Tensor, mask: Tensor, *, weighted: bool
         values: v in [0, 1]; equal values are not compared.
         mask: Where there is a response.
         weighted: False gives every two responses weight 1.
-        ranks: What ``swap_weights`` ranks by: the rewards as they are now, or the values.
+        ranked_by: What the ranks are of: the current rewards, or the values.
     """
     safe, values = _keep(rewards, mask, 0.0), _keep(values.detach(), mask, 0.0)
     better = (values[:, :, None] > values[:, None, :]) & _pairs(mask)
     losses = F.softplus(safe[:, None, :] - safe[:, :, None])
     if weighted:
-        losses = losses * swap_weights(values, rank_by(safe if ranks == "rewards" else values, mask))
+        losses = losses * swap_weights(values, rank_by(safe if ranked_by == "reward" else values, mask))
     return losses.masked_fill(~better, 0.0).sum((1, 2))
 
 

@@ -14,20 +14,22 @@ SetName = Literal[
 Split = Literal["train", "validation", "test"]
 Library = Literal["timm", "transformers"]
 HeadKind = Literal["linear", "mlp", "cosine"]
-Form = Literal["dual-head", "single-head", "pcgrad", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+Form = Literal["dual-head", "single-head", "pcgrad", "sskd", "dhkd", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 FeatureLoss = Literal["cosine", "mse"]
 Augmentation = Literal["none", "pad-crop", "random-resized-crop"]
 ExportFormat = Literal["torch", "onnx"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageOptions(Options):
+class LabelOptions(Options):
     """Images, and which of them have labels."""
 
     data: Path
     """images with classes: parquet, save_to_disk, class folders, a CoOp split file; --set: their root"""
     set: SetName | None = None
     """one of CoOp's ten fine-grained sets below --data"""
+    label_column: str | None = None
+    """parquet, save_to_disk: the column of classes; the first ClassLabel if not given"""
     shots: int | None = None
     """labelled images per class"""
     label_share: float | None = None
@@ -36,16 +38,22 @@ class ImageOptions(Options):
     """labelled and unlabelled images by id, as OUT/split.json holds them"""
     split_seed: int = 1
     """seed of the draw of labelled images"""
-    validation_data: Path | None = None
-    """images to tune the mixing on; with --set its own are used"""
     validation_share: float = 0.0
     """share of the training images held out to tune the mixing on"""
-    test_data: Path | None = None
-    """images for the report at the end; with --set its own are used"""
     cache: Path | None = None
     """folder of decoded images and teacher logits; OUT/cache if not given"""
     max_reject_share: float = 0.05
     """stop if more than this share of images is broken"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageOptions(LabelOptions):
+    """Other images, and what classes are called."""
+
+    validation_data: Path | None = None
+    """images to tune the mixing on; with --set its own are used"""
+    test_data: Path | None = None
+    """images for the report at the end; with --set its own are used"""
     class_names: Path | None = None
     """what prompts call the classes: JSON, CSV or lines 'n01440764 tench'; their own names if not given"""
 
@@ -62,10 +70,19 @@ class BackboneOptions(Options):
     """timm's keywords: '{drop_path_rate: 0.1}'"""
     pretrained: bool = True
     """start from published weights"""
+    backbone_weights: Path | None = None
+    """timm: safetensors file of the backbone's weights, such as DINO's ResNet-50, instead of the published ones"""
     image_size: int = 224
     """side of the network's input"""
     resize_size: int | None = None
     """side of the stored squares; 8/7 of the image size if not given"""
+
+    def __post_init__(self) -> None:
+        """Refuse weights that have no place."""
+        super().__post_init__()
+        if self.backbone_weights is not None and (self.library != "timm" or not self.pretrained):
+            what = "--library transformers: name the folder as --backbone" if self.library != "timm" else "--no-pretrained"
+            raise UserError(f"backbone_weights is {self.backbone_weights}, and they have no place with {what}; leave one of the two out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +149,7 @@ class ObjectiveOptions(ViewOptions):
     """Loss: w CE + (1 - w) (w_l KD of labelled images + w_u KD of unlabelled ones), each a mean over images."""
 
     form: Form = "dual-head"
-    """dual-head, or a baseline with one head"""
+    """dual-head, or a baseline; of sskd's and dhkd's two heads the CE head alone is used"""
     label_weight: float = 0.5
     """w in w CE + (1 - w) KD; the paper's lambda"""
     labeled_kd_weight: float = 1.0
@@ -173,6 +190,11 @@ class ObjectiveOptions(ViewOptions):
         """Whether the form learns from a teacher."""
         return self.form not in ("ce-only", "fixmatch")
 
+    @property
+    def has_two_heads(self) -> bool:
+        """Whether labels and teacher have a head each."""
+        return self.form in ("dual-head", "sskd", "dhkd")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainClassifierOptions(StudentOptions, TeacherViewOptions, ClassifierRunOptions, ObjectiveOptions, TrainerOptions):
@@ -209,6 +231,8 @@ class ScoredImages(Options):
     """images with classes, as classifier train takes them"""
     set: SetName | None = None
     """one of CoOp's ten sets below --data"""
+    label_column: str | None = None
+    """parquet, save_to_disk: the column of classes; the first ClassLabel if not given"""
     split: Split
     """which part of the data"""
     cache: Path = Path("runs/images")
@@ -232,6 +256,10 @@ class EvaluateClassifierOptions(ScoredImages):
     """file of the teacher's logits, to be scored beside the heads"""
     class_map: Path | None = None
     """JSON, CSV or lines 'theirs ours': what the classifier calls the data's classes, where those are some of its own (ImageNet-R, -A)"""
+    shifted_data: list[Path] = field(default_factory=list)
+    """other sets of the same classes (ImageNet-V2, -Sketch, -R, -A), each scored among the classes that it has"""
+    foreign_data: list[Path] = field(default_factory=list)
+    """sets of none of the classes: AUROC and FPR at 95% of telling them by the largest probability"""
     out: Path | None = None
     """JSON file of the result"""
 

@@ -1,9 +1,11 @@
 """Text-to-image denoisers: what they are trained on, and how."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 from mmalign.options.training import RunOptions
 
 Target = Literal["epsilon", "sample", "v_prediction", "k"]
@@ -75,3 +77,36 @@ class ImagePreferenceOptions(DenoiserOptions):
     def lists(self) -> bool:
         """Whether rows are lists of scored images."""
         return self.objective.partition(":")[0] == "rank"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleDenoiserOptions(Options):
+    """Options of ``mmalign sample-denoiser``."""
+
+    data: Path = field(metadata={"positional": True})
+    """captions: parquet, json or jsonl file, or a folder of them"""
+    model: str
+    """text-to-image pipeline of diffusers: folder or hub id"""
+    out: Path
+    """folder; the same command resumes after a stop"""
+    num_samples: int = 1
+    """pictures of each caption"""
+    pairs: bool = False
+    """write each picture as the rejected one of a pair, with the row's own as chosen: what ddo learns from"""
+    sampling_steps: int = 20
+    """of the pipeline's own scheduler"""
+    guidance: float = 5.0
+    """factor of what the caption changes; 1 is none"""
+    resolution: int | None = None
+    """side of the pictures in pixels; the denoiser's own if not given"""
+    batch_size: int = 16
+    """pictures at once"""
+    seed: int = 0
+    """of the pictures' noise"""
+    shard: str = "1/1"
+    """do part i/N alone, i from 1; the parts may run on different machines"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "num_samples", "sampling_steps", "guidance", "resolution", "batch_size")

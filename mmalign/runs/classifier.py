@@ -1,4 +1,4 @@
-"""``mmalign classifier train | evaluate | tune | export``."""
+"""``mmalign classifier train``."""
 
 import dataclasses
 import json
@@ -10,34 +10,24 @@ import torch
 from accelerate import PartialState
 from transformers import TrainerCallback, set_seed
 
-from mmalign.classifier.class_logits import load_class_logits
-from mmalign.classifier.class_names import read_class_names
-from mmalign.classifier.dual_head import DualHead, load_dual_head, write_config
-from mmalign.classifier.export import export_classifier
-from mmalign.classifier.image_cache import CachedImages, cache_images
-from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
+from mmalign.classifier.dual_head import DualHead
+from mmalign.classifier.labeled_images import LabeledImages
 from mmalign.classifier.method import DualHeadMethod
-from mmalign.classifier.metrics import compute_logits, format_scores, keep_classes, score_classifier, tune_mixing
+from mmalign.classifier.metrics import compute_logits, format_scores, score_classifier, tune_mixing
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.student import build_student, published_mixing
 from mmalign.classifier.training_images import RunImages, check_choice, check_names, decode_images, load_sources
-from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, hash_file, write_whole
-from mmalign.models.load import best_device
+from mmalign.files import hash_file, write_whole
 from mmalign.models.parameters import count_parameters
 from mmalign.options.classifier import (
     ClassifierRunOptions,
-    EvaluateClassifierOptions,
-    ExportClassifierOptions,
-    ScoredImages,
     TrainClassifierOptions,
-    TuneMixingOptions,
 )
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process, read_record, write_record
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
@@ -134,7 +124,8 @@ def describe_classifier_run(options: ClassifierRunOptions, data: LabeledImages, 
     """Record what the run is made of: options, and the content of training images, tables and the teacher's files."""
     # A cache inside OUT is begun once OUT is claimed.
     hashes = {"train": data.fingerprint(options.cache_folder if options.cache_folder.is_dir() else None)}
-    hashes |= {str(path): hash_file(path) for path in (options.split_file, options.class_names) if path is not None}
+    files = (options.split_file, options.class_names, options.backbone_weights)
+    hashes |= {str(path): hash_file(path) for path in files if path is not None}
     if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
         hashes["teacher"] = hash_source(options.teacher)
     return build_record(options, method=method, data=hashes)
@@ -177,7 +168,7 @@ def tune_and_score(options: TrainClassifierOptions, model: DualHead, images: Run
     for name, (found, index) in images.scored.items():
         logits, labels = compute_logits(model, found, index), torch.from_numpy(found.labels[index])
         published = None if model.kd_head is None else score_classifier(model, logits, labels, mixing=published_mixing(options))["mixed"]
-        if name == "validation" and model.kd_head is not None:
+        if name == "validation" and options.form == "dual-head":
             report["mixing_grid"] = tune_mixing(model, logits, labels, source=str(options.validation_data or "held-out training images"))
         beside = teacher.score_images(found, index, trained=found is images.train, device=device)
         report[name] = score_classifier(model, logits, labels, teacher=beside)
@@ -213,73 +204,3 @@ def save_run(
     write_classifier_card(options.out, model, record, report)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     print(f"saved in {options.out}" + (f"; last loss {losses[-1]:.3f}" if losses else ""))
-
-
-def run_evaluate(options: EvaluateClassifierOptions) -> None:
-    """Print accuracy and calibration of each head, mixed, and the teacher."""
-    model = load_dual_head(options.model).to(best_device())
-    data = load_scored(options)
-    if options.class_map is not None:
-        data = data.rename_classes(read_class_names(options.class_map, data.classes), what=str(options.class_map))
-    images = decode_scored(options, data, model)
-    teacher = None
-    if options.teacher_logits is not None:
-        teacher = load_class_logits(options.teacher_logits, ids=images.ids, classes=images.classes, digests=images.digests).logits[:, 0]
-    logits = compute_logits(model, images, batch_size=options.batch_size)
-    if options.class_map is not None:
-        listed = [number for number, name in enumerate(model.settings.classes) if name in data.classes]
-        logits = keep_classes(logits[0], listed), keep_classes(logits[1], listed)
-        teacher = None if teacher is None else keep_classes(teacher, listed)
-        print(f"accuracy among {len(listed)} of the classifier's {len(model.settings.classes)} classes")
-    scores = score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
-    mixing = model.settings.mixing
-    print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
-    print(format_scores(scores))
-    if options.out is not None:
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(options.out, json.dumps({"num_images": len(images.ids), "split": options.split, "scores": scores}, indent=1))
-
-
-def run_tune(options: TuneMixingOptions) -> None:
-    """Tune a classifier's mixing on validation images, and write it into its folder.
-
-    Raises:
-        ValueError: If the images are test images, by name or because the run named them so; or there is one head.
-    """
-    if options.split == "test":
-        raise UserError("the mixing may not be tuned on test images: the test accuracy would no longer be one; use --split validation")
-    model = load_dual_head(options.model).to(best_device())
-    if model.kd_head is None:
-        raise UserError(f"{options.model} has a single head: there is nothing to mix")
-    images = decode_scored(options, load_scored(options), model)
-    if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
-        raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
-    logits = compute_logits(model, images, batch_size=options.batch_size)
-    tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
-    write_config(options.model, model.settings)
-    mixing = model.settings.mixing
-    print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
-
-
-def load_scored(options: ScoredImages) -> LabeledImages:
-    """Read the images and their own classes; nothing is decoded yet."""
-    return load_labeled_images(options.data, split=options.split, name=options.set)
-
-
-def decode_scored(options: ScoredImages, data: LabeledImages, model: DualHead) -> CachedImages:
-    """Decode images for a classifier, their labels numbered as its classes are.
-
-    Raises:
-        ValueError: If there are images of a class that it doesn't have.
-    """
-    data = data.with_classes(model.settings.classes, what="the data")
-    for note in data.notes:
-        print(f"warning: {note}")
-    rejects = Rejects(options.cache / "rejects.jsonl", max_share=0.05)
-    return cache_images(data, options.cache, side=model.settings.preprocessing.resize_size, rejects=rejects)
-
-
-def run_export(options: ExportClassifierOptions) -> None:
-    """Write a classifier as one plain module."""
-    difference = export_classifier(load_dual_head(options.model), options.out, file_format=options.format)
-    print(f"saved in {options.out}; largest difference from the checkpoint's probabilities: {difference:.1e}")

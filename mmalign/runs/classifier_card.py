@@ -67,4 +67,6 @@ def write_classifier_card(folder: Path, model: DualHead, record: Mapping[str, An
 def _starting_point(options: Mapping[str, Any]) -> str:
     if options.get("classifier"):
         return f"the backbone of the classifier {options['classifier']}"
+    if options.get("backbone_weights"):
+        return f"{options['backbone']} with the weights of {options['backbone_weights']}"
     return options["backbone"] if options["pretrained"] else f"random weights of {options['backbone']}"

@@ -68,7 +68,7 @@ def find_start(options: FitHeadOptions) -> tuple[DualHead | None, FitHeadOptions
     """
     if options.classifier is None:
         return None, options
-    for name in ("library", "backbone", "image_size", "resize_size"):
+    for name in ("library", "backbone", "backbone_weights", "image_size", "resize_size"):
         value = getattr(options, name)
         if value != BackboneOptions.__dataclass_fields__[name].default:
             raise UserError(f"{name} is {value}, and --classifier {options.classifier} has its own; leave one of the two out")

@@ -29,7 +29,29 @@ from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.splits import Indices, LabelSplit, draw_split, save_split
 from mmalign.cli import main as mmalign
 from mmalign.files import read_json
-from scripts.studies.dho_cells import BATCH, BLIND_CLASSES, CLOSED_FORM, CORRECTED, LABELS, REAL_TEACHERS, Cell, list_cells
+from scripts.studies.dho_cells import (
+    BATCH,
+    BLIND_CLASSES,
+    CLOSED_FORM,
+    CORRECTED,
+    DISCOVERED,
+    DOMAIN_LABELS,
+    LABELS,
+    REAL_TEACHERS,
+    STEPS,
+    Cell,
+    list_cells,
+)
+from scripts.studies.dho_domains import (
+    discover_words,
+    domain_folder,
+    domain_words,
+    label_folder,
+    measure_teachers,
+    save_clusters,
+    save_domains,
+    teacher_file,
+)
 from scripts.studies.dho_page import write_page
 from scripts.studies.study import main, run_missing, write_json
 
@@ -50,16 +72,16 @@ def run_mmalign(words: Sequence[str], log: Path) -> None:
         raise SystemExit(f"the study stopped at: mmalign {' '.join(words)}\n{log.read_text()[-2000:]}")
 
 
-def training_words(options: argparse.Namespace, network: str, *, steps: int, batch: int) -> list[str]:
+def training_words(options: argparse.Namespace, network: str, *, steps: int, batch: int, data: Path | None = None) -> list[str]:
     """What all runs share."""
-    words = ["classifier", "train", "--data", str(options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
+    words = ["classifier", "train", "--data", str(data or options.data), "--cache", str(options.out / "cache"), "--no-pretrained"]
     words += ["--backbone", "resnet10t", "--backbone-options", NETWORKS[network], "--image-size", "32", "--augmentation", "pad-crop"]
     words += ["--max-steps", str(steps), "--batch-size", str(batch), "--learning-rate", "2e-3", "--warmup-ratio", "0.05"]
     return [*words, "--logging-steps", "50", "--trainer", "{disable_tqdm: true, save_strategy: 'no'}"]
 
 
-def prepare(options: argparse.Namespace) -> None:
-    """Draw the splits, train the real teachers, correct some errors of the strongest."""
+def prepare(options: argparse.Namespace) -> Indices:
+    """Draw the splits, train the real teachers, correct some errors of the strongest; return the student's images."""
     data = load_labeled_images(options.data, split="train")
     own = save_splits(options, data)
     for name, steps in REAL_TEACHERS.items():
@@ -68,6 +90,24 @@ def prepare(options: argparse.Namespace) -> None:
     if not base.is_file():
         score_real_teacher(options, base)
     save_changed_teachers(options, data, base, own)
+    return own
+
+
+def prepare_domains(options: argparse.Namespace, own: Indices, seed: int) -> None:
+    """Deal photographs out to domains, train the domain classifier, find the classes by each number of labels, and cluster the features."""
+    save_domains(options, own, seed)
+    log = options.out / "log.txt"
+    classifier = domain_folder(options.out, seed) / "classifier"
+    if not (classifier / "classifier.json").is_file():
+        shutil.rmtree(classifier, ignore_errors=True)
+        words = training_words(options, "teacher", steps=20 if options.smoke else STEPS, batch=64, data=domain_folder(options.out, seed))
+        run_mmalign([*words, *domain_words(options.out, seed)], log)
+    for labels in DOMAIN_LABELS:
+        if not teacher_file(options.out, "k-means", labels, seed).is_file():
+            run_mmalign(discover_words(options.out, labels, seed), log)
+            save_clusters(options.out, labels, seed)
+        found = measure_teachers(options.out, labels, seed)
+        print(f"domains {seed}, {labels}: discovered {found['discovered']:.1%}, k-means {found['k-means']:.1%}", flush=True)
 
 
 def save_splits(options: argparse.Namespace, data: LabeledImages) -> Indices:
@@ -146,6 +186,8 @@ def teacher_words(cell: Cell, options: argparse.Namespace) -> list[str]:
     """The teacher of a cell: a classifier, or a file of logits."""
     if cell.teacher in REAL_TEACHERS:
         return ["--teacher", str(options.out / f"teacher-{cell.teacher}"), "--teacher-kind", "classifier"]
+    if cell.teacher in DISCOVERED:
+        return ["--teacher", str(teacher_file(options.out, cell.teacher, cell.labels, cell.seed)), "--teacher-kind", "logits"]
     if cell.teacher != "none":
         return ["--teacher", str(options.out / "cache" / f"{cell.teacher}.safetensors"), "--teacher-kind", "logits"]
     return []
@@ -180,10 +222,13 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     cpu = time.process_time()
     folder = options.out / "runs" / cell.name
     shutil.rmtree(folder, ignore_errors=True)
-    words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH)
-    words += ["--split-file", str(options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"), "--seed", str(cell.seed)]
+    data, split = options.data, options.out / "splits" / f"{LABELS[cell.labels]}-{cell.seed}.json"
+    if cell.data == "domains":
+        data, split = domain_folder(options.out, cell.seed), label_folder(options.out, cell.labels, cell.seed) / "split.json"
+    words = training_words(options, cell.student, steps=4 if options.smoke else cell.steps, batch=BATCH, data=data)
+    words += ["--split-file", str(split), "--seed", str(cell.seed)]
     form = "dual-head" if cell.form == "closed-form" else cell.form
-    words += ["--form", form, "--label-weight", str(cell.label_weight), "--test-data", str(options.data), "--out", str(folder)]
+    words += ["--form", form, "--label-weight", str(cell.label_weight), "--test-data", str(data), "--out", str(folder)]
     words += teacher_words(cell, options)
     words += {"centre": [], "fixed": ["--teacher-views", "4"], "live": ["--teacher-mode", "live"]}[cell.views]
     if cell.form in ("dual-head", "single-head"):
@@ -193,6 +238,8 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     run_mmalign(words, log)
     result = read_json(folder / "classifier.json")
     cosines = [entry["dual_head/gradient_cosine"] for entry in read_json(folder / "train_log.json") if "dual_head/gradient_cosine" in entry]
+    if cell.data == "domains":
+        result["teachers"] = measure_teachers(options.out, cell.labels, cell.seed)
     if cell.form == "closed-form":
         add_closed_form(result, cell, options, folder)
     result |= {"cell": asdict(cell), "gradient_cosine": cosines, "cpu_seconds": time.process_time() - cpu}
@@ -205,11 +252,14 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
 
 def run_study(options: argparse.Namespace) -> None:
     """Prepare, and run what is missing."""
-    prepare(options)
+    own = prepare(options)
     cells = list_cells(quick=options.quick)
     if options.smoke:
-        closed = [cell for cell in list_cells(quick=False) if cell.form == "closed-form"][:1]
-        cells = cells[:2] + closed + [cell for cell in cells if cell.labels == "10%"][:8]
+        beside = [cell for cell in list_cells(quick=False) if cell.beside]
+        first = {(cell.form, cell.data == "domains" and cell.teacher): cell for cell in reversed(beside)}
+        cells = cells[:2] + list(first.values()) + [cell for cell in cells if cell.labels == "10%"][:8]
+    for seed in sorted({cell.seed for cell in cells if cell.data == "domains" and not cell.path(options.out).is_file()}):
+        prepare_domains(options, own, seed)
     run_missing(cells, partial(run_cell, options=options), options)
 
 

@@ -25,6 +25,12 @@ CLOSED_FORM = {
     "ridge, teacher": ("ridge", "teacher"),
 }
 """Heads that are computed on the frozen features of a DHO student, by name: kernel and labels."""
+RIVALS = ("pcgrad", "sskd", "dhkd")
+CORNERS = tuple((labels, teacher) for labels in ("1%", "10%") for teacher in ("real", "blind"))
+"""Where closed forms and rivals run."""
+DISCOVERED = ("discovered", "k-means")
+"""Teachers without a label: classes from domains, and the control, clusters of the domain classifier's features."""
+DOMAIN_LABELS = ("1%", "10%")
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class Cell:
     steps: int = STEPS
     views: Literal["centre", "fixed", "live"] = "centre"
     """What the teacher sees: the stored image, once; four fixed views of it, once; the student's own view, each time."""
+    data: Literal["photographs", "domains"] = "photographs"
+    """All of the student's photographs; those of four classes, dealt out to domains."""
 
     @property
     def name(self) -> str:
@@ -47,7 +55,13 @@ class Cell:
         words = [self.labels, self.teacher, self.form, f"w{self.label_weight:g}", self.student, f"s{self.seed}"]
         words += [] if self.steps == STEPS else [f"{self.steps}-steps"]
         words += [] if self.views == "centre" else [self.views]
+        words += [] if self.data == "photographs" else [self.data]
         return "_".join(words).replace(" ", "-").replace("%", "pc")
+
+    @property
+    def beside(self) -> bool:
+        """Whether the cell is of what stands beside the map: closed forms, rivals with a teacher, classes from domains."""
+        return self.form in ("closed-form", *RIVALS) or self.data == "domains"
 
     def path(self, out: Path) -> Path:
         """The file of the finished run."""
@@ -80,11 +94,18 @@ def list_cells(*, quick: bool) -> list[Cell]:
         cells += _table(TABLE_LABELS, seed) + _map(seed)
         if seed < 3:
             cells += _blind_weights(seed) + _views(seed) + _long(seed)
-        cells += [Cell(one, teacher, "closed-form", seed) for one in ("1%", "10%") for teacher in ("real", "blind")]
+        cells += _beside(seed)
         cells += _table(TABLE_LABELS, seed, student="medium")
     # FixMatch and CE only know no teacher: one cell serves all of them.
     known = [replace(c, teacher="none") if c.form in ("ce-only", "fixmatch") else c for c in cells]
     return list(dict.fromkeys(known))
+
+
+def _beside(seed: int) -> list[Cell]:
+    """Heads in closed form, rivals of two heads, and students of discovered classes with their controls."""
+    cells = [Cell(labels, teacher, form, seed) for labels, teacher in CORNERS for form in ("closed-form", *RIVALS)]
+    forms = [("none", "ce-only"), *((teacher, form) for teacher in DISCOVERED for form in ("kd-only", "dual-head"))]
+    return cells + [Cell(labels, teacher, form, seed, data="domains") for labels in DOMAIN_LABELS for teacher, form in forms]
 
 
 def _table(labels: Sequence[str], seed: int, student: str = "small") -> list[Cell]:

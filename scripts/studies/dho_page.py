@@ -11,8 +11,8 @@ import numpy as np
 from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.tables import markdown_table
 from scripts.studies import page
+from scripts.studies.dho_beside import show, write_beside
 from scripts.studies.dho_cells import (
-    CLOSED_FORM,
     LABELS,
     LONG_STEPS,
     MAP_LABELS,
@@ -57,14 +57,6 @@ _CALIBRATED = {
     "DHO, mixing 0.5 / 0.5": Arm("dual-head", head="published"),
     "DHO, tuned mixing": Arm("dual-head", head="mixed"),
 }
-
-
-def show(values: Sequence[float], *, sign: bool = False) -> str:
-    """Mean ± half its 95% interval (seeds); empty without values."""
-    if not values:
-        return ""
-    found = page.estimate(values)
-    return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
 
 
 def _shown(cells: Results, labels: str, arm: Arm, **fields: Any) -> str:
@@ -119,17 +111,6 @@ def long_table(cells: Results) -> str:
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
     return markdown_table([*header, "gain over the best", "over w = 0.5"], rows)
-
-
-def closed_form_table(cells: Results) -> str:
-    """Heads in closed form on DHO students' features, beside those students' own heads; the same runs."""
-    columns = [(labels, teacher) for labels in ("1%", "10%") for teacher in ("real", "blind")]
-    heads = {"DHO, CE head alone": "ce_head", "DHO, KD head alone": "kd_head", "DHO, tuned mixing": "mixed"}
-    rows = []
-    for name, head in {**heads, **{name: name for name in CLOSED_FORM}}.items():
-        arm = Arm("closed-form", head=head)
-        rows.append([name, *(_shown(cells, labels, arm, teacher=teacher) for labels, teacher in columns)])
-    return markdown_table(["head", *(f"{labels}, {teacher} teacher" for labels, teacher in columns)], rows)
 
 
 def views_table(cells: Results) -> str:
@@ -254,9 +235,17 @@ def write_page(options: argparse.Namespace) -> Path:
     Raises:
         SystemExit: If no cell is finished.
     """
-    cells, folder = load_cells(options.out), options.report
-    if not cells:
+    found, folder = load_cells(options.out), options.report
+    if not found:
         raise SystemExit(f"no finished cell in {options.out / 'cells'}; run the study without --report-only")
+    cells = {cell: run for cell, run in found.items() if not cell.beside}
+    written = write_map(cells, folder) if cells else folder / "dho.md"
+    write_beside(found, written)
+    return written
+
+
+def write_map(cells: Results, folder: Path) -> Path:
+    """Write tables and pictures of the map of labels by teachers, and of the forms on it."""
     accuracies = teacher_accuracies(cells)
     parts = [
         "### Accuracy on 5,000 test photographs, %: mean ± 95% interval over seeds (seeds)",
@@ -278,12 +267,10 @@ def write_page(options: argparse.Namespace) -> Path:
         parts += ["### Longer training", long_table(cells)]
     if any(c.views != "centre" for c in cells):
         parts += ["### What the teacher sees (DHO, real teacher)", views_table(cells)]
-    if any(c.form == "closed-form" for c in cells):
-        parts += ["### Heads in closed form on the DHO student's features", closed_form_table(cells)]
     parts += ["### Calibration under the real teacher", calibration_table(cells)]
     parts += ["### Cosine of CE's and KD's gradients in the backbone, mean over seeds", cosine_table(cells)]
     parts += ["\n".join(draw_pictures(cells, folder))]
-    every = list_cells(quick=False)
+    every = [cell for cell in list_cells(quick=False) if not cell.beside]
     costs = []
     for steps in (STEPS, LONG_STEPS):
         seconds = [result["cpu_seconds"] for cell, result in cells.items() if "cpu_seconds" in result and cell.steps == steps]

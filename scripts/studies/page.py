@@ -17,7 +17,8 @@ from mmalign.files import read_json, write_whole
 from mmalign.tables import markdown_table
 
 LEVEL = 0.95
-MARK = "<!-- measured -->"
+MARK_START = "<!-- measured"
+MARK = f"{MARK_START} -->"
 PLOT_STYLE = {"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.2, "legend.frameon": False}
 GREY = "#7d8590"
 
@@ -108,10 +109,13 @@ def mean_curve(logs: Sequence[Sequence[Metrics]], key: str) -> tuple[list[float]
     return steps, [sum(curve[step] for curve in curves) / len(curves) for step in steps]
 
 
-def write_measured(page: Path, title: str, parts: Sequence[str]) -> Path:
-    """Write the parts below the mark; what stands above it is kept, a title where there is no page yet."""
-    kept = page.read_text(encoding="utf-8").partition(MARK)[0] if page.is_file() else f"# {title}"
-    write_whole(page, f"{kept.rstrip()}\n\n{MARK}\n\n" + "\n\n".join(parts) + "\n")
+def write_measured(page: Path, title: str, parts: Sequence[str], *, mark: str = MARK) -> Path:
+    """Write the parts below the mark, up to the next one; the rest is kept, a title where there is no page yet."""
+    text = page.read_text(encoding="utf-8") if page.is_file() else f"# {title}"
+    above, _, below = text.partition(mark)
+    _, opening, other = below.partition(MARK_START)
+    rest = f"\n{opening}{other}" if opening else ""
+    write_whole(page, f"{above.rstrip()}\n\n{mark}\n\n" + "\n\n".join(parts) + f"\n{rest}")
     return page
 
 

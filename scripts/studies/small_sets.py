@@ -41,7 +41,7 @@ def run_mmalign(words: Sequence[object], log: Path) -> None:
 
 
 def draw_images(options: argparse.Namespace) -> None:
-    """Take every second or third training image: all arms see the same."""
+    """Draw the real images, the same for all arms and seeds."""
     path = options.out / "images" / "train.parquet"
     if path.is_file():
         return
@@ -59,17 +59,8 @@ def make_set(cell: Cell, options: argparse.Namespace, steps: Steps) -> Path:
     words = ["classifier", "distill-images", "--data", options.out / "images", "--cache", options.out / "cache", "--out", folder]
     words += ["--target", "tf_efficientnet_lite0", "--target-options", json.dumps(overlay), "--target-size", 32 if options.smoke else 96]
     words += ["--backbone", "resnet10t", "--backbone-options", json.dumps(NETWORK), "--image-size", 32, "--seed", cell.seed]
-    words += [
-        "--num-images",
-        number,
-        "--learning-rate",
-        "1e-2",
-        "--steps",
-        steps.distill if cell.arm.images == "distilled" else 0,
-        "--batch-size",
-        128,
-    ]
-    words += ["--online-steps", steps.online]
+    words += ["--num-images", number, "--batch-size", 128, "--learning-rate", "1e-2", "--online-steps", steps.online]
+    words += ["--steps", steps.distill if cell.arm.images == "distilled" else 0]
     run_mmalign(words, options.out / "logs" / f"{folder.name}.txt")
     return folder
 

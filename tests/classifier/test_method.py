@@ -17,7 +17,7 @@ from mmalign.classifier.method import DualHeadMethod
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.teachers import ClassifierTeacher
-from mmalign.losses.classifier import label_cross_entropy, teacher_kl
+from mmalign.losses.classifier import binary_kl, label_cross_entropy, teacher_kl
 from mmalign.options.classifier import ObjectiveOptions
 from mmalign.options.training import TrainerOptions
 from mmalign.training.arguments import build_training_arguments
@@ -44,13 +44,13 @@ def build_teacher_logits(views: int = 1) -> ClassLogits:
 
 
 SPLIT = LabelSplit(np.arange(6), np.arange(6, 24), np.zeros(0, dtype=np.int64))
-FORMS = ["dual-head", "single-head", "pcgrad", "ce-only", "kd-only", "feature-kd", "fixmatch"]
+FORMS = ["dual-head", "single-head", "pcgrad", "sskd", "dhkd", "ce-only", "kd-only", "feature-kd", "fixmatch"]
 
 
 def build_method(form: str = "dual-head", *, model: DualHead | None = None, **options: Any) -> tuple[DualHead, DualHeadMethod]:
     known = {key: options.pop(key) for key in ("cached", "teacher", "fixed_views") if key in options}
     needs = form not in ("ce-only", "fixmatch")
-    heads = "dual" if form == "dual-head" else "single"
+    heads = "dual" if form in ("dual-head", "sskd", "dhkd") else "single"
     model = model or build_tiny_classifier(heads=heads, teacher_feature_size=FEATURES if form == "feature-kd" else None)
     if needs and "teacher" not in known:
         known.setdefault("cached", build_teacher_logits())
@@ -77,7 +77,7 @@ def test_streams_pass_every_image_once_a_turn_and_never_mix() -> None:
     assert {row["unlabeled"][0][0] for row in map(both.__getitem__, range(24))} == set(range(24))
 
 
-@pytest.mark.parametrize("form", ["dual-head", "single-head", "pcgrad", "kd-only"])
+@pytest.mark.parametrize("form", ["dual-head", "single-head", "pcgrad", "sskd", "dhkd", "kd-only"])
 def test_sum_is_the_papers_loss(form: str) -> None:
     """B times [w CE + (1 - w) (w_l mean KD of labelled + w_u mean KD of unlabelled)], with B labelled and 2 B unlabelled images."""
     weights = {"label_weight": 0.3, "labeled_kd_weight": 0.8, "unlabeled_kd_weight": 1.5, "temperature": 3.0, "augmentation": "none"}
@@ -89,9 +89,28 @@ def test_sum_is_the_papers_loss(form: str) -> None:
     preprocessing = model.settings.preprocessing
     output = model(preprocessing.normalize(views))
     ce = label_cross_entropy(output.ce_logits[:4], batch["labels"]).mean()
-    kd = teacher_kl(output.kd_logits, batch["teacher_logits"], temperature=3.0)
+    measure = binary_kl if form == "dhkd" else teacher_kl
+    kd = measure(output.kd_logits, batch["teacher_logits"], temperature=3.0)
+    if form == "sskd":
+        kd = torch.cat([teacher_kl(output.ce_logits[:4], batch["teacher_logits"][:4], temperature=3.0), kd[4:]])
     both = 0.8 * kd[:4].mean() + 1.5 * kd[4:].mean()
     torch.testing.assert_close(loss, 4 * (both if form == "kd-only" else 0.3 * ce + 0.7 * both))
+
+
+def test_each_head_of_sskd_has_a_stream_of_its_own() -> None:
+    """Nothing of unlabelled images reaches the CE head, nothing of labelled ones the KD head; both reach the backbone."""
+    model, method = build_method("sskd", augmentation="none")
+    batch = method.collate([rows_of(8, 2)[i] for i in range(4)])
+    other = {**batch, "teacher_logits": batch["teacher_logits"].clone()}
+    other["teacher_logits"][4:] += torch.arange(3.0)
+    found = []
+    for each in (batch, other):
+        model.zero_grad()
+        method.compute(model, each).loss_sum.backward()
+        assert model.kd_head is not None
+        found.append([head.weight.grad.clone() for head in (model.ce_head, model.kd_head)])
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.allclose(found[0][1], found[1][1])
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -20,7 +20,7 @@ from mmalign.classifier.metrics import compute_logits
 from mmalign.cli import main
 from mmalign.data.images import digest_images, load_image
 from mmalign.options.classifier import EvaluateClassifierOptions
-from mmalign.runs.classifier import decode_scored, load_scored
+from mmalign.runs.saved_classifier import decode_scored, load_scored
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image

@@ -125,7 +125,7 @@ def test_each_commands_help(capsys: pytest.CaptureFixture[str], name: str) -> No
     ("words", "message"),
     [
         (["train"], "mmalign train: choose one of: contrastive, sft, mimic, preference"),
-        (["classifier"], "mmalign classifier: choose one of: train, fit-head, distill-images, evaluate, tune, export"),
+        (["classifier"], "mmalign classifier: choose one of: train, fit-head, distill-images, discover-classes, evaluate, tune, export"),
         (["evalute", "pope"], "unknown command 'evalute'; did you mean 'evaluate'?"),
         (["score-dificulty"], "did you mean 'score-difficulty'?"),
     ],

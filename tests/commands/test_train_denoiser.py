@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from PIL import Image
 from safetensors.torch import load_file
 
 from mmalign.cli import main
+from mmalign.data.datasets import load_rows
+from mmalign.data.images import load_image
+from mmalign.denoisers.draws import make_seed
+from mmalign.denoisers.pipeline import TextToImage, load_pipeline
+from mmalign.denoisers.rows import to_image
+from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
     build_latent_pipeline,
     build_pixel_pipeline,
+    build_transformer_pipeline,
     list_rows,
     picture_rows,
     save_pictures,
@@ -32,6 +40,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pipeline(build_latent_pipeline(), folder / "latent")
     save_pipeline(build_pixel_pipeline(), folder / "pixel")
     save_pipeline(build_latent_pipeline(prediction_type="v_prediction", seed=1), folder / "velocity")
+    save_pipeline(build_transformer_pipeline(), folder / "transformer")
     return folder
 
 
@@ -126,6 +135,29 @@ def test_pixels_to_a_stock_pipeline(pipelines: Path, tmp_path: Path) -> None:
     assert sample(out).shape == (8, 8, 3)
 
 
+def test_a_transformer_without_a_vae(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """PixArt in pixel space: trains, and draws with mmalign what it draws with diffusers alone."""
+    out = tmp_path / "out"
+    assert main(words(pipelines / "transformer", pairs, out, "--beta", "100")) == 0
+    assert read_steps(out)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    pipeline = DiffusionPipeline.from_pretrained(out, vae=None)
+    settings: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": False, "guidance_scale": 2.0}
+    made = pipeline("a red dog", num_inference_steps=3, output_type="latent", generator=[torch.Generator().manual_seed(4)], **settings)
+    (drawn,) = sample_pictures(load_pipeline(str(out)), ["a red dog"], [4], steps=3, guidance=2.0, side=8)
+    assert np.array_equal(np.asarray(drawn), np.asarray(to_image(made.images[0])))
+
+
+def test_a_step_is_the_same_however_it_is_split(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Four rows at once, or two and two: their noise is theirs, so the step is one."""
+    split = ["--batch-size", "2", "--gradient-accumulation-steps", "2"]
+    for name, more in (("whole", ["--batch-size", "4"]), ("split", split)):
+        assert main([*words(pipelines / "latent", pairs, tmp_path / name, "--beta", "100", steps=3), *more]) == 0
+    steps = [read_steps(tmp_path / name) for name in ("whole", "split")]
+    for one, other in zip(*steps, strict=True):
+        for key in ("loss", "error/policy", "rewards/margin"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
+
+
 def test_lists_train(pipelines: Path, tmp_path: Path) -> None:
     data, out = save_pictures(tmp_path / "lists.parquet", list_rows([2, 3, 4, 3])), tmp_path / "out"
     assert main(words(pipelines / "latent", data, out, "--objective", "rank")) == 0
@@ -176,3 +208,82 @@ def test_without_diffusers_the_extra_is_named(
     monkeypatch.setitem(sys.modules, "diffusers", None)
     assert main(words(pipelines / "latent", pairs, tmp_path / "out")) == 2
     assert "pip install 'mmalign[image]'" in capsys.readouterr().err
+
+
+def test_samples_resume_to_the_same_bytes_and_are_diffusers_own(pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = save_pictures(tmp_path / "rows.parquet", single_rows(5))
+    monkeypatch.setattr("mmalign.runs.sample_denoiser.SHARD_ROWS", 2)
+
+    def command(out: Path, *more: str) -> list[str]:
+        settings = ["--num-samples", "2", "--sampling-steps", "3", "--guidance", "2"]
+        return ["sample-denoiser", str(data), "--model", str(pipelines / "latent"), "--out", str(out), *settings, *more]
+
+    assert main(command(tmp_path / "whole")) == 0
+    assert main(command(tmp_path / "parts", "--shard", "2/2")) == 0
+    assert not (tmp_path / "parts" / "samples.parquet").exists()
+    assert main(command(tmp_path / "parts")) == 0
+    files = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+    rows = load_rows(tmp_path / "whole" / "samples.parquet")
+    assert [len(images) for images in rows["images"]] == [2] * 5
+    pipeline = DiffusionPipeline.from_pretrained(pipelines / "latent")
+    captions = [row["caption"] for row in single_rows(2) for _ in range(2)]
+    generators = [torch.Generator().manual_seed(make_seed(0, row, number)) for row in range(2) for number in range(2)]
+    stock = pipeline(captions, num_inference_steps=3, guidance_scale=2.0, output_type="np", generator=generators).images
+    drawn = np.stack([np.asarray(load_image(picture)) for images in rows["images"][:2] for picture in images])
+    assert np.abs(drawn / 255 - stock).max() <= 0.5 / 255 + 1e-4
+    assert main(command(tmp_path / "whole", "--guidance", "3")) == 2
+
+
+def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:
+    """What DDO trains on: the data's picture, and one that the pipeline made; in pixels, of a target that diffusers lacks."""
+    data = save_pictures(tmp_path / "rows.parquet", single_rows(3))
+    assert main(words(pipelines / "pixel", data, tmp_path / "k", "--target", "k", method="denoiser", steps=1)) == 0
+    command = ["sample-denoiser", str(data), "--model", str(tmp_path / "k"), "--out", str(tmp_path / "samples"), "--sampling-steps", "3"]
+    assert main([*command, "--pairs"]) == 0
+    rows = load_rows(tmp_path / "samples" / "samples.parquet")
+    assert [np.asarray(load_image(image)).shape for image in rows["image_rejected"]] == [(8, 8, 3)] * 3
+    assert all(np.array_equal(load_image(image), row["image"]) for image, row in zip(rows["image_chosen"], single_rows(3), strict=True))
+    trained = words(pipelines / "pixel", tmp_path / "samples" / "samples.parquet", tmp_path / "ddo", "--objective", "ddo", "--beta", "10")
+    assert main(trained) == 0
+
+
+def test_a_learned_target_samples_as_its_fixed_one() -> None:
+    """At k = 1 the network's output is the image itself: diffusers' own prediction_type sample."""
+    learned, fixed = (TextToImage(build_pixel_pipeline()) for _ in range(2))
+    learned.pipeline.scheduler.register_to_config(prediction_type="k", target_share=1.0)
+    fixed.pipeline.scheduler.register_to_config(prediction_type="sample")
+    for source in (learned, fixed):
+        source.pipeline.set_progress_bar_config(disable=True)
+    drawn = [sample_pictures(source, ["a red dog"] * 2, [1, 2], steps=4, guidance=2.0, side=8) for source in (learned, fixed)]
+    assert all(np.array_equal(one, other) for one, other in zip(*drawn, strict=True))
+    assert learned.pipeline.scheduler.config.prediction_type == "k"
+
+
+def solid(colour: tuple[int, int, int]) -> Image.Image:
+    return Image.new("RGB", (8, 8), colour)
+
+
+def mean_colours(folder: Path) -> list[list[float]]:
+    """Of two pictures of a red dog and two of a blue cat, by diffusers' own scheduler."""
+    captions = ["a red dog"] * 2 + ["a blue cat"] * 2
+    pictures = sample_pictures(load_pipeline(str(folder)), captions, [1, 2, 3, 4], steps=20, guidance=1.0, side=8)
+    return [np.asarray(picture).reshape(-1, 3).mean(0).tolist() for picture in pictures]
+
+
+@pytest.mark.slow
+def test_pictures_follow_captions_and_then_preferences(pipelines: Path, tmp_path: Path) -> None:
+    """Two captions, a colour each, until they are drawn; then blue dogs are preferred to red ones, and dogs turn blue."""
+    red, blue = (220, 30, 30), (30, 30, 220)
+    pictures = [{"caption": "a red dog", "image": solid(red)}, {"caption": "a blue cat", "image": solid(blue)}] * 8
+    pairs = [{"caption": "a red dog", "image_chosen": solid(blue), "image_rejected": solid(red)}] * 8
+    data = [save_pictures(tmp_path / f"{i}.parquet", rows) for i, rows in enumerate((pictures, pairs))]
+    usual = ["--batch-size", "8", "--schedule", "cosine", "--logging-steps", "50"]
+    learnt = ["--target", "v_prediction", "--caption-dropout", "0", "--learning-rate", "5e-3", *usual]
+    assert main(words(pipelines / "pixel", data[0], tmp_path / "base", *learnt, method="denoiser", steps=800)) == 0
+    drawn = mean_colours(tmp_path / "base")
+    assert max(np.abs(np.subtract(drawn[:2], red)).max(), np.abs(np.subtract(drawn[2:], blue)).max()) < 40
+    preferred = ["--beta", "20", "--sft-weight", "1", "--learning-rate", "1e-3", *usual]
+    assert main(words(tmp_path / "base", data[1], tmp_path / "dpo", *preferred, steps=40)) == 0
+    drawn = mean_colours(tmp_path / "dpo")
+    assert all(colour[2] > 150 > 100 > colour[0] for colour in drawn)

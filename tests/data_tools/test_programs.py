@@ -18,11 +18,14 @@ def test_all_programs_are_known() -> None:
     assert PROGRAMS == [
         "best_of_n",
         "coco_objects",
+        "collect_traces",
         "convert_chats",
         "convert_pairs",
         "inject_errors",
+        "pair_pictures",
         "sample_pairs",
         "search_pairs",
+        "train_reader",
         "validate_pairs",
         "weaken_images",
     ]

@@ -108,7 +108,7 @@ def test_pictures_of_a_row_share_noise_and_time_whatever_the_batch(latent: TextT
 
 def test_lists(latent: TextToImage) -> None:
     """Of two pictures each, RankDPO is DPO times what their swap changes in DCG."""
-    policy, method = build(replace(PREFERENCE, objective="rank:ranks=values", beta=30.0), latent)
+    policy, method = build(replace(PREFERENCE, objective="rank:ranked_by=score", beta=30.0), latent)
     rows = list_rows([2, 3])
     moved(policy)
     both = method.compute(policy, prepared(method, policy, rows)).loss_sum

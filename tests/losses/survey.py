@@ -104,6 +104,7 @@ TAGS: dict[str, Tags] = {
     "plackett_luce": Tags("list-wise", "offline", "fixed", "none"),
     "irpo": Tags("list-wise", "offline", "fixed", "length"),
     "tpo": Tags("list-wise, step*", "offline", "fixed", "length"),
+    "rank_dpo": Tags("list-wise, distinguishability", "offline", "fixed", "none"),
     "disco": Tags("list-wise", "online", "dynamic", "length"),
     "disco_b": Tags("list-wise", "online", "dynamic", "length"),
     "grpo": Tags("list-wise", "online", "dynamic", "none"),

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from mmalign.losses.classifier import feature_distance, label_cross_entropy, mix_probabilities, pseudo_label_loss, teacher_kl
+from mmalign.losses.classifier import binary_kl, feature_distance, label_cross_entropy, mix_probabilities, pseudo_label_loss, teacher_kl
 
 
 def draw(seed: int = 0, shape: tuple[int, int] = (5, 4), dtype: torch.dtype = torch.float32) -> Tensor:
@@ -42,11 +42,39 @@ def test_kl_equals_the_library(temperature: float) -> None:
     torch.testing.assert_close(teacher_kl(student, teacher, temperature=temperature), temperature**2 * expected)
 
 
+def test_binary_kl_by_hand() -> None:
+    """Logits ln 9 apart at T = 2: sigmoid is 3/4, KL(1/2 || 3/4) = 1/2 ln 4/3, times T^2 = 4; a class that agrees adds nothing."""
+    student, teacher = torch.tensor([[math.log(9), 5.0, 0.0]]), torch.tensor([[0.0, 5.0, math.log(9)]])
+    assert binary_kl(student, teacher, temperature=2.0).item() == pytest.approx(2 * 4 * 0.5 * math.log(4 / 3))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_binary_kl_equals_the_library(temperature: float) -> None:
+    """The KL of both outcomes, as the authors' code has it; and T^2 sum log cosh."""
+    student, teacher = draw(0), draw(1)
+    apart = ((student - teacher) / temperature).sigmoid()
+    half = torch.full_like(apart, 0.5)
+    expected = (F.kl_div(apart.log(), half, reduction="none") + F.kl_div((1 - apart).log(), half, reduction="none")).sum(-1)
+    found = binary_kl(student, teacher, temperature=temperature)
+    torch.testing.assert_close(found, temperature**2 * expected, atol=1e-5, rtol=1e-4)
+    cosh = ((student - teacher).double() / (2 * temperature)).cosh().log().sum(-1)
+    torch.testing.assert_close(found.double(), temperature**2 * cosh, atol=1e-5, rtol=1e-4)
+
+
+def test_gradient_of_the_binary_kl_by_hand() -> None:
+    """T / 2 tanh((s - t) / 2T) of each class, bounded however far the logits are; nothing reaches the teacher."""
+    student, teacher = (1000 * draw(0)).requires_grad_(True), draw(1).requires_grad_(True)
+    binary_kl(student, teacher, temperature=2.0).sum().backward()
+    torch.testing.assert_close(student.grad, ((student - teacher) / 4).tanh().detach())
+    assert teacher.grad is None
+
+
 def test_gradients() -> None:
     logits = draw(0, dtype=torch.float64).requires_grad_(True)
     teacher, labels = draw(1, dtype=torch.float64), torch.tensor([0, 3, -100, 1, 2])
     assert torch.autograd.gradcheck(lambda x: label_cross_entropy(x, labels), (logits,))
     assert torch.autograd.gradcheck(lambda x: teacher_kl(x, teacher, temperature=2.0), (logits,))
+    assert torch.autograd.gradcheck(lambda x: binary_kl(x, teacher, temperature=2.0), (logits,))
     assert torch.autograd.gradcheck(lambda x: feature_distance(x, teacher), (logits,))
     assert torch.autograd.gradcheck(lambda x: feature_distance(x, teacher, kind="mse"), (logits,))
     assert torch.autograd.gradcheck(lambda x: pseudo_label_loss(x, teacher, threshold=0.5)[0], (logits,))
@@ -65,6 +93,9 @@ def test_equal_logits_have_no_distance() -> None:
     logits = draw()
     torch.testing.assert_close(teacher_kl(logits, logits + 3.0, temperature=2.0), torch.zeros(5), atol=1e-6, rtol=0)
     torch.testing.assert_close(feature_distance(logits, 2 * logits), torch.zeros(5), atol=1e-6, rtol=0)
+    torch.testing.assert_close(binary_kl(logits, logits, temperature=2.0), torch.zeros(5), atol=1e-6, rtol=0)
+    # Not of a softmax: a shift of all logits counts.
+    assert (binary_kl(logits, logits + 3.0, temperature=2.0) > 1).all()
 
 
 def test_mean_squared_error_of_features_by_hand() -> None:
@@ -77,8 +108,9 @@ def test_images_without_label_or_teacher_add_nothing() -> None:
     logits, teacher = draw(0).requires_grad_(True), draw(1)
     teacher[2:] = float("nan")
     labels = torch.tensor([1, 2, -100, -100, -100])
-    losses = label_cross_entropy(logits, labels), teacher_kl(logits, teacher, temperature=2.0)
-    first = label_cross_entropy(logits[:2], labels[:2]), teacher_kl(logits[:2], teacher[:2], temperature=2.0)
+    losses = [label_cross_entropy(logits, labels), *(each(logits, teacher, temperature=2.0) for each in (teacher_kl, binary_kl))]
+    first = [label_cross_entropy(logits[:2], labels[:2])]
+    first += [each(logits[:2], teacher[:2], temperature=2.0) for each in (teacher_kl, binary_kl)]
     for loss, alone in zip(losses, first, strict=True):
         torch.testing.assert_close(loss, torch.cat([alone, torch.zeros(3)]))
     torch.cat(losses).sum().backward()

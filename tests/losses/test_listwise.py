@@ -58,8 +58,8 @@ def in_context(h: list[float], scores: list[float], beta: float) -> float:
     return total / len(h)
 
 
-def tree(h: list[float], scores: list[float], beta: float, weighted: bool = True) -> float:
-    rank = {i: 1 + k for k, i in enumerate(sorted(range(len(h)), key=lambda i: -h[i]))}
+def tree(h: list[float], scores: list[float], beta: float, weighted: bool = True, *, by: list[float] | None = None) -> float:
+    rank = {i: 1 + k for k, i in enumerate(sorted(range(len(h)), key=lambda i: -(by or h)[i]))}
     total = 0.0
     for i, j in itertools.permutations(range(len(h)), 2):
         if scores[i] > scores[j]:
@@ -84,6 +84,8 @@ CASES = [
     Case("irpo", {}, [2.0, 1.0, 0.0], 1.304640755957 / 3, lambda h, s: in_context(h, s, 1.0)),
     Case("tpo", {"beta": 0.1}, SCORES, 0.686249000099, lambda h, s: tree(h, s, 0.1)),
     Case("tpo", {"beta": 0.1, "weighted": False}, SCORES, 1.887156619612, lambda h, s: tree(h, s, 0.1, weighted=False)),
+    Case("rank_dpo", {}, SCORES, 0.686249000099, lambda h, s: tree(h, s, 0.1)),
+    Case("rank_dpo", {"ranked_by": "score"}, SCORES, 0.686249000099, lambda h, s: tree(h, s, 0.1, by=s)),
 ]
 IDS = [f"{case.name}-{i}" for i, case in enumerate(CASES)]
 
@@ -184,10 +186,19 @@ def test_pairs_are_lists_of_two(case: Case) -> None:
         # z-scores of two are +-1 / sqrt 2, so that P = sigmoid(sqrt 2 / score_temperature).
         p = sigmoid(math.sqrt(2) / case.parameters.get("score_temperature", 0.5))
         torch.testing.assert_close(got, p * dpo + (1 - p) * swapped, rtol=0, atol=1e-7)
-    elif case.name == "tpo" and case.parameters.get("weighted", True):
+    elif case.name in ("tpo", "rank_dpo") and case.parameters.get("weighted", True):
         torch.testing.assert_close(got, (1 / math.log(2) - 1 / math.log(3)) * dpo)
     else:
         torch.testing.assert_close(got, dpo / (2 if case.name == "irpo" else 1))
+
+
+@pytest.mark.parametrize(("ranked_by", "value"), [("reward", 0.415234734062), ("score", 0.571511894642)])
+def test_ranks_of_rewards_and_of_scores(ranked_by: str, value: float) -> None:
+    """Worked by hand where the orders differ: rewards -50 (m - r) of errors m of a policy and r of its reference."""
+    rewards = torch.tensor([[-50 * (m - r) for m, r in ((0.26, 0.25), (0.20, 0.22), (0.35, 0.33))]], dtype=F64)
+    objective = LIST_OBJECTIVES.build("rank_dpo", beta=1.0, ranked_by=ranked_by)
+    got = objective.loss(rewards, torch.tensor([[0.9, 0.6, 0.2]], dtype=F64), torch.ones(1, 3).bool())
+    assert got.item() == pytest.approx(value, abs=1e-9)
 
 
 def test_cross_entropy_is_least_at_the_target() -> None:

@@ -57,7 +57,7 @@ def test_only_what_draws_has_moved(janus_dir: Path, drawn_pairs: Path, tmp_path:
     assert moved == {"language_model", "generation_head", "generation_embeddings", "generation_aligner"}
 
 
-@pytest.mark.parametrize("objective", ["irpo", "plackett_luce", "adpo"])
+@pytest.mark.parametrize("objective", ["rank_dpo", "plackett_luce", "adpo"])
 def test_lists_train(janus_dir: Path, tmp_path: Path, objective: str) -> None:
     data = save_pictures(tmp_path / "lists.parquet", picture_lists(8))
     assert train(janus_dir, data, tmp_path / "out", "--pictures", "--objective", objective, "--batch-size", "8", kind="listwise") == 0
@@ -153,6 +153,11 @@ def test_what_pictures_do_not_go_with_is_refused(
 ) -> None:
     assert train(janus_dir, drawn_pairs, tmp_path / "out", "--pictures", *words, kind=kind) == 2
     assert message in capsys.readouterr().err
+
+
+def test_dropped_captions_need_pictures(janus_dir: Path, drawn_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(janus_dir, drawn_pairs, tmp_path / "out", "--caption-dropout", "0.2", kind="sft") == 2
+    assert "only pictures have captions; add --pictures" in capsys.readouterr().err
 
 
 def test_a_model_that_draws_nothing_is_refused(
