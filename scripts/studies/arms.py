@@ -34,6 +34,8 @@ class Arm:
     """Options of the training's command that are its own."""
     others: tuple[str, ...] = ()
     """The arms that it is compared with."""
+    in_smoke: bool = True
+    """Whether the smoke form has it: its start can hardly speak."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class Study:
     rates: Sequence[str] = RATES
     """That each arm's search tries; one alone is taken without a search."""
 
+    def list_arms(self, *, smoke: bool) -> list[Arm]:
+        """List the arms, those of the smoke form alone if ``smoke``."""
+        return [arm for arm in self.arms if arm.in_smoke or not smoke]
+
     def count_steps(self, options: argparse.Namespace) -> int:
         """Count the steps of each training."""
         return 2 if options.smoke else self.steps // 2 if options.quick else self.steps
@@ -118,12 +124,12 @@ def start_folder(seed: int, out: Path) -> Path:
 def list_searches(study: Study, *, quick: bool = False, smoke: bool = False) -> list[Cell]:
     """List the runs of all searches, as many for each arm: one in the quick and the smoke form, none where there is one rate."""
     rates = study.rates[: 1 if quick or smoke else None] if len(study.rates) > 1 else ()
-    return [Cell(arm, SEARCH_SEED, rate) for arm in study.arms for rate in rates]
+    return [Cell(arm, SEARCH_SEED, rate) for arm in study.list_arms(smoke=smoke) for rate in rates]
 
 
-def list_cells(study: Study, seed: int) -> list[Cell]:
+def list_cells(study: Study, seed: int, *, smoke: bool = False) -> list[Cell]:
     """List a seed's runs of the comparison."""
-    return [Cell(arm, seed) for arm in study.arms]
+    return [Cell(arm, seed) for arm in study.list_arms(smoke=smoke)]
 
 
 def read_search(study: Study, arm: Arm, out: Path) -> dict[tuple[str, str], float]:
@@ -169,7 +175,10 @@ def run_study(options: argparse.Namespace, study: Study) -> None:
     run_missing([StartCell(SEEDS[0]), *list_searches(study, **form)], work, options, together=lambda cell: "search")
     seeds = SEEDS[: 1 if options.quick or options.smoke else None]
     run_missing(
-        [cell for seed in seeds for cell in (StartCell(seed), *list_cells(study, seed))], work, options, together=lambda cell: cell.seed
+        [cell for seed in seeds for cell in (StartCell(seed), *list_cells(study, seed, smoke=options.smoke))],
+        work,
+        options,
+        together=lambda cell: cell.seed,
     )
 
 

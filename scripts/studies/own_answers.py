@@ -37,7 +37,7 @@ ARMS = (
     Arm("DisCO", ("--objective", "disco", "--correct", "1"), others=("GRPO, right or wrong", OFFLINE)),
     Arm("online DPO", DPO, others=(OFFLINE, "GRPO")),
     Arm(OFFLINE, DPO),
-    Arm(QUESTIONS, DPO, others=(OFFLINE,)),
+    Arm(QUESTIONS, DPO, others=(OFFLINE,), in_smoke=False),
 )
 TOKENS, ANSWERS, ALIKE, SECONDS = "tokens sampled", "answers trained on", "groups without a difference %", "CPU seconds"
 ABOUT = f"""All arms train the same SFT model for {{steps}} steps of {PROMPTS} questions about captions, each with {SAMPLES} answers at
