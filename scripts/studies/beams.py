@@ -36,9 +36,10 @@ SECONDS = "CPU seconds"
 COLUMNS = headings("object F1", "hallucinated", "CHAIR_i", "coverage", "words") | {SECONDS: SECONDS}
 COMPARED = headings("object F1", "hallucinated", "coverage", "words")
 ABOUT = f"""Captions of the test scenes, searched for with so many beams; `P` is the length penalty: 0 ranks by the sum of the tokens'
-log-probabilities, 1 by their mean. `DPO`: the start after {DPO_STEPS} steps of {BATCH} pairs. A seed draws start and pairs. Of the captions
-that the start has learnt from, {100 * CAPTION_NOISE:.0f}% name one object that is not there beside those that are. Seconds are those of this
-process for all captions, loading included. Means over seeds with 95% intervals (Student's t); differences are paired by seed."""
+log-probabilities, 1 by their mean. `DPO`: the start after {DPO_STEPS} steps of {BATCH} pairs. A seed draws start and pairs. Of the
+captions that the start has learnt from, {100 * CAPTION_NOISE:.0f}% name one object that is not there beside those that are. Seconds are
+those of this process for all captions, loading included. Means over seeds with 95% intervals (Student's t); differences are paired by
+seed."""
 
 
 @dataclass(frozen=True)
