@@ -17,11 +17,13 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.denoisers.draws import make_seed
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
+from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
     build_latent_pipeline,
     build_pixel_pipeline,
+    build_transformer_pipeline,
     list_rows,
     picture_rows,
     save_pictures,
@@ -38,6 +40,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pipeline(build_latent_pipeline(), folder / "latent")
     save_pipeline(build_pixel_pipeline(), folder / "pixel")
     save_pipeline(build_latent_pipeline(prediction_type="v_prediction", seed=1), folder / "velocity")
+    save_pipeline(build_transformer_pipeline(), folder / "transformer")
     return folder
 
 
@@ -130,6 +133,29 @@ def test_pixels_to_a_stock_pipeline(pipelines: Path, tmp_path: Path) -> None:
     losses = [step["loss"] for step in read_steps(out)]
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
     assert sample(out).shape == (8, 8, 3)
+
+
+def test_a_transformer_without_a_vae(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """PixArt in pixel space: trains, and draws with mmalign what it draws with diffusers alone."""
+    out = tmp_path / "out"
+    assert main(words(pipelines / "transformer", pairs, out, "--beta", "100")) == 0
+    assert read_steps(out)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    pipeline = DiffusionPipeline.from_pretrained(out, vae=None)
+    settings: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": False, "guidance_scale": 2.0}
+    made = pipeline("a red dog", num_inference_steps=3, output_type="latent", generator=[torch.Generator().manual_seed(4)], **settings)
+    (drawn,) = sample_pictures(load_pipeline(str(out)), ["a red dog"], [4], steps=3, guidance=2.0, side=8)
+    assert np.array_equal(np.asarray(drawn), np.asarray(to_image(made.images[0])))
+
+
+def test_a_step_is_the_same_however_it_is_split(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Four rows at once, or two and two: their noise is theirs, so the step is one."""
+    split = ["--batch-size", "2", "--gradient-accumulation-steps", "2"]
+    for name, more in (("whole", ["--batch-size", "4"]), ("split", split)):
+        assert main([*words(pipelines / "latent", pairs, tmp_path / name, "--beta", "100", steps=3), *more]) == 0
+    steps = [read_steps(tmp_path / name) for name in ("whole", "split")]
+    for one, other in zip(*steps, strict=True):
+        for key in ("loss", "error/policy", "rewards/margin"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
 
 
 def test_lists_train(pipelines: Path, tmp_path: Path) -> None:
