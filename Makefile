@@ -48,7 +48,7 @@ real-cards: ## keep the cards of the models that make real trained in model_card
 test: $(STAMP) ## the default test suite
 	$(VENV)/bin/python -m pytest -n auto
 
-test-slow: $(STAMP) ## the tests that take longer: about 20 minutes on two cores
+test-slow: $(STAMP) ## the tests that take longer: about half an hour on two cores, and a second environment of several GB
 	$(VENV)/bin/python -m pytest -m slow -n auto
 
 lint: $(STAMP) ## ruff: lint and format

@@ -1,6 +1,7 @@
 """``mmalign train denoiser`` and ``train image-preference``: from files to a pipeline that plain diffusers samples from."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -98,9 +99,27 @@ def test_the_saved_pipeline_is_the_trained_one(pipelines: Path, pairs: Path, tmp
     assert any(not torch.equal(began[name], value) for name, value in saved.items())
 
 
-@pytest.mark.parametrize(("noise", "moment"), [("random", "checkpoint-8/manifest.json"), ("renoise", "checkpoint-8")])
-def test_a_killed_run_ends_like_an_undisturbed_one(pipelines: Path, pairs: Path, tmp_path: Path, noise: str, moment: str) -> None:
-    more = ["--noise", noise, "--inversion-steps", "3", "--objective", "smpo:beta=500", "--save-steps", "4"]
+def test_an_adapter_is_merged_into_a_stock_pipeline(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Attention alone changes, against the model without the adapter; what is saved has no adapter."""
+    out = tmp_path / "out"
+    assert main(words(pipelines / "latent", pairs, out, "--beta", "100", "--lora-rank", "2", "--save-steps", "2")) == 0
+    assert read_steps(out)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert read_steps(out)[3]["rewards/margin"] != 0
+    before, after = unet_of(pipelines / "latent"), unet_of(out)
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(re.search(r"\.to_(q|k|v|out\.0)\.weight$", name) for name in changed)
+    assert sample(out).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "moment"),
+    [([], "checkpoint-8/manifest.json"), (["--noise", "renoise"], "checkpoint-8"), (["--lora-rank", "2"], "checkpoint-8/manifest.json")],
+    ids=["random", "renoise", "adapter"],
+)
+def test_a_killed_run_ends_like_an_undisturbed_one(pipelines: Path, pairs: Path, tmp_path: Path, more: list[str], moment: str) -> None:
+    more = ["--inversion-steps", "3", "--objective", "smpo:beta=500", "--save-steps", "4", *more]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert main(words(pipelines / "latent", pairs, undisturbed, *more, steps=14)) == 0
     command = words(pipelines / "latent", pairs, killed, *more, steps=14)
