@@ -27,8 +27,9 @@ enumerations with one absent object among them, in random order."""
 
 def write_page(options: argparse.Namespace, searches: Mapping[tuple[str, str], Mapping[tuple[str, str], float]]) -> Path:
     """Write the measured part of ``items.md``; what has no finished run is left out."""
-    command = "```\npython -m scripts.studies.items --out runs/studies/items --processes 2 --report docs/studies\n```"
-    parts = [command, ABOUT.format(batch=BATCH)]
+    form = " --quick" if options.quick else ""
+    command = f"python -m scripts.studies.items{form} --out runs/studies/items --processes 2 --report docs/studies"
+    parts = [f"```\n{command}\n```", ABOUT.format(batch=BATCH)]
     runs = page.read_runs(options.out / "cells", read=read_metrics)
     if runs:
         rows = page.arm_rows(runs, NAMES, COLUMNS)

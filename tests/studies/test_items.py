@@ -66,7 +66,7 @@ def test_the_page(tmp_path: Path) -> None:
     write(Cell(ARMS[0], SEARCH_SEED, "1", "1e-4").path(tmp_path), said)
     searches = {(ARMS[0].name, "beta"): read_search(ARMS[0], tmp_path)}
     assert searches[ARMS[0].name, "beta"] == {("1", "1e-4"): pytest.approx(80)}
-    page = write_page(argparse.Namespace(out=tmp_path, report=tmp_path), searches).read_text()
+    page = write_page(argparse.Namespace(out=tmp_path, report=tmp_path, quick=False), searches).read_text()
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     rows = [line for line in lines if line[0] == "IRPO, items of one answer"]
     assert [row[-3] for row in rows] == ["91.5 ± 6.4", "+11.5 ± 6.4 (p = 0.028)", "+6.5 ± 6.4 (p = 0.049)"]
