@@ -16,15 +16,13 @@ from mmalign.evaluation.answers import Question
 from mmalign.evaluation.object_words import read_synonyms
 from mmalign.evaluation.wording import fill_prompt
 
-ASK = "{question} Answer yes or no."
-
 
 class QuestionScorer(Scorer):
     """Scores responses by questions that a model answers while it sees the image, and pairs by the scores or by one question."""
 
-    def __init__(self, checks: Checks, ask: Asker, *, minimax: bool, append_test: bool, most_one_way: float) -> None:
-        """Hold what makes the questions, what answers them, and how pairs are chosen."""
-        self.checks, self.ask = checks, ask
+    def __init__(self, checks: Checks, ask: Asker, *, wording: str, minimax: bool, append_test: bool, most_one_way: float) -> None:
+        """Hold what makes the questions, what answers them and how it is asked, and how pairs are chosen."""
+        self.checks, self.ask, self.wording = checks, ask, wording
         self.minimax, self.append_test, self.most_one_way = minimax, append_test, most_one_way
 
     def __call__(self, items: Sequence[Sampled], *, folder: Path) -> list[list[float | None]]:
@@ -35,7 +33,7 @@ class QuestionScorer(Scorer):
         """Return ``scores`` and the ``checks``: a question, what each response says to it, and the probability of yes."""
         made = self.checks(items, folder=folder)
         asked = [
-            Question(check_id(i, 0, check.question), item.question.image, fill_prompt(ASK, {"question": check.question}))
+            Question(check_id(i, 0, check.question), item.question.image, fill_prompt(self.wording, {"question": check.question}))
             for i, item in enumerate(items)
             for check in made[i]
         ]
@@ -88,10 +86,13 @@ def build_questions(parts: Parts) -> QuestionScorer:
     options = parts.options
     if options.append_test and options.select != "minimax":
         raise UserError("--append-test appends the question of --select minimax; give both or neither")
+    if "{question}" not in options.ask:
+        raise UserError(f"ask is {options.ask!r}; expected a text with {{question}} in it, where the question stands")
     ask = build_asker(parts)
     return QuestionScorer(
         _build_checks(parts, ask),
         ask,
+        wording=options.ask,
         minimax=options.select == "minimax",
         append_test=options.append_test,
         most_one_way=options.most_one_way,

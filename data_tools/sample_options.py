@@ -35,6 +35,8 @@ class QuestionOptions:
     """objects: is each named object there; written: by the model about each response; or a JSONL file of question and image"""
     num_questions: int = 4
     """written: questions per response"""
+    ask: str = "{question} Answer yes or no."
+    """how the model that sees the image is asked; {question} stands for the question"""
     synonyms: Path | None = None
     """objects: their words, one line per object, words split by commas; SOURCE's own synonyms.txt if not given"""
     select: Literal["score", "minimax"] = "score"

@@ -151,7 +151,7 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     if options.rejected != "worst":
         settings |= {"rejected": options.rejected, "target": options.target, "reward_scale": options.reward_scale}
     if options.scorer == "questions":
-        settings |= {"questions": options.questions, "num_questions": options.num_questions}
+        settings |= {"questions": options.questions, "num_questions": options.num_questions, "ask": options.ask}
         given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]
         settings |= {"question_files": {path.name: hash_file(path) for path in given if path is not None}}
     if options.scorer == "rubric":

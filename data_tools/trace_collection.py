@@ -101,7 +101,7 @@ def write_traces(dataset: Dataset, chunks: Sequence[Path], options: TraceOptions
         ValueError: If too many pairs are broken.
     """
     rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share)
-    counts: dict[str, TraceCounts] = defaultdict(TraceCounts)
+    every, by_source = TraceCounts(), defaultdict[str, TraceCounts](TraceCounts)
     gaps: dict[int, float] = {}
     with _replace(options.out / "chats") as chats, _replace(options.out / "pairs") as pairs:
         writers = {"chats": chats, "pairs": pairs}
@@ -111,8 +111,8 @@ def write_traces(dataset: Dataset, chunks: Sequence[Path], options: TraceOptions
                 rejects.add(row_id(row, index=index), orders[0]["reason"])
                 continue
             traces = [read_traces(line) for line in orders]
-            for name in ("all", str(row.get("source") or "no source")):
-                counts[name].add(trace for own in traces for trace in own)
+            for counts in (every, by_source[str(row.get("source") or "none")]):
+                counts.add(trace for own in traces for trace in own)
             gap = mean_gap(traces)
             gaps |= {} if gap is None else {index: gap}
             for line, own in zip(orders, traces, strict=True):
@@ -122,7 +122,7 @@ def write_traces(dataset: Dataset, chunks: Sequence[Path], options: TraceOptions
         rejects.check(len(dataset), final=True)
     _write_scored(dataset, gaps, options.out / SCORED)
     written = {"chats": chats.num_rows, "pairs": pairs.num_rows, "scored": len(gaps)}
-    return {**{name: asdict(own) for name, own in sorted(counts.items())}, "written": written}
+    return {"all": asdict(every), "sources": {name: asdict(own) for name, own in sorted(by_source.items())}, "written": written}
 
 
 @contextmanager
@@ -167,8 +167,8 @@ def tell(record: Mapping[str, Any]) -> str:
     header = ["source", "replies", "right", "inconsistent", "ties", "prefer first", "prefer second"]
     rows = [
         [name, own["replies"], f"{own['right'] / own['replies']:.1%}", *(own[key] for key in list(own)[1:] if key != "right")]
-        for name, own in record.items()
-        if name != "written" and own["replies"]
+        for name, own in [*record["sources"].items(), ("all", record["all"])]
+        if own["replies"]
     ]
     written = ", ".join(f"{number:,} {name}" for name, number in record["written"].items())
     return f"{text_table([header, *rows])}\n{written} written"

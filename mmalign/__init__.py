@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         score_difficulty,
         train_classifier,
         train_contrastive,
+        train_denoiser,
+        train_image_preference,
         train_listwise,
         train_mimic,
         train_online,
@@ -26,6 +28,8 @@ __all__ = [
     "score_difficulty",
     "train_classifier",
     "train_contrastive",
+    "train_denoiser",
+    "train_image_preference",
     "train_listwise",
     "train_mimic",
     "train_online",
@@ -39,6 +43,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'mmalign' has no attribute {name!r}")
+    from mmalign.terminal import hold_back_messages
+
+    hold_back_messages()
     from mmalign import api
 
     return getattr(api, name)

@@ -22,6 +22,7 @@ from mmalign.held import PREFIX, holding
 from mmalign.models.fingerprint import hash_processor
 from mmalign.models.held import HeldModel, hash_weights
 from mmalign.options.classifier import TrainClassifierOptions
+from mmalign.options.denoisers import ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.options.difficulty import ScoreOptions
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.methods import (
@@ -34,7 +35,7 @@ from mmalign.options.methods import (
     SftOptions,
 )
 from mmalign.options.models import UpcycleOptions
-from mmalign.runs import classifier, difficulty, training
+from mmalign.runs import classifier, denoisers, difficulty, training
 from mmalign.runs import evaluate as evaluating
 from mmalign.runs import upcycle as upcycling
 from mmalign.runs.classifier import TrainedClassifier
@@ -141,6 +142,18 @@ def train_reward(options: RewardOptions) -> TrainedRun:
 def train_contrastive(options: ContrastiveOptions) -> TrainedRun:
     """Train an image-text scorer, a CLIP, on images and texts (``mmalign train contrastive``). A model in memory is changed in place."""
     return training.run(options)
+
+
+@_takes(TrainDenoiserOptions)
+def train_denoiser(options: TrainDenoiserOptions) -> TrainedRun:
+    """Train a text-to-image pipeline on pictures with captions (``mmalign train denoiser``)."""
+    return denoisers.run(options)
+
+
+@_takes(ImagePreferenceOptions)
+def train_image_preference(options: ImagePreferenceOptions) -> TrainedRun:
+    """Train a text-to-image pipeline on pairs or lists of pictures (``mmalign train image-preference``)."""
+    return denoisers.run(options)
 
 
 @_takes(EvaluateOptions)

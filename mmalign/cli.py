@@ -141,10 +141,20 @@ COMMANDS = {
         "cache_teacher:run_cache_teacher",
         "store a teacher's likeliest tokens beside chats",
     ),
+    "sample-images": Command(
+        "sample_images:SampleImagesOptions",
+        "sample_images:run",
+        "draw pictures of captions, token by token, with guidance",
+    ),
     "evaluate": Command(
         "evaluate:EvaluateOptions",
         "evaluate:run",
         "measure hallucination: pope, chair, amber, mme, ...",
+    ),
+    "evaluate images": Command(
+        "evaluate_images:EvaluateImagesOptions",
+        "evaluate_images:run",
+        "what drawings show against what their captions name",
     ),
     "judge-agreement": Command(
         "judge_agreement:JudgeAgreementOptions",

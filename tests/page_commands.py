@@ -95,6 +95,22 @@ def check_page(page: Path) -> tuple[int, list[str]]:
     return count, faults
 
 
+def check_mentions(page: Path) -> tuple[int, list[str]]:
+    """Look at commands within the text of a page: placeholders may stand in them, but no option and no program that is not there."""
+    text = re.sub(r"(?ms)^```.*?^```$", lambda block: "\n" * block[0].count("\n"), page.read_text(encoding="utf-8"))
+    count, faults = 0, []
+    for span in re.finditer(r"`([^`]+)`(?! (?:at|of) commit)", text):
+        if not re.match(r"mmalign |python (-m )?(data_tools|schedules|scripts)", span[1]) or "|" in span[1]:
+            continue
+        words, count = span[1].split(), count + 1
+        try:
+            check_command([*words, "..."], span[1])
+        except (UserError, AssertionError) as error:
+            if "unknown option" in str(error) or "unrecognized" in str(error) or ("no program" in str(error) and "NAME" not in span[1]):
+                faults.append(f"{Shown(page, text[: span.start()].count(chr(10)) + 1, '').where}: {span[1]}: {error}")
+    return count, faults
+
+
 def check_command(words: list[str], text: str) -> str:
     """Parse a command with its own parser; returns what parsing printed.
 

@@ -13,13 +13,15 @@ import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
 import mmalign
+from mmalign.cli import COMMANDS
 from mmalign.data.datasets import hash_rows, load_rows
 from mmalign.errors import UserError
 from mmalign.models.load import load_clip, load_mllm
-from mmalign.options.methods import METHODS, PreferenceOptions
+from mmalign.options.methods import PreferenceOptions
 from tests.data_files import chat_rows, save_rows
 from tests.tiny_classifiers import save_tiny_clip
 from tests.tiny_models import build_tiny_llava, pair_rows
+from tests.tiny_pipelines import build_latent_pipeline, picture_rows, save_pictures, save_pipeline, single_rows
 
 STEPS: dict[str, Any] = {"max_steps": 2, "batch_size": 4, "logging_steps": 1, "learning_rate": 1e-3}
 
@@ -66,9 +68,10 @@ def test_in_memory_trains_as_from_files(tiny_llava_dir: Path, pairs: Dataset, tm
 
 
 def test_every_way_of_training_is_a_function() -> None:
-    assert {f"train_{name}" for name in METHODS} <= set(mmalign.__all__)
-    for name, entry in METHODS.items():
-        assert list(inspect.signature(getattr(mmalign, f"train_{name}")).parameters) == list(inspect.signature(entry.options).parameters)
+    for name, command in COMMANDS.items():
+        if name.startswith("train "):
+            function = getattr(mmalign, name.replace(" ", "_").replace("-", "_"))
+            assert list(inspect.signature(function).parameters) == list(inspect.signature(command.options_class()).parameters)
 
 
 def caption_rows() -> list[dict[str, Any]]:
@@ -98,6 +101,17 @@ def test_other_ways_train_in_memory_as_from_files(
     assert memory.model is loaded[0]
     assert [entry["loss"] for entry in memory.log[:2]] == [entry["loss"] for entry in files.log[:2]]
     assert all(torch.equal(value, memory.model.state_dict()[key]) for key, value in files.model.state_dict().items())
+
+
+@pytest.mark.parametrize(("name", "rows"), [("denoiser", single_rows(8)), ("image_preference", picture_rows(8))])
+def test_pipelines_train_on_pictures_in_memory(name: str, rows: list[dict[str, Any]], tmp_path: Path) -> None:
+    pipeline, data = save_pipeline(build_latent_pipeline(), tmp_path / "pipeline"), save_pictures(tmp_path / "rows.parquet", rows)
+    given: dict[str, Any] = {"model": str(pipeline), **STEPS}
+    logs = [
+        getattr(mmalign, f"train_{name}")(data=source, out=tmp_path / str(number), **given).log[:2]
+        for number, source in enumerate((data, Dataset.from_parquet(str(data))))
+    ]
+    assert [entry["loss"] for entry in logs[0]] == [entry["loss"] for entry in logs[1]]
 
 
 def test_an_adapter_on_a_model_in_memory_has_a_card(pairs: Dataset, tmp_path: Path) -> None:

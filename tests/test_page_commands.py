@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.page_commands import check_page, read_shown
+from tests.page_commands import check_mentions, check_page, read_shown
 
 DOCS = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *(REPOSITORY / "docs").rglob("*.md"), *REPOSITORY.glob("scripts/*/*.md")]
 PAGES = sorted(page for page in DOCS if list(read_shown(page)))
@@ -17,6 +17,16 @@ def test_commands_are_understood(page: Path, tmp_path: Path, monkeypatch: pytest
     count, faults = check_page(page)
     assert not faults, "\n".join(faults)
     assert count
+
+
+def test_commands_within_the_text_name_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = [check_mentions(page) for page in DOCS]
+    assert not (faults := [fault for _, faults in found for fault in faults]), "\n".join(faults)
+    assert sum(count for count, _ in found) > 100
+    page = tmp_path / "page.md"
+    page.write_text("```\nblock\n```\n\nOne `mmalign train sft --model M --dada D`, two\n`python -m scripts.benchmarks.none --x 1`.\n")
+    assert [fault.split(":")[1] for fault in check_mentions(page)[1]] == ["5", "6"]
 
 
 @pytest.mark.parametrize(

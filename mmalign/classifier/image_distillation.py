@@ -7,7 +7,7 @@ Shape legend: M = synthetic images, N = real images, B = real images of a step, 
 S = side.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,15 +101,15 @@ class ImageDistillation:
         self.options, self.real, self.device = options, real, device
         self.start = np.sort(np.random.default_rng(options.seed).permutation(number)[: options.num_images])
         self._seed(-1)
-        make = NetworkMaker(options, target_width=real.features.shape[1], device=device)
-        self.make: Callable[..., PoolNetwork] = make
-        self.preprocessing = make.preprocessing
+        self.make = NetworkMaker(options, target_width=real.features.shape[1], device=device)
+        self.preprocessing = self.make.preprocessing
         self.low, self.high = (self.preprocessing.normalize(torch.full((1, 3, 1, 1), one)).to(device) for one in (0.0, 1.0))
         self.pixels = self._prepare(self.start).requires_grad_(True)
         self.features = real.features[self.start].to(device).clone().requires_grad_(True)
         self.optimizer = torch.optim.AdamW([self.pixels, self.features], lr=options.learning_rate)
         # Ages are spread, so that not all networks are new at once.
-        self.pool = [make(age=options.online_steps * i // options.pool_size) for i in range(options.pool_size if options.steps else 0)]
+        ages = [options.online_steps * i // options.pool_size for i in range(options.pool_size)] if options.steps else []
+        self.pool = [self.make(age=age) for age in ages]
         self.losses: list[float] = []
 
     def step(self) -> float:

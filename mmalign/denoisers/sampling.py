@@ -33,6 +33,9 @@ def sample_pictures(
     """
     has_latents = source.vae is not None
     size = side * (source.pipeline.vae_scale_factor // source.scale if hasattr(source.pipeline, "vae_scale_factor") else 1)
+    # Training shows captions as they are, and pictures at their size.
+    as_given = {} if source.name == "StableDiffusionPipeline" else {"clean_caption": False}
+    as_given |= {"use_resolution_binning": False} if source.is_pixart else {}
     with _known_target(source):
         made = source.pipeline(
             prompt=list(captions),
@@ -42,6 +45,7 @@ def sample_pictures(
             width=size,
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt" if has_latents or source.name == "IFPipeline" else "latent",
+            **as_given,
         ).images
     # Behind a VAE diffusers scales pixels to 0 to 1.
     return [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made]

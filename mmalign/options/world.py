@@ -28,6 +28,9 @@ class WorldOptions(Options):
     """held-out scenes"""
     num_contrast: int = 0
     """pairs of scenes that differ in one object, to train on; 0 writes none, more also writes --num-eval-scenes held-out ones"""
+    num_drawings: int = 0
+    """captions with their drawing, pairs and lists of drawings with faults, as many of each; 0 writes none, more also writes
+    --num-eval-scenes held-out captions"""
     seed: int = 0
     """the same seed gives the same bytes"""
     image_size: int = 48
@@ -56,10 +59,12 @@ class WorldOptions(Options):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise UserError(f"{name} is {getattr(self, name)}; expected a share in [0, 1]")
         self.refuse_below(1, "num_scenes", "num_pairs", "num_eval_scenes", "num_workers")
-        self.refuse_below(0, "num_contrast")
+        self.refuse_below(0, "num_contrast", "num_drawings")
         if not 1 <= self.max_objects <= 4:
             raise UserError(f"max_objects is {self.max_objects}; expected 1 to 4, one for each quarter of the image")
         if self.image_size < 24:
             raise UserError(f"image_size is {self.image_size}; expected at least 24 pixels, or shapes can't be told apart")
         if (self.source == "photos") != (self.photos is not None):
             raise UserError("--source photos and --photos FILE go together; give both or neither")
+        if self.num_drawings and self.source == "photos":
+            raise UserError(f"num_drawings is {self.num_drawings}, and photos are not drawn; leave --source photos or --num-drawings out")

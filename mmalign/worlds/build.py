@@ -16,6 +16,7 @@ from mmalign.errors import UserError
 from mmalign.files import check_same, hash_file, read_json_object, whole
 from mmalign.options.world import WorldOptions
 from mmalign.worlds.contrast import Asked
+from mmalign.worlds.drawings import DRAWN_FEATURES
 from mmalign.worlds.photos import PhotoPool, load_photos
 from mmalign.worlds.questions import POPE_SPLITS, count_objects, pope_questions
 from mmalign.worlds.rows import SceneMaker
@@ -53,6 +54,7 @@ FEATURES = {
             "contrast_likely": Value("bool"),
         }
     ),
+    **DRAWN_FEATURES,
 }
 
 
@@ -85,6 +87,8 @@ def build_world(options: WorldOptions) -> Path:
         counts |= _write_eval(options, partial, photos, Speaker(names))
         if options.num_contrast:
             counts |= _write_contrasts(options, partial, photos)
+        if options.num_drawings:
+            counts |= _write_drawings(options, partial)
         files = {str(path.relative_to(partial)): hash_file(path) for path in sorted(partial.rglob("*")) if path.is_file()}
         content = {"config": resolved, "names": names, "counts": counts, "mmalign": __version__, "sha256": files}
         (partial / "world.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
@@ -94,9 +98,10 @@ def build_world(options: WorldOptions) -> Path:
 def _resolved(options: WorldOptions) -> dict[str, Any]:
     """The options that decide the bytes."""
     values = {key: value for key, value in dataclasses.asdict(options).items() if key not in ("out", "num_workers")}
-    # Without contrasts a world is what it was before there were any.
-    if not options.num_contrast:
-        del values["num_contrast"]
+    # Without contrasts, or drawings, a world is what it was before there were any.
+    for name in ("num_contrast", "num_drawings"):
+        if not values[name]:
+            del values[name]
     return {**values, "photos": None if options.photos is None else hash_file(options.photos)}
 
 
@@ -136,8 +141,10 @@ def _write_training_data(options: WorldOptions, out: Path, photos: PhotoPool | N
 
 
 def _with_image_dicts(row: dict[str, Any]) -> dict[str, Any]:
-    columns = ("images", "images_other")
-    return {**row, **{name: [{"bytes": value, "path": None} for value in row[name]] for name in columns if name in row}}
+    def wrap(value: Any) -> Any:
+        return [wrap(one) for one in value] if isinstance(value, list) else {"bytes": value, "path": None}
+
+    return {name: wrap(value) if name.startswith("image") else value for name, value in row.items()}
 
 
 def _texts(row: dict[str, Any]) -> list[str]:
@@ -203,6 +210,16 @@ def _write_contrasts(options: WorldOptions, out: Path, photos: PhotoPool | None)
     for path, rows in ((out / "contrast" / "train.parquet", training), (folder / "pairs.parquet", held_out)):
         Dataset.from_list([_with_image_dicts(row) for row in rows], features=FEATURES["contrast"]).to_parquet(path)
     return {"contrast": len(training), "contrast_eval": len(held_out)}
+
+
+def _write_drawings(options: WorldOptions, out: Path) -> dict[str, int]:
+    """Write what pictures as answers are trained on, and held-out captions with their drawing."""
+    counts = dict.fromkeys(DRAWN_FEATURES, options.num_drawings) | {"drawings_eval": options.num_eval_scenes}
+    (out / "drawings").mkdir()
+    for split, count in counts.items():
+        path = out / "eval" / "drawings.parquet" if split == "drawings_eval" else out / "drawings" / f"{split}.parquet"
+        Dataset.from_list([_with_image_dicts(row) for row in _rows(options, None, split, count)], features=FEATURES[split]).to_parquet(path)
+    return counts
 
 
 def _write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,12 +41,15 @@ def draw_shapes(scene: Scene, rng: np.random.Generator, size: int) -> Image.Imag
 
 def draw_shapes_twice(contrast: Contrast, rng: np.random.Generator, size: int) -> tuple[Image.Image, Image.Image]:
     """Draw own and other scene: with one size and place in its quarter for each object, in one order, under one noise."""
-    looks = [_draw_look(rng) for _ in range(contrast.num_slots)]
-    noise = _draw_noise(rng, size)
-    own, other = (
-        _paint(((item, look) for item, look in zip(slots, looks, strict=True) if item is not None), noise) for slots in contrast.slots
-    )
+    own, other = draw_alike(contrast.slots, rng, size)
     return own, other
+
+
+def draw_alike(scenes: Sequence[Sequence[Item | None]], rng: np.random.Generator, size: int) -> list[Image.Image]:
+    """Draw scenes of as many slots, some of them empty: the objects of a slot look alike but for what they are and their quarter."""
+    looks = [_draw_look(rng) for _ in scenes[0]]
+    noise = _draw_noise(rng, size)
+    return [_paint(((item, look) for item, look in zip(slots, looks, strict=True) if item is not None), noise) for slots in scenes]
 
 
 def _draw_look(rng: np.random.Generator) -> Look:

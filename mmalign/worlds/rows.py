@@ -8,6 +8,7 @@ import numpy as np
 
 from mmalign.options.world import WorldOptions
 from mmalign.worlds.contrast import Asked, Contrast, ask_either, ask_question, make_contrast, possible_kinds
+from mmalign.worlds.drawings import DRAWN_ROWS
 from mmalign.worlds.pairs import make_pair
 from mmalign.worlds.render import draw_mosaic, draw_mosaic_twice, draw_shapes, draw_shapes_twice, to_png
 from mmalign.worlds.scenes import SHAPES, Scene, imagined_item, likely_absent, sample_scene, scene_rng, with_item, without_colours
@@ -53,6 +54,8 @@ class SceneMaker:
         """Make the rows of some scenes."""
         if split in ("contrast", "contrast_eval"):
             return [self._contrast_row(split, index) for index in indices]
+        if split in DRAWN_ROWS:
+            return [{"id": f"{split}-{index}", **self._drawn_row(split, index)} for index in indices]
         make = {"sft": self._sft_row, "captions": self._caption_row, "pairs": self._pair_row, "eval": self._eval_row}[split]
         rows = []
         for index in indices:
@@ -125,6 +128,10 @@ class SceneMaker:
             "contrast_likely": contrast.is_likely,
         }
         return row if split == "contrast" else {**row, "evaluated": ask_question(rng, contrast, speaker)}
+
+    def _drawn_row(self, split: str, index: int) -> dict[str, Any]:
+        scene, rng = self.scene(split, index)
+        return DRAWN_ROWS[split](scene, rng, Speaker(self.names), self.options.image_size)
 
     def _eval_row(self, scene: Scene, rng: np.random.Generator) -> dict[str, Any]:
         speaker = Speaker(self.names)

@@ -19,6 +19,7 @@ FREQUENCY_DECAY = 0.85
 COUNT_WEIGHTS = (0.1, 0.3, 0.4, 0.2)
 
 SPLITS = {"sft": 0, "pairs": 1, "eval": 2, "captions": 3, "contrast": 4, "contrast_eval": 5}
+SPLITS |= {"drawings": 6, "drawn_pairs": 7, "drawn_lists": 8, "drawings_eval": 9}
 
 
 @dataclass(frozen=True)

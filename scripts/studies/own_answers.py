@@ -11,6 +11,7 @@ published page.
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -26,6 +27,8 @@ from scripts.studies.world import LONGEST, run
 STEPS, PROMPTS, SAMPLES = 40, 8, 8
 OFFLINE, QUESTIONS = "offline DPO", "offline DPO, own questions"
 SCORERS = {OFFLINE: "truth", QUESTIONS: "questions"}
+# As the start has learnt to be asked: to other words it says neither yes nor no.
+ASKED: dict[str, dict[str, Any]] = {"truth": {}, "questions": {"ask": "{question}"}}
 # Beta of both DPO arms is the one that the objectives study found best.
 DPO = ("--objective", "dpo", "--beta", "1", "--reference", "copy")
 ARMS = (
@@ -68,7 +71,7 @@ def train(training: Training) -> dict[str, float]:
         return read_online(training.model, pairs=training.arm.words == DPO) | {SECONDS: seconds}
     sampled = training.out / "sampled" / f"{scorer}-{training.seed}"
     options = SampleOptions(source=scenes, model=str(start), scorer=scorer, samples=SAMPLES, top_p=1.0, max_new_tokens=LONGEST["chair"],
-                            out=sampled, seed=training.seed)  # fmt: skip
+                            out=sampled, seed=training.seed, **ASKED[scorer])  # fmt: skip
     sampling = cpu_seconds(lambda: sample_pairs(options))
     # Another rate's run may have sampled before.
     kept = sampled / "seconds"

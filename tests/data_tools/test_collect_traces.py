@@ -101,7 +101,7 @@ def test_traces_of_the_world_train(world: Path, tmp_path: Path, capsys: pytest.C
     assert main(words) == 0
     record = json.loads((tmp_path / "out" / "traces.json").read_text())
     flipped = sum(row["truth_flipped"] for row in load_rows(world / "pairs"))
-    assert record["all"] == record["world"]
+    assert record["all"] == record["sources"]["world"]
     assert (record["all"]["replies"], record["all"]["right"], record["all"]["inconsistent"]) == (120, 2 * (60 - flipped), 0)
     assert record["written"] == {"chats": 2 * (60 - flipped), "pairs": 0, "scored": 60}
     assert f"{2 * (60 - flipped)} chats, 0 pairs, 60 scored written" in capsys.readouterr().out
@@ -146,6 +146,7 @@ def test_a_judge_behind_an_endpoint(tmp_path: Path) -> None:
     assert files_of(stopped) == files_of(tmp_path / "whole")
     record = json.loads((stopped / "traces.json").read_text())
     assert record["all"] == {"replies": 12, "inconsistent": 4, "right": 4, "ties": 0, "prefer_first": 4, "prefer_second": 4}
+    assert [own["replies"] for own in record["sources"].values()] == [6, 6]
     assert record["written"] == {"chats": 4, "pairs": 4, "scored": 2}
     (reject,) = map(json.loads, (stopped / "rejects.jsonl").read_text().splitlines())
     assert "the pair has 2 images and 1 turns; expected one image and one question" in reject["reason"]

@@ -22,8 +22,10 @@ def test_all_programs_are_known() -> None:
         "convert_chats",
         "convert_pairs",
         "inject_errors",
+        "pair_pictures",
         "sample_pairs",
         "search_pairs",
+        "train_reader",
         "validate_pairs",
         "weaken_images",
     ]

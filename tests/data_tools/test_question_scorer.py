@@ -99,6 +99,20 @@ def test_objects_that_the_model_does_not_see_cost_a_response(words: list[str], t
     assert {(row["score_chosen"], row["score_rejected"]) for row in load_rows(tmp_path / "out" / "pairs")} == {(2.0, 0.0)}
 
 
+def test_the_question_is_asked_as_one_likes(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def look(request: dict[str, Any]) -> str:
+        text = text_of(request["messages"][0]["content"])
+        return ("Yes." if "a dog" in text else "No.") if text.startswith("Look! Is there") else answer(request)
+
+    with run_chat_server() as server:
+        server.answer_request = look
+        lines = run(server, words, "--ask", "Look! {question}")
+        found = {check["question"]: check["yes"] for check in lines[0]["checks"]}
+        assert found == {"Is there a dog in the image?": 1.0, "Is there a cat in the image?": 0.0}
+        assert run(server, words, "--ask", "Look!", status=2) == lines
+    assert "ask is 'Look!'; expected a text with {question} in it" in capsys.readouterr().err
+
+
 def test_questions_that_the_model_writes(words: list[str], tmp_path: Path) -> None:
     with run_chat_server() as server:
         server.answer_request = answer

@@ -312,7 +312,7 @@ def write_run(folder: Path) -> list[Path]:
 def write_world(folder: Path) -> list[Path]:
     (folder / "world").mkdir()
     values = dataclasses.asdict(WorldOptions(out=folder, num_scenes=4))
-    kept = {key: value for key, value in values.items() if key not in ("out", "num_workers", "num_contrast")}
+    kept = {key: value for key, value in values.items() if key not in ("out", "num_workers", "num_contrast", "num_drawings")}
     return [whole(folder / "world" / "world.json", {"config": kept, "counts": {"sft": 4}})]
 
 

@@ -13,7 +13,9 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from mmalign.classifier.class_logits import save_class_logits
 from mmalign.classifier.labeled_images import load_labeled_images
 from tests.data_files import chat_rows, question_rows, save_rows, scored_rows
+from tests.pictures.conftest import picture_pairs, save_pictures
 from tests.tiny_classifiers import save_part
+from tests.tiny_families import janus
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
 
 
@@ -29,6 +31,8 @@ class Inputs(NamedTuple):
     pope: Path
     photos: Path
     logits: Path
+    janus: Path
+    drawings: Path
 
 
 class Case(NamedTuple):
@@ -66,7 +70,12 @@ def make_inputs(folder: Path) -> Inputs:
     images = load_labeled_images(photos)
     sure = 4 * functional.one_hot(torch.from_numpy(images.labels), 3).float()
     save_class_logits(logits, ids=images.ids, classes=images.classes, logits=sure, source="the truth")
-    return Inputs(folder / "llava", folder / "clip", chats, questions, pairs, many_pairs, pope, photos, logits)
+    model, processor = janus()
+    model.save_pretrained(folder / "janus")
+    processor.save_pretrained(folder / "janus")
+    drawings = save_pictures(folder / "drawings.parquet", picture_pairs(8))
+    made = (folder / "llava", folder / "clip", chats, questions, pairs, many_pairs, pope, photos, logits)
+    return Inputs(*made, folder / "janus", drawings)
 
 
 def build_clip(tokenizer: Any, folder: Path) -> None:
@@ -112,6 +121,13 @@ def train(method: str, *more: str) -> Callable[[Inputs, Path], list[str]]:
             run += ["--reward", f"function:{inputs.questions.parent / 'reward.py'}:words", "--samples", "4", "--max-new-tokens", "8"]
         return [*run, *more]
 
+    return words
+
+
+def train_pictures(inputs: Inputs, out: Path) -> list[str]:
+    """The same on pairs of pictures."""
+    words = train("preference", "--pictures", "--objective", "ddo")(inputs, out)
+    words[words.index("--model") + 1], words[words.index("--data") + 1] = str(inputs.janus), str(inputs.drawings)
     return words
 
 
@@ -178,6 +194,7 @@ CASES = {
     "train mimic": Case(train("mimic", "--ce-weight", "1", "--teacher-quantization", "nf4"), read_run),
     "train preference": Case(train("preference", "--difficulty-mode", "paper"), read_run),
     "train preference, adapter": Case(train("preference", "--lora-rank", "4", "--lora-dropout", "0.3"), read_run),
+    "train preference, pictures": Case(train_pictures, read_run),
     "train online": Case(train("online", "--objective", "grpo", "--temperature", "0.7"), read_run),
     "train online, two passes": Case(train("online", "--objective", "disco:score=ratio", "--correct", "5", "--passes", "2"), read_run),
     "train online, pairs and an adapter": Case(train("online", "--objective", "dno", "--win-rates", "--lora-rank", "4"), read_run),

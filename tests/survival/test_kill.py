@@ -60,9 +60,17 @@ def check_trial(name: str, seed: int, *, inputs: Inputs, undisturbed: Undisturbe
     return hits
 
 
-@pytest.mark.parametrize(
-    "name", ["train preference", "train online, two passes", "classifier distill-images", "score-difficulty", "evaluate"]
+ONCE = (
+    "train preference",
+    "train preference, pictures",
+    "train online, two passes",
+    "classifier distill-images",
+    "score-difficulty",
+    "evaluate",
 )
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_one_kill(name: str, inputs: Inputs, undisturbed: Undisturbed, tmp_path: Path) -> None:
     check_trial(name, 0, inputs=inputs, undisturbed=undisturbed, folder=tmp_path)
 
