@@ -25,6 +25,7 @@ from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.options.chasing import ChasingOptions
 from mmalign.options.methods import METHODS, MimicOptions, OnlineOptions
+from mmalign.options.rows import PictureOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
 from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
@@ -88,7 +89,8 @@ def train_and_save(
     evaluation = build_evaluation(options, processor) if isinstance(options, MllmOptions) else None
     record = describe_run(options, method=method.name)
     rows = claim_run(options, method, record)
-    if isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
+    in_words = not (isinstance(options, PictureOptions) and options.pictures)
+    if in_words and isinstance(options, MllmOptions) and (told := describe_end(processor, end_tokens(unwrap(model)), options.answer_end)):
         print(told)
         record["answer_end"] = told
     checkpoints = options.out / "checkpoints"

@@ -155,6 +155,11 @@ def test_what_pictures_do_not_go_with_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_dropped_captions_need_pictures(janus_dir: Path, drawn_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(janus_dir, drawn_pairs, tmp_path / "out", "--caption-dropout", "0.2", kind="sft") == 2
+    assert "only pictures have captions; add --pictures" in capsys.readouterr().err
+
+
 def test_a_model_that_draws_nothing_is_refused(
     tiny_llava_dir: Path, drawn_pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
