@@ -40,15 +40,15 @@ ifeq ($(STEPS),small)
 	for study in study image_terms mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
 endif
 
-real-cards: ## keep the cards of the models that make real trained at full size in model_cards/real/
-	@test -f runs/real-full/report/report.html || { echo "no finished study in runs/real-full: run make real first"; exit 1; }
+real-cards: ## keep the cards of the models that make real trained in model_cards/real/: STEPS=medium|full
+	@test -f runs/real-$(STEPS)/report/report.html || { echo "no finished study in runs/real-$(STEPS): run make real STEPS=$(STEPS) first"; exit 1; }
 	@mkdir -p model_cards/real
-	@for model in scorer sft sft_more dpo da_dpo_paper da_dpo_loss_weight; do cp runs/real-full/$$model/README.md model_cards/real/$$model.md; done
+	@for model in scorer sft sft_more dpo da_dpo_paper da_dpo_loss_weight; do cp runs/real-$(STEPS)/$$model/README.md model_cards/real/$$model.md; done
 
 test: $(STAMP) ## the default test suite
 	$(VENV)/bin/python -m pytest -n auto
 
-test-slow: $(STAMP) ## the tests that take longer: about 20 minutes on two cores
+test-slow: $(STAMP) ## the tests that take longer: about half an hour on two cores, and a second environment of several GB
 	$(VENV)/bin/python -m pytest -m slow -n auto
 
 lint: $(STAMP) ## ruff: lint and format

@@ -43,6 +43,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'mmalign' has no attribute {name!r}")
+    from mmalign.terminal import hold_back_messages
+
+    hold_back_messages()
     from mmalign import api
 
     return getattr(api, name)

@@ -21,12 +21,17 @@ _HELD: dict[str, Callable[[str], bool]] = {
 }
 
 
-def quiet_libraries() -> None:
-    """Hold back what no user can act on; call it before the libraries are imported, which it does not do itself."""
+def hold_back_messages() -> None:
+    """Hold back messages that no user can act on; call it before the libraries are imported, which it does not do itself."""
     for name in _HELD:
         logging.getLogger(name).addFilter(_keep)
     # PEFT reads an old name of transformers where it makes or loads an adapter.
     warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+
+def quiet_libraries() -> None:
+    """Hold back messages and bars, for a command, whose terminal is its own."""
+    hold_back_messages()
     # Its bars last for the blink of an eye, and mmalign's own "checking rows" follows.
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     if not sys.stderr.isatty():

@@ -25,6 +25,13 @@ def test_a_training_command_prints_no_message_of_a_library(tiny_llava_dir: Path,
         assert words_of_libraries not in done.stdout + done.stderr
 
 
+def test_a_program_that_asks_for_a_function_sees_no_message_of_a_library() -> None:
+    code = "import mmalign, os; mmalign.train_sft; print(os.environ.get('HF_DATASETS_DISABLE_PROGRESS_BARS'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Bars are the program's own choice.
+    assert (done.stdout, done.stderr) == ("None\n", "")
+
+
 @pytest.mark.parametrize(
     ("name", "message", "is_kept"),
     [

@@ -6,7 +6,16 @@ from typing import Any
 import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, IFPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    IFPipeline,
+    PixArtAlphaPipeline,
+    PixArtTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -81,6 +90,30 @@ def build_pixel_pipeline(*, seed: int = 0) -> Any:
         feature_extractor=None,
         watermarker=None,
         requires_safety_checker=False,
+    )
+
+
+def build_transformer_pipeline(*, seed: int = 0) -> Any:
+    """PixArt's classes without a VAE: pixels themselves, and a transformer."""
+    torch.manual_seed(seed)
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=3,
+        patch_size=2,
+        num_layers=1,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=WIDTH,
+        caption_channels=WIDTH,
+    )
+    text = T5Config(vocab_size=512, d_model=WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    return PixArtAlphaPipeline(
+        tokenizer=build_tokenizer(),
+        text_encoder=T5EncoderModel(text),
+        vae=None,
+        transformer=transformer,
+        scheduler=DDIMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction"),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from peft import PeftModel
 from torch import Tensor, nn
 
 from mmalign.denoisers.draws import Draws, draw_rows
@@ -141,21 +142,22 @@ class ImagePreferenceMethod(PictureMethod):
     summary = "a text-to-image pipeline, its denoiser trained on preferences between pictures"
     intended_use = "To make pictures from captions."
 
-    def __init__(self, source: TextToImage, options: ImagePreferenceOptions, *, policy: Denoiser, reference: Denoiser | None) -> None:
+    def __init__(self, source: TextToImage, options: ImagePreferenceOptions, *, policy: nn.Module, reference: Denoiser | None) -> None:
         """Keep the parts.
 
         Args:
             source: Of the policy.
             options: Of the run.
-            policy: What trains.
-            reference: Another pipeline's denoiser; None: a copy of the policy.
+            policy: What trains: a denoiser, perhaps with an adapter.
+            reference: Another pipeline's denoiser; None: the policy without its adapter, or a copy.
 
         Raises:
             ValueError: If the objective is none of images.
         """
         super().__init__(source, options)
         self.options = options
-        self.reference = Reference(policy, kind="copy", model=reference)
+        own = "adapter-off" if options.lora_rank and reference is None else "copy"
+        self.reference = Reference(policy, kind=own, model=reference)  # type: ignore[arg-type]
         if options.lists:
             self.ranking, self.columns = RANK_OBJECTIVES.parse(options.objective, beta=options.beta), LIST_COLUMNS
             return
@@ -191,7 +193,7 @@ class ImagePreferenceMethod(PictureMethod):
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> MethodOutput:
         """Sum of the rows' losses."""
-        with self.reference.active(_bare(model)) as frozen:
+        with self.reference.active(unwrap_parallel(model)) as frozen:
             reference = frozen(**batch["inputs"])
         policy = model(**batch["inputs"])
         ratios = log_ratio(policy, reference)
@@ -206,6 +208,7 @@ class ImagePreferenceMethod(PictureMethod):
 
 def _bare(model: nn.Module) -> Denoiser:
     found = unwrap_parallel(model)
+    found = found.get_base_model() if isinstance(found, PeftModel) else found
     assert isinstance(found, Denoiser), type(found)
     return found
 

@@ -43,6 +43,9 @@ class TextToImage:
         if not hasattr(pipeline.scheduler, "alphas_cumprod"):
             kind = type(pipeline.scheduler).__name__
             raise UserError(f"the scheduler is a {kind}, which has no alphas_cumprod; expected one such as DDIMScheduler or DDPMScheduler")
+        self.is_pixart = "encoder_attention_mask" in _ARGUMENTS[self.name]
+        if self.is_pixart and self.network.use_additional_conditions:
+            raise UserError("this PixArt is told of sizes and shapes, as those of 1024 pixels are, which training here does not do")
         self.vae = getattr(pipeline, "vae", None)
         for part in (self.vae, getattr(pipeline, "text_encoder", None)):
             if part is not None:
@@ -88,9 +91,7 @@ class TextToImage:
             prompt=list(captions), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         arguments: dict[str, Any] = dict(zip(_ARGUMENTS[self.name], found, strict=False))
-        if self.name.startswith("PixArt"):
-            arguments["added_cond_kwargs"] = {}
-        return arguments
+        return arguments | ({"added_cond_kwargs": {}} if self.is_pixart else {})
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

@@ -33,8 +33,9 @@ def sample_pictures(
     """
     has_latents = source.vae is not None
     size = side * (source.pipeline.vae_scale_factor // source.scale if hasattr(source.pipeline, "vae_scale_factor") else 1)
-    # Training shows captions as they are.
+    # Training shows captions as they are, and pictures at their size.
     as_given = {} if source.name == "StableDiffusionPipeline" else {"clean_caption": False}
+    as_given |= {"use_resolution_binning": False} if source.is_pixart else {}
     with _known_target(source):
         made = source.pipeline(
             prompt=list(captions),

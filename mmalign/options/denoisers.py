@@ -61,7 +61,11 @@ class ImagePreferenceOptions(DenoiserOptions):
     sft_weight: float = 0.0
     """adds this times the chosen image's squared error"""
     reference_model: str | None = None
-    """pipeline of the reference: folder or hub id; a copy of the model if not given"""
+    """pipeline of the reference: folder or hub id; if not given, the model without its adapter with LoRA, else a copy of it"""
+    lora_rank: int = 0
+    """LoRA on the denoiser's attention, merged into the saved pipeline; 0 trains full weights"""
+    lora_alpha: int | None = None
+    """LoRA scale is alpha / rank; twice the rank if not given"""
     learning_rate: float = 1e-5
     """peak learning rate"""
 
@@ -69,7 +73,9 @@ class ImagePreferenceOptions(DenoiserOptions):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "inversion_steps")
-        self.refuse_below(0, "sft_weight")
+        self.refuse_below(0, "sft_weight", "lora_rank")
+        if self.lora_alpha is not None and self.lora_rank == 0:
+            raise UserError("lora_alpha is for LoRA; set lora_rank, or leave it out")
         if self.lists and self.sft_weight:
             raise UserError(f"sft_weight is {self.sft_weight}, and a list has no chosen image; leave it out")
 

@@ -4,8 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import set_seed
+
 from mmalign.denoisers.method import DenoiserMethod, ImagePreferenceMethod, PictureMethod
-from mmalign.denoisers.model import Denoiser
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
 from mmalign.errors import UserError
 from mmalign.models.parameters import ParameterCounts
@@ -14,6 +17,8 @@ from mmalign.reports.model_card import CardFacts, write_model_card
 from mmalign.runs.training import TrainedRun, finish_record, train_and_save
 from mmalign.training.trainer import MethodTrainer
 
+# The linear layers of attention, as all denoisers of diffusers call them.
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LIMITS = (
     "It was trained on the data above alone; look at what it makes of your own captions before you rely on it.",
     "It can draw what a caption does not name, and leave out what it names.",
@@ -27,12 +32,14 @@ def run(options: DenoiserOptions) -> TrainedRun:
     Raises:
         ValueError: If the pipeline, the options or the data can't be used, or ``out`` holds another run.
     """
+    # A new adapter is drawn.
+    set_seed(options.seed)
     source = load_pipeline(options.model)
     model, method = build(options, source)
 
     def save(trainer: MethodTrainer, parameters: ParameterCounts, record: dict[str, Any]) -> None:
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-        source.save(options.out, trained)
+        source.save(options.out, trained.merge_and_unload() if isinstance(trained, PeftModel) else trained)
         finish_record(options, trainer, parameters, record)
         write_denoiser_card(options.out, source, method, record)
         print(f"saved in {options.out}")
@@ -40,7 +47,7 @@ def run(options: DenoiserOptions) -> TrainedRun:
     return train_and_save(options, model, None, method, save=save)
 
 
-def build(options: DenoiserOptions, source: TextToImage) -> tuple[Denoiser, PictureMethod]:
+def build(options: DenoiserOptions, source: TextToImage) -> tuple[nn.Module, PictureMethod]:
     """Make what trains, and the method.
 
     Raises:
@@ -59,7 +66,12 @@ def build(options: DenoiserOptions, source: TextToImage) -> tuple[Denoiser, Pict
             f"reference_model predicts {reference.target} of {reference.channels} channels and the model {policy.target} of "
             f"{policy.channels}; expected the same, as their errors are compared"
         )
-    return policy, ImagePreferenceMethod(source, options, policy=policy, reference=reference)
+    trained: nn.Module = policy
+    if options.lora_rank:
+        alpha = options.lora_alpha or 2 * options.lora_rank
+        config = LoraConfig(r=options.lora_rank, lora_alpha=alpha, target_modules=ATTENTION)
+        trained = get_peft_model(policy, config)
+    return trained, ImagePreferenceMethod(source, options, policy=trained, reference=reference)
 
 
 def write_denoiser_card(folder: Path, source: TextToImage, method: PictureMethod, record: Mapping[str, Any]) -> Path:

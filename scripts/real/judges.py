@@ -13,18 +13,23 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from mmalign.evaluation.agreement import judge_one_by_one
+from mmalign.evaluation.judges.local import LocalJudge
 from mmalign.evaluation.object_halbench import build_own_double_words, find_noun_objects, load_object_halbench
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, write_whole
+from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.judge_agreement import JudgeAgreementOptions
+from mmalign.runs.evaluate import load_benchmark
 from mmalign.runs.judge_agreement import Comparison, compare_judges
 from mmalign.tables import markdown_table
 from scripts.studies.page import write_measured
-from scripts.studies.world import run
+from scripts.studies.study import slug
 
 MMHAL, OBJECTS = "mmhal", "object-halbench"
+ANSWERS = "answers.jsonl"
 TEMPLATE = "mmhal-bench_answer_template.json"
 RIGHT, WRONG = "Rating: 6", "Rating: 0"
 CONSTANTS = {
@@ -34,61 +39,67 @@ CONSTANTS = {
 DECISIONS = {MMHAL: ("hallucinating", "rating"), OBJECTS: ("description",)}
 
 
-def make_mmhal(source: Path, folder: Path) -> dict[str, str]:
-    """Write MMHal-Bench's template with answers of known worth. Returns the known judgements by id."""
+class Made(NamedTuple):
+    """Answers and what is known of them, both by image."""
+
+    answers: dict[str, str]
+    known: dict[str, str]
+
+
+def make_mmhal(source: Path, folder: Path) -> Made:
+    """Write MMHal-Bench's template with answers of known worth."""
     rows = read_json(source / TEMPLATE)
-    answers, known = [], {}
+    made = Made({}, {})
     for number, row in enumerate(rows):
         kind = [other for other in rows if other["question_type"] == row["question_type"]]
-        other = kind[(kind.index(row) + 1) % len(kind)]
         right = number % 2 == 0
-        answers.append({**row, "model_answer": (row if right else other)["gt_answer"]})
-        known[row["image_id"]] = RIGHT if right else WRONG
+        answered = row if right else kind[(kind.index(row) + 1) % len(kind)]
+        made.answers[row["image_id"]] = answered["gt_answer"]
+        made.known[row["image_id"]] = RIGHT if right else WRONG
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(source / TEMPLATE, folder / TEMPLATE)
-    write_whole(folder / "answers.json", json.dumps(answers))
-    return known
+    write_lines(folder / ANSWERS, made.answers, name="answer")
+    return made
 
 
-def make_objects(options: argparse.Namespace, folder: Path) -> dict[str, str]:
-    """Write descriptions, and the files that say what is there. Returns what each names by its words, as a judge would list it."""
+def make_objects(options: argparse.Namespace, folder: Path) -> Made:
+    """Write descriptions, and the files that say what is there; what a description names is known by its words."""
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(options.synonyms, folder / "synonyms_refine.txt")
-    shutil.copy(options.objects, folder / "coco2014_objects.json.gz")
-    rows = read_jsonl(options.captions)[: options.num_captions]
-    answers = [{"image_id": row["image_id"], "answer": row["text"]} for row in rows]
-    write_whole(folder / "answers.json", "".join(json.dumps(row) + "\n" for row in answers))
-    bench = load_object_halbench(folder)
+    shutil.copy(options.objects, folder / f"coco_objects{''.join(options.objects.suffixes)}")
+    answers = {str(row["image_id"]): str(row["text"]) for row in read_jsonl(options.captions)[: options.num_captions]}
+    write_lines(folder / ANSWERS, answers, name="answer")
+    bench = load_object_halbench(folder, answers=folder / ANSWERS)
     words = build_own_double_words(bench.synonyms)
-    return {
-        str(row["image_id"]): json.dumps(find_noun_objects(str(row["answer"]), synonyms=bench.synonyms, double_words=words))
-        for row in answers
-    }
+    named = {i: find_noun_objects(text, synonyms=bench.synonyms, double_words=words) for i, text in answers.items()}
+    return Made(answers, {i: json.dumps(names) for i, names in named.items()})
 
 
-def write_judgements(path: Path, replies: Mapping[str, str], *, key: str) -> Path:
-    """Write replies as a file of judgements."""
-    write_whole(path, "".join(json.dumps({key: name, "judgement": reply}) + "\n" for name, reply in replies.items()))
+def write_lines(path: Path, texts: Mapping[str, str], *, name: str) -> Path:
+    """Write a text for each image."""
+    write_whole(path, "".join(json.dumps({"image_id": image, name: text}) + "\n" for image, text in texts.items()))
     return path
 
 
-def compare(name: str, known: Mapping[str, str], options: argparse.Namespace, folder: Path) -> list[Comparison]:
-    """Ask the judge what it has not been asked, and compare it and the constant ones with what is known."""
-    key = "image_id"
-    first = write_judgements(folder / "known.jsonl", known, key=key)
-    judges = {one: write_judgements(folder / f"{one.replace(' ', '-')}.jsonl", dict.fromkeys(known, said), key=key)
-              for one, said in CONSTANTS[name].items()}  # fmt: skip
-    run(["evaluate", name, "--data", folder, "--answers", folder / "answers.json", "--judge", options.judge, "--out", folder / "out",
-         "--judge-decoding", f"{{max_new_tokens: {options.length}}}"])  # fmt: skip
-    judges[options.name] = folder / "out" / "judgements.jsonl"
-    return [
-        compare_judges(
-            JudgeAgreementOptions(
-                benchmark=name, data=folder, answers=folder / "answers.json", judgements=[first, file], names=["known", judge]
-            )
-        )[0]
-        for judge, file in judges.items()
-    ]
+def compare(name: str, made: Made, options: argparse.Namespace, folder: Path) -> list[list[object]]:
+    """Ask the judge what it has not been asked, and compare it and the constant ones with what is known. Returns the table's rows."""
+    answers = folder / ANSWERS
+    benchmark = load_benchmark(EvaluateOptions(benchmark=name, data=folder, answers=answers))
+    prompts = benchmark.judge_prompts(made.answers)
+    judge = LocalJudge(options.judge, cache=folder / "judge_cache.jsonl", max_new_tokens=options.length)
+    said = {constant: dict.fromkeys(prompts, reply) for constant, reply in CONSTANTS[name].items()}
+    said[options.name] = dict(zip(prompts, judge.ask(list(prompts.values())), strict=True))
+    known = write_lines(folder / "known.jsonl", {i: made.known[i] for i in prompts}, name="judgement")
+    rows: list[list[object]] = []
+    for one, replies in said.items():
+        path = write_lines(folder / f"{slug(one)}.jsonl", replies, name="judgement")
+        read = judge_one_by_one(benchmark, made.answers, replies, mode="strict").values()
+        if any(benchmark.decisions[decision].find(item) is not None for decision in DECISIONS[name] for item in read):
+            both = JudgeAgreementOptions(benchmark=name, data=folder, answers=answers, judgements=[known, path], names=["known", one])
+            rows += rows_of(compare_judges(both)[0])
+        else:
+            rows += [[name, decision, one, f"0 of {len(prompts)}"] for decision in DECISIONS[name]]
+    return rows
 
 
 def rows_of(comparison: Comparison) -> list[list[object]]:
@@ -121,7 +132,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--report", type=Path, default=Path("docs"), help="folder of judges.md")
     options = parser.parse_args(words)
     made = {MMHAL: make_mmhal(options.mmhal, options.out / MMHAL), OBJECTS: make_objects(options, options.out / OBJECTS)}
-    rows = [row for name, known in made.items() for one in compare(name, known, options, options.out / name) for row in rows_of(one)]
+    rows = [row for name, one in made.items() for row in compare(name, one, options, options.out / name)]
     header = ["benchmark", "decision", "judge", "read", "accuracy", "kappa", "weighted kappa"]
     write_measured(options.report / "judges.md", "Judges", [markdown_table(header, rows, text=(0, 1, 2))])
 

@@ -15,7 +15,8 @@ _RIVALS = {
     "KD only": Arm("kd-only"),
     "single head, w = 0.5": Arm("single-head"),
     **{name: Arm(form) for name, form in zip(("PCGrad, w = 0.5", "SSKD, w = 0.5", "DHKD, w = 0.5"), RIVALS, strict=True)},
-    "**DHO, tuned mixing**": Arm("dual-head"),
+    # The student that closed forms are fitted on is DHO's own.
+    "**DHO, tuned mixing**": Arm("closed-form", head="mixed"),
 }
 
 

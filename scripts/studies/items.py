@@ -1,7 +1,7 @@
 """Does ranking the items inside one answer lessen hallucination? IRPO on items against DPO and SFT, on the embedded world.
 
     python -m scripts.studies.items --processes 2           # everything
-    python -m scripts.studies.items --processes 2 --quick   # one seed, fewer steps
+    python -m scripts.studies.items --processes 2 --quick   # one seed, fewer steps, the usual strength alone
 
 Each row is a picture and an enumeration of its objects with one that usually comes with them and is not there. The same rows are items of
 one answer (IRPO, arXiv:2504.15477), pairs of whole answers with and without that object (DPO), and the true answers (SFT: more training
@@ -38,7 +38,7 @@ class Arm:
     """The form of the rows."""
     objective: str | None
     strengths: tuple[str, ...]
-    """Values of beta that the search tries; one that says nothing where there is no beta."""
+    """Values of beta that the search tries, the usual one last; one that says nothing where there is no beta."""
 
     def words(self, strength: str) -> list[str]:
         """What the training is given beside what all are."""
@@ -50,7 +50,7 @@ class Arm:
 
 ARMS = (
     Arm("irpo-items", "listwise", "items", "irpo", ("0.1", "1")),
-    Arm("dpo-pairs", "preference", "pairs", "dpo", ("0.1", "1")),
+    Arm("dpo-pairs", "preference", "pairs", "dpo", ("0.1", "0.3")),
     Arm("sft-true", "sft", "chats", None, ("0",)),
 )
 
@@ -131,13 +131,14 @@ def run_study(options: argparse.Namespace) -> None:
     for number, seed in enumerate(SEEDS[:1] if options.quick or options.smoke else SEEDS):
         run_missing([StartCell(seed)], partial(run_start, out=options.out, smoke=options.smoke), options)
         if number == 0:
-            run_missing(list_searches(smoke=options.smoke), work, options)
+            run_missing(list_searches(quick=options.quick, smoke=options.smoke), work, options)
         run_missing([Cell(arm, seed) for arm in ARMS], work, options)
 
 
-def list_searches(*, smoke: bool) -> list[Cell]:
+def list_searches(*, quick: bool = False, smoke: bool = False) -> list[Cell]:
     """List the runs of the search; one of each arm in the smoke form."""
-    every = [[Cell(arm, SEARCH_SEED, strength, rate) for strength in arm.strengths for rate in RATES] for arm in ARMS]
+    strengths = {arm: arm.strengths[-1:] if quick else arm.strengths for arm in ARMS}
+    every = [[Cell(arm, SEARCH_SEED, strength, rate) for strength in strengths[arm] for rate in RATES] for arm in ARMS]
     return [cell for cells in every for cell in cells[: 1 if smoke else None]]
 
 
@@ -148,4 +149,4 @@ def report(options: argparse.Namespace) -> Path:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="items", quick="one seed, fewer steps", run=run_study, write_page=report)
+    main(__doc__, name="items", quick="one seed, fewer steps, the usual strength alone", run=run_study, write_page=report)

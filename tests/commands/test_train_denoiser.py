@@ -1,6 +1,7 @@
 """``mmalign train denoiser`` and ``train image-preference``: from files to a pipeline that plain diffusers samples from."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.denoisers.draws import make_seed
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
+from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
     build_latent_pipeline,
     build_pixel_pipeline,
+    build_transformer_pipeline,
     list_rows,
     picture_rows,
     save_pictures,
@@ -38,6 +41,7 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_pipeline(build_latent_pipeline(), folder / "latent")
     save_pipeline(build_pixel_pipeline(), folder / "pixel")
     save_pipeline(build_latent_pipeline(prediction_type="v_prediction", seed=1), folder / "velocity")
+    save_pipeline(build_transformer_pipeline(), folder / "transformer")
     return folder
 
 
@@ -95,9 +99,27 @@ def test_the_saved_pipeline_is_the_trained_one(pipelines: Path, pairs: Path, tmp
     assert any(not torch.equal(began[name], value) for name, value in saved.items())
 
 
-@pytest.mark.parametrize(("noise", "moment"), [("random", "checkpoint-8/manifest.json"), ("renoise", "checkpoint-8")])
-def test_a_killed_run_ends_like_an_undisturbed_one(pipelines: Path, pairs: Path, tmp_path: Path, noise: str, moment: str) -> None:
-    more = ["--noise", noise, "--inversion-steps", "3", "--objective", "smpo:beta=500", "--save-steps", "4"]
+def test_an_adapter_is_merged_into_a_stock_pipeline(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Attention alone changes, against the model without the adapter; what is saved has no adapter."""
+    out = tmp_path / "out"
+    assert main(words(pipelines / "latent", pairs, out, "--beta", "100", "--lora-rank", "2", "--save-steps", "2")) == 0
+    assert read_steps(out)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert read_steps(out)[3]["rewards/margin"] != 0
+    before, after = unet_of(pipelines / "latent"), unet_of(out)
+    assert before.keys() == after.keys()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(re.search(r"\.to_(q|k|v|out\.0)\.weight$", name) for name in changed)
+    assert sample(out).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("more", "moment"),
+    [([], "checkpoint-8/manifest.json"), (["--noise", "renoise"], "checkpoint-8"), (["--lora-rank", "2"], "checkpoint-8/manifest.json")],
+    ids=["random", "renoise", "adapter"],
+)
+def test_a_killed_run_ends_like_an_undisturbed_one(pipelines: Path, pairs: Path, tmp_path: Path, more: list[str], moment: str) -> None:
+    more = ["--inversion-steps", "3", "--objective", "smpo:beta=500", "--save-steps", "4", *more]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
     assert main(words(pipelines / "latent", pairs, undisturbed, *more, steps=14)) == 0
     command = words(pipelines / "latent", pairs, killed, *more, steps=14)
@@ -130,6 +152,29 @@ def test_pixels_to_a_stock_pipeline(pipelines: Path, tmp_path: Path) -> None:
     losses = [step["loss"] for step in read_steps(out)]
     assert np.mean(losses[-8:]) < 0.9 * np.mean(losses[:8])
     assert sample(out).shape == (8, 8, 3)
+
+
+def test_a_transformer_without_a_vae(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """PixArt in pixel space: trains, and draws with mmalign what it draws with diffusers alone."""
+    out = tmp_path / "out"
+    assert main(words(pipelines / "transformer", pairs, out, "--beta", "100")) == 0
+    assert read_steps(out)[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    pipeline = DiffusionPipeline.from_pretrained(out, vae=None)
+    settings: dict[str, Any] = {"clean_caption": False, "use_resolution_binning": False, "guidance_scale": 2.0}
+    made = pipeline("a red dog", num_inference_steps=3, output_type="latent", generator=[torch.Generator().manual_seed(4)], **settings)
+    (drawn,) = sample_pictures(load_pipeline(str(out)), ["a red dog"], [4], steps=3, guidance=2.0, side=8)
+    assert np.array_equal(np.asarray(drawn), np.asarray(to_image(made.images[0])))
+
+
+def test_a_step_is_the_same_however_it_is_split(pipelines: Path, pairs: Path, tmp_path: Path) -> None:
+    """Four rows at once, or two and two: their noise is theirs, so the step is one."""
+    split = ["--batch-size", "2", "--gradient-accumulation-steps", "2"]
+    for name, more in (("whole", ["--batch-size", "4"]), ("split", split)):
+        assert main([*words(pipelines / "latent", pairs, tmp_path / name, "--beta", "100", steps=3), *more]) == 0
+    steps = [read_steps(tmp_path / name) for name in ("whole", "split")]
+    for one, other in zip(*steps, strict=True):
+        for key in ("loss", "error/policy", "rewards/margin"):
+            assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
 
 
 def test_lists_train(pipelines: Path, tmp_path: Path) -> None:

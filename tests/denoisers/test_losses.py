@@ -99,14 +99,14 @@ def by_hand(rewards: list[float], ranked: list[float]) -> float:
     return total
 
 
-@pytest.mark.parametrize(("ranks", "value"), [("rewards", 0.415234734062), ("values", 0.571511894642)])
+@pytest.mark.parametrize(("ranks", "value"), [("reward", 0.415234734062), ("score", 0.571511894642)])
 def test_rank_dpo(ranks: str, value: float) -> None:
     policy = numbers(*M).requires_grad_()
     objective = RANK_OBJECTIVES.parse(f"rank:ranked_by={ranks}", beta=50).objective
     loss = objective(log_ratio(policy, numbers(*R)), numbers(*PSI), torch.tensor([3])).sum()
     rewards = [-50 * (m - r) for m, r in zip(M, R, strict=True)]
     assert loss.item() == pytest.approx(value, abs=1e-12)
-    assert loss.item() == pytest.approx(by_hand(rewards, rewards if ranks == "rewards" else PSI), abs=1e-12)
+    assert loss.item() == pytest.approx(by_hand(rewards, rewards if ranks == "reward" else PSI), abs=1e-12)
     loss.backward()
     assert policy.grad is not None
     assert policy.grad[0] > 0 > policy.grad[2]

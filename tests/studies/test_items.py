@@ -46,9 +46,10 @@ def test_rows_of_each_form() -> None:
 
 
 def test_every_run_has_a_file_of_its_own(tmp_path: Path) -> None:
-    cells = [*list_searches(smoke=False), *(Cell(arm, seed) for seed in SEEDS for arm in ARMS)]
+    cells = [*list_searches(), *(Cell(arm, seed) for seed in SEEDS for arm in ARMS)]
     assert len({cell.path(tmp_path) for cell in cells}) == len(cells) == 10 + 9
     assert len(list_searches(smoke=True)) == len(ARMS)
+    assert [cell.strength for cell in list_searches(quick=True)] == ["1", "1", "0.3", "0.3", "0", "0"]
     assert start_folder(SEARCH_SEED, tmp_path) == start_folder(SEEDS[0], tmp_path)
 
 
