@@ -6,7 +6,7 @@
 
 The last --held-out rows are not trained on: how many of them are read right in all four quarters is printed and kept in reader.json.
 
-Cost: about a minute of one core for 4,000 drawings.
+Cost: about twenty seconds of one core for 4,000 drawings.
 """
 
 import sys

@@ -37,16 +37,8 @@ class DrawingReader(nn.Module):
         """Make the layers."""
         super().__init__()
         self.num_kinds, self.num_colours = num_kinds, num_colours
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 32, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(32, 48, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(48, 64, 3, stride=2, padding=1),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(64 * (SIDE // 8) ** 2, QUARTERS * (1 + num_kinds + num_colours)),
-        )
+        head = nn.Linear(96 * (SIDE // 8) ** 2, QUARTERS * (1 + num_kinds + num_colours))
+        self.body = nn.Sequential(*_halve(3, 32), *_halve(32, 64), *_halve(64, 96), nn.Flatten(), head)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, side, side) to scores of kinds, (B, Q, 1 + kinds), 0 = none, and of colours, (B, Q, colours)."""
@@ -63,6 +55,10 @@ class DrawingReader(nn.Module):
             for kind, colour in zip(kinds.argmax(-1).tolist(), colours.argmax(-1).tolist(), strict=True):
                 found.append([(k - 1, c, place) for place, (k, c) in enumerate(zip(kind, colour, strict=True)) if k > 0])
         return found
+
+
+def _halve(channels: int, more: int) -> list[nn.Module]:
+    return [nn.Conv2d(channels, more, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(more), nn.ReLU()]
 
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:

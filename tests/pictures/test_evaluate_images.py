@@ -40,8 +40,8 @@ def reader(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_reads_drawings_that_it_has_not_seen(world: Path, reader: Path) -> None:
-    """1,500 drawings are few; with 4,000 it reads all quarters of nearly all."""
-    assert json.loads((reader / "reader.json").read_text())["all_right"] > 0.6
+    """From 1,500 drawings; from 3,600 it reads 99.5% of 400 right."""
+    assert json.loads((reader / "reader.json").read_text())["all_right"] > 0.85
     rows = Dataset.from_parquet(str(world / "drawings" / "drawn_pairs.parquet"))
     network = load_reader(reader)
     named = [[tuple(item) for item in objects] for objects in rows["objects"]]
@@ -50,7 +50,7 @@ def test_it_reads_drawings_that_it_has_not_seen(world: Path, reader: Path) -> No
         drawn = network.read([load_image(value) for value in rows[column]])
         shares.append(compare_objects(drawn, named)["all_right"])
     # A fault is seen: of the rejected ones next to none is all right.
-    assert shares[0] > 0.6
+    assert shares[0] > 0.85
     assert shares[1] < 0.1
 
 
