@@ -41,7 +41,7 @@ class PoolOptions(Options):
     image_size: int = 32
     """side of the synthetic images"""
     pool_size: int = 10
-    """networks"""
+    """networks that learn the set by turns"""
     online_steps: int = 1000
     """steps that a network learns, one per visit, before a new one takes its place"""
     inner_learning_rate: float = 0.1

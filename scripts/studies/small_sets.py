@@ -86,8 +86,7 @@ def tune(cell: Cell, options: argparse.Namespace, steps: Steps, share: float, we
     """Train all of the network, from the weights or from random ones, on a share of the labels; return its test accuracy in percent."""
     out = options.out / "runs" / cell.slug / f"tuned-{share}"
     words = training_words(options.out / "images", options, steps=steps.tune, batch=TUNING_BATCH, rate="2e-3", seed=cell.seed, out=out)
-    network = NETWORK if weights is None else {**NETWORK, "pretrained_cfg_overlay": {"file": str(weights)}}
-    words += ["--backbone-options", json.dumps(network), *([] if weights is not None else ["--no-pretrained"])]
+    words += ["--backbone-options", json.dumps(NETWORK), *(["--no-pretrained"] if weights is None else ["--backbone-weights", weights])]
     words += ["--form", "ce-only", "--augmentation", "pad-crop", "--label-share", share, "--split-seed", cell.seed]
     run_mmalign([*words, "--test-data", options.data], log)
     return 100 * read_json(out / "classifier.json")["test"]["ce_head"]["accuracy"]
