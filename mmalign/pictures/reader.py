@@ -63,7 +63,7 @@ def _halve(channels: int, more: int) -> list[nn.Module]:
 
 def to_pixels(pictures: Sequence[Image.Image]) -> Tensor:
     """(B, 3, side, side) from -1 to 1."""
-    arrays = [np.asarray(one.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)) for one in pictures]
+    arrays = [np.asarray(load_image(one).resize((SIDE, SIDE), Image.Resampling.BOX)) for one in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
