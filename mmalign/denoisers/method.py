@@ -17,7 +17,7 @@ from mmalign.denoisers.draws import Draws, draw_rows
 from mmalign.denoisers.inversion import build_grid, invert, inverted_noise
 from mmalign.denoisers.losses import log_ratio
 from mmalign.denoisers.model import Conditions, Denoiser
-from mmalign.denoisers.objectives import RANK_OBJECTIVES, pair_loss, parse_pair_objective
+from mmalign.denoisers.objectives import RANK_OBJECTIVES, list_loss, pair_loss, parse_pair_objective
 from mmalign.denoisers.pipeline import TextToImage
 from mmalign.denoisers.rows import LIST_COLUMNS, PAIR_COLUMNS, PICTURE_COLUMNS, PictureRow, read_number, read_pictures
 from mmalign.engine.logps import unwrap_parallel
@@ -199,7 +199,7 @@ class ImagePreferenceMethod(PictureMethod):
         ratios = log_ratio(policy, reference)
         metrics = {"error/policy": _sum(policy), "error/reference": _sum(reference)}
         if self.options.lists:
-            losses = self.ranking.objective(ratios, batch["scores"], batch["counts"])
+            losses = list_loss(self.ranking.objective, ratios, batch["scores"], batch["counts"])
             return MethodOutput(self.ranking.weight * losses.sum(), metrics)
         losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"])
         loss = self.pairs.weight * losses.sum() + self.options.sft_weight * policy[0::2].sum()

@@ -4,13 +4,13 @@ Shape legend: B = rows, R = images in the batch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor
 
 from mmalign.errors import UserError
-from mmalign.losses.list_kernel import pad_lists
-from mmalign.losses.listwise import RankedBy, lambda_loss
+from mmalign.losses.list_kernel import ListObjective, pad_lists
+from mmalign.losses.list_objectives import rank_dpo
+from mmalign.losses.listwise import RankedBy
 from mmalign.losses.pair_kernel import PairObjective, PairValues, preference_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named, Registry, positive
@@ -21,26 +21,19 @@ BETAS = {"dpo": 2500.0, "smpo": 10000.0}
 PICKSCORE_RANGE = 0.28201571106910706 - 0.11543526500463486
 
 
-@dataclass(frozen=True)
-class RankObjective:
-    """RankDPO's list loss (arXiv:2410.18013); what ranks the list is not known to us from its authors, so both are here."""
-
-    beta: float
-    ranked_by: RankedBy
-
-    def __call__(self, log_ratios: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
-        """(B,) losses of lists, from (R,) log-ratios and scores in [0, 1] and (B,) images of each row."""
-        rewards, mask = pad_lists(self.beta * log_ratios, counts)
-        return lambda_loss(rewards, pad_lists(scores, counts)[0], mask, ranked_by=self.ranked_by)
-
-
-RANK_OBJECTIVES: "Registry[RankObjective]" = Registry("image list")
+RANK_OBJECTIVES: "Registry[ListObjective]" = Registry("image list")
 
 
 @RANK_OBJECTIVES.register("rank")
-def rank(*, beta: float = 2500.0, ranked_by: RankedBy = "reward") -> RankObjective:
-    """Every two images, weighed by what their swap changes in DCG: gains 2^score - 1, discounts by the rank of rewards or of values."""
-    return RankObjective(positive(beta, "beta"), ranked_by)
+def rank(*, beta: float = 2500.0, ranked_by: RankedBy = "reward") -> ListObjective:
+    """Every two images, weighed by what their swap changes in DCG: ``rank_dpo`` of text, at Diffusion-DPO's beta."""
+    return rank_dpo(beta=positive(beta, "beta"), ranked_by=ranked_by)
+
+
+def list_loss(objective: ListObjective, log_ratios: Tensor, scores: Tensor, counts: Tensor) -> Tensor:
+    """(B,) losses of lists, from (R,) log-ratios and scores in [0, 1] and (B,) images of each row."""
+    rewards, mask = pad_lists(objective.beta * log_ratios, counts)
+    return objective.loss(rewards, pad_lists(scores, counts)[0], mask)
 
 
 def parse_pair_objective(text: str, *, beta: float | None) -> Named[PairObjective]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmalign.denoisers.losses import log_ratio, mean_square, step_log_ratio
-from mmalign.denoisers.objectives import PICKSCORE_RANGE, RANK_OBJECTIVES, pair_loss, parse_pair_objective
+from mmalign.denoisers.objectives import PICKSCORE_RANGE, RANK_OBJECTIVES, list_loss, pair_loss, parse_pair_objective
 from mmalign.errors import UserError
 
 F64 = torch.float64
@@ -103,7 +103,7 @@ def by_hand(rewards: list[float], ranked: list[float]) -> float:
 def test_rank_dpo(ranks: str, value: float) -> None:
     policy = numbers(*M).requires_grad_()
     objective = RANK_OBJECTIVES.parse(f"rank:ranked_by={ranks}", beta=50).objective
-    loss = objective(log_ratio(policy, numbers(*R)), numbers(*PSI), torch.tensor([3])).sum()
+    loss = list_loss(objective, log_ratio(policy, numbers(*R)), numbers(*PSI), torch.tensor([3])).sum()
     rewards = [-50 * (m - r) for m, r in zip(M, R, strict=True)]
     assert loss.item() == pytest.approx(value, abs=1e-12)
     assert loss.item() == pytest.approx(by_hand(rewards, rewards if ranks == "reward" else PSI), abs=1e-12)
@@ -115,9 +115,9 @@ def test_rank_dpo(ranks: str, value: float) -> None:
 def test_lists_of_different_lengths_do_not_touch() -> None:
     objective = RANK_OBJECTIVES.parse("rank", beta=50).objective
     h = -(numbers(*M) - numbers(*R))
-    both = objective(torch.cat([h, h[:2]]), numbers(*PSI, *PSI[:2]), torch.tensor([3, 2]))
-    torch.testing.assert_close(both[:1], objective(h, numbers(*PSI), torch.tensor([3])))
-    torch.testing.assert_close(both[1:], objective(h[:2], numbers(*PSI[:2]), torch.tensor([2])))
+    both = list_loss(objective, torch.cat([h, h[:2]]), numbers(*PSI, *PSI[:2]), torch.tensor([3, 2]))
+    torch.testing.assert_close(both[:1], list_loss(objective, h, numbers(*PSI), torch.tensor([3])))
+    torch.testing.assert_close(both[1:], list_loss(objective, h[:2], numbers(*PSI[:2]), torch.tensor([2])))
 
 
 GRADIENTS: dict[str, tuple[Callable[..., Tensor], tuple[Any, ...]]] = {
