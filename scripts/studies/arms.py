@@ -15,10 +15,10 @@ from pathlib import Path
 from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.study import best_setting, run_missing, slug, write_json, write_run
+from scripts.studies.study import SFT, StartCell, best_setting, main, run_missing, slug, write_json, write_run
 from scripts.studies.world import headings, make_held_out, make_sft, measure, object_f1, read_metrics
 
-SFT, PARTS = "sft", ("chair", "pope")
+PARTS = ("chair", "pope")
 SEARCH_SEED, SEEDS = 100, (1, 2, 3, 4, 5)
 RATES = ("1e-4", "3e-4")
 COLUMNS = headings("object F1", "hallucinated", "CHAIR_i", "coverage", "POPE F1", "words")
@@ -36,17 +36,6 @@ class Arm:
     """The arms that it is compared with."""
     in_smoke: bool = True
     """Whether the smoke form has it: its start can hardly speak."""
-
-
-@dataclass(frozen=True)
-class StartCell:
-    """A seed's start, and its own numbers."""
-
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the start's numbers, beside those of the arms."""
-        return out / "cells" / str(self.seed) / f"{SFT}.json"
 
 
 @dataclass(frozen=True)
@@ -187,6 +176,12 @@ def run_one(cell: StartCell | Cell, study: Study, out: Path, *, steps: int, smok
     if isinstance(cell, StartCell):
         return run_start(cell, out, smoke=smoke)
     return run_cell(cell, study, out, steps=steps, smoke=smoke)
+
+
+def run_program(study: Study, doc: str | None) -> None:
+    """The study's program; ``doc`` is its help."""
+    quick = "one seed, half the steps"
+    main(doc, name=study.name, quick=quick, run=partial(run_study, study=study), write_page=partial(write_page, study=study))
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:

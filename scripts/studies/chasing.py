@@ -20,9 +20,9 @@ import numpy as np
 from mmalign.data.caches import LOGPS
 from mmalign.difficulty.fuse import CACHED
 from mmalign.files import whole
-from scripts.studies.chasing_grid import DOMAINS, Cell, Domain, StartCell, count_steps, list_cells, list_rounds
+from scripts.studies.chasing_grid import DOMAINS, Cell, Domain, count_steps, list_cells, list_rounds
 from scripts.studies.chasing_page import write_page
-from scripts.studies.study import main, run_missing, write_json, write_run
+from scripts.studies.study import StartCell, main, run_missing, write_json, write_run
 from scripts.studies.world import BATCH, NUM_PAIRS, load_copy, make_held_out, make_sft, measure, run
 
 PARTS = ("chair", "pope")

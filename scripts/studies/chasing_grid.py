@@ -14,7 +14,6 @@ How = Literal["dpo", "ofs", "cofs", "joint"]
 DOMAINS: tuple[Domain, Domain] = ("captions", "questions")
 ROUNDS = ((1,), (2, 3), (4, 5))
 STEPS, QUICK_STEPS, SMOKE_STEPS = 150, 60, 3
-SFT = "sft"
 
 
 @dataclass(frozen=True)
@@ -33,17 +32,6 @@ class Cell:
     def path(self, out: Path) -> Path:
         """The file of the finished run."""
         return out / "cells" / str(self.seed) / f"{self.name}.json"
-
-
-@dataclass(frozen=True)
-class StartCell:
-    """A seed's start, its data, and the start's own numbers."""
-
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the start's numbers, beside those of the models."""
-        return out / "cells" / str(self.seed) / f"{SFT}.json"
 
 
 @dataclass(frozen=True)

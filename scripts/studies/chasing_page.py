@@ -6,7 +6,8 @@ from pathlib import Path
 
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.chasing_grid import ARMS, ORDERS, SEQUENTIAL, SFT, Arm, Domain, count_steps
+from scripts.studies.chasing_grid import ARMS, ORDERS, SEQUENTIAL, Arm, Domain, count_steps
+from scripts.studies.study import SFT
 from scripts.studies.world import BATCH, headings, read_metrics
 
 SAID = headings("object F1", "POPE F1")

@@ -18,14 +18,13 @@ from pathlib import Path
 from mmalign.files import read_json
 from scripts.studies.items_page import NAMES, write_page
 from scripts.studies.items_rows import list_rows, rank_items, write_forms
-from scripts.studies.study import best_setting, main, run_missing, write_json, write_run
+from scripts.studies.study import StartCell, best_setting, main, run_missing, write_json, write_run
 from scripts.studies.world import BATCH, make_held_out, make_sft, measure, object_f1, run
 
 SEEDS, SEARCH_SEED, HELD_OUT_SEED = (1, 2, 3), 100, 9_003
 NUM_ROWS, NUM_HELD_OUT = 2400, 300
 STEPS, QUICK_STEPS, SMOKE_STEPS = 100, 60, 3
 RATES = ("1e-4", "3e-4")
-SFT = "sft"
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,6 @@ class Cell:
         if self.strength:
             return out / "search" / self.arm.name / f"{self.strength}-{self.rate}.json"
         return out / "cells" / str(self.seed) / f"{self.arm.name}.json"
-
-
-@dataclass(frozen=True)
-class StartCell:
-    """A seed's start, and its own numbers."""
-
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the start's numbers, beside those of the arms."""
-        return out / "cells" / str(self.seed) / f"{SFT}.json"
 
 
 def start_folder(seed: int, out: Path) -> Path:

@@ -8,15 +8,13 @@ scores the captions of the data, which are as wrong as those that the start has 
 row is one forward pass of the teacher. ``--report docs/studies`` writes the published page.
 """
 
-from functools import partial
 from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmalign.files import read_json, whole
-from scripts.studies.arms import SEARCH_SEED, SEEDS, Arm, Study, Training, cpu_seconds, run_study, write_page
-from scripts.studies.study import main
+from scripts.studies.arms import SEARCH_SEED, SEEDS, Arm, Study, Training, cpu_seconds, run_program
 from scripts.studies.world import BATCH, CAPTION_NOISE, DPO_STEPS, LONGEST, make_dpo, run
 
 STEPS, RATE = 40, "1e-4"
@@ -91,10 +89,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    main(
-        __doc__,
-        name=STUDY.name,
-        quick="one seed, half the steps",
-        run=partial(run_study, study=STUDY),
-        write_page=partial(write_page, study=STUDY),
-    )
+    run_program(STUDY, __doc__)

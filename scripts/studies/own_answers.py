@@ -5,11 +5,9 @@
 
 Every arm sees the same questions about new scenes in as many steps, and eight answers to each. Online the model in training gives them
 at each step; offline the start has given all of them before, and the best makes a pair with the worst: by the truth, or by questions that
-the start asks and answers itself. ``--report docs/studies`` writes the
-published page.
+the start asks and answers itself. ``--report docs/studies`` writes the published page.
 """
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +18,7 @@ from data_tools.sample_pairs import run as sample_pairs
 from mmalign.data.datasets import load_rows
 from mmalign.data.shards import read_lines
 from mmalign.files import read_json
-from scripts.studies.arms import Arm, Study, Training, cpu_seconds, run_study, write_page
-from scripts.studies.study import main
+from scripts.studies.arms import Arm, Study, Training, cpu_seconds, run_program
 from scripts.studies.world import LONGEST, run
 
 STEPS, PROMPTS, SAMPLES = 40, 8, 8
@@ -110,10 +107,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    main(
-        __doc__,
-        name=STUDY.name,
-        quick="one seed, half the steps",
-        run=partial(run_study, study=STUDY),
-        write_page=partial(write_page, study=STUDY),
-    )
+    run_program(STUDY, __doc__)

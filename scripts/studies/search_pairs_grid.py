@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mmalign.files import read_json
-from scripts.studies.study import best_setting, slug
+from scripts.studies.study import SearchedCell, best_setting
 from scripts.studies.world import object_f1
 
 Value = Literal["truth", "self"]
@@ -43,20 +43,8 @@ OTHERS = {"steps, truth": "best of N, truth", "steps, self": "best of N, self", 
 """Arm -> the one that it is compared with."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One run: of the search for beta and rate where it has them, else of the comparison with what that found."""
-
-    arm: Arm
-    seed: int
-    beta: str = ""
-    learning_rate: str = ""
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished run."""
-        if self.beta:
-            return out / "search" / slug(self.arm.name) / f"{self.beta}_{self.learning_rate}.json"
-        return out / "cells" / "arms" / str(self.seed) / f"{slug(self.arm.name)}.json"
+class Cell(SearchedCell[Arm]):
+    """One run of an arm."""
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from datasets import disable_progress_bars
@@ -35,6 +36,46 @@ class Cell(Protocol):
 
 
 AnyCell = TypeVar("AnyCell", bound=Cell)
+SFT = "sft"
+"""The file of a start's numbers, beside those of the arms."""
+
+
+@dataclass(frozen=True)
+class StartCell:
+    """A seed's start, and its own numbers."""
+
+    seed: int
+
+    def path(self, out: Path) -> Path:
+        """The file of the start's numbers."""
+        return out / "cells" / str(self.seed) / f"{SFT}.json"
+
+
+class Named(Protocol):
+    """An arm, by its name in tables."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+AnyArm = TypeVar("AnyArm", bound=Named)
+
+
+@dataclass(frozen=True)
+class SearchedCell(Generic[AnyArm]):
+    """One run: of the search for beta and rate where it has them, else of the comparison with what that found."""
+
+    arm: AnyArm
+    seed: int
+    beta: str = ""
+    learning_rate: str = ""
+
+    def path(self, out: Path) -> Path:
+        """The file of the finished run."""
+        if self.beta:
+            return out / "search" / slug(self.arm.name) / f"{self.beta}_{self.learning_rate}.json"
+        return out / "cells" / "arms" / str(self.seed) / f"{slug(self.arm.name)}.json"
 
 
 def slug(name: str) -> str:

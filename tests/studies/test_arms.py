@@ -14,7 +14,8 @@ from datasets import Dataset
 from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from scripts.studies import beams, on_policy, own_answers
-from scripts.studies.arms import SEARCH_SEED, SEEDS, Cell, StartCell, Study, Training, find_rate, list_cells, list_searches, write_page
+from scripts.studies.arms import SEARCH_SEED, SEEDS, Cell, Study, Training, find_rate, list_cells, list_searches, write_page
+from scripts.studies.study import StartCell
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = (own_answers.STUDY, on_policy.STUDY)
