@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmalign.data.images import load_image
+from mmalign.data.pictures import read_caption
 from mmalign.errors import UserError
 
 PICTURE_COLUMNS = ("caption", "image")
@@ -45,9 +46,7 @@ def read_pictures(raw: Mapping[str, Any], columns: Sequence[str], *, side: int, 
     Raises:
         UserError: With the reason, if the row can't be used.
     """
-    caption = raw["caption"]
-    if not isinstance(caption, str) or not caption.strip():
-        raise UserError(f"caption is {caption!r}; expected a text")
+    caption = read_caption(raw)
     lists = columns == LIST_COLUMNS
     found = raw["images"] if lists else [raw[name] for name in columns[1:]]
     if not isinstance(found, list) or len(found) < (2 if lists else 1):

@@ -7,6 +7,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 
 from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.pictures import read_caption
 from mmalign.data.rows import check_columns
 from mmalign.data.shards import Advance, Shards, parse_share, split_among_processes, wait_for_all
 from mmalign.denoisers.draws import make_seed
@@ -34,9 +35,7 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     """
     dataset = load_rows(options.data)
     check_columns(dataset.column_names, ("caption", "image") if options.pairs else ("caption",), what=str(options.data))
-    for number, caption in enumerate(dataset["caption"]):
-        if not isinstance(caption, str) or not caption.strip():
-            raise UserError(f"row {number} of {options.data} has the caption {caption!r}; expected a text")
+    check_captions(dataset, options.data)
     part = parse_share(options.shard)
     settings = {name: value for name, value in vars(options).items() if name not in _WITHOUT_EFFECT}
     record = {**settings, "data": hash_data_files(options.data), "model": fingerprint_pipeline(options.model)}
@@ -59,6 +58,19 @@ def run(options: SampleDenoiserOptions) -> Path | None:
         joined.to_parquet(partial)
     print(f"{len(dataset) * options.num_samples:,} pictures of {len(dataset):,} captions saved in {options.out / SAMPLES}")
     return options.out / SAMPLES
+
+
+def check_captions(dataset: Dataset, source: Path) -> None:
+    """Read every caption.
+
+    Raises:
+        ValueError: With the row, if one is no text.
+    """
+    for number, raw in enumerate(dataset.select_columns(["caption"])):
+        try:
+            read_caption(raw)
+        except UserError as error:
+            raise UserError(f"row {number} of {source}: {error}") from error
 
 
 def write_shard(options: SampleDenoiserOptions, source: TextToImage, rows: Dataset, path: Path, *, first: int) -> None:

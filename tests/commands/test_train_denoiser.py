@@ -189,7 +189,7 @@ def test_broken_rows_are_told(pipelines: Path, tmp_path: Path) -> None:
     data, out = save_pictures(tmp_path / "rows.parquet", rows), tmp_path / "out"
     assert main(words(pipelines / "latent", data, out, "--max-reject-share", "0.5", steps=1)) == 0
     reasons = [json.loads(line)["reason"] for line in (out / "rejects.jsonl").read_text().splitlines()]
-    assert "expected a text" in reasons[0]
+    assert "expected text" in reasons[0]
     assert "the same picture" in reasons[1]
 
 

@@ -205,8 +205,8 @@ def test_k_learns_and_its_loss_is_the_velocitys() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"caption": " "}, "expected a text"),
-        ({"caption": None}, "expected a text"),
+        ({"caption": " "}, "expected text"),
+        ({"caption": None}, "expected text"),
         ({"image_chosen": None}, "image is a NoneType"),
         ({"image_rejected": random_image(0)}, "the same picture"),
     ],
