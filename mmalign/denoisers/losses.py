@@ -28,17 +28,17 @@ def log_ratio(policy_error: Tensor, reference_error: Tensor) -> Tensor:
     return reference_error - policy_error
 
 
-def step_log_ratio(reached: Tensor, policy_mean: Tensor, reference_mean: Tensor, sigma: Tensor | float) -> Tensor:
-    """Log-ratio of one step of a sampled path (D3PO, arXiv:2311.13231): both models' Gaussians at the point that was reached.
+def step_error(reached: Tensor, mean: Tensor, sigma: Tensor) -> Tensor:
+    """Compute -log p of one step of a sampled path, without its constant (D3PO, arXiv:2311.13231).
+
+    ``log_ratio`` of the policy's and the reference's is log p - log p_ref: the constant is that of both.
 
     Args:
         reached: (B, ...) x_{t-1}, as it was sampled.
-        policy_mean: (B, ...) mean of x_{t-1} under the policy.
-        reference_mean: (B, ...) the same under the reference.
-        sigma: Standard deviation of the step, of both; a tensor broadcasts to (B, ...).
+        mean: (B, ...) of x_{t-1} under the model.
+        sigma: Standard deviation of the step; broadcasts to (B, ...).
 
     Returns:
-        (B,) [(x - mu_ref)^2 - (x - mu)^2] / (2 sigma^2), mean over pixels.
+        (B,) (x - mu)^2 / (2 sigma^2), mean over pixels.
     """
-    difference = (reached - reference_mean).square() - (reached - policy_mean).square()
-    return at_least_float32(difference / (2 * sigma**2)).flatten(1).mean(1)
+    return mean_square((reached - mean) / sigma) / 2

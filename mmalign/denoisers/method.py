@@ -17,7 +17,7 @@ from mmalign.denoisers.draws import Draws, draw_rows
 from mmalign.denoisers.inversion import build_grid, invert, inverted_noise
 from mmalign.denoisers.losses import log_ratio
 from mmalign.denoisers.model import Conditions, Denoiser
-from mmalign.denoisers.objectives import RANK_OBJECTIVES, list_loss, pair_loss, parse_pair_objective
+from mmalign.denoisers.objectives import BETAS, PATH_BETAS, RANK_OBJECTIVES, list_loss, pair_loss, parse_pair_objective
 from mmalign.denoisers.pipeline import TextToImage
 from mmalign.denoisers.rows import LIST_COLUMNS, PAIR_COLUMNS, PICTURE_COLUMNS, PictureRow, read_number, read_pictures
 from mmalign.engine.logps import unwrap_parallel
@@ -97,7 +97,7 @@ class PictureMethod(Method):
     def show(self, captions: Sequence[str], batch: Mapping[str, Any]) -> Conditions:
         """Tell the denoiser of each picture's caption."""
         each = [caption for caption, count in zip(captions, batch["counts"].tolist(), strict=True) for _ in range(count)]
-        return self.source.encode_captions(each, device=batch["pixels"].device)
+        return self.source.encode_captions(each, device=batch["rows"].device)
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Rows."""
@@ -161,7 +161,8 @@ class ImagePreferenceMethod(PictureMethod):
         if options.lists:
             self.ranking, self.columns = RANK_OBJECTIVES.parse(options.objective, beta=options.beta), LIST_COLUMNS
             return
-        self.pairs = parse_pair_objective(options.objective, beta=options.beta)
+        betas = PATH_BETAS if options.noise == "path" else BETAS
+        self.pairs = parse_pair_objective(options.objective, beta=options.beta, betas=betas)
         self.num_columns = self.pairs.objective.columns
         self.columns = (*PAIR_COLUMNS, *self.num_columns)
 

@@ -9,8 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmalign.denoisers.losses import mean_square
-from mmalign.denoisers.schedule import Levels, add_noise, implied_noise, levels_at, make_target, velocity_scale
+from mmalign.denoisers.losses import mean_square, step_error
+from mmalign.denoisers.schedule import (
+    Levels,
+    ReverseStep,
+    add_noise,
+    implied_image,
+    implied_noise,
+    levels_at,
+    make_target,
+    reverse_step,
+    velocity_scale,
+)
 from mmalign.options.denoisers import Target
 
 Conditions = Mapping[str, Any]
@@ -20,7 +30,16 @@ Conditions = Mapping[str, Any]
 class Denoiser(nn.Module):
     """Images and noise to squared errors: a policy, or the reference that it is compared with."""
 
-    def __init__(self, network: nn.Module, *, alphas_cumprod: Tensor, target: Target, channels: int, share: float = 0.5) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        alphas_cumprod: Tensor,
+        target: Target,
+        channels: int,
+        share: float = 0.5,
+        clip: float | None = None,
+    ) -> None:
         """Take the network.
 
         Args:
@@ -29,9 +48,10 @@ class Denoiser(nn.Module):
             target: What the network predicts.
             channels: Of the images; what a network predicts beside them, such as a variance, is left out.
             share: Where k of the target k begins.
+            clip: Largest value of an image that the sampler of paths sees; None: any.
         """
         super().__init__()
-        self.network, self.target, self.channels = network, target, channels
+        self.network, self.target, self.channels, self.clip = network, target, channels, clip
         self.register_buffer("alphas_cumprod", alphas_cumprod.float(), persistent=False)
         self.share_logit = nn.Parameter(torch.logit(torch.tensor(share))) if target == "k" else None
 
@@ -60,3 +80,34 @@ class Denoiser(nn.Module):
     def levels(self, times: Tensor) -> Levels:
         """Of image and noise, at the network's own times."""
         return levels_at(self.alphas_cumprod, times)
+
+
+class PathDenoiser(Denoiser):
+    """Steps of sampled paths to -log p, without its constant."""
+
+    def forward(  # type: ignore[override]
+        self, noisy: Tensor, reached: Tensor, times: Tensor, reached_times: Tensor, **told: Any
+    ) -> Tensor:
+        """(R,) ``step_error`` of the points that were reached; what is told is that of ``step``."""
+        return step_error(reached, *self.step(noisy, times, self.levels(reached_times), **told))
+
+    def step(
+        self, noisy: Tensor, times: Tensor, there: Levels, *, conditions: Conditions, blank: Conditions | None, guidance: Tensor
+    ) -> ReverseStep:
+        """Where the sampler goes from x_t.
+
+        Args:
+            noisy: (R, ...) x_t.
+            times: (R,) t.
+            there: The levels that it goes to.
+            conditions: Of the captions.
+            blank: Of no caption; None where nothing is guided.
+            guidance: (R, 1, 1, 1) factor of what the captions change.
+        """
+        prediction = self.predict(noisy, times, conditions)
+        if blank is not None:
+            without = self.predict(noisy, times, blank)
+            prediction = without + guidance * (prediction - without)
+        here = self.levels(times)
+        image, noise = (implied(self.target, prediction, noisy, here, share=self.share) for implied in (implied_image, implied_noise))
+        return reverse_step(image if self.clip is None else image.clamp(-self.clip, self.clip), noise, here, there)

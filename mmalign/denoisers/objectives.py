@@ -17,6 +17,8 @@ from mmalign.losses.registry import Named, Registry, positive
 
 # Of the log-ratio. Diffusion-DPO publishes 5000, of which its code takes half; SmPO 2000, times 10 (2 p - 1), of which its code takes half.
 BETAS = {"dpo": 2500.0, "smpo": 10000.0}
+# Of a step's log-ratio: D3PO's.
+PATH_BETAS = {"clipped_dpo": 0.1}
 # SmPO's code normalises PickScores by their least and highest in Pick-a-Pic, and takes p from a softmax over both.
 PICKSCORE_RANGE = 0.28201571106910706 - 0.11543526500463486
 
@@ -36,17 +38,18 @@ def list_loss(objective: ListObjective, log_ratios: Tensor, scores: Tensor, coun
     return objective.loss(rewards, pad_lists(scores, counts)[0], mask)
 
 
-def parse_pair_objective(text: str, *, beta: float | None) -> Named[PairObjective]:
+def parse_pair_objective(text: str, *, beta: float | None, betas: Mapping[str, float] = BETAS) -> Named[PairObjective]:
     """Read ``NAME:parameter=value,...`` as for text; what an image has no counterpart of is refused.
 
     Args:
         text: As a user writes it.
         beta: Of the log-ratio; the paper's if not given.
+        betas: Those of papers.
 
     Raises:
         ValueError: If the objective needs tokens or no reference, or has no published beta and none is given.
     """
-    named = PAIR_OBJECTIVES.parse(text, beta=BETAS.get(text.partition(":")[0]) if beta is None else beta)
+    named = PAIR_OBJECTIVES.parse(text, beta=betas.get(text.partition(":")[0]) if beta is None else beta)
     name, objective = named.name, named.objective
     lacks = {
         "compares without a reference, and an image's log-ratio is a difference from one": not objective.uses_reference,
@@ -56,7 +59,7 @@ def parse_pair_objective(text: str, *, beta: float | None) -> Named[PairObjectiv
     }
     if reason := next((reason for reason, found in lacks.items() if found), None):
         raise UserError(f"objective {name} {reason}; expected one such as dpo, smpo, ddo, clipped_dpo or ipo")
-    if beta is None and "beta=" not in text and name not in BETAS and "beta" in PAIR_OBJECTIVES.parameters(name):
+    if beta is None and "beta=" not in text and name not in betas and "beta" in PAIR_OBJECTIVES.parameters(name):
         raise UserError(
             f"objective {name} has no beta for images that its paper gives; set --beta, to about 1 / the spread of rewards/chosen"
         )

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from mmalign.denoisers.model import Conditions, Denoiser
+from mmalign.denoisers.model import Conditions, Denoiser, PathDenoiser
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.options.denoisers import Target
@@ -68,17 +68,25 @@ class TextToImage:
         Raises:
             ValueError: If the pipeline's own target is not known.
         """
+        return Denoiser(self.network, **self._settings() | ({} if target is None else {"target": target}))
+
+    def path_denoiser(self) -> PathDenoiser:
+        """The same for the steps of sampled paths; raises as ``denoiser``."""
+        return PathDenoiser(self.network, **self._settings())
+
+    def _settings(self) -> dict[str, Any]:
         config = self.pipeline.scheduler.config
         own = config.prediction_type
         if own not in ("epsilon", "sample", "v_prediction", "k"):
             raise UserError(f"the scheduler's prediction_type is {own!r}; expected epsilon, sample, v_prediction or k")
-        return Denoiser(
-            self.network,
-            alphas_cumprod=self.pipeline.scheduler.alphas_cumprod,
-            target=target or own,
-            channels=self.network.config.in_channels,
-            share=config.get(SHARE, 0.5),
-        )
+        clips = config.get("clip_sample") or config.get("thresholding")
+        return {
+            "alphas_cumprod": self.pipeline.scheduler.alphas_cumprod,
+            "target": own,
+            "channels": self.network.config.in_channels,
+            "share": config.get(SHARE, 0.5),
+            "clip": config.get("clip_sample_range", 1.0) if clips else None,
+        }
 
     def to(self, device: torch.device) -> None:
         """Move what encodes."""
@@ -99,6 +107,13 @@ class TextToImage:
         if self.vae is None:
             return pixels
         return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().to(pixels.dtype) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode_images(self, images: Tensor) -> Tensor:
+        """(R, 3, S, S) pixels of what was denoised."""
+        if self.vae is None:
+            return images
+        return self.vae.decode(images.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0].to(images.dtype)
 
     def save(self, folder: Path, denoiser: Denoiser) -> None:
         """Write the pipeline as diffusers does, with the target in its scheduler's config.

@@ -1,6 +1,6 @@
-"""Pictures from captions, by a pipeline's own call and its own scheduler.
+"""Pictures from captions, by a pipeline's own call and its own scheduler, or with the path that each came by.
 
-Shape legend: C = channels, S = side in pixels.
+Shape legend: R = pictures, C = channels, S = side in pixels, s = side of what the denoiser sees.
 """
 
 import functools
@@ -12,9 +12,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mmalign.denoisers.inversion import build_grid
+from mmalign.denoisers.paths import SampledPath
 from mmalign.denoisers.pipeline import SHARE, TextToImage
 from mmalign.denoisers.rows import to_image
-from mmalign.denoisers.schedule import implied_image, levels_at
+from mmalign.denoisers.schedule import Levels, implied_image, levels_at
 
 
 @torch.no_grad()
@@ -49,6 +51,45 @@ def sample_pictures(
         ).images
     # Behind a VAE diffusers scales pixels to 0 to 1.
     return [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made]
+
+
+@torch.no_grad()
+def sample_paths(
+    source: TextToImage, captions: Sequence[str], starts: Sequence[int], seeds: Sequence[int], *, steps: int, guidance: float, side: int
+) -> list[tuple[Image.Image, SampledPath]]:
+    """Make a picture of each caption by DDIM with eta 1, on the grid of inversion, and keep where it was.
+
+    Args:
+        source: The pipeline.
+        captions: What to draw.
+        starts: Seed of the noise that each picture begins with.
+        seeds: Seed of the noise of each picture's steps.
+        steps: From noise to the picture.
+        guidance: Factor of what the caption changes; 1 is none.
+        side: S.
+    """
+    device = source.pipeline.device
+    denoiser = source.path_denoiser().eval().to(device)
+    shape = (denoiser.channels, side // source.scale, side // source.scale)
+    told: dict[str, Any] = {
+        "conditions": source.encode_captions(captions, device=device),
+        "blank": None if guidance == 1 else source.encode_captions([""] * len(captions), device=device),
+        "guidance": torch.full((len(captions), 1, 1, 1), guidance, device=device),
+    }
+    grid = build_grid(denoiser.alphas_cumprod, steps)
+    path = [_draw([torch.Generator().manual_seed(seed) for seed in starts], shape).to(device)]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    for point in range(steps, 0, -1):
+        there = Levels(grid.signal[point - 1].to(device), grid.noise[point - 1].to(device))
+        mean, sigma = denoiser.step(path[-1], grid.times[point].to(device).expand(len(captions)), there, **told)
+        path.append(mean + sigma * _draw(generators, shape).to(device))
+    times = grid.times[1:].flip(0)
+    pictures = [to_image(pixels) for pixels in source.decode_images(path[-1])]
+    return [(picture, SampledPath(own.cpu(), times, guidance)) for picture, own in zip(pictures, torch.stack(path, 1), strict=True)]
+
+
+def _draw(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in generators])
 
 
 @contextmanager

@@ -79,6 +79,31 @@ def implied_noise(kind: Target, prediction: Tensor, noisy: Tensor, levels: Level
     return (noisy - a * implied_image(kind, prediction, noisy, levels, share=share)) / b
 
 
+class ReverseStep(NamedTuple):
+    """Where a sampler goes from x_t: a Gaussian."""
+
+    mean: Tensor
+    """(B, ...)."""
+    sigma: Tensor
+    """Its standard deviation; broadcasts to (B, ...). 0 where a clean image is reached."""
+
+
+def reverse_step(image: Tensor, noise: Tensor, here: Levels, there: Levels) -> ReverseStep:
+    """Step from one level to a cleaner one: DDIM with eta 1 (arXiv:2010.02502, Eq. 12 and 16), which is DDPM's step.
+
+    sigma is (b_s / b_t) sqrt(1 - a_t^2 / a_s^2); of the noise that was seen, sqrt(b_s^2 - sigma^2) = b_s^2 a_t / (a_s b_t) stays.
+
+    Args:
+        image: (B, ...) that the model sees in x_t.
+        noise: (B, ...) the same.
+        here: a_t and b_t.
+        there: a_s and b_s.
+    """
+    share = here.signal / there.signal
+    sigma = there.noise / here.noise * (1 - share.square()).sqrt()
+    return ReverseStep(there.signal * image + there.noise.square() * share / here.noise * noise, sigma)
+
+
 def velocity_scale(levels: Levels, share: Tensor) -> Tensor:
     """(B, 1, 1, 1) factor that turns an error of a k prediction into the velocity's, a n - b x.
 

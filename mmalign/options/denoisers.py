@@ -10,7 +10,7 @@ from mmalign.options.training import RunOptions
 
 Target = Literal["epsilon", "sample", "v_prediction", "k"]
 """As diffusers names them in ``prediction_type``; k is not one of diffusers' own."""
-NoiseSource = Literal["random", "ddim", "renoise"]
+NoiseSource = Literal["random", "ddim", "renoise", "path"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,8 @@ class ImagePreferenceOptions(DenoiserOptions):
     beta: float | None = None
     """pull towards the reference, of the log-ratio; the paper's if not given"""
     noise: NoiseSource = "random"
-    """of the image that is denoised: drawn, or the one that the policy would make the image from (ddim, renoise)"""
+    """of the image that is denoised: drawn, or the one that the policy would make the image from (ddim, renoise); path: steps of
+    sampled paths are compared (D3PO)"""
     inversion_steps: int = 10
     """ddim and renoise: steps from the image to pure noise; as many times are trained at"""
     sft_weight: float = 0.0
@@ -78,6 +79,10 @@ class ImagePreferenceOptions(DenoiserOptions):
             raise UserError("lora_alpha is for LoRA; set lora_rank, or leave it out")
         if self.lists and self.sft_weight:
             raise UserError(f"sft_weight is {self.sft_weight}, and a list has no chosen image; leave it out")
+        if self.noise == "path":
+            given = {"objective rank": self.lists, "sft_weight": self.sft_weight != 0, "resolution": self.resolution is not None}
+            if name := next((name for name, found in given.items() if found), None):
+                raise UserError(f"{name} is of pictures, and noise path compares two paths; leave one out")
 
     @property
     def lists(self) -> bool:
@@ -99,8 +104,10 @@ class SampleDenoiserOptions(Options):
     """pictures of each caption"""
     pairs: bool = False
     """write each picture as the rejected one of a pair, with the row's own as chosen: what ddo learns from"""
+    paths: bool = False
+    """keep each picture's path from noise, which DDIM with eta 1 samples: what train image-preference --noise path learns from"""
     sampling_steps: int = 20
-    """of the pipeline's own scheduler"""
+    """of the pipeline's own scheduler, or of a path"""
     guidance: float = 5.0
     """factor of what the caption changes; 1 is none"""
     resolution: int | None = None
@@ -116,3 +123,7 @@ class SampleDenoiserOptions(Options):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "num_samples", "sampling_steps", "guidance", "resolution", "batch_size")
+        if self.paths and self.pairs:
+            raise UserError("pairs and paths are two kinds of rows; give one of them")
+        if self.paths and self.sampling_steps < 2:
+            raise UserError(f"sampling_steps is {self.sampling_steps}; expected 2 or more for paths, whose last step nothing is drawn in")

@@ -9,6 +9,8 @@ from torch import nn
 from transformers import set_seed
 
 from mmalign.denoisers.method import DenoiserMethod, ImagePreferenceMethod, PictureMethod
+from mmalign.denoisers.model import Denoiser
+from mmalign.denoisers.path_method import PathPreferenceMethod
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
 from mmalign.errors import UserError
 from mmalign.models.parameters import ParameterCounts
@@ -56,11 +58,15 @@ def build(options: DenoiserOptions, source: TextToImage) -> tuple[nn.Module, Pic
     if isinstance(options, TrainDenoiserOptions):
         return source.denoiser(options.target), DenoiserMethod(source, options)
     assert isinstance(options, ImagePreferenceOptions), type(options)
-    policy = source.denoiser()
+    on_paths = options.noise == "path"
+    policy = source.path_denoiser() if on_paths else source.denoiser()
     if policy.share_logit is not None:
         # Where k moved, so would the space that policy and reference are compared in.
         policy.share_logit.requires_grad_(False)
-    reference = None if options.reference_model is None else load_pipeline(options.reference_model).denoiser()
+    reference: Denoiser | None = None
+    if options.reference_model is not None:
+        other = load_pipeline(options.reference_model)
+        reference = other.path_denoiser() if on_paths else other.denoiser()
     if reference is not None and (reference.target, reference.channels) != (policy.target, policy.channels):
         raise UserError(
             f"reference_model predicts {reference.target} of {reference.channels} channels and the model {policy.target} of "
@@ -71,7 +77,8 @@ def build(options: DenoiserOptions, source: TextToImage) -> tuple[nn.Module, Pic
         alpha = options.lora_alpha or 2 * options.lora_rank
         config = LoraConfig(r=options.lora_rank, lora_alpha=alpha, target_modules=ATTENTION)
         trained = get_peft_model(policy, config)
-    return trained, ImagePreferenceMethod(source, options, policy=trained, reference=reference)
+    method = PathPreferenceMethod if on_paths else ImagePreferenceMethod
+    return trained, method(source, options, policy=trained, reference=reference)
 
 
 def write_denoiser_card(folder: Path, source: TextToImage, method: PictureMethod, record: Mapping[str, Any]) -> Path:

@@ -1,18 +1,21 @@
 """``mmalign sample-denoiser``: pictures of captions, in shards that are there whole or not at all."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
+from PIL import Image
 
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.pictures import read_caption
 from mmalign.data.rows import check_columns
 from mmalign.data.shards import Advance, Shards, parse_share, split_among_processes, wait_for_all
 from mmalign.denoisers.draws import make_seed
+from mmalign.denoisers.paths import SampledPath, pack_path
 from mmalign.denoisers.pipeline import TextToImage, fingerprint_pipeline, load_pipeline
-from mmalign.denoisers.sampling import sample_pictures
+from mmalign.denoisers.sampling import sample_paths, sample_pictures
 from mmalign.errors import UserError
 from mmalign.files import claim, whole
 from mmalign.models.load import best_device
@@ -21,7 +24,8 @@ from mmalign.worlds.render import to_png
 
 SAMPLES, RECORD = "samples.parquet", "sampling.json"
 SHARD_ROWS = 32
-LISTS = Features({"caption": Value("string"), "images": List(ImageFeature())})
+DRAWN = {"images": List(ImageFeature()), "paths": List(Value("binary"))}
+"""Columns that are added to those of a caption."""
 PAIRS = Features({"caption": Value("string"), "image_chosen": ImageFeature(), "image_rejected": ImageFeature()})
 # What changes no picture.
 _WITHOUT_EFFECT = ("data", "model", "out", "shard")
@@ -76,26 +80,37 @@ def check_captions(dataset: Dataset, source: Path) -> None:
 def write_shard(options: SampleDenoiserOptions, source: TextToImage, rows: Dataset, path: Path, *, first: int) -> None:
     """Draw the pictures of some rows and write them."""
     wanted = [(row, number) for row in range(len(rows)) for number in range(options.num_samples)]
-    made: list[list[dict[str, Any]]] = [[] for _ in rows]
+    captions = rows["caption"]
+    made: list[list[Any]] = [[] for _ in rows]
+    paths: list[list[bytes]] = [[] for _ in rows]
     for start in range(0, len(wanted), options.batch_size):
         batch = wanted[start : start + options.batch_size]
-        pictures = sample_pictures(
-            source,
-            [rows[row]["caption"] for row, _ in batch],
-            [make_seed(options.seed, first + row, number) for row, number in batch],
-            steps=options.sampling_steps,
-            guidance=options.guidance,
-            side=options.resolution or source.resolution,
-        )
-        for (row, _), picture in zip(batch, pictures, strict=True):
+        drawn = draw(options, source, [captions[row] for row, _ in batch], [(first + row, number) for row, number in batch])
+        for (row, _), (picture, own) in zip(batch, drawn, strict=True):
             made[row].append({"bytes": to_png(picture), "path": None})
-    captions = [row["caption"] for row in rows]
+            paths[row] += [] if own is None else [pack_path(own)]
     if options.pairs:
+        chosen = [row["image"] for row in rows]
         found = [
-            {"caption": caption, "image_chosen": rows[row]["image"], "image_rejected": picture}
-            for row, caption in enumerate(captions)
-            for picture in made[row]
+            {"caption": caption, "image_chosen": image, "image_rejected": picture}
+            for caption, image, pictures in zip(captions, chosen, made, strict=True)
+            for picture in pictures
         ]
         Dataset.from_list(found, features=PAIRS).to_parquet(path)
-    else:
-        Dataset.from_dict({"caption": captions, "images": made}, features=LISTS).to_parquet(path)
+        return
+    columns = {"images": made, "paths": paths} if options.paths else {"images": made}
+    kept = rows.remove_columns([name for name in DRAWN if name in rows.column_names])
+    own_columns = Dataset.from_dict(columns, features=Features({name: DRAWN[name] for name in columns}))
+    concatenate_datasets([kept, own_columns], axis=1).to_parquet(path)
+
+
+def draw(
+    options: SampleDenoiserOptions, source: TextToImage, captions: Sequence[str], places: Sequence[tuple[int, int]]
+) -> Sequence[tuple[Image.Image, SampledPath | None]]:
+    """Make pictures with their paths, where those are asked for; ``places`` are the numbers of each one's row and sample."""
+    how: dict[str, Any] = {"steps": options.sampling_steps, "guidance": options.guidance, "side": options.resolution or source.resolution}
+    seeds = [make_seed(options.seed, *place) for place in places]
+    if not options.paths:
+        return [(picture, None) for picture in sample_pictures(source, captions, seeds, **how)]
+    # All paths of a caption begin at one noise, as D3PO has it.
+    return sample_paths(source, captions, [make_seed(options.seed, row) for row, _ in places], seeds, **how)

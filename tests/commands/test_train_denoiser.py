@@ -17,6 +17,7 @@ from mmalign.cli import main
 from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.denoisers.draws import make_seed
+from mmalign.denoisers.paths import read_path
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
 from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.sampling import sample_pictures
@@ -48,6 +49,18 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pictures(tmp_path_factory.mktemp("pairs") / "pairs.parquet", picture_rows(7))
+
+
+@pytest.fixture(scope="module")
+def paths(pipelines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three paths of each caption as the command samples them, with scores."""
+    folder = tmp_path_factory.mktemp("paths")
+    data = save_pictures(folder / "captions.parquet", single_rows(7))
+    settings = ["--paths", "--num-samples", "3", "--sampling-steps", "4", "--guidance", "2"]
+    assert main(["sample-denoiser", str(data), "--model", str(pipelines / "latent"), "--out", str(folder), *settings]) == 0
+    rows = load_rows(folder / "samples.parquet")
+    rows.add_column("scores", [[0.5, float(i % 2), 0.2] for i in range(7)]).to_parquet(folder / "scored.parquet")
+    return folder / "scored.parquet"
 
 
 def words(model: Path, data: Path, out: Path, *more: str, method: str = "image-preference", steps: int = 4) -> list[str]:
@@ -115,14 +128,22 @@ def test_an_adapter_is_merged_into_a_stock_pipeline(pipelines: Path, pairs: Path
 
 @pytest.mark.parametrize(
     ("more", "moment"),
-    [([], "checkpoint-8/manifest.json"), (["--noise", "renoise"], "checkpoint-8"), (["--lora-rank", "2"], "checkpoint-8/manifest.json")],
-    ids=["random", "renoise", "adapter"],
+    [
+        ([], "checkpoint-8/manifest.json"),
+        (["--noise", "renoise"], "checkpoint-8"),
+        (["--lora-rank", "2"], "checkpoint-8/manifest.json"),
+        (["--noise", "path", "--objective", "clipped_dpo"], "checkpoint-8"),
+    ],
+    ids=["random", "renoise", "adapter", "path"],
 )
-def test_a_killed_run_ends_like_an_undisturbed_one(pipelines: Path, pairs: Path, tmp_path: Path, more: list[str], moment: str) -> None:
+def test_a_killed_run_ends_like_an_undisturbed_one(
+    pipelines: Path, pairs: Path, paths: Path, tmp_path: Path, more: list[str], moment: str
+) -> None:
+    data = paths if "path" in more else pairs
     more = ["--inversion-steps", "3", "--objective", "smpo:beta=500", "--save-steps", "4", *more]
     undisturbed, killed = tmp_path / "undisturbed", tmp_path / "killed"
-    assert main(words(pipelines / "latent", pairs, undisturbed, *more, steps=14)) == 0
-    command = words(pipelines / "latent", pairs, killed, *more, steps=14)
+    assert main(words(pipelines / "latent", data, undisturbed, *more, steps=14)) == 0
+    command = words(pipelines / "latent", data, killed, *more, steps=14)
     kill_at(killed / "checkpoints" / moment, start(command), seconds=600)
     assert not (killed / "unet").exists()
     assert main(command) == 0
@@ -177,6 +198,51 @@ def test_a_step_is_the_same_however_it_is_split(pipelines: Path, pairs: Path, tm
             assert one[key] == pytest.approx(other[key], rel=1e-3, abs=1e-4), key
 
 
+@pytest.mark.parametrize("more", [[], ["--lora-rank", "2"]], ids=["whole", "adapter"])
+def test_paths_train(pipelines: Path, paths: Path, tmp_path: Path, more: list[str]) -> None:
+    """D3PO: a step's error under the model that sampled it is half the variance of what was drawn; from there it parts."""
+    out = tmp_path / "out"
+    command = words(pipelines / "latent", paths, out, "--noise", "path", "--objective", "clipped_dpo:clip_range=0.5", *more, steps=12)
+    assert main([*command, "--batch-size", "7"]) == 0
+    steps = read_steps(out)
+    assert steps[0]["loss"] == pytest.approx(np.log(2), abs=1e-6)
+    assert steps[0]["error/policy"] == pytest.approx(0.5, abs=0.05)
+    assert steps[0]["error/policy"] == steps[0]["error/reference"]
+    assert np.mean([step["rewards/margin"] for step in steps[6:]]) > 0
+    assert sample(out).shape == (16, 16, 3)
+    assert any(not torch.equal(value, unet_of(pipelines / "latent")[name]) for name, value in unet_of(out).items())
+
+
+def test_paths_resume_to_the_same_bytes_and_keep_the_captions_columns(
+    pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**row, "id": f"c{i}", "images": "old"} for i, row in enumerate(single_rows(5))]
+    data = save_pictures(tmp_path / "rows.parquet", rows)
+    monkeypatch.setattr("mmalign.runs.sample_denoiser.SHARD_ROWS", 2)
+
+    def command(out: Path, *more: str) -> list[str]:
+        settings = ["--num-samples", "2", "--sampling-steps", "3", "--guidance", "2", "--paths"]
+        return ["sample-denoiser", str(data), "--model", str(pipelines / "latent"), "--out", str(out), *settings, *more]
+
+    assert main(command(tmp_path / "whole")) == 0
+    assert main(command(tmp_path / "parts", "--shard", "2/2")) == 0
+    assert main(command(tmp_path / "parts")) == 0
+    files = [(tmp_path / name / "samples.parquet").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+    made = load_rows(tmp_path / "whole" / "samples.parquet")
+    assert made.column_names == ["caption", "image", "id", "images", "paths"]
+    assert made["id"] == [f"c{i}" for i in range(5)]
+    held = [[read_path(path, channels=4, num_times=1000) for path in row] for row in made["paths"]]
+    # A caption's paths begin alike, and then differ; another caption's begin elsewhere.
+    assert all(torch.equal(one.latents[0], other.latents[0]) for one, other in held)
+    assert all(not torch.equal(one.latents[1], other.latents[1]) for one, other in held)
+    assert not torch.equal(held[0][0].latents[0], held[1][0].latents[0])
+    # The picture is where its path ends.
+    source = load_pipeline(str(pipelines / "latent"))
+    shown = np.asarray(to_image(source.decode_images(held[3][1].latents[-1:])[0]), dtype=int)
+    assert np.abs(shown - np.asarray(load_image(made[3]["images"][1]), dtype=int)).max() <= 1
+
+
 def test_lists_train(pipelines: Path, tmp_path: Path) -> None:
     data, out = save_pictures(tmp_path / "lists.parquet", list_rows([2, 3, 4, 3])), tmp_path / "out"
     assert main(words(pipelines / "latent", data, out, "--objective", "rank")) == 0
@@ -203,6 +269,9 @@ def test_broken_rows_are_told(pipelines: Path, tmp_path: Path) -> None:
         (["--objective", "rank"], "has no column images, scores"),
         (["--resolution", "15"], "expected a multiple of 2"),
         (["--inversion-steps", "0"], "inversion_steps is 0"),
+        (["--noise", "path", "--objective", "clipped_dpo"], "has no column paths, scores"),
+        (["--noise", "path"], "objective dpo has no beta for images that its paper gives; set --beta"),
+        (["--noise", "path", "--objective", "rank"], "objective rank is of pictures"),
         (["--reference-model", "VELOCITY"], "reference_model predicts v_prediction"),
         (["--model", "nowhere/at-all"], "can't be loaded as a pipeline"),
     ],

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmalign.denoisers.losses import log_ratio, mean_square, step_log_ratio
+from mmalign.denoisers.losses import log_ratio, mean_square, step_error
 from mmalign.denoisers.objectives import PICKSCORE_RANGE, RANK_OBJECTIVES, list_loss, pair_loss, parse_pair_objective
 from mmalign.errors import UserError
 
@@ -68,7 +68,8 @@ def test_ddo(weight: int, value: float) -> None:
 def test_d3po() -> None:
     """One pixel: [(.30 - .10)^2 - (.30 - .25)^2] / (2 .2^2); then two paths' ratios, clipped at 1 +- .1."""
     pixel = [torch.full((1, 1, 1, 1), value, dtype=F64) for value in (0.30, 0.25, 0.10)]
-    assert step_log_ratio(pixel[0], pixel[1], pixel[2], 0.2).item() == pytest.approx(0.46875, abs=1e-12)
+    policy, reference = (step_error(pixel[0], mean, numbers(0.2)) for mean in pixel[1:])
+    assert log_ratio(policy, reference).item() == pytest.approx(0.46875, abs=1e-12)
     loss = loss_of("clipped_dpo:beta=0.1,clip_range=0.1", numbers(-0.01125, -0.055)).item()
     assert loss == pytest.approx(0.690962073136, abs=1e-12)
     clipped = [math.log(min(max(math.exp(h), 0.9), 1.1)) for h in (0.46875, -0.055)]
@@ -77,12 +78,13 @@ def test_d3po() -> None:
     )
 
 
-def test_step_log_ratio_is_that_of_two_gaussians() -> None:
+def test_log_ratio_of_a_step_is_that_of_two_gaussians() -> None:
     generator = torch.Generator().manual_seed(0)
     reached, policy, reference = torch.randn(3, 2, 3, 4, 4, generator=generator, dtype=F64)
     sigma = torch.tensor([0.3, 0.7], dtype=F64).view(2, 1, 1, 1)
     logps = [torch.distributions.Normal(mean, sigma).log_prob(reached) for mean in (policy, reference)]
-    torch.testing.assert_close(step_log_ratio(reached, policy, reference, sigma), (logps[0] - logps[1]).flatten(1).mean(1))
+    ratio = log_ratio(step_error(reached, policy, sigma), step_error(reached, reference, sigma))
+    torch.testing.assert_close(ratio, (logps[0] - logps[1]).flatten(1).mean(1))
 
 
 M, R, PSI = [0.26, 0.20, 0.35], [0.25, 0.22, 0.33], [0.9, 0.6, 0.2]
