@@ -105,7 +105,7 @@ class SampleDenoiserOptions(Options):
     pairs: bool = False
     """write each picture as the rejected one of a pair, with the row's own as chosen: what ddo learns from"""
     paths: bool = False
-    """keep each picture's path from noise, which DDIM with eta 1 samples: what train image-preference --noise path learns from"""
+    """keep the path of each picture from noise, sampled by DDIM with eta 1: what --noise path trains on (D3PO)"""
     sampling_steps: int = 20
     """of the pipeline's own scheduler, or of a path"""
     guidance: float = 5.0
