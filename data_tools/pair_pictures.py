@@ -1,13 +1,17 @@
-"""Make pairs or lists of pictures from what mmalign sample-images drew: against the data's own pictures, or scored by a reader.
+"""Make pairs or lists of pictures from what a model drew: against the data's own pictures, or scored.
 
     python data_tools/pair_pictures.py drawn/data --data drawings.parquet --out pairs.parquet
     mmalign train preference --pictures --model policy/ --data pairs.parquet --objective ddo --out aligned
-    python data_tools/pair_pictures.py drawn/data --reader reader/ --out lists.parquet
+    python data_tools/pair_pictures.py drawn/data --scorer reader:reader/ --out lists.parquet
     mmalign train listwise --pictures --model policy/ --data lists.parquet --objective rank_dpo --out aligned
+    python data_tools/pair_pictures.py paths/samples.parquet --scorer reader:reader/ --out scored.parquet
+    mmalign train image-preference --model pipeline/ --data scored.parquet --noise path --objective clipped_dpo --out aligned
 
-With --data a pair for each sample: the picture of the row with its id is chosen, the sample rejected, as DDO's self-play has it
-(arXiv:2503.01103). With --reader a list for each caption: scores are the shares of quarters that show what the column objects names; lists
-whose samples all have one score are left out. Samples keep their codes, so that what is trained on is what was drawn.
+SAMPLES are those of mmalign sample-images, or of mmalign sample-denoiser. With --data a pair for each sample of sample-images: the picture
+of the row with its id is chosen, the sample rejected, as DDO's self-play has it (arXiv:2503.01103). With --scorer a list for each caption:
+reader:DIR gives the shares of quarters that show what the column objects names, function:FILE.py:NAME what NAME(caption, pictures, row)
+returns, a number for each picture. Lists whose samples all have one score are left out. Samples keep their codes or paths, so that what is
+trained on is what was drawn.
 """
 
 import sys
@@ -25,13 +29,13 @@ class PairPicturesOptions:
     """Options of ``pair_pictures.py``."""
 
     samples: Path = field(metadata={"positional": True})
-    """folder that mmalign sample-images wrote (its data/)"""
+    """what mmalign sample-images wrote (its data/), or mmalign sample-denoiser (samples.parquet)"""
     out: Path
     """Parquet file of the pairs or lists"""
     data: Path | None = None
     """pairs: rows with id and image, the pictures that are chosen"""
-    reader: Path | None = None
-    """lists: reader of drawings that scores"""
+    scorer: str | None = None
+    """lists: reader:DIR or function:FILE.py:NAME"""
 
 
 def run(options: PairPicturesOptions) -> None:
@@ -40,27 +44,25 @@ def run(options: PairPicturesOptions) -> None:
     Raises:
         ValueError: If both or neither source of preferences is given, or rows lack what is needed.
     """
-    from datasets import Dataset, List
-    from datasets import Image as ImageFeature
-
+    from data_tools.picture_lists import read_lists, write_picture_rows
+    from data_tools.picture_scores import build_scorer
     from mmalign.data.datasets import load_rows
     from mmalign.data.rows import check_columns
-    from mmalign.files import whole
 
-    if (options.data is None) == (options.reader is None):
-        raise UserError("--data makes pairs and --reader makes lists; give one of them")
+    if (options.data is None) == (options.scorer is None):
+        raise UserError("--data makes pairs and --scorer makes lists; give one of them")
     samples = load_rows(options.samples)
-    needed = ("id", "caption", "sample", "image", "codes", "codes_of", *(() if options.reader is None else ("objects",)))
-    check_columns(samples.column_names, needed, what=str(options.samples))
-    made = list(_make_pairs(samples, options.data) if options.data is not None else _make_lists(samples, options.reader))
+    if options.scorer is not None:
+        lists = read_lists(samples, build_scorer(options.scorer), what=str(options.samples))
+        made = [row for row in lists if len(set(row["scores"])) > 1]
+    else:
+        check_columns(samples.column_names, ("id", "caption", "sample", "image", "codes", "codes_of"), what=str(options.samples))
+        assert options.data is not None
+        made = list(_make_pairs(samples, options.data))
     if not made:
         raise UserError(f"{options.samples} makes no rows: every caption's samples have one score")
-    rows = Dataset.from_list(made)
-    for name, feature in (("image_chosen", ImageFeature()), ("image_rejected", ImageFeature()), ("images_responses", List(ImageFeature()))):
-        rows = rows.cast_column(name, feature) if name in rows.column_names else rows
-    with whole(options.out) as partial:
-        rows.to_parquet(partial)
-    print(f"{len(rows):,} rows of {len(samples):,} samples in {options.out}")
+    write_picture_rows(options.out, made)
+    print(f"{len(made):,} rows of {len(samples):,} samples in {options.out}")
 
 
 def _make_pairs(samples: Iterable[Mapping[str, Any]], source: Path) -> Iterator[dict[str, Any]]:
@@ -78,29 +80,6 @@ def _make_pairs(samples: Iterable[Mapping[str, Any]], source: Path) -> Iterator[
         row = {"id": f"{sample['id']}-{sample['sample']}", "caption": sample["caption"]}
         row |= {"image_chosen": data[own[str(sample["id"])]]["image"], "image_rejected": sample["image"]}
         yield {**row, "codes_rejected": sample["codes"], "codes_of": sample["codes_of"]}
-
-
-def _make_lists(samples: Iterable[Mapping[str, Any]], folder: Path | None) -> Iterator[dict[str, Any]]:
-    from mmalign.pictures.metrics import quarters_right
-    from mmalign.pictures.reader import load_reader, read_truth
-
-    assert folder is not None
-    rows = list(samples)
-    pictures, named = read_truth(rows)
-    scores = [quarters_right(one, other) for one, other in zip(load_reader(folder).read(pictures), named, strict=True)]
-    for group in _by_caption(rows):
-        own = [scores[number] for number in group]
-        if len(set(own)) > 1:
-            first = rows[group[0]]
-            drawn = {"images_responses": [rows[i]["image"] for i in group], "codes_responses": [rows[i]["codes"] for i in group]}
-            yield {"id": str(first["id"]), "caption": first["caption"], **drawn, "codes_of": first["codes_of"], "scores": own}
-
-
-def _by_caption(rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
-    groups: dict[str, list[int]] = {}
-    for number, row in enumerate(rows):
-        groups.setdefault(str(row["id"]), []).append(number)
-    return list(groups.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -123,12 +123,17 @@ def read_truth(rows: Iterable[Mapping[str, Any]], *, image_root: Path | None = N
     pictures, objects = [], []
     for row in rows:
         pictures.append(load_image(row["image"], root=image_root))
-        named = [tuple(item) for item in row["objects"] or []]
-        places = [item[-1] for item in named if len(item) == 3 and all(type(value) is int and value >= 0 for value in item)]
-        if len(places) < len(named) or len(set(places)) < len(places) or any(place >= QUARTERS for place in places):
-            raise UserError(f"objects are {row['objects']!r}; expected [kind, colour, place] for each, places from 0 to 3, none twice")
-        objects.append(named)
+        objects.append(read_objects(row))
     return pictures, objects
+
+
+def read_objects(row: Mapping[str, Any]) -> Objects:
+    """Read what a caption names from ``objects``; raises as ``read_truth``."""
+    named = [tuple(item) for item in row["objects"] or []]
+    places = [item[-1] for item in named if len(item) == 3 and all(type(value) is int and value >= 0 for value in item)]
+    if len(places) < len(named) or len(set(places)) < len(places) or any(place >= QUARTERS for place in places):
+        raise UserError(f"objects are {row['objects']!r}; expected [kind, colour, place] for each, places from 0 to 3, none twice")
+    return named
 
 
 def save_reader(reader: DrawingReader, folder: Path, record: dict[str, Any]) -> None:

@@ -21,11 +21,7 @@ class FunctionReward:
         Raises:
             ValueError: If there is no such file, or it has no such function.
         """
-        file, _, name = place.rpartition(":")
-        self._path = Path(file)
-        if not file or not self._path.is_file():
-            raise UserError(f"reward function:{place}: there is no file {file or place}; expected function:FILE.py:NAME")
-        self._function = _load(self._path, name)
+        self._path, self._function = load_function(place)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Nothing is known of what the function reads."""
@@ -39,7 +35,12 @@ class FunctionReward:
         return [list(self._function(group.prompt, list(group.responses), dict(group.row))) for group in groups]
 
 
-def _load(path: Path, name: str) -> Callable[..., Any]:
+def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
+    """Load ``FILE.py:NAME``, and name the file; raises as ``FunctionReward``."""
+    file, _, name = place.rpartition(":")
+    path = Path(file)
+    if not file or not path.is_file():
+        raise UserError(f"reward function:{place}: there is no file {file or place}; expected function:FILE.py:NAME")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file; expected function:FILE.py:NAME")
@@ -48,4 +49,4 @@ def _load(path: Path, name: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}; expected one that takes (prompt, responses, row) and returns a list of numbers")
-    return function
+    return path, function

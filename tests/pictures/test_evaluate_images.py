@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from data_tools.pair_pictures import main as pair_pictures
@@ -113,13 +114,13 @@ def test_own_samples_become_pairs_and_lists_that_train(
     assert main(["evaluate", "images", str(drawn / "data"), "--reader", str(reader), "--out", str(tmp_path / "result")]) == 0
     assert json.loads((tmp_path / "result" / "images.json").read_text())["metrics"]["diversity"] > 0
     samples.select([0, 3]).to_parquet(tmp_path / "single.parquet")
-    assert pair_pictures([str(tmp_path / "single.parquet"), "--reader", str(reader), "--out", str(tmp_path / "none.parquet")]) == 2
+    assert pair_pictures([str(tmp_path / "single.parquet"), "--scorer", f"reader:{reader}", "--out", str(tmp_path / "none.parquet")]) == 2
     assert "every caption's samples have one score" in capsys.readouterr().err
     # An untrained model draws nothing that can be read: a right drawing stands for a caption's first sample.
     right = samples_of(captions)
     samples = samples.map(lambda row, i: {"image": right[i // 3] if i % 3 == 0 else row["image"]}, with_indices=True)
     samples.to_parquet(tmp_path / "better.parquet")
-    assert pair_pictures([str(tmp_path / "better.parquet"), "--reader", str(reader), "--out", str(tmp_path / "lists.parquet")]) == 0
+    assert pair_pictures([str(tmp_path / "better.parquet"), "--scorer", f"reader:{reader}", "--out", str(tmp_path / "lists.parquet")]) == 0
     lists = Dataset.from_parquet(str(tmp_path / "lists.parquet"))
     named = {row["id"]: [tuple(item) for item in row["objects"]] for row in samples}
     network = load_reader(reader)
@@ -132,6 +133,30 @@ def test_own_samples_become_pairs_and_lists_that_train(
     capsys.readouterr()
     assert pair_pictures([str(drawn / "data"), "--out", str(tmp_path / "x.parquet")]) == 2
     assert "give one of them" in capsys.readouterr().err
+
+
+def test_lists_by_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Samples of sample-denoiser, a list in each row: columns stay, even ones go, and what gives no numbers is told."""
+    grey = [Image.new("RGB", (2, 2), (value,) * 3) for value in (10, 30, 20)]
+    rows = [{"caption": f"c{i}", "images": grey[: 3 - i] if i < 2 else grey[:1] * 2, "paths": [b"a", b"b"]} for i in range(3)]
+    features = Features({"caption": Value("string"), "images": List(ImageFeature()), "paths": List(Value("binary"))})
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "samples.parquet")
+    code = "import numpy as np\ndef bright(caption, pictures, row):\n    return [float(np.mean(picture)) for picture in pictures]\n"
+    (tmp_path / "score.py").write_text(code + "def short(caption, pictures, row):\n    return [1.0]\n")
+    words = [str(tmp_path / "samples.parquet"), "--out", str(tmp_path / "scored.parquet")]
+    assert pair_pictures([*words, "--scorer", f"function:{tmp_path / 'score.py'}:bright"]) == 0
+    scored = Dataset.from_parquet(str(tmp_path / "scored.parquet"))
+    assert scored["scores"] == [[10, 30, 20], [10, 30]]
+    assert scored["paths"] == [[b"a", b"b"]] * 2
+    assert scored[0]["images"][1].getpixel((0, 0)) == (30, 30, 30)
+    for scorer, message in (
+        (f"function:{tmp_path / 'score.py'}:short", "gave [1.0] for 3 pictures"),
+        (f"function:{tmp_path / 'score.py'}:none", "has no function 'none'"),
+        (f"reader:{tmp_path}", "no reader of drawings"),
+        ("clip", "scorer is 'clip'; expected reader:DIR or function:FILE.py:NAME"),
+    ):
+        assert pair_pictures([*words, "--scorer", scorer]) == 2
+        assert message in capsys.readouterr().err
 
 
 def samples_of(path: Path) -> list[Image.Image]:
