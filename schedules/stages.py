@@ -34,6 +34,15 @@ def training_words(text: str) -> list[str]:
     return words
 
 
+def option_values(text: str, name: str) -> list[str]:
+    """The values of an option among the sampling options; none where it is not there."""
+    words = [part for word in shlex.split(text) for part in (word.split("=", 1) if word.startswith(f"{name}=") else [word])]
+    if name not in words:
+        return []
+    rest = words[words.index(name) + 1 :]
+    return rest[: next((i for i, word in enumerate(rest) if word.startswith("--")), len(rest))]
+
+
 def train(words: Sequence[str], *, model: str, data: Path, out: Path, method: str = "preference") -> None:
     """Train a stage, or resume it; its reference is a copy of the model that it starts from. Nothing happens where it is done."""
     if (out / "train_log.json").is_file():

@@ -14,9 +14,12 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
-from schedules.iterate import IterateOptions, draw_pairs, forwarded, option_values
+from schedules.iterate import draw_pairs
 from schedules.iterate import main as iterate
+from schedules.iterate_options import IterateOptions
+from schedules.rounds_of_words import forwarded
 from schedules.selection import demote_repetitions, repeats, select_pairs
+from schedules.stages import option_values
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 

@@ -1,0 +1,62 @@
+"""What differs between rounds of words and of pictures."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from schedules.iterate_options import IterateOptions
+
+
+class Held(NamedTuple):
+    """Groups with what they are held to."""
+
+    data: Path
+    """What training reads."""
+    words: list[str]
+    """What else it is told."""
+    facts: dict[str, float]
+    """For the round's record."""
+
+
+class Kind(ABC):
+    """What is sampled, scored and trained on. A list has ``id``, ``responses`` and ``scores``, as many, and what its kind adds."""
+
+    training_words: Sequence[str] = ()
+    """What every training is told."""
+
+    def __init__(self, options: IterateOptions) -> None:
+        """Keep the options."""
+        self.options = options
+
+    def source(self, number: int) -> Path:
+        """What a round samples on."""
+        return self.options.sources[0 if len(self.options.sources) == 1 else number - 1]
+
+    @abstractmethod
+    def sample(self, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
+        """Sample a round's lists with a policy, and score them; what is there already is read."""
+
+    @abstractmethod
+    def write_lists(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write lists as ``train listwise`` reads them."""
+
+    @abstractmethod
+    def read_lists(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Read what ``write_lists`` wrote."""
+
+    @abstractmethod
+    def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
+        """Make a pair of two of a list's responses."""
+
+    @abstractmethod
+    def write_pairs(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write pairs as ``train preference`` reads them."""
+
+    @abstractmethod
+    def hold_groups(self, folder: Path, groups: Sequence[Mapping[str, Any]], *, policy: str, words: Sequence[str]) -> Held:
+        """Write groups into a round's folder, with what holds their training to the policy that sampled them."""
+
+    @abstractmethod
+    def measure(self, folder: Path) -> dict[str, float]:
+        """Score a round's model, where there is something to score it on."""
