@@ -24,7 +24,8 @@ makes scores right (from there on) or wrong, as DisCO asks for.
 
 With ``--kind pictures`` SOURCES are captions (``id``, ``caption``, and what the scorer reads), ``--sample`` holds options of ``mmalign
 sample-images``, ``--scorer`` scores what was drawn, and training is on ``--pictures``; ``--method listwise`` is held to a copy of the
-policy. ``--eval-data`` is a file of held-out captions.
+policy. ``--eval-data`` is a file of held-out captions. ``--kind denoiser`` is the same for ``mmalign sample-denoiser`` and ``train
+image-preference``, on pairs of paths where ``--sample`` holds ``--paths``.
 
 Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores
 differ, or of all where groups are trained on), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped;
@@ -44,13 +45,13 @@ from mmalign.files import claim, read_json_object, write_whole
 from mmalign.rewards.groups import mark_right, win_rates
 from schedules.iterate_options import IterateOptions, check_options
 from schedules.kinds import Kind
-from schedules.rounds_of_pictures import Pictures
+from schedules.rounds_of_pictures import Denoised, Pictures
 from schedules.rounds_of_words import Words
 from schedules.selection import demote_repetitions, select_pairs
 from schedules.stages import RECORD, train, training_words
 
-KINDS: dict[str, type[Kind]] = {"words": Words, "pictures": Pictures}
-PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1", "images/f1", "images/all_right")
+KINDS: dict[str, type[Kind]] = {"words": Words, "pictures": Pictures, "denoiser": Denoised}
+PRINTED = ("chair/instance", "chair/sentence", "chair/recall", "pope/f1", "images/score")
 
 
 def run(options: IterateOptions) -> None:
@@ -110,7 +111,7 @@ def train_pairs(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, A
         raise UserError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
     if not (folder / "pairs.parquet").is_file():
         kind.write_pairs(folder / "pairs.parquet", [*own, *replayed(options, kind, number, len(own))])
-    train(_words(options, kind), model=policy, data=folder / "pairs.parquet", out=folder / "model")
+    train(_words(options, kind), model=policy, data=folder / "pairs.parquet", out=folder / "model", method=kind.methods["preference"])
     scores = [score for row in lists for score in row["scores"]]
     return {"num_pairs": len(own), "mean_score": sum(scores) / len(scores)}
 
@@ -127,7 +128,7 @@ def train_groups(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, 
         )
     words = _words(options, kind)
     held = kind.hold_groups(folder, groups, policy=policy, words=words)
-    train([*words, *held.words], model=policy, data=held.data, out=folder / "model", method="listwise")
+    train([*words, *held.words], model=policy, data=held.data, out=folder / "model", method=kind.methods["listwise"])
     scores = [score for row in groups for score in row["scores"]]
     return {
         "alike": len(alike) / len(groups),

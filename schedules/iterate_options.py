@@ -20,9 +20,9 @@ class IterateOptions:
     out: Path
     """folder of the rounds"""
     sample: str
-    """options of data_tools/sample_pairs.py for every round, in quotes; --scorer is one of them; pictures: of mmalign sample-images"""
-    kind: Literal["words", "pictures"] = "words"
-    """what is sampled: answers to questions, or pictures of captions as tokens"""
+    """options of data_tools/sample_pairs.py for every round, in quotes; pictures: of mmalign sample-images or sample-denoiser"""
+    kind: Literal["words", "pictures", "denoiser"] = "words"
+    """what is sampled: answers to questions; pictures of captions, as tokens or by a text-to-image pipeline"""
     scorer: str | None = None
     """pictures: reader:DIR or function:FILE.py:NAME"""
     rounds: int = 3
@@ -102,12 +102,12 @@ def _check_method(options: IterateOptions) -> None:
 
 def _check_pictures(options: IterateOptions) -> None:
     """Refuse options of words where pictures are sampled, and pictures without a scorer."""
-    if options.kind == "pictures" and options.scorer is None:
-        raise UserError("--kind pictures needs --scorer reader:DIR or function:FILE.py:NAME, which scores what was drawn")
+    if options.kind != "words" and options.scorer is None:
+        raise UserError(f"--kind {options.kind} needs --scorer reader:DIR or function:FILE.py:NAME, which scores what was drawn")
     if options.scorer is not None and options.kind == "words":
-        raise UserError("--scorer is for --kind pictures; that of words is one of the options in --sample")
-    if options.kind == "pictures" and (changed := _changed(options, _WORD_OPTIONS)):
-        raise UserError(f"--{changed} is of words, and --kind pictures samples none; leave it out")
+        raise UserError("--scorer is for --kind pictures or denoiser; that of words is one of the options in --sample")
+    if options.kind != "words" and (changed := _changed(options, _WORD_OPTIONS)):
+        raise UserError(f"--{changed} is of words, and --kind {options.kind} samples none; leave it out")
 
 
 def _changed(options: IterateOptions, names: tuple[str, ...]) -> str | None:

@@ -1,9 +1,9 @@
-"""What differs between rounds of words and of pictures."""
+"""What differs between rounds of words, of pictures as tokens, and of pipelines of diffusers."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from schedules.iterate_options import IterateOptions
 
@@ -22,6 +22,8 @@ class Held(NamedTuple):
 class Kind(ABC):
     """What is sampled, scored and trained on. A list has ``id``, ``responses`` and ``scores``, as many, and what its kind adds."""
 
+    methods: ClassVar[Mapping[str, str]] = {"preference": "preference", "listwise": "listwise"}
+    """What ``mmalign train`` calls training on pairs and on groups."""
     training_words: Sequence[str] = ()
     """What every training is told."""
 

@@ -1,55 +1,64 @@
-"""Rounds of pictures: ``mmalign sample-images`` draws, and a scorer of pictures scores."""
+"""Rounds of pictures: a command draws, as tokens or by a pipeline of diffusers, and a scorer of pictures scores."""
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import check_columns
-from mmalign.files import read_json_object
+from schedules.iterate_options import IterateOptions
 from schedules.kinds import Held, Kind
 from schedules.stages import run_command
 
 
-class Pictures(Kind):
-    """Pictures of captions, as tokens; a response is a picture with its codes."""
+class Drawn(Kind):
+    """Pictures of captions. A response is a picture with what training needs of how it was drawn."""
 
-    training_words = ("--pictures",)
+    command: str
+    """Draws."""
+    samples: str
+    """Where it leaves pictures in its folder."""
+    columns: ClassVar[Mapping[str, str]]
+    """Of lists, by what they hold of each response."""
+    kept: Sequence[str] = ("id", "caption", "scores")
+    """Other columns of lists."""
 
-    def sample(self, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
-        """Draw by ``mmalign sample-images``, which resumes, and score every picture."""
+    def draw(self, source: Path, *, model: object, out: Path, seed: int) -> Iterator[dict[str, Any]]:
+        """Draw pictures of captions, or resume, and score them."""
         # They import torch, which --help does without.
         from data_tools.picture_lists import read_lists
         from data_tools.picture_scores import build_scorer
 
         assert self.options.scorer is not None
-        scorer, source = build_scorer(self.options.scorer), self.source(number)
+        scorer = build_scorer(self.options.scorer)
         check_columns(load_rows(source).column_names, ("id", "caption"), what=str(source))
-        seed = ["--seed", self.options.seed + number]
-        run_command("sample-images", source, "--model", policy, "--out", out, *seed, *shlex.split(self.options.sample))
-        for row in read_lists(load_rows(out / "data"), scorer, what=str(out)):
-            yield {**_as_responses(row), "id": f"{row['id']}/{number}"}
+        run_command(self.command, source, "--model", model, "--out", out, "--seed", seed, *shlex.split(self.options.sample))
+        return map(self.as_responses, read_lists(load_rows(out / self.samples), scorer, what=str(out)))
+
+    def sample(self, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
+        """Draw a round's captions."""
+        for row in self.draw(self.source(number), model=policy, out=out, seed=self.options.seed + number):
+            yield {**row, "id": f"{row['id']}/{number}"}
+
+    def measure(self, folder: Path) -> dict[str, float]:
+        """Draw held-out captions as in the rounds, and take the mean of their scores."""
+        if self.options.eval_data is None:
+            return {}
+        rows = self.draw(self.options.eval_data, model=folder / "model", out=folder / "eval", seed=self.options.seed)
+        scores = [score for row in rows for score in row["scores"]]
+        return {"images/score": sum(scores) / len(scores)}
 
     def write_lists(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write lists in columns of pictures and codes."""
-        from data_tools.picture_lists import write_picture_rows
-
-        write_picture_rows(path, [_as_columns(row) for row in rows])
+        """Write lists with a column for each of what responses hold."""
+        self.write_pairs(path, [self._as_columns(row) for row in rows])
 
     def read_lists(self, path: Path) -> Iterator[dict[str, Any]]:
         """Read them as they were sampled."""
-        return map(_as_responses, load_rows(path))
-
-    def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
-        """Make a pair of two pictures."""
-        sides = {"chosen": chosen, "rejected": rejected}
-        drawn = {f"{column}_{side}": response[column] for side, response in sides.items() for column in ("image", "codes")}
-        kept = {"id": name, "caption": row["caption"], "codes_of": row["codes_of"]}
-        return {**kept, **drawn, "score_chosen": scores[0], "score_rejected": scores[1]}
+        return map(self.as_responses, load_rows(path))
 
     def write_pairs(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write pairs as they are."""
+        """Write rows as they are."""
         from data_tools.picture_lists import write_picture_rows
 
         write_picture_rows(path, rows)
@@ -60,34 +69,48 @@ class Pictures(Kind):
             self.write_lists(folder / "lists.parquet", [row for row in groups if len(set(row["scores"])) > 1])
         return Held(folder / "lists.parquet", [], {})
 
-    def measure(self, folder: Path) -> dict[str, float]:
-        """Draw held-out captions as in the rounds, and score them."""
-        from data_tools.picture_lists import read_lists
-        from data_tools.picture_scores import build_scorer
+    def as_responses(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """Turn a list's columns into responses."""
+        held = {name: row[column] for name, column in self.columns.items() if column in row}
+        responses = [dict(zip(held, values, strict=True)) for values in zip(*held.values(), strict=True)]
+        return {**{name: row[name] for name in self.kept}, "responses": responses}
 
-        source, scorer = self.options.eval_data, self.options.scorer
-        if source is None or scorer is None:
-            return {}
-        drawn, words = folder / "eval" / "drawn", shlex.split(self.options.sample)
-        run_command("sample-images", source, "--model", folder / "model", "--out", drawn, *words)
-        kind, _, place = scorer.partition(":")
-        if kind == "reader":
-            run_command("evaluate", "images", drawn / "data", "--reader", place, "--out", folder / "eval")
-            return {f"images/{name}": value for name, value in read_json_object(folder / "eval" / "images.json")["metrics"].items()}
-        rows = read_lists(load_rows(drawn / "data"), build_scorer(scorer), what=str(drawn))
-        scores = [score for row in rows for score in row["scores"]]
-        return {"images/score": sum(scores) / len(scores)}
+    def _as_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        held = {self.columns[name]: [response[name] for response in row["responses"]] for name in row["responses"][0]}
+        return {**{name: row[name] for name in self.kept}, **held}
 
 
-def _as_responses(row: Mapping[str, Any]) -> dict[str, Any]:
-    drawn = zip(row["images_responses"], row["codes_responses"], strict=True)
-    responses = [{"image": image, "codes": codes} for image, codes in drawn]
-    return {**{name: row[name] for name in ("id", "caption", "codes_of", "scores")}, "responses": responses}
+class Pictures(Drawn):
+    """Pictures as tokens of a multimodal LLM."""
+
+    training_words = ("--pictures",)
+    command, samples = "sample-images", "data"
+    columns: ClassVar = {"image": "images_responses", "codes": "codes_responses"}
+    kept = (*Drawn.kept, "codes_of")
+
+    def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
+        """Make a pair of two pictures with their codes."""
+        pictures = {"image_chosen": chosen["image"], "image_rejected": rejected["image"]}
+        codes = {"codes_chosen": chosen["codes"], "codes_rejected": rejected["codes"], "codes_of": row["codes_of"]}
+        return {"id": name, "caption": row["caption"], **pictures, **codes, "score_chosen": scores[0], "score_rejected": scores[1]}
 
 
-def _as_columns(row: Mapping[str, Any]) -> dict[str, Any]:
-    drawn = {f"{column}_responses": [response[name] for response in row["responses"]] for name, column in _COLUMNS.items()}
-    return {**{name: row[name] for name in ("id", "caption", "codes_of", "scores")}, **drawn}
+class Denoised(Drawn):
+    """Pictures of a pipeline of diffusers, with their paths where those are sampled."""
 
+    methods: ClassVar = {"preference": "image-preference", "listwise": "image-preference"}
+    command, samples = "sample-denoiser", "samples.parquet"
+    columns: ClassVar = {"image": "images", "path": "paths"}
 
-_COLUMNS = {"image": "images", "codes": "codes"}
+    def __init__(self, options: IterateOptions) -> None:
+        """Train on paths where they are sampled."""
+        super().__init__(options)
+        self.training_words = ("--noise", "path") if "--paths" in shlex.split(options.sample) else ()
+
+    def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
+        """Make a pair of two pictures, or of their paths."""
+        kept = {"id": name, "caption": row["caption"]}
+        if "path" in chosen:
+            return {**kept, "paths": [chosen["path"], rejected["path"]], "scores": list(scores)}
+        pictures = {"image_chosen": chosen["image"], "image_rejected": rejected["image"]}
+        return {**kept, **pictures, "score_chosen": scores[0], "score_rejected": scores[1]}

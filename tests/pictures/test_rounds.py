@@ -76,7 +76,7 @@ def test_two_rounds_of_dno(janus_dir: Path, captions: Path, scorer: str, tmp_pat
     first, second = (load_rows(tmp_path / "out" / f"round-{n}" / "sampled" / "data")["codes"] for n in (1, 2))
     assert first != second
     metrics = read_json_object(tmp_path / "out" / "round-2" / "round.json")["metrics"]
-    rows = load_rows(tmp_path / "out" / "round-2" / "eval" / "drawn" / "data")
+    rows = load_rows(tmp_path / "out" / "round-2" / "eval" / "data")
     assert metrics["images/score"] == pytest.approx(sum(redness(row["image"]) for row in rows) / 12)
     assert "round 2: 4 pairs, mean score 0.500" in capsys.readouterr().out
     assert iterate(rounds(captions, scorer.replace("red", "blue"), janus_dir, tmp_path / "out", *more)) == 2
@@ -131,7 +131,7 @@ def test_a_round_of_lists(janus_dir: Path, captions: Path, scorer: str, tmp_path
 
 
 def test_a_reader_measures_held_out_captions(janus_dir: Path, captions: Path, tmp_path: Path) -> None:
-    """What ``evaluate images`` says of pictures that are drawn as in the rounds."""
+    """Its mean score is what ``evaluate images`` calls the share of right quarters, of pictures that are drawn as in the rounds."""
     torch.manual_seed(0)
     save_reader(DrawingReader(12, 6).eval(), tmp_path / "reader", {})
     (tmp_path / "round").mkdir()
@@ -145,14 +145,16 @@ def test_a_reader_measures_held_out_captions(janus_dir: Path, captions: Path, tm
     words = ["evaluate", "images", str(tmp_path / "drawn" / "data"), "--reader", str(tmp_path / "reader"), "--out", str(tmp_path)]
     assert mmalign(words) == 0
     metrics = read_json_object(tmp_path / "images.json")["metrics"]
-    assert found == {f"images/{name}": value for name, value in metrics.items()}
+    assert found == {"images/score": pytest.approx(metrics["quarters_right"])}
+    assert 0 < found["images/score"] < 1
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--kind", "pictures"], "--kind pictures needs --scorer"),
-        (["--scorer", "reader:r"], "--scorer is for --kind pictures"),
+        (["--kind", "denoiser"], "--kind denoiser needs --scorer"),
+        (["--scorer", "reader:r"], "--scorer is for --kind pictures or denoiser"),
         (["--kind", "pictures", "--scorer", "reader:r", "--repetition", "4"], "--repetition is of words"),
         (["--kind", "pictures", "--scorer", "reader:r", "--image-root", "x"], "--image-root is of words"),
         (["--kind", "pictures", "--scorer", "clip"], "scorer is 'clip'; expected reader:DIR or function:FILE.py:NAME"),
