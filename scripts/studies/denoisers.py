@@ -24,7 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mmalign.data.images import load_image
 from mmalign.files import whole
-from mmalign.worlds.contrast import KINDS, make_contrast
+from mmalign.worlds.contrast import KINDS, Contrast, make_contrast
 from mmalign.worlds.render import draw_shapes, draw_shapes_twice, to_png
 from mmalign.worlds.scenes import PLACES, SHAPES, Scene
 from mmalign.worlds.text import Speaker
@@ -83,12 +83,17 @@ def make_rows(folder: Path, seed: int, sizes: Sizes) -> None:
     makers["lists"] = (_list_row, sizes.pairs, LISTS)
     for number, (name, (make, count, features)) in enumerate(makers.items()):
         if not (folder / f"{name}.parquet").is_file():
-            rows = [make(np.random.default_rng([seed, number, row])) for row in range(count)]
+            rows = [make(row_rng(seed, number, row)) for row in range(count)]
             _write(folder / f"{name}.parquet", Dataset.from_list(rows, features=features))
     if not (folder / "chosen.parquet").is_file():
         pairs = load_copy(folder / "pairs.parquet").cast_column("image_chosen", ImageFeature(decode=False))
         chosen = [{"caption": row["caption"], "image": row["image_chosen"]} for row in pairs]
         _write(folder / "chosen.parquet", Dataset.from_list(chosen, features=SINGLE))
+
+
+def row_rng(seed: int, number: int, row: int) -> np.random.Generator:
+    """What a row of a file is drawn with."""
+    return np.random.default_rng([seed, number, row])
 
 
 def _write(path: Path, rows: Dataset) -> None:
@@ -103,10 +108,15 @@ def _picture_row(rng: np.random.Generator) -> dict[str, Any]:
 
 def _pair_row(rng: np.random.Generator) -> dict[str, Any]:
     """A right drawing, and one with a fault: everything else is equal to the pixel."""
-    contrast = make_contrast(rng, KINDS[int(rng.integers(len(KINDS)))], lambda: draw_scene(rng), num_kinds=len(SHAPES))
+    contrast = draw_contrast(rng)
     own, other = draw_shapes_twice(contrast, rng, SIDE)
     scores = {"score_chosen": 1.0, "score_rejected": share_right(contrast.other, contrast.own)}
     return {"caption": Speaker(SHAPES).detailed(contrast.own), "image_chosen": _cell(own), "image_rejected": _cell(other), **scores}
+
+
+def draw_contrast(rng: np.random.Generator) -> Contrast:
+    """Draw a pair's scenes."""
+    return make_contrast(rng, KINDS[int(rng.integers(len(KINDS)))], lambda: draw_scene(rng), num_kinds=len(SHAPES))
 
 
 def _list_row(rng: np.random.Generator) -> dict[str, Any]:
@@ -176,6 +186,8 @@ def run_cell(cell: Cell, out: Path, *, sizes: Sizes) -> str:
         data = rows / f"{arm.data}.parquet"
         if arm.data == "own":
             data = make_own_pairs(rows, base, sizes)
+        if arm.data == "paths":
+            data = make_scored_paths(rows, base, cell.seed, out, sizes)
         run(["train", *arm.words, "--model", base, "--data", data, "--out", model, "--max-steps", sizes.steps,
              "--learning-rate", 2e-4, *every, "--batch-size", arm.batch])  # fmt: skip
     metrics = measure(model, out, sizes)
@@ -189,6 +201,21 @@ def make_own_pairs(rows: Path, base: Path, sizes: Sizes) -> Path:
     run(["sample-denoiser", rows / "chosen.parquet", "--model", base, "--out", out, "--pairs", "--guidance", 1, "--batch-size", 32,
          "--sampling-steps", sizes.sampling_steps])  # fmt: skip
     return out / "samples.parquet"
+
+
+def make_scored_paths(rows: Path, base: Path, seed: int, out: Path, sizes: Sizes) -> Path:
+    """Two paths of the base for each caption of the pairs, scored by what the reader sees at their ends, for D3PO."""
+    folder = rows / "paths"
+    run(["sample-denoiser", rows / "chosen.parquet", "--model", base, "--out", folder, "--paths", "--num-samples", 2, "--guidance", 2,
+         "--batch-size", 32, "--sampling-steps", sizes.sampling_steps])  # fmt: skip
+    reader, _ = make_reader(out, number=sizes.reader[0], epochs=sizes.reader[1])
+    # As make_rows draws pairs.
+    wanted = [draw_contrast(row_rng(seed, 1, row)).own for row in range(sizes.pairs)]
+    samples = load_copy(folder / "samples.parquet").select_columns(["caption", "images", "paths"])
+    samples = samples.cast_column("images", List(ImageFeature(decode=False)))
+    scores = [reader.score([load_image(image) for image in row["images"]], truth) for row, truth in zip(samples, wanted, strict=True)]
+    _write(folder / "scored.parquet", samples.remove_columns("images").add_column("scores", scores))
+    return folder / "scored.parquet"
 
 
 def measure(model: Path, out: Path, sizes: Sizes) -> dict[str, float]:

@@ -52,6 +52,7 @@ ARMS = {
     ),
     "rank": Arm("RankDPO on four", (_PREFER, "--objective", "rank", "--beta", 1000), "lists", 8),
     "ddo": Arm("DDO, one round", (_PREFER, "--objective", "ddo", "--beta", 100), "own"),
+    "d3po": Arm("D3PO, one round", (_PREFER, "--objective", "clipped_dpo", "--noise", "path"), "paths"),
 }
 
 

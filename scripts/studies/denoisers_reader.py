@@ -53,6 +53,14 @@ class Reader(nn.Module):
             for row in zip(kinds, colours, strict=True)
         ]
 
+    @torch.no_grad()
+    def score(self, pictures: Sequence[Image.Image], scene: Scene) -> list[float]:
+        """Log-probability that each picture shows a scene: of the kind of every quarter, and of the objects' colours."""
+        pixels, kinds, colours = _as_tensors([scene] * len(pictures), pictures)
+        logits = self(pixels)
+        losses = [F.cross_entropy(own.mT, wanted, reduction="none") for own, wanted in zip(logits, (kinds, colours), strict=True)]
+        return (-sum(losses).sum(1)).tolist()
+
 
 def draw_scene(rng: np.random.Generator) -> Scene:
     """A scene of the study's world."""

@@ -14,10 +14,11 @@ from PIL import Image
 from mmalign.data.images import load_image
 from mmalign.denoisers.rows import to_pixels
 from mmalign.worlds.render import draw_shapes
-from mmalign.worlds.scenes import Item, Scene
-from scripts.studies.denoisers import SMOKE, make_rows, share_right
+from mmalign.worlds.scenes import SHAPES, Item, Scene
+from mmalign.worlds.text import Speaker
+from scripts.studies.denoisers import SMOKE, draw_contrast, make_rows, row_rng, share_right
 from scripts.studies.denoisers_page import ARMS, COLUMNS, write_page
-from scripts.studies.denoisers_reader import SIDE, Reader, diversity, draw_scene, score_drawings
+from scripts.studies.denoisers_reader import NONE, SIDE, Reader, diversity, draw_scene, score_drawings
 from scripts.studies.world import load_copy
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,6 +63,8 @@ def test_rows(tmp_path: Path) -> None:
         assert row["score_rejected"] in (0.5, 0.75)
         assert np.array_equal(np.asarray(load_image(alone["image"])), own)
         assert alone["caption"] == row["caption"]
+    # What paths of the pairs' captions are scored against.
+    assert pairs["caption"] == [Speaker(SHAPES).detailed(draw_contrast(row_rng(1, 1, row)).own) for row in range(SMOKE.pairs)]
     for row in lists:
         assert row["scores"][0] == 1
         assert row["scores"][1] < 1
@@ -79,6 +82,14 @@ def test_the_reader_learns_drawings() -> None:
     reader = Reader()
     _fit(reader, *_as_tensors(scenes, pictures), epochs=60, batch=8)
     assert reader.eval().read(pictures) == scenes
+    # A scene is likeliest in its own picture; by hand, over kinds of quarters and colours of objects.
+    scores = reader.score(pictures, scenes[2])
+    assert scores.index(max(scores)) == 2
+    kinds, colours = (logits[0].log_softmax(-1) for logits in reader(to_pixels(pictures[2], side=SIDE)[None]))
+    seen = {item.place: item for item in scenes[2].items}
+    expected = sum(kinds[place, seen[place].kind if place in seen else NONE] for place in range(4))
+    expected += sum(colours[place, item.colour] for place, item in seen.items())
+    assert scores[2] == pytest.approx(expected.item(), abs=1e-5)
     assert to_pixels(pictures[0], side=SIDE).shape == (3, SIDE, SIDE)
 
 
