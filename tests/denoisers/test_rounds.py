@@ -15,7 +15,8 @@ from mmalign.data.images import load_image
 from mmalign.files import read_json_object
 from schedules.iterate import main as iterate
 from tests.commands.test_resume import read_steps
-from tests.tiny_pipelines import build_latent_pipeline, save_pipeline
+from tests.tiny_models import random_text
+from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, save_pipeline
 
 TRAIN = "--learning-rate 1e-3 --schedule constant --batch-size 2 --max-steps 2 --logging-steps 1 --save-steps 1"
 
@@ -70,6 +71,21 @@ def test_rounds_of_d3po_that_were_stopped_end_alike(pipeline: Path, words: list[
     expected = weights(whole, 2)
     assert all(torch.equal(value, expected[name]) for name, value in weights(stopped, 2).items())
     assert any(not torch.equal(value, expected[name]) for name, value in weights(whole, 1).items())
+
+
+@pytest.mark.slow
+def test_rounds_of_d3po_make_pictures_redder(words: list[str], tmp_path: Path) -> None:
+    """A random pipeline in pixel space; redness 0.40 at first, 0.45 after a round and 0.47 after two, of other noise."""
+    captions = [{"id": f"c{i}", "caption": f"a {random_text(i, 3)}"} for i in range(32)]
+    Path(words[0]).write_text("".join(json.dumps(row) + "\n" for row in captions))
+    model = save_pipeline(build_pixel_pipeline(), tmp_path / "pixel")
+    train = "--learning-rate 1e-3 --batch-size 16 --max-steps 60 --logging-steps 20"
+    sample = "--num-samples 4 --paths --sampling-steps 10 --guidance 1 --batch-size 64"
+    more = ["--rounds", "2", "--sample", sample, "--objective", "clipped_dpo", "--eval-data", words[0]]
+    assert iterate([*words, "--out", str(tmp_path / "out"), *more, "--model", str(model), "--train", train]) == 0
+    records = [read_json_object(tmp_path / "out" / f"round-{number}" / "round.json") for number in (1, 2)]
+    began, *reached = records[0]["mean_score"], *(record["metrics"]["images/score"] for record in records)
+    assert began + 0.02 < reached[0] < reached[1] - 0.01
 
 
 def test_a_round_of_pairs_and_one_of_lists(words: list[str], tmp_path: Path) -> None:
