@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from data_tools.language_models import LanguageModelOptions
 from mmalign.options.endpoint import EndpointOptions
 from mmalign.options.precision import Dtype
+from mmalign.options.tokens import TokenOptions
 
 # Name -> module of this folder and the function that builds the scorer. A new scorer is a function and one line here.
 SCORERS = {
@@ -70,7 +71,7 @@ class RubricOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions(EndpointOptions):
+class DrawOptions(EndpointOptions, TokenOptions):
     """How a model's responses are drawn."""
 
     model: str
@@ -85,8 +86,6 @@ class DrawOptions(EndpointOptions):
     """sampling temperature"""
     top_p: float = 0.95
     """sample from the likeliest tokens that have this probability together"""
-    top_k: int = 0
-    """sample from this many of the likeliest tokens; 0: from all"""
     max_new_tokens: int = 256
     """longest response in tokens"""
     batch_size: int = 8

@@ -26,10 +26,11 @@ from typing import Any, Literal
 from data_tools.program import run_program
 from mmalign.errors import UserError
 from mmalign.options.precision import Dtype
+from mmalign.options.tokens import TokenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchOptions:
+class SearchOptions(TokenOptions):
     """Options of ``search_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})
@@ -60,10 +61,6 @@ class SearchOptions:
     """weight of likely steps that were seldom visited; 0: the best so far alone"""
     temperature: float = 1.0
     """sampling temperature"""
-    top_p: float = 1.0
-    """sample from the likeliest tokens that have this probability together"""
-    top_k: int = 0
-    """sample from this many of the likeliest tokens; 0: from all"""
     max_new_tokens: int = 256
     """longest answer in tokens"""
     batch_size: int = 8

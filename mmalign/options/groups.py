@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmalign.errors import UserError
-from mmalign.options.base import Options
 from mmalign.options.judges import JudgeOptions
+from mmalign.options.tokens import TokenOptions
 
 REWARDS = {
     "answers": "1 where an answer is that of column answer, else 0",
@@ -18,7 +18,7 @@ REWARDS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupOptions(Options):
+class GroupOptions(TokenOptions):
     """Answers that the policy samples at each step."""
 
     samples: int = 8
@@ -27,10 +27,6 @@ class GroupOptions(Options):
     """optimiser steps on each batch of answers, before new ones are sampled"""
     temperature: float = 1.0
     """of sampling"""
-    top_p: float = 1.0
-    """sample from the likeliest tokens that have this probability together"""
-    top_k: int = 0
-    """sample from this many of the likeliest tokens; 0: from all"""
     max_new_tokens: int = 256
     """longest answer in tokens"""
     cut: Literal["keep", "drop"] = "keep"
@@ -41,11 +37,8 @@ class GroupOptions(Options):
         super().__post_init__()
         self.refuse_below(2, "samples")
         self.refuse_below(1, "passes", "max_new_tokens")
-        self.refuse_below(0, "top_k")
         if not self.temperature > 0:
             raise UserError(f"temperature is {self.temperature}; expected a positive number")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; expected more than 0 and at most 1")
 
 
 @dataclass(frozen=True, kw_only=True)

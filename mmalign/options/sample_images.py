@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mmalign.errors import UserError
-from mmalign.options.base import Options
 from mmalign.options.precision import DtypeOptions
+from mmalign.options.tokens import TokenOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawingOptions(Options):
+class DrawingOptions(TokenOptions):
     """How pictures are drawn."""
 
     samples: int = 1
@@ -18,10 +18,6 @@ class DrawingOptions(Options):
     """logits are u + guidance (c - u), with the caption (c) and without (u); 1: with the caption alone, at half the cost"""
     temperature: float = 1.0
     """of sampling; 0: the likeliest token, always"""
-    top_p: float = 1.0
-    """sample from the likeliest tokens that have this probability together"""
-    top_k: int = 0
-    """sample from this many of the likeliest tokens; 0: from all"""
     seed: int = 0
     """the same seed gives the same pictures"""
 
@@ -29,9 +25,7 @@ class DrawingOptions(Options):
         """Refuse what is no distribution, and several likeliest pictures."""
         super().__post_init__()
         self.refuse_below(1, "samples")
-        self.refuse_below(0, "temperature", "top_k", "guidance", "seed")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}; expected more than 0 and at most 1")
+        self.refuse_below(0, "temperature", "guidance", "seed")
         if self.temperature == 0 and self.samples > 1:
             raise UserError(f"samples is {self.samples}, and with temperature 0 they would all be the same picture; leave one out")
 

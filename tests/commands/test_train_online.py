@@ -122,6 +122,7 @@ def test_a_reward_that_is_not_finite_stops_the_run(
         (["--reward", "function:nowhere.py:f"], "there is no file nowhere.py"),
         (["--reward", "answers", "--reference", "copy"], "objective grpo is held to the policy that sampled; leave --reference"),
         (["--reward", "answers", "--objective", "simpo", "--reference", "copy"], "objective simpo compares with no reference"),
+        (["--reward", "answers", "--top-p", "0"], "top_p is 0.0; expected more than 0"),
         (["--reward", "answers", "--objective", "tpo"], "objective tpo is of lists with a preference"),
     ],
 )

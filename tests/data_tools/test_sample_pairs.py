@@ -311,6 +311,7 @@ def test_the_size_of_chunks_changes_no_response(tmp_path: Path, tiny_llava_dir: 
         ({"scorer": "truth"}, "--scorer truth needs to know what is in the images"),
         ({"scorer": "mllm"}, "--scorer mllm and --labeler MODEL go together"),
         ({"scorer": "truth", "samples": 1}, "samples is 1; expected at least 2"),
+        ({"scorer": "truth", "top_p": 1.1}, "top_p is 1.1; expected more than 0 and at most 1"),
         ({"scorer": "truth", "temperature": 0.0}, "temperature is 0.0, top_p 0.95, top_k 0; expected a temperature above 0"),
         ({"scorer": "truth", "rejected": "did"}, "rejected is 'did'; expected worst, or did:beta=0.5"),
         ({"scorer": "truth", "rejected": "did:beta=1"}, "needs --target MODEL or --reward-scale X"),
