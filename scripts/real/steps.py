@@ -151,9 +151,10 @@ class Job:
         words = f"--image-root {self.path('data', 'images')} --precision {self.dtype} --batch-size {self.sizes.batch} --warmup-ratio 0.05"
         return f"{words} --logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1 --seed {seed}"
 
-    def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str) -> Step:
-        """Train on the chats."""
-        line = f"mmalign train sft --data {self.path('data', 'sft')} {self.training(seed)} --model {quoted(model)} --out {quoted(out)}"
+    def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str, data: Path | None = None) -> Step:
+        """Train on the chats, all of them if no others are named."""
+        chats = quoted(data or self.out / "data" / "sft")
+        line = f"mmalign train sft --data {chats} {self.training(seed)} --model {quoted(model)} --out {quoted(out)}"
         return Step.of(out / "train_log.json", f"{line} {FREEZE} --max-steps {steps} --learning-rate {learning_rate}")
 
     def pairs(self, out: Path, *, seed: int) -> list[Step]:
