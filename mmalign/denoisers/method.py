@@ -46,9 +46,7 @@ class PictureMethod(Method):
             ValueError: If the resolution does not fit the denoiser's cells.
         """
         self.source, self.seed, self.image_root = source, options.seed, options.image_root
-        self.side = options.resolution or source.resolution
-        if self.side % source.scale:
-            raise UserError(f"resolution is {self.side}; expected a multiple of {source.scale}, the side of a latent's cell")
+        self.side = source.choose_side(options.resolution)
 
     def read(self, raw: Mapping[str, Any]) -> PictureRow:
         """Decode a row."""

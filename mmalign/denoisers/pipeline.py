@@ -62,6 +62,16 @@ class TextToImage:
         """Side of the images that it makes, in pixels."""
         return self.network.config.sample_size * self.scale
 
+    def choose_side(self, side: int | None) -> int:
+        """Take the side of images in pixels, or that of its own.
+
+        Raises:
+            ValueError: If it does not fit the denoiser's cells.
+        """
+        if side is not None and side % self.scale:
+            raise UserError(f"resolution is {side}; expected a multiple of {self.scale}, the side of a latent's cell")
+        return side or self.resolution
+
     def denoiser(self, target: Target | None = None) -> Denoiser:
         """The part that trains, with another target if one is named.
 

@@ -108,7 +108,7 @@ def draw(
     options: SampleDenoiserOptions, source: TextToImage, captions: Sequence[str], places: Sequence[tuple[int, int]]
 ) -> Sequence[tuple[Image.Image, SampledPath | None]]:
     """Make pictures with their paths, where those are asked for; ``places`` are the numbers of each one's row and sample."""
-    how: dict[str, Any] = {"steps": options.sampling_steps, "guidance": options.guidance, "side": options.resolution or source.resolution}
+    how: dict[str, Any] = {"steps": options.sampling_steps, "guidance": options.guidance, "side": source.choose_side(options.resolution)}
     seeds = [make_seed(options.seed, *place) for place in places]
     if not options.paths:
         return [(picture, None) for picture in sample_pictures(source, captions, seeds, **how)]

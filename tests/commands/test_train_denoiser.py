@@ -321,6 +321,7 @@ def test_samples_resume_to_the_same_bytes_and_are_diffusers_own(pipelines: Path,
     drawn = np.stack([np.asarray(load_image(picture)) for images in rows["images"][:2] for picture in images])
     assert np.abs(drawn / 255 - stock).max() <= 0.5 / 255 + 1e-4
     assert main(command(tmp_path / "whole", "--guidance", "3")) == 2
+    assert main(command(tmp_path / "odd", "--resolution", "15")) == 2
 
 
 def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:

@@ -97,6 +97,17 @@ def test_steps_from_pure_noise_are_finite_and_pictures_are_clipped(make: Any) ->
         assert path.latents[1:-1].abs().max() > 1
 
 
+def test_paths_of_a_learned_target_are_those_of_its_fixed_one() -> None:
+    """At k = 1 the network's output is the image itself."""
+    learned, fixed = (TextToImage(build_pixel_pipeline()) for _ in range(2))
+    learned.pipeline.scheduler.register_to_config(prediction_type="k", target_share=1.0)
+    fixed.pipeline.scheduler.register_to_config(prediction_type="sample")
+    for (_, one), (_, other) in zip(sampled(learned), sampled(fixed), strict=True):
+        torch.testing.assert_close(one.latents, other.latents, rtol=1e-4, atol=1e-4)
+    policy, _ = build(OPTIONS, learned)
+    assert not any(weight.requires_grad for name, weight in policy.named_parameters() if name == "share_logit")
+
+
 def test_a_step_by_hand() -> None:
     """From a 0.6, b 0.8 to a 0.8, b 0.6: sigma 0.6 / 0.8 sqrt(1 - 0.5625), and 0.36 * 0.75 / 0.8 of the noise stays."""
     levels = [Levels(torch.tensor(a, dtype=torch.float64), torch.tensor(b, dtype=torch.float64)) for a, b in ((0.6, 0.8), (0.8, 0.6))]
