@@ -84,27 +84,25 @@ def test_two_rounds_of_dno(janus_dir: Path, captions: Path, scorer: str, tmp_pat
 
 
 def test_rounds_that_were_stopped_end_alike(janus_dir: Path, captions: Path, scorer: str, tmp_path: Path) -> None:
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert iterate(rounds(captions, scorer, janus_dir, whole)) == 0
-    assert iterate(rounds(captions, scorer, janus_dir, stopped)) == 0
-    second = stopped / "round-2"
+    out = tmp_path / "out"
+    assert iterate(rounds(captions, scorer, janus_dir, out)) == 0
+    expected, second = weights(out), out / "round-2"
     # As a kill between the last round's first checkpoint and its end leaves it.
     for name in ("round.json", "model/train_log.json", "model/model.safetensors"):
         (second / name).unlink()
     shutil.rmtree(second / "model" / "checkpoints" / "checkpoint-2")
-    assert iterate(rounds(captions, scorer, janus_dir, stopped)) == 0
-    expected = weights(whole)
-    assert all(torch.equal(value, expected[name]) for name, value in weights(stopped).items())
+    assert iterate(rounds(captions, scorer, janus_dir, out)) == 0
+    assert all(torch.equal(value, expected[name]) for name, value in weights(out).items())
     # As a kill while the round's pictures are drawn leaves it.
     for path in (second / "sampled" / "data").glob("*"):
         path.unlink()
     shutil.rmtree(second / "model")
     for name in ("round.json", "pairs.parquet", "lists.parquet"):
         (second / name).unlink()
-    first = (stopped / "round-1" / "round.json").stat().st_mtime_ns
-    assert iterate(rounds(captions, scorer, janus_dir, stopped)) == 0
-    assert all(torch.equal(value, expected[name]) for name, value in weights(stopped).items())
-    assert (stopped / "round-1" / "round.json").stat().st_mtime_ns == first
+    first = (out / "round-1" / "round.json").stat().st_mtime_ns
+    assert iterate(rounds(captions, scorer, janus_dir, out)) == 0
+    assert all(torch.equal(value, expected[name]) for name, value in weights(out).items())
+    assert (out / "round-1" / "round.json").stat().st_mtime_ns == first
 
 
 def test_a_round_of_lists(janus_dir: Path, captions: Path, scorer: str, tmp_path: Path) -> None:
