@@ -372,6 +372,27 @@ def janus() -> Built:
     return model, processor
 
 
+def emu3() -> Built:
+    """Emu3: sees and draws by 24 words of its own vocabulary, each 8 pixels high and wide."""
+    tokens = {
+        "boi_token": "<|image start|>", "eoi_token": "<|image end|>", "image_wrapper_token": "<|image token|>",
+        "eof_token": "<|extra_201|>", "eol_token": "<|extra_200|>",
+    }  # fmt: skip
+    tokenizer = tokenizer_with(**tokens)
+    tokenizer.add_tokens([f"<|visual token {number:06d}|>" for number in range(24)], special_tokens=True)
+    images = hf.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=64 * 64)
+    processor = hf.Emu3Processor(images, tokenizer, chat_template=template("<image>"))
+    pictures = {
+        "codebook_size": 24, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [],
+        "hidden_size": 32,
+    }  # fmt: skip
+    config = hf.Emu3Config(text_config=TEXT, vq_config=pictures, vocabulary_map=tokenizer.get_vocab(), tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = scaled(hf.Emu3ForConditionalGeneration(config))
+    model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)
+    return model, processor
+
+
 FAMILIES: dict[str, Callable[[], Built]] = {
     "llava": llava,
     "llava-next": llava_next,

@@ -25,6 +25,7 @@ from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.models.picture_families import PictureHead
 from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
 from mmalign.options.methods import DivergenceOptions
 
@@ -76,7 +77,7 @@ def compute_response_logps(
     targets = layout["target"] if pictures is None else layout["target"] - pictures.first
     states: list[Tensor] = []
 
-    def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+    def score(hidden: Tensor, head: OutputHead, transform: LogitTransform) -> Tensor:
         scored, target = hidden.index_select(0, layout["index"]), targets
         if keep_states:
             states.append(scored)
@@ -105,7 +106,7 @@ _FORWARD_KL = DivergenceOptions()
 def states_of(model: nn.Module, logps: ResponseLogps, layout: Mapping[str, Any]) -> TeacherStates:
     """What another model is compared with: the states that ``compute_response_logps`` kept, and the head that reads them."""
     pictures = drawing_of(model, layout)
-    head = read_head(model) if pictures is None else Head(pictures.head.weight, pictures.head.bias)
+    head = read_head(model) if pictures is None else Head(*pictures.head)
     assert logps.states is not None, "they are kept where somebody asks"
     return TeacherStates(logps.states.to(head.weight.dtype), head)
 
@@ -122,7 +123,9 @@ def read_head(model: nn.Module) -> Head:
     return Head(linear.weight, linear.bias, find_transform(inner))
 
 
-HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]
+OutputHead = nn.Linear | PictureHead
+
+HeadFunction = Callable[[Tensor, OutputHead, LogitTransform], Tensor]
 """From the last hidden states (B * N, D), the output head, and what the model does to logits behind it, to any tensor."""
 
 

@@ -24,11 +24,13 @@ class DrawingOptions(Options):
     """sample from this many of the likeliest tokens; 0: from all"""
     seed: int = 0
     """the same seed gives the same pictures"""
+    picture_side: int | None = None
+    """Emu3: height and width of pictures in pixels, a multiple of 8; default: 720"""
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution, and several likeliest pictures."""
         super().__post_init__()
-        self.refuse_below(1, "samples")
+        self.refuse_below(1, "samples", "picture_side")
         self.refuse_below(0, "temperature", "top_k", "guidance", "seed")
         if not 0 < self.top_p <= 1:
             raise UserError(f"top_p is {self.top_p}; expected more than 0 and at most 1")

@@ -92,8 +92,7 @@ def _find_codes(row: Mapping[str, Any], columns: Sequence[str], size: int) -> li
 def _tokenize(pictures: Sequence[Any], tokens: PictureTokens, processor: Any) -> list[list[int]]:
     if not pictures:
         return []
-    pixels = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-    codes: list[list[int]] = tokens.tokenize(pixels.to(best_device())).tolist()
+    codes: list[list[int]] = tokens.tokenize(tokens.read_pixels(processor, pictures).to(best_device())).tolist()
     return codes
 
 
