@@ -386,7 +386,8 @@ def emu3() -> Built:
         "codebook_size": 24, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [],
         "hidden_size": 32,
     }  # fmt: skip
-    config = hf.Emu3Config(text_config=TEXT, vq_config=pictures, vocabulary_map=tokenizer.get_vocab(), tie_word_embeddings=False)
+    text = {**TEXT, "attention_dropout": 0.0}
+    config = hf.Emu3Config(text_config=text, vq_config=pictures, vocabulary_map=tokenizer.get_vocab(), tie_word_embeddings=False)
     torch.manual_seed(0)
     model = scaled(hf.Emu3ForConditionalGeneration(config))
     model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)

@@ -85,7 +85,10 @@ def _find_codes(row: Mapping[str, Any], columns: Sequence[str], size: int) -> li
         found = [row.get(CODES[name]) for name in columns]
     for codes in found:
         if codes is not None and len(codes) != size:
-            raise UserError(f"a picture has {len(codes)} codes, and the model's pictures have {size}; leave the columns of codes out")
+            raise UserError(
+                f"a picture has {len(codes)} codes, and the model's pictures have {size}; leave the columns of codes out, or give the "
+                "--picture-side that they were drawn with"
+            )
     return list(found)
 
 
