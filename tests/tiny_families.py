@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from tokenizers import processors
 
 from scripts.smoke_models import (
     TEXT,
@@ -392,6 +393,26 @@ def emu3() -> Built:
     model = scaled(hf.Emu3ForConditionalGeneration(config))
     model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)
     return model, processor
+
+
+def chameleon() -> Built:
+    """Chameleon: sees and draws by 24 words of its own vocabulary, 16 of them a picture."""
+    tokens = {"boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
+    tokenizer = tokenizer_with(**tokens)
+    tokenizer.add_special_tokens({"sep_token": "<reserved08706>"})
+    # A code's digits as letters, as checkpoints name them; in another order than the codes, as in checkpoints.
+    names = ["IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z" for code in range(24)]
+    tokenizer.add_tokens(sorted(names), special_tokens=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    images = hf.ChameleonImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = hf.ChameleonProcessor(images, tokenizer, image_seq_length=16)
+    pictures = {
+        "embed_dim": 8, "num_embeddings": 24, "latent_channels": 32, "resolution": 32, "base_channels": 32,
+        "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1,
+    }  # fmt: skip
+    config = hf.ChameleonConfig(**TEXT, vq_config=pictures, vocabulary_map=tokenizer.get_vocab())
+    torch.manual_seed(0)
+    return scaled(hf.ChameleonForConditionalGeneration(config)), processor
 
 
 FAMILIES: dict[str, Callable[[], Built]] = {

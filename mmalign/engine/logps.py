@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
 from mmalign.engine.divergence import Head, TeacherStates, linear_divergence
 from mmalign.engine.head import LogitTransform, linear_token_logits, linear_token_logps
-from mmalign.engine.pictures import picture_embeddings
+from mmalign.engine.pictures import picture_rows
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
@@ -155,13 +155,15 @@ def run_with_head(model: nn.Module, batch: dict[str, Any], compute: HeadFunction
         pictures = drawing_of(inner, layout)
         transform = stack.enter_context(_replaced_head(inner, compute, pictures))
         if pictures is not None:
-            stack.enter_context(picture_embeddings(inner, pictures))
+            stack.enter_context(picture_rows(inner, pictures))
         positions = find_positions(inner, batch)
         repeats = None if bool(layout["shared"]) else layout["repeats"]
         if features is None and repeats is not None:
             features = encode_images(inner, batch)
         images = image_inputs(inner, batch) if features is None else feature_inputs(features, repeats)
         output = model(**inputs, **images, position_ids=positions, use_cache=False).logits
+    if pictures is not None:
+        output = output[0]
     # A scale that the model's forward puts on what the head returns is taken off again; inside the head it did its work.
     return output.float() if transform.scale == 1.0 else output.float() / transform.scale
 
@@ -194,7 +196,8 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction, pictures: Pict
 
     def forward(hidden: Tensor) -> Tensor:
         if pictures is not None:
-            return compute(pictures.read(hidden.flatten(0, 1)), pictures.head, LogitTransform())
+            # Three axes, as logits have them: see ``ChameleonPictures.unbarred``.
+            return compute(pictures.read(hidden.flatten(0, 1)), pictures.head, LogitTransform())[None]
         return compute(hidden.flatten(0, 1), head, transform)
 
     head.forward = forward  # type: ignore[assignment,method-assign]

@@ -16,8 +16,8 @@ from mmalign.models.picture_tokens import PictureTokens
 
 
 @contextmanager
-def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
-    """Let the model's input embeddings read ids from ``pictures.first`` on as picture tokens, in the forward passes inside."""
+def picture_rows(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
+    """Let the model read ids from ``pictures.first`` on as picture tokens, and bar none, in the forward passes inside."""
     words = model.get_input_embeddings()
     embed_words = words.forward
 
@@ -29,7 +29,8 @@ def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Itera
 
     words.forward = forward
     try:
-        yield
+        with pictures.unbarred():
+            yield
     finally:
         del words.forward
 
@@ -40,7 +41,7 @@ def drawing(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
     head: Any = model.get_output_embeddings()
     head.forward = lambda hidden: F.linear(pictures.read(hidden), *pictures.head)
     try:
-        with picture_embeddings(model, pictures):
+        with picture_rows(model, pictures):
             yield
     finally:
         del head.forward

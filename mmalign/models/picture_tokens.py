@@ -8,15 +8,17 @@ C = codes, D = hidden width.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor, nn
-from transformers import Emu3ForConditionalGeneration, JanusForConditionalGeneration, PreTrainedModel
+from transformers import ChameleonForConditionalGeneration, Emu3ForConditionalGeneration, JanusForConditionalGeneration, PreTrainedModel
 
 from mmalign.data.pictures import PictureForm
 from mmalign.errors import UserError
-from mmalign.models.picture_families import Emu3Pictures, JanusPictures, PictureHead
+from mmalign.models.picture_families import JanusPictures, PictureHead
+from mmalign.models.picture_words import ChameleonPictures, Emu3Pictures
 
 
 class PictureTokens(PictureForm, Protocol):
@@ -24,6 +26,8 @@ class PictureTokens(PictureForm, Protocol):
 
     size: int
     """N."""
+    decodes: bool
+    """Whether codes become pictures again."""
 
     @property
     def head(self) -> PictureHead:
@@ -37,6 +41,9 @@ class PictureTokens(PictureForm, Protocol):
 
     def own_logits(self, prefix_ids: Tensor, picture_ids: Tensor) -> Tensor:
         """(1, P) words and (1, L) ids of a picture to the (N, C) logits that predict its tokens, by the model's own parts alone."""
+
+    def unbarred(self) -> AbstractContextManager[None]:
+        """Let the model's forward pass give what its head gave, where it would bar picture tokens from it."""
 
     def read_pixels(self, processor: Any, pictures: Sequence[Image.Image]) -> Tensor:
         """What the image processor makes of R pictures, all of one size."""
@@ -60,6 +67,7 @@ class PictureTokens(PictureForm, Protocol):
 _FAMILIES: dict[type[PreTrainedModel], Callable[..., PictureTokens]] = {
     JanusForConditionalGeneration: JanusPictures,
     Emu3ForConditionalGeneration: Emu3Pictures,
+    ChameleonForConditionalGeneration: ChameleonPictures,
 }
 
 

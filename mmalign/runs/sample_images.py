@@ -53,6 +53,8 @@ def run(options: SampleImagesOptions) -> None:
     def load() -> tuple[Any, PictureTokens, Any]:
         model, processor = load_mllm(options.model, dtype=options.dtype)
         pictures = find_picture_tokens(unwrap(model), side=options.picture_side)
+        if not pictures.decodes:
+            raise UserError(f"transformers has no decoder of the picture tokens of {type(unwrap(model)).__name__}: nothing can be shown")
         return unwrap(model.to(best_device())), pictures, processor
 
     def write(rows: range, path: Path, advance: Advance) -> None:
