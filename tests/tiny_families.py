@@ -352,7 +352,7 @@ def janus() -> Built:
     tokens = {"boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
     tokenizer = tokenizer_with(**tokens)
     images = hf.JanusImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    processor = hf.JanusProcessor(images, tokenizer, chat_template=template("<image>"), num_image_tokens=16)
+    processor = hf.JanusProcessor(images, tokenizer, chat_template=template("<image>"), num_image_tokens=16, use_default_system_prompt=True)
     vision = {
         **TOWER, "image_size": 16, "patch_size": 4, "num_image_tokens": 16, "mlp_ratio": 2.0, "projection_dim": SIZES["hidden_size"],
     }  # fmt: skip
@@ -438,6 +438,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "glm4v": glm4v,
     "ovis2": ovis2,
     "lfm2-vl": lfm2_vl,
+    "janus": janus,
 }
 """By the name that the support table gives them."""
 

@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration
 
 from mmalign.data.encode import text_options
 from mmalign.data.messages import Message
-from mmalign.data.templates import render
+from mmalign.data.templates import given_text, render
 from mmalign.errors import UserError
 from mmalign.models.held import hash_weights
 
@@ -70,7 +70,7 @@ class JanusPictures(OwnTokenizer):
     def begin(self, processor: Any, caption: str) -> tuple[str, dict[str, Any]]:
         """A user's turn, behind which the processor writes the begin of a picture."""
         text = render(processor, [Message(role="user", content=[{"type": "text", "text": caption}])], add_generation_prompt=True)
-        return text, {"generation_mode": "image", **text_options(processor, text)}
+        return given_text(processor, text), {"generation_mode": "image", **text_options(processor, text)}
 
     @property
     def head(self) -> PictureHead:
