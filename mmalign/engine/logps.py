@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import ChameleonForConditionalGeneration, PreTrainedModel
 
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
 from mmalign.engine.divergence import Head, TeacherStates, linear_divergence
@@ -191,6 +191,8 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction, pictures: Pict
             f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
             "leave lm_head out of the adapter's and the quantiser's modules"
         )
+    if pictures is None and isinstance(model, ChameleonForConditionalGeneration):
+        raise UserError("ChameleonForConditionalGeneration bars picture tokens from its logits: its words can't be scored; use --pictures")
     text_config = model.config.get_text_config()
     transform = find_transform(model)
 

@@ -9,11 +9,13 @@ from torch import Tensor
 from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
+from mmalign.data.encode import EncodedPrompt
 from mmalign.data.pictures import encode_caption, encode_pictures, leave_caption_out
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.choosing import Greedy
 from mmalign.engine.drawing import draw_pictures
 from mmalign.engine.logps import compute_response_logps
+from mmalign.errors import UserError
 from mmalign.models.picture_tokens import find_picture_tokens
 from tests.commands.training import read_log, train
 from tests.pictures.conftest import picture_lists, picture_pairs, save_pictures
@@ -124,6 +126,12 @@ def test_pairs_lists_and_captions_train(built: tuple[Any, Any], chameleon_dir: P
             for one in (model, trained)
         ]  # fmt: skip
     assert sums[1][0] - sums[1][1] > sums[0][0] - sums[0][1]
+
+
+def test_words_are_not_scored(built: tuple[Any, Any]) -> None:
+    text = EncodedPrompt([1, 5], [[6, 7]], [[True, True]], {}, {})
+    with pytest.raises(UserError, match="its words can't be scored; use --pictures"):
+        compute_response_logps(built[0], collate_prompts([text], pad_token_id=0))
 
 
 def test_pictures_that_can_not_be_shown_are_not_drawn(chameleon_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

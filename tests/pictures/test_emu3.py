@@ -1,5 +1,7 @@
 """Emu3, whose picture tokens are words: log-probabilities, pictures and codes are those of stock Emu3 under its constraint."""
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import probe_rows
 from mmalign.errors import UserError
 from mmalign.models.picture_tokens import find_picture_tokens
+from tests.families.matrix import Family, check_dpo, check_generation, check_labels, check_scoring
 from tests.tiny_families import emu3
 from tests.tiny_models import random_image, random_text
 
@@ -157,3 +160,8 @@ def test_prompts_are_those_of_the_stock_processor(built: tuple[Any, Any]) -> Non
 def test_sides_that_are_no_whole_tokens_are_refused(built: tuple[Any, Any]) -> None:
     with pytest.raises(UserError, match="picture_side is 30; expected a multiple of 8"):
         find_picture_tokens(built[0], side=30)
+
+
+@pytest.mark.parametrize("check", [check_labels, check_dpo, check_scoring, check_generation])
+def test_words_about_images_of_one_size(built: tuple[Any, Any], check: Callable[[Family], None]) -> None:
+    check(Family("emu3", *built, Path()))
