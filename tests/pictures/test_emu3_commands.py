@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,19 @@ def test_pairs_and_lists_train_what_draws_and_nothing_else(emu3_dir: Path, tmp_p
     assert train(emu3_dir, lists, tmp_path / "rank", *words, kind="listwise") == 0
     log = read_log(tmp_path / "rank")
     assert log[-1]["rewards/margin"] > log[0]["rewards/margin"]
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora-rank", "4"]])
+def test_pairs_train_without_the_dropout_of_checkpoints(emu3_dir: Path, tmp_path: Path, lora: list[str]) -> None:
+    """Else policy and reference would differ before the first step. The configuration that is saved keeps it."""
+    model = shutil.copytree(emu3_dir, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config["text_config"]["attention_dropout"] = 0.1
+    (model / "config.json").write_text(json.dumps(config))
+    assert train(model, save_pictures(tmp_path / "pairs.parquet", picture_pairs(8)), tmp_path / "out", *PICTURES, *lora) == 0
+    assert read_log(tmp_path / "out")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    if not lora:
+        assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["attention_dropout"] == 0.1
 
 
 def test_own_samples_become_pairs_that_train_and_the_result_is_stock(emu3_dir: Path, tmp_path: Path) -> None:
