@@ -37,7 +37,7 @@ real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOT
 	@test -n '$(PHOTOS)' && test -n '$(BENCHMARKS)' || { echo 'name the photographs and the benchmarks: make real PHOTOS=coco/ BENCHMARKS=benchmarks/ (docs/studies/real.md)'; exit 1; }
 	$(VENV)/bin/python -m scripts.real.run --photos '$(PHOTOS)' --benchmarks '$(BENCHMARKS)' --steps $(STEPS) --out runs/real-$(STEPS)
 ifeq ($(STEPS),small)
-	for study in study image_terms mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
+	for study in study image_terms starts mod dho; do $(VENV)/bin/python -m scripts.real.$$study --out runs/real-small --smoke || exit 1; done
 endif
 
 real-cards: ## keep the cards of the models that make real trained in model_cards/real/: STEPS=medium|full

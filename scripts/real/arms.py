@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import chain
+from typing import Literal, NamedTuple
 
 from scripts.real.run import PREFERENCE_ARMS
 
@@ -62,3 +63,27 @@ STUDENTS = (
     "KTO, teacher, centred",
 )
 KEEP_EVERY = {"dense": 3, "wide": 2}
+
+
+class AxisArm(NamedTuple):
+    """An objective from a start, with one part in so many of the pairs that its steps would see."""
+
+    objective: str
+    start: str = "sft"
+    part: int = 1
+
+    @property
+    def name(self) -> str:
+        """As its file is called."""
+        return f"{self.objective}-{self.start}" + (f"-{self.part}" if self.part > 1 else "")
+
+
+AXIS_STARTS = {"sft": "SFT (the start)", "none": "a sixth of SFT's steps", "instruct": "SFT, then questions alone"}
+AXIS_OBJECTIVES = ("dpo", "ipo", "kto_pair", "simpo", "cpo", "flex_dpo")
+AXES = {
+    arm.name: arm
+    for arm in chain(
+        (AxisArm(objective, start) for start in AXIS_STARTS for objective in AXIS_OBJECTIVES),
+        (AxisArm(objective, part=part) for part in (3, 10) for objective in AXIS_OBJECTIVES),
+    )
+}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scripts.studies.study import AnyCell, slug
 
-PREFERENCE, MOD, IMAGE_TERMS = "seeds", "mod", "image_terms"
+PREFERENCE, MOD, IMAGE_TERMS, STARTS = "seeds", "mod", "image_terms", "starts"
 """Folders of the studies in the main run's."""
 
 

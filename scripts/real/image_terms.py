@@ -5,10 +5,10 @@
     python -m scripts.real.image_terms --out runs/real-full --report-only --report docs/studies
 
 All arms train on the same pairs of similar photographs (``similar.py``), whose rejected answer is true of the other one, and are those of
-``scripts/studies/image_terms.py`` on the embedded world. Nothing is searched: beta is 0.1, the rate that of the preference arms. A seed
-matches the photographs and orders the batches. How much an answer depends on its photograph is read from its log-probability given the
-own one, the other one and a crop, on validation photographs. A finished arm leaves ``OUT/image_terms/cells/SEED/ARM.json``; its weights
-are deleted.
+``scripts/studies/image_terms.py`` on the embedded world. Nothing is searched: beta is 0.1, and fewer steps than those of the preference
+arms have a higher rate. A seed matches the photographs and orders the batches. How much an answer depends on its photograph is read from
+its log-probability given the own one, the other one and a crop, on validation photographs. A finished arm leaves
+``OUT/image_terms/cells/SEED/ARM.json``; its weights are deleted.
 """
 
 import argparse
@@ -21,13 +21,14 @@ import torch
 from mmalign.difficulty.fuse import CACHED
 from scripts.real.cells import IMAGE_TERMS, Cell, choose
 from scripts.real.page import write_page
-from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
+from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
 from scripts.studies.image_terms_grid import ARMS, SFT, Arm
 from scripts.studies.image_worth import MEASURED, by_asked, image_metrics
 from scripts.studies.study import main, run_missing, slug, write_json, write_run
 from scripts.studies.world import load_copy
 
+RATE = "1e-4"
 NUM_HELD_OUT = 300
 """Validation photographs of the held-out rows."""
 # Grey training photographs are not made: the blind control here is the start, asked on grey ones.
@@ -63,7 +64,8 @@ def held_out_rows(job: Job) -> Path:
 def list_training(job: Job, arm: Arm, seed: int, out: Path) -> Step:
     """The command that trains an arm."""
     held = f"{FREEZE} --reference copy --learning-rate {RATE} --beta {BETA}"
-    return job.preference(train_rows(job, seed), out, seed=seed, words=f"--objective {arm.objective} --weaken {arm.weaken} {held}")
+    words = f"--objective {arm.objective} --weaken {arm.weaken} {held}"
+    return job.preference(train_rows(job, seed), out, seed=seed, words=words, steps=job.sizes.image_term_steps)
 
 
 def list_measuring(job: Job, model: Path, out: Path) -> Step:
@@ -87,7 +89,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     model, start = folder / str(cell.seed) / cell.arm, folder / "start"
     training = list_training(job, BY_SLUG[cell.arm], cell.seed, model)
     run_steps([*list_rows(job, cell.seed), list_measuring(job, job.out / "sft", start), training])
-    run_steps([*job.evaluations(model, model), list_measuring(job, model, model / "logps")])
+    run_steps([*job.evaluations(model, model, instances=False), list_measuring(job, model, model / "logps")])
     write_json(folder / f"{SFT}.json", image_worth(start, start))
     metrics = image_worth(model / "logps", start)
     write_run(cell.path(options.out), measured(model) | metrics, model=model)

@@ -1,4 +1,4 @@
-"""The measured part of docs/studies/real.md, from whatever cells are finished: preference arms, image terms, students, classifiers."""
+"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, starts, students, classifiers."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
-from scripts.real.arms import NAMES, STUDENTS
-from scripts.real.cells import IMAGE_TERMS, MOD, PREFERENCE, cells_folder
+from scripts.real.arms import AXES, AXIS_STARTS, NAMES, STUDENTS
+from scripts.real.cells import IMAGE_TERMS, MOD, PREFERENCE, STARTS, cells_folder
 from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
 from scripts.real.dho_cells import STUDENTS as STUDENT_NETWORKS
 from scripts.real.run import BASELINES, MODELS
@@ -33,7 +33,7 @@ def write_page(options: argparse.Namespace) -> Path:
         SystemExit: If nothing is.
     """
     out = options.out
-    parts = [*preference_parts(out), *image_terms_parts(out), *student_parts(out), *classifier_parts(out)]
+    parts = [*preference_parts(out), *image_terms_parts(out), *starts_parts(out), *student_parts(out), *classifier_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
     return page.write_measured(options.report / "real.md", "Pretrained weights and photographs", parts)
@@ -97,6 +97,21 @@ def image_terms_parts(out: Path) -> list[str]:
         arms_table(runs, names, {MODELS["sft"]: start}),
         *(["Minus DPO on the same rows:", differences_table(others)] if others else []),
     ]
+
+
+def starts_parts(out: Path) -> list[str]:
+    """Six objectives from three starts, and with fewer pairs: a table of each."""
+    runs = page.read_runs(cells_folder(out, STARTS))
+    groups: dict[tuple[str, int], dict[str, str]] = {}
+    for name, arm in AXES.items():
+        if name in runs:
+            groups.setdefault((arm.start, arm.part), {})[name] = arm.objective
+    parts = ["## Starts and numbers of pairs"] if groups else []
+    for (start, part), names in groups.items():
+        seen = "pairs seen once" if part == 1 else f"1 in {part} of them, seen {part} times"
+        folder = out / "sft" if start == "sft" else out / STARTS / start
+        parts += [f"### From {AXIS_STARTS[start]}, {seen}", arms_table(runs, names, {AXIS_STARTS[start]: measured(folder)})]
+    return parts
 
 
 def student_parts(out: Path) -> list[str]:

@@ -44,6 +44,7 @@ class Sizes:
     scorer_batch: int
     samples: int
     preference_steps: int
+    image_term_steps: int
     batch: int
     caption_tokens: int
     classifier_steps: int
@@ -58,6 +59,7 @@ SIZES = {
         scorer_batch=96,
         samples=4,
         preference_steps=400,
+        image_term_steps=200,
         batch=16,
         caption_tokens=48,
         classifier_steps=400,
@@ -70,6 +72,7 @@ SIZES = {
         scorer_batch=64,
         samples=4,
         preference_steps=120,
+        image_term_steps=40,
         batch=16,
         caption_tokens=32,
         classifier_steps=200,
@@ -82,6 +85,7 @@ SIZES = {
         scorer_batch=16,
         samples=2,
         preference_steps=2,
+        image_term_steps=2,
         batch=8,
         caption_tokens=24,
         classifier_steps=2,
@@ -147,9 +151,10 @@ class Job:
         words = f"--image-root {self.path('data', 'images')} --precision {self.dtype} --batch-size {self.sizes.batch} --warmup-ratio 0.05"
         return f"{words} --logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1 --seed {seed}"
 
-    def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str) -> Step:
-        """Train on the chats."""
-        line = f"mmalign train sft --data {self.path('data', 'sft')} {self.training(seed)} --model {quoted(model)} --out {quoted(out)}"
+    def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str, data: Path | None = None) -> Step:
+        """Train on the chats, all of them if no others are named."""
+        chats = quoted(data or self.out / "data" / "sft")
+        line = f"mmalign train sft --data {chats} {self.training(seed)} --model {quoted(model)} --out {quoted(out)}"
         return Step.of(out / "train_log.json", f"{line} {FREEZE} --max-steps {steps} --learning-rate {learning_rate}")
 
     def pairs(self, out: Path, *, seed: int) -> list[Step]:
@@ -160,17 +165,19 @@ class Job:
         score += f" --dtype {self.dtype} --out {quoted(out / 'difficulty')}"
         return [Step.of(out / "pairs" / "pairs.jsonl", pairs), Step.of(out / "difficulty" / "scored.parquet", score)]
 
-    def preference(self, data: Path, out: Path, *, seed: int, words: str, model: Path | None = None) -> Step:
-        """Train on pairs, from the start if no other model is named; the words of an arm come last."""
+    def preference(self, data: Path, out: Path, *, seed: int, words: str, model: Path | None = None, steps: int | None = None) -> Step:
+        """Train on pairs, from the start and for the size's steps if no others are named; the words of an arm come last."""
         line = f"mmalign train preference --model {quoted(model or self.out / 'sft')} --data {quoted(data)} {self.training(seed)}"
-        return Step.of(out / "train_log.json", f"{line} --max-steps {self.sizes.preference_steps} {words} --out {quoted(out)}")
+        line += f" --max-steps {steps or self.sizes.preference_steps} {words} --out {quoted(out)}"
+        return Step.of(out / "train_log.json", line)
 
-    def evaluations(self, model: Path, out: Path, *, images: str = "images") -> list[Step]:
-        """What is asked of a model: captions against CHAIR's sets and against true instances, POPE, RePOPE's labels, existence."""
+    def evaluations(self, model: Path, out: Path, *, images: str = "images", instances: bool = True) -> list[Step]:
+        """What is asked of a model: captions against CHAIR's sets, POPE, RePOPE's labels; captions and questions after true instances."""
         answer = f"--model {quoted(model)} --images {self.path('data', images)} --dtype {self.dtype}"
         described = f"{answer} --max-new-tokens {self.sizes.caption_tokens}"
         lines = {}
-        for folder, captions, questions in (("eval", "chair", "pope"), ("eval_instances", "chair_instances", "existence")):
+        asked = (("eval", "chair", "pope"), ("eval_instances", "chair_instances", "existence"))
+        for folder, captions, questions in asked if instances else asked[:1]:
             place = quoted(out / folder)
             lines[f"{folder}/chair.json"] = f"mmalign evaluate chair --data {self.path('data', captions)} {described} --out {place}"
             lines[f"{folder}/pope.json"] = (

@@ -178,7 +178,7 @@ def run_one(cell: StartCell | Cell, study: Study, out: Path, *, steps: int, smok
     return run_cell(cell, study, out, steps=steps, smoke=smoke)
 
 
-def run_program(study: Study, doc: str | None) -> None:
+def run_arm_study(study: Study, doc: str | None) -> None:
     """The study's program; ``doc`` is its help."""
     quick = "one seed, half the steps"
     main(doc, name=study.name, quick=quick, run=partial(run_study, study=study), write_page=partial(write_page, study=study))

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mmalign.files import read_json, whole
-from scripts.studies.arms import SEARCH_SEED, SEEDS, Arm, Study, Training, cpu_seconds, run_program
+from scripts.studies.arms import SEARCH_SEED, SEEDS, Arm, Study, Training, cpu_seconds, run_arm_study
 from scripts.studies.world import BATCH, CAPTION_NOISE, DPO_STEPS, LONGEST, make_dpo, run
 
 STEPS, RATE = 40, "1e-4"
@@ -89,4 +89,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    run_program(STUDY, __doc__)
+    run_arm_study(STUDY, __doc__)

@@ -18,7 +18,7 @@ from data_tools.sample_pairs import run as sample_pairs
 from mmalign.data.datasets import load_rows
 from mmalign.data.shards import read_lines
 from mmalign.files import read_json
-from scripts.studies.arms import Arm, Study, Training, cpu_seconds, run_program
+from scripts.studies.arms import Arm, Study, Training, cpu_seconds, run_arm_study
 from scripts.studies.world import LONGEST, run
 
 STEPS, PROMPTS, SAMPLES = 40, 8, 8
@@ -107,4 +107,4 @@ STUDY = Study(
 
 
 if __name__ == "__main__":
-    run_program(STUDY, __doc__)
+    run_arm_study(STUDY, __doc__)

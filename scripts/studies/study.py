@@ -9,6 +9,7 @@ import json
 import math
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import threading
@@ -80,7 +81,7 @@ class SearchedCell(Generic[AnyArm]):
 
 def slug(name: str) -> str:
     """A name as a file's."""
-    return "".join(letter if letter.isalnum() or letter in "._" else "-" for letter in name).replace("--", "-").lower()
+    return re.sub(r"[^\w.]+", "-", name).lower()
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

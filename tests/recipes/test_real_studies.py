@@ -15,9 +15,9 @@ import pytest
 from datasets import Dataset
 
 from mmalign.cli import main
-from scripts.real import dho, image_terms, mod, study
-from scripts.real.arms import ARMS, CONTROL, STUDENTS
-from scripts.real.cells import IMAGE_TERMS, PREFERENCE, Cell, choose
+from scripts.real import dho, image_terms, mod, starts, study
+from scripts.real.arms import ARMS, AXES, AXIS_STARTS, CONTROL, STUDENTS, AxisArm
+from scripts.real.cells import IMAGE_TERMS, PREFERENCE, STARTS, Cell, choose
 from scripts.real.dho_cells import COCO, IMAGES
 from scripts.real.dho_cells import STUDENTS as NETWORKS
 from scripts.real.dho_cells import list_cells as list_classifiers
@@ -75,6 +75,8 @@ def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.Ca
     check_understood(study.list_training(job, cell, tmp_path / "model") for cell in study.list_cells([1]))
     trained = [image_terms.list_training(job, arm, 1, tmp_path / "model") for arm in image_terms.BY_SLUG.values()]
     check_understood([*trained, image_terms.list_measuring(job, tmp_path / "model", tmp_path / "logps")])
+    check_understood(starts.list_training(job, arm, 1, tmp_path / "model") for arm in AXES.values())
+    check_understood(step for start in AXIS_STARTS for step in starts.list_start(job, start))
     check_understood([*mod.list_prepared(job), *(mod.make_step(job, arm, 1) for name in STUDENTS for arm in mod.lineage(name))])
     for images in IMAGES:
         for student in NETWORKS:
@@ -172,6 +174,45 @@ class TestImageTerms:
         assert [row.split("|")[3].strip() for row in rows] == ["2.0", "2.0", "27.0", "-3.0"]
 
 
+class TestStarts:
+    def test_each_start_and_each_size_meets_all_objectives(self, tmp_path: Path) -> None:
+        cells = starts.list_cells((0, 1))
+        assert len({cell.path(tmp_path) for cell in cells}) == len(cells) == 2 * 5 * 6
+        assert list(AXES)[:2] == ["dpo-sft", "ipo-sft"]
+
+    def test_fewer_pairs_are_the_first_of_the_same_order(self, job: Job) -> None:
+        write_json(job.out / "pairs" / "pairs.jsonl", {})
+        number = 7000
+        (job.out / "pairs" / "pairs.jsonl").write_text("".join(f'{{"id": {i}}}\n' for i in range(number)))
+        ids = {part: Dataset.from_parquet(str(starts.choose_pairs(job, AxisArm("dpo", part=part), 1)))["id"] for part in (1, 3, 10)}
+        seen = job.sizes.image_term_steps * job.sizes.batch
+        assert [len(one) for one in ids.values()] == [seen, seen // 3, seen // 10]
+        assert ids[1][: seen // 10] == ids[10][:]
+        assert ids[1][: seen // 3] == ids[3][:]
+        other = Dataset.from_parquet(str(starts.choose_pairs(job, AxisArm("dpo", part=10), 2)))["id"]
+        assert other[:] != ids[10][:]
+
+    def test_only_chats_of_several_questions_make_the_instructed_start(self, job: Job) -> None:
+        path = job.out / "data" / "sft" / "chats.jsonl"
+        path.parent.mkdir(parents=True)
+        turns = [{"role": "user", "content": "Is it?"}, {"role": "assistant", "content": "Yes."}]
+        path.write_text("".join(json.dumps({"id": name, "messages": turns * number}) + "\n" for name, number in (("a", 1), ("b", 3))))
+        assert Dataset.from_parquet(str(starts.chats(job)))["id"][:] == ["b"]
+
+    def test_the_page_has_a_table_for_each_start_and_size(self, job: Job) -> None:
+        for arm, share in (("dpo-sft", 20.0), ("ipo-sft", 25.0), ("dpo-sft-10", 40.0), ("dpo-none", 70.0)):
+            write_json(Cell(STARTS, arm, 0).path(job.out), dict.fromkeys(COLUMNS, share))
+        text = write_page(options_of(job)).read_text()
+        tables = text.split("### From ")[1:]
+        assert [table.splitlines()[0] for table in tables] == [
+            "SFT (the start), pairs seen once",
+            "a sixth of SFT's steps, pairs seen once",
+            "SFT (the start), 1 in 10 of them, seen 10 times",
+        ]
+        assert "| ipo | 1 | 25.0 |" in tables[0]
+        assert "| dpo | 1 | 40.0 |" in tables[2]
+
+
 class TestStudents:
     def test_each_begins_with_a_cut_model_and_passes_the_stages_in_order(self) -> None:
         names = [arm.name for arm in mod.lineage("KTO, teacher as reference")]
@@ -246,11 +287,18 @@ def test_smoke_size(shared_data: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.startswith("0 of ") == (attempt == 2)
-    for study_name in ("study", "image_terms", "mod", "dho"):
+    for study_name in ("study", "image_terms", "starts", "mod", "dho"):
         words = [sys.executable, "-m", f"scripts.real.{study_name}", "--smoke", "--out", str(tmp_path)]
         subprocess.run(words, cwd=REPOSITORY, env=environment, check=True, timeout=1500)
     page = (tmp_path / "real.md").read_text()
-    for title in ("Preference training", "Cost of training", "Terms over images", "Students of the start", "Two heads"):
+    for title in (
+        "Preference training",
+        "Cost of training",
+        "Terms over images",
+        "Starts and numbers",
+        "Students of the start",
+        "Two heads",
+    ):
         assert title in page
     table = (tmp_path / "table.md").read_text().splitlines()
     assert len(table) == 2 + 7

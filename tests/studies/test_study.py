@@ -63,6 +63,7 @@ def test_a_name_as_a_file_s() -> None:
     """Folders of earlier runs are found by these."""
     assert slug("80% easy, 10% flipped") == "80-easy-10-flipped"
     assert slug("DPO, beta 0.03") == "dpo-beta-0.03"
+    assert slug("DPO + anchor") == slug(slug("DPO + anchor")) == "dpo-anchor"
 
 
 def test_calls_are_made_and_a_failure_is_raised(tmp_path: Path) -> None:
