@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import transformers as hf
+from tokenizers import processors
 
 from scripts.smoke_models import (
     TEXT,
@@ -351,7 +352,7 @@ def janus() -> Built:
     tokens = {"boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
     tokenizer = tokenizer_with(**tokens)
     images = hf.JanusImageProcessor(size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    processor = hf.JanusProcessor(images, tokenizer, chat_template=template("<image>"), num_image_tokens=16)
+    processor = hf.JanusProcessor(images, tokenizer, chat_template=template("<image>"), num_image_tokens=16, use_default_system_prompt=True)
     vision = {
         **TOWER, "image_size": 16, "patch_size": 4, "num_image_tokens": 16, "mlp_ratio": 2.0, "projection_dim": SIZES["hidden_size"],
     }  # fmt: skip
@@ -370,6 +371,48 @@ def janus() -> Built:
     # Stock image generation reads it; transformers saves it and does not load it again.
     model.generation_config.generation_kwargs = {"boi_token_id": begin}
     return model, processor
+
+
+def emu3() -> Built:
+    """Emu3: sees and draws by 24 words of its own vocabulary, each 8 pixels high and wide."""
+    tokens = {
+        "boi_token": "<|image start|>", "eoi_token": "<|image end|>", "image_wrapper_token": "<|image token|>",
+        "eof_token": "<|extra_201|>", "eol_token": "<|extra_200|>",
+    }  # fmt: skip
+    tokenizer = tokenizer_with(**tokens)
+    tokenizer.add_tokens([f"<|visual token {number:06d}|>" for number in range(24)], special_tokens=True)
+    images = hf.Emu3ImageProcessor(min_pixels=16 * 16, max_pixels=64 * 64)
+    processor = hf.Emu3Processor(images, tokenizer, chat_template=template("<image>"))
+    pictures = {
+        "codebook_size": 24, "base_channels": 32, "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [],
+        "hidden_size": 32,
+    }  # fmt: skip
+    text = {**TEXT, "attention_dropout": 0.0}
+    config = hf.Emu3Config(text_config=text, vq_config=pictures, vocabulary_map=tokenizer.get_vocab(), tie_word_embeddings=False)
+    torch.manual_seed(0)
+    model = scaled(hf.Emu3ForConditionalGeneration(config))
+    model.generation_config.update(bos_token_id=1, pad_token_id=0, eos_token_id=2)
+    return model, processor
+
+
+def chameleon() -> Built:
+    """Chameleon: sees and draws by 24 words of its own vocabulary, 16 of them a picture."""
+    tokens = {"boi_token": "<racm3:break>", "eoi_token": "<eoss>"}
+    tokenizer = tokenizer_with(**tokens)
+    tokenizer.add_special_tokens({"sep_token": "<reserved08706>"})
+    # A code's digits as letters, as checkpoints name them; in another order than the codes, as in checkpoints.
+    names = ["IMGIMG" + "".join("ABCDEFGHIJ"[int(digit)] for digit in str(code)) + "Z" for code in range(24)]
+    tokenizer.add_tokens(sorted(names), special_tokens=True)
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    images = hf.ChameleonImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    processor = hf.ChameleonProcessor(images, tokenizer, image_seq_length=16)
+    pictures = {
+        "embed_dim": 8, "num_embeddings": 24, "latent_channels": 32, "resolution": 32, "base_channels": 32,
+        "channel_multiplier": [1, 1, 1, 1], "num_res_blocks": 1,
+    }  # fmt: skip
+    config = hf.ChameleonConfig(**TEXT, vq_config=pictures, vocabulary_map=tokenizer.get_vocab())
+    torch.manual_seed(0)
+    return scaled(hf.ChameleonForConditionalGeneration(config)), processor
 
 
 FAMILIES: dict[str, Callable[[], Built]] = {
@@ -395,6 +438,7 @@ FAMILIES: dict[str, Callable[[], Built]] = {
     "glm4v": glm4v,
     "ovis2": ovis2,
     "lfm2-vl": lfm2_vl,
+    "janus": janus,
 }
 """By the name that the support table gives them."""
 

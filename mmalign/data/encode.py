@@ -19,7 +19,7 @@ from transformers import PaliGemmaProcessor
 from mmalign.data.images import digest_images
 from mmalign.data.messages import Message, text_of
 from mmalign.data.rows import ChatRow, ItemsRow, ListRow, PairRow
-from mmalign.data.templates import AnswerEnd, RenderedChat, Span, render, render_answers, replace_text
+from mmalign.data.templates import AnswerEnd, RenderedChat, Span, given_text, render, render_answers, replace_text
 from mmalign.data.token_texts import find_items
 from mmalign.errors import UserError
 
@@ -265,6 +265,7 @@ def batch_prompts(processor: Any, prompts: Sequence[Sequence[Message]], images: 
     """
     texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
     given = {} if images is None else {"images": [list(row) for row in images]}
+    texts = [given_text(processor, text) for text in texts]
     return processor(text=texts, **given, return_tensors="pt", padding=True, padding_side="left", **text_options(processor, texts[0]))
 
 
@@ -283,7 +284,8 @@ def _tokenize(processor: Any, text: str, images: Sequence[Image.Image]) -> _Toke
     _check_unicode(text)
     options = {"return_tensors": "pt", "return_offsets_mapping": True, "return_text_replacement_offsets": True}
     try:
-        out = processor(text=[text], images=[list(images)] if images else None, **options, **text_options(processor, text))
+        given = {"text": [given_text(processor, text)], "images": [list(images)] if images else None}
+        out = processor(**given, **options, **text_options(processor, text))
     except (ValueError, StopIteration) as error:
         raise UserError(f"{type(processor).__name__} refuses the row: {error or 'more image placeholders than images'}") from error
     length = out["input_ids"].shape[1]

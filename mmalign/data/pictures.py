@@ -8,15 +8,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from PIL import Image
 
-from mmalign.data.encode import EncodedPrompt, check_lengths, check_text, text_options
+from mmalign.data.encode import EncodedPrompt, check_lengths, check_text
 from mmalign.data.images import digest_images, load_image
 from mmalign.data.messages import Message
 from mmalign.data.rows import row_id
-from mmalign.data.templates import render
 from mmalign.errors import UserError
 
 CAPTION, CODES_OF = "caption", "codes_of"
@@ -85,49 +84,78 @@ def picture_values(raw: Mapping[str, Any], columns: Sequence[str]) -> list[Any]:
     return values
 
 
-def encode_caption(processor: Any, caption: str) -> list[int]:
-    """Tokenise a caption up to where its picture begins, as the processor's ``generation_mode="image"`` does it.
+class PictureForm(Protocol):
+    """How a family's rows hold a picture; see ``models/picture_tokens.py``."""
 
-    Raises:
-        ValueError: If the processor begins no pictures, or the caption holds a word that stands for an image.
-    """
-    if not hasattr(processor, "generation_mode"):
-        raise UserError(
-            f"{type(processor).__name__} has no generation_mode, by which a picture is begun; expected one such as JanusProcessor"
-        )
-    messages = [Message(role="user", content=[{"type": "text", "text": caption}])]
-    check_text(processor, messages)
-    text = render(processor, messages, add_generation_prompt=True)
-    ids: list[int] = processor(text=[text], generation_mode="image", return_tensors="pt", **text_options(processor, text))["input_ids"][
-        0
-    ].tolist()
+    first: int
+    """Id of the first picture token: one more than the last word's."""
+    columns: int
+    """Picture tokens of a row of the picture."""
+    row_end: int | None
+    """The word that stands behind each row of a picture; None where none does."""
+    pads: bool
+    """Whether padding stands in the place of a caption that is left out; else nothing does."""
+
+    def begin(self, processor: Any, caption: str) -> tuple[str, dict[str, Any]]:
+        """Text and options by which the processor writes a caption and the begin of its picture."""
+
+
+def lay_out(form: PictureForm, codes: Sequence[int]) -> list[int]:
+    """Turn the codes of a picture, counted from 0, into the ids of its row."""
+    ids: list[int] = []
+    for number, code in enumerate(codes, start=1):
+        ids.append(form.first + code)
+        if form.row_end is not None and number % form.columns == 0:
+            ids.append(form.row_end)
     return ids
 
 
-def kept_without_caption(processor: Any) -> list[int]:
-    """The words that are left of a prompt without a caption, in whose place padding stands: its begin, and the begin of the picture."""
-    return [processor.tokenizer.bos_token_id, processor.tokenizer.convert_tokens_to_ids(processor.image_start_token)]
+def encode_caption(processor: Any, caption: str, form: PictureForm) -> list[int]:
+    """Tokenise a caption up to where its picture begins.
+
+    Raises:
+        ValueError: If the caption holds a word that stands for an image.
+    """
+    check_text(processor, [Message(role="user", content=[{"type": "text", "text": caption}])])
+    text, options = form.begin(processor, caption)
+    ids: list[int] = processor(text=[text], return_tensors="pt", **options)["input_ids"][0].tolist()
+    return ids
+
+
+def caption_words(processor: Any, ids: Sequence[int]) -> list[bool]:
+    """Say which ids of a prompt fall away without a caption: all but its begin token, and the begin of the picture with its size."""
+    begin = processor.tokenizer.convert_tokens_to_ids(processor.image_start_token)
+    picture = max(place for place, number in enumerate(ids) if number == begin)
+    return [place < picture and (place > 0 or number != processor.tokenizer.bos_token_id) for place, number in enumerate(ids)]
+
+
+def leave_caption_out(processor: Any, ids: Sequence[int], form: PictureForm) -> list[int]:
+    """Turn a prompt into the same without a caption, as the family's guidance has it."""
+    words = zip(ids, caption_words(processor, ids), strict=True)
+    pad: int = processor.tokenizer.pad_token_id
+    return [pad if word else number for number, word in words if form.pads or not word]
 
 
 def encode_pictures(
-    processor: Any, caption: str, codes: Sequence[Sequence[int]], *, first: int, max_length: int | None = None
+    processor: Any, caption: str, codes: Sequence[Sequence[int]], *, form: PictureForm, max_length: int | None = None
 ) -> EncodedPrompt:
-    """Tokenise a caption with pictures as its responses.
+    """Tokenise a caption with pictures as its responses; the words between their tokens are not scored.
 
     Args:
         processor: The model's.
         caption: The prompt.
         codes: Of each picture, counted from 0.
-        first: Id of code 0; see ``models/picture_tokens.py``.
+        form: How rows hold them.
         max_length: Longest allowed caption + picture.
 
     Raises:
         ValueError: As ``encode_caption``, and if a row is longer than allowed.
     """
+    responses = [lay_out(form, picture) for picture in codes]
     encoded = EncodedPrompt(
-        prefix_ids=encode_caption(processor, caption),
-        responses=[[first + code for code in picture] for picture in codes],
-        scored=[[True] * len(picture) for picture in codes],
+        prefix_ids=encode_caption(processor, caption, form),
+        responses=responses,
+        scored=[[number >= form.first for number in ids] for ids in responses],
         token_types={},
         images={},
         pictures=True,

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import jinja2
-from transformers import Molmo2Processor
+from transformers import Emu3Processor, JanusProcessor, Molmo2Processor
+from transformers.models.janus.processing_janus import DEFAULT_SYSTEM_PROMPT
 
 from mmalign.data.messages import Message, text_of
 from mmalign.errors import UserError
@@ -64,9 +65,21 @@ def _apply(processor: Any, messages: Sequence[Message], **options: bool) -> str:
 def _with_begin(processor: Any, text: str) -> str:
     """Put in front what the processor itself would put there: Molmo-2's writes the begin token where the template has not."""
     if not isinstance(processor, Molmo2Processor):
-        return text
+        return _always_written(processor) + text
     begin = processor.tokenizer.bos_token or processor.tokenizer.eos_token
     return text if text.startswith(begin) else begin + text
+
+
+def given_text(processor: Any, text: str) -> str:
+    """What a processor is given, so that it makes a rendered text of it: that without what it always writes in front."""
+    return text.removeprefix(_always_written(processor))
+
+
+def _always_written(processor: Any) -> str:
+    if isinstance(processor, Emu3Processor):
+        # Also where it is told to add no special tokens.
+        return str(processor.tokenizer.bos_token)
+    return DEFAULT_SYSTEM_PROMPT if isinstance(processor, JanusProcessor) and processor.use_default_system_prompt else ""
 
 
 def render_answers(

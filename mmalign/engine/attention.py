@@ -83,7 +83,8 @@ def use_shared_attention(model: PreTrainedModel) -> None:
             f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "
             "load it with attn_implementation='sdpa', or 'eager' where the model has no other"
         )
-    model.set_attn_implementation({"text_config": SHARED[current]})
+    # A model without parts of their own configuration (Chameleon) goes by the empty name.
+    model.set_attn_implementation({"" if text_config is model.config else "text_config": SHARED[current]})
 
 
 def _own_eager_attention(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

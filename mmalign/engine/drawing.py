@@ -11,40 +11,39 @@ from transformers import PreTrainedModel
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.choosing import Decoding, answer_seeds
-from mmalign.engine.pictures import drawing, without_caption
+from mmalign.engine.pictures import drawing
 from mmalign.engine.prefix import Rows, run_prefixes, run_rests
-from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
+from mmalign.models.picture_tokens import PictureTokens
 
 
 @torch.no_grad()
 def draw_pictures(
     model: PreTrainedModel,
+    pictures: PictureTokens,
     captions: Sequence[Sequence[int]],
     *,
+    without: Sequence[Sequence[int]],
     decoding: Decoding,
     seeds: Sequence[int],
     guidance: float,
-    kept: Sequence[int],
     pad_token_id: int,
 ) -> Tensor:
     """Draw pictures of captions.
 
     Args:
         model: In eval mode, without wrappers.
+        pictures: How it draws.
         captions: Word ids up to where a picture begins; see ``data.pictures.encode_caption``.
+        without: The same without the captions; see ``data.pictures.leave_caption_out``.
         decoding: ``Greedy`` or ``Sampling``; its ``answers`` are pictures per caption.
         seeds: One for each caption; with its number each picture has one of its own, and is the same in every batch, up to rounding.
-        guidance: Logits are u + guidance (c - u), with the caption (c) and without (u), as stock Janus has it; 1 asks for c alone.
-        kept: Words that stay where there is no caption; see ``data.pictures.kept_without_caption``.
-        pad_token_id: The tokenizer's, which stands in place of the others.
+        guidance: Logits are u + guidance (c - u), with the caption (c) and without (u); 1 asks for c alone.
+        pad_token_id: The tokenizer's.
 
     Returns:
         (R, tokens of a picture) codes, those of a caption side by side.
     """
-    pictures = find_picture_tokens(model)
-    rows = [list(ids) for ids in captions]
-    if guidance != 1:
-        rows += [without_caption(torch.tensor(ids), kept=kept, pad_token_id=pad_token_id).tolist() for ids in captions]
+    rows = [list(ids) for ids in (captions if guidance == 1 else [*captions, *without])]
     encoded = [EncodedPrompt(ids[:-1], [ids[-1:]], [[False]], {}, {}) for ids in rows]
     own = answer_seeds(torch.tensor(list(seeds), device=model.device), decoding.answers)
     with drawing(model, pictures):
@@ -63,7 +62,10 @@ def _continue(rows: Rows, pictures: PictureTokens, decoding: Decoding, seeds: Te
         codes.append(decoding.choose(logits, seeds, len(codes)))
         if len(codes) == pictures.size:
             return torch.stack(codes, 1)
-        rows.step(codes[-1].repeat(len(rows.logits) // len(logits)) + pictures.first)
+        shown = codes[-1].repeat(len(rows.logits) // len(logits)) + pictures.first
+        rows.step(shown)
+        if pictures.row_end is not None and len(codes) % pictures.columns == 0:
+            rows.step(torch.full_like(shown, pictures.row_end))
 
 
 def _guide(logits: Tensor, guidance: float) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import LogitsProcessor, PreTrainedModel
+from transformers import GenerationMixin, JanusForConditionalGeneration, LogitsProcessor, PreTrainedModel
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
@@ -199,7 +199,9 @@ class _StockRows:
         return [Generated(one.ids, one.end, None) for one in said]
 
     def _new(self, inputs: dict[str, Any], **options: Any) -> list[list[int]]:
-        out = self._model.generate(**inputs, **self._options, **options)
+        # Janus' own loses the logits processor on the way to the usual one.
+        owner = GenerationMixin if isinstance(self._model, JanusForConditionalGeneration) else type(self._model)
+        out = owner.generate(self._model, **inputs, **self._options, **options)
         new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
         return new
 

@@ -15,16 +15,17 @@ import torch
 from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import ChameleonForConditionalGeneration, PreTrainedModel
 
 from mmalign.engine.attention import RowLayout, row_layout, use_shared_attention
 from mmalign.engine.divergence import Head, TeacherStates, linear_divergence
 from mmalign.engine.head import LogitTransform, linear_token_logits, linear_token_logps
-from mmalign.engine.pictures import picture_embeddings
+from mmalign.engine.pictures import picture_rows
 from mmalign.engine.positions import find_positions
 from mmalign.engine.vision import ImageFeatures, encode_images, feature_inputs, image_inputs
 from mmalign.errors import UserError
 from mmalign.losses.scores import Logps, ScoredTokens
+from mmalign.models.picture_families import PictureHead
 from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
 from mmalign.options.methods import DivergenceOptions
 
@@ -76,7 +77,7 @@ def compute_response_logps(
     targets = layout["target"] if pictures is None else layout["target"] - pictures.first
     states: list[Tensor] = []
 
-    def score(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+    def score(hidden: Tensor, head: OutputHead, transform: LogitTransform) -> Tensor:
         scored, target = hidden.index_select(0, layout["index"]), targets
         if keep_states:
             states.append(scored)
@@ -105,7 +106,7 @@ _FORWARD_KL = DivergenceOptions()
 def states_of(model: nn.Module, logps: ResponseLogps, layout: Mapping[str, Any]) -> TeacherStates:
     """What another model is compared with: the states that ``compute_response_logps`` kept, and the head that reads them."""
     pictures = drawing_of(model, layout)
-    head = read_head(model) if pictures is None else Head(pictures.head.weight, pictures.head.bias)
+    head = read_head(model) if pictures is None else Head(*pictures.head)
     assert logps.states is not None, "they are kept where somebody asks"
     return TeacherStates(logps.states.to(head.weight.dtype), head)
 
@@ -122,7 +123,9 @@ def read_head(model: nn.Module) -> Head:
     return Head(linear.weight, linear.bias, find_transform(inner))
 
 
-HeadFunction = Callable[[Tensor, nn.Linear, LogitTransform], Tensor]
+OutputHead = nn.Linear | PictureHead
+
+HeadFunction = Callable[[Tensor, OutputHead, LogitTransform], Tensor]
 """From the last hidden states (B * N, D), the output head, and what the model does to logits behind it, to any tensor."""
 
 
@@ -152,13 +155,15 @@ def run_with_head(model: nn.Module, batch: dict[str, Any], compute: HeadFunction
         pictures = drawing_of(inner, layout)
         transform = stack.enter_context(_replaced_head(inner, compute, pictures))
         if pictures is not None:
-            stack.enter_context(picture_embeddings(inner, pictures))
+            stack.enter_context(picture_rows(inner, pictures))
         positions = find_positions(inner, batch)
         repeats = None if bool(layout["shared"]) else layout["repeats"]
         if features is None and repeats is not None:
             features = encode_images(inner, batch)
         images = image_inputs(inner, batch) if features is None else feature_inputs(features, repeats)
         output = model(**inputs, **images, position_ids=positions, use_cache=False).logits
+    if pictures is not None:
+        output = output[0]
     # A scale that the model's forward puts on what the head returns is taken off again; inside the head it did its work.
     return output.float() if transform.scale == 1.0 else output.float() / transform.scale
 
@@ -186,12 +191,15 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction, pictures: Pict
             f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
             "leave lm_head out of the adapter's and the quantiser's modules"
         )
+    if pictures is None and isinstance(model, ChameleonForConditionalGeneration):
+        raise UserError("ChameleonForConditionalGeneration bars picture tokens from its logits: its words can't be scored; use --pictures")
     text_config = model.config.get_text_config()
     transform = find_transform(model)
 
     def forward(hidden: Tensor) -> Tensor:
         if pictures is not None:
-            return compute(pictures.read(hidden.flatten(0, 1)), pictures.head, LogitTransform())
+            # Three axes, as logits have them: see ``ChameleonPictures.unbarred``.
+            return compute(pictures.read(hidden.flatten(0, 1)), pictures.head, LogitTransform())[None]
         return compute(hidden.flatten(0, 1), head, transform)
 
     head.forward = forward  # type: ignore[assignment,method-assign]

@@ -4,20 +4,20 @@ The engine asks a model how it draws (``models/picture_tokens.py``) and nothing 
 caches are those of words.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from mmalign.models.picture_tokens import PictureTokens
 
 
 @contextmanager
-def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
-    """Let the model's input embeddings read ids from ``pictures.first`` on as picture tokens, in the forward passes inside."""
+def picture_rows(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
+    """Let the model read ids from ``pictures.first`` on as picture tokens, and bar none, in the forward passes inside."""
     words = model.get_input_embeddings()
     embed_words = words.forward
 
@@ -29,7 +29,8 @@ def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Itera
 
     words.forward = forward
     try:
-        yield
+        with pictures.unbarred():
+            yield
     finally:
         del words.forward
 
@@ -38,14 +39,29 @@ def picture_embeddings(model: PreTrainedModel, pictures: PictureTokens) -> Itera
 def drawing(model: PreTrainedModel, pictures: PictureTokens) -> Iterator[None]:
     """Let the model's forward read picture tokens and return the logits of the next one, (B, N, codes), in place of words'."""
     head: Any = model.get_output_embeddings()
-    head.forward = lambda hidden: pictures.head(pictures.read(hidden))
+    head.forward = lambda hidden: F.linear(pictures.read(hidden), *pictures.head)
     try:
-        with picture_embeddings(model, pictures):
+        with picture_rows(model, pictures):
             yield
     finally:
         del head.forward
 
 
-def without_caption(ids: Tensor, *, kept: Sequence[int], pad_token_id: int) -> Tensor:
-    """Put padding in place of all words but the ``kept`` ones, as stock Janus does for the half of guidance that knows no caption."""
-    return torch.where(torch.isin(ids, torch.tensor(kept, device=ids.device)), ids, pad_token_id)
+def drop_words(batch: Mapping[str, Any], words: Tensor, *, pads: bool, pad_token_id: int) -> dict[str, Any]:
+    """Leave words of plain rows out.
+
+    Args:
+        batch: From ``collate_prompts``, a response in each row.
+        words: (B, N) which.
+        pads: Whether padding stands in their place; else nothing does, and what follows moves up.
+        pad_token_id: The tokenizer's.
+    """
+    dropped = {**batch, "input_ids": batch["input_ids"].masked_fill(words, pad_token_id)}
+    if pads:
+        return dropped
+    moved = (batch["layout"]["position"] - words.cumsum(-1)).clamp_min(0)
+    return {
+        **dropped,
+        "attention_mask": batch["attention_mask"].masked_fill(words, 0),
+        "layout": {**batch["layout"], "position": moved},
+    }

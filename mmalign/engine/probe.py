@@ -122,8 +122,9 @@ def _own_picture_logps(pictures: PictureTokens, prompt: EncodedPrompt, device: t
     prefix = torch.tensor([prompt.prefix_ids], device=device)
     values = []
     for ids in prompt.responses:
-        codes = torch.tensor([ids], device=device) - pictures.first
-        values.append(pictures.own_logits(prefix, codes).float().log_softmax(-1).gather(-1, codes.T).squeeze(-1))
+        row = torch.tensor([ids], device=device)
+        codes = row[row >= pictures.first] - pictures.first
+        values.append(pictures.own_logits(prefix, row).float().log_softmax(-1).gather(-1, codes[:, None]).squeeze(-1))
     return values
 
 

@@ -20,7 +20,7 @@ from mmalign.data.messages import Message
 from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.head import LogitTransform, linear_token_logits
-from mmalign.engine.logps import run_with_head
+from mmalign.engine.logps import OutputHead, run_with_head
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.files import RUN_FILE, read_json_object
 from mmalign.models.load import best_device, load_mllm
@@ -53,7 +53,7 @@ def compute_rewards(model: nn.Module, batch: dict[str, Any], answers: tuple[int,
     """
     index = batch["layout"]["index"]
 
-    def read(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+    def read(hidden: Tensor, head: OutputHead, transform: LogitTransform) -> Tensor:
         asked = hidden.index_select(0, index)
         right, wrong = (linear_token_logits(asked, head.weight, head.bias, torch.full_like(index, i), transform) for i in answers)
         return right - wrong

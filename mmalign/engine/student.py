@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mmalign.engine.aligned import Alignment, aligned_distance
 from mmalign.engine.divergence import Head, Prediction, TeacherStates, TopTokens, linear_divergence
 from mmalign.engine.head import LogitTransform, chunks, linear_token_logps
-from mmalign.engine.logps import run_with_head, unwrap
+from mmalign.engine.logps import OutputHead, run_with_head, unwrap
 from mmalign.options.methods import DivergenceOptions
 
 
@@ -44,7 +44,7 @@ def compute_teacher_states(teacher: nn.Module, batch: dict[str, Any], *, index: 
     found: list[Head] = []
     chosen = batch["layout"]["index"] if index is None else index
 
-    def keep(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+    def keep(hidden: Tensor, head: OutputHead, transform: LogitTransform) -> Tensor:
         found.append(Head(head.weight, head.bias, transform))
         return hidden.index_select(0, chosen)
 
@@ -99,7 +99,7 @@ def compute_student_output(
     layout = batch["layout"]
     compared = layout["index"] if index is None else index
 
-    def compare(hidden: Tensor, head: nn.Linear, transform: LogitTransform) -> Tensor:
+    def compare(hidden: Tensor, head: OutputHead, transform: LogitTransform) -> Tensor:
         own = Head(head.weight, head.bias, transform).cut(vocabulary)
         told = hidden.index_select(0, compared)
         if isinstance(teacher, Alignment):

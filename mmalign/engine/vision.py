@@ -48,7 +48,9 @@ def encode_images(model: PreTrainedModel, batch: dict[str, Any]) -> ImageFeature
     images = image_inputs(model, batch)
     if not images:
         return None
-    output = model.get_image_features(**images, return_dict=True)
+    # Some families have it on the model without a head alone (Janus, Emu3).
+    owner: Any = model if hasattr(model, "get_image_features") else model.base_model
+    output = owner.get_image_features(**images, return_dict=True)
     # Read by the tower's side alone.
     companions = {key: value for key, value in images.items() if key not in (_PIXELS, PATCH_INDICES)}
     return ImageFeatures(output, companions, batch["layout"]["image_blocks"])

@@ -18,14 +18,14 @@ from mmalign.data.pictures import (
     PICTURE,
     PICTURE_LIST,
     PICTURE_PAIR,
+    caption_words,
     encode_pictures,
-    kept_without_caption,
     read_caption,
     read_pictures,
 )
 from mmalign.engine.choosing import fold_in
 from mmalign.engine.logps import unwrap
-from mmalign.engine.pictures import without_caption
+from mmalign.engine.pictures import drop_words
 from mmalign.errors import UserError
 from mmalign.losses.list_kernel import ListObjective
 from mmalign.losses.pair_kernel import PairObjective
@@ -33,9 +33,9 @@ from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import Objective, ResponsesMethod
 from mmalign.methods.sft import SupervisedMethod
+from mmalign.models.dropout import switch_dropout_off
 from mmalign.models.picture_tokens import find_picture_tokens
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, SftOptions
-from mmalign.options.rows import RowOptions
 from mmalign.pictures.tokenizing import add_codes
 from mmalign.training.method import Method
 
@@ -43,13 +43,15 @@ from mmalign.training.method import Method
 class PictureRows:
     """Reads the pictures of rows for one model, whose parts that have no say in them stop training."""
 
-    def __init__(self, model: nn.Module, processor: Any, options: RowOptions, columns: Sequence[str]) -> None:
+    def __init__(
+        self, model: nn.Module, processor: Any, options: SftOptions | PreferenceOptions | ListwiseOptions, columns: Sequence[str]
+    ) -> None:
         """Ask the model how it draws.
 
         Raises:
-            ValueError: If it does not.
+            ValueError: If it does not, or not at the size that is asked for.
         """
-        self.tokens = find_picture_tokens(unwrap(model))
+        self.tokens = find_picture_tokens(unwrap(model), side=options.picture_side)
         self.processor, self.options, self.columns = processor, options, tuple(columns)
         for module in self.tokens.idle():
             module.requires_grad_(False)
@@ -73,7 +75,7 @@ class PictureRows:
         return self._encode(read_caption(raw), held[0] if self.columns == PICTURE_LIST else held)
 
     def _encode(self, caption: str, codes: Sequence[Sequence[int]]) -> EncodedPrompt:
-        return encode_pictures(self.processor, caption, codes, first=self.tokens.first, max_length=self.options.max_length)
+        return encode_pictures(self.processor, caption, codes, form=self.tokens, max_length=self.options.max_length)
 
 
 class PictureResponses(ResponsesMethod[Objective]):
@@ -94,6 +96,7 @@ class PictureResponses(ResponsesMethod[Objective]):
         model, processor, method = super().build(options)
         assert isinstance(method, PictureResponses)
         method.pictures = PictureRows(model, processor, options, cls.picture_columns)
+        switch_dropout_off(model)
         return model, processor, method
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
@@ -189,9 +192,14 @@ class PictureSupervisedMethod(SupervisedMethod):
         return self.pictures.tokenize(dataset)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """As of words, with a key of each row by which its caption is dropped."""
+        """As of words, with the places of each row's caption, and a key by which it is dropped."""
         batch = super().collate(rows)
-        batch["layout"]["row_key"] = torch.tensor([int(digest_text(self._encode(row)), 16) - 2**63 for row in rows])
+        caption = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
+        encoded = [self._encode(row) for row in rows]
+        for number, prompt in enumerate(encoded):
+            caption[number, : len(prompt.prefix_ids)] = torch.tensor(caption_words(self.processor, prompt.prefix_ids))
+        keys = torch.tensor([int(digest_text(prompt), 16) - 2**63 for prompt in encoded])
+        batch["layout"] |= {"caption": caption, "row_key": keys}
         return batch
 
     def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:
@@ -199,10 +207,8 @@ class PictureSupervisedMethod(SupervisedMethod):
         layout = batch["layout"]
         seeds = fold_in(fold_in(layout["row_key"], step), self.options.seed)
         dropped = drawn_shares(seeds) < self.options.caption_dropout
-        words = (layout["segment"] == 0) & dropped[layout["prompt"].clamp_min(0)]
-        kept, pad = kept_without_caption(self.processor), self.processor.tokenizer.pad_token_id
-        bare = without_caption(batch["input_ids"], kept=kept, pad_token_id=pad)
-        return {**batch, "input_ids": torch.where(words, bare, batch["input_ids"])}
+        words = layout["caption"] & dropped[:, None]
+        return drop_words(batch, words, pads=self.pictures.tokens.pads, pad_token_id=self.processor.tokenizer.pad_token_id)
 
 
 def drawn_shares(seeds: Tensor) -> Tensor:

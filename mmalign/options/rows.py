@@ -86,3 +86,12 @@ class PictureOptions(Options):
     pictures: bool = False
     """answers are pictures, drawn token by token: rows have caption, and image (sft), image_chosen and image_rejected (preference), or
     images_responses and scores (listwise)"""
+    picture_side: int | None = None
+    """Emu3: height and width of pictures in pixels, a multiple of 8, the same for training and sample-images; default: 720"""
+
+    def __post_init__(self) -> None:
+        """Refuse a size of nothing."""
+        super().__post_init__()
+        self.refuse_below(1, "picture_side")
+        if self.picture_side is not None and not self.pictures:
+            raise UserError(f"picture_side is {self.picture_side}, and answers are words; add --pictures, or leave it out")

@@ -20,11 +20,13 @@ class DrawingOptions(TokenOptions):
     """of sampling; 0: the likeliest token, always"""
     seed: int = 0
     """the same seed gives the same pictures"""
+    picture_side: int | None = None
+    """Emu3: height and width of pictures in pixels, a multiple of 8; default: 720"""
 
     def __post_init__(self) -> None:
         """Refuse what is no distribution, and several likeliest pictures."""
         super().__post_init__()
-        self.refuse_below(1, "samples")
+        self.refuse_below(1, "samples", "picture_side")
         self.refuse_below(0, "temperature", "guidance", "seed")
         if self.temperature == 0 and self.samples > 1:
             raise UserError(f"samples is {self.samples}, and with temperature 0 they would all be the same picture; leave one out")

@@ -85,15 +85,17 @@ def _find_codes(row: Mapping[str, Any], columns: Sequence[str], size: int) -> li
         found = [row.get(CODES[name]) for name in columns]
     for codes in found:
         if codes is not None and len(codes) != size:
-            raise UserError(f"a picture has {len(codes)} codes, and the model's pictures have {size}; leave the columns of codes out")
+            raise UserError(
+                f"a picture has {len(codes)} codes, and the model's pictures have {size}; leave the columns of codes out, or give the "
+                "--picture-side that they were drawn with"
+            )
     return list(found)
 
 
 def _tokenize(pictures: Sequence[Any], tokens: PictureTokens, processor: Any) -> list[list[int]]:
     if not pictures:
         return []
-    pixels = processor.image_processor(list(pictures), return_tensors="pt")["pixel_values"]
-    codes: list[list[int]] = tokens.tokenize(pixels.to(best_device())).tolist()
+    codes: list[list[int]] = tokens.tokenize(tokens.read_pixels(processor, pictures).to(best_device())).tolist()
     return codes
 
 

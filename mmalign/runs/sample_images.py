@@ -10,7 +10,7 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 
 from mmalign.data.datasets import hash_data_files, load_rows
-from mmalign.data.pictures import CAPTION, CODES_OF, encode_caption, kept_without_caption, read_caption
+from mmalign.data.pictures import CAPTION, CODES_OF, encode_caption, leave_caption_out, read_caption
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import check_columns, row_id
 from mmalign.data.shards import Advance, Shards, parse_share, read_lines, split_among_processes, wait_for_all, write_lines
@@ -21,7 +21,7 @@ from mmalign.errors import UserError
 from mmalign.files import SCORING, claim
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_mllm
-from mmalign.models.picture_tokens import find_picture_tokens, to_images
+from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
 from mmalign.options.sample_images import DrawingOptions, SampleImagesOptions
 
 SHARD = 64
@@ -50,10 +50,12 @@ def run(options: SampleImagesOptions) -> None:
     claim(options.out / SCORING, record, what="other pictures")
 
     @functools.cache
-    def load() -> tuple[Any, Any]:
+    def load() -> tuple[Any, PictureTokens, Any]:
         model, processor = load_mllm(options.model, dtype=options.dtype)
-        find_picture_tokens(unwrap(model))
-        return unwrap(model.to(best_device())), processor
+        pictures = find_picture_tokens(unwrap(model), side=options.picture_side)
+        if not pictures.decodes:
+            raise UserError(f"transformers has no decoder of the picture tokens of {type(unwrap(model)).__name__}: nothing can be shown")
+        return unwrap(model.to(best_device())), pictures, processor
 
     def write(rows: range, path: Path, advance: Advance) -> None:
         drawn, broken = _draw(*load(), dataset, rows, options, advance)
@@ -76,37 +78,39 @@ def choose_decoding(options: DrawingOptions) -> Decoding:
 
 
 def _draw(
-    model: Any, processor: Any, dataset: Dataset, rows: range, options: SampleImagesOptions, advance: Advance
+    model: Any, pictures: PictureTokens, processor: Any, dataset: Dataset, rows: range, options: SampleImagesOptions, advance: Advance
 ) -> tuple[list[tuple[int, Mapping[str, Any]]], list[dict[str, str]]]:
     """Return the number of each picture's caption with the picture's columns, and the reason of each broken caption."""
     good: list[tuple[int, list[int]]] = []
     broken: list[dict[str, str]] = []
     for index in rows:
         try:
-            good.append((index, encode_caption(processor, read_caption(dataset[index]))))
+            good.append((index, encode_caption(processor, read_caption(dataset[index]), pictures)))
         except UserError as error:
             broken.append({"row_id": row_id(dataset[index], index=index), "reason": str(error)})
     drawn: list[tuple[int, Mapping[str, Any]]] = []
     for start in range(0, len(good), options.batch_size):
         batch = good[start : start + options.batch_size]
-        made = _draw_batch(model, processor, batch, options)
+        made = _draw_batch(model, pictures, processor, batch, options)
         drawn += [(index, made[number * options.samples + i]) for number, (index, _) in enumerate(batch) for i in range(options.samples)]
         advance(len(batch))
     return drawn, broken
 
 
-def _draw_batch(model: Any, processor: Any, batch: Sequence[tuple[int, list[int]]], options: DrawingOptions) -> list[dict[str, Any]]:
-    pictures = find_picture_tokens(model)
+def _draw_batch(
+    model: Any, pictures: PictureTokens, processor: Any, batch: Sequence[tuple[int, list[int]]], options: DrawingOptions
+) -> list[dict[str, Any]]:
     codes = draw_pictures(
         model,
+        pictures,
         [ids for _, ids in batch],
+        without=[leave_caption_out(processor, ids, pictures) for _, ids in batch],
         decoding=choose_decoding(options),
         seeds=fold_in(torch.tensor([index for index, _ in batch]), options.seed).tolist(),
         guidance=options.guidance,
-        kept=kept_without_caption(processor),
         pad_token_id=processor.tokenizer.pad_token_id,
     )
-    images, digest = to_images(processor, pictures.decode(codes)), pictures.tokenizer_digest()
+    images, digest = pictures.show(processor, pictures.decode(codes)), pictures.tokenizer_digest()
     return [
         dict(zip(_DRAWN, (number % options.samples, image, ids, digest), strict=True))
         for number, (image, ids) in enumerate(zip(images, codes.tolist(), strict=True))

@@ -10,7 +10,7 @@ from mmalign.data.encode import batch_prompts, encode_chat, encode_questions, en
 from mmalign.data.rows import read_chat, read_pair
 from mmalign.data.templates import describe_end, render, render_answers
 from tests.families.real_forms import build_real_form
-from tests.tiny_families import FAMILIES
+from tests.tiny_families import FAMILIES, emu3
 from tests.tiny_models import random_image
 
 A = random_image(0)
@@ -74,9 +74,10 @@ def test_what_ends_an_answer_is_said(llava: Any, qwen: Any) -> None:
     assert "ends answers with '<|im_end|>', which holds none of the tokens that end" in str(describe_end(qwen, ends[1:], "token"))
 
 
-@pytest.mark.parametrize("family", ["llava", "llava-next", "gemma3", "pixtral", "idefics3", "qwen2-vl", "lfm2-vl"])
+@pytest.mark.parametrize("family", ["llava", "llava-next", "gemma3", "pixtral", "idefics3", "qwen2-vl", "lfm2-vl", "janus", "emu3"])
 def test_one_begin_token_on_every_path(family: str) -> None:
-    _, processor = build_real_form(family)
+    """Also where the processor always writes it (Emu3), or a system prompt (Janus); answers are found behind either."""
+    _, processor = emu3() if family == "emu3" else build_real_form(family)
     row = pair()
     message = [{"role": "user", "content": [{"type": "image", "image": A}, {"type": "text", "text": "what is it"}]}]
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "add_generation_prompt": True}
@@ -85,8 +86,11 @@ def test_one_begin_token_on_every_path(family: str) -> None:
     questions = encode_questions(processor, images=[A], prompts=[row.prompt, row.prompt])
     assert [*questions.prefix_ids, *questions.responses[1]] == expected
     assert batch_prompts(processor, [row.prompt], [[A]])["input_ids"][0].tolist() == expected
-    turns = chat("what is it", "a dog")
-    assert encode_chat(processor, turns).prefix_ids == expected
+    told = encode_chat(processor, chat("what is it", "a dog"))
+    assert told.prefix_ids == expected
+    said = processor.tokenizer.decode([one for one, scored in zip(told.responses[0], told.scored[0], strict=True) if scored])
+    assert "dog" in said
+    assert "what" not in said
 
 
 def test_questions_of_other_length_share_their_image(qwen: Any) -> None:

@@ -113,11 +113,21 @@ def test_gradients_on_a_gpu_equal_plain_rows(attention: str) -> None:
     assert all((shared[name] - plain[name]).norm() < 1e-3 * norm for name in plain)
 
 
-def test_two_processes_equal_one() -> None:
+def run_two_processes(module: str) -> str:
+    """Run a module by two processes; returns what it printed."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", "tests.engine.two_processes"]
+    words = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(port), "-m", module]
     done = subprocess.run([sys.executable, *words], cwd=REPOSITORY, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("gradients equal") == 4, done.stdout
+    return done.stdout
+
+
+def test_two_processes_equal_one() -> None:
+    assert run_two_processes("tests.engine.two_processes").count("gradients equal") == 4
+
+
+def test_two_processes_equal_one_on_pictures() -> None:
+    """Each family that draws: its picture tokens' embeddings and head are parts of the words' in two of them."""
+    assert run_two_processes("tests.pictures.two_processes").count("gradients equal") == 6

@@ -1,7 +1,7 @@
 """Run by two processes: the engine under DDP and under FSDP2 gives the losses and gradients of one process with the whole batch."""
 
 import os
-import sys
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -41,36 +41,44 @@ def shard(model: nn.Module) -> nn.Module:
     return fully_shard(model)
 
 
+def compare(name: str, build: Callable[[], nn.Module], encoded: list[Any]) -> None:
+    """Compare both wrappers, half of the rows in each process, with one process and all of them."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    loss, expected = run(build(), encoded)
+    mine = encoded[rank::world]
+    for wrapper in ("ddp", "fsdp2"):
+        inner = build()
+        # The last layers of a CLIP tower, behind the one that is projected, get no gradient.
+        model = DistributedDataParallel(inner, find_unused_parameters=True) if wrapper == "ddp" else shard(inner)
+        if wrapper == "fsdp2":
+            assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+        part, got = run(model, mine)
+        dist.all_reduce(part)
+        torch.testing.assert_close(part, loss, rtol=1e-5, atol=0)
+        assert {name for name in got if got[name].any()} == {name for name in expected if expected[name].any()}, wrapper
+        norm = torch.stack([grad.norm() for grad in expected.values()]).norm()
+        for weight, grad in expected.items():
+            # Both wrappers average over processes what one process sums.
+            error = (got.get(weight, torch.zeros_like(grad)) * world - grad).norm()
+            assert error < 1e-5 * norm, (wrapper, name, weight, error, norm)
+        if rank == 0:
+            print(f"{wrapper} {name}: loss and {len(expected)} gradients equal")
+
+
 def main() -> None:
+    for lora in (False, True):
+        compare(f"lora={lora}", lambda lora=lora: build(lora)[0], encode(build(lora)[1], NUM_ROWS))  # type: ignore[misc]
+
+
+def run_by_two(main: Callable[[], None]) -> None:
+    """Run what both processes do."""
+    assert "RANK" in os.environ, "run by torchrun"
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
-    rank, world = dist.get_rank(), dist.get_world_size()
-    assert world == 2
-    for lora in (False, True):
-        alone, processor = build(lora)
-        encoded = encode(processor, NUM_ROWS)
-        loss, expected = run(alone, encoded)
-        mine = encoded[rank::world]
-        for wrapper in ("ddp", "fsdp2"):
-            inner = build(lora)[0]
-            # The last layers of a CLIP tower, behind the one that is projected, get no gradient.
-            model = DistributedDataParallel(inner, find_unused_parameters=True) if wrapper == "ddp" else shard(inner)
-            if wrapper == "fsdp2":
-                assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
-            part, got = run(model, mine)
-            dist.all_reduce(part)
-            torch.testing.assert_close(part, loss, rtol=1e-5, atol=0)
-            assert {name for name in got if got[name].any()} == {name for name in expected if expected[name].any()}, wrapper
-            norm = torch.stack([grad.norm() for grad in expected.values()]).norm()
-            for name, grad in expected.items():
-                # Both wrappers average over processes what one process sums.
-                error = (got.get(name, torch.zeros_like(grad)) * world - grad).norm()
-                assert error < 1e-5 * norm, (wrapper, lora, name, error, norm)
-            if rank == 0:
-                print(f"{wrapper} lora={lora}: loss and {len(expected)} gradients equal")
+    assert dist.get_world_size() == 2
+    main()
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    assert "RANK" in os.environ, "run by torchrun"
-    sys.exit(main())
+    run_by_two(main)

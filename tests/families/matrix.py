@@ -22,7 +22,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, PaliGemmaPr
 
 from mmalign.data.encode import EncodedPrompt, encode_chat, encode_questions, encode_responses, encode_row
 from mmalign.data.rows import Message, read_chat, read_pair
-from mmalign.data.templates import describe_end, render
+from mmalign.data.templates import describe_end, given_text, render
 from mmalign.difficulty.generative import score_generative
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.generation import end_tokens, generate
@@ -111,7 +111,7 @@ def check_row_labels(processor: Any, raw: dict[str, Any]) -> None:
     """One conversation's."""
     row = read_chat(raw, index=0)
     encoded = encode_chat(processor, row)
-    text = render(processor, row.messages, add_generation_prompt=False)
+    text = given_text(processor, render(processor, row.messages, add_generation_prompt=False))
     options: dict[str, Any] = {"images": [row.images] if row.images else None, "return_tensors": "pt"}
     if isinstance(processor, PaliGemmaProcessor):
         # Prompt and response are two texts to it: it ends the first with a line break, and the second with the last token.

@@ -78,6 +78,12 @@ GLM = (
     "{{ '<|begin_of_image|><|image|><|end_of_image|>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+JANUS = (
+    "{% for m in messages %}{{ '<|User|>: ' if m['role'] == 'user' else '<|Assistant|>: ' }}"
+    "{% for c in m['content'] %}{{ '<image>\n' if c['type'] == 'image' else c['text'] }}{% endfor %}"
+    "{% if not loop.last or add_generation_prompt %}{{ '\n\n' if m['role'] == 'user' else eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|>:' }}{% endif %}"
+)
 PALIGEMMA = (
     "{%- for message in messages -%}{%- for part in message['content'] -%}{{- '<image>' if part['type'] == 'image' else part['text'] -}}"
     "{%- endfor -%}{%- if message['role'] == 'assistant' -%}{{- '</s>' -}}{%- endif -%}{%- endfor -%}"
@@ -136,6 +142,7 @@ REAL_FORMS: dict[str, RealForm] = {
     "glm4v": RealForm(GLM, ("[gMASK]", "<sop>", "<|user|>", "<|assistant|>"), writes_end=False),
     "ovis2": _chatml("<image>\n"),
     "lfm2-vl": RealForm(_turns("<image>", begin="{{ bos_token }}"), _CHATML, "<|im_end|>", adds_begin=True),
+    "janus": RealForm(JANUS, ("<|User|>", "<|Assistant|>"), writes_end=False, adds_begin=True),
 }
 
 

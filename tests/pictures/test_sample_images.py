@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 import mmalign.runs.sample_images as command
 from mmalign.cli import main
 from mmalign.data.images import load_image
-from mmalign.data.pictures import encode_caption, kept_without_caption
+from mmalign.data.pictures import encode_caption, leave_caption_out
 from mmalign.engine.choosing import Greedy, Sampling
 from mmalign.engine.drawing import draw_pictures
 from mmalign.models.picture_tokens import find_picture_tokens
@@ -31,8 +31,10 @@ def built() -> tuple[Any, Any]:
 def draw(built: tuple[Any, Any], captions: list[str], **options: Any) -> torch.Tensor:
     model, processor = built
     own = {"decoding": Greedy(), "seeds": range(len(captions)), "guidance": 5.0, **options}
-    ids = [encode_caption(processor, caption) for caption in captions]
-    return draw_pictures(model, ids, kept=kept_without_caption(processor), pad_token_id=0, **own)
+    pictures = find_picture_tokens(model)
+    ids = [encode_caption(processor, caption, pictures) for caption in captions]
+    without = [leave_caption_out(processor, one, pictures) for one in ids]
+    return draw_pictures(model, pictures, ids, without=without, pad_token_id=0, **own)
 
 
 @pytest.mark.parametrize("guidance", [5.0, 2.5])
@@ -54,10 +56,10 @@ def test_the_likeliest_pictures_are_those_of_stock_generate(built: tuple[Any, An
 
 def test_without_guidance_each_token_is_the_likeliest(built: tuple[Any, Any]) -> None:
     model, processor = built
-    codes = draw(built, CAPTIONS, guidance=1.0)
+    codes, pictures = draw(built, CAPTIONS, guidance=1.0), find_picture_tokens(model)
     for caption, row in zip(CAPTIONS, codes, strict=True):
         with torch.no_grad():
-            logits = find_picture_tokens(model).own_logits(torch.tensor([encode_caption(processor, caption)]), row[None])
+            logits = pictures.own_logits(torch.tensor([encode_caption(processor, caption, pictures)]), pictures.first + row[None])
         assert torch.equal(logits.argmax(-1), row)
 
 

@@ -25,7 +25,7 @@ def stock_sum(model: Any, processor: Any, caption: str, picture: Any) -> float:
     """Log p of a picture by stock Janus, from the picture itself."""
     tokens = find_picture_tokens(model)
     codes = tokens.tokenize(processor.image_processor([picture], return_tensors="pt")["pixel_values"])
-    prefix = torch.tensor([encode_caption(processor, caption)])
+    prefix = torch.tensor([encode_caption(processor, caption, tokens)])
     row = torch.cat([model.get_input_embeddings()(prefix), model.prepare_embeddings_for_image_generation(codes)], 1)
     with torch.no_grad():
         logits = model.model.generation_head(model.model(inputs_embeds=row, use_cache=False).last_hidden_state)
@@ -178,11 +178,11 @@ def test_dropped_captions_are_padding_but_for_the_begins(janus_dir: Path, tmp_pa
         total = 0.0
         for row in rows:
             codes = tokens.tokenize(processor.image_processor([row["image"]], return_tensors="pt")["pixel_values"])
-            ids = encode_caption(processor, row["caption"])
+            ids = encode_caption(processor, row["caption"], tokens)
             begin = processor.tokenizer.convert_tokens_to_ids("<begin_of_image>")
             kept = ids if share == "0" else [i if i in (1, begin) else 0 for i in ids]
             with torch.no_grad():
-                logits = tokens.own_logits(torch.tensor([kept]), codes)
+                logits = tokens.own_logits(torch.tensor([kept]), tokens.first + codes)
             total += float(F.cross_entropy(logits, codes[0], reduction="sum"))
         assert read_log(tmp_path / share)[0]["loss"] == pytest.approx(total / (8 * 16), abs=1e-4)
 
