@@ -140,7 +140,7 @@ def train_groups(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, 
 
 def _words(options: IterateOptions, kind: Kind) -> list[str]:
     """What goes to every training."""
-    return [*kind.training_words, *(["--objective", *options.objective] if options.objective else []), *training_words(options.train)]
+    return [*kind.own_words, *(["--objective", *options.objective] if options.objective else []), *training_words(options.train)]
 
 
 def chosen_gaps(row: Mapping[str, Any], options: IterateOptions) -> list[float]:

@@ -24,8 +24,8 @@ class Kind(ABC):
 
     methods: ClassVar[Mapping[str, str]] = {"preference": "preference", "listwise": "listwise"}
     """What ``mmalign train`` calls training on pairs and on groups."""
-    training_words: Sequence[str] = ()
-    """What every training is told."""
+    own_words: Sequence[str] = ()
+    """What every training is told, beside the options in ``--train``."""
 
     def __init__(self, options: IterateOptions) -> None:
         """Keep the options."""

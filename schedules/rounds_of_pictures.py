@@ -83,7 +83,7 @@ class Drawn(Kind):
 class Pictures(Drawn):
     """Pictures as tokens of a multimodal LLM."""
 
-    training_words = ("--pictures",)
+    own_words = ("--pictures",)
     command, samples = "sample-images", "data"
     columns: ClassVar = {"image": "images_responses", "codes": "codes_responses"}
     kept = (*Drawn.kept, "codes_of")
@@ -105,7 +105,7 @@ class Denoised(Drawn):
     def __init__(self, options: IterateOptions) -> None:
         """Train on paths where they are sampled."""
         super().__init__(options)
-        self.training_words = ("--noise", "path") if "--paths" in shlex.split(options.sample) else ()
+        self.own_words = ("--noise", "path") if "--paths" in shlex.split(options.sample) else ()
 
     def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
         """Make a pair of two pictures, or of their paths."""
