@@ -19,6 +19,7 @@ from mmalign.methods.groups import Answered, Learner, build_learner
 from mmalign.methods.held_answers import Held, HeldAnswers, HeldAnswersCallback
 from mmalign.methods.policy import load_policy
 from mmalign.methods.sampling import PolicySampler, draw
+from mmalign.models.dropout import switch_dropout_off
 from mmalign.options.methods import OnlineLossOptions, OnlineOptions
 from mmalign.rewards.groups import Group, Reward, Rewards, mark_right, read_group, score_groups, win_rates
 from mmalign.rewards.registry import build_reward
@@ -72,6 +73,7 @@ class OnlineMethod(Method):
         """
         reward = build_reward(options, folder=options.out)
         model, processor = load_policy(options)
+        switch_dropout_off(model)
         learner = build_learner(options, model, processor)
         return model, processor, cls(processor, options, learner=learner, reward=reward, seed=options.seed)
 

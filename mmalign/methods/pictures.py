@@ -33,7 +33,6 @@ from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import Objective, ResponsesMethod
 from mmalign.methods.sft import SupervisedMethod
-from mmalign.models.dropout import switch_dropout_off
 from mmalign.models.picture_tokens import find_picture_tokens
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, SftOptions
 from mmalign.pictures.tokenizing import add_codes
@@ -96,7 +95,6 @@ class PictureResponses(ResponsesMethod[Objective]):
         model, processor, method = super().build(options)
         assert isinstance(method, PictureResponses)
         method.pictures = PictureRows(model, processor, options, cls.picture_columns)
-        switch_dropout_off(model)
         return model, processor, method
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:

@@ -28,6 +28,7 @@ from mmalign.losses.registry import Named, Registry
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.policy import build_reference, fingerprint_reference, load_policy
 from mmalign.methods.policy_and_reference import compute_policy_and_reference
+from mmalign.models.dropout import switch_dropout_off
 from mmalign.models.moving_reference import MovingReference
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListwiseOptions, PreferenceOptions, ResponsesOptions
@@ -86,6 +87,7 @@ class ResponsesMethod(Method, Generic[Objective]):
                 "--reference-quantization and --reference-update out"
             )
         model, processor = load_policy(options)
+        switch_dropout_off(model)
         reference = build_reference(options, model) if uses_reference else None
         return model, processor, cls(processor, options, reference=reference, reference_fingerprint=fingerprint_reference(options))
 

@@ -8,5 +8,7 @@ def switch_dropout_off(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if isinstance(module, nn.Dropout) and "lora_dropout" not in name:
             module.p = 0.0
-        if getattr(module, "attention_dropout", 0.0):
-            module.attention_dropout = 0.0
+        # Attention of transformers holds a share and no module, under one of two names.
+        for share in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, share, None), float):
+                setattr(module, share, 0.0)

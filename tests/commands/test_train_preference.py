@@ -48,6 +48,20 @@ def test_preference_logs_rewards_and_quartiles(tiny_llava_dir: Path, pairs: Path
     assert {f"rewards/margin_q{number}" for number in (1, 2, 3, 4)} <= set(last)
 
 
+@pytest.mark.parametrize("kind", ["text_config", "vision_config"])
+def test_the_dropout_of_a_checkpoint_does_not_part_policy_and_reference(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, kind: str
+) -> None:
+    """The configuration that is saved keeps it."""
+    model = shutil.copytree(tiny_llava_dir, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    config[kind]["attention_dropout"] = 0.5
+    (model / "config.json").write_text(json.dumps(config))
+    assert train(model, pairs, tmp_path / "out", "--reference", "copy", "--difficulty-mode", "off") == 0
+    assert read_log(tmp_path / "out")[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert json.loads((tmp_path / "out" / "config.json").read_text())[kind]["attention_dropout"] == 0.5
+
+
 def test_equal_difficulties_train_like_plain_dpo(tiny_llava_dir: Path, tmp_path: Path) -> None:
     """To the last bit of every weight. The paper's mode raises every beta alike: it is plain DPO at beta 0.1 (1 + 0.5)."""
     data = save_rows(tmp_path / "pairs.parquet", [{**row, "difficulty": 0.5} for row in scored_rows(8, reference=tiny_llava_dir)])
