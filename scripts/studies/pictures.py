@@ -20,7 +20,8 @@ from data_tools.train_reader import ReaderOptions
 from data_tools.train_reader import run as train_reader
 from mmalign.data.datasets import load_rows
 from mmalign.files import read_json, whole
-from scripts.studies.pictures_grid import CONTROL, NO_BETA, Arm, Cell, Sizes, best_of, choose_sizes, list_cells, list_searches
+from schedules.iterate import main as iterate
+from scripts.studies.pictures_grid import CONTROL, NO_BETA, ROUNDS, Arm, Cell, Sizes, best_of, choose_sizes, list_cells, list_searches
 from scripts.studies.pictures_page import write_page
 from scripts.studies.pictures_start import BATCH, SIDE, make_model
 from scripts.studies.study import main, run_missing, slug, write_json, write_run
@@ -59,6 +60,8 @@ def make_start(out: Path, sizes: Sizes) -> None:
 def make_data(arm: Arm, seed: int, out: Path, sizes: Sizes) -> Path:
     """Make an arm's rows where they are missing."""
     world = make_world(out / "data" / str(seed), seed=seed, drawings=sizes.rows, held_out=1) / "drawings"
+    if arm.data == "rounds":
+        return world / "drawings.parquet"
     made = world / f"{arm.data}.parquet"
     if arm.data == "chosen" and not made.is_file():
         rows = load_rows(world / "drawn_pairs.parquet")
@@ -95,6 +98,18 @@ def train(arm: Arm, model: Path, data: Path, out: Path, *, steps: int, learning_
              *own])  # fmt: skip
 
 
+def train_rounds(arm: Arm, model: Path, captions: Path, out: Path, *, sizes: Sizes, learning_rate: str, seed: int, beta: str) -> Path:
+    """Run an arm's rounds; return the last one's model."""
+    steps = max(1, sizes.steps // ROUNDS)
+    training = f"--beta {beta} --batch-size {BATCH} --max-steps {steps} --learning-rate {learning_rate} --warmup-ratio 0.1 --seed {seed}"
+    words = [captions, "--kind", "pictures", "--scorer", f"likelihood:{out.parents[1] / 'reader'}", "--model", model, "--out", out,
+             "--rounds", ROUNDS, "--rewards", "win-rate", "--objective", arm.objective, "--seed", seed, "--train", training,
+             "--sample", "--samples 4 --guidance 1 --batch-size 64"]  # fmt: skip
+    if iterate([str(word) for word in words]) != 0:
+        raise SystemExit(f"the study stopped at the rounds of {out}")
+    return out / f"round-{ROUNDS}" / "model"
+
+
 def measure(model: Path, world: Path, reader: Path) -> dict[str, float]:
     """Draw a held-out world's captions twice, with guidance and without, and read the pictures."""
     metrics = {}
@@ -115,9 +130,13 @@ def run_cell(cell: Cell, out: Path, *, sizes: Sizes) -> str:
     data = make_data(arm, cell.seed, out, sizes)
     model = out / "models" / "-".join(map(slug, (arm.name, str(cell.seed), beta, rate)))
     shutil.rmtree(model, ignore_errors=True)
-    train(arm, out / "sft", data, model, steps=sizes.steps, learning_rate=rate, seed=cell.seed, beta=beta)
-    metrics = measure(model, out / ("validation" if searching else "test"), out / "reader")
-    write_run(cell.path(out), metrics, model=model)
+    trained = model
+    if arm.data == "rounds":
+        trained = train_rounds(arm, out / "sft", data, model, sizes=sizes, learning_rate=rate, seed=cell.seed, beta=beta)
+    else:
+        train(arm, out / "sft", data, model, steps=sizes.steps, learning_rate=rate, seed=cell.seed, beta=beta)
+    metrics = measure(trained, out / ("validation" if searching else "test"), out / "reader")
+    write_run(cell.path(out), metrics, model=trained)
     shutil.rmtree(model)
     return f"F1 {metrics['f1']:.1f}, with guidance {metrics['guided f1']:.1f}"
 

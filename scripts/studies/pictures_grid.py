@@ -7,7 +7,9 @@ from typing import Literal
 from mmalign.files import read_json
 from scripts.studies.study import SearchedCell, best_setting
 
-Data = Literal["chosen", "drawn_pairs", "drawn_lists", "own"]
+Data = Literal["chosen", "drawn_pairs", "drawn_lists", "own", "rounds"]
+ROUNDS = 3
+"""Of the arm whose policy samples anew in each; its steps are those of all of them."""
 
 SEARCH_SEED, SEEDS = 100, (1, 2, 3, 4, 5)
 BETAS, LEARNING_RATES = ("0.03", "0.1", "0.3"), ("1e-4", "3e-4")
@@ -49,6 +51,7 @@ ARMS = (
     CONTROL,
     Arm("dpo", "preference", "drawn_pairs", "dpo"),
     Arm("ddo, own samples", "preference", "own", "ddo"),
+    Arm("dno, rounds of own samples", "preference", "rounds", "dno"),
     Arm("rank_dpo on four", "listwise", "drawn_lists", "rank_dpo"),
 )
 
