@@ -9,9 +9,9 @@
 
 SAMPLES are those of mmalign sample-images, or of mmalign sample-denoiser. With --data a pair for each sample of sample-images: the picture
 of the row with its id is chosen, the sample rejected, as DDO's self-play has it (arXiv:2503.01103). With --scorer a list for each caption:
-reader:DIR gives the shares of quarters that show what the column objects names, function:FILE.py:NAME what NAME(caption, pictures, row)
-returns, a number for each picture. Lists whose samples all have one score are left out. Samples keep their codes or paths, so that what is
-trained on is what was drawn.
+reader:DIR gives the shares of quarters that show what the column objects names, likelihood:DIR the reader's log-probability of that,
+function:FILE.py:NAME what NAME(caption, pictures, row) returns, a number for each picture. Lists whose samples all have one score are left
+out. Samples keep their codes or paths, so that what is trained on is what was drawn.
 """
 
 import sys
@@ -35,7 +35,7 @@ class PairPicturesOptions:
     data: Path | None = None
     """pairs: rows with id and image, the pictures that are chosen"""
     scorer: str | None = None
-    """lists: reader:DIR or function:FILE.py:NAME"""
+    """lists: reader:DIR, likelihood:DIR or function:FILE.py:NAME"""
 
 
 def run(options: PairPicturesOptions) -> None:

@@ -12,23 +12,27 @@ from mmalign.pictures.metrics import quarters_right
 from mmalign.pictures.reader import Objects, load_reader, read_objects
 from mmalign.rewards.function import load_function
 
-FORMS = "reader:DIR or function:FILE.py:NAME"
+FORMS = "reader:DIR, likelihood:DIR or function:FILE.py:NAME"
 PictureScorer = Callable[[Mapping[str, Any], Sequence[Image]], list[float]]
 """A caption's row with its pictures, to a number for each; higher is better."""
 
 
 def build_scorer(text: str) -> PictureScorer:
-    """Build from ``reader:DIR``, the share of right quarters by the column objects, or ``function:FILE.py:NAME``.
+    """Build a scorer.
 
-    The function is called as ``NAME(caption, pictures, row)`` and returns a list of numbers.
+    ``reader:DIR`` gives the share of quarters that show what the column objects names; ``likelihood:DIR`` the reader's log-probability of
+    what it names; ``function:FILE.py:NAME`` is called as ``NAME(caption, pictures, row)`` and returns a list of numbers.
 
     Raises:
-        ValueError: If it is neither, or there is no such reader or function.
+        ValueError: If it is none of them, or there is no such reader or function.
     """
     kind, _, place = text.partition(":")
     if kind == "reader" and place:
         reader = load_reader(Path(place))
         return lambda row, pictures: [quarters_right(shown, _named(row)) for shown in reader.read(pictures)]
+    if kind == "likelihood" and place:
+        reader = load_reader(Path(place))
+        return lambda row, pictures: reader.score(pictures, _named(row))
     if kind == "function" and place:
         _, function = load_function(place)
         return lambda row, pictures: _checked(function(row["caption"], list(pictures), dict(row)), len(pictures), text)

@@ -24,7 +24,7 @@ class IterateOptions:
     kind: Literal["words", "pictures", "denoiser"] = "words"
     """what is sampled: answers to questions; pictures of captions, as tokens or by a text-to-image pipeline"""
     scorer: str | None = None
-    """pictures: reader:DIR or function:FILE.py:NAME"""
+    """pictures: reader:DIR, likelihood:DIR or function:FILE.py:NAME, as of data_tools/pair_pictures.py"""
     rounds: int = 3
     """rounds in all"""
     method: Literal["preference", "listwise"] = "preference"
@@ -103,7 +103,9 @@ def _check_method(options: IterateOptions) -> None:
 def _check_pictures(options: IterateOptions) -> None:
     """Refuse options of words where pictures are sampled, and pictures without a scorer."""
     if options.kind != "words" and options.scorer is None:
-        raise UserError(f"--kind {options.kind} needs --scorer reader:DIR or function:FILE.py:NAME, which scores what was drawn")
+        raise UserError(
+            f"--kind {options.kind} needs --scorer reader:DIR, likelihood:DIR or function:FILE.py:NAME, which scores what was drawn"
+        )
     if options.scorer is not None and options.kind == "words":
         raise UserError("--scorer is for --kind pictures or denoiser; that of words is one of the options in --sample")
     if options.kind != "words" and (changed := _changed(options, _WORD_OPTIONS)):

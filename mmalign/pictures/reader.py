@@ -56,6 +56,15 @@ class DrawingReader(nn.Module):
                 found.append([(k - 1, c, place) for place, (k, c) in enumerate(zip(kind, colour, strict=True)) if k > 0])
         return found
 
+    @torch.no_grad()
+    def score(self, pictures: Sequence[Image.Image], named: Objects) -> list[float]:
+        """Log-probability that each picture shows what is named: of the kind of every quarter, and of the named objects' colours."""
+        targets, logits = _targets([named] * len(pictures)), self(to_pixels(pictures))
+        kinds, colours = (
+            F.cross_entropy(own.mT, wanted, ignore_index=-1, reduction="none") for own, wanted in zip(logits, targets, strict=True)
+        )
+        return (-(kinds + colours).sum(1)).tolist()
+
 
 def _halve(channels: int, more: int) -> list[nn.Module]:
     return [nn.Conv2d(channels, more, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(more), nn.ReLU()]

@@ -5,17 +5,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from data_tools.pair_pictures import main as pair_pictures
+from data_tools.picture_scores import build_scorer
 from data_tools.train_reader import main as train_reader
 from mmalign.cli import main
 from mmalign.data.images import load_image
 from mmalign.options.world import WorldOptions
 from mmalign.pictures.metrics import compare_objects, measure_diversity, quarters_right
-from mmalign.pictures.reader import load_reader
+from mmalign.pictures.reader import load_reader, to_pixels
 from mmalign.worlds.build import build_world
 from mmalign.worlds.drawings import DRAWN_FEATURES
 from mmalign.worlds.rows import SceneMaker
@@ -53,6 +55,20 @@ def test_it_reads_drawings_that_it_has_not_seen(world: Path, reader: Path) -> No
     # A fault is seen: of the rejected ones next to none is all right.
     assert shares[0] > 0.85
     assert shares[1] < 0.1
+
+
+def test_likelihood_by_hand(world: Path, reader: Path) -> None:
+    """Of the kind of each quarter, 0 = none, and of each object's colour; a right drawing is likelier than one with a fault."""
+    rows = Dataset.from_parquet(str(world / "drawings" / "drawn_pairs.parquet"))
+    network, score = load_reader(reader), build_scorer(f"likelihood:{reader}")
+    scores = [score(row, [row["image_chosen"], row["image_rejected"]]) for row in rows]
+    assert np.mean([chosen > rejected for chosen, rejected in scores]) > 0.9
+    with torch.no_grad():
+        kinds, colours = (logits[0].log_softmax(-1) for logits in network(to_pixels([rows[0]["image_rejected"]])))
+    named = {place: (kind, colour) for kind, colour, place in rows[0]["objects"]}
+    expected = sum(kinds[place, 1 + named[place][0] if place in named else 0] for place in range(4))
+    expected += sum(colours[place, colour] for place, (_, colour) in named.items())
+    assert scores[0][1] == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_metrics_by_hand() -> None:
@@ -153,7 +169,7 @@ def test_lists_by_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (f"function:{tmp_path / 'score.py'}:short", "gave [1.0] for 3 pictures"),
         (f"function:{tmp_path / 'score.py'}:none", "has no function 'none'"),
         (f"reader:{tmp_path}", "no reader of drawings"),
-        ("clip", "scorer is 'clip'; expected reader:DIR or function:FILE.py:NAME"),
+        ("clip", "scorer is 'clip'; expected reader:DIR, likelihood:DIR or function:FILE.py:NAME"),
     ):
         assert pair_pictures([*words, "--scorer", scorer]) == 2
         assert message in capsys.readouterr().err

@@ -155,7 +155,7 @@ def test_a_reader_measures_held_out_captions(janus_dir: Path, captions: Path, tm
         (["--scorer", "reader:r"], "--scorer is for --kind pictures or denoiser"),
         (["--kind", "pictures", "--scorer", "reader:r", "--repetition", "4"], "--repetition is of words"),
         (["--kind", "pictures", "--scorer", "reader:r", "--image-root", "x"], "--image-root is of words"),
-        (["--kind", "pictures", "--scorer", "clip"], "scorer is 'clip'; expected reader:DIR or function:FILE.py:NAME"),
+        (["--kind", "pictures", "--scorer", "clip"], "scorer is 'clip'; expected reader:DIR, likelihood:DIR or function:FILE.py:NAME"),
     ],
 )
 def test_what_rounds_of_pictures_refuse(
