@@ -29,13 +29,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from mmalign.models.compose import compose_mllm
 from mmalign.options.models import HalvesOptions
 
-# About 60 million weights each: one as most small models are shaped, one whose vocabulary outweighs its layers, as small Qwen models'; the
-# first with an output head that is as small a part of the language model (5%) as in large ones (LLaVA-1.5-7B 2%, the first 30%); 15 million
-# where rows are many. For accelerators 1.5 billion, of Qwen2.5-1.5B's width and depth with the tower of CLIP ViT-L/14.
+# About 60 million weights each: one as most small models are shaped; one whose vocabulary outweighs its layers, as small Qwen models'; one
+# that is wide and has few layers and words, so that attention (13%) and output head (7%) are small parts of it, as in large models (3% and
+# 2% of LLaVA-1.5-7B). 15 million where rows are many. For accelerators 1.5 billion, of Qwen2.5-1.5B's width and depth with the tower of
+# CLIP ViT-L/14.
 SHAPES: dict[str, dict[str, Any]] = {
     "v32k": {"vocab": 32_000, "hidden": 512, "ffn": 1408, "layers": 12, "heads": 8, "vision": (256, 1024, 6, 4)},
     "v150k": {"vocab": 151_936, "hidden": 320, "ffn": 864, "layers": 8, "heads": 5, "vision": (192, 768, 6, 3)},
-    "v4k": {"vocab": 4_000, "hidden": 512, "ffn": 1408, "layers": 12, "heads": 8, "vision": (256, 1024, 6, 4)},
+    "wide": {"vocab": 4_000, "hidden": 1024, "ffn": 2816, "layers": 4, "heads": 16, "vision": (256, 1024, 6, 4)},
     "small": {"vocab": 32_000, "hidden": 256, "ffn": 704, "layers": 6, "heads": 4, "vision": (192, 768, 4, 3)},
     "1.5b": {"vocab": 151_936, "hidden": 1536, "ffn": 8960, "layers": 28, "heads": 12, "vision": (1024, 4096, 24, 16)},
     "tiny": {"vocab": 2_048, "hidden": 64, "ffn": 160, "layers": 2, "heads": 4, "vision": (32, 64, 2, 2)},

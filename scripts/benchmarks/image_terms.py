@@ -3,8 +3,8 @@
     python scripts/benchmarks/image_terms.py --model v32k
 
 The papers' code lays every cell out as a row of its own. Here that layout runs in the same trainer, with the same output head and with each
-image encoded once: what is compared is the rows alone, and the papers' code is slower by what it does beside them. Process CPU time is
-compared. ``computed`` is the ratio of tokens.
+image encoded once: what is compared is the rows alone, and the papers' code is slower by what it does beside them. The vision tower is
+frozen, as in the papers. Process CPU time is compared. ``computed`` is the ratio of tokens.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from PIL import Image
 from preference_step import Clock
 
 from mmalign.methods.preference import PreferenceMethod
+from mmalign.models.adapters import freeze_parts
 from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
@@ -50,6 +51,7 @@ def run_arm(options: argparse.Namespace) -> dict[str, Any]:
     """Train with one objective in one layout."""
     name, layout = options.arm.split()
     policy, processor = load_mllm(options.folder, dtype="float32")
+    freeze_parts(policy, ["vision_tower"])
     method = PreferenceMethod(processor, PairLossOptions(objective=[name]), reference=Reference(policy, kind="copy"))
     method.shared = layout == "shared"
     rows = build_rows(4 * options.batch_size)
