@@ -6,7 +6,8 @@ from transformers import BartConfig, BartForConditionalGeneration
 
 from mmalign.models.dropout import switch_dropout_off
 
-SIZES = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in (("layers", 2), ("attention_heads", 2), ("ffn_dim", 32))}
+LAYERS = (("layers", 2), ("attention_heads", 2), ("ffn_dim", 32))
+SIZES = {f"{part}_{name}": size for part in ("encoder", "decoder") for name, size in LAYERS}
 SHARES = {"dropout": 0.3, "attention_dropout": 0.3, "activation_dropout": 0.3, "encoder_layerdrop": 0.5, "decoder_layerdrop": 0.5}
 
 
