@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import set_seed
@@ -67,11 +68,7 @@ def build(options: DenoiserOptions, source: TextToImage) -> tuple[nn.Module, Pic
     if options.reference_model is not None:
         other = load_pipeline(options.reference_model)
         reference = other.path_denoiser() if on_paths else other.denoiser()
-    if reference is not None and (reference.target, reference.channels) != (policy.target, policy.channels):
-        raise UserError(
-            f"reference_model predicts {reference.target} of {reference.channels} channels and the model {policy.target} of "
-            f"{policy.channels}; expected the same, as their errors are compared"
-        )
+        check_comparable(policy, reference)
     trained: nn.Module = policy
     if options.lora_rank:
         alpha = options.lora_alpha or 2 * options.lora_rank
@@ -79,6 +76,25 @@ def build(options: DenoiserOptions, source: TextToImage) -> tuple[nn.Module, Pic
         trained = get_peft_model(policy, config)
     method = PathPreferenceMethod if on_paths else ImagePreferenceMethod
     return trained, method(source, options, policy=trained, reference=reference)
+
+
+def check_comparable(policy: Denoiser, reference: Denoiser) -> None:
+    """Refuse a reference whose errors are of something else than the policy's.
+
+    Raises:
+        ValueError: With both targets, or where the schedules differ.
+    """
+    if (reference.target, reference.channels) != (policy.target, policy.channels):
+        raise UserError(
+            f"reference_model predicts {reference.target} of {reference.channels} channels and the model {policy.target} of "
+            f"{policy.channels}; expected the same, as their errors are compared"
+        )
+    levels = [denoiser.alphas_cumprod for denoiser in (policy, reference)]
+    if levels[0].shape != levels[1].shape or not torch.allclose(*levels, rtol=1e-3, atol=1e-6):
+        raise UserError(
+            "the schedulers of reference_model and the model add other shares of noise at the same step; expected the same schedule, as "
+            "their errors at one noisy image are compared"
+        )
 
 
 def write_denoiser_card(folder: Path, source: TextToImage, method: PictureMethod, record: Mapping[str, Any]) -> Path:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from torch.nn import functional as F
 
 from mmalign.denoisers.draws import draw_rows
@@ -241,3 +242,15 @@ def test_other_pipelines_and_schedulers_are_refused() -> None:
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(UserError, match="alphas_cumprod"):
         TextToImage(pipeline)
+
+
+def test_a_reference_of_another_schedule_is_refused(tmp_path: Path) -> None:
+    """At one step it would see another noisy image than the policy."""
+    other = build_latent_pipeline(seed=1)
+    other.save_pretrained(tmp_path / "same")
+    other.scheduler = DDIMScheduler.from_config(other.scheduler.config, beta_schedule="squaredcos_cap_v2")
+    other.save_pretrained(tmp_path / "other")
+    source = TextToImage(build_latent_pipeline())
+    build(replace(PREFERENCE, reference_model=str(tmp_path / "same")), source)
+    with pytest.raises(UserError, match="add other shares of noise at the same step"):
+        build(replace(PREFERENCE, reference_model=str(tmp_path / "other")), source)
