@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mmalign.denoisers.draws import draw_rows
 from mmalign.denoisers.method import ROW, ImagePreferenceMethod
 from mmalign.denoisers.paths import PATH_COLUMNS, PathPair, read_path_pair
+from mmalign.errors import UserError
 
 SCORES = ("score_chosen", "score_rejected")
 
@@ -20,8 +21,14 @@ class PathPreferenceMethod(ImagePreferenceMethod):
     """Objectives of text on a step's log-ratio, the same step of both paths (D3PO, arXiv:2311.13231); one is drawn each time."""
 
     def __init__(self, *args: Any, **parts: Any) -> None:
-        """Keep the parts; arguments are those of pictures."""
+        """Keep the parts; arguments are those of pictures.
+
+        Raises:
+            ValueError: As of pictures, and if the objective reads what paths do not have.
+        """
         super().__init__(*args, **parts)
+        if unknown := [name for name in self.num_columns if name not in SCORES]:
+            raise UserError(f"the objective reads the columns {', '.join(unknown)}; paths have {', '.join(SCORES)}: choose another")
         self.columns = PATH_COLUMNS
 
     def read_pair(self, raw: Mapping[str, Any]) -> PathPair:

@@ -259,4 +259,6 @@ def modules_that_stay_in_eval(model: nn.Module) -> list[nn.Module]:
 def _flatten(value: Any, prefix: str = "") -> dict[str, Tensor]:
     if isinstance(value, Tensor):
         return {prefix: value.detach().cpu().contiguous()}
+    if value is None:
+        return {}
     return {name: tensor for key, item in value.items() for name, tensor in _flatten(item, f"{prefix}.{key}".strip(".")).items()}

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from diffusers import DDIMScheduler
+from safetensors.torch import load_file
 from torch.nn import functional as F
+from transformers import TrainingArguments
 
 from mmalign.denoisers.method import ROW
 from mmalign.denoisers.model import PathDenoiser
@@ -21,6 +24,7 @@ from mmalign.denoisers.schedule import Levels, reverse_step
 from mmalign.errors import UserError
 from mmalign.options.denoisers import ImagePreferenceOptions, SampleDenoiserOptions
 from mmalign.runs.denoisers import build
+from mmalign.training.trainer import MethodTrainer
 from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, build_transformer_pipeline
 
 CAPTIONS = ["a red dog", "a blue cat"]
@@ -261,6 +265,29 @@ def test_options_of_pictures_are_refused(change: dict[str, Any], message: str) -
 def test_an_objective_of_no_paper_needs_its_beta() -> None:
     with pytest.raises(UserError, match="set --beta"):
         build(replace(OPTIONS, objective="dpo"), TextToImage(build_latent_pipeline()))
+
+
+@pytest.mark.parametrize(("objective", "column"), [("hsa_dpo:beta=1", "severity"), ("mm_dpo:beta=1", "ls_factor")])
+def test_an_objective_of_columns_that_paths_do_not_have_is_refused(objective: str, column: str) -> None:
+    """Two of a row's paths have scores of their own, and nothing else has a place beside them."""
+    with pytest.raises(UserError, match=f"reads the columns {column}; paths have score_chosen, score_rejected"):
+        build(replace(OPTIONS, objective=objective), TextToImage(build_latent_pipeline()))
+
+
+def test_a_loss_that_is_not_finite_leaves_its_batch(tmp_path: Path) -> None:
+    """Unguided paths have no blank caption: what is not there is not saved."""
+    source = TextToImage(build_latent_pipeline())
+    policy, method = build(replace(OPTIONS, out=tmp_path), source)
+    rows = Dataset.from_list(path_rows(source, steps=3, guidance=1.0))
+    with torch.no_grad():
+        next(policy.parameters()).fill_(torch.nan)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[], remove_unused_columns=False)
+    trainer = MethodTrainer(model=policy, args=arguments, train_dataset=rows, method=method)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 0; the batch is saved"):
+        trainer.train()
+    saved = load_file(tmp_path / "bad_batch_step0_rank0.safetensors")
+    assert "inputs.noisy" in saved
+    assert "inputs.blank" not in saved
 
 
 @pytest.mark.parametrize(
