@@ -71,7 +71,14 @@ def _make_pairs(samples: Iterable[Mapping[str, Any]], source: Path) -> Iterator[
 
     data = load_rows(source)
     check_columns(data.column_names, ("id", "image"), what=str(source))
-    own = {str(name): number for number, name in enumerate(data["id"])}
+    own: dict[str, int] = {}
+    for number, name in enumerate(data["id"]):
+        first = own.setdefault(str(name), number)
+        if first < number and data[first]["image"] != data[number]["image"]:
+            raise UserError(
+                f"rows {first} and {number} of {source} have the id {name!r} and different pictures, of which a pair takes the one with "
+                "its sample's id; give each picture an id of its own and sample again"
+            )
     for sample in samples:
         if str(sample["id"]) not in own:
             raise UserError(

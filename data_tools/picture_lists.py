@@ -52,7 +52,7 @@ def write_picture_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _by_caption(rows: Iterable[Mapping[str, Any]]) -> Iterable[list[Mapping[str, Any]]]:
-    groups: dict[str, list[Mapping[str, Any]]] = {}
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(str(row["id"]), []).append(row)
+        groups.setdefault((str(row["id"]), row["caption"]), []).append(row)
     return groups.values()

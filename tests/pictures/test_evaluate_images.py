@@ -175,5 +175,40 @@ def test_lists_by_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert message in capsys.readouterr().err
 
 
+def save_samples(path: Path, rows: list[tuple[str | None, str, int]]) -> Path:
+    """As sample-images writes them: of each id and caption, and how bright it is."""
+    own = [
+        {"id": name, "caption": caption, "sample": 0, "image": Image.new("RGB", (2, 2), (grey,) * 3), "codes": [grey], "codes_of": "t"}
+        for name, caption, grey in rows
+    ]
+    Dataset.from_list(own).cast_column("image", ImageFeature()).to_parquet(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["c0", None])
+def test_samples_of_two_captions_are_two_lists(name: str | None, tmp_path: Path) -> None:
+    """Also where both have one id, or none."""
+    samples = save_samples(tmp_path / "samples.parquet", [(name, "dog", 10), (name, "dog", 20), (name, "cat", 40), (name, "cat", 30)])
+    code = "import numpy as np\ndef bright(caption, pictures, row):\n    return [float(np.mean(picture)) for picture in pictures]\n"
+    (tmp_path / "score.py").write_text(code)
+    words = [str(samples), "--scorer", f"function:{tmp_path / 'score.py'}:bright", "--out", str(tmp_path / "lists.parquet")]
+    assert pair_pictures(words) == 0
+    lists = Dataset.from_parquet(str(tmp_path / "lists.parquet"))
+    assert list(zip(lists["caption"], lists["scores"], strict=True)) == [("dog", [10, 20]), ("cat", [40, 30])]
+
+
+@pytest.mark.parametrize("name", ["c0", None])
+def test_pairs_need_to_know_the_picture_of_an_id(name: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two rows may share it, as captions of one picture do."""
+    samples = save_samples(tmp_path / "samples.parquet", [(name, "dog", 10)])
+    same = save_samples(tmp_path / "same.parquet", [(name, "dog", 50), (name, "a dog", 50)])
+    words = [str(samples), "--out", str(tmp_path / "pairs.parquet")]
+    assert pair_pictures([*words, "--data", str(same)]) == 0
+    assert Dataset.from_parquet(str(tmp_path / "pairs.parquet"))[0]["image_chosen"].getpixel((0, 0)) == (50, 50, 50)
+    other = save_samples(tmp_path / "other.parquet", [(name, "dog", 50), (name, "cat", 60)])
+    assert pair_pictures([*words, "--data", str(other)]) == 2
+    assert f"rows 0 and 1 of {other} have the id {name!r} and different pictures" in capsys.readouterr().err
+
+
 def samples_of(path: Path) -> list[Image.Image]:
     return [row["image"] for row in Dataset.from_parquet(str(path))]
