@@ -103,12 +103,12 @@ def run_round(options: IterateOptions, kind: Kind, number: int) -> None:
 def train_pairs(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, Any]], *, number: int, policy: str) -> dict[str, Any]:
     """Pair the samples and train on the pairs; return what the record says of it."""
     folder = options.out / f"round-{number}"
-    if not (folder / "lists.parquet").is_file():
-        # Not for pairs, which such lists have none of: for train listwise, which refuses them.
-        kind.write_lists(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1])
     own = make_pairs(lists, options, kind)
     if not own:
         raise UserError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
+    if not (folder / "lists.parquet").is_file():
+        # Not for pairs, which such lists have none of: for train listwise, which refuses them.
+        kind.write_lists(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1])
     if not (folder / "pairs.parquet").is_file():
         kind.write_pairs(folder / "pairs.parquet", [*own, *replayed(options, kind, number, len(own))])
     train(_words(options, kind), model=policy, data=folder / "pairs.parquet", out=folder / "model", method=kind.methods["preference"])
