@@ -1,5 +1,6 @@
 """Options of ``iterate.py``, and which of them go together."""
 
+import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
@@ -63,6 +64,8 @@ class IterateOptions:
 
 _DEFAULTS = {one.name: one.default for one in fields(IterateOptions)}
 _PAIR_OPTIONS = ("rewards", "rejected", "reward_scale", "min_score", "min_gap", "min_gap_student", "pairs_per_prompt", "replay")
+_SET = ("--model", "--out", "--seed", "--shard")
+"""Options of sampling that no round leaves to the user: its policy, its folder, its seed, and that all of it is done."""
 _WORD_OPTIONS = ("min_gap_student", "repetition", "image_root")
 
 
@@ -83,6 +86,8 @@ def check_options(options: IterateOptions) -> None:
     if len(options.sources) not in (1, options.rounds):
         raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
+    if own := [name for name in (word.split("=")[0] for word in shlex.split(options.sample)) if name in _SET]:
+        raise UserError(f"--sample holds {own[0]}, which the schedule sets itself; leave it out")
     _check_method(options)
     _check_pictures(options)
     read_rejected(options.rejected)

@@ -12,12 +12,13 @@ from data_tools.did import did_weights
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
+from mmalign.errors import UserError
 from schedules.curry import cut_pairs, rank_pairs
 from schedules.curry import main as curry
-from schedules.iterate import draw_pairs
+from schedules.iterate import draw_pairs, train_pairs
 from schedules.iterate import main as iterate
 from schedules.iterate_options import IterateOptions
-from schedules.rounds_of_words import forwarded
+from schedules.rounds_of_words import Words, forwarded
 from schedules.selection import demote_repetitions, repeats, select_pairs
 from schedules.stages import option_values
 from tests.data_files import save_rows
@@ -192,6 +193,8 @@ def speaking_model(world: Path, out: Path) -> Path:
         (["--rounds", "0"], "rounds is 0"),
         (["b", "--rounds", "3"], "2 sources for 3 rounds"),
         (["--train", "--out x"], "sets itself"),
+        (["--sample", "--scorer truth --seed 3"], "--sample holds --seed, which the schedule sets itself"),
+        (["--sample", "--scorer truth --model=other"], "--sample holds --model, which the schedule sets itself"),
         (["--rejected", "did"], "rejected is 'did'; expected worst, or did:beta=0.5"),
         (["--rejected", "did:beta=-1"], "rejected is 'did:beta=-1'"),
         (["--reward-scale", "0"], "reward_scale is 0"),
@@ -207,6 +210,13 @@ def test_what_rounds_refuse(tmp_path: Path, more: list[str], message: str, capsy
     words = ["a", *first, "--model", "m", "--out", str(tmp_path / "out"), "--sample", "--scorer truth", *rest]
     assert iterate(words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_round_whose_scores_are_all_alike_says_so(tmp_path: Path) -> None:
+    options = IterateOptions(sources=[Path("a")], model="m", out=tmp_path, sample="")
+    row = {"id": "q", "images": [], "prompt": "what", "responses": ["a", "b"], "scores": [0.5, 0.5]}
+    with pytest.raises(UserError, match="round 1 gave no pairs of 1 prompts; lower --min-score or --min-gap"):
+        train_pairs(options, Words(options), [row], number=1, policy="m")
 
 
 def test_groups_are_held_to_the_policy_that_sampled_them(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
