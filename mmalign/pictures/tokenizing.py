@@ -80,7 +80,10 @@ def _check_source(dataset: Dataset, digest: str) -> None:
 def _find_codes(row: Mapping[str, Any], columns: Sequence[str], size: int) -> list[list[int] | None]:
     """The codes that stand in a row, None for each picture that has none."""
     if tuple(columns) == PICTURE_LIST:
-        found = row.get(CODES[columns[0]]) or [None] * len(row[columns[0]])
+        count, name = len(row[columns[0]]), CODES[columns[0]]
+        found = row.get(name) or [None] * count
+        if len(found) != count:
+            raise UserError(f"{name} has {len(found)} entries for {count} pictures; expected one for each, null where it has no codes")
     else:
         found = [row.get(CODES[name]) for name in columns]
     for codes in found:

@@ -120,6 +120,16 @@ def test_codes_in_the_data_stand_for_their_picture(
         assert message in capsys.readouterr().err
 
 
+def test_lists_of_codes_belong_to_lists_of_pictures(janus_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As many, or pictures and scores would be those of other codes."""
+    tokens = find_picture_tokens(load_mllm(str(janus_dir), dtype="float32")[0])
+    coded = {"codes_responses": [[7] * tokens.size, [8] * tokens.size], "codes_of": tokens.tokenizer_digest()}
+    rows = [{**row, **coded} for row in picture_lists(4)]
+    data = save_pictures(tmp_path / "lists.parquet", rows)
+    assert train(janus_dir, data, tmp_path / "out", "--pictures", "--objective", "rank_dpo", kind="listwise") == 2
+    assert "codes_responses has 2 entries for 3 pictures" in capsys.readouterr().err
+
+
 def test_broken_rows_are_rejected_with_their_reason(janus_dir: Path, tmp_path: Path) -> None:
     rows = picture_pairs(8)
     rows[1]["caption"] = " "
