@@ -13,6 +13,7 @@ Cost: no model is asked; some thousand rows per second.
 """
 
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,10 +117,13 @@ def measure(numbers: Sequence[Sequence[Sequence[float]]], options: BestOptions) 
 
 
 def _read_scores(row: Mapping[str, Any], index: int, columns: Sequence[str]) -> list[list[float]]:
+    responses = row["responses"]
+    if not isinstance(responses, list) or not responses:
+        raise UserError(f"row {index} has {responses!r} as responses; expected a list of texts")
     for name in columns:
         values = row[name] if isinstance(row[name], list) else []
-        if len(values) != len(row["responses"]) or not all(isinstance(value, (int, float)) for value in values):
-            raise UserError(f"row {index} has {len(row['responses'])} responses, and {name} is {row[name]}; expected a number for each")
+        if len(values) != len(responses) or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+            raise UserError(f"row {index} has {len(responses)} responses, and {name} is {row[name]}; expected a finite number for each")
     return [[float(value) for value in row[name]] for name in columns]
 
 

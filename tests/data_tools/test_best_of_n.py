@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from data_tools.best_of_n import main
 from data_tools.sample_pairs import main as sample_pairs
@@ -67,7 +68,25 @@ def test_another_column_picks_and_short_rows_are_left_out(tmp_path: Path, capsys
     assert "has no column given_scores" in capsys.readouterr().err
     broken = save_lists(tmp_path / "broken.jsonl", ([1, 4, 2], [3, 9]))
     assert main([str(broken), "--out", str(tmp_path / "none"), "--truth", "true"]) == 2
-    assert "row 0 has 3 responses, and true is [3, 9]; expected a number for each" in capsys.readouterr().err
+    assert "row 0 has 3 responses, and true is [3, 9]; expected a finite number for each" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [1.0, float("nan")]}, "row 1 has 2 responses, and scores is [1.0, nan]; expected a finite number for each"),
+        ({"scores": None}, "row 1 has 2 responses, and scores is None; expected a finite number for each"),
+        ({"responses": None}, "row 1 has None as responses; expected a list of texts"),
+        ({"responses": []}, "row 1 has [] as responses; expected a list of texts"),
+    ],
+)
+def test_what_is_no_list_of_scored_answers_is_told(
+    change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = {"images": ["a.jpg"], "prompt": "what", "responses": ["a", "b"], "scores": [1.0, 2.0]}
+    Dataset.from_list([good, {**good, **change}]).to_parquet(tmp_path / "lists.parquet")
+    assert main([str(tmp_path / "lists.parquet"), "--out", str(tmp_path / "out"), *WORDS]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_from_sampling_over_a_reward_model(tiny_llava_dir: Path, tmp_path: Path) -> None:
