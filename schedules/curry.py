@@ -10,6 +10,7 @@ Every stage is one ``mmalign train preference``; its reference is a copy of the 
 stopped, finished stages are kept. The model is OUT/stage-N.
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from data_tools.program import run_program
 from mmalign.data.datasets import hash_data_files, load_rows
-from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text
+from mmalign.data.rows import LIST_COLUMNS, check_columns, response_text, row_id
 from mmalign.errors import UserError
 from mmalign.files import claim
 from schedules.stages import RECORD, pair_row, train, training_words, write_rows
@@ -99,22 +100,39 @@ def cut_lists(rows: Any, stages: int) -> list[list[dict[str, Any]]]:
     check_columns(rows.column_names, (*LIST_COLUMNS, "images"), what="the data set")
     found: list[list[dict[str, Any]]] = [[] for _ in range(stages)]
     for index, row in enumerate(rows):
-        texts = [response_text(response, "response") for response in row["responses"]]
-        name = str(row.get("id", index))
-        for number, pair in enumerate(rank_pairs(row["scores"], stages)):
+        texts, scores = _read_list(row, index)
+        for number, pair in enumerate(rank_pairs(scores, stages)):
             if pair is not None and texts[pair[0]] != texts[pair[1]]:
-                scores = (row["scores"][pair[0]], row["scores"][pair[1]])
-                found[number].append(pair_row(row, texts[pair[0]], texts[pair[1]], scores, name=f"{name}/{number + 1}"))
+                own, name = (scores[pair[0]], scores[pair[1]]), f"{row_id(row, index=index)}/{number + 1}"
+                found[number].append(pair_row(row, texts[pair[0]], texts[pair[1]], own, name=name))
     return found
+
+
+def _read_list(row: Mapping[str, Any], index: int) -> tuple[list[str], list[float]]:
+    for name in ("responses", "scores"):
+        if not isinstance(row[name], list):
+            raise UserError(f"row {index} has no list of {name}")
+    if len(row["responses"]) != len(row["scores"]):
+        raise UserError(f"row {index} has {len(row['responses'])} responses and {len(row['scores'])} scores; expected a score for each")
+    texts = [response_text(response, f"row {index}: response") for response in row["responses"]]
+    return texts, [_finite(score, "scores", index) for score in row["scores"]]
+
+
+def _finite(value: Any, name: str, index: int) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise UserError(f"row {index}: {name} is {value!r}; expected a finite number")
+    return float(value)
 
 
 def cut_pairs(rows: Sequence[dict[str, Any]], stages: int, *, by: Literal["scores", "difficulty"]) -> list[list[dict[str, Any]]]:
     """Cut pairs into stages of about equal size, the easiest first; ties stay in the order of the data."""
 
-    def hardness(row: Mapping[str, Any]) -> float:
-        return row["difficulty"] if by == "difficulty" else row["score_rejected"] - row["score_chosen"]
+    def hardness(index: int) -> float:
+        names = ("difficulty",) if by == "difficulty" else ("score_rejected", "score_chosen")
+        first, *less = (_finite(rows[index][name], name, index) for name in names)
+        return first - sum(less)
 
-    ordered = sorted(rows, key=hardness)
+    ordered = [rows[index] for index in sorted(range(len(rows)), key=hardness)]
     return [ordered[len(ordered) * i // stages : len(ordered) * (i + 1) // stages] for i in range(stages)]
 
 

@@ -65,7 +65,7 @@ def run_command(*words: object) -> None:
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:
     """Write rows whose images become bytes; the file is there whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = [{**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"]]} for row in rows]
+    held = [{**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"] or ()]} for row in rows]
     rows_of_bytes = Dataset.from_list(held).cast_column("images", List(Image(decode=False))).cast_column("images", List(Image()))
     with whole(path) as partial:
         rows_of_bytes.to_parquet(partial)

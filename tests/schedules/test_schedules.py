@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 
 from data_tools.did import did_weights
@@ -13,14 +16,14 @@ from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import read_list, read_pair
 from mmalign.errors import UserError
-from schedules.curry import cut_pairs, rank_pairs
+from schedules.curry import cut_lists, cut_pairs, rank_pairs
 from schedules.curry import main as curry
 from schedules.iterate import draw_pairs, train_pairs
 from schedules.iterate import main as iterate
 from schedules.iterate_options import IterateOptions
 from schedules.rounds_of_words import Words, forwarded
 from schedules.selection import demote_repetitions, repeats, select_pairs
-from schedules.stages import option_values
+from schedules.stages import option_values, write_rows
 from tests.data_files import save_rows
 from tests.tiny_models import list_rows, pair_rows
 
@@ -46,6 +49,37 @@ def test_stages_of_pairs_go_from_easy_to_hard() -> None:
     rows = [{"id": i, "score_chosen": float(gap), "score_rejected": 0.0, "difficulty": gap / 10} for i, gap in enumerate([1, 3, 2, 3, 0])]
     assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="scores")] == [[1, 3], [2, 0, 4]]
     assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="difficulty")] == [[4, 0], [2, 1, 3]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [1.0, 2.0, 3.0]}, "row 1 has 2 responses and 3 scores"),
+        ({"scores": [1.0]}, "row 1 has 2 responses and 1 scores"),
+        ({"scores": [1.0, None]}, "row 1: scores is None; expected a finite number"),
+        ({"scores": [1.0, float("nan")]}, "row 1: scores is nan; expected a finite number"),
+        ({"scores": None}, "row 1 has no list of scores"),
+        ({"responses": None}, "row 1 has no list of responses"),
+    ],
+)
+def test_lists_that_can_not_be_cut_say_why(change: dict[str, Any], message: str) -> None:
+    good = {"id": "a", "images": [], "prompt": "q", "responses": ["a", "b"], "scores": [1.0, 2.0]}
+    with pytest.raises(UserError, match=re.escape(message)):
+        cut_lists(Dataset.from_list([good, {**good, **change}]), 1)
+
+
+def test_rows_without_images_are_written(tmp_path: Path) -> None:
+    rows = [{"id": name, "images": images, "prompt": "q"} for name, images in (("a", None), ("b", []))]
+    write_rows(tmp_path / "rows.parquet", rows, image_root=None)
+    assert load_rows(tmp_path / "rows.parquet")["images"] == [[], []]
+
+
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_pairs_of_no_difficulty_say_so(value: float | None) -> None:
+    with pytest.raises(UserError, match=f"row 1: difficulty is {value}; expected a finite number"):
+        cut_pairs([{"difficulty": 1.0}, {"difficulty": value}], 1, by="difficulty")
+    with pytest.raises(UserError, match=f"row 0: score_rejected is {value}; expected a finite number"):
+        cut_pairs([{"score_chosen": 1.0, "score_rejected": value}], 1, by="scores")
 
 
 def test_selection_by_margin_by_hand() -> None:
