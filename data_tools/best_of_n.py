@@ -154,9 +154,11 @@ def _best_rows(row: Mapping[str, Any], index: int, by: str) -> dict[str, Any]:
     from data_tools.negatives import answered_messages
     from data_tools.pair_sets import Pair
     from data_tools.scoring import best_and_worst
-    from mmalign.data.rows import row_id
+    from mmalign.data.rows import response_text, row_id
 
-    texts, scores = row["responses"], row[by]
+    # An empty answer is text, and in no other form.
+    texts = [value if isinstance(value, str) else response_text(value, "response") for value in row["responses"]]
+    scores = row[by]
     said = answered_messages({"prompt": row["prompt"], "chosen": texts[scores.index(max(scores))]})
     name, images, source = row_id(row, index=index), images_of(row, "images", "image"), "/".join(filter(None, (row.get("source"), NAME)))
     made: dict[str, Any] = {"chats": Chat(name, source, images, said)}

@@ -71,6 +71,16 @@ def test_another_column_picks_and_short_rows_are_left_out(tmp_path: Path, capsys
     assert "row 0 has 3 responses, and true is [3, 9]; expected a finite number for each" in capsys.readouterr().err
 
 
+def test_answers_may_be_messages(tmp_path: Path) -> None:
+    """As ``train listwise`` reads them."""
+    said = [[{"role": "assistant", "content": text}] for text in ("good", "bad")]
+    Dataset.from_list([{"images": [], "prompt": "what", "responses": said, "scores": [2.0, 1.0]}]).to_parquet(tmp_path / "lists.parquet")
+    assert main([str(tmp_path / "lists.parquet"), "--out", str(tmp_path / "out"), *WORDS]) == 0
+    made = read_pair(load_rows(tmp_path / "out" / "pairs")[0], index=0)
+    assert (made.chosen, made.rejected) == ("good", "bad")
+    assert read_chat(load_rows(tmp_path / "out" / "chats")[0], index=0).messages[-1]["content"][0]["text"] == "good"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
