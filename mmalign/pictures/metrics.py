@@ -36,8 +36,8 @@ def compare_objects(drawn: Sequence[Objects], named: Sequence[Objects]) -> dict[
         "quarters_right": float(np.mean([quarters_right(one, other) for one, other in zip(drawn, named, strict=True)])),
         "objects": num_drawn / len(drawn),
         "false_kinds": false / max(1, num_drawn),
-        "kind_right": float(np.mean([item[0] == shown.get(item[2], (None,))[0] for shown, item in places])),
-        "colour_right": float(np.mean([item[1] == shown.get(item[2], (None, None))[1] for shown, item in places])),
+        "kind_right": sum(item[0] == shown.get(item[2], (None,))[0] for shown, item in places) / max(1, num_named),
+        "colour_right": sum(item[1] == shown.get(item[2], (None, None))[1] for shown, item in places) / max(1, num_named),
     }
 
 

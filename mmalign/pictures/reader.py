@@ -58,7 +58,16 @@ class DrawingReader(nn.Module):
 
     @torch.no_grad()
     def score(self, pictures: Sequence[Image.Image], named: Objects) -> list[float]:
-        """Log-probability that each picture shows what is named: of the kind of every quarter, and of the named objects' colours."""
+        """Log-probability that each picture shows what is named: of the kind of every quarter, and of the named objects' colours.
+
+        Raises:
+            ValueError: If a kind or colour is none of its own.
+        """
+        if unknown := [item for item in named if item[0] >= self.num_kinds or item[1] >= self.num_colours]:
+            raise UserError(
+                f"objects hold {list(unknown[0])}, and the reader is of {self.num_kinds} kinds and {self.num_colours} colours; train it on "
+                "drawings that have both"
+            )
         targets, logits = _targets([named] * len(pictures)), self(to_pixels(pictures))
         kinds, colours = (
             F.cross_entropy(own.mT, wanted, ignore_index=-1, reduction="none") for own, wanted in zip(logits, targets, strict=True)

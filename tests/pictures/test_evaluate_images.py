@@ -1,6 +1,7 @@
 """The reader learns to read drawings; metrics by hand; ``evaluate images`` and ``pair_pictures.py`` on what was drawn."""
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,10 @@ from data_tools.picture_scores import build_scorer
 from data_tools.train_reader import main as train_reader
 from mmalign.cli import main
 from mmalign.data.images import load_image
+from mmalign.errors import UserError
 from mmalign.options.world import WorldOptions
 from mmalign.pictures.metrics import compare_objects, measure_diversity, quarters_right
-from mmalign.pictures.reader import load_reader, to_pixels
+from mmalign.pictures.reader import DrawingReader, load_reader, save_reader, to_pixels
 from mmalign.worlds.build import build_world
 from mmalign.worlds.drawings import DRAWN_FEATURES
 from mmalign.worlds.rows import SceneMaker
@@ -71,6 +73,15 @@ def test_likelihood_by_hand(world: Path, reader: Path) -> None:
     assert scores[0][1] == pytest.approx(expected.item(), abs=1e-4)
 
 
+@pytest.mark.parametrize("named", [[3, 0, 1], [0, 2, 1]])
+def test_a_reader_says_what_it_can_not_know(named: list[int], tmp_path: Path) -> None:
+    save_reader(DrawingReader(3, 2).eval(), tmp_path, {})
+    score, picture = build_scorer(f"likelihood:{tmp_path}"), Image.new("RGB", (8, 8))
+    assert len(score({"objects": [[2, 1, 3]]}, [picture] * 2)) == 2
+    with pytest.raises(UserError, match="of 3 kinds and 2 colours; train it on drawings that have both"):
+        score({"objects": [named]}, [picture])
+
+
 def test_metrics_by_hand() -> None:
     """Two captions of two objects and one: one picture has a wrong colour and one object too many, the other is right."""
     named = [[(3, 0, 0), (7, 2, 3)], [(1, 1, 2)]]
@@ -91,6 +102,8 @@ def test_metrics_by_hand() -> None:
     assert quarters_right([], named[1]) == 0.75
     # An empty picture is not all right, and divides by nothing.
     assert compare_objects([[]], [[(1, 1, 2)]])["f1"] == 0
+    # Nor does a caption that names nothing.
+    assert all(map(math.isfinite, compare_objects([[(1, 1, 2)]], [[]]).values()))
     grey = [Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)) for value in (10, 40, 20)]
     assert measure_diversity([grey, grey[:1]]) == pytest.approx((30 + 10 + 20) / 3)
     assert measure_diversity([grey[:1]]) is None
