@@ -41,9 +41,16 @@ class PathPreferenceMethod(ImagePreferenceMethod):
         self.read_pair(raw)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Captions, their paths one behind the other, and the numbers of the rows."""
+        """Captions, their paths one behind the other, and the numbers of the rows.
+
+        Raises:
+            ValueError: If paths were sampled at several resolutions.
+        """
         pairs = [self.read_pair(row) for row in rows]
         paths = [path for pair in pairs for path in (pair.chosen, pair.rejected)]
+        sizes = sorted({tuple(path.latents.shape[-2:]) for path in paths})
+        if len(sizes) > 1:
+            raise UserError(f"paths of {' and '.join(f'{high} x {wide}' for high, wide in sizes)} in one data set; expected one size")
         return {
             "captions": [pair.caption for pair in pairs],
             "latents": [path.latents for path in paths],

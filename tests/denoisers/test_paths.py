@@ -40,7 +40,7 @@ def path_rows(source: TextToImage, **how: Any) -> list[dict[str, Any]]:
     """Two captions with two paths each; the second is better."""
     rows = []
     for row, caption in enumerate(CAPTIONS):
-        made = sample_paths(source, [caption] * 2, [row] * 2, [10 * row, 10 * row + 1], side=source.resolution, **how)
+        made = sample_paths(source, [caption] * 2, [row] * 2, [10 * row, 10 * row + 1], **{"side": source.resolution, **how})
         rows.append({"caption": caption, "paths": [pack_path(path) for _, path in made], "scores": [0.2, 0.7], ROW: row})
     return rows
 
@@ -205,6 +205,15 @@ def test_a_rows_step_is_its_own_whatever_the_batch() -> None:
     drawn = {int(time) for step in range(80) for time in method.complete(policy, batch, step=step)["inputs"]["times"]}
     # Of nine steps the last is no Gaussian.
     assert sorted(drawn, reverse=True) == batch["times"][0].tolist()[:-1]
+
+
+def test_paths_of_two_sizes_are_told() -> None:
+    """Each row may be right by itself."""
+    source = TextToImage(build_latent_pipeline())
+    _, method = build(OPTIONS, source)
+    small, large = path_rows(source, steps=3, guidance=1.0), path_rows(source, steps=3, guidance=1.0, side=32)
+    with pytest.raises(UserError, match="paths of 8 x 8 and 16 x 16 in one data set; expected one size"):
+        method.collate([small[0], large[1]])
 
 
 def test_packed_paths_come_back_and_share_their_begin() -> None:
