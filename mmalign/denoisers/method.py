@@ -3,6 +3,7 @@
 Shape legend: B = rows, R = images in the batch, ... = channels, height and width.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,8 @@ class PictureMethod(Method):
     columns: Sequence[str] = PICTURE_COLUMNS
     num_columns: Sequence[str] = ()
     """Columns of numbers that the objective reads."""
+    least: float = -math.inf
+    """The smallest that they may hold."""
 
     def __init__(self, source: TextToImage, options: DenoiserOptions) -> None:
         """Keep the parts.
@@ -57,7 +60,7 @@ class PictureMethod(Method):
         """Decode the row."""
         self.read(raw)
         for name in self.num_columns:
-            read_number(raw, name)
+            read_number(raw, name, least=self.least)
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Number the rows, whose noise is drawn by their number."""
@@ -161,7 +164,7 @@ class ImagePreferenceMethod(PictureMethod):
             return
         betas = PATH_BETAS if options.noise == "path" else BETAS
         self.pairs = parse_pair_objective(options.objective, beta=options.beta, betas=betas)
-        self.num_columns = self.pairs.objective.columns
+        self.num_columns, self.least = self.pairs.objective.columns, self.pairs.objective.least
         self.columns = (*PAIR_COLUMNS, *self.num_columns)
 
     def complete(self, model: nn.Module, batch: dict[str, Any], *, step: int) -> dict[str, Any]:

@@ -68,15 +68,15 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).cpu().numpy())
 
 
-def read_number(raw: Mapping[str, Any], name: str) -> float:
+def read_number(raw: Mapping[str, Any], name: str, *, least: float = -math.inf) -> float:
     """Read a column of numbers that an objective needs.
 
     Raises:
-        UserError: If it holds none.
+        UserError: If it holds none, or a smaller one.
     """
     value = raw[name]
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"{name} is {value!r}; expected a finite number")
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+        raise UserError(f"{name} is {value!r}; expected a finite number{f' from {least:g}' if math.isfinite(least) else ''}")
     return float(value)
 
 

@@ -254,3 +254,12 @@ def test_a_reference_of_another_schedule_is_refused(tmp_path: Path) -> None:
     build(replace(PREFERENCE, reference_model=str(tmp_path / "same")), source)
     with pytest.raises(UserError, match="add other shares of noise at the same step"):
         build(replace(PREFERENCE, reference_model=str(tmp_path / "other")), source)
+
+
+def test_a_severity_below_what_the_objective_takes_is_refused() -> None:
+    """It would turn the preference round, as of text."""
+    _, method = build(replace(PREFERENCE, objective="hsa_dpo:beta=1"), TextToImage(build_latent_pipeline()))
+    (row,) = picture_rows(1)
+    method.check({**row, "severity": 0.0}, index=0)
+    with pytest.raises(UserError, match="severity is -1; expected a finite number from 0"):
+        method.check({**row, "severity": -1}, index=0)
