@@ -17,6 +17,7 @@ out. Samples keep their codes or paths, so that what is trained on is what was d
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -54,15 +55,18 @@ def run(options: PairPicturesOptions) -> None:
     samples = load_rows(options.samples)
     if options.scorer is not None:
         lists = read_lists(samples, build_scorer(options.scorer), what=str(options.samples))
-        made = [row for row in lists if len(set(row["scores"])) > 1]
+        made = (row for row in lists if len(set(row["scores"])) > 1)
     else:
         check_columns(samples.column_names, ("id", "caption", "sample", "image", "codes", "codes_of"), what=str(options.samples))
         assert options.data is not None
-        made = list(_make_pairs(samples, options.data))
-    if not made:
+        made = _make_pairs(samples, options.data)
+    first = next(made, None)
+    if first is None:
         raise UserError(f"{options.samples} makes no rows: every caption's samples have one score")
-    write_picture_rows(options.out, made)
-    print(f"{len(made):,} rows of {len(samples):,} samples in {options.out}")
+    # Rows of sample-denoiser keep their columns; the others are made anew.
+    kept = samples.features if "images" in samples.column_names else None
+    count = write_picture_rows(options.out, chain([first], made), features=kept)
+    print(f"{count:,} rows of {len(samples):,} samples in {options.out}")
 
 
 def _make_pairs(samples: Iterable[Mapping[str, Any]], source: Path) -> Iterator[dict[str, Any]]:

@@ -167,8 +167,9 @@ def test_own_samples_become_pairs_and_lists_that_train(
 def test_lists_by_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Samples of sample-denoiser, a list in each row: columns stay, even ones go, and what gives no numbers is told."""
     grey = [Image.new("RGB", (2, 2), (value,) * 3) for value in (10, 30, 20)]
-    rows = [{"caption": f"c{i}", "images": grey[: 3 - i] if i < 2 else grey[:1] * 2, "paths": [b"a", b"b"]} for i in range(3)]
-    features = Features({"caption": Value("string"), "images": List(ImageFeature()), "paths": List(Value("binary"))})
+    rows = [{"id": i, "caption": f"c{i}", "images": grey[: 3 - i] if i < 2 else grey[:1] * 2, "paths": [b"a", b"b"]} for i in range(3)]
+    types = {"id": Value("int64"), "caption": Value("string")}
+    features = Features({**types, "images": List(ImageFeature()), "paths": List(Value("binary"))})
     Dataset.from_list(rows, features=features).to_parquet(tmp_path / "samples.parquet")
     code = "import numpy as np\ndef bright(caption, pictures, row):\n    return [float(np.mean(picture)) for picture in pictures]\n"
     (tmp_path / "score.py").write_text(code + "def short(caption, pictures, row):\n    return [1.0]\n")
@@ -177,6 +178,7 @@ def test_lists_by_a_function(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     scored = Dataset.from_parquet(str(tmp_path / "scored.parquet"))
     assert scored["scores"] == [[10, 30, 20], [10, 30]]
     assert scored["paths"] == [[b"a", b"b"]] * 2
+    assert scored["id"] == [0, 1]
     assert scored[0]["images"][1].getpixel((0, 0)) == (30, 30, 30)
     for scorer, message in (
         (f"function:{tmp_path / 'score.py'}:short", "gave [1.0] for 3 pictures"),
