@@ -55,7 +55,7 @@ def run(options: PairPicturesOptions) -> None:
     samples = load_rows(options.samples)
     if options.scorer is not None:
         lists = read_lists(samples, build_scorer(options.scorer), what=str(options.samples))
-        made = (row for row in lists if len(set(row["scores"])) > 1)
+        made: Iterator[dict[str, Any]] = (row for row in lists if len(set(row["scores"])) > 1)
     else:
         check_columns(samples.column_names, ("id", "caption", "sample", "image", "codes", "codes_of"), what=str(options.samples))
         assert options.data is not None

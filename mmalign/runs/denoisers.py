@@ -89,8 +89,8 @@ def check_comparable(policy: Denoiser, reference: Denoiser) -> None:
             f"reference_model predicts {reference.target} of {reference.channels} channels and the model {policy.target} of "
             f"{policy.channels}; expected the same, as their errors are compared"
         )
-    levels = [denoiser.alphas_cumprod for denoiser in (policy, reference)]
-    if levels[0].shape != levels[1].shape or not torch.allclose(*levels, rtol=1e-3, atol=1e-6):
+    own, other = policy.alphas_cumprod, reference.alphas_cumprod
+    if own.shape != other.shape or not torch.allclose(own, other, rtol=1e-3, atol=1e-6):
         raise UserError(
             "the schedulers of reference_model and the model add other shares of noise at the same step; expected the same schedule, as "
             "their errors at one noisy image are compared"
