@@ -21,7 +21,8 @@ class IterateOptions:
     out: Path
     """folder of the rounds"""
     sample: str
-    """options of data_tools/sample_pairs.py for every round, in quotes; pictures: of mmalign sample-images or sample-denoiser"""
+    """options of data_tools/sample_pairs.py for every round, in quotes, without model, out and seed; pictures: of mmalign sample-images or
+    sample-denoiser"""
     kind: Literal["words", "pictures", "denoiser"] = "words"
     """what is sampled: answers to questions; pictures of captions, as tokens or by a text-to-image pipeline"""
     scorer: str | None = None
