@@ -10,7 +10,7 @@ from PIL.Image import Image
 from mmalign.errors import UserError
 from mmalign.pictures.metrics import quarters_right
 from mmalign.pictures.reader import Objects, load_reader, read_objects
-from mmalign.rewards.function import load_function
+from mmalign.rewards.function import as_numbers, load_function
 
 FORMS = "reader:DIR, likelihood:DIR or function:FILE.py:NAME"
 PictureScorer = Callable[[Mapping[str, Any], Sequence[Image]], list[float]]
@@ -35,7 +35,7 @@ def build_scorer(text: str) -> PictureScorer:
         return lambda row, pictures: reader.score(pictures, _named(row))
     if kind == "function" and place:
         _, function = load_function(place)
-        return lambda row, pictures: _checked(function(row["caption"], list(pictures), dict(row)), len(pictures), text)
+        return lambda row, pictures: _checked(as_numbers(function(row["caption"], list(pictures), dict(row)), place), len(pictures), text)
     raise UserError(f"scorer is {text!r}; expected {FORMS}")
 
 
@@ -45,7 +45,7 @@ def _named(row: Mapping[str, Any]) -> Objects:
     return read_objects(row)
 
 
-def _checked(scores: Sequence[Any], count: int, text: str) -> list[float]:
+def _checked(scores: list[Any], count: int, text: str) -> list[float]:
     if len(scores) != count or not all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
-        raise UserError(f"scorer {text} gave {list(scores)} for {count} pictures; expected a finite number for each")
+        raise UserError(f"scorer {text} gave {scores} for {count} pictures; expected a finite number for each")
     return [float(score) for score in scores]

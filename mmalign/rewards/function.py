@@ -21,6 +21,7 @@ class FunctionReward:
         Raises:
             ValueError: If there is no such file, or it has no such function.
         """
+        self._place = place
         self._path, self._function = load_function(place)
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
@@ -32,7 +33,8 @@ class FunctionReward:
 
     def __call__(self, groups: Sequence[Group]) -> list[Rewards]:
         """Ask the function about one group after the other."""
-        return [list(self._function(group.prompt, list(group.responses), dict(group.row))) for group in groups]
+        found = (self._function(group.prompt, list(group.responses), dict(group.row)) for group in groups)
+        return [as_numbers(returned, self._place) for returned in found]
 
 
 def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
@@ -50,3 +52,15 @@ def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}; expected one that takes (prompt, responses, row) and returns a list of numbers")
     return path, function
+
+
+def as_numbers(returned: Any, place: str) -> list[Any]:
+    """Turn what a function of the user's returned, a list, an array or a tensor, into a list of Python's own numbers.
+
+    Raises:
+        ValueError: If it is none of these.
+    """
+    values = returned.tolist() if hasattr(returned, "tolist") else returned
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise UserError(f"function:{place} returned {returned!r}; expected a list of numbers")
+    return [value.item() if hasattr(value, "item") else value for value in values]

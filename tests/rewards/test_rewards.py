@@ -91,6 +91,25 @@ def test_a_judge_rates_words_and_is_not_asked_about_none() -> None:
         reward.check({}, index=0)
 
 
+def test_a_function_may_return_an_array_a_tensor_or_their_numbers(tmp_path: Path) -> None:
+    forms = {
+        "array": "np.array([1.5, 2], dtype=np.float32)",
+        "tensor": "torch.tensor([1.5, 2.0])",
+        "numbers": "[np.float32(1.5), torch.tensor(2.0)]",
+        "nothing": "None",
+        "one": "torch.tensor(1.5)",
+        "text": "'ab'",
+    }
+    lines = ["import numpy as np", "import torch", *(f"def {name}(*_): return {code}" for name, code in forms.items())]
+    (tmp_path / "reward.py").write_text("\n".join(lines))
+    for name in ("array", "tensor", "numbers"):
+        reward = FunctionReward(f"{tmp_path}/reward.py:{name}")
+        assert score_groups(reward, [group(["a", "b"])], name="function") == [[1.5, 2.0]]
+    for name, shown in (("nothing", "None"), ("one", r"tensor\(1.5000\)"), ("text", "'ab'")):
+        with pytest.raises(ValueError, match=f"reward.py:{name} returned {shown}; expected a list of numbers"):
+            FunctionReward(f"{tmp_path}/reward.py:{name}")([group(["a", "b"])])
+
+
 def test_a_function_sees_prompt_responses_and_row(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     line = "    return [len(prompt) + row['bonus'] * len(r) if r else None for r in responses]\n"
