@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from scripts.real.run import PREFERENCE_ARMS
+from scripts.real.steps import BETA
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,13 @@ class AxisArm(NamedTuple):
 
 
 AXIS_STARTS = {"sft": "SFT (the start)", "none": "a sixth of SFT's steps", "instruct": "SFT, then questions alone"}
-AXIS_OBJECTIVES = ("dpo", "ipo", "kto_pair", "simpo", "cpo", "flex_dpo")
+AXIS_OBJECTIVES = {
+    **{name: f"{name}:beta={BETA}" for name in ("dpo", "ipo", "kto_pair")},
+    "simpo": "simpo",
+    "cpo": f"cpo:beta={BETA}",
+    "flex_dpo": "flex_dpo:beta=1",
+}
+"""As ``--objective`` is given them, with the strengths of their papers; Flex-DPO's is that of the study on the embedded world."""
 AXES = {
     arm.name: arm
     for arm in chain(

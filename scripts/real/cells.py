@@ -1,11 +1,12 @@
 """The cells of the studies on photographs that compare multimodal LLMs over seeds."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from scripts.studies.study import AnyCell, slug
+from scripts.studies.study import AnyCell, run_missing, slug
 
 PREFERENCE, MOD, IMAGE_TERMS, STARTS = "seeds", "mod", "image_terms", "starts"
 """Folders of the studies in the main run's."""
@@ -39,3 +40,8 @@ def choose(cells: Sequence[AnyCell], options: argparse.Namespace) -> list[AnyCel
     if unknown := sorted({*options.only} - names):
         raise SystemExit(f"--only {' '.join(unknown)}: no such run; there are {', '.join(sorted(names))}")
     return [cell for cell in cells if not options.only or cell.path(options.out).stem in options.only]
+
+
+def run_chosen(cells: Sequence[AnyCell], run_cell: Callable[[AnyCell, argparse.Namespace], str], options: argparse.Namespace) -> None:
+    """Run what is missing of the cells that are chosen, one after the other: each training takes all threads."""
+    run_missing(choose(cells, options), partial(run_cell, options=options), options, together=lambda cell: 0)

@@ -15,7 +15,6 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, whole
-from scripts.real.cells import choose
+from scripts.real.cells import run_chosen
 from scripts.real.dho_cells import COCO, IMAGES, LABELS, QUICK_SEEDS, SEEDS, STUDENTS, Cell, list_cells
 from scripts.real.page import write_page
 from scripts.real.photos import Photo, read_photo_row
@@ -33,7 +32,7 @@ from scripts.real.steps import Job, Step, delete_weights, quoted, run_steps
 from scripts.real.study import add_options as add_study_options
 from scripts.real.study import find_job
 from scripts.studies.dho_cells import score
-from scripts.studies.study import main, run_missing, write_run
+from scripts.studies.study import main, write_run
 
 BATCH = 32
 UNSEEN = ("pairs", "existence")
@@ -149,8 +148,7 @@ def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other; without --cifar on COCO's photographs alone."""
     images = [name for name in IMAGES if name == COCO or options.cifar is not None]
     seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    cells = choose(list_cells(images, seeds, smoke=options.smoke), options)
-    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
+    run_chosen(list_cells(images, seeds, smoke=options.smoke), run_cell, options)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

@@ -13,19 +13,18 @@ its log-probability given the own one, the other one and a crop, on validation p
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from mmalign.difficulty.fuse import CACHED
-from scripts.real.cells import IMAGE_TERMS, Cell, choose
+from scripts.real.cells import IMAGE_TERMS, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
-from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
+from scripts.real.study import add_options, choose_seeds, find_job
 from scripts.studies.image_terms_grid import ARMS, SFT, Arm
 from scripts.studies.image_worth import MEASURED, by_asked, image_metrics
-from scripts.studies.study import main, run_missing, slug, write_json, write_run
+from scripts.studies.study import main, slug, write_json, write_run
 from scripts.studies.world import load_copy
 
 RATE = "1e-4"
@@ -98,10 +97,8 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
 
 
 def run_study(options: argparse.Namespace) -> None:
-    """Run what is missing, one after the other: each training takes all threads."""
-    seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    cells = choose(list_cells(seeds, smoke=options.smoke), options)
-    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
+    """Run what is missing."""
+    run_chosen(list_cells(choose_seeds(options), smoke=options.smoke), run_cell, options)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,17 @@ weights are deleted when no missing arm begins with them.
 
 import argparse
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
-from scripts.real.cells import MOD, Cell, choose
+from scripts.real.cells import MOD, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
-from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
+from scripts.real.study import add_options, choose_seeds, find_job
 from scripts.studies.llava_mod import BY_NAME, Arm
-from scripts.studies.study import main, read_sizes, run_missing, slug, write_run
+from scripts.studies.study import main, read_sizes, slug, write_run
 
 TOP_K = 64
 
@@ -104,10 +103,8 @@ def finished(job: Job, seed: int, cells: Sequence[Cell]) -> list[Path]:
 
 
 def run_study(options: argparse.Namespace) -> None:
-    """Run what is missing, one after the other: each training takes all threads."""
-    seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    cells = choose(list_cells(seeds, smoke=options.smoke), options)
-    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
+    """Run what is missing."""
+    run_chosen(list_cells(choose_seeds(options), smoke=options.smoke), run_cell, options)
 
 
 if __name__ == "__main__":

@@ -12,30 +12,21 @@ order, and are seen more often. A seed orders the pairs. A finished arm leaves `
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 
 from mmalign.files import whole
-from scripts.real.arms import AXES, AxisArm
-from scripts.real.cells import STARTS, Cell, choose
+from scripts.real.arms import AXES, AXIS_OBJECTIVES, AxisArm
+from scripts.real.cells import STARTS, Cell, run_chosen
 from scripts.real.image_terms import RATE
 from scripts.real.page import write_page
-from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, run_steps
-from scripts.real.study import QUICK_SEEDS, SEEDS, add_options, find_job
-from scripts.studies.study import main, run_missing, write_run
+from scripts.real.steps import FREEZE, Job, Step, delete_weights, measured, run_steps
+from scripts.real.study import add_options, choose_seeds, find_job
+from scripts.studies.objectives_grid import WITHOUT_REFERENCE
+from scripts.studies.study import main, write_run
 
-OBJECTIVES = {
-    "dpo": f"dpo:beta={BETA}",
-    "ipo": f"ipo:beta={BETA}",
-    "kto_pair": f"kto_pair:beta={BETA}",
-    "simpo": "simpo",
-    "cpo": f"cpo:beta={BETA}",
-    "flex_dpo": "flex_dpo:beta=1",
-}
-WITHOUT_REFERENCE = ("simpo", "cpo")
 SMOKE = ("cpo-instruct",)
 
 
@@ -87,7 +78,7 @@ def choose_pairs(job: Job, arm: AxisArm, seed: int) -> Path:
 def list_training(job: Job, arm: AxisArm, seed: int, out: Path) -> Step:
     """The command that trains an arm."""
     reference = "" if arm.objective in WITHOUT_REFERENCE else "--reference copy"
-    words = f"--objective {OBJECTIVES[arm.objective]} {FREEZE} {reference} --learning-rate {RATE}"
+    words = f"--objective {AXIS_OBJECTIVES[arm.objective]} {FREEZE} {reference} --learning-rate {RATE}"
     data, start, steps = choose_pairs(job, arm, seed), start_folder(job, arm.start), job.sizes.image_term_steps
     return job.preference(data, out, seed=seed, words=words, model=start, steps=steps)
 
@@ -105,10 +96,8 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
 
 
 def run_study(options: argparse.Namespace) -> None:
-    """Run what is missing, one after the other: each training takes all threads."""
-    seeds = options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
-    cells = choose(list_cells(seeds, smoke=options.smoke), options)
-    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
+    """Run what is missing."""
+    run_chosen(list_cells(choose_seeds(options), smoke=options.smoke), run_cell, options)
 
 
 if __name__ == "__main__":

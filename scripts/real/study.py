@@ -23,11 +23,11 @@ from datasets import Dataset
 
 from mmalign.files import read_json, read_json_object, whole
 from scripts.real.arms import ARMS, CONTROL, TIERS
-from scripts.real.cells import PREFERENCE, Cell, choose
+from scripts.real.cells import PREFERENCE, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.run import continued
 from scripts.real.steps import BETA, FREEZE, RATE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
-from scripts.studies.study import end_with_parent, main, run_missing, write_json, write_run
+from scripts.studies.study import end_with_parent, main, write_json, write_run
 
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 COST = "cost.json"
@@ -160,8 +160,12 @@ def run_study(options: argparse.Namespace) -> None:
     """Run what is missing, one after the other: each training takes all threads."""
     job = find_job(options)
     seeds = options.seeds or ([own_seed(job)] if options.smoke else QUICK_SEEDS if options.quick else SEEDS)
-    cells = choose(list_cells(seeds, smoke=options.smoke), options)
-    run_missing(cells, partial(run_cell, options=options), options, together=lambda cell: 0)
+    run_chosen(list_cells(seeds, smoke=options.smoke), run_cell, options)
+
+
+def choose_seeds(options: argparse.Namespace) -> Sequence[int]:
+    """Those that are named; else those of the form."""
+    return options.seeds or (QUICK_SEEDS if options.quick or options.smoke else SEEDS)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
