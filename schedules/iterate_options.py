@@ -1,13 +1,12 @@
 """Options of ``iterate.py``, and which of them go together."""
 
-import shlex
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from data_tools.did import read_rejected
 from mmalign.errors import UserError
-from schedules.stages import option_values, training_words
+from schedules.stages import option_values, refuse_own, training_words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +86,7 @@ def check_options(options: IterateOptions) -> None:
     if len(options.sources) not in (1, options.rounds):
         raise UserError(f"{len(options.sources)} sources for {options.rounds} rounds; give one for all, or one for each")
     training_words(options.train)
-    if own := [name for name in (word.split("=")[0] for word in shlex.split(options.sample)) if name in _SET]:
-        raise UserError(f"--sample holds {own[0]}, which the schedule sets itself; leave it out")
+    refuse_own("--sample", options.sample, _SET)
     _check_method(options)
     _check_pictures(options)
     read_rejected(options.rejected)

@@ -1,7 +1,7 @@
 """What schedules of several trainings share: commands that stop the schedule, pairs from scored lists."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +24,25 @@ def training_words(text: str) -> list[str]:
     Raises:
         ValueError: If one of them is the schedule's own, or makes an adapter, which the next stage can't train.
     """
+    refuse_own("--train", text, OWN_OPTIONS)
     words = shlex.split(text)
-    for word in words:
-        name = word.split("=")[0]
-        if name in OWN_OPTIONS:
-            raise UserError(f"--train holds {name}, which the schedule sets itself; leave it out")
-        if name in ("--lora-rank", "--config"):
-            raise UserError(f"--train holds {name}: stages train full weights, because each starts from the whole model before it")
+    if other := next((name for name in map(_option, words) if name in ("--lora-rank", "--config")), None):
+        raise UserError(f"--train holds {other}: stages train full weights, because each starts from the whole model before it")
     return words
+
+
+def refuse_own(option: str, text: str, own: Collection[str]) -> None:
+    """Refuse what the schedule sets itself among the options in an option.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    if name := next((name for name in map(_option, shlex.split(text)) if name in own), None):
+        raise UserError(f"{option} holds {name}, which the schedule sets itself; leave it out")
+
+
+def _option(word: str) -> str:
+    return word.split("=")[0]
 
 
 def option_values(text: str, name: str) -> list[str]:

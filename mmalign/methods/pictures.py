@@ -23,6 +23,7 @@ from mmalign.data.pictures import (
     read_caption,
     read_pictures,
 )
+from mmalign.engine.batch import collate_prompts
 from mmalign.engine.choosing import fold_in
 from mmalign.engine.logps import unwrap
 from mmalign.engine.pictures import drop_words
@@ -191,9 +192,9 @@ class PictureSupervisedMethod(SupervisedMethod):
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """As of words, with the places of each row's caption, and a key by which it is dropped."""
-        batch = super().collate(rows)
-        caption = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
         encoded = [self._encode(row) for row in rows]
+        batch = collate_prompts(encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
+        caption = torch.zeros_like(batch["input_ids"], dtype=torch.bool)
         for number, prompt in enumerate(encoded):
             caption[number, : len(prompt.prefix_ids)] = torch.tensor(caption_words(self.processor, prompt.prefix_ids))
         keys = torch.tensor([int(digest_text(prompt), 16) - 2**63 for prompt in encoded])
