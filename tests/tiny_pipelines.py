@@ -160,3 +160,12 @@ def save_pictures(path: Path, rows: list[dict[str, Any]]) -> Path:
     features = {name: List(types[type(value[0])]) if isinstance(value, list) else types[type(value)] for name, value in rows[0].items()}
     Dataset.from_list(rows, features=Features(features)).to_parquet(path)
     return path
+
+
+def moved(denoiser: torch.nn.Module) -> torch.nn.Module:
+    """A policy some way from its reference."""
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in denoiser.parameters():
+            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
+    return denoiser

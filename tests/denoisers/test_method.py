@@ -18,7 +18,7 @@ from mmalign.errors import UserError
 from mmalign.options.denoisers import ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.runs.denoisers import build
 from tests.tiny_models import random_image
-from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, list_rows, picture_rows, single_rows
+from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, list_rows, moved, picture_rows, single_rows
 
 SHARED: dict[str, Any] = {"model": "none", "data": Path("none"), "out": Path("none")}
 PREFERENCE = ImagePreferenceOptions(**SHARED, objective="dpo:beta=30")
@@ -31,15 +31,6 @@ def latent() -> TextToImage:
 
 def numbered(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{**row, ROW: number} for number, row in enumerate(rows)]
-
-
-def moved(denoiser: Denoiser) -> Denoiser:
-    """A policy some way from its reference."""
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in denoiser.parameters():
-            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
-    return denoiser
 
 
 def prepared(method: PictureMethod, policy: Denoiser, rows: list[dict[str, Any]], *, step: int = 3) -> dict[str, Any]:

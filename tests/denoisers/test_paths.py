@@ -25,7 +25,7 @@ from mmalign.errors import UserError
 from mmalign.options.denoisers import ImagePreferenceOptions, SampleDenoiserOptions
 from mmalign.runs.denoisers import build
 from mmalign.training.trainer import MethodTrainer
-from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, build_transformer_pipeline
+from tests.tiny_pipelines import build_latent_pipeline, build_pixel_pipeline, build_transformer_pipeline, moved
 
 CAPTIONS = ["a red dog", "a blue cat"]
 OPTIONS = ImagePreferenceOptions(model="none", data=Path("none"), out=Path("none"), objective="clipped_dpo", noise="path")
@@ -43,14 +43,6 @@ def path_rows(source: TextToImage, **how: Any) -> list[dict[str, Any]]:
         made = sample_paths(source, [caption] * 2, [row] * 2, [10 * row, 10 * row + 1], **{"side": source.resolution, **how})
         rows.append({"caption": caption, "paths": [pack_path(path) for _, path in made], "scores": [0.2, 0.7], ROW: row})
     return rows
-
-
-def moved(policy: Any) -> Any:
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for weight in policy.parameters():
-            weight.add_(0.02 * torch.randn(weight.shape, generator=generator))
-    return policy
 
 
 @pytest.mark.parametrize("make", [build_latent_pipeline, build_pixel_pipeline, build_transformer_pipeline])

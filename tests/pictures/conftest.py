@@ -6,7 +6,12 @@ from typing import Any
 import pytest
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
+from torch import Tensor
 
+from mmalign.data.pictures import encode_caption, leave_caption_out
+from mmalign.engine.choosing import Greedy
+from mmalign.engine.drawing import draw_pictures
+from mmalign.models.picture_tokens import find_picture_tokens
 from tests.tiny_families import janus
 from tests.tiny_models import random_image, random_text
 
@@ -61,3 +66,13 @@ def save_pictures(path: Path, rows: list[dict[str, Any]]) -> Path:
 @pytest.fixture(scope="session")
 def drawn_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_pictures(tmp_path_factory.mktemp("pairs") / "pairs.parquet", picture_pairs(8))
+
+
+def draw_captions(built: tuple[Any, Any], captions: list[str], *, side: int | None = None, **options: Any) -> Tensor:
+    """Codes of a picture of each caption, the likeliest if not said otherwise."""
+    model, processor = built
+    pictures = find_picture_tokens(model, side=side)
+    own = {"decoding": Greedy(), "seeds": range(len(captions)), **options}
+    ids = [encode_caption(processor, caption, pictures) for caption in captions]
+    without = [leave_caption_out(processor, one, pictures) for one in ids]
+    return draw_pictures(model, pictures, ids, without=without, pad_token_id=0, **own)

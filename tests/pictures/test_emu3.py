@@ -1,5 +1,6 @@
 """Emu3, whose picture tokens are words: log-probabilities, pictures and codes are those of stock Emu3 under its constraint."""
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from mmalign.data.pictures import caption_words, encode_caption, encode_pictures, leave_caption_out
 from mmalign.engine.batch import collate_prompts
-from mmalign.engine.choosing import Greedy, Sampling
-from mmalign.engine.drawing import draw_pictures
+from mmalign.engine.choosing import Sampling
 from mmalign.engine.logps import compute_response_logps
 from mmalign.engine.probe import probe_rows
 from mmalign.errors import UserError
 from mmalign.models.picture_tokens import find_picture_tokens
 from tests.families.matrix import Family, check_dpo, check_generation, check_labels, check_scoring
+from tests.pictures.conftest import draw_captions
 from tests.tiny_families import emu3
 from tests.tiny_models import random_image, random_text
 
@@ -91,13 +92,7 @@ def constraint(model: Any, processor: Any) -> Any:
     return allowed
 
 
-def draw(built: tuple[Any, Any], captions: list[str], **options: Any) -> Tensor:
-    model, processor = built
-    tokens = find_picture_tokens(model, side=SIDE)
-    own = {"decoding": Greedy(), "seeds": range(len(captions)), "guidance": 3.0, **options}
-    ids = [encode_caption(processor, caption, tokens) for caption in captions]
-    without = [leave_caption_out(processor, one, tokens) for one in ids]
-    return draw_pictures(model, tokens, ids, without=without, pad_token_id=0, **own)
+draw = functools.partial(draw_captions, side=SIDE, guidance=3.0)
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])

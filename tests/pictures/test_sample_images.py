@@ -1,5 +1,6 @@
 """``mmalign sample-images``: stock Janus' own pictures, whatever the batch; shards, resume, the same bytes."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ from datasets import Image as ImageFeature
 import mmalign.runs.sample_images as command
 from mmalign.cli import main
 from mmalign.data.images import load_image
-from mmalign.data.pictures import encode_caption, leave_caption_out
-from mmalign.engine.choosing import Greedy, Sampling
-from mmalign.engine.drawing import draw_pictures
+from mmalign.data.pictures import encode_caption
+from mmalign.engine.choosing import Sampling
 from mmalign.models.picture_tokens import find_picture_tokens
 from tests.commands.training import train
+from tests.pictures.conftest import draw_captions
 from tests.tiny_families import janus
 from tests.tiny_models import random_text
 
@@ -28,13 +29,7 @@ def built() -> tuple[Any, Any]:
     return janus()
 
 
-def draw(built: tuple[Any, Any], captions: list[str], **options: Any) -> torch.Tensor:
-    model, processor = built
-    own = {"decoding": Greedy(), "seeds": range(len(captions)), "guidance": 5.0, **options}
-    pictures = find_picture_tokens(model)
-    ids = [encode_caption(processor, caption, pictures) for caption in captions]
-    without = [leave_caption_out(processor, one, pictures) for one in ids]
-    return draw_pictures(model, pictures, ids, without=without, pad_token_id=0, **own)
+draw = functools.partial(draw_captions, guidance=5.0)
 
 
 @pytest.mark.parametrize("guidance", [5.0, 2.5])
