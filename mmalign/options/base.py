@@ -15,3 +15,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name} is {value}; expected at least {least}")
+
+    def changed(self, *names: str) -> list[str]:
+        """Those of the named options that are not at their defaults."""
+        return [name for name in names if getattr(self, name) != self.__dataclass_fields__[name].default]  # type: ignore[attr-defined]

@@ -24,7 +24,7 @@ class ChasingOptions(ReferencedOptions):
         super().__post_init__()
         if self.chasing:
             self._check_chasing()
-        given = [name for name in _NUMBERS if getattr(self, name) != ChasingOptions.__dataclass_fields__[name].default]
+        given = self.changed(*_NUMBERS)
         if given and not self.chasing:
             raise UserError(f"{given[0]} is {getattr(self, given[0])}, and only one adapter trains; add --chasing, or leave it out")
 

@@ -52,7 +52,7 @@ class SftOptions(ChatOptions, PictureOptions, MllmOptions):
         super().__post_init__()
         if not 0 <= self.caption_dropout < 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}; expected a share of the rows from 0, less than 1, such as 0.1")
-        if self.caption_dropout != SftOptions.__dataclass_fields__["caption_dropout"].default and not self.pictures:
+        if self.changed("caption_dropout") and not self.pictures:
             raise UserError(f"caption_dropout is {self.caption_dropout}, and only pictures have captions; add --pictures, or leave it out")
 
 
