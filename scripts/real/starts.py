@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 
-from mmalign.files import whole
 from scripts.real.arms import AXES, AXIS_OBJECTIVES, AxisArm
 from scripts.real.cells import STARTS, Cell, run_chosen
 from scripts.real.image_terms import RATE
@@ -25,7 +24,7 @@ from scripts.real.page import write_page
 from scripts.real.steps import FREEZE, Job, Step, delete_weights, measured, run_steps
 from scripts.real.study import add_options, choose_seeds, find_job
 from scripts.studies.objectives_grid import WITHOUT_REFERENCE
-from scripts.studies.study import main, write_run
+from scripts.studies.study import main, write_dataset, write_run
 
 SMOKE = ("cpo-instruct",)
 
@@ -56,10 +55,7 @@ def chats(job: Job) -> Path:
     """Keep the chats of several questions, where that is not done yet and the chats are there."""
     made, out = job.out / "data" / "sft" / "chats.jsonl", job.out / STARTS / "chats.parquet"
     if made.is_file() and not out.is_file():
-        rows = Dataset.from_json(str(made)).filter(lambda row: len(row["messages"]) > 2)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as path:
-            rows.to_parquet(str(path))
+        write_dataset(out, Dataset.from_json(str(made)).filter(lambda row: len(row["messages"]) > 2))
     return out
 
 
@@ -69,9 +65,7 @@ def choose_pairs(job: Job, arm: AxisArm, seed: int) -> Path:
     if made.is_file() and not out.is_file():
         rows = Dataset.from_json(str(made)).shuffle(seed=seed)
         number = job.sizes.image_term_steps * job.sizes.batch // arm.part
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as path:
-            rows.select(range(min(max(number, job.sizes.batch), len(rows)))).to_parquet(str(path))
+        write_dataset(out, rows.select(range(min(max(number, job.sizes.batch), len(rows)))))
     return out
 
 

@@ -21,13 +21,13 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from mmalign.files import read_json, read_json_object, whole
+from mmalign.files import read_json, read_json_object
 from scripts.real.arms import ARMS, CONTROL, TIERS
 from scripts.real.cells import PREFERENCE, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.run import continued
 from scripts.real.steps import BETA, FREEZE, RATE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
-from scripts.studies.study import end_with_parent, main, write_json, write_run
+from scripts.studies.study import end_with_parent, main, write_dataset, write_json, write_run
 
 SEEDS, QUICK_SEEDS = (0, 1, 2), (0,)
 COST = "cost.json"
@@ -97,9 +97,7 @@ def shuffle(scored: Path, out: Path, *, seed: int) -> Path:
     if scored.is_file() and not out.is_file():
         rows = Dataset.from_parquet(str(scored))
         values = np.random.default_rng(seed).permutation(rows["difficulty"]).tolist()
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with whole(out) as path:
-            rows.remove_columns("difficulty").add_column("difficulty", values).to_parquet(str(path))
+        write_dataset(out, rows.remove_columns("difficulty").add_column("difficulty", values))
     return out
 
 

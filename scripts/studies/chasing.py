@@ -19,10 +19,9 @@ import numpy as np
 
 from mmalign.data.caches import LOGPS
 from mmalign.difficulty.fuse import CACHED
-from mmalign.files import whole
 from scripts.studies.chasing_grid import DOMAINS, Cell, Domain, count_steps, list_cells, list_rounds
 from scripts.studies.chasing_page import write_page
-from scripts.studies.study import StartCell, main, run_missing, write_json, write_run
+from scripts.studies.study import StartCell, main, run_missing, write_dataset, write_json, write_run
 from scripts.studies.world import BATCH, NUM_PAIRS, load_copy, make_held_out, make_sft, measure, run
 
 PARTS = ("chair", "pope")
@@ -45,8 +44,7 @@ def make_domains(folder: Path, seed: int, *, number: int) -> None:
     places["joint"] = np.sort(np.concatenate([places[domain] for domain in DOMAINS]))
     for name, chosen in places.items():
         if not (folder / f"{name}.parquet").is_file():
-            with whole(folder / f"{name}.parquet") as partial_file:
-                pairs.select(chosen).to_parquet(partial_file)
+            write_dataset(folder / f"{name}.parquet", pairs.select(chosen))
 
 
 def rows_folder(seed: int, out: Path) -> Path:

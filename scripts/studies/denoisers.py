@@ -31,7 +31,7 @@ from mmalign.worlds.text import Speaker
 from mmalign.worlds.tokenizer import train_tokenizer
 from scripts.studies.denoisers_page import ARMS, BASE, Cell, write_page
 from scripts.studies.denoisers_reader import LEAST_ACCURACY, SIDE, diversity, draw_scene, make_reader, score_drawings
-from scripts.studies.study import main, run_missing, write_json
+from scripts.studies.study import main, run_missing, write_dataset, write_json
 from scripts.studies.world import load_copy, run
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -84,21 +84,16 @@ def make_rows(folder: Path, seed: int, sizes: Sizes) -> None:
     for number, (name, (make, count, features)) in enumerate(makers.items()):
         if not (folder / f"{name}.parquet").is_file():
             rows = [make(row_rng(seed, number, row)) for row in range(count)]
-            _write(folder / f"{name}.parquet", Dataset.from_list(rows, features=features))
+            write_dataset(folder / f"{name}.parquet", Dataset.from_list(rows, features=features))
     if not (folder / "chosen.parquet").is_file():
         pairs = load_copy(folder / "pairs.parquet").cast_column("image_chosen", ImageFeature(decode=False))
         chosen = [{"caption": row["caption"], "image": row["image_chosen"]} for row in pairs]
-        _write(folder / "chosen.parquet", Dataset.from_list(chosen, features=SINGLE))
+        write_dataset(folder / "chosen.parquet", Dataset.from_list(chosen, features=SINGLE))
 
 
 def row_rng(seed: int, number: int, row: int) -> np.random.Generator:
     """What a row of a file is drawn with."""
     return np.random.default_rng([seed, number, row])
-
-
-def _write(path: Path, rows: Dataset) -> None:
-    with whole(path) as partial_file:
-        rows.to_parquet(partial_file)
 
 
 def _picture_row(rng: np.random.Generator) -> dict[str, Any]:
@@ -214,7 +209,7 @@ def make_scored_paths(rows: Path, base: Path, seed: int, out: Path, sizes: Sizes
     samples = load_copy(folder / "samples.parquet").select_columns(["caption", "images", "paths"])
     samples = samples.cast_column("images", List(ImageFeature(decode=False)))
     scores = [reader.score([load_image(image) for image in row["images"]], truth) for row, truth in zip(samples, wanted, strict=True)]
-    _write(folder / "scored.parquet", samples.remove_columns("images").add_column("scores", scores))
+    write_dataset(folder / "scored.parquet", samples.remove_columns("images").add_column("scores", scores))
     return folder / "scored.parquet"
 
 

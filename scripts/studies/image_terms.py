@@ -37,7 +37,7 @@ from scripts.studies.image_terms_grid import (
 )
 from scripts.studies.image_terms_page import write_page
 from scripts.studies.image_worth import MEASURED, by_asked, image_metrics
-from scripts.studies.study import main, run_missing, slug, write_json, write_run
+from scripts.studies.study import main, run_missing, slug, write_dataset, write_json, write_run
 from scripts.studies.world import BATCH, NUM_PAIRS, load_copy, make_held_out, make_sft, measure, run
 
 PARTS = ("chair", "pope", "mmvp")
@@ -67,9 +67,7 @@ def write_grey(source: Path, path: Path) -> None:
     rows = Dataset.from_parquet(str(source), cache_dir=str(path.parent / "cache"))
     features = rows.features
     grey = rows.map(lambda row: {"images": [{"bytes": grey_png(image), "path": None} for image in row["images"]]}, features=features)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as partial_file:
-        grey.to_parquet(partial_file)
+    write_dataset(path, grey)
 
 
 def grey_png(image: Any) -> bytes:

@@ -28,14 +28,13 @@ from data_tools.sample_pairs import run as sample_pairs
 from data_tools.sampled_lists import read_lists
 from data_tools.scoring import best_and_worst
 from mmalign.evaluation.chair import load_chair
-from mmalign.files import whole
 from schedules.stages import pair_row, write_rows
 from scripts.studies.objectives_axes import add_options, list_axes, list_axis_searches, make_starts, run_axis_cell
 from scripts.studies.objectives_axes_page import write_axes_page
 from scripts.studies.objectives_grid import Cell, Data, best_of, count_steps, list_cells, list_searches
 from scripts.studies.objectives_page import write_page
 from scripts.studies.objectives_train import Training, train_and_measure
-from scripts.studies.study import main, run_missing, write_json
+from scripts.studies.study import main, run_missing, write_dataset, write_json
 from scripts.studies.world import load_copy, make_scored_pairs, make_start, measure_start, object_f1, run
 
 NUM_PROMPTS, SAMPLES, VISITS = 3000, 4, 16
@@ -73,8 +72,7 @@ def make_pairs_with_scores(data: Data, seed: int, out: Path, *, smoke: bool) -> 
         columns = {"score_chosen": gap, "score_rejected": np.zeros_like(gap), "visits_chosen": visits, "visits_rejected": VISITS - visits}
         for name, values in columns.items():
             rows = rows.add_column(name, values.tolist())
-        with whole(path) as partial:
-            rows.to_parquet(partial)
+        write_dataset(path, rows)
     return path
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from datasets import Dataset
 
 from mmalign.demo import commands
-from mmalign.files import whole
 from scripts.studies.objectives_grid import PAIRS, QUICK_SEEDS, SMOKE, Cell, Objective, best_of, list_search
 from scripts.studies.objectives_train import Training, train_and_measure
-from scripts.studies.study import write_json
+from scripts.studies.study import write_dataset, write_json
 from scripts.studies.world import BATCH, CAPTION_NOISE, load_copy, make_pairs, measure, object_f1, run
 
 STARTS = ("sft", "none", "instruct")
@@ -114,9 +113,7 @@ def _write_chats(out: Path) -> Path:
     """Keep the rows of the start's training data that are chats of several questions."""
     path = out / "starts" / "chats.parquet"
     rows = load_copy(out / "start" / "world" / "sft" / "train.parquet")
-    with whole(path) as partial:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        rows.filter(lambda row: len(row["messages"]) > 2).to_parquet(partial)
+    write_dataset(path, rows.filter(lambda row: len(row["messages"]) > 2))
     return path
 
 
@@ -130,8 +127,7 @@ def make_axis_pairs(cell: AxisCell, out: Path, *, smoke: bool) -> Path:
     if not path.is_file():
         rows: Dataset = load_copy(cached)
         # Of 48 pairs the smoke form takes 4 where 300 are asked for.
-        with whole(path) as partial:
-            rows.select(range(max(1, len(rows) * cell.num_pairs // NUM_PAIRS) if smoke else cell.num_pairs)).to_parquet(partial)
+        write_dataset(path, rows.select(range(max(1, len(rows) * cell.num_pairs // NUM_PAIRS) if smoke else cell.num_pairs)))
     return path
 
 

@@ -24,7 +24,7 @@ from schedules.iterate import main as iterate
 from scripts.studies.pictures_grid import CONTROL, NO_BETA, ROUNDS, Arm, Cell, Sizes, best_of, choose_sizes, list_cells, list_searches
 from scripts.studies.pictures_page import write_page
 from scripts.studies.pictures_start import BATCH, SIDE, make_model
-from scripts.studies.study import main, run_missing, slug, write_json, write_run
+from scripts.studies.study import main, run_missing, slug, write_dataset, write_json, write_run
 from scripts.studies.world import TEST_SEED, VALIDATION_SEED, run
 
 GUIDANCE = {"": "1", "guided ": "2"}
@@ -65,8 +65,7 @@ def make_data(arm: Arm, seed: int, out: Path, sizes: Sizes) -> Path:
     made = world / f"{arm.data}.parquet"
     if arm.data == "chosen" and not made.is_file():
         rows = load_rows(world / "drawn_pairs.parquet")
-        with whole(made) as partial_file:
-            rows.select_columns(["id", "caption", "image_chosen"]).rename_column("image_chosen", "image").to_parquet(partial_file)
+        write_dataset(made, rows.select_columns(["id", "caption", "image_chosen"]).rename_column("image_chosen", "image"))
     if arm.data == "own" and not made.is_file():
         captions = world / "drawings.parquet"
         run(

@@ -23,10 +23,10 @@ from types import FrameType
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
-from datasets import disable_progress_bars
+from datasets import Dataset, disable_progress_bars
 from transformers.utils import logging
 
-from mmalign.files import RUN_FILE, read_json, write_whole
+from mmalign.files import RUN_FILE, read_json, whole, write_whole
 
 
 class Cell(Protocol):
@@ -82,6 +82,13 @@ class SearchedCell(Generic[AnyArm]):
 def slug(name: str) -> str:
     """A name as a file's."""
     return re.sub(r"[^\w.]+", "-", name).lower()
+
+
+def write_dataset(path: Path, rows: Dataset) -> None:
+    """Write a Parquet file: whole, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as partial_file:
+        rows.to_parquet(partial_file)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
