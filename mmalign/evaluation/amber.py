@@ -252,6 +252,10 @@ def _read_words(source: Path, scenes: Mapping[str, Scene], *, similarity: str) -
     relation_file = find_file(source, "relation.json", what="AMBER's association words")
     safe_file = find_file(source, "safe_words.txt", what="AMBER's safe words")
     associations = read_json_object(relation_file)
+    if odd := [
+        name for name, words in associations.items() if not isinstance(words, list) or not all(isinstance(word, str) for word in words)
+    ]:
+        raise UserError(f"{relation_file}: the words of {odd[0]} are {repr(associations[odd[0]])[:40]}; expected a list of texts")
     for identifier, scene in scenes.items():
         unknown = [word for word in (*scene.truth, *scene.hallu) if word not in associations]
         if unknown:

@@ -100,6 +100,16 @@ def caption_item(
     )
 
 
+def check_asked(asked: Sequence[Question], truths: Mapping[str, frozenset[str]], *, questions: Path, objects: Path) -> None:
+    """Refuse questions about images whose objects nobody knows.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    if lacking := [question.id for question in asked if question.id not in truths]:
+        raise UserError(f"{questions} asks about {len(lacking)} images whose objects {objects} does not hold (first: {lacking[0]})")
+
+
 def read_object_sets(path: Path) -> dict[str, frozenset[str]]:
     """Read image id -> names of its objects, from JSON, gzipped or not.
 

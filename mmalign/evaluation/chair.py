@@ -10,7 +10,16 @@ from typing import ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question, QuestionsById
 from mmalign.evaluation.benchmark import find_file
-from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
+from mmalign.evaluation.captions import (
+    INSTANCE,
+    OBJECT_SETS,
+    RECALL,
+    SENTENCE,
+    CaptionBenchmark,
+    caption_item,
+    check_asked,
+    read_object_sets,
+)
 from mmalign.evaluation.image_ids import ImageIds
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Metric, ratio
@@ -169,6 +178,7 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
     files = [synonyms_file, objects_file, *([questions_file] if rows else [])]
     known = ImageIds(truths)
     asked = [question._replace(id=known.find(question.id)) for question in asked]
+    check_asked(asked, truths, questions=questions_file, objects=objects_file)
     return Chair(files, truths, asked, words, find, variant)
 
 
