@@ -174,6 +174,22 @@ def test_an_extra_gap_that_is_missing_is_named(
     assert "the judge gap of pair 'pair-2' is nan; score it again or drop the pair" in capsys.readouterr().err
 
 
+def test_other_weights_under_the_contrastive_models_name_are_refused(
+    tmp_path: Path, clip: Any, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the rest of a stopped run would be scored by another model than its beginning."""
+    model, processor = clip[0].__class__(clip[0].config), clip[1]
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "clip")
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(3))
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, tmp_path / "out") == 0
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(-1)
+    model.save_pretrained(tmp_path / "clip")
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, tmp_path / "out") == 2
+    assert "holds other scores: its clip_fingerprint is 'weights " in capsys.readouterr().err
+
+
 def test_scores_of_other_models_are_refused(
     tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
