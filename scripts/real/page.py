@@ -21,7 +21,7 @@ from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_
 from scripts.studies.study import slug
 
 COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
-COST = ("seconds per step", "peak memory, GB")
+COST = ("seconds per step", "CPU minutes", "peak memory, GB")
 BASELINE = "dpo"
 HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
 
@@ -52,14 +52,17 @@ def preference_parts(out: Path) -> list[str]:
     if BASELINE in runs:
         others = {name: (runs[arm], runs[BASELINE]) for arm, name in names.items() if arm != BASELINE}
         parts += ["Minus DPO, on the same seeds:", differences_table(others)] if others else []
-    timed = {arm: {seed: one for seed, one in seeds.items() if all(key in one for key in COST)} for arm, seeds in runs.items()}
-    timed = {arm: seeds for arm, seeds in timed.items() if seeds}
-    if timed:
-        rows = [
-            [name, *(f"{page.estimate_metric(timed[arm], key).mean:.2f}" for key in COST)] for arm, name in names.items() if arm in timed
-        ]
-        parts += ["### Cost of training", markdown_table(["arm", *COST], rows)]
-    return parts
+    return [*parts, *cost_parts(runs, names)]
+
+
+def cost_parts(runs: page.Runs, names: Mapping[str, str]) -> list[str]:
+    """What the trainings took, of those whose cost was measured."""
+    keys = [key for key in COST if any(key in one for seeds in runs.values() for one in seeds.values())]
+    timed = {arm: {seed: one for seed, one in runs[arm].items() if keys and all(key in one for key in keys)} for arm in names}
+    rows = [
+        [names[arm], len(seeds), *(f"{page.estimate_metric(seeds, key).mean:.2f}" for key in keys)] for arm, seeds in timed.items() if seeds
+    ]
+    return ["### Cost of training", markdown_table(["arm", "seeds", *keys], rows)] if rows else []
 
 
 def describe_size(out: Path) -> str:

@@ -13,6 +13,7 @@ sampled from the start are those of the main run. What the main run made of its 
 import argparse
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -140,8 +141,15 @@ def _run_and_measure(step: Step, out: Path, threads: int, resumed: bool) -> None
     if run_step(step) != 0:
         raise SystemExit(1)
     if not resumed:
-        last = read_json(out / "train_log.json")[-1]
-        write_json(out / COST, {"seconds per step": last["train_runtime"] / last["step"], **peak_memory()})
+        write_json(out / COST, {**taken_time(out), **peak_memory()})
+
+
+def taken_time(model: Path) -> dict[str, float]:
+    """Seconds per step on an accelerator; elsewhere this process's CPU time, which other work on the machine does not change."""
+    if not torch.cuda.is_available():
+        return {"CPU minutes": time.process_time() / 60}
+    last = read_json(model / "train_log.json")[-1]
+    return {"seconds per step": last["train_runtime"] / last["step"]}
 
 
 def peak_memory() -> dict[str, float]:

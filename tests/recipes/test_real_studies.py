@@ -119,10 +119,10 @@ class TestArms:
         model = job.out / "seeds" / "1" / CONTROL
         shutil.copytree(job.out / CONTROL, model)
         (model / "model.safetensors").touch()
-        write_json(model / study.COST, {"seconds per step": 2.0, "peak memory, GB": 3.0})
+        write_json(model / study.COST, {"CPU minutes": 2.0, "peak memory, GB": 3.0})
         cell = Cell(PREFERENCE, CONTROL, 1)
         study.run_cell(cell, options_of(job))
-        assert json.loads(cell.path(job.out).read_text()) == measured(model) | {"seconds per step": 2.0, "peak memory, GB": 3.0}
+        assert json.loads(cell.path(job.out).read_text()) == measured(model) | {"CPU minutes": 2.0, "peak memory, GB": 3.0}
         assert not list(model.glob("*.safetensors"))
         assert (model / "eval" / "chair.json").is_file()
 
@@ -249,6 +249,11 @@ def test_page_holds_what_is_finished_and_nothing_else(job: Job) -> None:
     assert "| SFT (the start) |  | 50.0 |" in text
     assert "DA-DPO" not in text
     assert not re.search("Students|Two heads|Cost", text)
+    cost = {"CPU minutes": 3.0, "peak memory, GB": 4.0}
+    write_json(Cell(PREFERENCE, "dpo", 1).path(job.out), dict.fromkeys(COLUMNS, 31.0) | cost)
+    text = write_page(options).read_text()
+    assert "| arm | seeds | CPU minutes | peak memory, GB |" in text
+    assert "| DPO | 1 | 3.00 | 4.00 |" in text
     write_json(job.out / "dho" / "teacher-coco" / "classifier.json", {"test": {"teacher": {"accuracy": 0.6}}})
     for form, (test, validation) in {"dual-head": (90, 80), "single-head": (85, 70), "ce-only": (70, 80), "kd-only": (60, 10)}.items():
         cell = next(one for one in list_classifiers([COCO], [0]) if one.form == form)
