@@ -16,10 +16,11 @@ SCORERS = {
     "mllm": "response_scores:build_looking",
     "judge": "response_scores:build_judge",
     "reward": "reward_scores:build_reward",
+    "clip": "clip_scores:build_clip",
     "questions": "question_scorer:build_questions",
     "rubric": "rubric_scorer:build_rubric",
 }
-LOOKING = ("mllm", "reward", "questions", "rubric")
+LOOKING = ("mllm", "reward", "clip", "questions", "rubric")
 """Scorers that have a --labeler."""
 if TYPE_CHECKING:
     # A type checker can't read a Literal from a table.
@@ -105,13 +106,13 @@ class SampleOptions(DrawOptions, LanguageModelOptions, QuestionOptions, Rejected
     source: Path = field(metadata={"positional": True})
     """folder of images, JSONL of questions, or folder with chair.jsonl"""
     scorer: ScorerName
-    """known objects or answers, a model that looks, a judge with a reference, a reward model, questions, or comparisons by a rubric"""
+    """known objects or answers, a model that looks, a judge with a reference, a reward model, CLIP, questions, or a rubric's comparisons"""
     prompts: list[str] = field(default_factory=list)
     """what to ask about each image of a folder"""
     image_root: Path | None = None
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
-    """the model that looks, for --scorer mllm and rubric, or questions instead of the model itself; the reward model: folder or hub id"""
+    """the model that looks, for --scorer mllm and rubric, or questions instead of the model itself; reward or CLIP model: folder or id"""
     gold: str | None = None
     """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
     lists: bool = False
