@@ -126,8 +126,8 @@ def keep(path: Path, model: Path) -> None:
 def run_alone(step: Step, *, threads: int) -> int:
     """Run a training in a process of its own, which measures its time and the most memory that it holds."""
     out = Path(step.words[step.words.index("--out") + 1])
-    # The time of a training that is resumed is not known.
-    resumed = (out / "checkpoints").is_dir()
+    # The time of what is resumed is not known.
+    resumed = out.is_dir()
     process = multiprocessing.get_context("spawn").Process(target=_run_and_measure, args=(step, out, threads, resumed))
     process.start()
     process.join()
@@ -138,18 +138,13 @@ def _run_and_measure(step: Step, out: Path, threads: int, resumed: bool) -> None
     # A stopped study kills its worker, whose child this is.
     end_with_parent()
     torch.set_num_threads(threads)
+    start = time.perf_counter()
     if run_step(step) != 0:
         raise SystemExit(1)
+    # CPU time is not changed by what else the machine does.
+    took = ("minutes", time.perf_counter() - start) if torch.accelerator.is_available() else ("CPU minutes", time.process_time())
     if not resumed:
-        write_json(out / COST, {**taken_time(out), **peak_memory()})
-
-
-def taken_time(model: Path) -> dict[str, float]:
-    """Seconds per step on an accelerator; elsewhere this process's CPU time, which other work on the machine does not change."""
-    if not torch.cuda.is_available():
-        return {"CPU minutes": time.process_time() / 60}
-    last = read_json(model / "train_log.json")[-1]
-    return {"seconds per step": last["train_runtime"] / last["step"]}
+        write_json(out / COST, {took[0]: took[1] / 60, **peak_memory()})
 
 
 def peak_memory() -> dict[str, float]:
