@@ -45,9 +45,9 @@ def make_data(cell: DataCell, out: Path, *, scenes: int, smoke: bool) -> str:
     search_pairs(SearchOptions(**shared, value=cell.value, out=searched, iterations=4 if smoke else ITERATIONS))
     counts = {searched.name: read_search(searched)}
     samples = max(2, round(counts[searched.name]["tokens"] / mean_tokens(searched, start)))
-    # As a reward model the start says how likely yes is; asked for a word, it calls all of its sentences true.
-    scorer = {"scorer": "truth"} if cell.value == "truth" else {"scorer": "reward", "labeler": start}
-    sample_pairs(SampleOptions(**shared, **scorer, out=sampled, samples=samples, top_p=1.0))
+    # The start's P(yes), as in the trees: asked for a word, it calls all of its sentences true.
+    scorer = "truth" if cell.value == "truth" else "confidence"
+    sample_pairs(SampleOptions(**shared, scorer=scorer, out=sampled, samples=samples, top_p=1.0))
     counts[sampled.name] = {**read_samples(sampled, start), "samples": samples}
     write_json(cell.path(out), counts)
     return ", ".join(f"{name} {one['tokens']:.0f} tokens per question, {one['pairs']:.0f} pairs" for name, one in counts.items())
