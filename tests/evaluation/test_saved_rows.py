@@ -2,12 +2,14 @@
 
 import json
 import zipfile
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from openpyxl import Workbook
 
 from mmalign.evaluation.answers import match_answers, read_answers
 from mmalign.evaluation.mme import load_mme
@@ -129,38 +131,34 @@ def test_tables_of_text(tmp_path: Path, suffix: str, separator: str) -> None:
     assert read(path, pope(tmp_path / "data")) == {"random/1": "", "random/2": 'No, "not"\tone,\nsurely'}
 
 
-SHEET = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
-<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main"><sheetData>
-<row r="1"><c r="A1" t="s"><v>0</v></c><c r="B1" t="s"><v>1</v></c><c r="D1" t="inlineStr"><is><t>prediction</t></is></c></row>
-<row r="2"><c r="A2"><v>1</v></c><c r="B2" t="s"><v>2</v></c><c r="D2" t="s"><v>3</v></c></row>
-<row r="3"><c r="A3"><v>2.0</v></c><c r="B3" t="s"><v>2</v></c></row>
-</sheetData></worksheet>"""
-STRINGS = """<sst xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">
-<si><t>index</t></si><si><t>answer</t></si><si><t>Yes</t></si><si><r><t>No</t></r><r><t xml:space="preserve"> dog.</t></r></si></sst>"""
-
-
-def write_workbook(path: Path, sheet: str = SHEET) -> Path:
-    """Write a workbook as ECMA-376 says: shared and inline strings, a text of two runs, a number, empty cells, a column passed over."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("xl/worksheets/sheet1.xml", sheet)
-        archive.writestr("xl/worksheets/sheet2.xml", "<not/>")
-        archive.writestr("xl/sharedStrings.xml", STRINGS)
-    return path
-
-
 def test_workbooks(tmp_path: Path) -> None:
-    path = write_workbook(tmp_path / "a.xlsx")
+    """As pandas writes them for VLMEvalKit; a column without a name, a row without a prediction, and an answer that looks like a date."""
+    path, book = tmp_path / "a.xlsx", Workbook()
+    book.active.append(["index", "answer", None, "prediction"])
+    book.active.append([1, "Yes", "x", "No dog."])
+    book.active.append([2, "Yes"])
+    book.active.append([])
+    book.create_sheet().append(["other"])
+    book.save(path)
     assert read_records(path) == [
         {"index": 1, "answer": "Yes", "prediction": "No dog."},
         {"index": 2, "answer": "Yes", "prediction": ""},
     ]
     assert read(path, pope(tmp_path / "data")) == {"random/1": "No dog.", "random/2": ""}
+    book.active["D3"] = date(2024, 1, 31)
+    book.save(path)
+    assert read_records(path)[1]["prediction"].startswith("2024-01-31")
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"a.xlsx can't be read as a workbook: "):
         read_records(path)
-    for sheet, message in (("<worksheet/>", "the first row of .* names no columns"), ("<worksheet>", "can't be read as a workbook: ")):
-        with pytest.raises(ValueError, match=message):
-            read_records(write_workbook(path, sheet))
+    empty = Workbook()
+    empty.save(path)
+    with pytest.raises(ValueError, match="the first row of .* names no columns"):
+        read_records(path)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", "<worksheet>")
+    with pytest.raises(ValueError, match="can't be read as a workbook: "):
+        read_records(path)
 
 
 @pytest.mark.parametrize(("start", "kind"), [(b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04\xff", "a zip archive or a workbook")])

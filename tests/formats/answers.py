@@ -187,8 +187,8 @@ ANSWERS = Section(
             expected=_BOTH,
             beside=_POPE_FILES,
             note=(
-                "Also as XLSX (the first sheet). `prediction`, `pred`, `output` and other fields of a model's words come before `answer` "
-                "and `text`, which may hold the label and the question."
+                "Also as XLSX (the first sheet; needs `pip install 'mmalign[xlsx]'`). `prediction`, `pred`, `output` and other fields of "
+                "a model's words come before `answer` and `text`, which may hold the label and the question."
             ),
         ),
         Form(
