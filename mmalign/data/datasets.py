@@ -7,26 +7,28 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from mmalign.data.json_files import json_array, read_json_file
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
 
 
-def _read_parquet(path: str) -> Dataset:
+def _read_parquet(path: Path) -> Dataset:
     schema = parquet.read_schema(path)
     try:
         Features.from_arrow_schema(schema)
     except (AttributeError, KeyError, TypeError) as error:
         # datasets builds the types that a file's own schema names, and that can name anything.
         raise UserError(f"{path} has a schema that names no types of datasets: {error!r}") from error
-    return Dataset.from_parquet(path)
+    return Dataset.from_parquet(str(path))
 
 
-_READERS: dict[str, Callable[..., Dataset]] = {".parquet": _read_parquet, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
+_READERS: dict[str, Callable[[Path], Dataset]] = {".parquet": _read_parquet, ".json": read_json_file, ".jsonl": read_json_file}
 
 
 def find_data_files(source: Path) -> list[Path]:
@@ -100,7 +102,7 @@ def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:
 
 
 def _with_json(part: Dataset, name: str) -> Dataset:
-    column = Dataset.from_dict({name: part[name][:]}, features=Features({name: Json()}))
+    column = Dataset(pa.table({name: json_array(part[name])}))
     return concatenate_datasets([part.remove_columns(name), column], axis=1)
 
 
@@ -121,7 +123,7 @@ def _read(path: Path) -> Dataset | None:
         return None
     _check_begin(path)
     try:
-        return _READERS[path.suffix](str(path))
+        return _READERS[path.suffix](path)
     except UserError:
         raise
     # Arrow's own errors of damaged files are ValueErrors and OSErrors.

@@ -72,7 +72,7 @@ PAIRS = Section(
             '{"images": ["a.png"], "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],\n'
             ' "chosen": "A dog.", "rejected": "A cat."}',
             READ,
-            note="Files may mix all forms, row by row.",
+            note="Files may mix all forms, row by row. An answer such as 5 or 2024-01-01 stays the text that it is.",
         ),
         _form(
             "The place of an image written into the text",
