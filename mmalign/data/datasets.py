@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,18 +32,37 @@ def _read_parquet(path: Path) -> Dataset:
 _READERS: dict[str, Callable[[Path], Dataset]] = {".parquet": _read_parquet, ".json": read_json_file, ".jsonl": read_json_file}
 
 
+_PACKED = frozenset({".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip"})
+_SPLIT = re.compile(r"(train|test|val|dev|eval)(?:ing|id|idation|uation)?(?![a-z])", re.IGNORECASE)
+"""How the files of a hub's data set begin: with the split that they are of."""
+
+
 def find_data_files(source: Path) -> list[Path]:
     """List the data files at ``source``, a file or a folder.
 
     Raises:
-        ValueError: If there is none, or the folder is one that ``save_to_disk`` wrote: its JSON files describe the data and hold none.
+        ValueError: If there is none; if the folder is one that ``save_to_disk`` wrote, whose JSON files describe the data and hold none; or
+            if its files are of several splits.
     """
     written = {path.name for path in source.glob("*.json")}
     if "dataset_dict.json" in written or {"state.json", "dataset_info.json"} <= written:
         raise UserError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
-    files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _READERS)
-    if not files or any(path.suffix not in _READERS for path in files):
-        raise UserError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
+    beside = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.name != "dataset_infos.json")
+    packed = next((path for path in beside if path.suffix in _PACKED and Path(path.stem).suffix in _READERS), None)
+    if packed:
+        raise UserError(f"{packed} is packed; unpack it")
+    files = [path for path in beside if path.suffix in _READERS]
+    if not files:
+        folders = ", ".join(path.name for path in beside if path.is_dir())
+        raise UserError(
+            f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them"
+            f"{f'; name one of its folders: {folders}' if folders else ''}"
+        )
+    splits = {found.group(1).lower(): path.name for path in files if (found := _SPLIT.match(path.name))}
+    if len(splits) > 1:
+        raise UserError(
+            f"{source} holds files of several splits: {', '.join(sorted(splits.values()))}; name one of them, or put each into a folder"
+        )
     return files
 
 

@@ -76,6 +76,34 @@ def test_no_files_and_no_rows_are_errors(tmp_path: Path) -> None:
         load_rows(tmp_path / "empty.parquet")
 
 
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl"],
+            "splits: test-.*, train-00001-of-00002",
+        ),
+        (["train.jsonl", "validation.jsonl"], "several splits: train.jsonl, validation.jsonl; name one of them"),
+        (["Train.json", "val_2014.json"], "several splits: Train.json, val_2014.json"),
+        (["data/train.jsonl", "images/readme.txt"], "no data at .*; name one of its folders: data, images"),
+        (["1.jsonl", "2.jsonl.gz"], "2.jsonl.gz is packed; unpack it"),
+    ],
+)
+def test_folders_that_are_not_read_as_one_set(names: list[str], reason: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=reason):
+        load_rows(tmp_path)
+
+
+def test_files_of_one_split_are_one_set(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "trains.jsonl", "evaluate_me.jsonl", "tests_of_sight.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
+    assert load_rows(tmp_path)["prompt"] == ["a"] * 5
+
+
 def test_a_folder_of_save_to_disk_is_refused_by_name(tmp_path: Path) -> None:
     dataset = Dataset.from_list([{"prompt": "what is it", "chosen": "a dog", "rejected": "a cat"}])
     dataset.save_to_disk(tmp_path / "one")

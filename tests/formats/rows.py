@@ -50,7 +50,8 @@ READ = (1, ASKED, "A dog.", "A cat.")
 
 PAIRS = Section(
     "Preference pairs",
-    "Parquet, JSON Lines or a JSON list, with the columns of TRL. Paths start from `--image-root`; a Parquet file may hold the images.",
+    "Parquet, JSON Lines or a JSON list, with the columns of TRL; or a folder of such files, all of one split. Paths start from "
+    "`--image-root`; a Parquet file may hold the images.",
     (
         _form(
             "Plain text",
