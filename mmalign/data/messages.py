@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypedDict
-from urllib.parse import unquote, unquote_to_bytes, urlparse
+from urllib.parse import unquote, unquote_to_bytes
 
 from mmalign.errors import UserError
 
@@ -21,6 +21,8 @@ IMAGE_TAG = "<image>"
 _ROLES = {"human": "user", "gpt": "assistant"}
 _IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+# JPEG, PNG, WebP and GIF begin so.
+_BASE64_PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/\s]{50,}=*\s*")
 # Hints to a server of how finely to look; a local processor has its own setting.
 _UNUSED_KEYS = ("detail",)
 
@@ -168,24 +170,31 @@ def _part(part: Any, what: str) -> dict[str, Any]:
 
 
 def image_value(key: str, value: Any) -> Any:
-    """Turn a part's image into what ``load_image`` reads.
+    """Turn what a part or a row holds as an image, under a name, into what ``load_image`` reads.
 
     Raises:
-        ValueError: If it has to be fetched, or a data URI holds no base64.
+        ValueError: If it has to be fetched, or its base64 text is damaged.
     """
     if key == "image_url" and isinstance(value, Mapping):
         value = value.get("url")
-    if isinstance(value, str) and key == "base64":
+    if isinstance(value, str) and key in ("base64", "bytes"):
         return _base64(value)
-    return inline_image(value) if isinstance(value, str) else value
+    return inline_image(value)
 
 
-def inline_image(value: str) -> str | bytes:
-    """Decode a data URI to its bytes, and a ``file:`` URL to its path; a path stays as it is.
+def inline_image(value: Any) -> Any:
+    """Decode base64 and data URIs to bytes, and a ``file:`` URL to its path; a path stays as it is.
+
+    Of a mapping the bytes are taken, which may have a path as their name; otherwise what it has.
 
     Raises:
         ValueError: For an address that would have to be fetched.
     """
+    if isinstance(value, Mapping):
+        given = [(key, value[key]) for key in ("bytes", *_IMAGE_KEYS) if not _is_empty(value.get(key))]
+        return image_value(*given[0]) if given else value
+    if not isinstance(value, str):
+        return value
     found = _SCHEME.match(value)
     scheme = found.group(1).lower() if found else ""
     if scheme == "data":
@@ -193,21 +202,20 @@ def inline_image(value: str) -> str | bytes:
         return _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
     if scheme == "file":
         return _file_path(value)
-    if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
+    if scheme and (scheme in ("http", "https") or value[len(scheme) :].startswith("://")):
         raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
-    return value
+    return _base64(value) if _BASE64_PICTURE.fullmatch(value) else value
 
 
 def _file_path(value: str) -> str:
-    try:
-        return unquote(urlparse(value).path)
-    except ValueError as error:
-        raise UserError(f"image {value[:200]!r} is no file address: {error}") from error
+    """All behind ``file:``, ``file://`` or ``file://localhost``; without a third slash it is a relative path."""
+    _, _, path = value.partition(":")
+    return unquote(path.removeprefix("//localhost") if path.startswith("//localhost/") else path.removeprefix("//"))
 
 
 def _base64(text: str) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise UserError(f"an image's base64 text is damaged: {error}") from error
 

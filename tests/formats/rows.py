@@ -106,7 +106,7 @@ PAIRS = Section(
             '[{"images": ["a.png"], "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}],\n'
             '  "chosen": {"from": "gpt", "value": "A dog."}, "rejected": {"from": "gpt", "value": "A cat."}}]',
             READ,
-            note="A message alone stands for a list of one everywhere.",
+            note="A message alone stands for a list of one everywhere. A column `system` holds a system prompt.",
         ),
         _form(
             "An answer that has begun",
@@ -151,7 +151,7 @@ PAIRS = Section(
             ' "chosen": "A dog.", "rejected": "A cat."}',
             refused="a part of type video in prompt can't be read",
             note="Refused by name are also messages with `tool_calls` or other keys, the role `tool`, and the columns `tools`, "
-            "`rejected_images`, `chosen_images`, `videos`. Other columns are named once before training.",
+            "`rejected_images`, `chosen_images`, `videos`, `audios`, `history`. Other columns are named once before training.",
         ),
     ),
 )
