@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from data_tools.chat_sets import Chat
 from data_tools.pair_sets import Pair
 from data_tools.rated_sets import ScoredList
-from mmalign.data.images import resolve_image_path
-from mmalign.data.messages import inline_image
+from mmalign.data.images import find_image, resolve_image_path
 from mmalign.data.rows import IMAGES_OTHER, ChatRow, ListRow, PairRow, read_chat, read_list, read_pair
 from mmalign.errors import UserError
 
@@ -45,7 +44,7 @@ def image_cell(value: Any, *, root: Path | None, embed: bool) -> dict[str, Any]:
     """
     if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
         return {"bytes": value["bytes"], "path": value.get("path")}
-    value = inline_image(value)
+    value = find_image(value)
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
     if embed:

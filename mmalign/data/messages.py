@@ -4,25 +4,18 @@ Read are TRL's and OpenAI's messages (``role``, ``content``), LLaVA's and ShareG
 holds text or parts. What has no place in this form is refused by name: nothing of a row is left out without a word.
 """
 
-import base64
-import binascii
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypedDict
-from urllib.parse import unquote, unquote_to_bytes
 
+from mmalign.data.images import IMAGE_KEYS
 from mmalign.errors import UserError
 
 IMAGE_TAG = "<image>"
 """How LLaVA's files write the place of an image into a text."""
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-_IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
-# JPEG, PNG, WebP and GIF begin so.
-_BASE64_PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/\s]{50,}=*\s*")
 # Hints to a server of how finely to look; a local processor has its own setting.
 _UNUSED_KEYS = ("detail",)
 
@@ -152,8 +145,8 @@ def _part(part: Any, what: str) -> dict[str, Any]:
         raise UserError(f"{what} holds {_kind(part)} where a part with its type belongs: {_shown(part)}")
     # Arrow gives every part the keys of all others, empty.
     held = {key: value for key, value in part.items() if not _is_empty(value) or key == "text" == part.get("type")}
-    kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in _IMAGE_KEYS) else None)
-    names = {"text": ("text",), "image": _IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
+    kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in IMAGE_KEYS) else None)
+    names = {"text": ("text",), "image": IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
     if names is None:
         raise UserError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
     extra = [str(key) for key in held if key not in (*names, *_UNUSED_KEYS)]
@@ -166,58 +159,10 @@ def _part(part: Any, what: str) -> dict[str, Any]:
     values = [(key, held[key]) for key in names if key in held]
     if len(values) > 1:
         raise UserError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
-    return {"type": "image", "image": image_value(*values[0])} if values else {"type": "image"}
-
-
-def image_value(key: str, value: Any) -> Any:
-    """Turn what a part or a row holds as an image, under a name, into what ``load_image`` reads.
-
-    Raises:
-        ValueError: If it has to be fetched, or its base64 text is damaged.
-    """
-    if key == "image_url" and isinstance(value, Mapping):
-        value = value.get("url")
-    if isinstance(value, str) and key in ("base64", "bytes"):
-        return _base64(value)
-    return inline_image(value)
-
-
-def inline_image(value: Any) -> Any:
-    """Decode base64 and data URIs to bytes, and a ``file:`` URL to its path; a path stays as it is.
-
-    Of a mapping the bytes are taken, which may have a path as their name; otherwise what it has.
-
-    Raises:
-        ValueError: For an address that would have to be fetched.
-    """
-    if isinstance(value, Mapping):
-        given = [(key, value[key]) for key in ("bytes", *_IMAGE_KEYS) if not _is_empty(value.get(key))]
-        return image_value(*given[0]) if given else value
-    if not isinstance(value, str):
-        return value
-    found = _SCHEME.match(value)
-    scheme = found.group(1).lower() if found else ""
-    if scheme == "data":
-        head, _, body = value.partition(",")
-        return _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
-    if scheme == "file":
-        return _file_path(value)
-    if scheme and (scheme in ("http", "https") or value[len(scheme) :].startswith("://")):
-        raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
-    return _base64(value) if _BASE64_PICTURE.fullmatch(value) else value
-
-
-def _file_path(value: str) -> str:
-    """All behind ``file:``, ``file://`` or ``file://localhost``; without a third slash it is a relative path."""
-    _, _, path = value.partition(":")
-    return unquote(path.removeprefix("//localhost") if path.startswith("//localhost/") else path.removeprefix("//"))
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UserError(f"an image's base64 text is damaged: {error}") from error
+    if not values:
+        return {"type": "image"}
+    key, value = values[0]
+    return {"type": "image", "image": value if key == "image" else {key: value}}
 
 
 def _with_places(message: Message) -> Message:

@@ -18,7 +18,6 @@ from PIL import Image
 from mmalign.data.images import load_image
 from mmalign.data.messages import (
     Message,
-    inline_image,
     list_messages,
     place_images,
     read_messages,
@@ -178,7 +177,7 @@ def _read_other(raw: Mapping[str, Any], images: Sequence[Image.Image], root: Pat
     given = [] if values is None else values if isinstance(values, list) else [values]
     if not images or len(given) != len(images):
         raise UserError(f"{IMAGES_OTHER} has {len(given)} images beside the row's {len(images)}; expected as many, and one at least")
-    return [_load(value, root) for value in given]
+    return [load_image(value, root=root) for value in given]
 
 
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, sampled: bool = False) -> ListRow:
@@ -332,7 +331,7 @@ def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | N
     if all(given) and given[0] != given[1]:
         raise UserError("the row has images, and others under image; expected all of its images in one of them")
     placed, ordered = place_images(_with_system(raw, messages), given[0] or given[1], what)
-    return placed, [_load(value, root) for value in ordered]
+    return placed, [load_image(value, root=root) for value in ordered]
 
 
 def _images_under(raw: Mapping[str, Any], name: str) -> list[Any]:
@@ -353,10 +352,6 @@ def _with_system(raw: Mapping[str, Any], messages: list[Message]) -> list[Messag
     if messages[0] != system[0]:
         raise UserError("the row has a system prompt in the column system and another one in its messages; expected one of them")
     return messages
-
-
-def _load(value: Any, root: Path | None) -> Image.Image:
-    return load_image(inline_image(value), root=root)
 
 
 def _flag(raw: Mapping[str, Any], name: str, *, default: bool) -> bool:
