@@ -80,7 +80,7 @@ def _read_objects(path: Path) -> Iterator[dict[str, Any]]:
     """Read the objects of a file one by one. Raises as ``read_json_file``."""
     for number, value in enumerate(_read_values(path)):
         if not isinstance(value, dict):
-            raise UserError(f"row {number} of {path} is a {type(value).__name__}; expected an object with the columns of a row")
+            raise _refused(path, f"row {number} is a {type(value).__name__}, expected an object with the columns of a row")
         yield value
 
 
@@ -100,7 +100,7 @@ def _read_values(path: Path) -> Iterator[Any]:
                 value = _decode(line, path)
             except json.JSONDecodeError as error:
                 if begun:
-                    raise UserError(f"line {number} of {path} is no JSON: {error.msg} (column {error.colno})") from error
+                    raise _refused(path, f"line {number} is no JSON: {error.msg} (column {error.colno})") from error
                 break
             yield from value if isinstance(value, list) else [value]
             begun = True
@@ -117,9 +117,9 @@ def _read_whole(text: str, path: Path) -> Iterator[Any]:
         try:
             value, at = _DECODER.raw_decode(text, at)
         except json.JSONDecodeError as error:
-            raise UserError(f"line {error.lineno} of {path} is no JSON: {error.msg} (column {error.colno})") from error
+            raise _refused(path, f"line {error.lineno} is no JSON: {error.msg} (column {error.colno})") from error
         except (RecursionError, UserError) as error:
-            raise UserError(f"{path}: {error}") from error
+            raise _refused(path, error) from error
         yield from value if isinstance(value, list) else [value]
         at = _after_space(text, at)
 
@@ -128,7 +128,11 @@ def _decode(line: str, path: Path) -> Any:
     try:
         return _DECODER.decode(line)
     except (RecursionError, UserError) as error:
-        raise UserError(f"{path}: {error}") from error
+        raise _refused(path, error) from error
+
+
+def _refused(path: Path, reason: object) -> UserError:
+    return UserError(f"{path} can't be read as {path.suffix[1:]}: {reason}")
 
 
 def _after_space(text: str, at: int) -> int:

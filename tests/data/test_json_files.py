@@ -108,11 +108,11 @@ def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (f'{json.dumps(PAIR)}\n\n{{"prompt": "what', "line 3 of .* is no JSON: Unterminated string .*column 12"),
-        (json.dumps([PAIR, PAIR], indent=1)[:-20], "line 10 of .* is no JSON"),
+        (f'{json.dumps(PAIR)}\n\n{{"prompt": "what', "jsonl: line 3 is no JSON: Unterminated string .*column 12"),
+        (json.dumps([PAIR, PAIR], indent=1)[:-20], "jsonl: line 10 is no JSON"),
         ('{"prompt": "a", "prompt": "b"}', "an object has the key 'prompt' twice"),
-        (f'{json.dumps(PAIR)}\n"a dog"', "row 1 of .* is a str; expected an object with the columns of a row"),
-        (json.dumps([[PAIR], PAIR]), "row 0 of .* is a list; expected an object"),
+        (f'{json.dumps(PAIR)}\n"a dog"', "row 1 is a str, expected an object with the columns of a row"),
+        (json.dumps([[PAIR], PAIR]), "row 0 is a list, expected an object"),
         ("[" * 100_000, "maximum recursion depth exceeded"),
     ],
 )
