@@ -62,7 +62,6 @@ def _type(field: Any) -> str:
         ({"lora_rank": -4}, "lora_rank is -4; expected at least 0"),
         ({"lora_rank": 4, "lora_alpha": 0}, "lora_alpha is 0; expected at least 1"),
         ({"lora_rank": 4, "lora_dropout": 1.0}, "lora_dropout is 1.0; expected from 0 to below 1"),
-        ({"eval_every": 0}, "eval_every is 0; expected at least 1"),
     ],
 )
 def test_runs(changed: dict[str, Any], message: str) -> None:
@@ -89,7 +88,7 @@ def test_others(options: Any, changed: dict[str, Any], message: str) -> None:
     ("changed", "message"),
     [
         ({"temperature": 0.0}, "temperature is 0.0; expected a positive number"),
-        ({"unlabeled_per_label": 0}, "unlabeled_per_label is 0; expected at least 1"),
+        ({"unlabeled_per_label": -1}, "unlabeled_per_label is -1; expected at least 0"),
         ({"image_size": 0}, "image_size is 0; expected at least 1"),
         ({"ema_decay": 1.0}, "ema_decay is 1.0; expected from 0 to below 1"),
     ],

@@ -177,8 +177,7 @@ class ObjectiveOptions(ViewOptions):
     def __post_init__(self) -> None:
         """Check the weights."""
         super().__post_init__()
-        self.refuse_below(1, "unlabeled_per_label")
-        self.refuse_below(0, "gradient_cosine_every", "threshold")
+        self.refuse_below(0, "unlabeled_per_label", "gradient_cosine_every", "threshold")
         self.refuse_zero("temperature")
         if not 0.0 <= self.label_weight <= 1.0:
             raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")

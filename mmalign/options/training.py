@@ -166,11 +166,6 @@ class TrainEvalOptions(Options):
     eval_options: dict[str, Any] = field(default_factory=dict)
     """other options of mmalign evaluate by benchmark: '{pope: {images: val2014, max_new_tokens: 16}}'"""
 
-    def __post_init__(self) -> None:
-        """Refuse numbers that make no sense."""
-        super().__post_init__()
-        self.refuse_below(1, "eval_every")
-
 
 @dataclass(frozen=True, kw_only=True)
 class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, RouterOptions, TrainEvalOptions):
