@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from data_tools.chat_sets import Chat
 from data_tools.pair_sets import Pair
 from data_tools.rated_sets import ScoredList
-from mmalign.data.images import resolve_image_path
+from mmalign.data.images import find_image, resolve_image_path
 from mmalign.data.rows import IMAGES_OTHER, ChatRow, ListRow, PairRow, read_chat, read_list, read_pair
 from mmalign.errors import UserError
 
@@ -38,14 +38,13 @@ def image_cell(value: Any, *, root: Path | None, embed: bool) -> dict[str, Any]:
     """Write an image of a record as ``datasets`` does: bytes, or a path that stays relative to the image root.
 
     Args:
-        value: Bytes, a path, or a dict of them.
+        value: Bytes, base64, a path, or a dict of them.
         root: Folder that paths start from.
         embed: Whether to put the bytes of the file in the place of its path.
     """
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            return {"bytes": value["bytes"], "path": value.get("path")}
-        value = value["path"]
+    if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+        return {"bytes": value["bytes"], "path": value.get("path")}
+    value = find_image(value)
     if isinstance(value, bytes):
         return {"bytes": value, "path": None}
     if embed:

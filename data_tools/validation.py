@@ -94,7 +94,7 @@ class Validation:
         prompts = self.duplicates.prompts
         good = sum(prompts.values())
         if not good:
-            raise UserError(f"no row of {rows} can be used; the reasons are in {self.rejects.path}")
+            raise UserError(f"no row of {rows} can be used; the reasons are in {self.rejects.path}. The first is {self.rejects.first}")
         # One source is all there is to tell about: its numbers are those of all.
         lengths = self.lengths if len(self.lengths) > 2 else {"all": self.lengths["all"]}
         return {

@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import re
 import textwrap
 import types
 import typing
@@ -20,6 +21,7 @@ import yaml
 from mmalign.errors import UserError
 
 Options = TypeVar("Options")
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def parse_options(options_class: type[Options], argv: Sequence[str], *, prog: str, description: str) -> Options:
@@ -175,21 +177,36 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
             raise UserError(f"{name} is {value!r}; expected a mapping")
         return value
     if hint is bool:
+        value = _SWITCHES.get(value, value) if isinstance(value, str) else value
         if not isinstance(value, bool):
             raise UserError(f"{name} is {value!r}; expected true or false")
         return value
     try:
-        if hint is int and isinstance(value, float) and value != int(value):
+        if isinstance(value, bool) or (hint is int and isinstance(value, float) and value != int(value)):
             raise ValueError
         return hint(value)
     except (OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r}; expected {hint.__name__}") from error
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads plain words as YAML 1.2 does: 1e-5 is a number, and yes, no, on and off are words, which options have as values."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012
+        first: [(tag, pattern) for tag, pattern in held if not tag.endswith((":bool", ":timestamp"))]
+        for first, held in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+_EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
+
+
 def _read_yaml(text: str | bytes, *, what: str) -> Any:
     # Times and numbers that look right but can't be are ValueErrors of the reader's own parts.
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, _Loader)
     except (yaml.YAMLError, AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
 

@@ -86,7 +86,7 @@ def _decode_into(path: Path, data: LabeledImages, *, side: int, rejects: Rejects
             rejects.check(index + 1)
     rejects.check(len(data), final=True)
     if not digests:
-        raise UserError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}")
+        raise UserError(f"no image of {len(data)} can be used; the reasons are in {rejects.path}. The first is {rejects.first}")
     pixels.flush()
     del pixels
     if broken:

@@ -82,7 +82,7 @@ def _reject(verdicts: Iterable[Verdict], num_rows: int, rejects: Rejects) -> lis
             broken.append(verdict)
     rejects.check(num_rows, final=True)
     if len(broken) == num_rows:
-        raise UserError(f"no row of {num_rows} can be used; the reasons are in {rejects.path}")
+        raise UserError(f"no row of {num_rows} can be used; the reasons are in {rejects.path}. The first is {rejects.first}")
     return broken
 
 

@@ -3,44 +3,66 @@
 import codecs
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from mmalign.data.json_files import json_array, read_json_file
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
 
 
-def _read_parquet(path: str) -> Dataset:
+def _read_parquet(path: Path) -> Dataset:
     schema = parquet.read_schema(path)
     try:
         Features.from_arrow_schema(schema)
     except (AttributeError, KeyError, TypeError) as error:
         # datasets builds the types that a file's own schema names, and that can name anything.
         raise UserError(f"{path} has a schema that names no types of datasets: {error!r}") from error
-    return Dataset.from_parquet(path)
+    return Dataset.from_parquet(str(path))
 
 
-_READERS: dict[str, Callable[..., Dataset]] = {".parquet": _read_parquet, ".json": Dataset.from_json, ".jsonl": Dataset.from_json}
+_READERS: dict[str, Callable[[Path], Dataset]] = {".parquet": _read_parquet, ".json": read_json_file, ".jsonl": read_json_file}
+
+
+_PACKED = frozenset({".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip"})
+_SPLIT = re.compile(r"(train|test|val|dev|eval)(?:ing|id|idation|uation)?(?![a-z])", re.IGNORECASE)
+"""How the files of a hub's data set begin: with the split that they are of."""
 
 
 def find_data_files(source: Path) -> list[Path]:
     """List the data files at ``source``, a file or a folder.
 
     Raises:
-        ValueError: If there is none, or the folder is one that ``save_to_disk`` wrote: its JSON files describe the data and hold none.
+        ValueError: If there is none; if the folder is one that ``save_to_disk`` wrote, whose JSON files describe the data and hold none; or
+            if its files are of several splits.
     """
     written = {path.name for path in source.glob("*.json")}
     if "dataset_dict.json" in written or {"state.json", "dataset_info.json"} <= written:
         raise UserError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
-    files = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.suffix in _READERS)
-    if not files or any(path.suffix not in _READERS for path in files):
-        raise UserError(f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them")
+    beside = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.name != "dataset_infos.json")
+    packed = next((path for path in beside if path.suffix in _PACKED and Path(path.stem).suffix in _READERS), None)
+    if packed:
+        raise UserError(f"{packed} is packed; unpack it")
+    files = [path for path in beside if path.suffix in _READERS]
+    if not files:
+        folders = ", ".join(path.name for path in beside if path.is_dir())
+        raise UserError(
+            f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them"
+            f"{f'; name one of its folders: {folders}' if folders else ''}"
+        )
+    splits = {found.group(1).lower(): path.name for path in files if (found := _SPLIT.match(path.name))}
+    if len(splits) > 1:
+        raise UserError(
+            f"{source} holds files of several splits: {', '.join(sorted(splits.values()))}; name one of them, or put each into a folder"
+        )
     return files
 
 
@@ -100,7 +122,7 @@ def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:
 
 
 def _with_json(part: Dataset, name: str) -> Dataset:
-    column = Dataset.from_dict({name: part[name][:]}, features=Features({name: Json()}))
+    column = Dataset(pa.table({name: json_array(part[name])}))
     return concatenate_datasets([part.remove_columns(name), column], axis=1)
 
 
@@ -121,7 +143,7 @@ def _read(path: Path) -> Dataset | None:
         return None
     _check_begin(path)
     try:
-        return _READERS[path.suffix](str(path))
+        return _READERS[path.suffix](path)
     except UserError:
         raise
     # Arrow's own errors of damaged files are ValueErrors and OSErrors.

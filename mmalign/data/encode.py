@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import PaliGemmaProcessor
+from transformers import Ovis2Processor, PaliGemmaProcessor
 
 from mmalign.data.images import digest_images
 from mmalign.data.messages import Message, text_of
@@ -384,7 +384,9 @@ def _encode_pali_gemma(processor: Any, prompt_text: str, chats: Sequence[Rendere
 def image_token_ids(processor: Any) -> list[int]:
     """List the tokens that stand for images, and for video and sound: a model takes them for the place of one."""
     given = [number for kind in ("image", "video", "audio") for number in getattr(processor, f"{kind}_token_ids", None) or []]
-    named = processor.tokenizer.convert_tokens_to_ids(processor.all_special_multimodal_tokens)
+    # Ovis-2's processor does not name the token that it writes for the place that it names.
+    written = ["<IMG_ATOM>"] if isinstance(processor, Ovis2Processor) else []
+    named = processor.tokenizer.convert_tokens_to_ids([*processor.all_special_multimodal_tokens, *written])
     return sorted({number for number in (*given, *named) if number is not None})
 
 

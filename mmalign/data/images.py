@@ -3,13 +3,17 @@
 Everything that reads an image goes through ``load_image``, so that training, scoring, evaluation and classifiers see the same pixels.
 """
 
+import base64
+import binascii
 import contextlib
 import io
+import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, unquote_to_bytes
 
 import numpy as np
 import xxhash
@@ -24,6 +28,11 @@ Image.init()
 FORMATS = tuple(name for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000") if name in Image.OPEN)
 # A camera's .mpo is a JPEG with more pictures behind the first, and read as one.
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO"))
+IMAGE_KEYS = ("bytes", "image", "image_url", "url", "path", "base64")
+"""What a mapping holds its picture under: of ``datasets``, of messages in parts, of OpenAI's."""
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+# JPEG, PNG, WebP and GIF begin so.
+_BASE64_PICTURE = re.compile(r"(?:/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/\s]{50,}=*\s*")
 # How to turn pixels upright, by the EXIF tag that a camera writes.
 _ORIENTATION = 0x0112
 _TURNS = {
@@ -69,22 +78,17 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
     255; where one is negative or above 65535, the image's own range is stretched to 0 to 255.
 
     Args:
-        value: A PIL image, a ``datasets`` dict with ``bytes`` or ``path``, raw bytes, or a path.
+        value: A PIL image, raw bytes, a path, a ``file:`` address, a data URI, base64, or a mapping with one of them under one of
+            ``IMAGE_KEYS``; beside bytes, a path is their name.
         root: Folder that relative paths start from. Paths may not leave it.
 
     Returns:
         A fully decoded RGB image without metadata.
 
     Raises:
-        ValueError: If the file is missing, truncated, not an image, too large, or outside ``root``.
+        ValueError: If the file is missing, truncated, not an image, too large, or outside ``root``, or would have to be fetched.
     """
-    if isinstance(value, dict):
-        if value.get("bytes") is not None:
-            value = value["bytes"]
-        elif value.get("path"):
-            value = value["path"]
-        else:
-            raise UserError("image is a dict without bytes and path")
+    value = find_image(value)
     if isinstance(value, Image.Image):
         return _decode(value, name="image")
     if isinstance(value, bytes):
@@ -99,6 +103,40 @@ def load_image(value: Any, *, root: Path | None = None) -> Image.Image:
             raise UserError(f"image not found: {path}")
         return _open(path, name=str(path))
     raise UserError(f"image is a {type(value).__name__}; expected a PIL image, bytes, a path or a dict with one of them")
+
+
+def find_image(value: Any) -> Any:
+    """Find what ``load_image`` decodes: bytes, a path, or an image.
+
+    Raises:
+        ValueError: If it would have to be fetched, or its base64 text is damaged.
+    """
+    if isinstance(value, Mapping):
+        key = next((key for key in IMAGE_KEYS if value.get(key) is not None and not (isinstance(value[key], str) and not value[key])), None)
+        if key is None:
+            raise UserError("image is a dict without bytes and path")
+        return _from_base64(value[key]) if key in ("bytes", "base64") and isinstance(value[key], str) else find_image(value[key])
+    if not isinstance(value, str):
+        return value
+    found = _SCHEME.match(value)
+    scheme = found.group(1).lower() if found else ""
+    if scheme == "data":
+        head, _, body = value.partition(",")
+        return _from_base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
+    if scheme == "file":
+        # Without a third slash a relative path.
+        path = value.partition(":")[2]
+        return unquote(path.removeprefix("//localhost") if path.startswith("//localhost/") else path.removeprefix("//"))
+    if scheme in ("http", "https") or (scheme and value[len(scheme) :].startswith("://")):
+        raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
+    return _from_base64(value) if _BASE64_PICTURE.fullmatch(value) else value
+
+
+def _from_base64(text: str) -> bytes:
+    try:
+        return base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise UserError(f"an image's base64 text is damaged: {error}") from error
 
 
 def resolve_image_path(value: str | Path, *, root: Path | None) -> Path:

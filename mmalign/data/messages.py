@@ -4,23 +4,18 @@ Read are TRL's and OpenAI's messages (``role``, ``content``), LLaVA's and ShareG
 holds text or parts. What has no place in this form is refused by name: nothing of a row is left out without a word.
 """
 
-import base64
-import binascii
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypedDict
-from urllib.parse import unquote, unquote_to_bytes, urlparse
 
+from mmalign.data.images import IMAGE_KEYS
 from mmalign.errors import UserError
 
 IMAGE_TAG = "<image>"
 """How LLaVA's files write the place of an image into a text."""
 
 _ROLES = {"human": "user", "gpt": "assistant"}
-_IMAGE_KEYS = ("image", "image_url", "url", "path", "base64", "bytes")
-_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 # Hints to a server of how finely to look; a local processor has its own setting.
 _UNUSED_KEYS = ("detail",)
 
@@ -150,8 +145,8 @@ def _part(part: Any, what: str) -> dict[str, Any]:
         raise UserError(f"{what} holds {_kind(part)} where a part with its type belongs: {_shown(part)}")
     # Arrow gives every part the keys of all others, empty.
     held = {key: value for key, value in part.items() if not _is_empty(value) or key == "text" == part.get("type")}
-    kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in _IMAGE_KEYS) else None)
-    names = {"text": ("text",), "image": _IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
+    kind = held.pop("type", None) or ("text" if "text" in held else "image" if any(key in held for key in IMAGE_KEYS) else None)
+    names = {"text": ("text",), "image": IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
     if names is None:
         raise UserError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
     extra = [str(key) for key in held if key not in (*names, *_UNUSED_KEYS)]
@@ -164,52 +159,10 @@ def _part(part: Any, what: str) -> dict[str, Any]:
     values = [(key, held[key]) for key in names if key in held]
     if len(values) > 1:
         raise UserError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
-    return {"type": "image", "image": image_value(*values[0])} if values else {"type": "image"}
-
-
-def image_value(key: str, value: Any) -> Any:
-    """Turn a part's image into what ``load_image`` reads.
-
-    Raises:
-        ValueError: If it has to be fetched, or a data URI holds no base64.
-    """
-    if key == "image_url" and isinstance(value, Mapping):
-        value = value.get("url")
-    if isinstance(value, str) and key == "base64":
-        return _base64(value)
-    return inline_image(value) if isinstance(value, str) else value
-
-
-def inline_image(value: str) -> str | bytes:
-    """Decode a data URI to its bytes, and a ``file:`` URL to its path; a path stays as it is.
-
-    Raises:
-        ValueError: For an address that would have to be fetched.
-    """
-    found = _SCHEME.match(value)
-    scheme = found.group(1).lower() if found else ""
-    if scheme == "data":
-        head, _, body = value.partition(",")
-        return _base64(body) if head.lower().endswith(";base64") else unquote_to_bytes(body)
-    if scheme == "file":
-        return _file_path(value)
-    if scheme in ("http", "https", "ftp", "s3", "gs", "hf"):
-        raise UserError(f"image {value[:200]!r} is an address, and images are not fetched: download it and name the file")
-    return value
-
-
-def _file_path(value: str) -> str:
-    try:
-        return unquote(urlparse(value).path)
-    except ValueError as error:
-        raise UserError(f"image {value[:200]!r} is no file address: {error}") from error
-
-
-def _base64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise UserError(f"an image's base64 text is damaged: {error}") from error
+    if not values:
+        return {"type": "image"}
+    key, value = values[0]
+    return {"type": "image", "image": value if key == "image" else {key: value}}
 
 
 def _with_places(message: Message) -> Message:

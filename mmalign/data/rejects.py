@@ -31,6 +31,8 @@ class Rejects:
         self.path = path
         self.max_share = max_share
         self.num_rejected = 0
+        self.first = ""
+        """The first row that was rejected, with its reason."""
         self._write = write
         if write:
             path.unlink(missing_ok=True)
@@ -38,6 +40,7 @@ class Rejects:
     def add(self, row_id: str, reason: str) -> None:
         """Write one rejected row. Flushed at once, so that a killed run keeps its reasons."""
         self.num_rejected += 1
+        self.first = self.first or f"row {row_id}: {reason[:300]}"
         if not self._write:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,5 +62,6 @@ class Rejects:
         if enough and num_seen and self.num_rejected > self.max_share * num_seen:
             raise UserError(
                 f"{self.num_rejected} of {num_seen} rows are broken, more than the tolerated share of "
-                f"{self.max_share:.1%}; read the reasons in {self.path}, mend the data or raise --max-reject-share"
+                f"{self.max_share:.1%}; read the reasons in {self.path}, mend the data or raise --max-reject-share. "
+                f"The first is {self.first}"
             )

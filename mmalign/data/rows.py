@@ -18,7 +18,6 @@ from PIL import Image
 from mmalign.data.images import load_image
 from mmalign.data.messages import (
     Message,
-    inline_image,
     list_messages,
     place_images,
     read_messages,
@@ -36,8 +35,8 @@ OTHER_NAMES = {"messages": "conversations", "images": "image"}
 """Columns that are read under another name as well: LLaVA's files have ``conversations``."""
 IMAGES_OTHER, CHOSEN_OTHER = "images_other", "chosen_other"
 ROW_COLUMNS = (
-    "id", "source", "prompt", "question", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected", CHOSEN_OTHER,
-    "codes", "codes_chosen", "codes_rejected", "codes_responses", "codes_of",
+    "id", "source", "system", "prompt", "question", "images", "image", "conversations", "ends", "ends_chosen", "ends_rejected",
+    CHOSEN_OTHER, "codes", "codes_chosen", "codes_rejected", "codes_responses", "codes_of",
 )  # fmt: skip
 """What a row may have beside the columns that it must have."""
 
@@ -47,8 +46,9 @@ _UNUSABLE = {
     "rejected_images": "the rejected response was written about other images than the chosen one (convert_pairs.py ms-swift reads them)",
     "chosen_images": "the chosen response was written about other images than the rejected one",
     "tools": "the prompt was written with tools",
-    "videos": "videos can't be read",
-    "video": "videos can't be read",
+    "history": "the turns before stand apart from the conversation (put them into it)",
+    **dict.fromkeys(("videos", "video"), "videos can't be read"),
+    **dict.fromkeys(("audios", "audio"), "sound can't be read"),
 }
 """Columns that change what a row means, with the reason that a row with one is refused."""
 
@@ -177,7 +177,7 @@ def _read_other(raw: Mapping[str, Any], images: Sequence[Image.Image], root: Pat
     given = [] if values is None else values if isinstance(values, list) else [values]
     if not images or len(given) != len(images):
         raise UserError(f"{IMAGES_OTHER} has {len(given)} images beside the row's {len(images)}; expected as many, and one at least")
-    return [_load(value, root) for value in given]
+    return [load_image(value, root=root) for value in given]
 
 
 def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None, sampled: bool = False) -> ListRow:
@@ -327,17 +327,31 @@ def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | N
     for name, reason in _UNUSABLE.items():
         if raw.get(name):
             raise UserError(f"the row has {name}: {reason}, which can't be trained on here")
-    values = raw.get("images") if raw.get("images") is not None else raw.get("image")
+    given = [_images_under(raw, name) for name in ("images", "image")]
+    if all(given) and given[0] != given[1]:
+        raise UserError("the row has images, and others under image; expected all of its images in one of them")
+    placed, ordered = place_images(_with_system(raw, messages), given[0] or given[1], what)
+    return placed, [load_image(value, root=root) for value in ordered]
+
+
+def _images_under(raw: Mapping[str, Any], name: str) -> list[Any]:
+    values = raw.get(name)
     if isinstance(values, Mapping) and not any(values.values()):
         # How Parquet of other programs holds that a row has no image: a struct of nulls.
-        values = None
-    given = [] if values is None else values if isinstance(values, list) else [values]
-    placed, ordered = place_images(messages, given, what)
-    return placed, [_load(value, root) for value in ordered]
+        return []
+    return [] if values is None else values if isinstance(values, list) else [values]
 
 
-def _load(value: Any, root: Path | None) -> Image.Image:
-    return load_image(inline_image(value) if isinstance(value, str) else value, root=root)
+def _with_system(raw: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+    """Put the words of a column of their own, as ShareGPT's files have them, in front."""
+    if not raw.get("system"):
+        return messages
+    system = read_messages([{"role": "system", "content": raw["system"]}], "system")
+    if messages[0]["role"] != "system":
+        return [*system, *messages]
+    if messages[0] != system[0]:
+        raise UserError("the row has a system prompt in the column system and another one in its messages; expected one of them")
+    return messages
 
 
 def _flag(raw: Mapping[str, Any], name: str, *, default: bool) -> bool:

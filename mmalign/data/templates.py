@@ -39,7 +39,7 @@ def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt
     A conversation that ends with an assistant's words is left open there where a generation prompt is asked for: it is continued.
 
     Raises:
-        ValueError: If the processor has none, or its template refuses the conversation.
+        ValueError: If the processor has none, or its template refuses the conversation or leaves out its words.
     """
     if not getattr(processor, "chat_template", None):
         raise UserError(
@@ -47,7 +47,19 @@ def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt
             "PaliGemma's) or recompose the model"
         )
     begun = add_generation_prompt and messages[-1]["role"] == "assistant"
-    return _apply(processor, messages, add_generation_prompt=add_generation_prompt and not begun, continue_final_message=begun)
+    text = _apply(processor, messages, add_generation_prompt=add_generation_prompt and not begun, continue_final_message=begun)
+    if add_generation_prompt:
+        _check_words(text, messages)
+    return text
+
+
+def _check_words(text: str, messages: Sequence[Message]) -> None:
+    """Refuse a template that leaves out what is asked, as one does that looks for a part's words under another key."""
+    for message in messages:
+        parts = message["content"] if isinstance(message["content"], list) else []
+        lost = [part["text"] for part in parts if part["type"] == "text" and part["text"].strip() not in text]
+        if lost and message["role"] != "assistant":
+            raise UserError(f"the chat template leaves out words of the {message['role']}, or changes them: {lost[0][:80]!r}")
 
 
 def _apply(processor: Any, messages: Sequence[Message], **options: bool) -> str:
@@ -96,7 +108,7 @@ def render_answers(
         end: What to do where the template writes no end.
 
     Raises:
-        ValueError: If the template changes an answer's words, so that they can't be told apart.
+        ValueError: If the template changes an answer's words, so that they can't be told apart, or leaves out what is asked.
     """
     text = render(processor, messages, add_generation_prompt=False)
     around = _render_around(processor, messages, answers)
@@ -109,6 +121,7 @@ def render_answers(
         following = around[number + 1]
         spans.append((words[0] if start is None else min(start, words[0]), words[1] + len(_shared(following, tail))))
         at = words[1]
+    _check_words(text, messages)
     start, _ = spans.pop()
     if begun:
         start = words[0] + _begun_length(text[slice(*words)], begun)

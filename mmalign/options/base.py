@@ -1,5 +1,8 @@
 """The root of all options."""
 
+import math
+from typing import Any
+
 from mmalign.errors import UserError
 
 
@@ -7,7 +10,12 @@ class Options:
     """What can be set. A class that refuses values does so in ``__post_init__``, and calls that of ``super()``."""
 
     def __post_init__(self) -> None:
-        """Raise UserError with the option, its value and what is expected."""
+        """Raise UserError with the option, its value and what is expected: here for what no option can be."""
+        values: dict[str, Any] = vars(self)
+        for name, value in values.items():
+            if any(isinstance(one, float) and math.isnan(one) for one in (value if isinstance(value, list) else [value])):
+                raise UserError(f"{name} is {value}; expected a number")
+        self.refuse_below(0, *(name for name in values if name.endswith("seed")))
 
     def refuse_below(self, least: float, *names: str) -> None:
         """Raise UserError if one of the named options is set and is below ``least``."""
@@ -15,6 +23,20 @@ class Options:
             value = getattr(self, name)
             if value is not None and not value >= least:
                 raise UserError(f"{name} is {value}; expected at least {least}")
+
+    def refuse_outside(self, least: float, end: float, *names: str) -> None:
+        """Raise UserError if one of the named options is set and is below ``least``, or is ``end`` or more."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not least <= value < end:
+                raise UserError(f"{name} is {value}; expected from {least:g} to below {end:g}")
+
+    def refuse_zero(self, *names: str) -> None:
+        """Raise UserError if one of the named options is set and is not positive."""
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"{name} is {value}; expected a positive number")
 
     def changed(self, *names: str) -> list[str]:
         """Those of the named options that are not at their defaults."""

@@ -80,6 +80,7 @@ class BackboneOptions(Options):
     def __post_init__(self) -> None:
         """Refuse weights that have no place."""
         super().__post_init__()
+        self.refuse_below(1, "image_size", "resize_size")
         if self.backbone_weights is not None and (self.library != "timm" or not self.pretrained):
             what = "--library transformers: name the folder as --backbone" if self.library != "timm" else "--no-pretrained"
             raise UserError(f"backbone_weights is {self.backbone_weights}, and they have no place with {what}; leave one of the two out")
@@ -176,6 +177,8 @@ class ObjectiveOptions(ViewOptions):
     def __post_init__(self) -> None:
         """Check the weights."""
         super().__post_init__()
+        self.refuse_below(0, "unlabeled_per_label", "gradient_cosine_every", "threshold")
+        self.refuse_zero("temperature")
         if not 0.0 <= self.label_weight <= 1.0:
             raise UserError(f"label_weight is {self.label_weight}; expected a share in [0, 1]")
         if min(self.labeled_kd_weight, self.unlabeled_kd_weight) < 0:
@@ -216,6 +219,8 @@ class TrainClassifierOptions(StudentOptions, TeacherViewOptions, ClassifierRunOp
     def __post_init__(self) -> None:
         """Refuse gradients of what does not train."""
         super().__post_init__()
+        self.refuse_below(0, "teacher_views")
+        self.refuse_outside(0, 1, "ema_decay")
         if self.freeze_backbone and (self.form == "pcgrad" or self.gradient_cosine_every):
             what = "form pcgrad" if self.form == "pcgrad" else "gradient_cosine_every"
             raise UserError(f"{what} is about gradients in the backbone, and freeze_backbone has none there; leave one of the two out")

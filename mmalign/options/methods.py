@@ -281,6 +281,11 @@ class PairLossOptions(ResponsesOptions, SelectionOptions, WeakenOptions):
     sft_weight: float = 0.0
     """adds this times the chosen response's mean negative log-likelihood"""
 
+    def __post_init__(self) -> None:
+        """Refuse a weight that would teach to forget."""
+        super().__post_init__()
+        self.refuse_below(0, "sft_weight")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceOptions(PairLossOptions, PictureOptions, ChasingOptions):

@@ -33,6 +33,7 @@ class ReportEvalOptions(Options):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(0, "max_wrong")
+        self.refuse_below(1, "resamples")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,11 @@ class ReportTrainingOptions(Options):
     """each point is the mean of this many logs; 1 shows the logs as they are"""
     title: str = "Training"
     """title of the page"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "smooth")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,12 @@ class TrainerOptions(Options):
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
         super().__post_init__()
-        self.refuse_below(1, "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps")
-        self.refuse_below(0, "warmup_ratio", "num_workers")
+        self.refuse_below(1, "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps", "save_total_limit", "dct_rank")
+        self.refuse_below(0, "learning_rate", "weight_decay", "max_grad_norm", "num_workers")
+        self.refuse_outside(0, 1, "warmup_ratio", "adam_beta2")
+        self.refuse_zero("epochs")
+        if self.max_steps < 1 and self.max_steps != -1:
+            raise UserError(f"max_steps is {self.max_steps}; expected at least 1, or -1 to train by epochs")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,9 @@ class LoraOptions(Options):
     def __post_init__(self) -> None:
         """Refuse what has no adapter to stand beside."""
         super().__post_init__()
+        self.refuse_below(0, "lora_rank")
+        self.refuse_below(1, "lora_alpha")
+        self.refuse_outside(0, 1, "lora_dropout")
         given = [name for name in ("lora_targets", "lora_ranks", "rslora", "dora", "lora_init", "peft_config") if getattr(self, name)]
         if given and self.lora_rank == 0:
             raise UserError(f"{given[0]} is for LoRA; set lora_rank, or leave it out")

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+import types
+import typing
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,10 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
         "use_cpu": not torch.accelerator.is_available(),
         **options.trainer,
     }
-    arguments = TrainingArguments(**values)
+    try:
+        arguments = TrainingArguments(**values)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trainer is {options.trainer}, which transformers.TrainingArguments refuses: {error}") from error
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != launched:
         raise UserError(
@@ -108,11 +113,14 @@ def check_trainer(options: TrainerOptions) -> None:
     """
     check_trackers(options.log_to)
     known = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    hints = typing.get_type_hints(TrainingArguments)
     for name, value in options.trainer.items():
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
+        if not _fits(value, hints[name]):
+            raise UserError(f"trainer.{name} is {value!r}; expected {getattr(hints[name], '__name__', hints[name])}")
         reason = _VOID.get(name)
         if name in _ADAMW_ALONE and options.optimizer != "adamw":
             reason = f"--optimizer {options.optimizer} takes none of transformers' own settings of an optimiser"
@@ -120,6 +128,14 @@ def check_trainer(options: TrainerOptions) -> None:
             reason = "the reference's embeddings would get noise too, and the margin would be one of noise"
         if reason is not None and value != _default(known[name]):
             raise UserError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type, where that is a number or true and false: transformers looks at few."""
+    kinds = typing.get_args(hint) or (hint,)
+    if not set(kinds) <= {bool, int, float, types.NoneType}:
+        return True
+    return type(value) in kinds or (float in kinds and type(value) is int)
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

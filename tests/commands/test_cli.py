@@ -5,11 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 
 from mmalign import __version__
 from mmalign.cli import COMMANDS, RENAMED, main
-from mmalign.config import parse_options
+from mmalign.config import build_options, parse_options
 from mmalign.errors import UserError
+from mmalign.options.methods import PreferenceOptions
+from mmalign.options.rows import WordingOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,23 @@ def test_faults_of_the_command_line(capsys: pytest.CaptureFixture[str], words: l
 def test_faults_of_the_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "c.yaml").write_text(text)
     assert message in error_of(capsys, "x", "--config", str(tmp_path / "c.yaml"))
+
+
+def test_plain_words_of_a_config_file_are_what_they_look_like(tmp_path: Path) -> None:
+    """YAML 1.1 reads yes, no, on and off as true and false, 1e-5 as a text, and 2024-01-01 as a date."""
+    config = tmp_path / "c.yaml"
+    config.write_text(
+        "model: x\ndata: d\nout: o\nlearning_rate: 1e-5\ndifficulty_mode: off\nlog_project: 2024-01-01\n"
+        "dora: no\nrslora: false\ntrainer: {adam_epsilon: 1e-6, save_strategy: no}\n"
+    )
+    options = parse_options(PreferenceOptions, ["--config", str(config)], prog="x", description="")
+    assert (options.learning_rate, options.difficulty_mode, options.log_project) == (1e-5, "off", "2024-01-01")
+    assert (options.dora, options.rslora, options.trainer) == (False, False, {"adam_epsilon": 1e-6, "save_strategy": "no"})
+    config.write_text("question: Right?\nanswers: [yes, no]\n")
+    assert parse_options(WordingOptions, ["--config", str(config)], prog="x", description="").answers == ["yes", "no"]
+    for text, message in (("log_project: true", "log_project is True; expected str"), ("seed: true", "seed is True; expected int")):
+        with pytest.raises(UserError, match=message):
+            build_options(PreferenceOptions, {"model": "x", "data": "d", "out": "o", **yaml.safe_load(text)})
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

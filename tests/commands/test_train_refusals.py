@@ -92,7 +92,9 @@ def test_scores_that_are_text_are_no_scores(tiny_llava_dir: Path, tmp_path: Path
     rows = [{**row, "difficulty": "hard"} for row in scored_rows(4)]
     data = save_rows(tmp_path / "pairs.parquet", rows)
     assert train(tiny_llava_dir, data, tmp_path / "out", "--max-reject-share", "1") == 2
-    assert "no row of 4 can be used; the reasons are in" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "no row of 4 can be used; the reasons are in" in told
+    assert "The first is row pair-0: difficulty is 'hard'" in told
     assert read_rejects(tmp_path / "out")["pair-0"] == "difficulty is 'hard'; expected a number in [0, 1]: score the pairs again"
 
 

@@ -59,7 +59,10 @@ def test_a_schema_of_unknown_types_is_refused(features: object, tmp_path: Path) 
 def test_too_many_broken_rows_stop_the_run(tmp_path: Path) -> None:
     save_pairs(tmp_path / "pairs.parquet", 6, broken=2)
     rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.1)
-    with pytest.raises(ValueError, match=r"1 of 6 rows are broken, more than the tolerated share of 10.0%; read the reasons in"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 6 rows are broken, more than the tolerated share of 10.0%; .* The first is row pair-2: image bytes",
+    ):
         keep_good_rows(load_rows(tmp_path), lambda raw, index: read_pair(raw, index=index), rejects=rejects)
 
 
@@ -74,6 +77,34 @@ def test_no_files_and_no_rows_are_errors(tmp_path: Path) -> None:
     Dataset.from_dict({"prompt": []}, features=Features({"prompt": Value("string")})).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="empty.parquet has no rows"):
         load_rows(tmp_path / "empty.parquet")
+
+
+@pytest.mark.parametrize(
+    ("names", "reason"),
+    [
+        (
+            ["train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "test-00000-of-00001.jsonl"],
+            "splits: test-.*, train-00001-of-00002",
+        ),
+        (["train.jsonl", "validation.jsonl"], "several splits: train.jsonl, validation.jsonl; name one of them"),
+        (["Train.json", "val_2014.json"], "several splits: Train.json, val_2014.json"),
+        (["data/train.jsonl", "images/readme.txt"], "no data at .*; name one of its folders: data, images"),
+        (["1.jsonl", "2.jsonl.gz"], "2.jsonl.gz is packed; unpack it"),
+    ],
+)
+def test_folders_that_are_not_read_as_one_set(names: list[str], reason: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    with pytest.raises(UserError, match=reason):
+        load_rows(tmp_path)
+
+
+def test_files_of_one_split_are_one_set(tmp_path: Path) -> None:
+    for name in ("train-00000-of-00002.jsonl", "train-00001-of-00002.jsonl", "trains.jsonl", "evaluate_me.jsonl", "tests_of_sight.jsonl"):
+        (tmp_path / name).write_text('{"prompt": "a"}\n')
+    (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
+    assert load_rows(tmp_path)["prompt"] == ["a"] * 5
 
 
 def test_a_folder_of_save_to_disk_is_refused_by_name(tmp_path: Path) -> None:

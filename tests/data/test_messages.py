@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -52,6 +53,42 @@ def test_an_image_inside_a_message_is_the_rows_image(part: dict[str, Any]) -> No
     row = read_pair({"prompt": [user(part, text("what is it"))], "chosen": "a dog", "rejected": "a cat"}, index=0)
     assert [image.tobytes() for image in row.images] == [A.tobytes()]
     assert row.prompt == [user(SEE, text("what is it"))]
+
+
+BASE64 = base64.b64encode(PICTURES["a.png"]).decode()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        BASE64,
+        f"data:image/png;charset=utf-8;base64,{base64.encodebytes(PICTURES['a.png']).decode()}",
+        {"base64": BASE64},
+        {"bytes": BASE64, "path": "a.png"},
+        {"type": "image", "image": URI},
+        {"url": URI},
+        {"image": {"bytes": PICTURES["a.png"], "path": None}},
+    ],
+)
+def test_an_image_of_the_column_may_have_any_form_that_one_in_a_message_has(value: Any) -> None:
+    for images in (value, [value]):
+        assert [image.tobytes() for image in read_pair(pair(images=images), index=0).images] == [A.tobytes()]
+
+
+@pytest.mark.parametrize("name", ["a.png", "a#1.png", "a?b.png", "a b.png", "a%20b.png", "R0lGOD.png"])
+def test_a_file_address_names_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    A.save(tmp_path / "few" / name)
+    written = name.replace("%", "%25")
+    for address in (
+        name,
+        f"file:{tmp_path}/few/{written}",
+        f"file://{tmp_path}/few/{written}",
+        f"file://localhost{tmp_path}/few/{written}",
+    ):
+        row = read_pair(pair(images=[f"few/{name}" if address == name else address]), index=0, image_root=tmp_path)
+        assert [image.tobytes() for image in row.images] == [A.tobytes()]
+    assert read_pair(pair(images=[f"file://few/{written}"]), index=0, image_root=tmp_path).images[0].tobytes() == A.tobytes()
 
 
 @pytest.mark.parametrize(
@@ -106,6 +143,9 @@ def test_answers_keep_their_words() -> None:
         (pair(chosen=[{"role": "assistant", "content": [SEE, text("x")]}]), "an assistant turn of chosen holds an image"),
         (pair(images=["https://example.org/a.png"]), "is an address, and images are not fetched"),
         (pair(images=["s3://bucket/a.png"]), "is an address, and images are not fetched"),
+        (pair(images=["oss://bucket/a.png"]), "is an address, and images are not fetched"),
+        (pair(images=[{"path": "https://example.org/a.png", "bytes": None}]), "is an address, and images are not fetched"),
+        (pair(images=[{"bytes": "####", "path": None}]), "an image's base64 text is damaged"),
         (pair(images=["data:image/png;base64,####"]), "an image's base64 text is damaged"),
         (pair(rejected_images=[B]), "the row has rejected_images: the rejected response was written about other images"),
         (pair(tools=[{"name": "search"}]), "the row has tools: the prompt was written with tools"),

@@ -27,6 +27,26 @@ def test_all_forms_read_alike(raw: dict[str, Any]) -> None:
     assert (row.chosen, row.rejected) == ("a dog", "a cat")
 
 
+@pytest.mark.parametrize("raw", [{"images": []}, {"images": None}, {"images": [PLAIN["images"][0]]}, {}])
+def test_an_image_is_found_under_either_name(raw: dict[str, Any]) -> None:
+    row = read_pair({"prompt": "What is it?", "chosen": "a dog", "rejected": "a cat", "image": PLAIN["images"][0], **raw}, index=0)
+    assert [image.tobytes() for image in row.images] == [PLAIN["images"][0].tobytes()]
+
+
+def test_a_system_prompt_in_a_column_of_its_own_stands_in_front() -> None:
+    system, user = (
+        {"role": role, "content": [{"type": "text", "text": words}]} for role, words in (("system", "Be brief."), ("user", "?"))
+    )
+    answer = {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]}
+    pair = {"system": "Be brief.", "prompt": "?", "chosen": "a dog", "rejected": "a cat"}
+    assert read_pair(pair, index=0).prompt == [system, user]
+    assert read_pair({**pair, "system": ""}, index=0).prompt == [user]
+    for turns in ([user, answer], [system, user, answer]):
+        assert read_chat({"system": "Be brief.", "messages": turns}, index=0).messages == [system, user, answer]
+    with pytest.raises(UserError, match="a system prompt in the column system and another one in its messages"):
+        read_chat({"system": "Be long.", "messages": [system, user, answer]}, index=0)
+
+
 def test_id_and_source() -> None:
     assert (read_pair(PLAIN, index=3).id, read_pair(PLAIN, index=3).source) == ("3", "all")
     assert (read_pair(CONVERSATIONAL, index=3).id, read_pair(CONVERSATIONAL, index=3).source) == ("7", "RLHF-V")
@@ -56,7 +76,10 @@ def test_the_row_itself_is_left_as_it_was() -> None:
         ({"images": ""}, "image path is empty; a row without an image has null there"),
         ({"images": ["a\0.png"]}, r"image path 'a\\x00.png' holds a zero byte"),
         ({"images": ["http://[a/b.png"]}, r"image 'http://\[a/b.png' is an address"),
-        ({"images": ["file://[a/b.png"]}, r"image 'file://\[a/b.png' is no file address: Invalid IPv6 URL"),
+        ({"images": ["file://[a/b.png"]}, r"image path '\[a/b.png' is relative"),
+        ({"image": random_image(1)}, "the row has images, and others under image; expected all of its images in one of them"),
+        ({"history": [["What?", "That."]]}, "the row has history: the turns before stand apart from the conversation"),
+        ({"audios": ["a.wav"]}, "the row has audios: sound can't be read"),
         ({"images": ["//[a: b.png"]}, r"image path '//\[a: b.png' is absolute"),
         ({"prompt": []}, "prompt is an empty list; expected text or a list of messages"),
         ({"prompt": [{"role": "user", "content": [{"type": "image"}] * 2}]}, "prompt has 2 image placeholders for 1 images"),

@@ -9,6 +9,7 @@ import pytest
 from mmalign.data.encode import batch_prompts, encode_chat, encode_questions, encode_responses, encode_row
 from mmalign.data.rows import read_chat, read_pair
 from mmalign.data.templates import describe_end, render, render_answers
+from mmalign.errors import UserError
 from tests.families.real_forms import build_real_form
 from tests.tiny_families import FAMILIES, emu3
 from tests.tiny_models import random_image
@@ -192,6 +193,34 @@ def test_a_text_models_template_is_refused_by_name(qwen: Any, body: str) -> None
             encode_questions(text, images=[], prompts=[prompt])
 
 
+LOSING = {
+    "user": "{% if c['type'] == 'text' %}{{ c['text'] if m['role'] == 'assistant' else c['content'] }}{% endif %}",
+    "system": "{% if m['role'] != 'system' %}{{ c['text'] }}{% endif %}",
+}
+
+
+@pytest.mark.parametrize("role", LOSING)
+def test_a_template_that_leaves_out_what_is_asked_is_refused(qwen: Any, role: str) -> None:
+    losing = copy.copy(qwen)
+    losing.chat_template = (
+        f"{{% for m in messages %}}{{{{ m['role'] }}}}: {{% for c in m['content'] %}}{LOSING[role]}{{% endfor %}}{{% endfor %}}"
+    )
+    turns = [{"role": "system", "content": " be brief\n"}, {"role": "user", "content": " what is it\n"}]
+    row = pair(images=[], prompt=turns)
+    whole = read_chat({"messages": [*turns, {"role": "assistant", "content": "a dog"}]}, index=0)
+    for encode in (
+        lambda processor: encode_row(processor, row),
+        lambda processor: encode_chat(processor, whole),
+        lambda processor: encode_questions(processor, images=[], prompts=[row.prompt]),
+        lambda processor: batch_prompts(processor, [row.prompt]),
+    ):
+        encode(qwen)
+        with pytest.raises(
+            UserError, match=f"the chat template leaves out words of the {'system' if role == 'system' else '(system|user)'}"
+        ):
+            encode(losing)
+
+
 def test_words_that_look_like_parts_are_words(qwen: Any) -> None:
     assert answers(qwen, chat("what is it", "[{'type': 'text', 'text': 'a dog'}]")).startswith("[{'type': 'text'")
 
@@ -208,6 +237,15 @@ def test_words_that_mean_an_image_are_refused_by_name(family: str) -> None:
             continue
         with pytest.raises(ValueError, match=r"the text of the .* holds .*, which .*Processor reads as an image's place"):
             encode_row(processor, pair(**change))
+
+
+@pytest.mark.parametrize("family", [name for name in FAMILIES if not name.startswith("paligemma")])
+def test_words_that_the_model_takes_for_an_image_are_refused(family: str) -> None:
+    """Whatever the processor says of them: ids that the model itself puts features of an image at."""
+    model, processor = FAMILIES[family]()
+    token = processor.tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+    with pytest.raises(ValueError, match="reads as an image's place"):
+        encode_row(processor, pair(chosen=f"the token {token}"))
 
 
 def test_a_picture_that_the_processor_refuses_is_named(qwen: Any) -> None:

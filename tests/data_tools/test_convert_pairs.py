@@ -1,5 +1,6 @@
 """Converters: each set's own schema to the expected pairs, and what comes out is what training takes."""
 
+import base64
 import codecs
 import json
 import math
@@ -137,6 +138,9 @@ def test_images_are_paths_or_bytes_as_asked(tmp_path: Path) -> None:
     assert main(["povid", str(file), "--image-root", str(root), "--embed-images", "--out", str(tmp_path / "bytes")]) == 0
     (raw,) = load_rows(tmp_path / "bytes" / "pairs")
     assert raw["images"] == [{"bytes": sets.jpeg(0), "path": "000000000077.jpg"}]
+    file = save_json(tmp_path / "in_text.json", [{**sets.POVID[0], "image": base64.b64encode(sets.jpeg(0)).decode()}])
+    assert main(["povid", str(file), "--embed-images", "--out", str(tmp_path / "in_text")]) == 0
+    assert load_rows(tmp_path / "in_text" / "pairs")[0]["images"] == [{"bytes": sets.jpeg(0), "path": None}]
     # The embedded form is what plain datasets decodes.
     plain = load_dataset("parquet", data_files=str(tmp_path / "bytes" / "pairs" / "*.parquet"), split="train")
     assert plain[0]["images"][0].size == (32, 40)

@@ -63,7 +63,8 @@ VALUES = Section(
             "The mapping of datasets",
             **row('"images": [{"path": "a.png", "bytes": null}]', a=RED),
             expected=[((6, 4), (200, 0, 0))],
-            note="In Parquet `bytes` holds the file; it comes before the path.",
+            note="In Parquet `bytes` holds the file; it comes before the path. Base64 is read as well, with `data:image/png;base64,` in "
+            "front or as it is, and so are `file:` addresses.",
         ),
         Form(
             "A photo that lies on its side",

@@ -50,7 +50,8 @@ READ = (1, ASKED, "A dog.", "A cat.")
 
 PAIRS = Section(
     "Preference pairs",
-    "Parquet, JSON Lines or a JSON list, with the columns of TRL. Paths start from `--image-root`; a Parquet file may hold the images.",
+    "Parquet, JSON Lines or a JSON list, with the columns of TRL; or a folder of such files, all of one split. Paths start from "
+    "`--image-root`; a Parquet file may hold the images.",
     (
         _form(
             "Plain text",
@@ -72,7 +73,7 @@ PAIRS = Section(
             '{"images": ["a.png"], "prompt": [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is it?"}]}],\n'
             ' "chosen": "A dog.", "rejected": "A cat."}',
             READ,
-            note="Files may mix all forms, row by row.",
+            note="Files may mix all forms, row by row. An answer such as 5 or 2024-01-01 stays the text that it is.",
         ),
         _form(
             "The place of an image written into the text",
@@ -105,7 +106,7 @@ PAIRS = Section(
             '[{"images": ["a.png"], "conversations": [{"from": "human", "value": "<image>\\nWhat is it?"}],\n'
             '  "chosen": {"from": "gpt", "value": "A dog."}, "rejected": {"from": "gpt", "value": "A cat."}}]',
             READ,
-            note="A message alone stands for a list of one everywhere.",
+            note="A message alone stands for a list of one everywhere. A column `system` holds a system prompt.",
         ),
         _form(
             "An answer that has begun",
@@ -150,7 +151,7 @@ PAIRS = Section(
             ' "chosen": "A dog.", "rejected": "A cat."}',
             refused="a part of type video in prompt can't be read",
             note="Refused by name are also messages with `tool_calls` or other keys, the role `tool`, and the columns `tools`, "
-            "`rejected_images`, `chosen_images`, `videos`. Other columns are named once before training.",
+            "`rejected_images`, `chosen_images`, `videos`, `audios`, `history`. Other columns are named once before training.",
         ),
     ),
 )

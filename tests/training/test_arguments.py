@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from mmalign.errors import UserError
 from mmalign.options.classifier import TrainClassifierOptions
 from mmalign.options.methods import PreferenceOptions, SftOptions
 from mmalign.runs.classifier import run_train
@@ -70,6 +71,21 @@ def test_noise_on_embeddings_is_for_methods_without_a_reference(tmp_path: Path) 
         build_training_arguments(preference, output_dir=tmp_path)
     with pytest.raises(ValueError, match="a classifier of images has none"):
         run_train(TrainClassifierOptions(data=tmp_path, out=tmp_path, form="ce-only", shots=1, trainer=noisy))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "message"),
+    [
+        ({"max_grad_norm": "much"}, "trainer.max_grad_norm is 'much'; expected float"),
+        ({"use_cpu": "no"}, "trainer.use_cpu is 'no'; expected bool"),
+        ({"torch_empty_cache_steps": 2.5}, r"trainer.torch_empty_cache_steps is 2.5; expected int \| None"),
+        ({"optim": "nope"}, "which transformers.TrainingArguments refuses: .*nope"),
+    ],
+)
+def test_values_of_another_type_are_refused(tmp_path: Path, trainer: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build(tmp_path, trainer)
+    assert build(tmp_path, {"max_grad_norm": 1, "torch_empty_cache_steps": None}).max_grad_norm == 1
 
 
 def test_unknown_fields_have_a_hint(tmp_path: Path) -> None:
