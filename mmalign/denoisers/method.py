@@ -28,6 +28,7 @@ from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.denoisers import DenoiserOptions, ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.training.method import Method, MethodOutput, Sum
+from mmalign.training.processes import mean_over_processes
 
 ROW = "row_number"
 
@@ -203,7 +204,7 @@ class ImagePreferenceMethod(PictureMethod):
         if self.options.lists:
             losses = list_loss(self.ranking.objective, ratios, batch["scores"], batch["counts"])
             return MethodOutput(self.ranking.weight * losses.sum(), metrics)
-        losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"])
+        losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"], mean=mean_over_processes)
         loss = self.pairs.weight * losses.sum() + self.options.sft_weight * policy[0::2].sum()
         return MethodOutput(loss, metrics | _reward_metrics(rewards))
 
