@@ -3,22 +3,24 @@
 Shape legend: R = images, C = channels, S = side in pixels, s = side of what the denoiser sees.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from mmalign.denoisers.model import Conditions, Denoiser, PathDenoiser
 from mmalign.errors import UserError
-from mmalign.files import hash_file
+from mmalign.files import read_json_object
+from mmalign.models.fingerprint import hash_files
+from mmalign.models.load import check_folder, named_errors
 from mmalign.options.denoisers import Target
 
 SHARE = "target_share"
 """Where the scheduler's config holds the learned k."""
+OTHER_WEIGHTS = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".pb", ".pt", ".pth"})
+"""Files of weights that are not read: safetensors alone are."""
 # What a pipeline's encode_prompt returns, by the denoiser's arguments.
 _ARGUMENTS = {
     "StableDiffusionPipeline": ("encoder_hidden_states",),
@@ -141,33 +143,45 @@ def load_pipeline(source: str) -> TextToImage:
     Raises:
         ValueError: If diffusers is not installed, or there is no such pipeline.
     """
+    kind, folder = _import_pipelines(), find_pipeline(source)
+    with named_errors(source):
+        pipeline = kind.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **_absent_parts(folder))
+    pipeline.set_progress_bar_config(disable=True)
+    return TextToImage(pipeline)
+
+
+def find_pipeline(source: str) -> Path:
+    """The folder of a pipeline: its own, or where the hub's files are kept, fetched if they are not there yet; raises as loading."""
+    if Path(source).is_dir():
+        return Path(source)
+    check_folder(source)
+    with named_errors(source):
+        return Path(_import_pipelines().download(source, use_safetensors=True))
+
+
+def fingerprint_pipeline(source: str) -> dict[str, str]:
+    """Hash the parts of a pipeline by name, with all files that diffusers may read of them; raises as loading."""
+    folder = find_pipeline(source)
+    index = folder / "model_index.json"
+    parts = {name: folder / name for name in sorted(read_json_object(index)) if (folder / name).is_dir()}
+    files = {name: sorted(path for path in part.rglob("*") if path.is_file()) for name, part in parts.items()}
+    read = {name: [path for path in own if path.suffix not in OTHER_WEIGHTS] for name, own in files.items()}
+    return {name: hash_files(own) for name, own in {index.name: [index], **read}.items()}
+
+
+def _import_pipelines() -> Any:
     try:
         from diffusers import DiffusionPipeline
         from diffusers.utils.logging import disable_progress_bar
     except ImportError as error:
         raise UserError("text-to-image pipelines need diffusers: pip install 'mmalign[image]'") from error
     disable_progress_bar()
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, dtype=torch.float32, **_absent_parts(source))
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"{source} can't be loaded as a pipeline of diffusers: {error}") from error
-    pipeline.set_progress_bar_config(disable=True)
-    return TextToImage(pipeline)
+    return DiffusionPipeline
 
 
-def fingerprint_pipeline(source: str) -> dict[str, str]:
-    """Hash the files of a pipeline's folder by name; a hub id stands for itself."""
-    folder = Path(source)
-    if not (folder / "model_index.json").is_file():
-        return {"hub": source}
-    files = [folder / "model_index.json", *(path for path in folder.glob("*/*") if path.suffix in (".json", ".safetensors"))]
-    return {str(path.relative_to(folder)): hash_file(path) for path in sorted(files) if path.parent.name != "checkpoints"}
-
-
-def _absent_parts(source: str) -> dict[str, None]:
+def _absent_parts(folder: Path) -> dict[str, None]:
     """Parts that a pipeline in pixel space was saved without: diffusers wants them named."""
-    index = Path(source) / "model_index.json"
+    index = folder / "model_index.json"
     if not index.is_file():
         return {}
-    held = json.loads(index.read_text(encoding="utf-8"))
-    return {"vae": None} if held.get("vae", ()) == [None, None] else {}
+    return {"vae": None} if read_json_object(index).get("vae", ()) == [None, None] else {}

@@ -273,7 +273,8 @@ def test_broken_rows_are_told(pipelines: Path, tmp_path: Path) -> None:
         (["--noise", "path"], "objective dpo has no beta for images that its paper gives; set --beta"),
         (["--noise", "path", "--objective", "rank"], "objective rank is of pictures"),
         (["--reference-model", "VELOCITY"], "reference_model predicts v_prediction"),
-        (["--model", "nowhere/at-all"], "can't be loaded as a pipeline"),
+        (["--model", "nowhere/at-all"], "nowhere/at-all can't be loaded: there is no such folder"),
+        (["--model", "./nowhere"], "there is no ./nowhere"),
     ],
 )
 def test_what_can_not_be_is_refused(
