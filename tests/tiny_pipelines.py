@@ -1,5 +1,6 @@
 """Tiny random text-to-image pipelines of stock diffusers classes, in latent and in pixel space, and rows of pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from tests.tiny_models import build_tokenizer, random_image, random_text
 
@@ -74,6 +77,26 @@ def build_latent_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) ->
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def add_safety_checker(pipeline: Any, hidden: Sequence[Image.Image], shown: Sequence[Image.Image]) -> None:
+    """Stable Diffusion's own checker with tiny random weights, whose concepts are the features of the pictures that it is to hide."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(vision_config={**sizes, "image_size": 16, "patch_size": 4}, projection_dim=WIDTH)
+    checker = StableDiffusionSafetyChecker(config).eval()
+    extractor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    with torch.no_grad():
+        features = checker.visual_projection(checker.vision_model(extractor([*hidden, *shown], return_tensors="pt").pixel_values)[1])
+    features = functional.normalize(features, dim=-1)
+    for number, own in enumerate(features[: len(hidden)]):
+        concept = own - features[len(hidden) :].mean(0)
+        likeness = functional.normalize(features, dim=-1) @ functional.normalize(concept, dim=-1)
+        checker.concept_embeds.data[number] = concept
+        checker.concept_embeds_weights.data[number] = (likeness[number] + likeness[len(hidden) :].max()) / 2
+    checker.concept_embeds_weights.data[len(hidden) :] = 2.0
+    checker.special_care_embeds_weights.data[:] = 2.0
+    pipeline.register_modules(safety_checker=checker, feature_extractor=extractor)
 
 
 def build_pixel_pipeline(*, seed: int = 0) -> Any:

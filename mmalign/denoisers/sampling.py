@@ -22,8 +22,8 @@ from mmalign.denoisers.schedule import Levels, implied_image, levels_at
 @torch.no_grad()
 def sample_pictures(
     source: TextToImage, captions: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, side: int
-) -> list[Image.Image]:
-    """Make a picture of each caption.
+) -> list[Image.Image | None]:
+    """Make a picture of each caption; None where the pipeline's safety checker gives a black one in its place.
 
     Args:
         source: The pipeline.
@@ -48,9 +48,11 @@ def sample_pictures(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt" if has_latents or source.name == "IFPipeline" else "latent",
             **as_given,
-        ).images
+        )
+    hidden = getattr(made, "nsfw_content_detected", None) or [False] * len(captions)
     # Behind a VAE diffusers scales pixels to 0 to 1.
-    return [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made]
+    shown = [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made.images]
+    return [None if black else picture for picture, black in zip(shown, hidden, strict=True)]
 
 
 @torch.no_grad()
