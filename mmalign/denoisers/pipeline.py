@@ -106,12 +106,12 @@ class TextToImage:
 
     @torch.no_grad()
     def encode_captions(self, captions: Sequence[str], *, device: torch.device) -> Conditions:
-        """What the denoiser is told of the captions."""
-        found = self.pipeline.encode_prompt(
-            prompt=list(captions), device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
-        )
-        arguments: dict[str, Any] = dict(zip(_ARGUMENTS[self.name], found, strict=False))
-        return arguments | ({"added_cond_kwargs": {}} if self.is_pixart else {})
+        """What the denoiser is told of each caption; captions that are the same are encoded once."""
+        distinct = list(dict.fromkeys(captions))
+        found = self.pipeline.encode_prompt(prompt=distinct, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        places = torch.tensor([distinct.index(caption) for caption in captions], device=device)
+        told: dict[str, Any] = {name: values[places] for name, values in zip(_ARGUMENTS[self.name], found, strict=False)}
+        return told | ({"added_cond_kwargs": {}} if self.is_pixart else {})
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:

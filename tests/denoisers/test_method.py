@@ -98,6 +98,20 @@ def test_pictures_of_a_row_share_noise_and_time_whatever_the_batch(latent: TextT
     assert len(set(whole["times"].tolist())) == 3
 
 
+def test_captions_that_are_the_same_are_encoded_once(latent: TextToImage) -> None:
+    """Each picture is told of its own; two rows share a caption, and one has none."""
+    captions = ["a red dog", "a blue cat", "a red dog", "", "a blue cat", ""]
+    alone = torch.cat([latent.encode_captions([caption], device=torch.device("cpu"))["encoder_hidden_states"] for caption in captions])
+    encoded: list[int] = []
+    latent.pipeline.text_encoder.register_forward_hook(lambda module, args, output: encoded.append(len(output[0])))
+    together = latent.encode_captions(captions, device=torch.device("cpu"))["encoder_hidden_states"]
+    torch.testing.assert_close(together, alone)
+    assert encoded == [3]
+    policy, method = build(PREFERENCE, latent)
+    prepared(method, policy, picture_rows(2))
+    assert encoded == [3, 2]
+
+
 def test_lists(latent: TextToImage) -> None:
     """Of two pictures each, RankDPO is DPO times what their swap changes in DCG."""
     policy, method = build(replace(PREFERENCE, objective="rank:ranked_by=score", beta=30.0), latent)
