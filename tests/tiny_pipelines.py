@@ -11,23 +11,33 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    EulerDiscreteScheduler,
     IFPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from torch.nn import functional
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 from tests.tiny_models import build_tokenizer, random_image, random_text
 
 WIDTH = 16
 
 
-def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8) -> UNet2DConditionModel:
+def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8, **more: Any) -> UNet2DConditionModel:
     """A UNet of two levels that reads captions."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
@@ -37,10 +47,10 @@ def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8) -> UNet
         block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=WIDTH,
         attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **{"cross_attention_dim": WIDTH, **more},
     )
 
 
@@ -76,6 +86,24 @@ def build_latent_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) ->
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def build_xl_pipeline(*, seed: int = 0) -> Any:
+    """Stable Diffusion XL's classes: two text encoders, and a network that is told of sizes."""
+    plain = build_latent_pipeline(seed=seed)
+    text = CLIPTextConfig(**{**plain.text_encoder.config.to_dict(), "projection_dim": 8, "num_hidden_layers": 2})
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 8}
+    steps = {"beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading", "steps_offset": 1}
+    return StableDiffusionXLPipeline(
+        vae=plain.vae,
+        text_encoder=plain.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=plain.tokenizer,
+        tokenizer_2=plain.tokenizer,
+        unet=build_unet(4, out=4, seed=seed, cross_attention_dim=2 * WIDTH, **sizes),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", **steps),
+        add_watermarker=False,
     )
 
 

@@ -96,10 +96,10 @@ class PictureMethod(Method):
         counts = batch["counts"].to(drawn.times.device)
         return Draws(*(values.repeat_interleave(counts, 0).to(images.device) for values in drawn))
 
-    def show(self, captions: Sequence[str], batch: Mapping[str, Any]) -> Conditions:
-        """Tell the denoiser of each picture's caption."""
+    def show(self, captions: Sequence[str], batch: Mapping[str, Any], *, side: int | None = None) -> Conditions:
+        """Tell the denoiser of each picture's caption, and of its side, the run's if not given."""
         each = [caption for caption, count in zip(captions, batch["counts"].tolist(), strict=True) for _ in range(count)]
-        return self.source.encode_captions(each, device=batch["rows"].device)
+        return self.source.encode_captions(each, side=side or self.side, device=batch["rows"].device)
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Rows."""

@@ -21,9 +21,11 @@ SHARE = "target_share"
 """Where the scheduler's config holds the learned k."""
 OTHER_WEIGHTS = frozenset({".bin", ".ckpt", ".h5", ".msgpack", ".onnx", ".onnx_data", ".pb", ".pt", ".pth"})
 """Files of weights that are not read: safetensors alone are."""
-# What a pipeline's encode_prompt returns, by the denoiser's arguments.
-_ARGUMENTS = {
+_XL = "StableDiffusionXLPipeline"
+# What a pipeline's encode_prompt returns, by the denoiser's arguments; None is what guidance would be told.
+_ARGUMENTS: dict[str, tuple[str | None, ...]] = {
     "StableDiffusionPipeline": ("encoder_hidden_states",),
+    _XL: ("encoder_hidden_states", None, "text_embeds"),
     "IFPipeline": ("encoder_hidden_states",),
     "PixArtAlphaPipeline": ("encoder_hidden_states", "encoder_attention_mask"),
     "PixArtSigmaPipeline": ("encoder_hidden_states", "encoder_attention_mask"),
@@ -49,7 +51,7 @@ class TextToImage:
         if self.is_pixart and self.network.use_additional_conditions:
             raise UserError("this PixArt is told of sizes and shapes, as those of 1024 pixels are, which training here does not do")
         self.vae = getattr(pipeline, "vae", None)
-        for part in (self.vae, getattr(pipeline, "text_encoder", None)):
+        for part in (self.vae, *(getattr(pipeline, name, None) for name in ("text_encoder", "text_encoder_2"))):
             if part is not None:
                 part.requires_grad_(False).eval()
         self.scale = 1 if self.vae is None else pipeline.vae_scale_factor
@@ -61,8 +63,15 @@ class TextToImage:
 
     @property
     def resolution(self) -> int:
-        """Side of the images that it makes, in pixels."""
-        return self.network.config.sample_size * self.scale
+        """Side of the images that it makes, in pixels.
+
+        Raises:
+            ValueError: If its config names no single one.
+        """
+        cells = self.network.config.sample_size
+        if not isinstance(cells, int):
+            raise UserError(f"the denoiser's sample_size is {cells}, which is no side of a square; give --resolution")
+        return cells * self.scale
 
     def choose_side(self, side: int | None) -> int:
         """Take the side of images in pixels, or that of its own.
@@ -70,9 +79,10 @@ class TextToImage:
         Raises:
             ValueError: If it does not fit the denoiser's cells.
         """
-        if side is not None and side % self.scale:
-            raise UserError(f"resolution is {side}; expected a multiple of {self.scale}, the side of a latent's cell")
-        return side or self.resolution
+        chosen, cell = side or self.resolution, self.scale * self.network.config.get("patch_size", 1)
+        if chosen % cell:
+            raise UserError(f"resolution is {chosen}; expected a multiple of {cell}, the side of the denoiser's cell")
+        return chosen
 
     def denoiser(self, target: Target | None = None) -> Denoiser:
         """The part that trains, with another target if one is named.
@@ -105,20 +115,36 @@ class TextToImage:
         self.pipeline.to(device)
 
     @torch.no_grad()
-    def encode_captions(self, captions: Sequence[str], *, device: torch.device) -> Conditions:
-        """What the denoiser is told of each caption; captions that are the same are encoded once."""
+    def encode_captions(self, captions: Sequence[str], *, side: int, device: torch.device) -> Conditions:
+        """What the denoiser is told of each caption; captions that are the same are encoded once.
+
+        Args:
+            captions: A picture each.
+            side: Of the pictures in pixels, which Stable Diffusion XL is told: of all of it, as its own sampling tells by default.
+            device: Of the denoiser.
+        """
         distinct = list(dict.fromkeys(captions))
         found = self.pipeline.encode_prompt(prompt=distinct, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
         places = torch.tensor([distinct.index(caption) for caption in captions], device=device)
-        told: dict[str, Any] = {name: values[places] for name, values in zip(_ARGUMENTS[self.name], found, strict=False)}
-        return told | ({"added_cond_kwargs": {}} if self.is_pixart else {})
+        told: dict[str, Any] = {name: values[places] for name, values in zip(_ARGUMENTS[self.name], found, strict=False) if name}
+        if self.name != _XL:
+            return told | ({"added_cond_kwargs": {}} if self.is_pixart else {})
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            # As its guidance has it where there is no caption.
+            empty = torch.tensor([caption == "" for caption in captions], device=device)
+            told = {name: values.masked_fill(empty.view(-1, *[1] * (values.ndim - 1)), 0) for name, values in told.items()}
+        sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=told["text_embeds"].dtype, device=device).expand(len(captions), -1)
+        return {"added_cond_kwargs": {"text_embeds": told.pop("text_embeds"), "time_ids": sizes}, **told}
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
         """(R, C, s, s) what is denoised: the mean of the encoder's latents, or the (R, 3, S, S) pixels of -1 to 1 themselves."""
         if self.vae is None:
             return pixels
-        return self.vae.encode(pixels.to(self.vae.dtype)).latent_dist.mode().to(pixels.dtype) * self.vae.config.scaling_factor
+        found = self.vae.encode(pixels.to(self.vae.dtype))
+        # A tiny autoencoder has latents and no distribution.
+        latents = found.latent_dist.mode() if hasattr(found, "latent_dist") else found.latents
+        return latents.to(pixels.dtype) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode_images(self, images: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ def sample_pictures(
     has_latents = source.vae is not None
     size = side * (source.pipeline.vae_scale_factor // source.scale if hasattr(source.pipeline, "vae_scale_factor") else 1)
     # Training shows captions as they are, and pictures at their size.
-    as_given = {} if source.name == "StableDiffusionPipeline" else {"clean_caption": False}
+    as_given = {} if source.name.startswith("StableDiffusion") else {"clean_caption": False}
     as_given |= {"use_resolution_binning": False} if source.is_pixart else {}
     with _known_target(source):
         made = source.pipeline(
@@ -74,8 +74,8 @@ def sample_paths(
     denoiser = source.path_denoiser().eval().to(device)
     shape = (denoiser.channels, side // source.scale, side // source.scale)
     told: dict[str, Any] = {
-        "conditions": source.encode_captions(captions, device=device),
-        "blank": None if guidance == 1 else source.encode_captions([""] * len(captions), device=device),
+        "conditions": source.encode_captions(captions, side=side, device=device),
+        "blank": None if guidance == 1 else source.encode_captions([""] * len(captions), side=side, device=device),
         "guidance": torch.full((len(captions), 1, 1, 1), guidance, device=device),
     }
     grid = build_grid(denoiser.alphas_cumprod, steps)
