@@ -65,6 +65,7 @@ class PictureMethod(Method):
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Number the rows, whose noise is drawn by their number."""
+        self.source.tell_cut(dataset["caption"][:])
         dataset = dataset.remove_columns(ROW) if ROW in dataset.column_names else dataset
         return dataset.add_column(ROW, list(range(len(dataset))))
 

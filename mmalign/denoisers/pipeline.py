@@ -3,7 +3,8 @@
 Shape legend: R = images, C = channels, S = side in pixels, s = side of what the denoiser sees.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ class TextToImage:
             device: Of the denoiser.
         """
         distinct = list(dict.fromkeys(captions))
-        found = self.pipeline.encode_prompt(prompt=distinct, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
+        with without_warnings():
+            found = self.pipeline.encode_prompt(prompt=distinct, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False)
         places = torch.tensor([distinct.index(caption) for caption in captions], device=device)
         told: dict[str, Any] = {name: values[places] for name, values in zip(_ARGUMENTS[self.name], found, strict=False) if name}
         if self.name != _XL:
@@ -135,6 +137,14 @@ class TextToImage:
             told = {name: values.masked_fill(empty.view(-1, *[1] * (values.ndim - 1)), 0) for name, values in told.items()}
         sizes = torch.tensor([[side, side, 0, 0, side, side]], dtype=told["text_embeds"].dtype, device=device).expand(len(captions), -1)
         return {"added_cond_kwargs": {"text_embeds": told.pop("text_embeds"), "time_ids": sizes}, **told}
+
+    def tell_cut(self, captions: Sequence[str]) -> None:
+        """Say how many captions are longer than the text encoder reads; diffusers prints what is cut off each time that it encodes one."""
+        told = self.encode_captions([""], side=self.scale, device=self.pipeline.device)
+        longest = told["encoder_hidden_states"].shape[1]
+        tokens = self.pipeline.tokenizer(list(captions), verbose=False)["input_ids"]
+        if cut := sum(len(ids) > longest for ids in tokens):
+            print(f"{cut:,} of {len(captions):,} captions are longer than the {longest} tokens that the text encoder reads, and are cut")
 
     @torch.no_grad()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -161,6 +171,19 @@ class TextToImage:
         share = {} if denoiser.share is None else {SHARE: denoiser.share.item()}
         self.pipeline.scheduler.register_to_config(prediction_type=denoiser.target, **share)
         self.pipeline.save_pretrained(folder, safe_serialization=True)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Leave out what diffusers would print at every call."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def load_pipeline(source: str) -> TextToImage:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmalign.denoisers.inversion import build_grid
 from mmalign.denoisers.paths import SampledPath
-from mmalign.denoisers.pipeline import SHARE, TextToImage
+from mmalign.denoisers.pipeline import SHARE, TextToImage, without_warnings
 from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.schedule import Levels, implied_image, levels_at
 
@@ -38,7 +38,7 @@ def sample_pictures(
     # Training shows captions as they are, and pictures at their size.
     as_given = {} if source.name.startswith("StableDiffusion") else {"clean_caption": False}
     as_given |= {"use_resolution_binning": False} if source.is_pixart else {}
-    with _known_target(source):
+    with _known_target(source), without_warnings():
         made = source.pipeline(
             prompt=list(captions),
             num_inference_steps=steps,

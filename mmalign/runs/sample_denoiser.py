@@ -49,6 +49,7 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     shards = Shards(options.out / "shards", len(dataset), SHARD_ROWS, suffix=".parquet")
     source = load_pipeline(options.model)
     source.to(best_device())
+    source.tell_cut(dataset["caption"][:])
 
     def write(rows: range, path: Path, advance: Advance) -> None:
         write_shard(options, source, dataset.select(rows), path, first=rows.start)

@@ -78,6 +78,9 @@ def test_pick_a_pic_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     pipeline = save_pipeline(build_latent_pipeline(), tmp_path / "pipeline")
     train = ["--max-steps", "2", "--batch-size", "2", "--logging-steps", "1", "--out", str(tmp_path / "trained")]
     assert mmalign(["train", "image-preference", "--model", str(pipeline), "--data", str(tmp_path / "out" / "pairs"), *train]) == 0
+    told = capsys.readouterr()
+    assert "1 of 2 captions are longer than the 16 tokens that the text encoder reads, and are cut" in told.out
+    assert "truncated" not in told.err
 
 
 def test_hpd(tmp_path: Path) -> None:
