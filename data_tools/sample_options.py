@@ -15,11 +15,13 @@ SCORERS = {
     "answers": "response_scores:build_answers",
     "mllm": "response_scores:build_looking",
     "judge": "response_scores:build_judge",
+    "confidence": "confidence_scores:build_confidence",
     "reward": "reward_scores:build_reward",
+    "clip": "clip_scores:build_clip",
     "questions": "question_scorer:build_questions",
     "rubric": "rubric_scorer:build_rubric",
 }
-LOOKING = ("mllm", "reward", "questions", "rubric")
+LOOKING = ("mllm", "confidence", "reward", "clip", "questions", "rubric")
 """Scorers that have a --labeler."""
 if TYPE_CHECKING:
     # A type checker can't read a Literal from a table.
@@ -46,6 +48,14 @@ class QuestionOptions:
     """minimax: end both responses with that question and its answer"""
     most_one_way: float = 0.95
     """stop if more than this share of the answers is yes, or no"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidenceOptions:
+    """What is asked about a whole response, for --scorer confidence."""
+
+    check: str = "Answer: {response}\nIs every statement true of the image? Answer yes or no."
+    """a question that yes or no answers, with {response} and, if wanted, {question}"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,19 +109,19 @@ class DrawOptions(EndpointOptions, TokenOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleOptions(DrawOptions, LanguageModelOptions, QuestionOptions, RejectedOptions, RubricOptions):
+class SampleOptions(DrawOptions, LanguageModelOptions, ConfidenceOptions, QuestionOptions, RejectedOptions, RubricOptions):
     """Options of ``sample_pairs.py``."""
 
     source: Path = field(metadata={"positional": True})
     """folder of images, JSONL of questions, or folder with chair.jsonl"""
     scorer: ScorerName
-    """known objects or answers, a model that looks, a judge with a reference, a reward model, questions, or comparisons by a rubric"""
+    """known objects or answers, a model that looks or its P(yes), a judge, a reward model, CLIP, questions, or a rubric's comparisons"""
     prompts: list[str] = field(default_factory=list)
     """what to ask about each image of a folder"""
     image_root: Path | None = None
     """folder of the images; SOURCE or SOURCE/images if that is a folder"""
     labeler: str | None = None
-    """the model that looks, for --scorer mllm and rubric, or questions instead of the model itself; the reward model: folder or hub id"""
+    """the model that looks, for questions and confidence instead of the model itself; the reward or CLIP model: folder or hub id"""
     gold: str | None = None
     """key of SOURCE's rows that holds a teacher's answer: it joins the responses, and is scored as they are"""
     lists: bool = False

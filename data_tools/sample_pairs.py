@@ -9,10 +9,11 @@ r"""Make pairs from images alone: sample responses from the model that is to be 
 SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, image, prompt (and reference, for --scorer judge, or answer, for
 --scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
 truth compares named objects with those there; answers gives 1 to a response that is the answer, letter case and marks around it aside, and
-0 to others; mllm asks a multimodal model about each sentence while it sees the image; judge asks a language model to rate a response by
-the reference; reward asks a reward model (mmalign train reward), the --labeler; questions has the model itself answer questions that test
-the responses, while it sees the image; rubric has a judge that sees the image compare every two responses. Don't align on images that you
-measure on: for the embedded world, build a second one with another seed.
+0 to others; mllm asks a multimodal model about each sentence while it sees the image; confidence is how likely it, or the model itself,
+finds yes about the whole response; judge asks a language model to rate a response by
+the reference; reward asks a reward model (mmalign train reward), the --labeler; clip compares image and response by the --labeler, a CLIP
+model; questions has the model itself answer questions that test the responses, while it sees the image; rubric has a judge that sees the
+image compare every two responses. Don't align on images that you measure on: for the embedded world, build a second one with another seed.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.
@@ -32,7 +33,7 @@ from typing import Any
 from data_tools.did import read_rejected
 from data_tools.language_models import describe_language_model, load_language_model
 from data_tools.program import run_program
-from data_tools.sample_options import LOOKING, QuestionOptions, RubricOptions, SampleOptions
+from data_tools.sample_options import LOOKING, ConfidenceOptions, QuestionOptions, RubricOptions, SampleOptions
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 
@@ -98,7 +99,7 @@ def _check(options: SampleOptions) -> None:
         raise UserError("--search beam is of a local model; an endpoint draws its responses: leave one of the two out")
     if options.labeler is not None and options.scorer not in LOOKING:
         raise UserError(f"--labeler is of --scorer {', '.join(LOOKING)}; leave it out with --scorer {options.scorer}")
-    for own, scorer in ((QuestionOptions, "questions"), (RubricOptions, "rubric")):
+    for own, scorer in ((ConfidenceOptions, "confidence"), (QuestionOptions, "questions"), (RubricOptions, "rubric")):
         changed = [one.name for one in fields(own) if getattr(options, one.name) != one.default]
         if changed and options.scorer != scorer:
             raise UserError(f"--{changed[0].replace('_', '-')} is of --scorer {scorer}; leave it out with --scorer {options.scorer}")
@@ -150,6 +151,8 @@ def _settings(options: SampleOptions, judge: Any, files: Mapping[str, str]) -> d
     settings |= {} if options.gold is None else {"gold": options.gold}
     if options.rejected != "worst":
         settings |= {"rejected": options.rejected, "target": options.target, "reward_scale": options.reward_scale}
+    if options.scorer == "confidence":
+        settings |= {"check": options.check}
     if options.scorer == "questions":
         settings |= {"questions": options.questions, "num_questions": options.num_questions, "ask": options.ask}
         given = [options.synonyms, None if options.questions in ("objects", "written") else Path(options.questions)]

@@ -6,6 +6,7 @@ Shape legend: C = classes.
 import csv
 import json
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from mmalign.files import read_json
 
 # WordNet's ids, as ImageNet's folders are called.
 _WORDNET = re.compile(r"n\d{8}")
+# "0 tench", "0: tench", and Python's "{0: 'tench'," with its marks around.
+_NUMBERED = re.compile(r"[{\s]*(\d+)\s*[:,;\t ]\s*(.+?)[,}\s]*")
 
 
 def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> NDArray[np.int64]:
@@ -34,6 +37,7 @@ def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> N
     Raises:
         ValueError: If the two are not the same set, with what either has alone.
     """
+    theirs, ours = ([compose(name) for name in names] for names in (theirs, ours))
     place = {name: index for index, name in enumerate(theirs)}
     missing, unknown = [name for name in ours if name not in place], sorted(set(theirs) - set(ours))
     if missing or unknown or len(place) != len(theirs):
@@ -44,6 +48,11 @@ def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> N
             f"{what} knows classes {few(theirs)} and the data {few(ours)}; expected the same names, in any order: {', '.join(alone)}"
         )
     return np.array([place[name] for name in ours], dtype=np.int64)
+
+
+def compose(name: str) -> str:
+    """Spell accented letters as one character; folders that were unpacked on other systems have two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def match_words(
@@ -90,6 +99,7 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
     Args:
         path: JSON: a mapping of classes to names, ImageNet's ``{"0": ["n01440764", "tench"]}``, or a list in the classes' order. CSV: two
             columns, class and name. Any other file: lines "class name", such as "n01440764 tench", or a name a line in the classes' order.
+            A table may also number the names from 0 or 1, in the classes' order.
         classes: The data's.
 
     Returns:
@@ -103,11 +113,24 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
     elif not path.is_file():
         raise UserError(f"file of class names not found: {path}")
     else:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
+            ) from error
         table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes)
+    if not isinstance(table, list) and not set(classes) & set(table):
+        table = _in_order(table) or table
     if isinstance(table, list):
         if len(table) != len(classes):
             raise UserError(f"{path} has {len(table)} names and the data {len(classes)} classes; expected one for each, in their order")
+        ours, theirs = [_plain(name) for name in classes], [_plain(name) for name in table]
+        if set(ours) == set(theirs) and ours != theirs:
+            raise UserError(
+                f"{path} has the classes in the order {few(table)}, and the data in the order {few(classes)}; "
+                "a list is in the data's order: write the class before each name"
+            )
         return tuple(table)
     missing = [name for name in classes if name not in table]
     if missing:
@@ -163,4 +186,17 @@ def _from_lines(lines: Sequence[str], classes: Sequence[str]) -> dict[str, str] 
     known = set(classes)
     if any(len(pair) == 2 and pair[0] in known for pair in pairs) and not known.issuperset(rows):
         return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    numbered = [_NUMBERED.fullmatch(row) for row in rows]
+    if all(numbered) and not known.issuperset(rows):
+        table = {found[1]: found[2].strip("'\"") for found in numbered if found is not None}
+        return _in_order(table) or rows
     return rows
+
+
+def _in_order(table: Mapping[str, str]) -> list[str] | None:
+    """Return the names of a table that numbers them from 0 or 1; None of another one."""
+    numbers = sorted(int(key) for key in table if key.isdecimal())
+    if len(numbers) < len(table) - 1 or not numbers or numbers != list(range(numbers[0], numbers[0] + len(numbers))) or numbers[0] > 1:
+        return None
+    # A line that is no number is a heading.
+    return [name for _, name in sorted((int(key), name) for key, name in table.items() if key.isdecimal())]

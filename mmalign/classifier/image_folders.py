@@ -125,10 +125,13 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
 
 
 def _walk(folder: Path) -> list[Path]:
-    """List the files below a folder, those of hidden folders left out."""
+    """List the files below a folder, links to folders followed, those of hidden folders left out."""
     found: list[Path] = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not is_hidden(Path(name))]
+    seen: set[str] = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        seen.add(os.path.realpath(place))
+        # A link to a folder above would be followed for ever.
+        folders[:] = [name for name in folders if not is_hidden(Path(name)) and os.path.realpath(Path(place, name)) not in seen]
         found += [path for path in (Path(place, name) for name in files) if not is_hidden(path)]
     return sorted(found)
 

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
 from numpy.typing import NDArray
 
-from mmalign.classifier.class_names import few
+from mmalign.classifier.class_names import compose, few
 from mmalign.classifier.image_folders import find_class_folders, find_split
 from mmalign.errors import UserError
 from mmalign.files import read_json, write_whole
@@ -105,17 +105,18 @@ class LabeledImages:
         """
         if self.classes == tuple(classes):
             return self
-        place = {name: index for index, name in enumerate(classes)}
+        place = {compose(name): index for index, name in enumerate(classes)}
         seen = [self.classes[label] for label in np.unique(self.labels)]
-        unknown = [name for name in seen if name not in place]
+        unknown = [name for name in seen if compose(name) not in place]
         if unknown:
             raise UserError(
                 f"{what} has images of {few(unknown)}, and the classes are {few(classes)}; expected no other class: "
                 "classes are matched by their names, letter by letter"
             )
-        missing = [name for name in classes if name not in self.classes]
+        here = set(map(compose, self.classes))
+        missing = [name for name in classes if compose(name) not in here]
         notes = (*self.notes, *([f"{what} has no image of class {few(missing)}"] if missing else []))
-        numbers = np.array([place.get(name, -1) for name in self.classes], dtype=np.int64)
+        numbers = np.array([place.get(compose(name), -1) for name in self.classes], dtype=np.int64)
         return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
 
 

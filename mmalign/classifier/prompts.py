@@ -69,7 +69,8 @@ def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], p
         # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
         padding = "max_length" if "siglip" in type(model).__module__ else True
         encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
-        known = {key: value.to(device) for key, value in encoded.items() if key in ("input_ids", "attention_mask")}
+        read = ("input_ids",) if padding == "max_length" else ("input_ids", "attention_mask")
+        known = {key: value.to(device) for key, value in encoded.items() if key in read}
         return pooled(model.get_text_features(**known)).float()  # type: ignore[operator]
 
     return average_prompts(encode, classes=classes, prompts=prompts)
@@ -91,7 +92,7 @@ def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[
             raise UserError(f"prompt {prompt!r} has no {{}}, the place of the class name")
     rows = []
     for name in classes:
-        each = F.normalize(encode([prompt.format(name.replace("_", " ")) for prompt in prompts]), dim=-1)
+        each = F.normalize(encode([prompt.replace("{}", name.replace("_", " ")) for prompt in prompts]), dim=-1)
         rows.append(F.normalize(each.mean(0), dim=-1))
     return torch.stack(rows)
 

@@ -60,6 +60,8 @@ def load_sources(options: ClassifierRunOptions) -> dict[str, LabeledImages]:
         ValueError: If they can't be found, or show a class that the training images don't have.
     """
     found = {"train": load_labeled_images(options.data, split="train", name=options.set, column=options.label_column)}
+    if len(classes := found["train"].classes) < 2:
+        raise UserError(f"{options.data} has the classes {', '.join(classes)}; expected at least two, a folder of images for each")
     named: dict[Split, Path | None] = {"validation": options.validation_data, "test": options.test_data}
     for split, path in named.items():
         source = options.data if options.set is not None and path is None else path

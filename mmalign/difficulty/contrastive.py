@@ -5,6 +5,7 @@ Shape legend: S = text pieces of a batch, D = embedding width.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -67,7 +68,15 @@ def split_text(text: str, tokenizer: Any, max_tokens: int) -> Pieces:
     return Pieces([piece for pieces in sentences for piece in pieces], sum(len(pieces) > 1 for pieces in sentences))
 
 
-@torch.no_grad()
+class Fit(NamedTuple):
+    """How well a response fits the images of its row."""
+
+    cosine: float
+    """Mean over images and sentences; 0 where there is no image."""
+    num_cut: int
+    """Sentences that the text tower could not hold in one piece."""
+
+
 def score_contrastive(model: Any, processor: Any, rows: Sequence[PairRow]) -> list[ContrastiveGap]:
     """Compute the contrastive gap of each pair: mean cosine of image and sentence, chosen minus rejected.
 
@@ -76,22 +85,36 @@ def score_contrastive(model: Any, processor: Any, rows: Sequence[PairRow]) -> li
     Returns:
         A gap for each row.
     """
-    limit = text_limit(model.config)
-    images = [image for row in rows for image in row.images]
-    if not images:
-        return [ContrastiveGap(0.0, 0)] * len(rows)
-    pixels = processor.image_processor(images=images, return_tensors="pt").to(model.device, model.dtype)
-    image_features = _unit(model.get_image_features(**pixels))
-    pieces = [split_text(text, processor.tokenizer, limit) for row in rows for text in (row.chosen, row.rejected)]
+    fits = score_fit(model, processor, [row.images for row in rows], [(row.chosen, row.rejected) for row in rows])
+    return [ContrastiveGap(chosen.cosine - rejected.cosine, chosen.num_cut + rejected.num_cut) for chosen, rejected in fits]
+
+
+@torch.no_grad()
+def score_fit(model: Any, processor: Any, images: Sequence[Sequence[Any]], responses: Sequence[Sequence[str]]) -> list[list[Fit]]:
+    """Compute how well each response fits the images of its row. Each image is encoded once.
+
+    Args:
+        model: Has ``get_image_features`` and ``get_text_features``.
+        processor: Of the model.
+        images: For each row, in PIL's form.
+        responses: For each row, none of them empty.
+
+    Returns:
+        For each row, a value for each response.
+    """
+    flat_images = [image for own in images for image in own]
+    if not flat_images:
+        return [[Fit(0.0, 0)] * len(own) for own in responses]
+    pixels = processor.image_processor(images=flat_images, return_tensors="pt").to(model.device, model.dtype)
+    image_features = _unit(model.get_image_features(**pixels)).split([len(own) for own in images])
+    pieces = [split_text(text, processor.tokenizer, text_limit(model.config)) for own in responses for text in own]
     flat = [piece for response in pieces for piece in response.texts]
     text_features = _unit(model.get_text_features(**_encode_texts(model, processor, flat))).split([len(part.texts) for part in pieces])
-    gaps, start = [], 0
-    for i, row in enumerate(rows):
-        own = image_features[start : start + len(row.images)]
-        start += len(row.images)
-        chosen, rejected = ((own @ text_features[2 * i + k].t()).mean().item() if len(own) else 0.0 for k in (0, 1))
-        gaps.append(ContrastiveGap(chosen - rejected, pieces[2 * i].num_cut + pieces[2 * i + 1].num_cut))
-    return gaps
+    found = iter(zip(pieces, text_features, strict=True))
+    return [
+        [Fit((seen @ said.t()).mean().item() if len(seen) else 0.0, part.num_cut) for part, said in islice(found, len(own))]
+        for seen, own in zip(image_features, responses, strict=True)
+    ]
 
 
 def _encode_texts(model: Any, processor: Any, texts: list[str]) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,9 +233,24 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
                 tqdm.write(choice.reason)
         for first in range(0, len(good), batch_size):
             part = good[first : first + batch_size]
-            lines += _score_batch(part, scorers, rows.views, shared=bool(shared))
+            lines += [_keep_finite(line) for line in _score_batch(part, scorers, rows.views, shared=bool(shared))]
             advance(len(part))
     return sorted(lines, key=lambda line: line["index"])
+
+
+def _keep_finite(line: dict[str, Any]) -> dict[str, Any]:
+    """Turn scores that are no numbers into the line of a broken row: no other row need be scored again for it."""
+    odd = next((key for key, value in line.items() if not _is_finite(value)), None)
+    if odd is None:
+        return line
+    reason = f"{odd} is not finite: a model overflows at this row, or is damaged; try --dtype float32"
+    return {"index": line["index"], "id": line["id"], "reason": reason}
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 _Item = tuple[int, PairRow | ListRow, list[EncodedPrompt]]

@@ -95,10 +95,15 @@ def project_gaps(gaps: Gaps) -> Gaps:
     Returns:
         (B,) in (0, 1), 1 = easy; monotone in the gap, so a pair whose proxy prefers the rejected answer is hard.
     """
-    std = gaps.std()
+    std = spread(gaps)
     if std == 0:
         return np.full_like(gaps, 0.5)
     return ndtr((gaps - gaps.mean()) / std)
+
+
+def spread(gaps: Gaps) -> float:
+    """Compute the population std; exactly 0 where all gaps are equal, whose sum rounds: numpy's std of three times 0.1 is 1e-17."""
+    return float(gaps.std()) if gaps.min() < gaps.max() else 0.0
 
 
 def fuse_signs(gaps: Mapping[str, Gaps], weights: Mapping[str, float]) -> Gaps:
@@ -113,7 +118,7 @@ def fuse_signs(gaps: Mapping[str, Gaps], weights: Mapping[str, float]) -> Gaps:
     Returns:
         (B,) in standard deviations.
     """
-    scales = {name: values.std() for name, values in gaps.items()}
+    scales = {name: spread(values) for name, values in gaps.items()}
     return sum(
         (weights[name] * values / scales[name] for name, values in gaps.items() if scales[name] > 0),
         np.zeros_like(next(iter(gaps.values()))),
@@ -170,6 +175,6 @@ def fuse_gaps(
     easiness = {name: project_gaps(values) for name, values in gaps.items()}
     fused = sum((weights[name] * easiness[name] for name in gaps), np.zeros(len(ids)))
     statistics = {
-        name: ProxyStatistics(float(values.mean()), float(values.std()), accuracies[name], weights[name]) for name, values in gaps.items()
+        name: ProxyStatistics(float(values.mean()), spread(values), accuracies[name], weights[name]) for name, values in gaps.items()
     }
     return easiness, np.clip(1 - fused, 0.0, 1.0), statistics

@@ -12,6 +12,7 @@ from mmalign.evaluation.benchmark import Benchmark, find_file
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Array, Formula, Metric, combine, harmonic_mean, mean, prefixed, ratio, within
 from mmalign.evaluation.rows import read_rows, read_text
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.word_similarity import choose_similarity
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, binary_values, parse_lmms_eval, parse_strict, parse_vlmevalkit
 from mmalign.files import read_json_object
@@ -145,7 +146,7 @@ class Amber(Benchmark):
     @property
     def form(self) -> AnswerFormat:
         """A JSON array of id and response, or LLaVA's rows."""
-        return AnswerFormat(text=("text", "answer"), row_id=question_id)
+        return AnswerFormat(text=(*MODEL_FIELDS, "text", "answer"), row_id=question_id)
 
     def questions(self) -> list[Question]:
         if not self.asked:
@@ -251,6 +252,10 @@ def _read_words(source: Path, scenes: Mapping[str, Scene], *, similarity: str) -
     relation_file = find_file(source, "relation.json", what="AMBER's association words")
     safe_file = find_file(source, "safe_words.txt", what="AMBER's safe words")
     associations = read_json_object(relation_file)
+    if odd := [
+        name for name, words in associations.items() if not isinstance(words, list) or not all(isinstance(word, str) for word in words)
+    ]:
+        raise UserError(f"{relation_file}: the words of {odd[0]} are {repr(associations[odd[0]])[:40]}; expected a list of texts")
     for identifier, scene in scenes.items():
         unknown = [word for word in (*scene.truth, *scene.hallu) if word not in associations]
         if unknown:

@@ -12,13 +12,14 @@ from mmalign.errors import UserError
 from mmalign.evaluation.question_texts import QUESTION_FIELDS, name_rows
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
+from mmalign.evaluation.saved_rows import MODEL_FIELDS, find_response_field, flatten_sample, warn_of_unread
 
 logger = logging.getLogger(__name__)
 SHOWN, LONGEST_ID = 20, 80  # Ids in a message, letters of an id.
 # Where a word is asked for, LLaVA's script (model_vqa_loader.py) and lmms-eval's POPE generate up to so many tokens.
 SHORT_ANSWER = 128
 # Fields that tell a row from a table of id -> response.
-_ROW_FIELDS = {"id", "question_id", "image_id", "image", "response", "text", "caption", "answer", "choices", *QUESTION_FIELDS}
+_ROW_FIELDS = {"id", "question_id", "image_id", "image", "response", "text", "answer", "choices", *MODEL_FIELDS, *QUESTION_FIELDS}
 
 
 class Question(NamedTuple):
@@ -79,8 +80,8 @@ def check_texts(records: Iterable[Any], *, what: str | Path) -> None:
 
 
 def read_answer_file(path: Path) -> list[Any]:
-    """Read rows; one object of id -> response, and replies of an endpoint as they were sent, become rows."""
-    return spread([flatten_completion(row) for row in read_records(path)])
+    """Read rows; one object of id -> response, samples of lmms-eval, and replies of an endpoint as they were sent, become rows."""
+    return spread([flatten_sample(flatten_completion(row)) for row in read_records(path)])
 
 
 def spread(rows: list[Any]) -> list[Any]:
@@ -96,7 +97,8 @@ class AnswerFormat:
     """How a benchmark's own answer files are read.
 
     Attributes:
-        text: Fields that may hold the response, beside ours (``response``); the first one that a row has is taken.
+        text: Fields that may hold the response, beside ours (``response``); the first one that a row has is taken, unless it holds the
+            row's own question or label.
         row_id: The question that a row answers, where it has no ``id``; None where it doesn't say, and rows are in order.
         normalise: Turns the ids that people write into the benchmark's.
         read_rows: Reads the rows of a file, or of a folder.
@@ -112,8 +114,13 @@ OURS = AnswerFormat()
 
 
 def question_id(row: Mapping[str, Any]) -> str | None:
-    """The id of LLaVA's rows."""
-    return str(row["question_id"]) if "question_id" in row else None
+    """The id of LLaVA's rows, or of VLMEvalKit's."""
+    return spell_id(row.get("question_id", row.get("index")))
+
+
+def spell_id(value: Any) -> str | None:
+    """An id as text; tables hold whole numbers as 7.0 where one is missing."""
+    return None if value is None else str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def read_answers(
@@ -158,6 +165,7 @@ def strip_own(rows: Sequence[Mapping[str, Any]]) -> list[Answer]:
 def _read_responses(rows: Sequence[Any], form: AnswerFormat, path: Path | str) -> list[Answer]:
     """Read what each row says; ids come later."""
     texts = [_response(row, form, where=f"{path}, row {number}") for number, row in enumerate(rows, start=1)]
+    warn_of_unread(rows, ("response", *form.text), path=path)
     limits = [reads_limit(row) if isinstance(row, Mapping) else None for row in rows]
     stripped = [strip_reasoning(text) for text in texts]
     # The template opened the reasoning: an answer of the same model that never closes it, and ended at the limit, ended inside.
@@ -202,18 +210,15 @@ def count_endings(answers: Iterable[Answer]) -> Endings:
 def _row_id(row: Any, form: AnswerFormat) -> str | None:
     if not isinstance(row, Mapping):
         return None
-    return str(row["id"]) if "id" in row else form.row_id(row)
+    return spell_id(row["id"]) if row.get("id") is not None else form.row_id(row)
 
 
 def _response(row: Any, form: AnswerFormat, *, where: str) -> str:
     if isinstance(row, str):
         return row
-    names = ("response", *form.text)
     if not isinstance(row, Mapping):
         raise UserError(f"{where} is {json.dumps(row)[:40]}; expected an object with id and response")
-    name = next((name for name in names if name in row), None)
-    if name is None:
-        raise UserError(f"{where} has keys {', '.join(row)}; expected id and {' or '.join(names)}")
+    name = find_response_field(row, ("response", *form.text), where=where)
     if row[name] is None and any(isinstance(row.get(field), str) for field in REASONING_FIELDS):
         # A server that sends reasoning apart sends null where the reply ended inside it.
         return ""

@@ -17,6 +17,7 @@ from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.image_ids import ImageIds, is_coco_file
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import ratio
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 
 # COCO has a million annotated objects, in some ten megabytes; a gzip of a few kilobytes can unpack to all memory there is.
 _LARGEST = 1 << 30
@@ -59,7 +60,8 @@ class CaptionBenchmark(Benchmark):
     def form(self) -> AnswerFormat:
         """Captions by image: rows of image_id, image or a path, one object of image -> caption, or the original's file with imgToEval."""
         known = self.known_images
-        return AnswerFormat(text=("caption", "text", "answer"), normalise=known.find, read_rows=partial(read_captions, known=known))
+        text = (*MODEL_FIELDS, "text", "answer")
+        return AnswerFormat(text=text, normalise=known.find, read_rows=partial(read_captions, known=known))
 
     @cached_property
     def known_images(self) -> ImageIds:
@@ -96,6 +98,16 @@ def caption_item(
         },
         wrong=wrong,
     )
+
+
+def check_asked(asked: Sequence[Question], truths: Mapping[str, frozenset[str]], *, questions: Path, objects: Path) -> None:
+    """Refuse questions about images whose objects nobody knows.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    if lacking := [question.id for question in asked if question.id not in truths]:
+        raise UserError(f"{questions} asks about {len(lacking)} images whose objects {objects} does not hold (first: {lacking[0]})")
 
 
 def read_object_sets(path: Path) -> dict[str, frozenset[str]]:

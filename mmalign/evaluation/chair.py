@@ -10,7 +10,16 @@ from typing import ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question, QuestionsById
 from mmalign.evaluation.benchmark import find_file
-from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
+from mmalign.evaluation.captions import (
+    INSTANCE,
+    OBJECT_SETS,
+    RECALL,
+    SENTENCE,
+    CaptionBenchmark,
+    caption_item,
+    check_asked,
+    read_object_sets,
+)
 from mmalign.evaluation.image_ids import ImageIds
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Metric, ratio
@@ -95,6 +104,7 @@ def find_objects(
     double_words: Mapping[str, str],
     variant: ChairVariant,
     phrases: Mapping[str, str] | None = None,
+    is_own: bool = False,
 ) -> list[str]:
     """Find objects in a caption: words made singular by rule (original), or WordNet's lemmas by part of speech.
 
@@ -104,9 +114,13 @@ def find_objects(
         double_words: CHAIR's table of two words -> what they count as.
         variant: How words become singular.
         phrases: Forms of the list's own words, from ``find_phrases``.
+        is_own: Whether the list is none of COCO's: a plural that WordNet takes for a word of its own ("men") is then made singular by rule.
     """
-    words = tokenize(caption.lower())
-    words = [singularize(word) for word in words] if variant == "original" else lemmatize_tagged(words)
+    spelled = tokenize(caption.lower())
+    singular = [singularize(word) for word in spelled]
+    words = singular if variant == "original" else lemmatize_tagged(spelled)
+    if is_own:
+        words = [one if one in synonyms or by_rule not in synonyms else by_rule for one, by_rule in zip(words, singular, strict=True)]
     return name_objects(join_double_words(join_phrases(words, phrases or {}), double_words), synonyms)
 
 
@@ -149,7 +163,8 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
     objects_file = find_file(source, *OBJECT_SETS, what="the objects of the images", answers=answers)
     truths = read_object_sets(objects_file)
     words = read_synonyms(text)
-    if not is_cocos(words):
+    is_own = not is_cocos(words)
+    if is_own:
         words = {word.lower(): name for word, name in read_synonyms(text, strip=True).items()}
         warn_of_unnamed(truths, words, file=objects_file)
     find = partial(
@@ -158,10 +173,12 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
         double_words=build_double_words(),
         variant=variant,
         phrases=find_phrases(words, partial(list_forms, variant=variant)),
+        is_own=is_own,
     )
     files = [synonyms_file, objects_file, *([questions_file] if rows else [])]
     known = ImageIds(truths)
     asked = [question._replace(id=known.find(question.id)) for question in asked]
+    check_asked(asked, truths, questions=questions_file, objects=objects_file)
     return Chair(files, truths, asked, words, find, variant)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from mmalign.evaluation.yes_no import parse_strict as parse_yes_no
 
 LETTERS = ("(a)", "(b)")
-# Where a letter stands for an answer: at the beginning, in brackets, or behind "answer is" or "option"; never as the article.
-_LETTER = re.compile(
-    r"^\W*([ab])(?=[).:]|\W*$)|\(\s*([ab])\s*\)|\b(?:answer|option)(?:\s+is)?:?\s*([ab])(?=[.:,]|\W*$)",
-    re.IGNORECASE,
-)
+# Where a letter stands for an answer, the surest place first: behind "answer is" or "option", at the beginning, in brackets; never as the
+# article.
+_LABELLED = re.compile(r"\b(?:answer|option|choice|choose|pick|select)(?:\s+is)?[\s:(]*([ab])(?=[).:,]|\W*$)", re.IGNORECASE)
+_LETTER = re.compile(r"^\W*([ab])(?=[).:,]|\W*$)|\(\s*([ab])\s*\)", re.IGNORECASE)
+_MARKDOWN = re.compile(r"[*`$]|(?<!\w)_+|_+(?!\w)")
 # The places in which lmms-eval 0.7 looks for a letter, in its order.
 _OFFICIAL = [
     re.compile(pattern, re.IGNORECASE)
@@ -29,16 +29,20 @@ def parse_official(answer: str) -> int | None:
 def parse_strict(answer: str, options: Sequence[str], *, lettered: bool = True) -> int | None:
     """Return the option that an answer names: by its letter, else by its words; None where it names neither, or both.
 
-    Of yes and no the first one counts, as in other benchmarks.
+    Options that it only repeats, "(a) Open (b) Closed", name none. Yes and no are read as in other benchmarks.
     """
-    found = _LETTER.search(answer) if lettered else None
-    if found is not None:
-        return "ab".index(next(filter(None, found.groups())).lower())
+    text = _MARKDOWN.sub("", answer)
     words = [option.lower() for option in options]
+    if lettered:
+        first, second = (rf"(?:option\s+)?\(?\b{letter}[).:]+\s*{re.escape(word)}" for letter, word in zip("ab", words, strict=True))
+        text = re.sub(rf"{first}\W*{second}", " ", text, flags=re.IGNORECASE)
+        found = next(reversed(list(_LABELLED.finditer(text))), None) or _LETTER.search(text)
+        if found is not None:
+            return "ab".index(next(filter(None, found.groups())).lower())
     if set(words) == {"yes", "no"}:
-        is_yes = parse_yes_no(answer)
+        is_yes = parse_yes_no(text)
         return None if is_yes is None else words.index("yes" if is_yes else "no")
     # The longer first: "more than one" names no "one".
     pattern = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
-    named = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", answer.lower()))
+    named = set(re.findall(rf"(?<!\w)(?:{pattern})(?!\w)", text.lower()))
     return words.index(named.pop()) if len(named) == 1 else None

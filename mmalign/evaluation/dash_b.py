@@ -11,6 +11,7 @@ from mmalign.evaluation.answers import AnswerFormat, question_id
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_file
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, ratio, within
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_anywhere, parse_strict
 from mmalign.files import read_json_object
 from mmalign.options.evaluate import EvaluateOptions, Mode
@@ -72,7 +73,7 @@ class DashB(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The original's rows: img_id, object_name, gt, response; rows by question_id."""
-        return AnswerFormat(text=("text", "answer"), row_id=_row_id)
+        return AnswerFormat(text=(*MODEL_FIELDS, "text", "answer"), row_id=_row_id)
 
     def texts(self) -> dict[str, str]:
         """None: the paper asks in twenty wordings, each of them of the same object and image."""

@@ -12,6 +12,7 @@ from mmalign.evaluation.decisions import Decision, read_correct
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.rows import read_rows
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.verdicts import find_verdict
 from mmalign.evaluation.yes_no import parse_strict
 from mmalign.options.evaluate import EvaluateOptions, HallusionQuestions, Mode
@@ -104,7 +105,7 @@ class HallusionBench(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The original's records with ``model_prediction``."""
-        return AnswerFormat(text=("model_prediction", "prediction", "answer", "text"), row_id=_record_name, normalise=_normalise)
+        return AnswerFormat(text=(*MODEL_FIELDS, "answer", "text"), row_id=_record_name, normalise=_normalise)
 
     @property
     def judgement_form(self) -> AnswerFormat:

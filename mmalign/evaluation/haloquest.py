@@ -13,6 +13,7 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import needs_judge
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
 from mmalign.evaluation.rows import Row, read_csv
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.verdicts import UnreadableError, find_verdict
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -102,7 +103,7 @@ class HaloQuest(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """Rows by question_id, or the release's rows with a field for the answer."""
-        return AnswerFormat(text=("model_response", "prediction", "answer", "text"), row_id=question_id)
+        return AnswerFormat(text=(*MODEL_FIELDS, "answer", "text"), row_id=question_id)
 
     @property
     def judgement_form(self) -> AnswerFormat:

@@ -15,6 +15,7 @@ from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, ratio, total, within
 from mmalign.evaluation.question_texts import core_of, normalise
 from mmalign.evaluation.rows import Row, read_rows, read_text
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -97,7 +98,13 @@ class Mme(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The original's result files (image, question, truth, response between tabs), or rows by question_id (LLaVA's: text)."""
-        return AnswerFormat(text=("answer", "prediction", "text"), read_rows=partial(read_answer_rows, records=self.records))
+        return AnswerFormat(text=(*MODEL_FIELDS, "answer", "text"), read_rows=partial(read_answer_rows, records=self.records))
+
+    def parts(self) -> list[list[str]]:
+        """The categories: harnesses ask about fourteen."""
+        return [
+            [one.id for one in self.records if one.category == category] for category in dict.fromkeys(one.category for one in self.records)
+        ]
 
     def images_in(self, folder: Path) -> Path:
         """The release's own folders hold both."""
@@ -166,7 +173,7 @@ def load_mme(source: Path, *, answers: Path | None = None) -> Mme:
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
-    whole = {"question_id", "question", "answer"} <= set(row) and not {"response", "prediction", "text"} & set(row)
+    whole = {"question_id", "question", "answer"} <= set(row) and not {"response", "text", *MODEL_FIELDS} & set(row)
     return whole and row.get("category") in CATEGORIES
 
 

@@ -14,6 +14,7 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.judging import needs_judge
 from mmalign.evaluation.metrics import Formula, Metric, combine, count, ratio, within
 from mmalign.evaluation.rows import read_rows
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.verdicts import BEST, UnreadableError, find_rating
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -116,7 +117,7 @@ class Mmhal(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The template with ``model_answer`` filled in."""
-        return AnswerFormat(text=("model_answer", "answer", "text"), row_id=lambda row: _image_id(row) or question_id(row))
+        return AnswerFormat(text=(*MODEL_FIELDS, "answer", "text"), row_id=lambda row: _image_id(row) or question_id(row))
 
     @property
     def judgement_form(self) -> AnswerFormat:

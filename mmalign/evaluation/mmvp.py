@@ -15,6 +15,7 @@ from mmalign.evaluation.decisions import RIGHT_OR_WRONG, Decision, read_correct
 from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
 from mmalign.evaluation.rows import Row, read_csv, read_rows
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import parse_strict as parse_yes_no
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -103,7 +104,7 @@ class Mmvp(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """The original's rows: question_id, prompt, response, and the right answer as ``answer``; LLaVA's have ``text``."""
-        return AnswerFormat(text=("text",), row_id=question_id)
+        return AnswerFormat(text=(*MODEL_FIELDS, "text"), row_id=question_id)
 
     @property
     def judgement_form(self) -> AnswerFormat:

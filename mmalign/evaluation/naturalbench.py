@@ -14,6 +14,7 @@ from mmalign.evaluation.items import Item, make_item
 from mmalign.evaluation.metrics import Formula, Metric, count, ratio, within
 from mmalign.evaluation.parquet import has_pictures, write_pictures
 from mmalign.evaluation.rows import Row, read_records
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import parse_strict
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -107,7 +108,7 @@ class NaturalBench(QuestionBenchmark):
     @property
     def form(self) -> AnswerFormat:
         """Outputs in the release's order, one per row, or rows by question_id."""
-        return AnswerFormat(text=("output", "answer", "text"), row_id=question_id)
+        return AnswerFormat(text=(*MODEL_FIELDS, "answer", "text"), row_id=question_id)
 
     def constants(self) -> dict[str, dict[str, str]]:
         """Always yes or A, always no or B."""

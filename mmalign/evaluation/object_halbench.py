@@ -11,7 +11,16 @@ from typing import Any, ClassVar
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import AnswerFormat, Question, QuestionsById, read_answer_file
 from mmalign.evaluation.benchmark import find_file, find_question_files
-from mmalign.evaluation.captions import INSTANCE, OBJECT_SETS, RECALL, SENTENCE, CaptionBenchmark, caption_item, read_object_sets
+from mmalign.evaluation.captions import (
+    INSTANCE,
+    OBJECT_SETS,
+    RECALL,
+    SENTENCE,
+    CaptionBenchmark,
+    caption_item,
+    check_asked,
+    read_object_sets,
+)
 from mmalign.evaluation.decisions import Decision
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
 from mmalign.evaluation.items import Item
@@ -240,6 +249,7 @@ def load_object_halbench(source: Path, *, answers: Path | None = None) -> Object
     truths = read_object_sets(objects_file)
     known = ImageIds(truths)
     asked = [_read_question(row, known) for row in rows]
+    check_asked(asked, truths, questions=files[-1], objects=objects_file)
     pictures = {str(question.image): row["image"] for question, row in zip(asked, rows, strict=True) if row.get("image")}
     synonyms = read_synonyms(read_text(synonyms_file), strip=True)
     phrase, reader = choose_phrase_reader()

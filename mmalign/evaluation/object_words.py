@@ -52,7 +52,8 @@ def find_phrases(synonyms: Mapping[str, str], forms: Callable[[str], Iterable[Se
     """Return what a list's own words look like in a caption whose words were made singular, where the word itself would not be found.
 
     Of COCO's list these are words of several that CHAIR's table does not join and CHAIR's own list does not have. Of another list, words
-    whose singular is wrong ("bus" becomes "bu") are among them too: no published number holds their mistake.
+    whose singular is wrong ("bus" becomes "bu", "cactuses" "cactuse") and words with hyphens ("hot-dog") are among them too: no published
+    number holds their mistake.
 
     Args:
         synonyms: Word -> object.
@@ -62,10 +63,12 @@ def find_phrases(synonyms: Mapping[str, str], forms: Callable[[str], Iterable[Se
         Form, joined by spaces -> word.
     """
     chairs = _NEVER_JOINED | set(build_double_words())
-    own = [word for word in synonyms if " " in word.strip() and word.strip() not in chairs] if is_cocos(synonyms) else list(synonyms)
+    is_own = not is_cocos(synonyms)
+    own = list(synonyms) if is_own else [word for word in synonyms if " " in word.strip() and word.strip() not in chairs]
     table: dict[str, str] = {}
-    for word in own:
-        for form in (" ".join(words) for words in forms(word)):
+    for word, end in ((word, end) for end in ("", "s", "es")[: 3 if is_own else 1] for word in own):
+        found = [" ".join(words) for words in forms(word + end)]
+        for form in found + ([form.replace(" ", "-") for form in found] if is_own else []):
             # A single word that stands in the list is found as it is.
             if " " in form or form not in synonyms:
                 table.setdefault(form, word)

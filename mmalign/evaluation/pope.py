@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, read_answer_file
+from mmalign.evaluation.answers import AnswerFormat, question_id, read_answer_file
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.items import Item
 from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, mean, ratio, within
 from mmalign.evaluation.rows import read_rows
+from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
@@ -88,7 +89,7 @@ class Pope(QuestionBenchmark):
         splits = {item.split for item in self.records}
         only = splits.pop() if len(splits) == 1 else None
         return AnswerFormat(
-            text=("answer", "text"),
+            text=(*MODEL_FIELDS, "answer", "text"),
             row_id=_row_id,
             normalise=lambda i: f"{only}/{i}" if only and "/" not in i else i,
             read_rows=read_answer_rows,
@@ -154,6 +155,8 @@ def read_pope(files: Sequence[Path], source: Path) -> Pope:
 
 
 def _is_question(row: Mapping[str, Any]) -> bool:
+    if {"response", *MODEL_FIELDS} & set(row):
+        return False
     return set(FIELDS) <= set(row) or ({"question", "answer"} <= set(row) and bool({"image", "image_source"} & set(row)))
 
 
@@ -199,7 +202,5 @@ def _split_of(path: Path) -> str | None:
 
 
 def _row_id(row: Mapping[str, Any]) -> str | None:
-    if "question_id" not in row:
-        return None
-    split = row.get("split", row.get("category"))
-    return f"{split}/{row['question_id']}" if split else str(row["question_id"])
+    identifier, split = question_id(row), row.get("split", row.get("category"))
+    return f"{split}/{identifier}" if split and identifier is not None else identifier

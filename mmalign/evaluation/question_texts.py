@@ -39,7 +39,7 @@ def name_rows(
         ValueError: If a row answers another question than the one of its id, some rows have an id and others none, or those without are
             not the questions, one by one.
     """
-    asked = [_repeated(row) for row in rows]
+    asked = [repeated_question(row) for row in rows]
     named = [None if identifier is None else normalise(str(identifier)) for identifier in ids]
     without_ids = bool(order) and all(identifier is None for identifier in ids)
     if without_ids and len(ids) == len(order):
@@ -71,7 +71,8 @@ def name_rows(
     return named
 
 
-def _repeated(row: Any) -> str | None:
+def repeated_question(row: Any) -> str | None:
+    """The question that a row of answers repeats."""
     values = [row.get(name) for name in QUESTION_FIELDS] if isinstance(row, Mapping) else []
     return next((value for value in values if isinstance(value, str) and value.strip()), None)
 

@@ -1,4 +1,4 @@
-"""Rows of files that others wrote: JSON lines, a JSON array or object, Parquet; replies of an endpoint as they were sent."""
+"""Rows of files that others wrote: JSON lines, a JSON array or object, tables; replies of an endpoint as they were sent."""
 
 import csv
 import io
@@ -10,11 +10,16 @@ from typing import Any, BinaryIO, NamedTuple
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
 from mmalign.evaluation.parquet import read_table
+from mmalign.evaluation.spreadsheet import read_workbook
 
 # Reasons for which servers say that a reply ended at its longest length; whatever else they say, it ended by itself.
 _LIMITS = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
 # Fields in which servers send reasoning apart from the reply.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
+# What packed files begin with.
+_PACKED = {b"\x1f\x8b": "gzip", b"PK\x03\x04": "a zip archive or a workbook", b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
+# Of a cell of a table: an answer with its reasoning may be longer than the csv module's own limit.
+_LONGEST_CELL = 1 << 24
 
 
 def read_text(path: Path) -> str:
@@ -29,6 +34,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
+        packed = next((kind for start, kind in _PACKED.items() if error.object.startswith(start)), None)
+        if packed is not None:
+            raise UserError(f"{path} is no text but {packed}: unpack it, or name it by its kind (.xlsx)") from error
         raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
 
 
@@ -60,13 +68,15 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def read_csv(path: Path) -> list[Row]:
-    """Read comma-separated values under a line of names; columns without a name are left out.
+    """Read values separated by commas, or by tabs (``.tsv``), under a line of names; columns without a name are left out.
 
     Raises:
         ValueError: As ``read_text``, and if the file is no CSV or holds no rows, or a row is shorter than the line of names.
     """
+    csv.field_size_limit(_LONGEST_CELL)
+    separator = "\t" if path.suffix == ".tsv" else ","
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True))
+        rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, delimiter=separator))
     except csv.Error as error:
         raise UserError(f"{path} can't be read as CSV: {error}") from error
     if not rows:
@@ -111,13 +121,19 @@ def _parse_lines(text: str, path: Path) -> list[Row]:
 
 
 def read_records(path: Path) -> list[Any]:
-    """Read a JSON array, JSON lines, one JSON object over several lines, or Parquet; the benchmarks' ``.json`` files are any of these.
+    """Read a JSON array, JSON lines, one JSON object over several lines, or a table (``.parquet``, ``.csv``, ``.tsv``, ``.xlsx``).
+
+    The benchmarks' ``.json`` files are any of the first three.
 
     Raises:
         ValueError: If the file is missing or is none of them.
     """
     if path.suffix == ".parquet":
         return read_table(path)
+    if path.suffix in (".csv", ".tsv"):
+        return list(read_csv(path))
+    if path.suffix == ".xlsx" and path.is_file():
+        return list(read_workbook(path))
     text = read_text(path)
     start = text[:64].lstrip()
     if start.startswith("["):

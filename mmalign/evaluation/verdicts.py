@@ -41,14 +41,18 @@ _OFFER_BEHIND = re.compile(r"\"?(?:,|/| or| nor|, or)\s*\"?(?:incorrect|correct|
 _OFFER_BEFORE = re.compile(r"\b(?:incorrect|correct|unclear)\"?(?:,|/| or| nor|, or)\s*\"?$")
 _THE = re.compile(r"\bthe (?:\w+ )?$")
 _OTHER_THING = re.compile(r"\s+[\w-]+(?: [\w-]+){0,3} (?:is|was|are|were|would|should|being)\b")
+# A reply that begins with its verdict gives reasons behind it, unless it takes the verdict back.
+_FIRST = re.compile(r"\W*(?P<verdict>(?:in-?|non-)?correct|unclear)\s*(?:[.,:;!\n\u2013\u2014]|-\s|because\b|since\b|as\b|\Z)")
+_TAKEN_BACK = re.compile(r"\b(?:wait|actually|however|on second thoughts?|correction|reconsider\w*)\b")
 _REACH = 5  # Words between a negation and what it negates.
 
 
 def find_verdict(reply: str) -> bool | None:
     """Return whether a judge calls an answer correct; None where it says unclear, or neither.
 
-    A verdict in JSON or behind a label ("Verdict:") comes first; else it is the last of the words correct, incorrect and unclear that is
-    said of the answer: "not correct" is incorrect, and "the correct answer is no", a question or a supposition say nothing.
+    A verdict in JSON or behind a label ("Verdict:") comes first, then one that the reply begins with; else it is the last of the words
+    correct, incorrect and unclear that is said of the answer: "not correct" is incorrect, and "the correct answer is no", a question or a
+    supposition say nothing.
     """
     for table in _tables(reply):
         value = next((table[name] for name in _KEYS if name in table), None)
@@ -59,6 +63,9 @@ def find_verdict(reply: str) -> bool | None:
     text = _plain(reply)
     found = list(_VERDICT.finditer(text))
     labelled = [match for match in found if any(label.end() == match.start() for label in _LABEL.finditer(text))]
+    first = _FIRST.match(text)
+    if first is not None and not labelled and _is_said(text, found[0]) and not _TAKEN_BACK.search(text):
+        return None if found[0].lastgroup == "unclear" else found[0].lastgroup == "right"
     said = [match for match in labelled or found if _is_said(text, match)]
     # "It is the correct answer" decides where nothing else does.
     strong = [match for match in said if not _THE.search(text[: match.start()])]
@@ -101,11 +108,13 @@ _RATING = re.compile(
     r"\b(?:rating|score)\b(?:\s?\([^)\n]*\)|\s?\[[^\]\n]*\d\s?(?:-|to)\s?\d[^\]\n]*\])?"
     r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W){0,40}?(?P<number>(?<![\d.])-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
 )
+# A rating that is given, and not one that is talked about: "A rating of 6 would need more".
+_GIVEN = re.compile(r"[^.]*[:=\uff1a]|(?<=final )|(?<=overall )|(?<=\bmy )")
 _ALONE = re.compile(r"\W*(?P<number>\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out of)\s*\d+)?\W*")
 
 
 def find_rating(reply: str) -> int | None:
-    """Return the last rating of a reply: "Rating: 5", "**Rating:** 5/6", JSON, or a number alone; None where it is not from 0 to 6."""
+    """Return the last rating that a reply gives: "Rating: 5", "**Rating:** 5/6", JSON, or a number alone; None where not from 0 to 6."""
     for table in _tables(reply):
         value = next((table[name] for name in ("rating", "score") if name in table), None)
         if value is not None:
@@ -113,7 +122,9 @@ def find_rating(reply: str) -> int | None:
     text = _plain(reply)
     found = list(_RATING.finditer(text))
     if found:
-        return _whole(found[-1]["number"], found[-1]["rest"])
+        given = [match for match in found if _GIVEN.match(text, match.start(), match.start("number"))]
+        last = (given or found)[-1]
+        return _whole(last["number"], last["rest"])
     lines = [line for line in text.splitlines() if line.strip()]
     return _rating_alone(lines[-1]) if lines else None
 
@@ -159,8 +170,9 @@ def parse_list(reply: str) -> list[str] | None:
 
 
 def _texts(value: Any) -> list[str] | None:
-    if isinstance(value, Mapping) and len(value) == 1:
-        value = next(iter(value.values()))
+    if isinstance(value, Mapping):
+        lists = [one for one in value.values() if isinstance(one, list)]
+        value = lists[0] if len(lists) == 1 else None
     return value if isinstance(value, list) and all(isinstance(name, str) for name in value) else None
 
 

@@ -11,10 +11,18 @@ BASELINES = {"always_yes": "Yes", "always_no": "No"}
 UNKNOWN = Metric("Answers neither yes nor no", "lower", formula=count("unknown"), resampled=None)
 
 
+# A request that is repeated: "yes or no", "(yes/no)".
+_OFFER = re.compile(r"\b(?:yes\s*(?:or|/)\s*no|no\s*(?:or|/)\s*yes)\b")
+# Underscores are Markdown's.
+_WORD = re.compile(r"(?<![^\W_])(yes|no)(?![^\W_])")
+_BEHIND_LABEL = re.compile(r"\b(?:answer|conclusion)\b(?: is)?(?:(?![.!?])[\W_])*" + _WORD.pattern)
+
+
 def parse_strict(answer: str) -> bool | None:
-    """Return the first whole word that is yes or no, in any case; None where there is neither."""
-    found = re.search(r"\b(yes|no)\b", answer.lower())
-    return None if found is None else found.group() == "yes"
+    """Return the last yes or no behind the word "answer", else the first whole word that is one, in any case; None where neither is."""
+    text = _OFFER.sub(" ", answer.lower())
+    found = _BEHIND_LABEL.findall(text)[-1:] or _WORD.findall(text)[:1]
+    return found[0] == "yes" if found else None
 
 
 def parse_anywhere(answer: str) -> bool | None:

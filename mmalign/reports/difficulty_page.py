@@ -155,7 +155,7 @@ def _draw_difficulty(scores: DifficultyScores) -> Markup:
 
 def _draw_agreement(number: int, found: Mapping[str, Any], scores: DifficultyScores) -> Markup:
     one, other = found["proxies"]
-    first, second = (values / (values.std() or 1.0) for values in (scores.gaps[one], scores.gaps[other]))
+    first, second = (values / (values.std() if np.ptp(values) else 1.0) for values in (scores.gaps[one], scores.gaps[other]))
     title = f"{one.capitalize()} and {other}: same verdict on {found['sign_agreement']:.1%}"
     alt = f"Scatter of the gaps of {one} and {other}, a point per pair; same sign in {found['sign_agreement']:.1%}."
     return draw_agreement(first, second, scores.quartiles, names=(one, other), name=f"agreement-{number}", title=title, alt=alt)

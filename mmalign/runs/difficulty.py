@@ -36,9 +36,10 @@ def run_score(options: ScoreOptions) -> ScoredPairs | None:
     """Score every pair, vote, and print the summary; None where other parts or processes are still to be joined."""
     dataset = load_rows(options.pairs)
     check_votes(dataset, options)
-    text = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
+    about = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
+    about["clip_fingerprint"] = fingerprint_checkpoint(options.clip, dtype=options.dtype)
     load = partial(_load_scorers, options.mllm, options.clip, options)
-    shards = score_dataset(options, dataset, options.mllm, load, {"clip": options.clip, "mllm": options.mllm, **text})
+    shards = score_dataset(options, dataset, options.mllm, load, {"clip": options.clip, "mllm": options.mllm, **about})
     if shards is None:
         return None
     summary = fuse_shards(dataset, shards, out=options.out, votes=options)

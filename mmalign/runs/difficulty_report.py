@@ -11,6 +11,7 @@ from datasets import Dataset
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import Message, check_columns, read_pair
 from mmalign.difficulty.agreement import describe_sources
+from mmalign.difficulty.voting import spread
 from mmalign.errors import UserError
 from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
@@ -105,7 +106,7 @@ def _read_ranked(dataset: Dataset, index: int, rank: int, scores: DifficultyScor
         rank=rank,
         difficulty=float(scores.difficulty[index]),
         source=row.source,
-        gaps={name: float(values[index] / (values.std() or 1.0)) for name, values in scores.gaps.items()},
+        gaps={name: float(values[index] / (spread(values) or 1.0)) for name, values in scores.gaps.items()},
         images=images,
         prompt=_read_prompt(row.prompt),
         chosen=row.chosen,

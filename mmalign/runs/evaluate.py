@@ -21,6 +21,7 @@ from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
+from mmalign.files import expected_form
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions, Mode
@@ -94,6 +95,8 @@ def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given"
     answers = match_answers(given.answers, required=benchmark.required(), known=benchmark.known(), allow_partial=given.in_part)
     endings = count_endings({row.id: row for row in reversed(given.answers) if row.id in answers}.values())
     _warn_of_reasoning("answers", endings, mode=options.mode, advice="raise --max-new-tokens")
+    if empty := sum(not text.strip() for text in answers.values()) - endings.unanswered:
+        logger.warning("%d of %d answers are empty, and are scored as they are; was every one of them asked for?", empty, len(answers))
     judged = judge_answers(options, benchmark, answers)
     _warn_of_reasoning("judgements", judged.endings, mode=options.mode, advice="raise the longest length in --judge-decoding")
     items = benchmark.items(answers, mode=options.mode, judgements=judged.replies)
@@ -164,7 +167,8 @@ def load_benchmark(options: EvaluateOptions) -> Benchmark:
     Raises:
         ValueError: If files are missing, damaged, or not of the benchmark's form.
     """
-    benchmark = find_benchmark(options.benchmark).load(options)
+    with expected_form(options.data):
+        benchmark = find_benchmark(options.benchmark).load(options)
     benchmark.check_texts(options.data)
     return benchmark
 

@@ -94,3 +94,37 @@ AXES = {
         (AxisArm(objective, part=part) for part in (3, 10) for objective in AXIS_OBJECTIVES),
     )
 }
+
+
+class OwnArm(NamedTuple):
+    """What is learnt from the model's own answers, or from the data's as their control.
+
+    Attributes:
+        name: In tables.
+        words: Of the command that trains it.
+        scorer: Of pairs of the start's answers, with its options; empty where the model in training answers at each step.
+        others: Slugs of the arms that it is compared with.
+    """
+
+    name: str
+    words: str
+    scorer: str = ""
+    others: tuple[str, ...] = ()
+
+
+_DPO = f"--objective dpo:beta={BETA} --reference copy"
+# As the start has learnt to be asked.
+_ASKED = "questions --ask '{question}'"
+OWN_ARMS = {
+    "offline-dpo": OwnArm("offline DPO", _DPO, "truth"),
+    "online-dpo": OwnArm("online DPO", _DPO, others=("offline-dpo",)),
+    "grpo": OwnArm("GRPO", "--objective grpo", others=("offline-dpo", "online-dpo")),
+    "disco": OwnArm("DisCO", "--objective disco --correct 0.5", others=("offline-dpo", "grpo")),
+    "offline-dpo-clip": OwnArm("offline DPO, CLIP", _DPO, "clip", ("offline-dpo",)),
+    "offline-dpo-questions": OwnArm(
+        "offline DPO, own questions", _DPO, "questions --ask '{question}'", ("offline-dpo", "offline-dpo-clip")
+    ),
+    "mimic-data": OwnArm("mimic, human captions", "--on-policy 0"),
+    "mimic-own": OwnArm("mimic, own captions", "--on-policy 1", others=("mimic-data",)),
+}
+"""The objectives of ``scripts/studies/own_answers.py`` and ``on_policy.py``."""

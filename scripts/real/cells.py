@@ -8,7 +8,7 @@ from pathlib import Path
 
 from scripts.studies.study import AnyCell, run_missing, slug
 
-PREFERENCE, MOD, IMAGE_TERMS, STARTS = "seeds", "mod", "image_terms", "starts"
+PREFERENCE, MOD, IMAGE_TERMS, STARTS, OWN_ANSWERS = "seeds", "mod", "image_terms", "starts", "own_answers"
 """Folders of the studies in the main run's."""
 
 

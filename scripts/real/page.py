@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
-from scripts.real.arms import AXES, AXIS_STARTS, NAMES, STUDENTS
-from scripts.real.cells import IMAGE_TERMS, MOD, PREFERENCE, STARTS, cells_folder
+from scripts.real.arms import AXES, AXIS_STARTS, NAMES, OWN_ARMS, STUDENTS
+from scripts.real.cells import IMAGE_TERMS, MOD, OWN_ANSWERS, PREFERENCE, STARTS, cells_folder
 from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
 from scripts.real.dho_cells import STUDENTS as STUDENT_NETWORKS
 from scripts.real.run import BASELINES, MODELS
@@ -21,7 +21,8 @@ from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_
 from scripts.studies.study import slug
 
 COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
-COST = ("seconds per step", "peak memory, GB")
+ALIKE = "answers alike, % of photographs"
+COST = ("minutes", "CPU minutes", "peak memory, GB", ALIKE)
 BASELINE = "dpo"
 HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
 
@@ -33,7 +34,8 @@ def write_page(options: argparse.Namespace) -> Path:
         SystemExit: If nothing is.
     """
     out = options.out
-    parts = [*preference_parts(out), *image_terms_parts(out), *starts_parts(out), *student_parts(out), *classifier_parts(out)]
+    studies = (preference_parts, image_terms_parts, own_answers_parts, starts_parts, student_parts, classifier_parts)
+    parts = [part for list_parts in studies for part in list_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
     return page.write_measured(options.report / "real.md", "Pretrained weights and photographs", parts)
@@ -52,14 +54,20 @@ def preference_parts(out: Path) -> list[str]:
     if BASELINE in runs:
         others = {name: (runs[arm], runs[BASELINE]) for arm, name in names.items() if arm != BASELINE}
         parts += ["Minus DPO, on the same seeds:", differences_table(others)] if others else []
-    timed = {arm: {seed: one for seed, one in seeds.items() if all(key in one for key in COST)} for arm, seeds in runs.items()}
-    timed = {arm: seeds for arm, seeds in timed.items() if seeds}
-    if timed:
-        rows = [
-            [name, *(f"{page.estimate_metric(timed[arm], key).mean:.2f}" for key in COST)] for arm, name in names.items() if arm in timed
-        ]
-        parts += ["### Cost of training", markdown_table(["arm", *COST], rows)]
-    return parts
+    return [*parts, *cost_parts(runs, names)]
+
+
+def cost_parts(runs: page.Runs, names: Mapping[str, str]) -> list[str]:
+    """What the trainings took, as far as it was measured."""
+    keys = [key for key in COST if any(key in one for arm in names for one in runs[arm].values())]
+    rows = [[name, *(_mean(runs[arm], key) for key in keys)] for arm, name in names.items()]
+    rows = [row for row in rows if any(row[1:])]
+    return ["### Cost of training", markdown_table(["arm", *keys], rows)] if rows else []
+
+
+def _mean(seeds: page.Seeds, key: str) -> str:
+    measured_ones = {seed: one for seed, one in seeds.items() if key in one}
+    return f"{page.estimate_metric(measured_ones, key).mean:.2f}" if measured_ones else ""
 
 
 def describe_size(out: Path) -> str:
@@ -96,6 +104,23 @@ def image_terms_parts(out: Path) -> list[str]:
         "### What the models say",
         arms_table(runs, names, {MODELS["sft"]: start}),
         *(["Minus DPO on the same rows:", differences_table(others)] if others else []),
+    ]
+
+
+def own_answers_parts(out: Path) -> list[str]:
+    """Learning from own answers: all arms beside the start, the claims as differences, and what they cost."""
+    runs, start = page.read_runs(cells_folder(out, OWN_ANSWERS)), measured(out / "sft")
+    if not runs:
+        return []
+    names = {key: arm.name for key, arm in OWN_ARMS.items() if key in runs}
+    first = {MODELS["sft"]: start, "DPO (the teacher of mimic)": measured(out / "dpo")}
+    pairs = [(key, other) for key in names for other in OWN_ARMS[key].others if other in runs]
+    compared = {f"{names[key]} - {names[other]}": (runs[key], runs[other]) for key, other in pairs}
+    return [
+        "## Own answers",
+        arms_table(runs, names, first),
+        *([differences_table(compared)] if compared else []),
+        *cost_parts(runs, names),
     ]
 
 

@@ -13,6 +13,7 @@ sampled from the start are those of the main run. What the main run made of its 
 import argparse
 import multiprocessing
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -125,8 +126,8 @@ def keep(path: Path, model: Path) -> None:
 def run_alone(step: Step, *, threads: int) -> int:
     """Run a training in a process of its own, which measures its time and the most memory that it holds."""
     out = Path(step.words[step.words.index("--out") + 1])
-    # The time of a training that is resumed is not known.
-    resumed = (out / "checkpoints").is_dir()
+    # The time of what is resumed is not known.
+    resumed = out.is_dir()
     process = multiprocessing.get_context("spawn").Process(target=_run_and_measure, args=(step, out, threads, resumed))
     process.start()
     process.join()
@@ -137,11 +138,13 @@ def _run_and_measure(step: Step, out: Path, threads: int, resumed: bool) -> None
     # A stopped study kills its worker, whose child this is.
     end_with_parent()
     torch.set_num_threads(threads)
+    start = time.perf_counter()
     if run_step(step) != 0:
         raise SystemExit(1)
+    # CPU time is not changed by what else the machine does.
+    took = ("minutes", time.perf_counter() - start) if torch.accelerator.is_available() else ("CPU minutes", time.process_time())
     if not resumed:
-        last = read_json(out / "train_log.json")[-1]
-        write_json(out / COST, {"seconds per step": last["train_runtime"] / last["step"], **peak_memory()})
+        write_json(out / COST, {took[0]: took[1] / 60, **peak_memory()})
 
 
 def peak_memory() -> dict[str, float]:

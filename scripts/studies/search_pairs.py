@@ -5,7 +5,7 @@
 
 For each seed, the start's descriptions of new scenes are searched (``data_tools/search_pairs.py``), with the truth or with the start's own
 P(yes) as value. Then so many answers to the same questions are sampled (``data_tools/sample_pairs.py``) that they have as many tokens as
-the trees, and the best makes a pair with the worst: by the truth, or by what the start says of each sentence. Arms train the same
+the trees, and the best makes a pair with the worst: by the truth, or by the start's P(yes) of the whole answer. Arms train the same
 number of steps, with the beta and the learning rate that a search of their own found by the object F1 of validation captions.
 ``--report docs/studies`` writes the published page.
 """
@@ -44,12 +44,11 @@ def make_data(cell: DataCell, out: Path, *, scenes: int, smoke: bool) -> str:
     shared: dict[str, Any] = {"source": source, "model": start, "max_new_tokens": LONGEST, "batch_size": TREES, "seed": cell.seed}
     search_pairs(SearchOptions(**shared, value=cell.value, out=searched, iterations=4 if smoke else ITERATIONS))
     counts = {searched.name: read_search(searched)}
-    # A smoke form's start says no clear yes or no, so that its sentences have no score.
-    if not smoke or cell.value == "truth":
-        samples = max(2, round(counts[searched.name]["tokens"] / mean_tokens(searched, start)))
-        scorer = {"scorer": "truth"} if cell.value == "truth" else {"scorer": "mllm", "labeler": start}
-        sample_pairs(SampleOptions(**shared, **scorer, out=sampled, samples=samples, top_p=1.0))
-        counts[sampled.name] = {**read_samples(sampled, start), "samples": samples}
+    samples = max(2, round(counts[searched.name]["tokens"] / mean_tokens(searched, start)))
+    # The start's P(yes), as in the trees: asked for a word, it calls all of its sentences true.
+    scorer = "truth" if cell.value == "truth" else "confidence"
+    sample_pairs(SampleOptions(**shared, scorer=scorer, out=sampled, samples=samples, top_p=1.0))
+    counts[sampled.name] = {**read_samples(sampled, start), "samples": samples}
     write_json(cell.path(out), counts)
     return ", ".join(f"{name} {one['tokens']:.0f} tokens per question, {one['pairs']:.0f} pairs" for name, one in counts.items())
 

@@ -73,20 +73,15 @@ def count_scenes(*, quick: bool, smoke: bool) -> int:
     return SMOKE_SCENES if smoke else QUICK_SCENES if quick else SCENES
 
 
-def list_arms(*, smoke: bool) -> list[Arm]:
-    """List the arms; a smoke form's start says no clear yes or no of a sentence."""
-    return [arm for arm in ARMS if not smoke or arm.searched or arm.value == "truth"]
-
-
 def list_searches(*, quick: bool = False, smoke: bool = False) -> list[Cell]:
     """List the runs of all searches, as many for each arm: six, two in the quick form, one in the smoke form."""
     grid = [(beta, rate) for rate in LEARNING_RATES for beta in BETAS][: 1 if smoke else 2 if quick else None]
-    return [Cell(arm, SEARCH_SEED, beta, rate) for arm in list_arms(smoke=smoke) for beta, rate in grid]
+    return [Cell(arm, SEARCH_SEED, beta, rate) for arm in ARMS for beta, rate in grid]
 
 
 def list_cells(*, quick: bool = False, smoke: bool = False) -> list[Cell]:
     """List the comparison's runs, seed by seed."""
-    return [Cell(arm, seed) for seed in (SEEDS[:1] if quick or smoke else SEEDS) for arm in list_arms(smoke=smoke)]
+    return [Cell(arm, seed) for seed in (SEEDS[:1] if quick or smoke else SEEDS) for arm in ARMS]
 
 
 def read_search(arm: Arm, out: Path) -> dict[tuple[str, str], float]:

@@ -16,10 +16,10 @@ COMPARED = {"object F1": "object F1", "POPE F1": "POPE F1", "words": "words"}
 NAMES = {slug(arm.name): arm.name for arm in ARMS}
 ABOUT = """All arms train the same SFT model for {steps} steps of {batch} pairs, on the start's own answers to {scenes} scenes per seed. A
 seed draws scenes, answers and order. `steps`: pairs of a tree search; `best of N`: the best and the worst of as many whole answers as have
-the tokens of the trees. `truth`: known objects; `self`: the start's P(yes) on the answer so far, or for whole answers the share of
-sentences that it calls true. `steps as DPO`: the search's pairs with `dpo`, without visits. Each arm has the beta and the learning rate
-that a search of its own found, with as many runs, on other scenes. Means over seeds with 95% intervals (Student's t); differences are
-paired by seed, with the p-value of the t-test and no correction for looking at many."""
+the tokens of the trees. `truth`: known objects; `self`: the start's P(yes) of the answer so far, or of whole answers. `steps as DPO`: the
+search's pairs with `dpo`, without visits. Each arm has the beta and the learning rate that a search of its own found, with as many runs,
+on other scenes. Means over seeds with 95% intervals (Student's t); differences are paired by seed, with the p-value of
+the t-test and no correction for looking at many."""
 
 
 def write_page(options: argparse.Namespace) -> Path:

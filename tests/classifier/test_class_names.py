@@ -31,6 +31,16 @@ def test_other_names_are_refused_with_the_difference(theirs: list[str], message:
         match_classes(theirs, ("cat", "dog", "frog"), what="the teacher")
 
 
+def test_accents_may_be_spelled_as_two_characters() -> None:
+    assert match_classes(["cafe\u0301", "bar"], ("bar", "caf\u00e9"), what="the teacher").tolist() == [1, 0]
+
+
+def test_a_file_of_another_encoding_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes("n01440764 caf\u00e9\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"a.txt is not UTF-8 text: byte 13 is 0xe9; save it as UTF-8"):
+        read_class_names(tmp_path / "a.txt", WORDNET)
+
+
 def test_names_are_matched_by_what_they_mean() -> None:
     theirs = [WORDNET[2], WORDNET[0], WORDNET[1]]
     meanings = {WORDNET[0]: "tench, Tinca tinca", WORDNET[1]: "goldfish, Carassius auratus", WORDNET[2]: "great white shark, white shark"}
@@ -51,6 +61,12 @@ FILES = {
     "classnames.txt": "".join(f"{key} {name}\n" for key, name in zip(WORDNET[::-1], WORDS[::-1], strict=True)),
     "longer.txt": "n00000001 something else\n" + "".join(f"{key}\t{name}\n" for key, name in zip(WORDNET, WORDS, strict=True)),
     "lines.txt": "\ufeff" + "\n".join(WORDS) + "\n\n",
+    # Numbered in the classes' order, from 0 or 1, in any order of the lines.
+    "numbered.txt": "1 goldfish\n0 tench\n2 great white shark\n",
+    "from_one.txt": "1\ttench\n2\tgoldfish\n3\tgreat white shark\n",
+    "python.txt": "{0: 'tench',\n 1: 'goldfish',\n 2: \"great white shark\"}\n",
+    "numbered.json": json.dumps({str(i): name for i, name in enumerate(WORDS)}),
+    "numbered.csv": "index,name\n" + "".join(f"{i},{name}\n" for i, name in enumerate(WORDS)),
 }
 
 
@@ -70,6 +86,9 @@ def test_tables_of_names_in_every_form(tmp_path: Path, name: str) -> None:
         ("a.csv", "a,b,c\n", r"has the row \['a', 'b', 'c'\]; expected two columns: class and name"),
         ("a.txt", f"{WORDNET[0]} tench\n", r"has no name for n01443537, n01484850 \(2\)"),
         ("a.txt", "tench\n", "has 1 names and the data 3 classes"),
+        ("a.txt", "0 tench\n1 goldfish\n", "has 2 names and the data 3 classes"),
+        ("a.json", json.dumps({"0": "tench", "2": "goldfish"}), "has no name for n01440764"),
+        ("a.txt", "\n".join(WORDNET[::-1]), "has the classes in the order n01484850, .*write the class before each name"),
     ],
 )
 def test_tables_that_do_not_fit_are_refused(tmp_path: Path, name: str, text: str, message: str) -> None:

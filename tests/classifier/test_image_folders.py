@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from mmalign.classifier.image_cache import cache_images
 from mmalign.classifier.image_folders import find_split
 from mmalign.classifier.labeled_images import load_labeled_images
+from mmalign.classifier.training_images import load_sources
 from mmalign.data.images import SUFFIXES
 from mmalign.data.rejects import Rejects
+from mmalign.options.classifier import TrainClassifierOptions
 from tests.odd_images import encode
 from tests.tiny_models import random_image
 
@@ -135,3 +138,28 @@ def test_what_is_passed_over_is_counted_aloud(tmp_path: Path) -> None:
         "skipped 1 files (.png: 1) beside the class folders, such as loose.png: they have no class",
         f"{tmp_path} (train) has no image of class extra (1)",
     )
+
+
+def test_links_are_followed_once(tmp_path: Path) -> None:
+    """Sets are put together of links to folders; a link to a folder above it ends nothing."""
+    save_images(tmp_path / "data" / "cat", tmp_path / "elsewhere" / "dogs", tmp_path / "data" / "dog")
+    (tmp_path / "data" / "dog" / "more").symlink_to(tmp_path / "elsewhere" / "dogs")
+    (tmp_path / "data" / "dog" / "above").symlink_to(tmp_path / "data" / "dog")
+    (tmp_path / "data" / "bird").symlink_to(tmp_path / "elsewhere")
+    found = load_labeled_images(tmp_path / "data")
+    assert dict(zip(found.classes, np.bincount(found.labels).tolist(), strict=True)) == {"bird": 2, "cat": 2, "dog": 4}
+
+
+def test_a_split_unpacked_on_another_system_has_the_same_classes(tmp_path: Path) -> None:
+    save_images(tmp_path / "train" / "caf\u00e9", tmp_path / "train" / "bar", tmp_path / "test" / "cafe\u0301")
+    train = load_labeled_images(tmp_path)
+    test = load_labeled_images(tmp_path, split="test").with_classes(train.classes, what="test")
+    assert [test.classes[label] for label in test.labels] == ["caf\u00e9"] * 2
+    assert test.notes == ("test has no image of class bar (1)",)
+
+
+def test_one_class_is_refused_before_anything_is_decoded(tmp_path: Path) -> None:
+    save_images(tmp_path / "data" / "cat")
+    options = TrainClassifierOptions(data=tmp_path / "data", out=tmp_path / "out", shots=1, form="ce-only", max_steps=1)
+    with pytest.raises(ValueError, match=r"data has the classes cat; expected at least two, a folder of images for each"):
+        load_sources(options)

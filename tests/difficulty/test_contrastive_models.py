@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import CLIPConfig, PreTrainedTokenizerFast, SiglipConfig, SiglipImageProcessor, SiglipModel, SiglipProcessor
 
+from mmalign.classifier.prompts import embed_classes
 from mmalign.data.rows import PairRow, read_pair
 from mmalign.difficulty.contrastive import score_contrastive, split_text, text_limit
 from mmalign.models.contrastive import build_clip
@@ -54,6 +55,20 @@ def test_siglip_texts_are_padded_to_the_limit_without_a_mask(siglip: Any) -> Non
         assert got == pytest.approx(gap(row, "max_length"), abs=1e-5)
         # The test would see the mistake: unpadded texts give another number.
         assert abs(got - gap(row, "longest")) > 1e-3
+
+
+def test_names_of_classes_are_read_as_texts_are(siglip: Any) -> None:
+    model, processor = siglip
+    encoded = processor.tokenizer(["a red dog {x}"], padding="max_length", max_length=16, return_tensors="pt")
+    assert "attention_mask" in encoded
+    with torch.no_grad():
+        expected, masked = (
+            torch.nn.functional.normalize(model.get_text_features(**kept).pooler_output)
+            for kept in ({"input_ids": encoded["input_ids"]}, dict(encoded))
+        )
+    got = embed_classes(model, processor, classes=["red_dog"], prompts=["a {} {x}"])
+    torch.testing.assert_close(got, expected)
+    assert not torch.allclose(got, masked, atol=1e-3)
 
 
 def test_long_text_clip_is_held_to_its_configs_limit(tmp_path: Path) -> None:

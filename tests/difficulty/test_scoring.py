@@ -95,6 +95,29 @@ def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: 
     assert (summary["num_scored"], summary["num_rejected"]) == (28, 2)
 
 
+def test_a_score_that_is_no_number_costs_its_row_alone(
+    tmp_path: Path, clip: Any, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A contrastive model that overflows at one word."""
+    model, processor = clip[0].__class__(clip[0].config), clip[1]
+    model.load_state_dict(clip[0].state_dict())
+    known, word = (set(processor.tokenizer(text)["input_ids"]) for text in ("a red dog. a cat", "a blue cat."))
+    with torch.no_grad():
+        model.text_model.embeddings.token_embedding.weight[sorted(word - known)] = torch.nan
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "clip")
+    rows = [{**row, "chosen": "a red dog.", "rejected": "a cat"} for row in pair_rows(3)]
+    rows[1]["chosen"] = "a blue cat."
+    pairs, out = save_rows(tmp_path / "pairs.parquet", rows), tmp_path / "out"
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, out, "--max-reject-share", "0.4") == 0
+    assert Dataset.from_parquet(str(out / "scored.parquet"))["id"] == [rows[0]["id"], rows[2]["id"]]
+    (reject,) = [json.loads(line) for line in (out / "rejects.jsonl").read_text().splitlines()]
+    assert reject["id"] == rows[1]["id"]
+    assert reject["reason"].startswith("gap_contrastive is not finite: a model overflows at this row")
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, tmp_path / "strict") == 2
+    assert "1 of 3 rows are broken" in capsys.readouterr().err
+
+
 def test_voting_again_needs_no_models(tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(12))
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out") == 0
@@ -149,6 +172,22 @@ def test_an_extra_gap_that_is_missing_is_named(
     pairs = save_rows(tmp_path / "pairs.parquet", rows)
     assert score(pairs, clip_dir, tiny_llava_dir, tmp_path / "out", "--extra-gaps", "judge") == 2
     assert "the judge gap of pair 'pair-2' is nan; score it again or drop the pair" in capsys.readouterr().err
+
+
+def test_other_weights_under_the_contrastive_models_name_are_refused(
+    tmp_path: Path, clip: Any, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else the rest of a stopped run would be scored by another model than its beginning."""
+    model, processor = clip[0].__class__(clip[0].config), clip[1]
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "clip")
+    pairs = save_rows(tmp_path / "pairs.parquet", pair_rows(3))
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, tmp_path / "out") == 0
+    with torch.no_grad():
+        model.visual_projection.weight.mul_(-1)
+    model.save_pretrained(tmp_path / "clip")
+    assert score(pairs, tmp_path / "clip", tiny_llava_dir, tmp_path / "out") == 2
+    assert "holds other scores: its clip_fingerprint is 'weights " in capsys.readouterr().err
 
 
 def test_scores_of_other_models_are_refused(

@@ -26,6 +26,20 @@ def test_projection_is_monotone_and_shift_and_scale_free() -> None:
 
 def test_constant_gaps_are_neutral() -> None:
     assert project_gaps(np.full(4, 2.5)).tolist() == [0.5] * 4
+    # Three times 0.1 is not 0.3: numpy's std of these is 1e-17, a step of which would be a whole standard deviation.
+    gaps = np.full(3, 0.1)
+    assert gaps.std() > 0
+    assert project_gaps(gaps).tolist() == [0.5] * 3
+    easiness, difficulty, statistics = fuse_gaps({"contrastive": gaps, "generative": -gaps}, ["a", "b", "c"])
+    assert difficulty.tolist() == [0.5] * 3
+    assert (easiness["generative"].tolist(), statistics["generative"].std) == ([0.5] * 3, 0.0)
+    assert fuse_signs({"contrastive": gaps}, {"contrastive": 1.0}).tolist() == [0.0] * 3
+
+
+def test_one_pair_is_neither_hard_nor_easy() -> None:
+    _, difficulty, statistics = fuse_gaps({"contrastive": np.array([0.3]), "generative": np.array([-7.1])}, ["a"])
+    assert difficulty.tolist() == [0.5]
+    assert [statistics[name].weight for name in statistics] == [1.0, 0.0]
 
 
 def test_a_tie_is_no_preference() -> None:

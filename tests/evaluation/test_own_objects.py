@@ -10,7 +10,7 @@ from mmalign.evaluation.chair import list_forms, load_chair
 from mmalign.evaluation.object_words import find_phrases, is_cocos, join_phrases, read_synonyms
 from mmalign.options.evaluate import ChairVariant
 
-LIST = "dog, puppy\ntraffic cone, road cone\nstreet lamp\nTV remote control\nbus, school bus\nglasses\nhot dog stand\n"
+LIST = "dog, puppy\ntraffic cone, road cone\nstreet lamp\nTV remote control\nbus, school bus\nglasses\nhot dog stand\ncactus\nman\n"
 TRUTHS = {"1": ["dog"], "2": ["street lamp"]}
 VARIANTS: tuple[ChairVariant, ...] = ("original", "wordnet")
 
@@ -31,7 +31,9 @@ def folder(tmp_path: Path, nltk_words: None) -> Path:
         ("TV remote controls on a table", ["TV remote control"]),
         ("a remote control", []),
         ("Two buses and a school bus", ["bus", "bus"]),
-        ("A man with glasses", ["glasses"]),
+        ("A man with glasses", ["man", "glasses"]),
+        ("Two men and cactuses", ["man", "cactus"]),
+        ("A hot-dog stand with traffic-cones", ["traffic cone"]),
         ("A hot dog stand", ["hot dog stand"]),
         ("A street, and a lamp.", []),
     ],

@@ -30,6 +30,10 @@ RIGHT = [
     '{"is_correct": true}',
     '{"correct": 1}',
     '{"verdict": "correct", "reason": "a 4 would be incorrect"}',
+    "Correct, because the reference says that the claim is incorrect.",
+    "**Correct.** The prediction denies it, and a yes is incorrect.",
+    "Incorrect. Wait: the prediction says no, so it is correct.",
+    "Incorrect because of the date? No. Verdict: correct",
 ]
 WRONG = [
     "incorrect",
@@ -56,6 +60,8 @@ WRONG = [
     "Correct at first sight. But the prediction is incorrect.",
     '{"verdict": "incorrect", "reason": "the correct one is 3"}',
     '```json\n{"correct": false}\n```',
+    "Incorrect - the reference is correct that there is no dog.",
+    "Incorrect\n\nThe second sentence is correct, the first is not.",
 ]
 UNCLEAR = [
     "unclear",
@@ -100,6 +106,11 @@ def test_verdicts(reply: str, verdict: bool | None) -> None:
         ("**5/6**", 5),
         ("It is complete.\n\n5", 5),
         ("Rating: 2 would be too low.\nRating: 5", 5),
+        ("Rating: 2. A rating of 6 would need more detail.", 2),
+        ("Rating: 3\n\nNote that a score of 0 was considered.", 3),
+        ("A rating of 6 is too high: my rating is 4.", 4),
+        ("I give a rating of 3.", 3),
+        ("Rating\uff1a3", 3),
         ("Rating: 5\n\nThe response names 3 dogs.", 5),
         ("Rating: 5 (1 of 2 objects)", 5),
         ("Rating: 10", None),
@@ -129,6 +140,8 @@ def test_ratings(reply: str, rating: int | None) -> None:
         ('It is ["driver\'s seat", "a [b] c"] here', ["driver's seat", "a [b] c"]),
         ('{"objects": ["dog"]}', ["dog"]),
         ('```json\n{"objects": []}\n```', []),
+        ('{"count": 1, "objects": ["dog"]}', ["dog"]),
+        ('{"present": ["dog"], "absent": ["cat"]}', None),
         ("- dog\n- traffic light", ["dog", "traffic light"]),
         ("**Objects:**\n1. dog\n2. `cat`", ["dog", "cat"]),
         ("I'm sorry, but I can't help with that.", None),

@@ -30,6 +30,18 @@ def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> di
         ("1. No, it", False),
         ("Nobody says yes", True),
         ("\nYes.", True),
+        # Markdown's underscores, and a request that is repeated.
+        ("_No_", False),
+        ("__Yes__, it is", True),
+        ("no_one", False),
+        ("(yes or no) No.", False),
+        ("The question asks yes/no: no", False),
+        ("yes or no", None),
+        # Reasons without marks of their own before the answer.
+        ("Reasoning: yes, there may be a dog. Answer: No", False),
+        ("I see no dog at first. The answer is **yes**.", True),
+        ("Answer: yes? Final answer:\n_No_", False),
+        ("I can't answer. Yes, no dog", True),
     ],
 )
 def test_strict(answer: str, expected: bool | None) -> None:

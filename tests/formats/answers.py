@@ -125,7 +125,7 @@ _IN_POPE = [("random/1", "1.jpg", _DOG), ("random/2", "1.jpg", _CAT)]
 ANSWERS = Section(
     title="Answers",
     text=(
-        "`mmalign evaluate NAME --answers FILE` reads JSON lines, a JSON array, one JSON object, or Parquet. "
+        "`mmalign evaluate NAME --answers FILE` reads JSON lines, a JSON array, one JSON object, or a table: Parquet, CSV, TSV, XLSX. "
         "Ids decide which question a row answers; a row that repeats its question is held to it."
     ),
     forms=(
@@ -178,6 +178,30 @@ ANSWERS = Section(
             expected=_BOTH,
             beside=_POPE_FILES,
             note="Rows without ids stand in the questions' order, one for each.",
+        ),
+        Form(
+            title="VLMEvalKit's tables",
+            file="MODEL_POPE.tsv",
+            text=f"index\tquestion\tanswer\tcategory\tprediction\n1\t{_DOG}\tYes\trandom\tYes\n2\t{_CAT}\tNo\trandom\tNo\n",
+            read=_answers(load_pope),
+            expected=_BOTH,
+            beside=_POPE_FILES,
+            note=(
+                "Also as XLSX (the first sheet). `prediction`, `pred`, `output` and other fields of a model's words come before `answer` "
+                "and `text`, which may hold the label and the question."
+            ),
+        ),
+        Form(
+            title="lmms-eval's samples",
+            file="samples_pope.jsonl",
+            text=(
+                f'{{"doc_id": 0, "input": "{_DOG}\\nAnswer with one word.", "target": "yes", "filtered_resps": ["Yes"]}}\n'
+                f'{{"doc_id": 1, "input": "{_CAT}\\nAnswer with one word.", "target": "no", "filtered_resps": ["No"]}}\n'
+            ),
+            read=_answers(load_pope),
+            expected=_BOTH,
+            beside=_POPE_FILES,
+            note="Numbers count over the task: each split, and each category of MME, is found as the run of its questions.",
         ),
         Form(
             title="With reasoning",
@@ -291,6 +315,14 @@ ANSWERS = Section(
             refused="1 questions have no answer: random/2; 1 ids are answered more than once: random/1",
             beside=_POPE_FILES,
             note="`--allow-partial` scores what is there.",
+        ),
+        Form(
+            title="Questions in place of answers",
+            file="answers.jsonl",
+            text=_POPE.decode(),
+            read=_answers(load_pope),
+            refused="row 1 is a question: its text is the benchmark's own; expected what the model said in response",
+            beside=_POPE_FILES,
         ),
         Form(
             title="A response that is no text",

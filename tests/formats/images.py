@@ -140,6 +140,14 @@ NAMES = Section(
     (
         Form("Lines", "classnames.txt", "n01440764 tench\nn01443537 goldfish\n", read_names, expected=("tench", "goldfish")),
         Form("Names alone", "names.txt", "tench\ngoldfish\n", read_names, expected=("tench", "goldfish"), note="In the classes' order."),
+        Form(
+            "Numbered names",
+            "names.txt",
+            "0 tench\n1 goldfish\n",
+            read_names,
+            expected=("tench", "goldfish"),
+            note="From 0 or 1, in the classes' order; also in CSV and JSON, and as Python prints a dictionary.",
+        ),
         Form("CSV", "names.csv", 'class,name\nn01440764,"tench"\nn01443537,"goldfish"\n', read_names, expected=("tench", "goldfish")),
         Form("JSON", "names.json", '{"n01440764": "tench",\n "n01443537": "goldfish"}\n', read_names, expected=("tench", "goldfish")),
         Form(

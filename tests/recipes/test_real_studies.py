@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 from datasets import Dataset
 
+from data_tools.sample_options import SampleOptions
 from mmalign.cli import main
-from scripts.real import dho, image_terms, mod, starts, study
-from scripts.real.arms import ARMS, AXES, AXIS_STARTS, CONTROL, STUDENTS, AxisArm
-from scripts.real.cells import IMAGE_TERMS, PREFERENCE, STARTS, Cell, choose
+from mmalign.config import parse_options
+from scripts.real import dho, image_terms, mod, own_answers, starts, study
+from scripts.real.arms import ARMS, AXES, AXIS_STARTS, CONTROL, OWN_ARMS, STUDENTS, AxisArm
+from scripts.real.cells import IMAGE_TERMS, OWN_ANSWERS, PREFERENCE, STARTS, Cell, choose
 from scripts.real.dho_cells import COCO, IMAGES
 from scripts.real.dho_cells import STUDENTS as NETWORKS
 from scripts.real.dho_cells import list_cells as list_classifiers
@@ -38,6 +40,8 @@ def check_understood(steps: Iterable[Step]) -> None:
             with pytest.raises(SystemExit) as stop:
                 main([*step.words[1:], "--print-config"])
             assert stop.value.code in (None, 0), step.words
+        elif step.words[0] == "data_tools/sample_pairs.py":
+            parse_options(SampleOptions, step.words[1:], prog="sample_pairs.py", description="")
 
 
 @pytest.fixture
@@ -77,6 +81,7 @@ def test_every_command_is_understood(job: Job, tmp_path: Path, capsys: pytest.Ca
     check_understood([*trained, image_terms.list_measuring(job, tmp_path / "model", tmp_path / "logps")])
     check_understood(starts.list_training(job, arm, 1, tmp_path / "model") for arm in AXES.values())
     check_understood(step for start in AXIS_STARTS for step in starts.list_start(job, start))
+    check_understood(step for arm in OWN_ARMS.values() for step in own_answers.list_training(job, arm, 1, tmp_path / "model"))
     check_understood([*mod.list_prepared(job), *(mod.make_step(job, arm, 1) for name in STUDENTS for arm in mod.lineage(name))])
     for images in IMAGES:
         for student in NETWORKS:
@@ -119,10 +124,10 @@ class TestArms:
         model = job.out / "seeds" / "1" / CONTROL
         shutil.copytree(job.out / CONTROL, model)
         (model / "model.safetensors").touch()
-        write_json(model / study.COST, {"seconds per step": 2.0, "peak memory, GB": 3.0})
+        write_json(model / study.COST, {"CPU minutes": 2.0, "peak memory, GB": 3.0})
         cell = Cell(PREFERENCE, CONTROL, 1)
         study.run_cell(cell, options_of(job))
-        assert json.loads(cell.path(job.out).read_text()) == measured(model) | {"seconds per step": 2.0, "peak memory, GB": 3.0}
+        assert json.loads(cell.path(job.out).read_text()) == measured(model) | {"CPU minutes": 2.0, "peak memory, GB": 3.0}
         assert not list(model.glob("*.safetensors"))
         assert (model / "eval" / "chair.json").is_file()
 
@@ -229,6 +234,42 @@ class TestStudents:
         assert not {"sparse-mimic", "kto-self-as-reference"} & gone
 
 
+class TestOwnAnswers:
+    def test_a_seed_has_photographs_of_its_own_for_every_place(self, job: Job) -> None:
+        data = job.out / "data"
+        ids = [str(number) for number in range(2000)]
+        rows = [{"id": one, "image": f"{one}.jpg", "question": "What?"} for one in ids]
+        photos = [{"id": one, "captions": [f"Photograph {one}."]} for one in ids]
+        for path, lines in ((data / "pair_photos" / "chair.jsonl", rows), (data / "photos.jsonl", photos)):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        for name in ("coco_objects.json", "synonyms.txt"):
+            (data / "pair_photos" / name).write_text(name)
+        first, second = (own_answers.write_photos(job, seed) for seed in (0, 1))
+        chosen = [[row["id"] for row in map(json.loads, (folder / "chair.jsonl").open())] for folder in (first, second)]
+        assert [len(set(one)) for one in chosen] == [job.sizes.image_term_steps * 8] * 2
+        assert chosen[0] != chosen[1]
+        chats = [json.loads(line) for line in (first / "chats.jsonl").open()]
+        assert [chat["id"] for chat in chats] == chosen[0]
+        assert chats[0]["messages"][1] == {"role": "assistant", "content": f"Photograph {chosen[0][0]}."}
+        assert (first / "synonyms.txt").read_text() == "synonyms.txt"
+
+    def test_costs_of_sampling_and_training_add_up(self, tmp_path: Path) -> None:
+        for name, minutes, memory in (("sampled", 2.0, 3.0), ("model", 5.0, 1.0)):
+            write_json(tmp_path / name / study.COST, {"CPU minutes": minutes, "peak memory, GB": memory})
+        folders = [tmp_path / "sampled", tmp_path / "model"]
+        assert own_answers.read_costs(folders) == {"CPU minutes": 7.0, "peak memory, GB": 3.0}
+        assert own_answers.read_costs([*folders, tmp_path / "stopped"]) == {}
+
+    def test_page_compares_what_it_says(self, job: Job) -> None:
+        for arm, share in (("offline-dpo", 40.0), ("online-dpo", 30.0), ("mimic-own", 20.0)):
+            write_json(Cell(OWN_ANSWERS, arm, 0).path(job.out), dict.fromkeys(COLUMNS, share))
+        text = write_page(options_of(job)).read_text()
+        assert "| online DPO - offline DPO | -10.0 |" in text
+        assert "| mimic, own captions | 1 | 20.0 |" in text
+        assert "human captions - " not in text
+
+
 class TestClassifiers:
     def test_cells_are_listed_by_seed(self) -> None:
         cells = list_classifiers([COCO], (0, 1))
@@ -249,6 +290,12 @@ def test_page_holds_what_is_finished_and_nothing_else(job: Job) -> None:
     assert "| SFT (the start) |  | 50.0 |" in text
     assert "DA-DPO" not in text
     assert not re.search("Students|Two heads|Cost", text)
+    cost = {"CPU minutes": 3.0, "peak memory, GB": 4.0}
+    write_json(Cell(PREFERENCE, "dpo", 1).path(job.out), dict.fromkeys(COLUMNS, 31.0) | cost)
+    text = write_page(options).read_text()
+    assert "| arm | CPU minutes | peak memory, GB |" in text
+    assert "| DPO | 3.00 | 4.00 |" in text
+    assert "| flex_dpo | 3.00" not in text
     write_json(job.out / "dho" / "teacher-coco" / "classifier.json", {"test": {"teacher": {"accuracy": 0.6}}})
     for form, (test, validation) in {"dual-head": (90, 80), "single-head": (85, 70), "ce-only": (70, 80), "kd-only": (60, 10)}.items():
         cell = next(one for one in list_classifiers([COCO], [0]) if one.form == form)
@@ -287,7 +334,7 @@ def test_smoke_size(shared_data: Path, tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr[-3000:]
         assert done.stdout.startswith("0 of ") == (attempt == 2)
-    for study_name in ("study", "image_terms", "starts", "mod", "dho"):
+    for study_name in ("study", "image_terms", "own_answers", "starts", "mod", "dho"):
         words = [sys.executable, "-m", f"scripts.real.{study_name}", "--smoke", "--out", str(tmp_path)]
         subprocess.run(words, cwd=REPOSITORY, env=environment, check=True, timeout=1500)
     page = (tmp_path / "real.md").read_text()
@@ -295,6 +342,7 @@ def test_smoke_size(shared_data: Path, tmp_path: Path) -> None:
         "Preference training",
         "Cost of training",
         "Terms over images",
+        "Own answers",
         "Starts and numbers",
         "Students of the start",
         "Two heads",
