@@ -45,7 +45,8 @@ def run(options: PairPicturesOptions) -> None:
     Raises:
         ValueError: If both or neither source of preferences is given, or rows lack what is needed.
     """
-    from data_tools.picture_lists import read_lists, write_picture_rows
+    from data_tools.picture_lists import read_lists
+    from data_tools.picture_rows import write_picture_rows
     from data_tools.picture_scores import build_scorer
     from mmalign.data.datasets import load_rows
     from mmalign.data.rows import check_columns

@@ -15,6 +15,9 @@ from mmalign.errors import UserError
 # Rows held before they are written: with images of a few hundred kilobytes, some tens of megabytes.
 GROUP_ROWS = 100
 IMAGE_COLUMNS = ("images", IMAGES_OTHER)
+"""Columns of lists of images."""
+PICTURE_COLUMNS = ("image_chosen", "image_rejected")
+"""Columns of one image each."""
 
 
 class Writable(Protocol):
@@ -104,6 +107,8 @@ def column_form(name: str, value: Any) -> str:
     """
     if name in IMAGE_COLUMNS:
         return "images"
+    if name in PICTURE_COLUMNS:
+        return "a picture"
     if isinstance(value, bool):
         return "true or false"
     if isinstance(value, (int, float)):
@@ -135,13 +140,14 @@ class RowWriter:
         self._buffer: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Add a row: columns by name, those of ``IMAGE_COLUMNS`` as cells.
+        """Add a row: columns by name, those of ``IMAGE_COLUMNS`` as lists of cells, those of ``PICTURE_COLUMNS`` as one.
 
         Raises:
             ValueError: If a column has another form than the first row's, is missing or new, or holds what is no text.
         """
-        check_unicode([value for name, value in row.items() if name not in IMAGE_COLUMNS])
+        check_unicode([value for name, value in row.items() if name not in (*IMAGE_COLUMNS, *PICTURE_COLUMNS)])
         check_unicode([cell["path"] for name in IMAGE_COLUMNS for cell in row.get(name, [])])
+        check_unicode([row[name]["path"] for name in PICTURE_COLUMNS if name in row])
         forms = {name: column_form(name, value) for name, value in row.items()}
         if not self.forms:
             self.forms = forms
@@ -193,6 +199,7 @@ def _schema(forms: Mapping[str, str]) -> Any:
     text, number = Value("string"), Value("float64")
     types = {
         "images": List(Image()),
+        "a picture": Image(),
         "true or false": Value("bool"),
         "a number": number,
         "numbers": List(number),

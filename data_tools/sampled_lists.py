@@ -1,7 +1,7 @@
 """What ``sample_pairs.py`` sampled, as rows of scored lists."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +11,11 @@ from mmalign.evaluation.answers import Question
 from mmalign.files import whole
 
 
-def read_lists(
-    sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str = "", repeated: bool = False
-) -> Iterator[dict[str, Any]]:
-    """Read the chunks as rows: each text once, at least two per row.
+def read_kept(sampled: Path, *, repeated: bool = False) -> Iterator[dict[str, Any]]:
+    """Read the responses and scores of the chunks, at least two per question: each text once, or as often as it was sampled.
 
-    ``gold`` is the teacher's text, where there is one.
-
-    Args:
-        sampled: The program's folder.
-        questions: Of its source, in its order.
-        image_root: Folder of their images, which become bytes.
-        suffix: Put behind a question's id, after a slash.
-        repeated: Keep a text as often as it was sampled.
+    Yields:
+        ``index`` of the question, ``responses``, ``scores``, and ``gold``, the teacher's text, where there is one.
     """
     for line in read_lines(sorted((sampled / "chunks").glob("*.jsonl"))):
         if "reason" in line:
@@ -32,14 +24,35 @@ def read_lists(
         good = [(text, score) for text, score in scored if score is not None and text.strip()]
         kept = good if repeated else list(dict(good).items())
         if len(kept) > 1:
-            question = questions[line["index"]]
-            yield {
-                "id": f"{question.id}/{suffix}" if suffix else question.id,
-                "images": [image_cell(question.image, root=image_root, embed=True)],
-                "prompt": [{"role": "user", "content": question.prompt}],
-                "responses": [text for text, _ in kept],
-                "scores": [score for _, score in kept],
-            } | ({"gold": line["gold"]} if "gold" in line else {})
+            responses, scores = map(list, zip(*kept, strict=True))
+            taught = {"gold": line["gold"]} if "gold" in line else {}
+            yield {"index": line["index"], "responses": responses, "scores": scores, **taught}
+
+
+def make_list(kept: Mapping[str, Any], question: Question, *, image_root: Path, suffix: str = "") -> dict[str, Any]:
+    """Make a row of what was kept; arguments as of ``read_lists``."""
+    row = {
+        "id": f"{question.id}/{suffix}" if suffix else question.id,
+        "images": [image_cell(question.image, root=image_root, embed=True)],
+        "prompt": [{"role": "user", "content": question.prompt}],
+    }
+    return row | {name: value for name, value in kept.items() if name != "index"}
+
+
+def read_lists(
+    sampled: Path, questions: Sequence[Question], *, image_root: Path, suffix: str = "", repeated: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Read the chunks as rows: each text once, at least two per row.
+
+    Args:
+        sampled: The program's folder.
+        questions: Of its source, in its order.
+        image_root: Folder of their images, which become bytes.
+        suffix: Put behind a question's id, after a slash.
+        repeated: Keep a text as often as it was sampled.
+    """
+    for kept in read_kept(sampled, repeated=repeated):
+        yield make_list(kept, questions[kept["index"]], image_root=image_root, suffix=suffix)
 
 
 def write_lists(sampled: Path, questions: Sequence[Question], *, image_root: Path) -> None:

@@ -189,6 +189,7 @@ COMMANDS = {
     "lmms-tasks": Command("harness:LmmsTasksOptions", "harness:run", "write POPE, RePOPE, DASH-B or AMBER as a task of lmms-eval"),
     "data convert": _data_tool("convert_pairs", "ConvertOptions", "a public preference set to checked pairs, or to scored lists"),
     "data convert-chats": _data_tool("convert_chats", "ChatOptions", "a public instruction set to checked chats"),
+    "data convert-pictures": _data_tool("convert_pictures", "PictureSetOptions", "a public set of generated pictures to checked pairs"),
     "data validate": _data_tool("validate_pairs", "ValidateOptions", "check pairs: broken rows, duplicates, leaks, length bias"),
     "data sample": _data_tool("sample_pairs", "SampleOptions", "pairs from a model's own scored answers about images"),
     "data best-of-n": _data_tool("best_of_n", "BestOptions", "what the best of n saved answers is worth; pairs and chats of the best"),

@@ -12,10 +12,12 @@ stopped, finished stages are kept. The model is OUT/stage-N.
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from datasets import Dataset
 
 from data_tools.program import run_program
 from mmalign.data.datasets import hash_data_files, load_rows
@@ -61,7 +63,7 @@ def run(options: CurryOptions) -> None:
     else:
         wanted = ("score_chosen", "score_rejected") if options.rank_by == "scores" else ("difficulty",)
         check_columns(dataset.column_names, ("images", "prompt", "chosen", "rejected", *wanted), what=str(options.data))
-        stages = cut_pairs(list(dataset), options.stages, by=options.rank_by)
+        stages = cut_pairs(dataset, options.stages, by=options.rank_by)
     empty = [number for number, rows in enumerate(stages, start=1) if not rows]
     if empty:
         raise UserError(f"stage {empty[0]} of {options.stages} has no pairs; give more responses with different scores, or fewer stages")
@@ -70,7 +72,7 @@ def run(options: CurryOptions) -> None:
     for number, rows in enumerate(stages, start=1):
         data, folder = options.out / "pairs" / f"stage-{number}.parquet", options.out / f"stage-{number}"
         if not data.is_file():
-            write_rows(data, rows, image_root=options.image_root)
+            write_rows(data, rows, image_root=options.image_root, features=rows.features)
         train(words, model=model, data=data, out=folder)
         model = str(folder)
     print(f"{options.stages} stages of {', '.join(str(len(rows)) for rows in stages)} pairs; the model is {model}")
@@ -95,16 +97,46 @@ def rank_pairs(scores: Sequence[float], stages: int) -> list[tuple[int, int] | N
     return [(order[0], below[round(number * (len(below) - 1) / last)]) for number in range(stages)]
 
 
-def cut_lists(rows: Any, stages: int) -> list[list[dict[str, Any]]]:
+@dataclass(frozen=True)
+class Cut:
+    """A pair of a list, before it is read."""
+
+    row: int
+    chosen: str
+    rejected: str
+    scores: tuple[float, float]
+    name: str
+
+
+@dataclass(frozen=True)
+class CutRows:
+    """A stage's pairs, whose images are read when they are asked for."""
+
+    rows: Dataset
+    cuts: list[Cut] = field(default_factory=list)
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """Types of what pairs take over."""
+        return {"prompt": self.rows.features["prompt"]}
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (pair_row(self.rows[cut.row], cut.chosen, cut.rejected, cut.scores, name=cut.name) for cut in self.cuts)
+
+
+def cut_lists(rows: Dataset, stages: int) -> list[CutRows]:
     """Make each stage's pairs from lists of scored responses. A list without two different scores gives none."""
     check_columns(rows.column_names, (*LIST_COLUMNS, "images"), what="the data set")
-    found: list[list[dict[str, Any]]] = [[] for _ in range(stages)]
-    for index, row in enumerate(rows):
+    found = [CutRows(rows) for _ in range(stages)]
+    for index, row in enumerate(rows.remove_columns("images")):
         texts, scores = _read_list(row, index)
         for number, pair in enumerate(rank_pairs(scores, stages)):
             if pair is not None and texts[pair[0]] != texts[pair[1]]:
                 own, name = (scores[pair[0]], scores[pair[1]]), f"{row_id(row, index=index)}/{number + 1}"
-                found[number].append(pair_row(row, texts[pair[0]], texts[pair[1]], own, name=name))
+                found[number].cuts.append(Cut(index, texts[pair[0]], texts[pair[1]], own, name))
     return found
 
 
@@ -124,16 +156,17 @@ def _finite(value: Any, name: str, index: int) -> float:
     return float(value)
 
 
-def cut_pairs(rows: Sequence[dict[str, Any]], stages: int, *, by: Literal["scores", "difficulty"]) -> list[list[dict[str, Any]]]:
+def cut_pairs(rows: Dataset, stages: int, *, by: Literal["scores", "difficulty"]) -> list[Dataset]:
     """Cut pairs into stages of about equal size, the easiest first; ties stay in the order of the data."""
+    names = ("difficulty",) if by == "difficulty" else ("score_rejected", "score_chosen")
+    columns = {name: rows[name][:] for name in names}
 
     def hardness(index: int) -> float:
-        names = ("difficulty",) if by == "difficulty" else ("score_rejected", "score_chosen")
-        first, *less = (_finite(rows[index][name], name, index) for name in names)
+        first, *less = (_finite(columns[name][index], name, index) for name in names)
         return first - sum(less)
 
-    ordered = [rows[index] for index in sorted(range(len(rows)), key=hardness)]
-    return [ordered[len(ordered) * i // stages : len(ordered) * (i + 1) // stages] for i in range(stages)]
+    ordered = sorted(range(len(rows)), key=hardness)
+    return [rows.select(ordered[len(ordered) * i // stages : len(ordered) * (i + 1) // stages]) for i in range(stages)]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

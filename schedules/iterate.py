@@ -35,8 +35,10 @@ finished rounds are kept, and more ``--rounds`` add to them.
 import json
 import random
 import sys
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from typing import Any, NamedTuple
 
 from data_tools.did import did_weights, read_rejected
 from data_tools.program import run_program
@@ -44,7 +46,7 @@ from mmalign.errors import UserError
 from mmalign.files import claim, read_json_object, write_whole
 from mmalign.rewards.groups import mark_right, win_rates
 from schedules.iterate_options import IterateOptions, check_options
-from schedules.kinds import Kind
+from schedules.kinds import Kind, Lists
 from schedules.rounds_of_pictures import Denoised, Pictures
 from schedules.rounds_of_words import Words
 from schedules.selection import demote_repetitions, select_pairs
@@ -90,37 +92,36 @@ def run_round(options: IterateOptions, kind: Kind, number: int) -> None:
     """Sample, pair, train and measure one round; its record is written last."""
     folder = options.out / f"round-{number}"
     policy = options.model if number == 1 else str(options.out / f"round-{number - 1}" / "model")
-    lists = list(kind.sample(number, policy, folder / "sampled"))
+    lists = kind.sample(number, policy, folder / "sampled")
     if options.repetition:
-        lists = [{**row, "scores": demote_repetitions(row, most=options.repetition, gap=options.min_gap)} for row in lists]
+        lists = lists.with_scores(lambda row: demote_repetitions(row, most=options.repetition, gap=options.min_gap))
     if options.rewards == "win-rate":
-        lists = [{**row, "scores": win_rates(row["scores"])} for row in lists]
+        lists = replace(lists, scores=[win_rates(scores) for scores in lists.scores])
     facts = (train_pairs if options.method == "preference" else train_groups)(options, kind, lists, number=number, policy=policy)
     record = {"policy": policy, "num_prompts": len(lists), **facts, "metrics": kind.measure(folder)}
     write_whole(folder / "round.json", json.dumps(record, indent=1))
 
 
-def train_pairs(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, Any]], *, number: int, policy: str) -> dict[str, Any]:
+def train_pairs(options: IterateOptions, kind: Kind, lists: Lists, *, number: int, policy: str) -> dict[str, Any]:
     """Pair the samples and train on the pairs; return what the record says of it."""
     folder = options.out / f"round-{number}"
-    own = make_pairs(lists, options, kind)
+    own = choose_pairs(lists, options)
     if not own:
         raise UserError(f"round {number} gave no pairs of {len(lists)} prompts; lower --min-score or --min-gap, or sample more responses")
     if not (folder / "lists.parquet").is_file():
         # Not for pairs, which such lists have none of: for train listwise, which refuses them.
-        kind.write_lists(folder / "lists.parquet", [row for row in lists if len(set(row["scores"])) > 1])
+        kind.write_lists(folder / "lists.parquet", lists.differing())
     if not (folder / "pairs.parquet").is_file():
-        kind.write_pairs(folder / "pairs.parquet", [*own, *replayed(options, kind, number, len(own))])
+        kind.write_pairs(folder / "pairs.parquet", chain(make_pairs(lists, own, kind), replayed(options, kind, number, len(own))))
     train(_words(options, kind), model=policy, data=folder / "pairs.parquet", out=folder / "model", method=kind.methods["preference"])
-    scores = [score for row in lists for score in row["scores"]]
-    return {"num_pairs": len(own), "mean_score": sum(scores) / len(scores)}
+    return {"num_pairs": len(own), "mean_score": _mean_score(lists)}
 
 
-def train_groups(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, Any]], *, number: int, policy: str) -> dict[str, Any]:
+def train_groups(options: IterateOptions, kind: Kind, lists: Lists, *, number: int, policy: str) -> dict[str, Any]:
     """Train on groups, held to the policy that sampled them; return what the record says of it."""
     folder = options.out / f"round-{number}"
-    groups = [{**row, "scores": mark_right(row["scores"], options.correct)} for row in lists]
-    alike = [row["scores"][0] for row in groups if len(set(row["scores"])) == 1]
+    groups = replace(lists, scores=[mark_right(scores, options.correct) for scores in lists.scores])
+    alike = [scores[0] for scores in groups.scores if len(set(scores)) == 1]
     if len(alike) == len(groups):
         raise UserError(
             f"round {number}: of {len(groups)} prompts none has samples of different scores, and there is nothing to learn; "
@@ -129,13 +130,18 @@ def train_groups(options: IterateOptions, kind: Kind, lists: Sequence[dict[str, 
     words = _words(options, kind)
     held = kind.hold_groups(folder, groups, policy=policy, words=words)
     train([*words, *held.words], model=policy, data=held.data, out=folder / "model", method=kind.methods["listwise"])
-    scores = [score for row in groups for score in row["scores"]]
+    lowest = min(map(min, groups.scores))
     return {
         "alike": len(alike) / len(groups),
-        "all_lowest": sum(score == min(scores) for score in alike) / len(groups),
-        "mean_score": sum(scores) / len(scores),
+        "all_lowest": sum(score == lowest for score in alike) / len(groups),
+        "mean_score": _mean_score(groups),
         **held.facts,
     }
+
+
+def _mean_score(lists: Lists) -> float:
+    scores = [score for own in lists.scores for score in own]
+    return sum(scores) / len(scores)
 
 
 def _words(options: IterateOptions, kind: Kind) -> list[str]:
@@ -162,25 +168,42 @@ def draw_pairs(row: Mapping[str, Any], options: IterateOptions) -> list[tuple[in
     return [(i, generator.choices(lower[i], weights[i])[0]) for i in best]
 
 
-def make_pairs(lists: Sequence[dict[str, Any]], options: IterateOptions, kind: Kind) -> list[dict[str, Any]]:
-    """Make the round's own pairs."""
-    rows = []
-    for row in lists:
-        for number, (i, j) in enumerate(draw_pairs(row, options)):
-            responses, scores = row["responses"], row["scores"]
-            rows.append(kind.pair(row, responses[i], responses[j], (scores[i], scores[j]), name=f"{row['id']}/{number}"))
-    return rows
+class Choice(NamedTuple):
+    """A pair before its responses are read."""
+
+    row: int
+    """Number of its list."""
+    chosen: int
+    rejected: int
+    name: str
 
 
-def replayed(options: IterateOptions, kind: Kind, number: int, num_own: int) -> list[dict[str, Any]]:
+def choose_pairs(lists: Lists, options: IterateOptions) -> list[Choice]:
+    """Choose the pairs of all lists."""
+    return [
+        Choice(number, *pair, name=f"{row['id']}/{place}")
+        for number, row in enumerate(lists)
+        for place, pair in enumerate(draw_pairs(row, options))
+    ]
+
+
+def make_pairs(lists: Lists, choices: Iterable[Choice], kind: Kind) -> Iterator[dict[str, Any]]:
+    """Read what was chosen."""
+    for choice in choices:
+        row = lists[choice.row]
+        chosen, rejected = choice.chosen, choice.rejected
+        scores = (row["scores"][chosen], row["scores"][rejected])
+        yield kind.pair(row, row["responses"][chosen], row["responses"][rejected], scores, name=choice.name)
+
+
+def replayed(options: IterateOptions, kind: Kind, number: int, num_own: int) -> Iterator[dict[str, Any]]:
     """Draw pairs that earlier rounds made themselves."""
-    rows: list[dict[str, Any]] = []
     share, generator = options.replay, random.Random(f"{options.seed}/{number}")
     for earlier in range(number - 1, 0, -1):
-        pairs = make_pairs(list(kind.read_lists(options.out / f"round-{earlier}" / "lists.parquet")), options, kind)
-        rows += generator.sample(pairs, min(len(pairs), round(share * num_own)))
+        lists = kind.read_lists(options.out / f"round-{earlier}" / "lists.parquet")
+        pairs = choose_pairs(lists, options)
+        yield from make_pairs(lists, generator.sample(pairs, min(len(pairs), round(share * num_own))), kind)
         share /= 2
-    return rows
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,14 +1,15 @@
 """Rounds of pictures: a command draws, as tokens or by a pipeline of diffusers, and a scorer of pictures scores."""
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_tools.picture_rows import write_picture_rows
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import check_columns
 from schedules.iterate_options import IterateOptions
-from schedules.kinds import Held, Kind
+from schedules.kinds import Held, Kind, Lists
 from schedules.stages import run_command
 
 
@@ -21,52 +22,56 @@ class Drawn(Kind):
     """Where it leaves pictures in its folder."""
     columns: ClassVar[Mapping[str, str]]
     """Of lists, by what they hold of each response."""
-    kept: Sequence[str] = ("id", "caption", "scores")
-    """Other columns of lists."""
+    kept: Sequence[str] = ("id", "caption")
+    """Other columns of lists, beside their scores."""
 
-    def draw(self, source: Path, *, model: object, out: Path, seed: int) -> Iterator[dict[str, Any]]:
-        """Draw pictures of captions, or resume, and score them."""
+    def draw(self, source: Path, *, model: object, out: Path, seed: int, suffix: str = "") -> Lists:
+        """Draw pictures of captions, or resume, and score them; the suffix stands behind their ids."""
         # They import torch, which --help does without.
-        from data_tools.picture_lists import read_lists
+        from data_tools.picture_lists import SampledPictures
         from data_tools.picture_scores import build_scorer
 
         assert self.options.scorer is not None
         scorer = build_scorer(self.options.scorer)
         check_columns(load_rows(source).column_names, ("id", "caption"), what=str(source))
         run_command(self.command, source, "--model", model, "--out", out, "--seed", seed, *shlex.split(self.options.sample))
-        return map(self.as_responses, read_lists(load_rows(out / self.samples), scorer, what=str(out)))
+        drawn = SampledPictures(load_rows(out / self.samples), what=str(out))
 
-    def sample(self, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
+        def read(number: int) -> dict[str, Any]:
+            row = drawn.read(number)
+            return self.as_responses({**row, "id": f"{row['id']}{suffix}"})
+
+        return Lists(read, [drawn.score(number, scorer) for number in range(len(drawn.captions))])
+
+    def sample(self, number: int, policy: str, out: Path) -> Lists:
         """Draw a round's captions."""
-        for row in self.draw(self.source(number), model=policy, out=out, seed=self.options.seed + number):
-            yield {**row, "id": f"{row['id']}/{number}"}
+        return self.draw(self.source(number), model=policy, out=out, seed=self.options.seed + number, suffix=f"/{number}")
 
     def measure(self, folder: Path) -> dict[str, float]:
         """Draw held-out captions as in the rounds, and take the mean of their scores."""
         if self.options.eval_data is None:
             return {}
-        rows = self.draw(self.options.eval_data, model=folder / "model", out=folder / "eval", seed=self.options.seed)
-        scores = [score for row in rows for score in row["scores"]]
+        lists = self.draw(self.options.eval_data, model=folder / "model", out=folder / "eval", seed=self.options.seed)
+        scores = [score for own in lists.scores for score in own]
         return {"images/score": sum(scores) / len(scores)}
 
-    def write_lists(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_lists(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write lists with a column for each of what responses hold."""
-        self.write_pairs(path, [self._as_columns(row) for row in rows])
+        self.write_pairs(path, map(self._as_columns, rows))
 
-    def read_lists(self, path: Path) -> Iterator[dict[str, Any]]:
+    def read_lists(self, path: Path) -> Lists:
         """Read them as they were sampled."""
-        return map(self.as_responses, load_rows(path))
+        rows = load_rows(path)
+        return Lists(lambda number: self.as_responses(rows[number]), rows["scores"][:])
 
-    def write_pairs(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_pairs(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write rows as they are."""
-        from data_tools.picture_lists import write_picture_rows
-
         write_picture_rows(path, rows)
 
-    def hold_groups(self, folder: Path, groups: Sequence[Mapping[str, Any]], *, policy: str, words: Sequence[str]) -> Held:
+    def hold_groups(self, folder: Path, groups: Lists, *, policy: str, words: Sequence[str]) -> Held:
         """Write groups of different scores; without cached log-probabilities, training is held to a copy of the policy."""
         if not (folder / "lists.parquet").is_file():
-            self.write_lists(folder / "lists.parquet", [row for row in groups if len(set(row["scores"])) > 1])
+            self.write_lists(folder / "lists.parquet", groups.differing())
         return Held(folder / "lists.parquet", [], {})
 
     def as_responses(self, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,7 +82,7 @@ class Drawn(Kind):
 
     def _as_columns(self, row: Mapping[str, Any]) -> dict[str, Any]:
         held = {self.columns[name]: [response[name] for response in row["responses"]] for name in row["responses"][0]}
-        return {**{name: row[name] for name in self.kept}, **held}
+        return {**{name: row[name] for name in (*self.kept, "scores")}, **held}
 
 
 class Pictures(Drawn):

@@ -2,15 +2,15 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from data_tools.sample_pairs import main as sample_pairs
-from data_tools.sampled_lists import read_lists
+from data_tools.sampled_lists import make_list, read_kept
 from mmalign.data.datasets import load_rows
 from mmalign.errors import UserError
-from schedules.kinds import Held, Kind
+from schedules.kinds import Held, Kind, Lists
 from schedules.stages import option_values, pair_row, run_command, write_rows
 
 BENCHMARKS = ("chair", "pope")
@@ -20,7 +20,7 @@ _SHARED_OPTIONS = ("--dtype", "--quantization", "--max-length", "--answer-end")
 class Words(Kind):
     """Answers to questions about images."""
 
-    def sample(self, number: int, policy: str, out: Path) -> Iterator[dict[str, Any]]:
+    def sample(self, number: int, policy: str, out: Path) -> Lists:
         """Sample and score by ``data_tools/sample_pairs.py``, and read every response with its score."""
         # It imports torch, which --help does without.
         from data_tools.sampling import load_source
@@ -36,26 +36,31 @@ class Words(Kind):
             (out / "finished").touch()
         prompts = option_values(options.sample, "--prompts")
         items, root, _, _ = load_source(source, prompts=prompts, image_root=options.image_root)
-        questions = [item.question for item in items]
-        return read_lists(out, questions, image_root=root, suffix=str(number), repeated=options.method == "listwise")
+        kept = list(read_kept(out, repeated=options.method == "listwise"))
 
-    def write_lists(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        def read(place: int) -> dict[str, Any]:
+            return make_list(kept[place], items[kept[place]["index"]].question, image_root=root, suffix=str(number))
+
+        return Lists(read, [line["scores"] for line in kept])
+
+    def write_lists(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write lists as they are."""
         write_rows(path, rows, image_root=None)
 
-    def read_lists(self, path: Path) -> Iterator[dict[str, Any]]:
+    def read_lists(self, path: Path) -> Lists:
         """Read them."""
-        return iter(load_rows(path))
+        rows = load_rows(path)
+        return Lists(rows.__getitem__, rows["scores"][:])
 
     def pair(self, row: Mapping[str, Any], chosen: Any, rejected: Any, scores: tuple[float, float], *, name: str) -> dict[str, Any]:
         """Make a pair of two texts."""
         return pair_row(row, chosen, rejected, scores, name=name)
 
-    def write_pairs(self, path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write_pairs(self, path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         """Write pairs as they are."""
         write_rows(path, rows, image_root=None)
 
-    def hold_groups(self, folder: Path, groups: Sequence[Mapping[str, Any]], *, policy: str, words: Sequence[str]) -> Held:
+    def hold_groups(self, folder: Path, groups: Lists, *, policy: str, words: Sequence[str]) -> Held:
         """Write all groups, with the log-probabilities that the policy gave them."""
         if not (folder / "lists.parquet").is_file():
             self.write_lists(folder / "lists.parquet", groups)

@@ -1,16 +1,14 @@
 """What schedules of several trainings share: commands that stop the schedule, pairs from scored lists."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, Image, List
-
+from data_tools.picture_rows import write_picture_rows
 from data_tools.row_files import image_cell
 from mmalign.cli import main as mmalign
 from mmalign.errors import UserError
-from mmalign.files import whole
 
 RECORD = "schedule.json"
 """Of what a schedule's folder belongs to."""
@@ -73,13 +71,19 @@ def run_command(*words: object) -> None:
         raise UserError(f"the schedule stopped at: mmalign {shlex.join(text)}; fix the cause and give the same command again")
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], *, image_root: Path | None) -> None:
-    """Write rows whose images become bytes; the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    held = [{**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"] or ()]} for row in rows]
-    rows_of_bytes = Dataset.from_list(held).cast_column("images", List(Image(decode=False))).cast_column("images", List(Image()))
-    with whole(path) as partial:
-        rows_of_bytes.to_parquet(partial)
+def write_rows(
+    path: Path, rows: Iterable[Mapping[str, Any]], *, image_root: Path | None, features: Mapping[str, Any] | None = None
+) -> None:
+    """Write rows whose images become bytes, some at a time.
+
+    Args:
+        path: Of the Parquet file.
+        rows: At least one.
+        image_root: Folder that their paths start from.
+        features: Types of columns that stay as they were read.
+    """
+    held = ({**row, "images": [image_cell(image, root=image_root, embed=True) for image in row["images"] or ()]} for row in rows)
+    write_picture_rows(path, held, features=features)
 
 
 def pair_row(row: Mapping[str, Any], chosen: str, rejected: str, scores: tuple[float, float], *, name: str) -> dict[str, Any]:

@@ -60,6 +60,16 @@ def test_demo_then_the_data_tools(binaries: Path, empty: Path) -> None:
     run_outside(mmalign, "data", "convert", "trl", demo / "world" / "pairs", "--out", "converted", cwd=empty)
     run_outside(mmalign, "data", "validate", "converted/pairs", "--out", "report", cwd=empty)
     assert (empty / "report" / "summary.md").is_file()
-    for name in ("convert-chats", "sample", "best-of-n", "collect-traces", "search", "weaken", "inject-errors", "coco-objects"):
+    for name in (
+        "convert-chats",
+        "convert-pictures",
+        "sample",
+        "best-of-n",
+        "collect-traces",
+        "search",
+        "weaken",
+        "inject-errors",
+        "coco-objects",
+    ):
         assert f"usage: mmalign data {name} " in run_outside(mmalign, "data", name, "--help", cwd=empty)
     assert "usage: curry.py" in run_outside(binaries / "python", "-m", "schedules.curry", "--help", cwd=empty)

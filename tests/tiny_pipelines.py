@@ -1,5 +1,6 @@
 """Tiny random text-to-image pipelines of stock diffusers classes, in latent and in pixel space, and rows of pictures."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,33 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    EulerDiscreteScheduler,
     IFPipeline,
     PixArtAlphaPipeline,
     PixArtTransformer2DModel,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from torch.nn import functional
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    T5Config,
+    T5EncoderModel,
+)
 
 from tests.tiny_models import build_tokenizer, random_image, random_text
 
 WIDTH = 16
 
 
-def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8) -> UNet2DConditionModel:
+def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8, **more: Any) -> UNet2DConditionModel:
     """A UNet of two levels that reads captions."""
     torch.manual_seed(seed)
     return UNet2DConditionModel(
@@ -34,10 +47,10 @@ def build_unet(channels: int, *, out: int, seed: int = 0, side: int = 8) -> UNet
         block_out_channels=(8, 16),
         layers_per_block=1,
         norm_num_groups=4,
-        cross_attention_dim=WIDTH,
         attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **{"cross_attention_dim": WIDTH, **more},
     )
 
 
@@ -74,6 +87,44 @@ def build_latent_pipeline(*, prediction_type: str = "epsilon", seed: int = 0) ->
         feature_extractor=None,
         requires_safety_checker=False,
     )
+
+
+def build_xl_pipeline(*, seed: int = 0) -> Any:
+    """Stable Diffusion XL's classes: two text encoders, and a network that is told of sizes."""
+    plain = build_latent_pipeline(seed=seed)
+    text = CLIPTextConfig(**{**plain.text_encoder.config.to_dict(), "projection_dim": 8, "num_hidden_layers": 2})
+    sizes = {"addition_embed_type": "text_time", "addition_time_embed_dim": 4, "projection_class_embeddings_input_dim": 6 * 4 + 8}
+    steps = {"beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading", "steps_offset": 1}
+    return StableDiffusionXLPipeline(
+        vae=plain.vae,
+        text_encoder=plain.text_encoder,
+        text_encoder_2=CLIPTextModelWithProjection(text),
+        tokenizer=plain.tokenizer,
+        tokenizer_2=plain.tokenizer,
+        unet=build_unet(4, out=4, seed=seed, cross_attention_dim=2 * WIDTH, **sizes),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", **steps),
+        add_watermarker=False,
+    )
+
+
+def add_safety_checker(pipeline: Any, hidden: Sequence[Image.Image], shown: Sequence[Image.Image]) -> None:
+    """Stable Diffusion's own checker with tiny random weights, whose concepts are the features of the pictures that it is to hide."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = CLIPConfig(vision_config={**sizes, "image_size": 16, "patch_size": 4}, projection_dim=WIDTH)
+    checker = StableDiffusionSafetyChecker(config).eval()
+    extractor = CLIPImageProcessor(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    with torch.no_grad():
+        features = checker.visual_projection(checker.vision_model(extractor([*hidden, *shown], return_tensors="pt").pixel_values)[1])
+    features = functional.normalize(features, dim=-1)
+    for number, own in enumerate(features[: len(hidden)]):
+        concept = own - features[len(hidden) :].mean(0)
+        likeness = functional.normalize(features, dim=-1) @ functional.normalize(concept, dim=-1)
+        checker.concept_embeds.data[number] = concept
+        checker.concept_embeds_weights.data[number] = (likeness[number] + likeness[len(hidden) :].max()) / 2
+    checker.concept_embeds_weights.data[len(hidden) :] = 2.0
+    checker.special_care_embeds_weights.data[:] = 2.0
+    pipeline.register_modules(safety_checker=checker, feature_extractor=extractor)
 
 
 def build_pixel_pipeline(*, seed: int = 0) -> Any:

@@ -28,6 +28,7 @@ from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.denoisers import DenoiserOptions, ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.training.method import Method, MethodOutput, Sum
+from mmalign.training.processes import mean_over_processes
 
 ROW = "row_number"
 
@@ -64,6 +65,7 @@ class PictureMethod(Method):
 
     def prepare(self, dataset: Dataset) -> Dataset:
         """Number the rows, whose noise is drawn by their number."""
+        self.source.tell_cut(dataset["caption"][:])
         dataset = dataset.remove_columns(ROW) if ROW in dataset.column_names else dataset
         return dataset.add_column(ROW, list(range(len(dataset))))
 
@@ -95,10 +97,10 @@ class PictureMethod(Method):
         counts = batch["counts"].to(drawn.times.device)
         return Draws(*(values.repeat_interleave(counts, 0).to(images.device) for values in drawn))
 
-    def show(self, captions: Sequence[str], batch: Mapping[str, Any]) -> Conditions:
-        """Tell the denoiser of each picture's caption."""
+    def show(self, captions: Sequence[str], batch: Mapping[str, Any], *, side: int | None = None) -> Conditions:
+        """Tell the denoiser of each picture's caption, and of its side, the run's if not given."""
         each = [caption for caption, count in zip(captions, batch["counts"].tolist(), strict=True) for _ in range(count)]
-        return self.source.encode_captions(each, device=batch["rows"].device)
+        return self.source.encode_captions(each, side=side or self.side, device=batch["rows"].device)
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Rows."""
@@ -203,7 +205,7 @@ class ImagePreferenceMethod(PictureMethod):
         if self.options.lists:
             losses = list_loss(self.ranking.objective, ratios, batch["scores"], batch["counts"])
             return MethodOutput(self.ranking.weight * losses.sum(), metrics)
-        losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"])
+        losses, rewards = pair_loss(self.pairs.objective, ratios, batch["numbers"], mean=mean_over_processes)
         loss = self.pairs.weight * losses.sum() + self.options.sft_weight * policy[0::2].sum()
         return MethodOutput(loss, metrics | _reward_metrics(rewards))
 

@@ -5,13 +5,14 @@ Shape legend: B = rows, R = images in the batch.
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from mmalign.errors import UserError
 from mmalign.losses.list_kernel import ListObjective, pad_lists
 from mmalign.losses.list_objectives import rank_dpo
 from mmalign.losses.listwise import RankedBy
-from mmalign.losses.pair_kernel import PairObjective, PairValues, preference_loss
+from mmalign.losses.pair_kernel import Mean, PairObjective, PairValues, preference_loss
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named, Registry, positive
 
@@ -66,18 +67,21 @@ def parse_pair_objective(text: str, *, beta: float | None, betas: Mapping[str, f
     return named
 
 
-def pair_loss(objective: PairObjective, log_ratios: Tensor, columns: Mapping[str, Tensor]) -> tuple[Tensor, PairValues]:
+def pair_loss(
+    objective: PairObjective, log_ratios: Tensor, columns: Mapping[str, Tensor], *, mean: Mean = torch.mean
+) -> tuple[Tensor, PairValues]:
     """Compute the loss of pairs.
 
     Args:
         objective: Its link, beta, margin and outer loss.
         log_ratios: (2 B,) h of chosen, rejected, chosen, ...
         columns: (B,) each, those that the objective reads.
+        mean: Over the batch, for objectives that compare a picture with it.
 
     Returns:
         (B,) losses and the rewards, beta included.
     """
     linked = objective.link(log_ratios)
     rewards = PairValues(linked[0::2], linked[1::2])
-    losses = preference_loss(objective, rewards, columns=columns)
+    losses = preference_loss(objective, rewards, columns=columns, mean=mean)
     return losses, PairValues(*(objective.beta * value.detach() for value in rewards))

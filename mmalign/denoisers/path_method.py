@@ -71,13 +71,14 @@ class PathPreferenceMethod(ImagePreferenceMethod):
         def pick(values: Sequence[Tensor], *, after: int) -> Tensor:
             return torch.stack([value[begin + after] for value, begin in zip(values, begins, strict=True)])
 
+        side = latents[0].shape[-1] * self.source.scale
         inputs = {
             "noisy": pick(latents, after=0),
             "reached": pick(latents, after=1),
             "times": pick(times, after=0),
             "reached_times": pick(times, after=1),
-            "conditions": self.show(captions, batch),
-            "blank": None if (batch["guidance"] == 1).all() else self.show([""] * len(captions), batch),
+            "conditions": self.show(captions, batch, side=side),
+            "blank": None if (batch["guidance"] == 1).all() else self.show([""] * len(captions), batch, side=side),
             "guidance": batch["guidance"],
         }
         return {"inputs": inputs, **{name: batch[name] for name in ("counts", "numbers")}}

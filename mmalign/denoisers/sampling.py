@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmalign.denoisers.inversion import build_grid
 from mmalign.denoisers.paths import SampledPath
-from mmalign.denoisers.pipeline import SHARE, TextToImage
+from mmalign.denoisers.pipeline import SHARE, TextToImage, without_warnings
 from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.schedule import Levels, implied_image, levels_at
 
@@ -22,8 +22,8 @@ from mmalign.denoisers.schedule import Levels, implied_image, levels_at
 @torch.no_grad()
 def sample_pictures(
     source: TextToImage, captions: Sequence[str], seeds: Sequence[int], *, steps: int, guidance: float, side: int
-) -> list[Image.Image]:
-    """Make a picture of each caption.
+) -> list[Image.Image | None]:
+    """Make a picture of each caption; None where the pipeline's safety checker gives a black one in its place.
 
     Args:
         source: The pipeline.
@@ -36,9 +36,9 @@ def sample_pictures(
     has_latents = source.vae is not None
     size = side * (source.pipeline.vae_scale_factor // source.scale if hasattr(source.pipeline, "vae_scale_factor") else 1)
     # Training shows captions as they are, and pictures at their size.
-    as_given = {} if source.name == "StableDiffusionPipeline" else {"clean_caption": False}
+    as_given = {} if source.name.startswith("StableDiffusion") else {"clean_caption": False}
     as_given |= {"use_resolution_binning": False} if source.is_pixart else {}
-    with _known_target(source):
+    with _known_target(source), without_warnings():
         made = source.pipeline(
             prompt=list(captions),
             num_inference_steps=steps,
@@ -48,9 +48,11 @@ def sample_pictures(
             generator=[torch.Generator().manual_seed(seed) for seed in seeds],
             output_type="pt" if has_latents or source.name == "IFPipeline" else "latent",
             **as_given,
-        ).images
+        )
+    hidden = getattr(made, "nsfw_content_detected", None) or [False] * len(captions)
     # Behind a VAE diffusers scales pixels to 0 to 1.
-    return [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made]
+    shown = [to_image(2 * pixels - 1 if has_latents else pixels) for pixels in made.images]
+    return [None if black else picture for picture, black in zip(shown, hidden, strict=True)]
 
 
 @torch.no_grad()
@@ -72,8 +74,8 @@ def sample_paths(
     denoiser = source.path_denoiser().eval().to(device)
     shape = (denoiser.channels, side // source.scale, side // source.scale)
     told: dict[str, Any] = {
-        "conditions": source.encode_captions(captions, device=device),
-        "blank": None if guidance == 1 else source.encode_captions([""] * len(captions), device=device),
+        "conditions": source.encode_captions(captions, side=side, device=device),
+        "blank": None if guidance == 1 else source.encode_captions([""] * len(captions), side=side, device=device),
         "guidance": torch.full((len(captions), 1, 1, 1), guidance, device=device),
     }
     grid = build_grid(denoiser.alphas_cumprod, steps)

@@ -19,10 +19,11 @@ from mmalign.losses.list_objectives import LIST_OBJECTIVES
 from mmalign.losses.policy_gradient import token_log_ratios
 from mmalign.losses.reasoning_steps import StepKind
 from mmalign.losses.scores import Logps, ScoredTokens
-from mmalign.methods.responses import ResponsesMethod, mean_over_processes
+from mmalign.methods.responses import ResponsesMethod
 from mmalign.models.references import Reference
 from mmalign.options.methods import ListLossOptions
 from mmalign.training.method import MethodOutput, Sum
+from mmalign.training.processes import mean_over_processes
 
 
 class ListwiseMethod(ResponsesMethod[ListObjective]):

@@ -27,11 +27,12 @@ from mmalign.losses.scores import Logps, ScoredTokens
 from mmalign.methods.cached_reference import CachedReference
 from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
-from mmalign.methods.responses import ResponsesMethod, mean_over_processes
+from mmalign.methods.responses import ResponsesMethod
 from mmalign.models.eval_mode import eval_mode
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions, PreferenceOptions
 from mmalign.training.method import Method, MethodOutput, Selection
+from mmalign.training.processes import mean_over_processes
 
 START_ROWS = 64
 """Pairs on which rewards before training are measured."""

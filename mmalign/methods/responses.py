@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-import torch.distributed as dist
 from datasets import Dataset
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from transformers import TrainerCallback
 
 from mmalign.data.encode import EncodedPrompt, encode_row
@@ -216,15 +214,3 @@ class ResponsesMethod(Method, Generic[Objective]):
 def model_inputs(batch: Mapping[str, Any]) -> dict[str, Any]:
     """A batch without what only the objectives read."""
     return {key: value for key, value in batch.items() if key not in ("numbers", "reference", "reference_cells", "held")}
-
-
-def mean_over_processes(values: Tensor) -> Tensor:
-    """Compute the mean of (B,) values over all processes; B may differ from one to another.
-
-    The gradient is that of one process with all values, where each process's loss is a sum that the trainer adds up.
-    """
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return values.mean()
-    count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
-    dist.all_reduce(count)
-    return all_reduce(values.sum()) / count[0]

@@ -49,12 +49,12 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = hash_processor(folder)
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
-    return f"weights {_hash(weights)}, processor {processor}, {', '.join(precision)}"
+    return f"weights {hash_files(weights)}, processor {processor}, {', '.join(precision)}"
 
 
 def hash_processor(folder: Path) -> str:
     """Hash the files of a processor that was saved in a folder."""
-    return _hash(_find(folder, PROCESSOR))
+    return hash_files(_find(folder, PROCESSOR))
 
 
 def _local_folder(source: str) -> Path:
@@ -69,7 +69,8 @@ def _find(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
-def _hash(files: Iterable[Path]) -> str:
+def hash_files(files: Iterable[Path]) -> str:
+    """Hash files with their names to 12 hex digits."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name} {hash_file(path)}\n".encode())

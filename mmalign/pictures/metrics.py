@@ -4,6 +4,7 @@ A picture's objects are (kind, colour, place); an object is right if all three a
 """
 
 from collections.abc import Sequence
+from itertools import combinations
 
 import numpy as np
 from PIL import Image
@@ -47,10 +48,7 @@ def quarters_right(drawn: Objects, named: Objects) -> float:
     return sum(shown.get(place) == wanted.get(place) for place in range(QUARTERS)) / QUARTERS
 
 
-def measure_diversity(pictures: Sequence[Sequence[Image.Image]]) -> float | None:
-    """Mean distance per pixel and channel, from 0 to 255, of every two pictures of a caption; None where no caption has two."""
-    distances = []
-    for group in pictures:
-        arrays = [np.asarray(picture, dtype=np.float64) for picture in group]
-        distances += [np.abs(one - other).mean() for number, one in enumerate(arrays) for other in arrays[number + 1 :]]
-    return float(np.mean(distances)) if distances else None
+def distances_between(pictures: Sequence[Image.Image]) -> list[float]:
+    """Distance per pixel and channel, from 0 to 255, of every two pictures; the mean over those of all captions is their diversity."""
+    arrays = [np.asarray(picture, dtype=np.float64) for picture in pictures]
+    return [float(np.abs(one - other).mean()) for one, other in combinations(arrays, 2)]

@@ -1,12 +1,14 @@
 """``mmalign sample-denoiser``: pictures of captions, in shards that are there whole or not at all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from PIL import Image
+from pyarrow.compute import list_value_length
+from pyarrow.parquet import read_metadata
 
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.pictures import read_caption
@@ -47,6 +49,7 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     shards = Shards(options.out / "shards", len(dataset), SHARD_ROWS, suffix=".parquet")
     source = load_pipeline(options.model)
     source.to(best_device())
+    source.tell_cut(dataset["caption"][:])
 
     def write(rows: range, path: Path, advance: Advance) -> None:
         write_shard(options, source, dataset.select(rows), path, first=rows.start)
@@ -57,11 +60,26 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     if part.count > 1:
         print(f"part {options.shard} is drawn; when all parts are, run the same command without --shard: it joins them")
         return None
-    joined = concatenate_datasets([Dataset.from_parquet(str(path), cache_dir=str(options.out / "cache")) for path in shards.paths()])
+    count = join(options, shards.paths())
+    if count < (asked := len(dataset) * options.num_samples):
+        print(f"{asked - count:,} of {asked:,} pictures were made black by the pipeline's safety checker, and are left out")
+    print(f"{count:,} pictures of {len(dataset):,} captions saved in {options.out / SAMPLES}")
+    return options.out / SAMPLES
+
+
+def join(options: SampleDenoiserOptions, shards: Sequence[Path]) -> int:
+    """Write the shards as one file; returns how many pictures there are.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    held = [path for path in shards if read_metadata(path).num_rows]
+    if not held:
+        raise UserError(f"the safety checker of {options.model} made all pictures black, and there is nothing to save; change the captions")
+    joined = concatenate_datasets([Dataset.from_parquet(str(path), cache_dir=str(options.out / "cache")) for path in held])
     with whole(options.out / SAMPLES) as partial:
         joined.to_parquet(partial)
-    print(f"{len(dataset) * options.num_samples:,} pictures of {len(dataset):,} captions saved in {options.out / SAMPLES}")
-    return options.out / SAMPLES
+    return len(joined) if options.pairs else list_value_length(joined.data.column("images")).to_numpy().sum()
 
 
 def check_captions(dataset: Dataset, source: Path) -> None:
@@ -87,27 +105,40 @@ def write_shard(options: SampleDenoiserOptions, source: TextToImage, rows: Datas
         batch = wanted[start : start + options.batch_size]
         drawn = draw(options, source, [captions[row] for row, _ in batch], [(first + row, number) for row, number in batch])
         for (row, _), (picture, own) in zip(batch, drawn, strict=True):
+            if picture is None:
+                continue
             made[row].append({"bytes": to_png(picture), "path": None})
             paths[row] += [] if own is None else [pack_path(own)]
-    if options.pairs:
-        chosen = [row["image"] for row in rows]
-        found = [
-            {"caption": caption, "image_chosen": image, "image_rejected": picture}
-            for caption, image, pictures in zip(captions, chosen, made, strict=True)
-            for picture in pictures
-        ]
-        Dataset.from_list(found, features=PAIRS).to_parquet(path)
-        return
     columns = {"images": made, "paths": paths} if options.paths else {"images": made}
-    kept = rows.remove_columns([name for name in DRAWN if name in rows.column_names])
-    own_columns = Dataset.from_dict(columns, features=Features({name: DRAWN[name] for name in columns}))
-    concatenate_datasets([kept, own_columns], axis=1).to_parquet(path)
+    (make_pairs(rows, made) if options.pairs else add_drawn(rows, columns)).to_parquet(path)
+
+
+def make_pairs(rows: Dataset, made: Sequence[Sequence[Mapping[str, Any]]]) -> Dataset:
+    """Set each row's own picture against those that were made."""
+    pairs = [(row["caption"], row["image"], picture) for row, pictures in zip(rows, made, strict=True) for picture in pictures]
+    return Dataset.from_dict({name: [pair[number] for pair in pairs] for number, name in enumerate(PAIRS)}, features=PAIRS)
+
+
+def add_drawn(rows: Dataset, columns: Mapping[str, Sequence[Sequence[Any]]]) -> Dataset:
+    """Add the columns of what was drawn, and leave rows out for which there is nothing."""
+    shown = [row for row, pictures in enumerate(columns["images"]) if pictures]
+    kept = rows.select(shown).remove_columns([name for name in DRAWN if name in rows.column_names])
+    held = {name: [values[row] for row in shown] for name, values in columns.items()}
+    drawn = Dataset.from_dict(held, features=Features({name: DRAWN[name] for name in held}))
+    return concatenate_datasets([kept, drawn], axis=1)
 
 
 def draw(
     options: SampleDenoiserOptions, source: TextToImage, captions: Sequence[str], places: Sequence[tuple[int, int]]
-) -> Sequence[tuple[Image.Image, SampledPath | None]]:
-    """Make pictures with their paths, where those are asked for; ``places`` are the numbers of each one's row and sample."""
+) -> Sequence[tuple[Image.Image | None, SampledPath | None]]:
+    """Make pictures, None for black ones, with their paths where those are asked for.
+
+    Args:
+        options: How.
+        source: The pipeline.
+        captions: A picture each.
+        places: Numbers of each picture's row and sample.
+    """
     how: dict[str, Any] = {"steps": options.sampling_steps, "guidance": options.guidance, "side": source.choose_side(options.resolution)}
     seeds = [make_seed(options.seed, *place) for place in places]
     if not options.paths:

@@ -24,13 +24,14 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from mmalign.data.images import load_image
 from mmalign.files import whole
+from mmalign.pictures.reader import SIDE
 from mmalign.worlds.contrast import KINDS, Contrast, make_contrast
 from mmalign.worlds.render import draw_shapes, draw_shapes_twice, to_png
 from mmalign.worlds.scenes import PLACES, SHAPES, Scene
 from mmalign.worlds.text import Speaker
 from mmalign.worlds.tokenizer import train_tokenizer
 from scripts.studies.denoisers_page import ARMS, BASE, Cell, write_page
-from scripts.studies.denoisers_reader import LEAST_ACCURACY, SIDE, diversity, draw_scene, make_reader, score_drawings
+from scripts.studies.denoisers_reader import LEAST_ACCURACY, diversity, draw_scene, make_reader, objects_of, score_drawings
 from scripts.studies.study import main, run_missing, write_dataset, write_json
 from scripts.studies.world import load_copy, run
 
@@ -208,7 +209,9 @@ def make_scored_paths(rows: Path, base: Path, seed: int, out: Path, sizes: Sizes
     wanted = [draw_contrast(row_rng(seed, 1, row)).own for row in range(sizes.pairs)]
     samples = load_copy(folder / "samples.parquet").select_columns(["caption", "images", "paths"])
     samples = samples.cast_column("images", List(ImageFeature(decode=False)))
-    scores = [reader.score([load_image(image) for image in row["images"]], truth) for row, truth in zip(samples, wanted, strict=True)]
+    scores = [
+        reader.score([load_image(image) for image in row["images"]], objects_of(truth)) for row, truth in zip(samples, wanted, strict=True)
+    ]
     write_dataset(folder / "scored.parquet", samples.remove_columns("images").add_column("scores", scores))
     return folder / "scored.parquet"
 

@@ -23,6 +23,7 @@ from mmalign.denoisers.rows import to_image
 from mmalign.denoisers.sampling import sample_pictures
 from tests.commands.test_resume import kill_at, read_steps, start
 from tests.tiny_pipelines import (
+    add_safety_checker,
     build_latent_pipeline,
     build_pixel_pipeline,
     build_transformer_pipeline,
@@ -273,7 +274,8 @@ def test_broken_rows_are_told(pipelines: Path, tmp_path: Path) -> None:
         (["--noise", "path"], "objective dpo has no beta for images that its paper gives; set --beta"),
         (["--noise", "path", "--objective", "rank"], "objective rank is of pictures"),
         (["--reference-model", "VELOCITY"], "reference_model predicts v_prediction"),
-        (["--model", "nowhere/at-all"], "can't be loaded as a pipeline"),
+        (["--model", "nowhere/at-all"], "nowhere/at-all can't be loaded: there is no such folder"),
+        (["--model", "./nowhere"], "there is no ./nowhere"),
     ],
 )
 def test_what_can_not_be_is_refused(
@@ -322,6 +324,44 @@ def test_samples_resume_to_the_same_bytes_and_are_diffusers_own(pipelines: Path,
     assert np.abs(drawn / 255 - stock).max() <= 0.5 / 255 + 1e-4
     assert main(command(tmp_path / "whole", "--guidance", "3")) == 2
     assert main(command(tmp_path / "odd", "--resolution", "15")) == 2
+
+
+def test_what_a_safety_checker_makes_black_is_left_out_and_told(
+    pipelines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three captions with two pictures each: both of the first, and one of the last."""
+    data = save_pictures(tmp_path / "rows.parquet", single_rows(3))
+    monkeypatch.setattr("mmalign.runs.sample_denoiser.SHARD_ROWS", 1)
+
+    def draw(model: Path, out: str, *more: str) -> list[list[Any]]:
+        words = ["sample-denoiser", str(data), "--model", str(model), "--out", str(tmp_path / out), "--num-samples", "2"]
+        assert main([*words, "--sampling-steps", "2", "--guidance", "2", *more]) == 0
+        rows = load_rows(tmp_path / out / "samples.parquet")
+        return [[row["caption"], *map(load_image, row["images"] if "images" in row else [row["image_rejected"]])] for row in rows]
+
+    first, second, third = draw(pipelines / "latent", "every")
+    assert "black" not in capsys.readouterr().out
+    pipeline = build_latent_pipeline()
+    add_safety_checker(pipeline, [*first[1:], third[1]], [*second[1:], third[2]])
+    checked = save_pipeline(pipeline, tmp_path / "checked")
+    assert draw(checked, "checked") == [second, [third[0], third[2]]]
+    assert "3 of 6 pictures were made black by the pipeline's safety checker, and are left out" in capsys.readouterr().out
+    assert [row[1] for row in draw(checked, "pairs", "--pairs")] == [*second[1:], third[2]]
+    save_pictures(data, single_rows(1))
+    words = [
+        "sample-denoiser",
+        str(data),
+        "--model",
+        str(checked),
+        "--out",
+        str(tmp_path / "none"),
+        "--sampling-steps",
+        "2",
+        "--guidance",
+        "2",
+    ]
+    assert main(words) == 2
+    assert "made all pictures black" in capsys.readouterr().err
 
 
 def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:

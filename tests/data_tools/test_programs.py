@@ -21,6 +21,7 @@ def test_all_programs_are_known() -> None:
         "collect_traces",
         "convert_chats",
         "convert_pairs",
+        "convert_pictures",
         "inject_errors",
         "pair_pictures",
         "sample_pairs",

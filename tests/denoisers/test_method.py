@@ -98,6 +98,21 @@ def test_pictures_of_a_row_share_noise_and_time_whatever_the_batch(latent: TextT
     assert len(set(whole["times"].tolist())) == 3
 
 
+def test_captions_that_are_the_same_are_encoded_once(latent: TextToImage) -> None:
+    """Each picture is told of its own; two rows share a caption, and one has none."""
+    captions = ["a red dog", "a blue cat", "a red dog", "", "a blue cat", ""]
+    each = [latent.encode_captions([caption], side=16, device=torch.device("cpu")) for caption in captions]
+    alone = torch.cat([told["encoder_hidden_states"] for told in each])
+    encoded: list[int] = []
+    latent.pipeline.text_encoder.register_forward_hook(lambda module, args, output: encoded.append(len(output[0])))
+    together = latent.encode_captions(captions, side=16, device=torch.device("cpu"))["encoder_hidden_states"]
+    torch.testing.assert_close(together, alone)
+    assert encoded == [3]
+    policy, method = build(PREFERENCE, latent)
+    prepared(method, policy, picture_rows(2))
+    assert encoded == [3, 2]
+
+
 def test_lists(latent: TextToImage) -> None:
     """Of two pictures each, RankDPO is DPO times what their swap changes in DCG."""
     policy, method = build(replace(PREFERENCE, objective="rank:ranked_by=score", beta=30.0), latent)
@@ -175,7 +190,7 @@ def test_caption_dropout_is_a_share_of_the_rows() -> None:
     assert isinstance(method, DenoiserMethod)
     rows = single_rows(40)
     shown = prepared(method, model, rows)["inputs"]["conditions"]["encoder_hidden_states"]
-    empty = source.encode_captions([""], device=shown.device)["encoder_hidden_states"][0]
+    empty = source.encode_captions([""], side=8, device=shown.device)["encoder_hidden_states"][0]
     dropped = [torch.equal(each, empty) for each in shown]
     chances = draw_rows(range(40), step=3, seed=0, shape=(3, 8, 8), num_times=1000).chance
     assert dropped == [chance < 0.4 for chance in chances.tolist()]

@@ -1,8 +1,10 @@
 """The reader learns to read drawings; metrics by hand; ``evaluate images`` and ``pair_pictures.py`` on what was drawn."""
 
+import gc
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from mmalign.cli import main
 from mmalign.data.images import load_image
 from mmalign.errors import UserError
 from mmalign.options.world import WorldOptions
-from mmalign.pictures.metrics import compare_objects, measure_diversity, quarters_right
+from mmalign.pictures.metrics import compare_objects, distances_between, quarters_right
 from mmalign.pictures.reader import DrawingReader, load_reader, save_reader, to_pixels
 from mmalign.worlds.build import build_world
 from mmalign.worlds.drawings import DRAWN_FEATURES
@@ -105,8 +107,8 @@ def test_metrics_by_hand() -> None:
     # Nor does a caption that names nothing.
     assert all(map(math.isfinite, compare_objects([[(1, 1, 2)]], [[]]).values()))
     grey = [Image.fromarray(np.full((4, 4, 3), value, dtype=np.uint8)) for value in (10, 40, 20)]
-    assert measure_diversity([grey, grey[:1]]) == pytest.approx((30 + 10 + 20) / 3)
-    assert measure_diversity([grey[:1]]) is None
+    assert distances_between(grey) == [30, 10, 20]
+    assert distances_between(grey[:1]) == []
 
 
 def test_drawings_of_the_world_score_high(world: Path, reader: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,6 +124,31 @@ def test_drawings_of_the_world_score_high(world: Path, reader: Path, tmp_path: P
     Dataset.from_parquet(str(data)).select([0]).map(lambda row: {"objects": [[1, 1, 2], [2, 2, 2]]}).to_parquet(twice)
     assert main(["evaluate", "images", str(twice), "--reader", str(reader), "--out", str(tmp_path / "out")]) == 2
     assert "places from 0 to 3, none twice" in capsys.readouterr().err
+
+
+def test_pictures_are_held_a_caption_at_a_time(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 20 captions with three pictures each, whose rows are mixed, at most a caption's are in memory; diversity by hand."""
+    rows = Dataset.from_parquet(str(world / "drawings" / "drawings.parquet"))
+    rows = rows.remove_columns("id").add_column("id", [f"c{number % 20}" for number in range(60)])
+    rows.to_parquet(tmp_path / "rows.parquet")
+    arrays = [np.asarray(row["image"], dtype=np.float64) for row in rows]
+    save_reader(DrawingReader(6, 6).eval(), tmp_path, {})
+    held: list[int] = []
+    read = DrawingReader.read
+
+    def counted(reader: DrawingReader, pictures: list[Image.Image]) -> Any:
+        held.append(sum(isinstance(one, Image.Image) and one.size == (32, 32) for one in gc.get_objects()))
+        return read(reader, pictures)
+
+    monkeypatch.setattr(DrawingReader, "read", counted)
+    before = sum(isinstance(one, Image.Image) and one.size == (32, 32) for one in gc.get_objects())
+    assert main(["evaluate", "images", str(tmp_path / "rows.parquet"), "--reader", str(tmp_path), "--out", str(tmp_path / "out")]) == 0
+    assert len(held) == 20
+    assert max(held) - before <= 2 * 3
+    result = json.loads((tmp_path / "out" / "images.json").read_text())
+    assert (result["pictures"], result["captions"]) == (60, 20)
+    pairs = [(first, first + other) for first in range(60) for other in (20, 40) if first + other < 60]
+    assert result["metrics"]["diversity"] == pytest.approx(np.mean([np.abs(arrays[i] - arrays[j]).mean() for i, j in pairs]))
 
 
 def test_own_samples_become_pairs_and_lists_that_train(

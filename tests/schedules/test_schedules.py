@@ -21,6 +21,7 @@ from schedules.curry import main as curry
 from schedules.iterate import draw_pairs, train_pairs
 from schedules.iterate import main as iterate
 from schedules.iterate_options import IterateOptions
+from schedules.kinds import Lists
 from schedules.rounds_of_words import Words, forwarded
 from schedules.selection import demote_repetitions, repeats, select_pairs
 from schedules.stages import option_values, write_rows
@@ -47,8 +48,8 @@ def test_stages_of_a_list_by_hand(scores: list[float], stages: int, expected: li
 
 def test_stages_of_pairs_go_from_easy_to_hard() -> None:
     rows = [{"id": i, "score_chosen": float(gap), "score_rejected": 0.0, "difficulty": gap / 10} for i, gap in enumerate([1, 3, 2, 3, 0])]
-    assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="scores")] == [[1, 3], [2, 0, 4]]
-    assert [[row["id"] for row in stage] for stage in cut_pairs(rows, 2, by="difficulty")] == [[4, 0], [2, 1, 3]]
+    assert [[row["id"] for row in stage] for stage in cut_pairs(Dataset.from_list(rows), 2, by="scores")] == [[1, 3], [2, 0, 4]]
+    assert [[row["id"] for row in stage] for stage in cut_pairs(Dataset.from_list(rows), 2, by="difficulty")] == [[4, 0], [2, 1, 3]]
 
 
 @pytest.mark.parametrize(
@@ -77,9 +78,9 @@ def test_rows_without_images_are_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", [None, float("nan")])
 def test_pairs_of_no_difficulty_say_so(value: float | None) -> None:
     with pytest.raises(UserError, match=f"row 1: difficulty is {value}; expected a finite number"):
-        cut_pairs([{"difficulty": 1.0}, {"difficulty": value}], 1, by="difficulty")
+        cut_pairs(Dataset.from_list([{"difficulty": 1.0}, {"difficulty": value}]), 1, by="difficulty")
     with pytest.raises(UserError, match=f"row 0: score_rejected is {value}; expected a finite number"):
-        cut_pairs([{"score_chosen": 1.0, "score_rejected": value}], 1, by="scores")
+        cut_pairs(Dataset.from_list([{"score_chosen": 1.0, "score_rejected": value}]), 1, by="scores")
 
 
 def test_selection_by_margin_by_hand() -> None:
@@ -250,7 +251,7 @@ def test_a_round_whose_scores_are_all_alike_says_so(tmp_path: Path) -> None:
     options = IterateOptions(sources=[Path("a")], model="m", out=tmp_path, sample="")
     row = {"id": "q", "images": [], "prompt": "what", "responses": ["a", "b"], "scores": [0.5, 0.5]}
     with pytest.raises(UserError, match="round 1 gave no pairs of 1 prompts; lower --min-score or --min-gap"):
-        train_pairs(options, Words(options), [row], number=1, policy="m")
+        train_pairs(options, Words(options), Lists([row].__getitem__, [row["scores"]]), number=1, policy="m")
 
 
 def test_groups_are_held_to_the_policy_that_sampled_them(world: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

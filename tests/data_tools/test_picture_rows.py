@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Value
 
-from data_tools.picture_lists import write_picture_rows
+from data_tools.picture_rows import write_picture_rows
 from mmalign.data.datasets import load_rows
 
 
