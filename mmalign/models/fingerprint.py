@@ -22,6 +22,7 @@ PROCESSOR = (
     "added_tokens.json",
     "vocab*",
     "merges.txt",
+    "spiece.model",
 )
 
 
