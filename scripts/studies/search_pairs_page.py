@@ -27,7 +27,7 @@ def write_page(options: argparse.Namespace) -> Path:
     out, form = options.out, {"quick": options.quick, "smoke": options.smoke}
     about = ABOUT.format(steps=count_steps(**form), scenes=count_scenes(**form), batch=BATCH)
     command = "python -m scripts.studies.search_pairs --out runs/studies/search_pairs --processes 2 --report docs/studies"
-    parts = [f"```\n{command}\n```", about]
+    parts = [f"```\n{command}{' --quick' if options.quick else ''}\n```", about]
     runs = page.read_runs(out / "cells" / "arms", read=read_metrics)
     if runs:
         start = read_json(out / "cells" / "sft.json")
