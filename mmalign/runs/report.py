@@ -21,8 +21,6 @@ def run_training(options: ReportTrainingOptions) -> None:
     """
     if options.out.suffix not in (".html", ".png", ".svg"):
         raise UserError(f"--out is {options.out.name}; expected a name that ends in .html, .png or .svg")
-    if options.smooth < 1:
-        raise UserError(f"smooth is {options.smooth}; expected a number of logs from 1")
     runs, facts = collect_logs(options.runs, names=options.names)
     if options.out.suffix == ".html":
         write_training_page(options.out, title=options.title, runs=runs, smooth=options.smooth, facts=facts)

@@ -111,7 +111,6 @@ def test_figure_has_a_column_a_run(tmp_path: Path) -> None:
     ("words", "message"),
     [
         (["run", "--out", "f.gif"], "--out is f.gif; expected a name that ends in .html, .png or .svg"),
-        (["run", "--out", "f.png", "--smooth", "0"], "smooth is 0; expected a number of logs from 1"),
         (["plain", "--out", "f.png"], "plain has logged no rewards/margin_q1; expected a run of train preference"),
         (["empty", "--out", "f.html"], "empty logged nothing; expected runs of more steps than --logging-steps"),
         (["nowhere", "--out", "f.png"], "no train_log.json in nowhere"),
