@@ -5,8 +5,8 @@
     python -m scripts.real.dho --out runs/real-full --report-only --report docs/studies
 
 The teacher is the contrastive scorer with "a photo of a CLASS." for each class. Photographs are CIFAR-10's (train*.parquet and
-test*.parquet with the columns image and label), and those of COCO that show one of the classes with known instances, as far as the scorer
-saw no caption of theirs: two thirds to train on, a third to test. A seed draws the labelled images, the heads and the order. Each cell is
+test*.parquet with the columns image and label), and those of COCO that show one of the classes with known instances: those that the scorer
+saw captions of to train on, the others to test on. A seed draws the labelled images, the heads and the order. Each cell is
 one ``mmalign classifier train``; the teacher's logits are computed once. A finished cell leaves ``OUT/dho/cells/SEED/NAME.json``.
 """
 
@@ -14,7 +14,7 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,13 @@ from scripts.studies.dho_cells import score
 from scripts.studies.study import main, write_run
 
 BATCH = 32
-UNSEEN = ("pairs", "existence")
-"""Parts of the photographs whose captions the scorer was not trained on."""
+PARTS = {"train": ("sft",), "test": ("pairs", "existence", "val")}
+"""Of the photographs; the scorer was trained on captions of the first."""
 MOST, FEWEST = 100, 3
-"""Photographs of a class: more are left out, as most show a person; classes with fewer are left out."""
+"""Photographs of a class in each split: more are left out, as most show a person; classes with fewer are left out."""
 
 
-def choose_photos(photos: Iterable[Photo], *, seed: int) -> dict[str, list[Photo]]:
+def choose_photos(photos: Iterable[Photo], *, seed: int, fewest: int) -> dict[str, list[Photo]]:
     """Choose photographs that show one known object: class -> photographs in a random order."""
     found: dict[str, list[Photo]] = {}
     for photo in photos:
@@ -50,32 +50,33 @@ def choose_photos(photos: Iterable[Photo], *, seed: int) -> dict[str, list[Photo
     rng = np.random.default_rng([seed, 6])
     chosen = {}
     for name, mine in sorted(found.items()):
-        if len(mine) >= FEWEST:
+        if len(mine) >= fewest:
             chosen[name] = [mine[i] for i in rng.permutation(len(mine))][:MOST]
     return chosen
 
 
-def write_coco(data: Path, out: Path, *, parts: Sequence[str]) -> None:
+def write_coco(data: Path, out: Path, *, fewest: int = FEWEST) -> None:
     """Write ``train.parquet`` and ``test.parquet`` of the photographs that show one object; the folder is there whole or not at all.
 
     Raises:
         SystemExit: If fewer than two classes have photographs enough.
     """
-    rows = [row for row in read_jsonl(data / "photos.jsonl") if row["part"] in parts]
-    chosen = choose_photos(map(read_photo_row, rows), seed=0)
-    if len(chosen) < 2:
-        raise SystemExit(f"{len(rows)} photographs have {len(chosen)} classes with {FEWEST} photographs or more that show one object")
-    features = Features({"image": Image(), "label": ClassLabel(names=list(chosen)), "id": Value("string")})
+    rows = read_jsonl(data / "photos.jsonl")
+    pools = {split: [read_photo_row(row) for row in rows if row["part"] in parts] for split, parts in PARTS.items()}
+    chosen = {split: choose_photos(photos, seed=0, fewest=fewest) for split, photos in pools.items()}
+    classes = sorted(set(chosen["train"]) & set(chosen["test"]))
+    if len(classes) < 2:
+        raise SystemExit(f"{len(rows)} photographs have {len(classes)} classes that {fewest} or more show alone, of both splits")
+    features = Features({"image": Image(), "label": ClassLabel(names=classes), "id": Value("string")})
     with whole(out) as folder:
         folder.mkdir(parents=True)
-        for split in ("train", "test"):
-            table: dict[str, list[Any]] = {"image": [], "label": [], "id": []}
-            for label, photos in enumerate(chosen.values()):
-                tested = len(photos) // 3
-                for photo in photos[:tested] if split == "test" else photos[tested:]:
-                    table["image"].append({"bytes": (data / "images" / photo.image).read_bytes(), "path": None})
-                    table["label"].append(label)
-                    table["id"].append(photo.image)
+        for split, found in chosen.items():
+            shown = [(photo.image, label) for label, name in enumerate(classes) for photo in found[name]]
+            table: dict[str, list[Any]] = {
+                "image": [{"bytes": (data / "images" / image).read_bytes(), "path": None} for image, _ in shown],
+                "label": [label for _, label in shown],
+                "id": [image for image, _ in shown],
+            }
             Dataset.from_dict(table, features=features).to_parquet(str(folder / f"{split}.parquet"))
 
 
@@ -113,7 +114,7 @@ def find_source(images: str, options: argparse.Namespace) -> Path:
         return Path(options.cifar)
     out: Path = options.out / "dho" / "photographs"
     if not out.is_dir():
-        write_coco(options.out / "data", out, parts=(*UNSEEN, "sft") if options.smoke else UNSEEN)
+        write_coco(options.out / "data", out, fewest=1 if options.smoke else FEWEST)
     return out
 
 

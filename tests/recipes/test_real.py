@@ -319,12 +319,14 @@ class TestParts:
 
 
 def test_photographs_with_one_object_are_labelled_by_it(data: Path, photos: dict[str, list[Photo]], tmp_path: Path) -> None:
-    dho.write_coco(data, tmp_path / "one", parts=dho.UNSEEN)
-    known = {photo.image: photo for part in dho.UNSEEN for photo in photos[part]}
-    train, test = (load_labeled_images(tmp_path / "one", split=split) for split in ("train", "test"))  # type: ignore[arg-type]
-    assert not set(train.ids) & set(test.ids)
-    for images in (train, test):
+    dho.write_coco(data, tmp_path / "one", fewest=1)
+    for split, parts in dho.PARTS.items():
+        known = {photo.image: photo for part in parts for photo in photos[part]}
+        images = load_labeled_images(tmp_path / "one", split=split)  # type: ignore[arg-type]
         for name, label in zip(images.ids, images.labels, strict=True):
             assert known[name].instances == {images.classes[label]}
-    counts = np.bincount(train.labels) + np.bincount(test.labels, minlength=len(train.classes))
-    assert dho.FEWEST <= counts.min() <= counts.max() <= dho.MOST
+        counts = np.bincount(images.labels, minlength=len(images.classes))
+        assert 1 <= counts.min() <= counts.max() <= dho.MOST
+    with pytest.raises(SystemExit, match="photographs have [01] classes that 1000 or more show alone"):
+        dho.write_coco(data, tmp_path / "none", fewest=1000)
+    assert not (tmp_path / "none").exists()
