@@ -62,8 +62,9 @@ def write_coco(data: Path, out: Path, *, fewest: int = FEWEST) -> None:
         SystemExit: If fewer than two classes have photographs enough.
     """
     rows = read_jsonl(data / "photos.jsonl")
-    pools = {split: [read_photo_row(row) for row in rows if row["part"] in parts] for split, parts in PARTS.items()}
-    chosen = {split: choose_photos(photos, seed=0, fewest=fewest) for split, photos in pools.items()}
+    # A photograph may be of several parts.
+    pools = {split: {row["image"]: read_photo_row(row) for row in rows if row["part"] in parts} for split, parts in PARTS.items()}
+    chosen = {split: choose_photos(photos.values(), seed=0, fewest=fewest) for split, photos in pools.items()}
     classes = sorted(set(chosen["train"]) & set(chosen["test"]))
     if len(classes) < 2:
         raise SystemExit(f"{len(rows)} photographs have {len(classes)} classes that {fewest} or more show alone, of both splits")

@@ -319,10 +319,16 @@ class TestParts:
 
 
 def test_photographs_with_one_object_are_labelled_by_it(data: Path, photos: dict[str, list[Photo]], tmp_path: Path) -> None:
-    dho.write_coco(data, tmp_path / "one", fewest=1)
+    lines = (data / "photos.jsonl").read_text()
+    twice = next(line for line in lines.splitlines() if json.loads(line)["part"] == "existence" and len(json.loads(line)["instances"]) == 1)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "photos.jsonl").write_text(lines + json.dumps({**json.loads(twice), "part": "val"}) + "\n")
+    (tmp_path / "data" / "images").symlink_to(data / "images")
+    dho.write_coco(tmp_path / "data", tmp_path / "one", fewest=1)
     for split, parts in dho.PARTS.items():
         known = {photo.image: photo for part in parts for photo in photos[part]}
         images = load_labeled_images(tmp_path / "one", split=split)  # type: ignore[arg-type]
+        assert len(set(images.ids)) == len(images.ids)
         for name, label in zip(images.ids, images.labels, strict=True):
             assert known[name].instances == {images.classes[label]}
         counts = np.bincount(images.labels, minlength=len(images.classes))
