@@ -57,8 +57,9 @@ def _cell(seeds: page.Seeds, key: str) -> object:
 
 def write_page(options: argparse.Namespace) -> Path:
     """Write the measured part of ``chasing.md``; what has no finished run is left out."""
+    quick = " --quick" if options.quick else ""
     parts = [
-        "```\npython -m scripts.studies.chasing --out runs/studies/chasing --processes 2 --report docs/studies\n```",
+        f"```\npython -m scripts.studies.chasing --out runs/studies/chasing --processes 2 --report docs/studies{quick}\n```",
         ABOUT.format(steps=count_steps(quick=options.quick, smoke=options.smoke), batch=BATCH),
     ]
     runs = page.read_runs(options.out / "cells", read=read_metrics)
