@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from mmalign.classifier.class_names import read_class_names
 from mmalign.errors import UserError
+from mmalign.models.text_towers import encode_texts, pooled
 from mmalign.options.classifier import ClassifierRunOptions, SetName
 
 # CLIP's prompts as used for distillation (arXiv:2505.07675; Tip-Adapter's ensemble for ImageNet). {} is the class name.
@@ -63,15 +64,9 @@ def choose_words(options: ClassifierRunOptions, classes: Sequence[str]) -> tuple
 @torch.no_grad()
 def embed_classes(model: nn.Module, processor: Any, *, classes: Sequence[str], prompts: Sequence[str]) -> Tensor:
     """Embed each class by a transformers model's text tower, as ``average_prompts`` says (C, D)."""
-    device = next(model.parameters()).device
 
     def encode(texts: list[str]) -> Tensor:
-        # SigLIP was trained on texts padded to its full length, and its text tower sees the padding.
-        padding = "max_length" if "siglip" in type(model).__module__ else True
-        encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=_text_length(model))
-        read = ("input_ids",) if padding == "max_length" else ("input_ids", "attention_mask")
-        known = {key: value.to(device) for key, value in encoded.items() if key in read}
-        return pooled(model.get_text_features(**known)).float()  # type: ignore[operator]
+        return pooled(model.get_text_features(**encode_texts(model, processor, texts))).float()  # type: ignore[operator]
 
     return average_prompts(encode, classes=classes, prompts=prompts)
 
@@ -95,12 +90,3 @@ def average_prompts(encode: Callable[[list[str]], Tensor], *, classes: Sequence[
         each = F.normalize(encode([prompt.replace("{}", name.replace("_", " ")) for prompt in prompts]), dim=-1)
         rows.append(F.normalize(each.mean(0), dim=-1))
     return torch.stack(rows)
-
-
-def pooled(output: Any) -> Tensor:
-    """The feature vector that a CLIP or SigLIP tower gives."""
-    return output.pooler_output if hasattr(output, "pooler_output") else output
-
-
-def _text_length(model: Any) -> int:
-    return model.config.text_config.max_position_embeddings

@@ -14,9 +14,10 @@ from torch.nn import functional as F
 from mmalign.classifier.backbone import create_timm
 from mmalign.classifier.class_names import few, match_classes, match_words
 from mmalign.classifier.dual_head import DualHead, Preprocessing
-from mmalign.classifier.prompts import embed_classes, pooled
+from mmalign.classifier.prompts import embed_classes
 from mmalign.errors import UserError
 from mmalign.models.load import load_clip
+from mmalign.models.text_towers import pooled
 
 # Images of one forward pass while a few-shot teacher is fitted.
 _FIT_BATCH = 64

@@ -14,28 +14,9 @@ from torch.nn import functional as F
 
 from mmalign.data.rows import PairRow
 from mmalign.difficulty.sentences import cut_to_fit, split_sentences
-from mmalign.errors import UserError
+from mmalign.models.text_towers import encode_texts, pooled, text_limit
 
 TEXT_POLICY = "mean over sentences of any language; longer ones in pieces of whole words"
-# Trained on texts padded to the limit, without a mask: what stands at the last place is the text's embedding.
-_PADDED = ("siglip", "siglip2")
-
-
-def text_limit(config: Any) -> int:
-    """Return the most tokens that a contrastive model's text tower holds: 77 for CLIP, 248 for Long-CLIP, 64 for SigLIP.
-
-    The tokenizer's own limit is not asked: Long-CLIP checkpoints come with CLIP's.
-
-    Args:
-        config: Of the model.
-
-    Raises:
-        ValueError: If the config doesn't say.
-    """
-    limit = getattr(getattr(config, "text_config", None), "max_position_embeddings", None)
-    if limit is None:
-        raise UserError(f"the config of {config.model_type} has no text_config.max_position_embeddings; name a CLIP or SigLIP model")
-    return limit
 
 
 class ContrastiveGap(NamedTuple):
@@ -109,7 +90,7 @@ def score_fit(model: Any, processor: Any, images: Sequence[Sequence[Any]], respo
     image_features = _unit(model.get_image_features(**pixels)).split([len(own) for own in images])
     pieces = [split_text(text, processor.tokenizer, text_limit(model.config)) for own in responses for text in own]
     flat = [piece for response in pieces for piece in response.texts]
-    text_features = _unit(model.get_text_features(**_encode_texts(model, processor, flat))).split([len(part.texts) for part in pieces])
+    text_features = _unit(model.get_text_features(**encode_texts(model, processor, flat))).split([len(part.texts) for part in pieces])
     found = iter(zip(pieces, text_features, strict=True))
     return [
         [Fit((seen @ said.t()).mean().item() if len(seen) else 0.0, part.num_cut) for part, said in islice(found, len(own))]
@@ -117,13 +98,5 @@ def score_fit(model: Any, processor: Any, images: Sequence[Sequence[Any]], respo
     ]
 
 
-def _encode_texts(model: Any, processor: Any, texts: list[str]) -> dict[str, Tensor]:
-    limit, padded = text_limit(model.config), model.config.model_type in _PADDED
-    padding = "max_length" if padded else "longest"
-    encoded = processor.tokenizer(texts, return_tensors="pt", padding=padding, truncation=True, max_length=limit).to(model.device)
-    return {key: encoded[key] for key in (("input_ids",) if padded else ("input_ids", "attention_mask"))}
-
-
 def _unit(output: Any) -> Tensor:
-    features = output if isinstance(output, Tensor) else output.pooler_output
-    return F.normalize(features.float(), dim=-1)
+    return F.normalize(pooled(output).float(), dim=-1)

@@ -9,7 +9,7 @@ from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.rows import IMAGES_OTHER, check_columns
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
-from mmalign.difficulty.contrastive import TEXT_POLICY, text_limit
+from mmalign.difficulty.contrastive import TEXT_POLICY
 from mmalign.difficulty.fuse import CACHED, check_votes, fuse_shards, write_cached
 from mmalign.difficulty.scoring import Scorers, merge_shards, score_pairs
 from mmalign.engine.generation import end_tokens
@@ -20,6 +20,7 @@ from mmalign.losses.image_terms import Cell
 from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_clip, load_config, load_mllm
+from mmalign.models.text_towers import text_limit
 from mmalign.options.difficulty import CacheOptions, FuseOptions, ReadOptions, ScoreOptions
 from mmalign.tables import text_table
 

@@ -9,9 +9,10 @@ from transformers import CLIPConfig, PreTrainedTokenizerFast, SiglipConfig, Sigl
 
 from mmalign.classifier.prompts import embed_classes
 from mmalign.data.rows import PairRow, read_pair
-from mmalign.difficulty.contrastive import score_contrastive, split_text, text_limit
+from mmalign.difficulty.contrastive import score_contrastive, split_text
 from mmalign.models.contrastive import build_clip
 from mmalign.models.load import load_clip
+from mmalign.models.text_towers import text_limit
 from tests.tiny_models import build_tokenizer, pair_rows
 
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
