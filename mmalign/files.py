@@ -18,6 +18,11 @@ SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
 """What scoring leaves: the pairs, the statistics of their scores, and what they were made with."""
 
 
+def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
+    """What to raise of a text file in another encoding."""
+    return UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

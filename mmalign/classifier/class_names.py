@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mmalign.errors import UserError
-from mmalign.files import read_json
+from mmalign.files import not_utf8, read_json
 
 # WordNet's ids, as ImageNet's folders are called.
 _WORDNET = re.compile(r"n\d{8}")
@@ -116,9 +116,7 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
         try:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8"
-            ) from error
+            raise not_utf8(path, error) from error
         table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes)
     if not isinstance(table, list) and not set(classes) & set(table):
         table = _in_order(table) or table

@@ -11,6 +11,7 @@ from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
 from mmalign.evaluation.parquet import read_table
 from mmalign.evaluation.spreadsheet import read_workbook
+from mmalign.files import not_utf8
 
 # Reasons for which servers say that a reply ended at its longest length; whatever else they say, it ended by itself.
 _LIMITS = {"length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens"}
@@ -37,7 +38,7 @@ def read_text(path: Path) -> str:
         packed = next((kind for start, kind in _PACKED.items() if error.object.startswith(start)), None)
         if packed is not None:
             raise UserError(f"{path} is no text but {packed}: unpack it, or name it by its kind (.xlsx)") from error
-        raise UserError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}; save it as UTF-8") from error
+        raise not_utf8(path, error) from error
 
 
 class Row(dict[str, Any]):
