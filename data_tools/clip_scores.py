@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.scoring import Parts, Sampled, Scorer
+from data_tools.scoring import Parts, Sampled, Scorer, place_scores
 from mmalign.data.images import load_image
 from mmalign.difficulty.contrastive import score_fit
 from mmalign.errors import UserError
@@ -23,8 +23,7 @@ class ClipScorer(Scorer):
         spoken = [(item, texts) for item in items if (texts := [text for text in item.responses if text.strip()])]
         images = [[load_image(item.question.image, root=self.image_root)] for item, _ in spoken]
         fits = score_fit(self.model, self.processor, images, [texts for _, texts in spoken])
-        found = iter(fit.cosine for own in fits for fit in own)
-        return [[next(found) if text.strip() else None for text in item.responses] for item in items]
+        return place_scores(items, (fit.cosine for own in fits for fit in own))
 
 
 def build_clip(parts: Parts) -> ClipScorer:

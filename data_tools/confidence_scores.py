@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_tools.scoring import Parts, Sampled, Scorer
+from data_tools.scoring import Parts, Sampled, Scorer, place_scores
 from data_tools.step_values import AskedValues, asking
 from data_tools.tree import Step
 from mmalign.data.images import load_image
@@ -21,8 +21,8 @@ class ConfidenceScorer(Scorer):
         """P(yes) of yes and no; a response without words has none."""
         self.values.see(items, [load_image(item.question.image, root=self.image_root) for item in items])
         spoken = [(i, text) for i, item in enumerate(items) for text in item.responses if text.strip()]
-        found = iter(self.values([(i, Step((), text, 0.0, 0, 0.0)) for i, text in spoken]))
-        return [[next(found)[0] if text.strip() else None for text in item.responses] for item in items]
+        asked = self.values([(i, Step((), text, 0.0, 0, 0.0)) for i, text in spoken])
+        return place_scores(items, (confidence for confidence, _ in asked))
 
 
 def build_confidence(parts: Parts) -> ConfidenceScorer:

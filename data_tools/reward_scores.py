@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from data_tools.scoring import Parts, Sampled, Scorer
+from data_tools.scoring import Parts, Sampled, Scorer, place_scores
 from mmalign.data.images import load_image
 from mmalign.data.messages import Message
 from mmalign.data.reward_prompts import RewardPrompts
@@ -31,9 +31,8 @@ class RewardScorer(Scorer):
         """The model's rewards; a response without words has none."""
         spoken = [(item, [text for text in item.responses if text.strip()]) for item in items]
         asked = [(self._read(item), texts) for item, texts in spoken if texts]
-        found = iter(self.model([row for row, _ in asked], [texts for _, texts in asked]))
-        rewards = [iter(next(found)) if texts else iter(()) for _, texts in spoken]
-        return [[next(own) if text.strip() else None for text in item.responses] for item, own in zip(items, rewards, strict=True)]
+        rewards = self.model([row for row, _ in asked], [texts for _, texts in asked])
+        return place_scores(items, (reward for own in rewards for reward in own))
 
     def _read(self, item: Sampled) -> _Asked:
         content = [{"type": "image"}, {"type": "text", "text": item.question.prompt}]

@@ -10,10 +10,10 @@ SOURCE is a folder of images, each asked all --prompts; a JSONL file of id, imag
 --scorer answers: a text, or a list of right ones); or a folder with chair.jsonl and synonyms.txt, which say what each image holds. Scorers:
 truth compares named objects with those there; answers gives 1 to a response that is the answer, letter case and marks around it aside, and
 0 to others; mllm asks a multimodal model about each sentence while it sees the image; confidence is how likely it, or the model itself,
-finds yes about the whole response; judge asks a language model to rate a response by
-the reference; reward asks a reward model (mmalign train reward), the --labeler; clip compares image and response by the --labeler, a CLIP
-model; questions has the model itself answer questions that test the responses, while it sees the image; rubric has a judge that sees the
-image compare every two responses. Don't align on images that you measure on: for the embedded world, build a second one with another seed.
+finds yes about the whole response; judge asks a language model to rate a response by the reference; reward asks a reward model (mmalign
+train reward), the --labeler; clip compares image and response by the --labeler, a CLIP model; questions has the model itself answer
+questions that test the responses, while it sees the image; rubric has a judge that sees the image compare every two responses. Don't align
+on images that you measure on: for the embedded world, build a second one with another seed.
 
 Work is done in chunks: give the same command again after a stop, and the result has the same bytes. Responses and scores stay in
 OUT/chunks.

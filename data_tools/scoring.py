@@ -72,6 +72,12 @@ class Parts:
     """Loads a model and its processor, each only once."""
 
 
+def place_scores(items: Sequence[Sampled], scores: Iterable[float]) -> list[list[float | None]]:
+    """Give each response with words the next score, item by item; the others have none."""
+    found = iter(scores)
+    return [[next(found) if text.strip() else None for text in item.responses] for item in items]
+
+
 def build_scorer(parts: Parts) -> Scorer:
     """Build the scorer that the options name."""
     module, _, function = SCORERS[parts.options.scorer].partition(":")

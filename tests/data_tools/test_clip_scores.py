@@ -15,16 +15,6 @@ from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.evaluation.answers import Question
 from mmalign.models.load import load_clip
 from tests.tiny_classifiers import save_tiny_clip
-from tests.tiny_models import random_image
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        random_image(number).save(folder / f"{number}.png")
-    return folder
 
 
 @pytest.fixture

@@ -13,18 +13,8 @@ from mmalign.data.datasets import load_rows
 from mmalign.data.images import load_image
 from mmalign.evaluation.answers import Question
 from mmalign.models.load import load_mllm
-from tests.tiny_models import random_image
 
 CHECK = "look: {response} yes or no"
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        random_image(number).save(folder / f"{number}.png")
-    return folder
 
 
 def plain_confidence(folder: Path, image: Path, response: str, *, check: str) -> float:

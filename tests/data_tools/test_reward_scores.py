@@ -15,16 +15,6 @@ from mmalign.evaluation.answers import Question
 from mmalign.models.load import load_mllm
 from mmalign.options.rows import WordingOptions
 from tests.engine.test_rewards import plain_reward
-from tests.tiny_models import random_image
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> Path:
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    for number in range(3):
-        random_image(number).save(folder / f"{number}.png")
-    return folder
 
 
 def test_scores_keep_their_places(tiny_llava_dir: Path, photos: Path, tmp_path: Path) -> None:
