@@ -88,7 +88,7 @@ def write_data(options: DataOptions) -> None:
         for name, image in found.images.items():
             (out / "images" / name).write_bytes(small_jpeg(image, long_side=options.long_side))
         rows = [{**photo_row(photo), "part": name} for name, photos in vars(parts).items() for photo in photos]
-        _write_rows(out / "photos.jsonl", rows)
+        write_lines(out / "photos.jsonl", rows)
         write_training(out, parts, found.classes, seed=options.seed)
         evaluated = write_benchmarks(out, parts, questions, words.read_text(encoding="utf-8"), found.classes, options)
         _write_blank(out / "blank", evaluated, side=options.long_side)
@@ -163,9 +163,9 @@ def write_training(out: Path, parts: Parts, classes: frozenset[str], *, seed: in
     company = Company([photo.objects for photo in parts.sft if photo.objects is not None], all_objects(parts.sft))
     rng = np.random.default_rng([seed, 1])
     chats = [row for photo in parts.sft for row in chat_rows(photo, rng, company, classes)]
-    _write_rows(out / "sft" / "chats.jsonl", [chats[i] for i in rng.permutation(len(chats))])
+    write_lines(out / "sft" / "chats.jsonl", [chats[i] for i in rng.permutation(len(chats))])
     captions = [{"id": photo.id, "images": [photo.image], "text": choose(rng, photo.captions)} for photo in parts.sft]
-    _write_rows(out / "captions" / "captions.jsonl", captions)
+    write_lines(out / "captions" / "captions.jsonl", captions)
 
 
 def chat_rows(photo: Photo, rng: np.random.Generator, company: Company, classes: frozenset[str]) -> list[dict[str, Any]]:
@@ -192,7 +192,7 @@ def chat_rows(photo: Photo, rng: np.random.Generator, company: Company, classes:
 def write_chair(folder: Path, truths: Mapping[Photo, frozenset[str]], *, synonyms: str) -> None:
     """Write photographs to describe, the objects in each, and the words that name objects, as ``mmalign evaluate chair`` reads them."""
     rows = [{"id": photo.id, "image": photo.image, "question": CAPTION_PROMPTS[0]} for photo in truths]
-    _write_rows(folder / "chair.jsonl", rows)
+    write_lines(folder / "chair.jsonl", rows)
     objects = {photo.id: sorted(names) for photo, names in truths.items()}
     (folder / "coco_objects.json").write_text(json.dumps(objects), encoding="utf-8")
     (folder / "synonyms.txt").write_text(synonyms, encoding="utf-8")
@@ -225,13 +225,13 @@ def coco_number(name: str) -> int:
 
 def _write_pope(folder: Path, questions: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     for split, rows in questions.items():
-        _write_rows(folder / f"coco_pope_{split}.json", rows)
+        write_lines(folder / f"coco_pope_{split}.json", rows)
 
 
 def _write_human(folder: Path, name: str, photos: Sequence[Photo], *, seed: int) -> None:
     rng = np.random.default_rng([seed, 3])
     rows = [{"id": photo.id, "response": choose(rng, photo.captions)} for photo in photos]
-    _write_rows(folder / f"{name}.jsonl", rows)
+    write_lines(folder / f"{name}.jsonl", rows)
 
 
 def _write_blank(folder: Path, names: Iterable[str], *, side: int) -> None:
@@ -242,7 +242,8 @@ def _write_blank(folder: Path, names: Iterable[str], *, side: int) -> None:
         (folder / name).write_bytes(buffer.getvalue())
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows as JSON lines, in a folder that is made if need be."""
     path.parent.mkdir(exist_ok=True)
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 

@@ -12,7 +12,6 @@ DPO model as their teacher, on human captions of the photographs or on the stude
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, whole
 from scripts.real.arms import OWN_ARMS, OwnArm
 from scripts.real.cells import OWN_ANSWERS, Cell, run_chosen
+from scripts.real.data import write_lines
 from scripts.real.image_terms import RATE
 from scripts.real.page import ALIKE, write_page
 from scripts.real.page import COST as COSTS
@@ -68,11 +68,6 @@ def as_chat(row: dict[str, Any], caption: str) -> dict[str, Any]:
     """A question and a human answer, as training reads them."""
     turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": caption}]
     return {"id": row["id"], "images": [row["image"]], "messages": turns}
-
-
-def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write rows as JSON lines."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
 def sampled_folder(job: Job, arm: OwnArm, seed: int) -> Path:
