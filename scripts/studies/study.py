@@ -27,6 +27,7 @@ from datasets import Dataset, disable_progress_bars
 from transformers.utils import logging
 
 from mmalign.files import RUN_FILE, read_json, whole, write_whole
+from scripts.studies.numbers import take_numbers, write_numbers
 
 
 class Cell(Protocol):
@@ -227,8 +228,11 @@ def main(
     parser.add_argument("--minutes", type=float, default=math.inf, help="start no run after this")
     parser.add_argument("--report", type=Path, help=f"folder that {name}.md and its pictures are written to, such as docs/studies")
     parser.add_argument("--report-only", action="store_true", help="run nothing")
+    parser.add_argument("--numbers", type=Path, help=f"take finished runs from this file, such as docs/studies/numbers/{name}.jsonl")
     add_options(parser)
     options = parser.parse_args()
+    if options.numbers:
+        print(f"{take_numbers(options.numbers, options.out)} finished runs taken from {options.numbers}")
     options.report = options.report or options.out
     quiet()
     if not options.report_only:
@@ -239,3 +243,5 @@ def main(
         print(f"done in {time.time() - start:.0f} s")
     options.report.mkdir(parents=True, exist_ok=True)
     print(write_page(options))
+    if options.report != options.out:
+        write_numbers(options.out, options.report / "numbers" / f"{name}{'-quick' if options.quick else ''}.jsonl")
