@@ -128,17 +128,19 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
             ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
         """
         dataset = super().prepare(dataset)
-        has_difficulty, mode = "difficulty" in dataset.column_names, self.options.difficulty_mode
-        if not has_difficulty and mode != "off":
+        values, mode = dataset["difficulty"] if "difficulty" in dataset.column_names else None, self.options.difficulty_mode
+        if values is None and mode != "off":
             raise UserError(
                 f"difficulty_mode is {mode!r} and the data set has no column difficulty: "
                 "run mmalign score-difficulty first and train on its scored.parquet"
             )
-        difficulty = torch.tensor(dataset["difficulty"] if has_difficulty else [0.5] * len(dataset), dtype=torch.float64)
+        # Where nothing reads it, a column of this name may hold anything, such as levels in words.
+        scored = values is not None and (self._reads_difficulty or all(map(_is_difficulty, values)))
+        difficulty = torch.tensor(values if scored else [0.5] * len(dataset), dtype=torch.float64)
         coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=mode)
-        for name, values in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
-            dataset = dataset.add_column(name, values.tolist())
-        if has_difficulty:
+        for name, scaled in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
+            dataset = dataset.add_column(name, scaled.tolist())
+        if scored:
             dataset = dataset.add_column(_QUARTILE, difficulty_quartiles(difficulty).tolist())
         present = [name for name in (_QUARTILE, LABEL_FLIP) if name in dataset.column_names]
         self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
@@ -179,8 +181,8 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         return swap_sides(row) if row.get(FLIPPED) else row
 
     def check_numbers(self, raw: Mapping[str, Any]) -> None:
-        """Check difficulty and the objectives' columns."""
-        if "difficulty" in raw and not (_is_number(raw["difficulty"]) and 0.0 <= raw["difficulty"] <= 1.0):
+        """Check difficulty, where it is read, and the objectives' columns."""
+        if self._reads_difficulty and "difficulty" in raw and not _is_difficulty(raw["difficulty"]):
             raise UserError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for objective in (named.objective for named in self.objectives):
             for name in objective.columns:
@@ -189,8 +191,13 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
                     raise UserError(f"{name} is {raw[name]!r}; expected a finite number{least}")
 
     def number_limits(self) -> Any:
-        """Columns, and the least that each objective takes of its own."""
-        return [[list(named.objective.columns), str(named.objective.least)] for named in self.objectives]
+        """Whether difficulty is read; columns, and the least that each objective takes of its own."""
+        return [self._reads_difficulty, *([list(named.objective.columns), str(named.objective.least)] for named in self.objectives)]
+
+    @property
+    def _reads_difficulty(self) -> bool:
+        options = self.options
+        return options.difficulty_mode != "off" or bool(options.difficulty_range) or options.curriculum != "none"
 
     def collate_numbers(self, rows: Sequence[Mapping[str, Any]], target: Tensor) -> dict[str, Any]:
         """The pairs' columns, each (B,)."""
@@ -279,3 +286,7 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float))
+
+
+def _is_difficulty(value: Any) -> bool:
+    return _is_number(value) and 0.0 <= value <= 1.0

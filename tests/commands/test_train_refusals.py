@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.cli import main
+from mmalign.files import read_json
 from tests.commands.training import read_rejects, train
 from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
 from tests.tiny_families import FAMILIES
@@ -88,14 +89,28 @@ def test_broken_chats_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_
         assert text in reasons[row_id], (row_id, reasons[row_id])
 
 
-def test_scores_that_are_text_are_no_scores(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("reads", [("--difficulty-mode", "paper"), ("--curriculum", "easy-to-hard"), ("--difficulty-range", "0", "1")])
+def test_scores_that_are_text_are_no_scores(
+    reads: tuple[str, ...], tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [{**row, "difficulty": "hard"} for row in scored_rows(4)]
     data = save_rows(tmp_path / "pairs.parquet", rows)
-    assert train(tiny_llava_dir, data, tmp_path / "out", "--max-reject-share", "1") == 2
+    assert train(tiny_llava_dir, data, tmp_path / "out", "--max-reject-share", "1", *reads) == 2
     told = capsys.readouterr().err
     assert "no row of 4 can be used; the reasons are in" in told
     assert "The first is row pair-0: difficulty is 'hard'" in told
     assert read_rejects(tmp_path / "out")["pair-0"] == "difficulty is 'hard'; expected a number in [0, 1]: score the pairs again"
+
+
+@pytest.mark.parametrize("values", [("easy", "hard"), (3, 7), (None, 0.5)], ids=["words", "other scale", "missing"])
+def test_a_column_of_that_name_is_not_read_where_nothing_asks_for_it(
+    values: tuple[object, object], tiny_llava_dir: Path, tmp_path: Path
+) -> None:
+    """Sets on the hub have levels in words, and ratings."""
+    rows = [{**row, "difficulty": value} for row, value in zip(scored_rows(4), values * 2, strict=True)]
+    data = save_rows(tmp_path / "pairs.parquet", rows)
+    assert train(tiny_llava_dir, data, tmp_path / "out") == 0
+    assert not any(name.endswith("_q1") for entry in read_json(tmp_path / "out" / "train_log.json") for name in entry)
 
 
 @pytest.mark.parametrize(
