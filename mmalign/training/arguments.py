@@ -1,9 +1,11 @@
 """What the options of a training run are to ``transformers.TrainingArguments``."""
 
+import contextlib
 import dataclasses
 import os
 import types
 import typing
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,17 @@ _VOID = {
     "metric_for_best_model": _NO_EVAL_SET,
     "greater_is_better": _NO_EVAL_SET,
 }
+# Fields that options set, whose values the optimisers, the log and the card take from there.
+_OPTIONS = {
+    "learning_rate": "--learning-rate",
+    "per_device_train_batch_size": "--batch-size",
+    "gradient_accumulation_steps": "--gradient-accumulation-steps",
+    "max_steps": "--max-steps",
+    "weight_decay": "--weight-decay",
+    "adam_beta2": "--adam-beta2",
+    "seed": "--seed",
+}
+_KINDS = {bool, int, float, str, dict, list, types.NoneType}
 # Void where --optimizer builds another one than the trainer's.
 _ADAMW_ALONE = ("optim", "optim_args", "optim_target_modules", "adam_beta1", "adam_epsilon")
 
@@ -87,10 +100,8 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
         "use_cpu": not torch.accelerator.is_available(),
         **options.trainer,
     }
-    try:
+    with refused_fields(f"trainer is {options.trainer}, which transformers.TrainingArguments"):
         arguments = TrainingArguments(**values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"trainer is {options.trainer}, which transformers.TrainingArguments refuses: {error}") from error
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if arguments.world_size != launched:
         raise UserError(
@@ -98,6 +109,17 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
             "see the launch configs in scripts/accelerate"
         )
     return arguments
+
+
+@contextlib.contextmanager
+def refused_fields(what: str) -> Iterator[None]:
+    """Tell what transformers finds wrong with fields of ``trainer`` where it reads them, and what packages they need."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{what} refuses: {error}") from error
 
 
 def _free_cores(most: int = 4) -> int:
@@ -119,8 +141,6 @@ def check_trainer(options: TrainerOptions) -> None:
             near = get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UserError(f"trainer.{name} is no field of transformers.TrainingArguments{hint}")
-        if not _fits(value, hints[name]):
-            raise UserError(f"trainer.{name} is {value!r}; expected {getattr(hints[name], '__name__', hints[name])}")
         reason = _VOID.get(name)
         if name in _ADAMW_ALONE and options.optimizer != "adamw":
             reason = f"--optimizer {options.optimizer} takes none of transformers' own settings of an optimiser"
@@ -128,12 +148,24 @@ def check_trainer(options: TrainerOptions) -> None:
             reason = "the reference's embeddings would get noise too, and the margin would be one of noise"
         if reason is not None and value != _default(known[name]):
             raise UserError(f"trainer.{name} is {value!r}, and would not do here what it says: {reason}; leave it out")
+        if name in _OPTIONS:
+            raise UserError(f"trainer.{name} is {value!r}, and has an option of its own: set {_OPTIONS[name]}")
+        _check_value(value, known[name], hints[name])
+
+
+def _check_value(value: Any, field: dataclasses.Field[Any], hint: Any) -> None:
+    choices = field.metadata.get("choices")
+    if not _fits(value, hint):
+        raise UserError(f"trainer.{field.name} is {value!r}; expected {getattr(hint, '__name__', hint)}")
+    if choices and value is not None and value not in choices:
+        raise UserError(f"trainer.{field.name} is {value!r}; expected one of {', '.join(choices)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type, where that is a number or true and false: transformers looks at few."""
-    kinds = typing.get_args(hint) or (hint,)
-    if not set(kinds) <= {bool, int, float, types.NoneType}:
+    """Whether a value is of a field's type, where that is a number, true and false, a list or a mapping: transformers looks at few."""
+    union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+    kinds = {typing.get_origin(kind) or kind for kind in (typing.get_args(hint) if union else (hint,))}
+    if not kinds <= _KINDS or (str in kinds and not kinds & {dict, list}):
         return True
     return type(value) in kinds or (float in kinds and type(value) is int)
 

@@ -22,7 +22,7 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
     """Train from a checkpoint, or from the start; SIGTERM saves and leaves.
 
     Raises:
-        ValueError: If the checkpoint holds more than numbers.
+        ValueError: If the checkpoint holds more than numbers, or a package is missing that a field of ``trainer`` needs.
         ChildProcessError: If a process that loads data died.
         SystemExit: With ``EXIT_CODE`` after SIGTERM.
     """
@@ -40,6 +40,9 @@ def train_to_end(trainer: MethodTrainer, checkpoint: Path | None) -> None:
     except pickle.UnpicklingError as error:
         # They are read with weights_only, which refuses what could run code.
         raise UserError(f"{checkpoint} holds more than numbers and is not a checkpoint that mmalign wrote; remove it: {error}") from error
+    except ImportError as error:
+        # A field of trainer asks for it, such as use_liger_kernel.
+        raise UserError(f"a package is missing: {error}") from error
     if termination.stopped:
         # A launcher ends all processes when one has left, and the main one may still be at the manifest.
         trainer.accelerator.wait_for_everyone()

@@ -15,12 +15,14 @@ from mmalign.engine.logps import unwrap, unwrap_parallel
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import find_part
+from mmalign.training.arguments import refused_fields
 from mmalign.training.method import Apart, Method
 from mmalign.training.optimizers import set_own_rate
 from mmalign.training.progress import show_progress
 from mmalign.training.router import RouterLosses
 from mmalign.training.sampler import EpochSampler
 
+_REFUSES = "a field of trainer has a value that transformers.Trainer"
 # What a weights file may lack without harm: tied copies of weights that it has.
 _TIED = "lm_head.weight"
 
@@ -54,7 +56,8 @@ class MethodTrainer(Trainer):
         Raises:
             ValueError: If two orders are asked for.
         """
-        super().__init__(*args, data_collator=method.collate, **kwargs)
+        with refused_fields(_REFUSES):
+            super().__init__(*args, data_collator=method.collate, **kwargs)
         if sampler is not None and self.args.train_sampling_strategy != "random":
             strategy = self.args.train_sampling_strategy
             raise UserError(f"trainer.train_sampling_strategy is {strategy!r}, and a curriculum is another order, as are --passes")
@@ -118,7 +121,8 @@ class MethodTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Make the optimiser, or take the one that was given, with learning rates of the projector's and the method's own."""
-        optimizer = super().create_optimizer(model)
+        with refused_fields(_REFUSES):
+            optimizer = super().create_optimizer(model)
         for part in self._apart(model):
             if part.learning_rate_scale != 1.0:
                 rate = self.args.learning_rate * part.learning_rate_scale
@@ -127,6 +131,20 @@ class MethodTrainer(Trainer):
             projector = find_part(unwrap(self.model if model is None else model), "projector")
             set_own_rate(optimizer, projector.parameters(), learning_rate=self._projector_learning_rate, option="--projector-learning-rate")
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Make the schedule of the learning rate."""
+        with refused_fields(f"trainer.lr_scheduler_kwargs is {self.args.lr_scheduler_kwargs}, which the schedule"):
+            scheduler = super().create_scheduler(num_training_steps, optimizer)
+            # A value of another type is first used behind the warm-up.
+            for factor in getattr(scheduler, "lr_lambdas", ()):
+                factor(num_training_steps - 1)
+        return scheduler
+
+    def get_train_dataloader(self) -> Any:
+        """Make what loads the rows."""
+        with refused_fields(_REFUSES):
+            return super().get_train_dataloader()
 
     def _apart(self, model: nn.Module | None) -> Sequence[Apart]:
         return self.method.apart(unwrap_parallel(self.model if model is None else model))

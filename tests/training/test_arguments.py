@@ -51,7 +51,7 @@ def test_what_would_be_void_is_refused(tmp_path: Path, name: str) -> None:
 def test_the_fields_are_transformers_own_and_their_defaults_are_taken(tmp_path: Path) -> None:
     """A field that a new version renames is found here."""
     fields = {field.name: field for field in dataclasses.fields(TrainingArguments)}
-    assert {*arguments._VOID, *arguments._ADAMW_ALONE, "neftune_noise_alpha"} <= fields.keys()
+    assert {*arguments._VOID, *arguments._OPTIONS, *arguments._ADAMW_ALONE, "neftune_noise_alpha"} <= fields.keys()
     taken = {name: arguments._default(fields[name]) for name in arguments._VOID if name != "output_dir"}
     assert build(tmp_path, taken).label_smoothing_factor == 0
 
@@ -80,6 +80,10 @@ def test_noise_on_embeddings_is_for_methods_without_a_reference(tmp_path: Path) 
         ({"use_cpu": "no"}, "trainer.use_cpu is 'no'; expected bool"),
         ({"torch_empty_cache_steps": 2.5}, r"trainer.torch_empty_cache_steps is 2.5; expected int \| None"),
         ({"optim": "nope"}, "which transformers.TrainingArguments refuses: .*nope"),
+        ({"accelerator_config": 3}, r"trainer.accelerator_config is 3; expected dict \| str \| None"),
+        ({"lr_scheduler_kwargs": [0.1]}, r"trainer.lr_scheduler_kwargs is \[0.1\]; expected dict \| str \| None"),
+        ({"train_sampling_strategy": "shuffled"}, "trainer.train_sampling_strategy is 'shuffled'; expected one of random, sequential,"),
+        ({"learning_rate": 1e-4}, "trainer.learning_rate is 0.0001, and has an option of its own: set --learning-rate"),
     ],
 )
 def test_values_of_another_type_are_refused(tmp_path: Path, trainer: dict[str, Any], message: str) -> None:

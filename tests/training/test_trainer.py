@@ -11,6 +11,7 @@ from datasets import Image as ImageFeature
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
+from mmalign.errors import UserError
 from mmalign.methods.groups import GroupLists
 from mmalign.methods.listwise import ListwiseMethod
 from mmalign.methods.mimic import MimicMethod
@@ -274,6 +275,23 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     del other.model.model.multi_modal_projector.linear_2
     with pytest.raises(ValueError, match="the checkpoint does not fit the model: 0 weights are missing"):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"lr_scheduler_kwargs": {"nope": 1}}, r"trainer.lr_scheduler_kwargs is \{'nope': 1\}, which the schedule refuses: .*'nope'"),
+        ({"lr_scheduler_kwargs": {"num_cycles": "many"}}, "which the schedule refuses: .*'many'"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "which the schedule refuses: One of min_lr or min_lr_rate should be set"),
+        ({"adam_beta1": 1.5}, "a field of trainer has a value that transformers.Trainer refuses: Invalid beta"),
+        ({"optim_args": "momentum"}, "transformers.Trainer refuses: not enough values"),
+        ({"dataloader_persistent_workers": True}, "transformers.Trainer refuses: persistent_workers option needs num_workers > 0"),
+        ({"report_to": "nope"}, "transformers.Trainer refuses: nope is not supported"),
+    ],
+)
+def test_what_transformers_refuses_later_than_its_arguments_is_a_users_fault(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_trainer(tmp_path, kind="sft", trainer=fields).train()
 
 
 def test_unknown_trainer_field_names_the_nearest(tmp_path: Path) -> None:
