@@ -5,6 +5,9 @@ from pathlib import Path
 
 from mmalign.errors import UserError
 
+REJECTS_FILE = "rejects.jsonl"
+"""Where a run lists them, in its folder."""
+
 
 class Rejects:
     """Collects rejected rows as JSON lines ``{"id", "reason"}`` and stops a run that rejects too many.

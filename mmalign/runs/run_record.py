@@ -1,15 +1,17 @@
 """The record of a training run (``mmalign_run.json``): what it was made of, and whether a folder's run is this one."""
 
+import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mmalign import __version__
 from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
+from mmalign.data.rejects import REJECTS_FILE
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
 from mmalign.options.base import Options
@@ -62,11 +64,27 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
         held, wanted = (_identity(each, processes=record["processes"]) for each in (read_record(out), record))
         check_same(out, held, wanted, what="another run", next_step="choose another --out, or remove the folder")
         return
-    # A kill may have left the record half written, and nothing else.
-    if out.exists() and any(path.suffix != ".partial" for path in out.iterdir()):
+    # A kill may have left the record half written, and a run that was refused its list of broken rows.
+    if out.exists() and any(map(_is_kept, out.iterdir())):
         raise UserError(f"{out} is not empty and holds no run of mmalign; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
     write_record(out, record)
+
+
+def _is_kept(path: Path) -> bool:
+    return path.suffix != ".partial" and path.name != REJECTS_FILE and not (path.name == "checkpoints" and not any(path.iterdir()))
+
+
+@contextlib.contextmanager
+def left_if_refused(out: Path) -> Iterator[None]:
+    """Leave the folder to another run where this one is refused before it has saved anything: mended options are other options."""
+    held = (out / RUN_FILE).is_file()
+    try:
+        yield
+    except UserError:
+        if not held and is_first_process() and not any(out.glob("checkpoints/*")):
+            (out / RUN_FILE).unlink(missing_ok=True)
+        raise
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmalign.data.checking import choose_workers, keep_good_rows
 from mmalign.data.datasets import load_rows
-from mmalign.data.rejects import Rejects
+from mmalign.data.rejects import REJECTS_FILE, Rejects
 from mmalign.data.rows import check_columns, unused_columns
 from mmalign.data.templates import describe_end
 from mmalign.data.verdicts import KeptVerdicts
@@ -28,7 +28,7 @@ from mmalign.options.methods import METHODS, MimicOptions, OnlineOptions
 from mmalign.options.rows import PictureOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
-from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, write_record
+from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, left_if_refused, write_record
 from mmalign.runs.train_eval import build_evaluation
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
@@ -62,7 +62,8 @@ class TrainedRun(NamedTuple):
 def run(options: RunOptions) -> TrainedRun:
     """Train a model with the method that the options are of."""
     name = next(name for name, entry in METHODS.items() if entry.options is type(options))
-    return train_and_save(options, *find_method(name, vars(options)).build(options))
+    with left_if_refused(options.out):
+        return train_and_save(options, *find_method(name, vars(options)).build(options))
 
 
 def train_and_save(
@@ -94,7 +95,7 @@ def train_and_save(
         print(told)
         record["answer_end"] = told
     checkpoints = options.out / "checkpoints"
-    rejects = Rejects(options.out / "rejects.jsonl", max_share=options.max_reject_share, write=is_first_process())
+    rejects = Rejects(options.out / REJECTS_FILE, max_share=options.max_reject_share, write=is_first_process())
     # Processes that were launched find each other here, and share the check.
     arguments = build_training_arguments(options, output_dir=checkpoints)
     selection = select_rows(options, method, rows, record["data"], rejects)

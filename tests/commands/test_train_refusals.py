@@ -9,7 +9,7 @@ import pytest
 from mmalign.cli import main
 from mmalign.files import read_json
 from tests.commands.training import read_rejects, train
-from tests.data_files import chat_rows, encoded, save_encoded, save_rows, scored_rows
+from tests.data_files import chat_rows, encoded, save_by_path, save_encoded, save_rows, scored_rows
 from tests.tiny_families import FAMILIES
 
 
@@ -36,6 +36,26 @@ def test_a_folder_of_another_run_is_left_alone(
     (tmp_path / "notes" / "thesis.txt").write_text("mine")
     assert train(tiny_llava_dir, pairs, tmp_path / "notes") == 2
     assert "is not empty and holds no run of mmalign" in capsys.readouterr().err
+
+
+def test_a_run_that_is_refused_before_it_has_saved_anything_leaves_its_folder(
+    tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was forgotten or mistyped is mended in the same command."""
+    data = save_by_path(tmp_path / "images", chat_rows(4))
+    out = tmp_path / "out"
+    assert train(tiny_llava_dir, data, out, kind="sft") == 2
+    assert "pass the folder it starts from as --image-root" in capsys.readouterr().err
+    assert len(read_rejects(out)) == 4, "its reasons stay"
+    root = ["--image-root", str(tmp_path / "images")]
+    assert train(tiny_llava_dir, data, out, *root, "--trainer", "{lr_scheduler_kwargs: {min_lr: 0}}", kind="sft") == 2
+    assert "which the schedule refuses" in capsys.readouterr().err
+    assert train(tiny_llava_dir, data, out, *root, kind="sft") == 0
+    assert not (out / "rejects.jsonl").exists()
+    (out / "checkpoints" / "checkpoint-3" / "manifest.json").unlink()
+    shutil.rmtree(tmp_path / "images")
+    assert train(tiny_llava_dir, data, out, *root, kind="sft") == 2
+    assert (out / "mmalign_run.json").exists(), "a run that has begun keeps it"
 
 
 def test_broken_rows_are_left_out_with_their_reasons(tiny_llava_dir: Path, tmp_path: Path) -> None:
