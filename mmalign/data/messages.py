@@ -87,12 +87,22 @@ def place_images(messages: Sequence[Message], images: Sequence[Any], what: str =
     if bare != len(images):
         own = f" beside {len(parts) - bare} that hold their own" if bare < len(parts) else ""
         raise UserError(f"{what} has {bare} image placeholders{own} for {len(images)} images")
-    rest = iter(images)
+    rest = iter(_in_order([part for part in parts if "image" not in part], images, what))
     ordered = [part["image"] if "image" in part else next(rest) for part in parts]
     bared = [
         Message(role=m["role"], content=[{"type": "image"} if part["type"] == "image" else part for part in m["content"]]) for m in placed
     ]
     return bared, ordered
+
+
+def _in_order(places: Sequence[Mapping[str, Any]], images: Sequence[Any], what: str) -> list[Any]:
+    """The images of the bare places: those that the places name by number, or one by one."""
+    numbers = [place.get("index") for place in places]
+    if all(number is None for number in numbers):
+        return list(images)
+    if set(numbers) != set(range(len(images))):
+        raise UserError(f"the image parts of {what} have the indices {numbers}; expected each of the row's {len(images)} images once")
+    return [images[number] for number in numbers if number is not None]
 
 
 def text_of(message: Message) -> str:
@@ -117,7 +127,8 @@ def _message(message: Any, what: str) -> Message:
     names = ("from", "value") if "from" in message and "role" not in message else ("role", "content")
     missing = [name for name in names if message.get(name) is None]
     if missing:
-        raise UserError(f"a message of {what} has no {' and no '.join(missing)}; it has {', '.join(map(str, message))}")
+        held = ", ".join(str(key) for key, value in message.items() if value is not None) or "nothing"
+        raise UserError(f"a message of {what} has no {' and no '.join(missing)}; it has {held}")
     extra = [str(key) for key, value in message.items() if key not in names and not _is_empty(value)]
     if extra:
         raise UserError(f"a message of {what} has {', '.join(extra)}, which can't be used; expected {' and '.join(names)} alone")
@@ -149,6 +160,9 @@ def _part(part: Any, what: str) -> dict[str, Any]:
     names = {"text": ("text",), "image": IMAGE_KEYS, "image_url": ("image_url",)}.get(str(kind))
     if names is None:
         raise UserError(f"a part of type {kind} in {what} can't be read; use parts of text and image, and the column images")
+    index = held.pop("index", None) if kind == "image" else None
+    if index is not None and type(index) is not int:
+        raise UserError(f"an image part of {what} has the index {index!r}; expected a number")
     extra = [str(key) for key in held if key not in (*names, *_UNUSED_KEYS)]
     if extra:
         raise UserError(f"a part of type {kind} in {what} has {', '.join(extra)}, which can't be used")
@@ -160,7 +174,7 @@ def _part(part: Any, what: str) -> dict[str, Any]:
     if len(values) > 1:
         raise UserError(f"an image part of {what} has {' and '.join(key for key, _ in values)}; expected one of them")
     if not values:
-        return {"type": "image"}
+        return {"type": "image"} if index is None else {"type": "image", "index": index}
     key, value = values[0]
     return {"type": "image", "image": value if key == "image" else {key: value}}
 

@@ -115,6 +115,20 @@ def test_images_of_a_column_and_of_parts_come_in_the_order_of_their_places() -> 
     assert placed == [user(SEE, SEE, SEE, text("which is red"))]
 
 
+def test_parts_may_number_the_images() -> None:
+    """The form of llava-instruct-mix-vsft, where a text part's number is null."""
+    first, second = ({"type": "image", "index": number, "text": None} for number in (0, 1))
+    asked = user(second, {"type": "text", "index": None, "text": "before or behind"}, first)
+    placed, images = place_images(read_messages([asked], "prompt"), [A, B])
+    assert images == [B, A]
+    assert placed == [user(SEE, text("before or behind"), SEE)]
+    for wrong in ([first, first], [first, {**second, "index": 2}], [first, SEE]):
+        with pytest.raises(ValueError, match="the image parts of prompt have the indices .*; expected each of the row's 2 images once"):
+            place_images(read_messages([user(*wrong)], "prompt"), [A, B])
+    with pytest.raises(ValueError, match="an image part of prompt has the index '0'; expected a number"):
+        read_messages([user({**first, "index": "0"})], "prompt")
+
+
 def test_answers_keep_their_words() -> None:
     messages = [user(SEE, text("how")), assistant("write <image> in it"), user(text("and <image>")), assistant("<image>")]
     row = read_chat({"images": [A, B], "messages": messages}, index=0)
@@ -139,6 +153,7 @@ def test_answers_keep_their_words() -> None:
         (pair(prompt=[{**user(text("x")), "tool_calls": [{"id": 1}]}]), "a message of prompt has tool_calls, which can't be used"),
         (pair(prompt=[user(text("x")), {"role": "tool", "content": "x"}]), "a message of prompt has the role 'tool'"),
         (pair(prompt=[{"role": "user"}]), "a message of prompt has no content; it has role"),
+        (pair(prompt=[{"role": "user", "content": None, "name": None}]), "a message of prompt has no content; it has role"),
         (pair(prompt=[{"role": "user", "content": 5}]), "the content of a message of prompt is a int"),
         (pair(chosen=[{"role": "assistant", "content": [SEE, text("x")]}]), "an assistant turn of chosen holds an image"),
         (pair(images=["https://example.org/a.png"]), "is an address, and images are not fetched"),

@@ -83,6 +83,15 @@ PAIRS = Section(
             note="Each `<image>` of a question is a place, and the line break behind it belongs to it. In answers it is text.",
         ),
         _form(
+            "Parts that number their images",
+            "pairs",
+            '{"images": ["a.png"], "prompt": [{"role": "user", "content": [{"index": null, "text": "What is it?", "type": "text"},\n'
+            '                                                               {"index": 0, "text": null, "type": "image"}]}],\n'
+            ' "chosen": "A dog.", "rejected": "A cat."}',
+            (1, ["user: What is it? [image]"], "A dog.", "A cat."),
+            note="As in llava-instruct-mix-vsft. `index` counts the row's images from 0, and the parts may stand in another order.",
+        ),
+        _form(
             "Images inside the messages",
             "pairs",
             '{"prompt": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "a.png"}},\n'
