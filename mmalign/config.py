@@ -148,7 +148,10 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     values = _read_yaml(path.read_bytes(), what=str(path)) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
-    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    names = [str(key).replace("-", "_") for key in values]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"{path} has {twice[0]!r} twice; give it once")
+    values = dict(zip(names, values.values(), strict=True))
     for key in values:
         if key not in known:
             raise UserError(f"{path}: unknown option {key!r}{_nearest(key, known)}")
@@ -184,6 +187,9 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
     try:
         if isinstance(value, bool) or (hint is int and isinstance(value, float) and value != int(value)):
             raise ValueError
+        # Anything has a text, and an empty path is the folder that one stands in.
+        if value is None or isinstance(value, (list, dict)) or (hint is Path and value == ""):
+            raise ValueError
         return hint(value)
     except (OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r}; expected {hint.__name__}") from error
@@ -196,6 +202,13 @@ class _Loader(yaml.SafeLoader):
         first: [(tag, pattern) for tag, pattern in held if not tag.endswith((":bool", ":timestamp"))]
         for first, held in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As in YAML, where a key stands once: the last one would win without a word."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            raise ValueError(f"{twice[0]!r} stands there twice")
+        return super().construct_mapping(node, deep=deep)
 
 
 _EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")

@@ -28,16 +28,17 @@ SFT, PREFERENCE = METHODS["sft"].options, METHODS["preference"].options
 RUN = {"model": "x", "data": Path("x"), "out": Path("y")}
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("name", CLASSES)
-def test_no_option_is_not_a_number(name: str) -> None:
+def test_no_option_is_not_a_number(name: str, value: float) -> None:
     """Each float by its default's type or its annotation; what a class needs besides is never looked at."""
     fields = [field for field in dataclasses.fields(CLASSES[name]) if re.fullmatch(r"(list\[)?float\]?( \| None)?", str(_type(field)))]
     for field in fields:
         held = object.__new__(CLASSES[name])
         for other in dataclasses.fields(CLASSES[name]):
             object.__setattr__(held, other.name, None if other.default is dataclasses.MISSING else other.default)
-        object.__setattr__(held, field.name, [0.5, math.nan] if "list" in str(_type(field)) else math.nan)
-        with pytest.raises(UserError, match=f"{field.name} is .*nan.*; expected a number"):
+        object.__setattr__(held, field.name, [0.5, value] if "list" in str(_type(field)) else value)
+        with pytest.raises(UserError, match=f"{field.name} is .*(nan|inf).*; expected a finite number"):
             Options.__post_init__(held)
 
 
@@ -48,7 +49,10 @@ def _type(field: Any) -> str:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"learning_rate": math.nan}, "learning_rate is nan; expected a number"),
+        ({"learning_rate": math.nan}, "learning_rate is nan; expected a finite number"),
+        ({"max_reject_share": 5.0}, "max_reject_share is 5.0; expected a share of the rows, from 0 to 1"),
+        ({"lora_alpha": 16}, "lora_alpha is for LoRA; set lora_rank, or leave it out"),
+        ({"lora_dropout": 0.05}, "lora_dropout is for LoRA; set lora_rank, or leave it out"),
         ({"learning_rate": -1e-4}, "learning_rate is -0.0001; expected at least 0"),
         ({"max_steps": 0}, "max_steps is 0; expected at least 1, or -1 to train by epochs"),
         ({"max_steps": -5}, "max_steps is -5; expected at least 1, or -1"),

@@ -13,8 +13,8 @@ class Options:
         """Raise UserError with the option, its value and what is expected: here for what no option can be."""
         values: dict[str, Any] = vars(self)
         for name, value in values.items():
-            if any(isinstance(one, float) and math.isnan(one) for one in (value if isinstance(value, list) else [value])):
-                raise UserError(f"{name} is {value}; expected a number")
+            if any(isinstance(one, float) and not math.isfinite(one) for one in (value if isinstance(value, list) else [value])):
+                raise UserError(f"{name} is {value}; expected a finite number")
         self.refuse_below(0, *(name for name in values if name.endswith("seed")))
 
     def refuse_below(self, least: float, *names: str) -> None:

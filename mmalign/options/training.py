@@ -129,7 +129,8 @@ class LoraOptions(Options):
         self.refuse_below(0, "lora_rank")
         self.refuse_below(1, "lora_alpha")
         self.refuse_outside(0, 1, "lora_dropout")
-        given = [name for name in ("lora_targets", "lora_ranks", "rslora", "dora", "lora_init", "peft_config") if getattr(self, name)]
+        names = ("lora_alpha", "lora_dropout", "lora_targets", "lora_ranks", "rslora", "dora", "lora_init", "peft_config")
+        given = [name for name in names if getattr(self, name)]
         if given and self.lora_rank == 0:
             raise UserError(f"{given[0]} is for LoRA; set lora_rank, or leave it out")
         if self.train_projector and self.lora_rank == 0:

@@ -98,6 +98,12 @@ def test_faults_of_the_command_line(capsys: pytest.CaptureFixture[str], words: l
         ("flag: maybe", "flag is 'maybe'; expected true or false"),
         ("steps: 2.5", "steps is 2.5; expected int"),
         ("parts: [a, c]", "parts is 'c'; expected one of a, b"),
+        ("rate: null", "rate is None; expected float"),
+        ("root: [a, b]", "root is ['a', 'b']; expected Path"),
+        ("root: ''", "root is ''; expected Path"),
+        ("rate: 0.1\nrate: 0.2", "is no YAML: 'rate' stands there twice"),
+        ("learning_rate: 1\nlearning-rate: 2", "has 'learning_rate' twice; give it once"),
+        ("extra: {use_cpu: true, use_cpu: false}", "is no YAML: 'use_cpu' stands there twice"),
     ],
 )
 def test_faults_of_the_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path, text: str, message: str) -> None:
