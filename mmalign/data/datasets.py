@@ -13,6 +13,7 @@ from datasets import Dataset, Features, Json, LargeList, List, concatenate_datas
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
+from mmalign.data.git_lfs import refuse_pointer
 from mmalign.data.json_files import json_array, read_json_file
 from mmalign.errors import UserError
 from mmalign.files import hash_file
@@ -54,8 +55,9 @@ def find_data_files(source: Path) -> list[Path]:
     files = [path for path in beside if path.suffix in _READERS]
     if not files:
         folders = ", ".join(path.name for path in beside if path.is_dir())
+        nothing = "" if source.exists() else ", where nothing is"
         raise UserError(
-            f"no data at {source}: expected a {', '.join(_READERS)} file, or a folder of them"
+            f"no data at {source}{nothing}: expected a {', '.join(_READERS)} file, or a folder of them"
             f"{f'; name one of its folders: {folders}' if folders else ''}"
         )
     splits = {found.group(1).lower(): path.name for path in files if (found := _SPLIT.match(path.name))}
@@ -156,6 +158,7 @@ def _read(path: Path) -> Dataset | None:
 
 def _check_begin(path: Path) -> None:
     """Refuse what is not of its name's kind before ``datasets`` reads it, which unpacks an archive whatever it is called."""
+    refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
     starts = (b"PAR1",) if path.suffix == ".parquet" else (b"{", b"[")

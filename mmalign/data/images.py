@@ -253,6 +253,7 @@ def _looks_like(source: Path | io.BytesIO) -> str:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     kinds = {b"<svg": "SVG", b"<?xml": "XML or SVG", b"<!doctype html": "an HTML page", b"<html": "an HTML page", b"%pdf": "PDF"}
     kinds |= {b"%!ps": "PostScript", b"pk\x03\x04": "a zip archive", b"\x1f\x8b": "gzip"}
+    kinds |= {b"version https://git-lfs": "a Git LFS pointer: run 'git lfs pull'"}
     return next((f"; it looks like {kind}" for start, kind in kinds.items() if text.startswith(start)), "")
 
 

@@ -128,7 +128,10 @@ def check_columns(columns: Iterable[str], required: Iterable[str], *, what: str)
     columns = list(columns)
     missing = [name for name in required if name not in columns and OTHER_NAMES.get(name) not in columns]
     if missing:
-        raise UserError(f"{what} has no column {', '.join(missing)}; it has {', '.join(columns)}. Needed: {', '.join(required)}")
+        raise UserError(
+            f"{what} has no column {', '.join(missing)}; it has {', '.join(columns)}. Needed: {', '.join(required)} "
+            "(docs/formats.md shows the forms; mmalign data convert and convert-chats read other sets)"
+        )
 
 
 def row_id(raw: Mapping[str, Any], *, index: int) -> str:

@@ -74,6 +74,11 @@ def test_jsonl_is_read(tmp_path: Path) -> None:
 def test_no_files_and_no_rows_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no data at .*: expected a .parquet, .json, .jsonl file, or a folder of them"):
         load_rows(tmp_path)
+    with pytest.raises(ValueError, match=r"no data at .*lost.jsonl, where nothing is: expected a .parquet"):
+        load_rows(tmp_path / "lost.jsonl")
+    (tmp_path / "pointer.jsonl").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 6\n")
+    with pytest.raises(ValueError, match="pointer.jsonl is a Git LFS pointer, not the file itself: run 'git lfs pull'"):
+        load_rows(tmp_path / "pointer.jsonl")
     Dataset.from_dict({"prompt": []}, features=Features({"prompt": Value("string")})).to_parquet(tmp_path / "empty.parquet")
     with pytest.raises(ValueError, match="empty.parquet has no rows"):
         load_rows(tmp_path / "empty.parquet")

@@ -85,6 +85,7 @@ HOSTILE_FILES = {
     "html": (b"<!DOCTYPE html><html><body>404</body></html>", "is not an image that Pillow can read; it looks like an HTML page"),
     "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n", "can read; it looks like PostScript"),
     "zip": (b"PK\x03\x04" + bytes(64), "can read; it looks like a zip archive"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "can read; it looks like a Git LFS pointer"),
     "pdf": (b"%PDF-1.7\n", "can read; it looks like PDF"),
     "empty": (b"", "is not an image that Pillow can read"),
 }
