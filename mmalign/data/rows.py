@@ -295,7 +295,10 @@ def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
         chosen, rejected = (_behind(prompt, side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
         return prompt, chosen, rejected
     if any(isinstance(side, str) for side in sides):
-        raise UserError("the row has no prompt, and chosen or rejected is plain text; put what stands before the answers into prompt")
+        raise UserError(
+            "the row has no prompt, and chosen or rejected is plain text; put what stands before the answers into prompt, "
+            "or convert the set (mmalign data convert)"
+        )
     first, second = (read_messages(side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
     prompt = shared_beginning(first, second)
     if len(prompt) in (len(first), len(second)):

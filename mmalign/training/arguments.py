@@ -25,6 +25,8 @@ _VOID = {
     "average_tokens_across_devices": "a step's items are always counted over all devices",
     "remove_unused_columns": "it would take the columns away that the method reads",
     "resume_from_checkpoint": "the newest whole checkpoint in OUT is taken: give the same command again",
+    "save_only_model": "a stopped run would go on with a new optimiser, and end otherwise; fewer checkpoints: --save-total-limit 1",
+    "ignore_data_skip": "a stopped run would go on with other rows, and end otherwise",
     "output_dir": "checkpoints lie in OUT/checkpoints: set --out",
     "label_names": _NO_EVAL_SET,
     "include_for_metrics": _NO_EVAL_SET,
