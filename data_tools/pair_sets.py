@@ -11,6 +11,7 @@ from dataclasses import field as dataclass_field
 from typing import Any
 
 from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
+from mmalign.data.messages import place_images, read_messages
 from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, response_text
 from mmalign.errors import UserError
 
@@ -152,13 +153,13 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
         raise UserError(f"no field {', '.join(missing)}{fields_of(record)}")
     scored = all(record.get(name) is not None for name in SCORE_COLUMNS)
     extra = {name: record[name] for name in (*TRL_FLAGS, CHOSEN_OTHER) if record.get(name) is not None}
-    images = images_of(record, "images", "image")
+    prompt, images = _images_apart(record["prompt"], images_of(record, "images", "image"))
     return [
         Pair(
             id=str(record["id"]) if record.get("id") is not None else default_id,
             source=str(record.get("source") or "trl"),
             images=images,
-            prompt=record["prompt"],
+            prompt=prompt,
             chosen=record["chosen"],
             rejected=record["rejected"],
             scores=(number(record, SCORE_COLUMNS[0]), number(record, SCORE_COLUMNS[1])) if scored else None,
@@ -166,6 +167,15 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
             images_other=other_images(record, images),
         )
     ]
+
+
+def _images_apart(prompt: Any, images: list[Any]) -> tuple[Any, list[Any]]:
+    """Take images out of a prompt's parts, and put those that parts name by number in that order; any other prompt stays as it is."""
+    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)] if isinstance(prompt, list) else []
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
+    if all(value is None or key in ("type", "text") for part in parts for key, value in part.items()):
+        return prompt, images
+    return place_images(read_messages(prompt, "prompt"), images)
 
 
 PAIR_SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {

@@ -116,6 +116,27 @@ def test_trl_rows_keep_their_form(tmp_path: Path, form: str) -> None:
     assert [{name: row[name] for name in ("id", "prompt", "chosen", "rejected", "images")} for row in got] == rows
 
 
+@pytest.mark.parametrize(
+    ("parts", "images"),
+    [
+        ([{"type": "image", "image": "b.jpg"}], []),
+        ([{"type": "image"}, {"type": "image_url", "image_url": {"url": "b.jpg"}}], ["a.jpg"]),
+        ([{"type": "image", "index": 1, "text": None}, {"type": "image", "index": 0, "text": None}], ["a.jpg", "b.jpg"]),
+    ],
+)
+def test_images_of_a_trl_rows_parts_keep_their_order(tmp_path: Path, parts: list[dict[str, Any]], images: list[str]) -> None:
+    root = sets.save_images(tmp_path, "a.jpg", "b.jpg")
+    row = {
+        "images": images,
+        "prompt": [{"role": "user", "content": [*parts, {"type": "text", "text": "Hm?"}]}],
+        "chosen": "x",
+        "rejected": "y",
+    }
+    expected = read_pair(row, index=0, image_root=root)
+    (got,) = convert(tmp_path, "trl", save_json(tmp_path / "rows.jsonl", [row]), root=root)
+    assert (got.prompt, [image.tobytes() for image in got.images]) == (expected.prompt, [image.tobytes() for image in expected.images])
+
+
 def test_forms_are_not_mixed(tmp_path: Path) -> None:
     root = sets.save_images(tmp_path, "a.jpg")
     first = {"image": "a.jpg", "prompt": "Hm?", "chosen": "a", "rejected": "b"}
