@@ -115,12 +115,15 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
 
 @contextlib.contextmanager
 def refused_fields(what: str) -> Iterator[None]:
-    """Tell what transformers finds wrong with fields of ``trainer`` where it reads them, and what packages they need."""
+    """Tell what transformers finds wrong with fields of ``trainer`` where it reads them, and what packages they need.
+
+    Not a RuntimeError: that is what a device says that is out of memory.
+    """
     try:
         yield
     except UserError:
         raise
-    except (AttributeError, ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{what} refuses: {error}") from error
 
 
