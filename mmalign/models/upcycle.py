@@ -19,6 +19,9 @@ from mmalign.options.models import ExpertsOptions
 IDENTITY_TOLERANCE = 1e-4
 """Largest difference of logits, relative to the largest logit (or 1): rounding grows with depth, and a wrong layer is far above it."""
 
+_KERNEL_MULTIPLE = 8
+"""Its rows are multiples of 16 bytes: eight numbers in half precision."""
+
 
 def find_sparse_layers(words: Sequence[str], num_layers: int) -> tuple[int, ...]:
     """Return the layers that get experts, ascending.
@@ -61,13 +64,20 @@ def upcycle(dense: PreTrainedModel, options: ExpertsOptions) -> PreTrainedModel:
             f"granularity is {options.granularity}, and the feed-forward width {text.intermediate_size} is no multiple of it: "
             "choose a divisor"
         )
+    expert = text.intermediate_size // options.granularity
+    if expert % _KERNEL_MULTIPLE or text.hidden_size % _KERNEL_MULTIPLE:
+        remedy = "choose a smaller --granularity" if options.granularity > 1 else "this model can't be upcycled"
+        raise UserError(
+            f"experts would be {expert} wide in a model of width {text.hidden_size}, and transformers' kernel for experts takes multiples "
+            f"of {_KERNEL_MULTIPLE} alone; {remedy}"
+        )
     joint = build_sparse_config(
         dense.config,
         family,
         sparse_layers=layers,
         num_experts=options.num_experts * options.granularity,
         num_experts_per_tok=options.top_k * options.granularity,
-        moe_intermediate_size=text.intermediate_size // options.granularity,
+        moe_intermediate_size=expert,
         shared_expert_intermediate_size=text.intermediate_size if options.shared_expert else NEUTRAL_WIDTH,
     )
     sparse = AutoModelForImageTextToText.from_config(joint, dtype=torch.float32).eval()

@@ -188,6 +188,7 @@ def test_the_sparse_stages_train_networks_routers_and_projector(name: str) -> No
         ({"top_k": 5}, r"top_k is 5; expected 1 to num_experts \(4\)"),
         ({"granularity": 0}, "granularity is 0; expected 1"),
         ({"granularity": 5}, "granularity is 5, and the feed-forward width 96 is no multiple of it"),
+        ({"granularity": 24}, "experts would be 4 wide in a model of width 64, .* multiples of 8 alone; choose a smaller --granularity"),
         ({"router_std": 0.0}, "router_std is 0.0; expected a positive number"),
         ({"norm_topk_prob": False}, "norm_topk_prob is off: the weights of the chosen experts would sum to less than 1"),
         ({"layers": ["0", "4"]}, r"layers are '0 4'; expected alternate, all, or numbers from 0 to 3"),
@@ -209,6 +210,7 @@ def test_options_that_cant_be_exact_are_refused(options: dict[str, Any], message
             r"layers.0.mlp.down_proj.bias has no place in it, and \d+ more weights differ",
         ),
         ({**PLAIN, "model_type": "llama", "attention_bias": True}, r"k_proj.bias has no place in it"),
+        ({**DEEP, "intermediate_size": 97}, "experts would be 97 wide .* multiples of 8 alone; this model can't be upcycled"),
         (
             {**DEEP, "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2},
             "some layers of this qwen3 attend in a sliding window of 4 tokens and some don't",
