@@ -9,7 +9,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, ProcessorMixin, Trainer
+from transformers.trainer_utils import align_special_tokens
 
 from mmalign.engine.logps import unwrap, unwrap_parallel
 from mmalign.errors import UserError
@@ -62,6 +63,7 @@ class MethodTrainer(Trainer):
             strategy = self.args.train_sampling_strategy
             raise UserError(f"trainer.train_sampling_strategy is {strategy!r}, and a curriculum is another order, as are --passes")
         show_progress(self)
+        self._align_special_tokens()
         self.method = method
         self._router = router
         self._sampler = sampler
@@ -78,6 +80,18 @@ class MethodTrainer(Trainer):
             present = {type(module).__name__ for module in self.model.modules()}
             listed = getattr(self.model, "_no_split_modules", None) or ()
             plugin.transformer_cls_names_to_wrap = sorted(present & set(listed)) or None
+
+    def _align_special_tokens(self) -> None:
+        """Put the tokenizer's special tokens into the model's configs, as Trainer does when it trains.
+
+        Many checkpoints are published with generation flags that have no effect, such as a temperature without sampling. transformers saves
+        such a config as long as it is the loaded one, and Trainer's change would make every save an error.
+        """
+        config = getattr(self.model, "generation_config", None)
+        if config is None or not isinstance(self.processing_class, ProcessorMixin):
+            return
+        align_special_tokens(self.model, self.processing_class)
+        config._original_object_hash = hash(config)
 
     def get_batch_samples(self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device) -> Any:
         """Read a step's batches, complete them with the model, and count their items."""

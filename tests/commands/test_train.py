@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def test_training_leaves_a_checkpoint_for_plain_transformers(
     losses = [entry["loss"] for entry in read_log(tmp_path / "out")]
     assert len(losses) == 3
     assert losses[-1] < losses[0]
+
+
+def test_generation_flags_without_effect_do_not_stop_a_save(tiny_llava_dir: Path, chats: Path, tmp_path: Path) -> None:
+    """Published as with Vicuna, a temperature and no sampling: transformers refuses to save that in a config that training has changed."""
+    shutil.copytree(tiny_llava_dir, tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "temperature": 0.9, "top_p": 0.6, "pad_token_id": None}))
+    assert train(tmp_path / "model", chats, tmp_path / "out", kind="sft") == 0
+    saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert (saved["temperature"], saved["top_p"], saved["pad_token_id"]) == (0.9, 0.6, 0)
 
 
 def test_a_sparse_student_trains_with_router_losses_and_saves_as_plain_transformers(
