@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_folder, named_errors
+from mmalign.models.load import check_folder, check_safetensors, load_whole, named_errors
 from mmalign.options.classifier import Library
 
 _TOWERS: dict[str, Any] = {"clip_vision_model": CLIPVisionModelWithProjection, "siglip_vision_model": SiglipVisionModel}
@@ -63,10 +63,10 @@ def load_backbone(library: Library, architecture: str, values: Mapping[str, Any]
     Raises:
         ValueError: If there are no such weights.
     """
-    with named_errors(source):
-        if library == "timm":
-            return create_timm(source, pretrained=True, num_classes=0, **values)
-        return Tower(_TOWERS[architecture].from_pretrained(source, config=_tower_config(architecture, values), dtype=torch.float32))
+    if library == "timm":
+        return create_timm(source, pretrained=True, num_classes=0, **values)
+    check_safetensors(source)
+    return Tower(load_whole(_TOWERS[architecture], source, config=_tower_config(architecture, values), dtype=torch.float32))
 
 
 def check_weights(path: Path) -> None:

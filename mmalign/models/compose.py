@@ -36,7 +36,7 @@ from transformers import (
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
-from mmalign.models.load import check_folder, check_safetensors, from_pretrained, named_errors, read_config_values
+from mmalign.models.load import check_folder, check_safetensors, from_pretrained, load_whole, named_errors, read_config_values
 from mmalign.options.models import HalvesOptions
 
 _TOWERS: dict[str, Any] = {
@@ -44,6 +44,7 @@ _TOWERS: dict[str, Any] = {
     "siglip_vision_model": SiglipVisionModel,
     "timm_wrapper": TimmWrapperModel,
 }
+_HALF: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
 
 
 def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcessor]:
@@ -92,26 +93,11 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     if not from_file:
         check_safetensors(source)
         if type(whole) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            return _load_whole(AutoModelForImageTextToText, source).model.vision_tower, source
-        return _load_whole(tower_class, source), source
+            return load_whole(AutoModelForImageTextToText, source, **_HALF).model.vision_tower, source
+        return load_whole(tower_class, source, **_HALF), source
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
     return tower_class._from_config(config), None
-
-
-def _load_whole(model_class: Any, source: str) -> Any:
-    """Load a checkpoint in float32.
-
-    Raises:
-        ValueError: If weights are missing in it: transformers would draw them at random.
-    """
-    options = {"dtype": torch.float32, "use_safetensors": True, "trust_remote_code": False, "output_loading_info": True}
-    model, info = from_pretrained(model_class, source, **options)
-    if missing := sorted(info["missing_keys"]):
-        raise UserError(
-            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint"
-        )
-    return model
 
 
 def _load_llm(source: str) -> PreTrainedModel:
@@ -124,7 +110,7 @@ def _load_llm(source: str) -> PreTrainedModel:
     if from_file:
         return AutoModelForCausalLM.from_config(config)
     check_safetensors(source)
-    return _load_whole(AutoModelForCausalLM, source)
+    return load_whole(AutoModelForCausalLM, source, **_HALF)
 
 
 def _load_tokenizer(options: HalvesOptions) -> Any:

@@ -72,7 +72,7 @@ def load_mllm(
         return held.model.eval(), held.processor
     check_exists(source, "config.json", "adapter_config.json")
     check_safetensors(source)
-    options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code, "use_safetensors": True}
+    options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
     processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
     whole = from_pretrained(PeftConfig, source).base_model_name_or_path if is_adapter else source
@@ -82,7 +82,7 @@ def load_mllm(
             whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
         )
     check_processor(processor, source, from_pretrained(AutoConfig, whole, trust_remote_code=trust_remote_code))
-    base = from_pretrained(AutoModelForImageTextToText, whole, **options)
+    base = load_whole(AutoModelForImageTextToText, whole, **options)
     keep_gradients(base)
     with named_errors(source):
         model = PeftModel.from_pretrained(base, source) if is_adapter else base
@@ -107,7 +107,7 @@ def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
 def _read_clip(source: str, dtype: Dtype) -> tuple[nn.Module, Any]:
     check_exists(source, "config.json")
     check_safetensors(source)
-    model = from_pretrained(AutoModel, source, dtype=resolve_dtype(dtype), use_safetensors=True, trust_remote_code=False).eval()
+    model = load_whole(AutoModel, source, dtype=resolve_dtype(dtype), trust_remote_code=False).eval()
     return model, from_pretrained(AutoProcessor, source, trust_remote_code=False)
 
 
@@ -148,6 +148,27 @@ def from_pretrained(kind: Any, source: str, **options: Any) -> Any:
         return kind.from_pretrained(source, **options)
 
 
+def load_whole(kind: Any, source: str, **options: Any) -> Any:
+    """Load a model whose every weight is in its checkpoint.
+
+    Raises:
+        ValueError: If weights are missing, which transformers would draw at random, or have other shapes than the config says.
+    """
+    options |= {"use_safetensors": True, "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, info = from_pretrained(kind, source, **options)
+    if missing := sorted(info["missing_keys"]):
+        raise UserError(
+            f"{source} lacks {len(missing)} weights of {type(model).__name__}, such as {missing[0]}; expected a whole checkpoint"
+        )
+    if mismatched := sorted(info["mismatched_keys"]):
+        name, found, expected = mismatched[0]
+        raise UserError(
+            f"{source} has {len(mismatched)} weights of other shapes than its config says, such as {name}: {tuple(found)}, expected "
+            f"{tuple(expected)}; give it the config.json that its weights were saved with"
+        )
+    return model
+
+
 @contextmanager
 def named_errors(source: str) -> Iterator[None]:
     """Name the checkpoint in what a library says of files that are missing, on disk or on the hub, or damaged. For one call."""
@@ -158,6 +179,9 @@ def named_errors(source: str) -> Iterator[None]:
     except (OSError, SafetensorError, StrictDataclassError, ValueError) as error:
         where = "" if Path(source).exists() else "there is no such folder, and as a hub id: "
         raise UserError(f"{source} can't be loaded: {where}{error}") from error
+    except (AttributeError, LookupError, TypeError) as error:
+        # A config's value that the library looks up, such as a dtype or an activation.
+        raise UserError(f"{source} can't be loaded: {type(error).__name__}: {error}") from error
 
 
 def check_folder(source: str) -> None:

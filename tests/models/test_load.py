@@ -1,12 +1,17 @@
 """Checkpoints that are not there, and processors that don't say enough: named, with what to write."""
 
+import functools
 import json
 import re
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from mmalign.cli import main
+from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
 from tests.data_files import save_rows
 from tests.tiny_families import FAMILIES
@@ -49,6 +54,38 @@ def test_a_run_ends_with_the_field_and_no_traceback(tmp_path: Path, capsys: pyte
         assert f"model has no patch_size, by which it counts an image's tokens; write into {tmp_path}/model/processor_config.json" in (
             capsys.readouterr().err
         )
+
+
+def damaged(model: Path, folder: Path, *, lost: str = "", field: str = "", value: Any = None) -> Path:
+    """A copy of a checkpoint without a weight, or with another value in its config."""
+    shutil.copytree(model, folder)
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if not (lost and name.endswith(lost))}
+    assert bool(lost) == (len(kept) < len(weights))
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    *path, last = field.split(".")
+    functools.reduce(dict.__getitem__, path, config)[last] = value
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lost": "layers.1.mlp.up_proj.weight"}, r"lacks 1 weights of Llava\w+, such as \S+layers.1.mlp.up_proj.weight; expected a whole"),
+        (
+            {"field": "text_config.intermediate_size", "value": 128},
+            r"6 weights of other shapes than its config says, such as \S+down_proj.weight: \(64, 96\), expected \(64, 128\)",
+        ),
+        ({"field": "projector_hidden_act", "value": "gelu_fast_new"}, "can't be loaded: KeyError: 'gelu_fast_new'"),
+        ({"field": "dtype", "value": "fp16"}, "can't be loaded: AttributeError: .* 'fp16'"),
+    ],
+)
+def test_a_checkpoint_that_is_not_what_its_config_says(tiny_llava_dir: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    """Transformers would draw what is missing at random, and go on."""
+    with pytest.raises(UserError, match=message):
+        load_mllm(str(damaged(tiny_llava_dir, tmp_path / "model", **change)))
 
 
 COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]

@@ -20,7 +20,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
-from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, resolve_dtype
+from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
 from mmalign.options.precision import Dtype
 
 
@@ -127,8 +127,7 @@ def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
         model, processor = load_mllm(source, dtype=dtype)
     else:
         check_safetensors(source)
-        options = {"dtype": resolve_dtype(dtype), "use_safetensors": True, "trust_remote_code": False}
-        model = from_pretrained(AutoModelForCausalLM, source, **options).eval()
+        model = load_whole(AutoModelForCausalLM, source, dtype=resolve_dtype(dtype), trust_remote_code=False).eval()
         processor = from_pretrained(AutoTokenizer, source, trust_remote_code=False)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
