@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from peft import PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, load_mllm, named_errors
+from mmalign.models.load import check_exists, from_pretrained, load_adapter_weights, load_mllm, put_adapter, read_adapter_config
 from mmalign.models.lora_config import build_lora_config
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
@@ -117,16 +117,11 @@ def begin_with(policy: PeftModel, source: Path) -> None:
         UserError: If there is no adapter, or it has other layers, ranks or a DoRA of its own.
     """
     check_exists(str(source), "adapter_config.json")
-    held, own = PeftConfig.from_pretrained(str(source)), policy.peft_config["default"]
+    held, own = read_adapter_config(str(source)), policy.peft_config["default"]
     for name, option in {"r": "--lora-rank", "lora_alpha": "--lora-alpha", "use_rslora": "--rslora", "use_dora": "--dora"}.items():
         if getattr(held, name) != getattr(own, name):
             raise UserError(f"the adapter in {source} has {name} {getattr(held, name)}, and this one {getattr(own, name)}; see {option}")
-    with named_errors(str(source)):
-        result = set_peft_model_state_dict(policy, load_peft_weights(str(source), device="cpu"))
-    missing = [name for name in result.missing_keys if "lora_" in name or "modules_to_save" in name]
-    if missing or result.unexpected_keys:
-        odd = (missing or result.unexpected_keys)[0]
-        raise UserError(f"the adapter in {source} is of other layers than this one ({odd}); see --lora-targets and --train-projector")
+    load_adapter_weights(policy, str(source), remedy="see --lora-targets and --train-projector")
 
 
 def _path(model: nn.Module, part: nn.Module) -> str:
@@ -151,9 +146,8 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
         ValueError: If there is no adapter at ``source``, or its base can't be loaded.
     """
     check_exists(source, "adapter_config.json")
-    base, _ = load_mllm(PeftConfig.from_pretrained(source).base_model_name_or_path, dtype=dtype, quantization=quantization)
+    base, _ = load_mllm(read_adapter_config(source).base_model_name_or_path, dtype=dtype, quantization=quantization)
     assert isinstance(base, PreTrainedModel), type(base)
     if is_quantized(base):
         base.dequantize(dtype=base.dtype)
-    with named_errors(source):
-        return PeftModel.from_pretrained(base, source).merge_and_unload().eval(), AutoProcessor.from_pretrained(source)
+    return put_adapter(base, source).merge_and_unload().eval(), from_pretrained(AutoProcessor, source)

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel
+from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, from_pretrained, load_mllm, named_errors
+from mmalign.models.load import check_exists, load_mllm, put_adapter, read_adapter_config
 from mmalign.options.precision import Dtype, Quantization
 
 _COMBINED = "default"
@@ -32,11 +32,10 @@ class Combination:
         base = _common_base(sources)
         model, _ = load_mllm(base, dtype=dtype, quantization=quantization)
         self.names = [f"source_{number:03d}" for number in range(len(sources))]
-        with named_errors(sources[0]):
-            self.model: PeftModel = PeftModel.from_pretrained(model, sources[0], adapter_name=self.names[0])
-        for name, source in zip(self.names[1:], sources[1:], strict=True):
-            with named_errors(source):
-                self.model.load_adapter(source, adapter_name=name)
+        for name, source in zip(self.names, sources, strict=True):
+            model = put_adapter(model, source, name=name)
+        assert isinstance(model, PeftModel)
+        self.model = model
         self.model.base_model.set_adapter(self.names, inference_mode=True)
         self.model.eval()
 
@@ -68,7 +67,7 @@ def _common_base(sources: Sequence[str]) -> str:
     bases = {}
     for source in sources:
         check_exists(source, "adapter_config.json")
-        config = from_pretrained(PeftConfig, source)
+        config = read_adapter_config(source)
         if not isinstance(config, LoraConfig) or config.modules_to_save or config.use_dora or config.bias != "none":
             raise UserError(f"{source} is not made of LoRA matrices alone (--train-projector adds a whole projector), and has no exact sum")
         bases[source] = str(config.base_model_name_or_path)

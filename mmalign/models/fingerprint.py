@@ -5,12 +5,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
-from peft import PeftConfig
 
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
-from mmalign.models.load import named_errors, resolve_dtype
+from mmalign.models.load import named_errors, read_adapter_config, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
 WEIGHTS = ("*.safetensors",)
@@ -45,7 +44,7 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     folder = _local_folder(source)
     weights = _find(folder, WEIGHTS)
     if (folder / "adapter_config.json").is_file():
-        weights += _find(_local_folder(PeftConfig.from_pretrained(folder).base_model_name_or_path), WEIGHTS)
+        weights += _find(_local_folder(read_adapter_config(str(folder)).base_model_name_or_path), WEIGHTS)
     if not weights:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = hash_processor(folder)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
@@ -75,7 +76,7 @@ def load_mllm(
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
     processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
-    whole = from_pretrained(PeftConfig, source).base_model_name_or_path if is_adapter else source
+    whole = read_adapter_config(source).base_model_name_or_path if is_adapter else source
     check_safetensors(whole)
     with named_errors(whole):
         options |= quantization_options(
@@ -84,8 +85,7 @@ def load_mllm(
     check_processor(processor, source, from_pretrained(AutoConfig, whole, trust_remote_code=trust_remote_code))
     base = load_whole(AutoModelForImageTextToText, whole, **options)
     keep_gradients(base)
-    with named_errors(source):
-        model = PeftModel.from_pretrained(base, source) if is_adapter else base
+    model = put_adapter(base, source) if is_adapter else base
     if attention != "sdpa":
         base.set_attn_implementation({"text_config": attention})
     return model.eval(), processor
@@ -167,6 +167,57 @@ def load_whole(kind: Any, source: str, **options: Any) -> Any:
             f"{tuple(expected)}; give it the config.json that its weights were saved with"
         )
     return model
+
+
+def read_adapter_config(source: str) -> PeftConfig:
+    """Read what an adapter is, and of which base.
+
+    Raises:
+        ValueError: If its weights are a pickle, its config can't be read, or it names no base, or an adapter as its base.
+    """
+    check_safetensors(source)
+    config = from_pretrained(PeftConfig, source)
+    base = config.base_model_name_or_path
+    if not base or (Path(base) / "adapter_config.json").is_file():
+        raise UserError(
+            f"the base of the adapter {source} is {base!r}; expected a whole model: write its folder or hub id into adapter_config.json, "
+            "as base_model_name_or_path"
+        )
+    return config
+
+
+def put_adapter(model: nn.Module, source: str, *, name: str = "default") -> PeftModel:
+    """Put a saved adapter on its base, beside those that are on it already.
+
+    Raises:
+        ValueError: If it can't be read, or is of other layers.
+    """
+    config = read_adapter_config(source)
+    config.inference_mode = True
+    with named_errors(source):
+        if isinstance(model, PeftModel):
+            model.add_adapter(name, config)
+        else:
+            model = PeftModel(model, config, adapter_name=name)
+    load_adapter_weights(model, source, name=name, remedy="name the base that it was trained on in adapter_config.json")
+    return model
+
+
+def load_adapter_weights(model: PeftModel, source: str, *, name: str = "default", remedy: str) -> None:
+    """Give an adapter the saved weights.
+
+    Raises:
+        ValueError: If they can't be read, or are not those of its layers; with ``remedy``.
+    """
+    with named_errors(source), warnings.catch_warnings():
+        # Weights of another shape are left out with a line each, and missing then.
+        warnings.simplefilter("ignore", UserWarning)
+        weights = load_peft_weights(source, device="cpu")
+        result = set_peft_model_state_dict(model, weights, adapter_name=name, ignore_mismatched_sizes=True)
+    own = (model.base_model.prefix, "modules_to_save.")
+    missing = [key for key in result.missing_keys if f".{name}" in key and any(part in key for part in own)]
+    if odd := [*missing, *result.unexpected_keys]:
+        raise UserError(f"the adapter in {source} is of other layers or shapes than this one ({len(odd)}, such as {odd[0]}); {remedy}")
 
 
 @contextmanager

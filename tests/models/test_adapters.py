@@ -1,12 +1,15 @@
 """LoRA on the language model alone: saved, loaded, merged with the same numbers."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from mmalign.cli import main
 from mmalign.engine.logps import compute_response_logps
-from mmalign.models.adapters import add_lora, find_part, freeze_parts
+from mmalign.models.adapters import add_lora, find_part, freeze_parts, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.options.training import LoraOptions
 from tests.models.test_references import make_batch, take_steps
@@ -36,6 +39,41 @@ def test_saved_adapter_loads_and_merges_to_the_same_numbers(tiny_llava_dir: Path
         assert torch.equal(compute_response_logps(loaded, batch).token_logps, expected)
         merged = compute_response_logps(loaded.merge_and_unload(), batch).token_logps
     assert torch.allclose(merged, expected, atol=1e-4)
+
+
+def save_adapter(folder: Path, model: str) -> Path:
+    base, processor = load_mllm(model)
+    add_lora(base, LoraOptions(lora_rank=4)).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def test_an_adapter_of_other_layers_is_refused(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """PEFT takes what fits and goes on: the sparse model has no place for the adapter of one feed-forward network."""
+    assert main(["upcycle", str(tiny_llava_dir), "--out", str(tmp_path / "sparse")]) == 0
+    adapter = save_adapter(tmp_path / "adapter", str(tiny_llava_dir))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    sound = load_file(adapter / "adapter_model.safetensors")
+    half = {name: weight for name, weight in sound.items() if "layers.1." in name}
+    wide = {name: weight.repeat(2, 1) for name, weight in sound.items()}
+    merge = ["merge", str(adapter), "--out", str(tmp_path / "merged")]
+    for base, weights in ((tmp_path / "sparse", sound), (tiny_llava_dir, half), (tiny_llava_dir, wide)):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": str(base)}))
+        save_file(weights, adapter / "adapter_model.safetensors")
+        with pytest.raises(ValueError, match=r"other layers or shapes than this one \(\d+, such as .*; name the base that"):
+            load_mllm(str(adapter))
+        assert main(merge) == 2
+        assert "is of other layers or shapes than this one" in capsys.readouterr().err
+
+
+def test_an_adapter_without_a_whole_base_is_refused(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", str(tiny_llava_dir))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for base in (None, str(adapter)):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        for load in (load_mllm, load_merged):
+            with pytest.raises(ValueError, match=f"the base of the adapter {adapter} is .* write its folder or hub id into"):
+                load(str(adapter))
 
 
 def test_frozen_parts_and_parts_that_are_not_there() -> None:

@@ -13,8 +13,11 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 from transformers.trainer_pt_utils import safe_globals
 
+from mmalign.classifier.backbone import load_backbone
 from mmalign.cli import main
 from mmalign.evaluation.judges.local import LocalJudge
+from mmalign.models.adapters import load_merged
+from mmalign.models.combination import Combination
 from mmalign.models.compose import compose_mllm
 from mmalign.models.load import load_clip, load_config, load_mllm
 from mmalign.options.models import HalvesOptions
@@ -60,6 +63,7 @@ def test_pickles_are_refused(trapped: tuple[Path, Path], tmp_path: Path) -> None
         lambda: load_clip(str(folder)),
         lambda: compose_mllm(HalvesOptions(**{**halves, "vision": str(folder)})),
         lambda: compose_mllm(HalvesOptions(**{**halves, "llm": str(text_model)})),
+        lambda: load_backbone("transformers", "clip_vision_model", CLIP_TOWER, source=str(folder)),
         lambda: LocalJudge(text_model, cache=tmp_path / "cache.jsonl").ask(["yes or no"]),
     ]
     for read in reads:
@@ -75,8 +79,9 @@ def test_an_adapters_pickle_is_refused(trapped: tuple[Path, Path], tiny_llava_di
     values = {"peft_type": "LORA", "base_model_name_or_path": str(tiny_llava_dir), "target_modules": ["q_proj"], "r": 2}
     (adapter / "adapter_config.json").write_text(json.dumps(values))
     (adapter / "adapter_model.bin").write_bytes((folder / "pytorch_model.bin").read_bytes())
-    with pytest.raises(ValueError, match="holds its weights as adapter_model.bin"):
-        load_mllm(str(adapter))
+    for read in (load_mllm, load_merged, lambda source: Combination([source, source])):
+        with pytest.raises(ValueError, match="holds its weights as adapter_model.bin"):
+            read(str(adapter))
     # Sound weights on a base that is a pickle.
     AutoProcessor.from_pretrained(tiny_llava_dir).save_pretrained(adapter)
     (adapter / "adapter_model.bin").rename(adapter / "adapter_model.safetensors")
