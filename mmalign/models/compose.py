@@ -36,7 +36,7 @@ from transformers import (
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
-from mmalign.models.load import check_folder, check_safetensors, from_pretrained, load_whole, named_errors, read_config_values
+from mmalign.models.load import check_folder, check_safetensors, from_pretrained, give_padding, load_whole, named_errors, read_config_values
 from mmalign.options.models import HalvesOptions
 
 _TOWERS: dict[str, Any] = {
@@ -123,8 +123,7 @@ def _load_tokenizer(options: HalvesOptions) -> Any:
         tokenizer = load(extra_special_tokens={"image_token": "<image>"})
     if tokenizer.eos_token is None:
         raise UserError(f"the tokenizer of {source} has no eos_token, which ends every answer")
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    give_padding(tokenizer)
     return tokenizer
 
 

@@ -68,6 +68,7 @@ def load_mllm(
         ValueError: If there is no checkpoint at ``source``, it is damaged, or quantised already.
     """
     if (held := _find_held_model(source, dtype, quantization)) is not None:
+        give_padding(held.processor.tokenizer)
         if attention != "sdpa":
             held.model.set_attn_implementation({"text_config": attention})
         return held.model.eval(), held.processor
@@ -83,6 +84,7 @@ def load_mllm(
             whole, quantization, dtype=resolve_dtype(dtype), device=best_device(), trust_remote_code=trust_remote_code
         )
     check_processor(processor, source, from_pretrained(AutoConfig, whole, trust_remote_code=trust_remote_code))
+    give_padding(getattr(processor, "tokenizer", processor))
     base = load_whole(AutoModelForImageTextToText, whole, **options)
     keep_gradients(base)
     model = put_adapter(base, source) if is_adapter else base
@@ -245,6 +247,18 @@ def check_folder(source: str) -> None:
     is_path = folder.is_absolute() or source.startswith(".") or len(folder.parts) > 2 or folder.suffix == ".json"
     if is_path and not folder.exists():
         raise UserError(f"there is no {source}; expected a folder of a checkpoint, or a hub id such as org/name")
+
+
+def give_padding(tokenizer: Any) -> None:
+    """Let a tokenizer without a token for padding pad with one that it has; padding is masked, whichever it is.
+
+    Raises:
+        ValueError: If it has none for that.
+    """
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
+    if tokenizer.pad_token is None:
+        raise UserError("the tokenizer has no pad_token, no unk_token and no eos_token; name one in its tokenizer_config.json")
 
 
 def check_processor(processor: Any, source: str, config: Any) -> None:

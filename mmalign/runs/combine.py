@@ -17,7 +17,7 @@ from mmalign.methods.policy_and_reference import compute_policy, compute_referen
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import model_inputs
 from mmalign.models.combination import Combination
-from mmalign.models.load import best_device, from_pretrained
+from mmalign.models.load import best_device, from_pretrained, give_padding
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
 from mmalign.options.models import CombineOptions
@@ -38,6 +38,7 @@ def run(options: CombineOptions) -> None:
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
     processor = from_pretrained(AutoProcessor, options.adapters[0])
+    give_padding(processor.tokenizer)
     combination = Combination(options.adapters, dtype=options.dtype, quantization=find_quantization(options))
     combination.model.to(best_device())
     points = [tuple(options.weights)] if options.weights else list(simplex(len(options.adapters), GRID_STEPS))

@@ -88,6 +88,17 @@ def test_a_checkpoint_that_is_not_what_its_config_says(tiny_llava_dir: Path, tmp
         load_mllm(str(damaged(tiny_llava_dir, tmp_path / "model", **change)))
 
 
+def test_a_tokenizer_without_padding_pads_with_another_token(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_llava_dir, tmp_path / "model")
+    path = tmp_path / "model" / "tokenizer_config.json"
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, "pad_token": None}))
+    assert load_mllm(str(tmp_path / "model"))[1].tokenizer.pad_token == "</s>"
+    path.write_text(json.dumps({**values, "pad_token": None, "eos_token": None}))
+    with pytest.raises(UserError, match="no pad_token, no unk_token and no eos_token; name one in its tokenizer_config.json"):
+        load_mllm(str(tmp_path / "model"))
+
+
 COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]
 CLASSIFIER = ["classifier", "train", "--data", "{images}", "--out", "out", "--shots", "1", "--max-steps", "1"]
 COMMANDS = {

@@ -20,7 +20,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
-from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
+from mmalign.models.load import check_safetensors, from_pretrained, give_padding, load_mllm, load_whole, resolve_dtype
 from mmalign.options.precision import Dtype
 
 
@@ -129,6 +129,7 @@ def _load(folder: Path, dtype: Dtype) -> tuple[Any, Any]:
         check_safetensors(source)
         model = load_whole(AutoModelForCausalLM, source, dtype=resolve_dtype(dtype), trust_remote_code=False).eval()
         processor = from_pretrained(AutoTokenizer, source, trust_remote_code=False)
+        give_padding(processor)
     if torch.accelerator.is_available():
         model.to(torch.accelerator.current_accelerator())
     return model, processor

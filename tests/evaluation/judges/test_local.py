@@ -119,6 +119,18 @@ def test_equals_plain_generate(kind: str, llm_dir: Path, tiny_llava_dir: Path, t
     assert {row["prompt"] for row in rows} == set(PROMPTS)
 
 
+@pytest.mark.parametrize("kind", ["causal", "multimodal"])
+def test_a_tokenizer_without_padding_answers_the_same(kind: str, llm_dir: Path, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """Many language models have no token for it."""
+    whole, bare = llm_dir if kind == "causal" else tiny_llava_dir, tmp_path / "bare"
+    shutil.copytree(whole, bare)
+    values = json.loads((bare / "tokenizer_config.json").read_text())
+    (bare / "tokenizer_config.json").write_text(json.dumps({**values, "pad_token": None}))
+    assert LocalJudge(bare, cache=tmp_path / "c.jsonl", max_new_tokens=6).ask(PROMPTS) == plain_answers(
+        whole, multimodal=kind == "multimodal"
+    )
+
+
 def test_cached_answers_need_no_model(llm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options: dict[str, Any] = {"cache": tmp_path / "c.jsonl", "max_new_tokens": 4, "dtype": "float32"}
     first = LocalJudge(llm_dir, **options).ask(PROMPTS[:3])
