@@ -1,7 +1,14 @@
 """Which token ids mean the same to two models: the part of the vocabulary that a divergence may compare."""
 
+import copy
 from typing import Any
 
+import torch
+from PIL import Image
+
+from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.messages import Message
+from mmalign.data.rows import ChatRow
 from mmalign.errors import UserError
 
 
@@ -74,3 +81,42 @@ def same_text(student: Any, teacher: Any) -> bool:
 def same_inputs(student: Any, teacher: Any) -> bool:
     """Tell whether two processors make the very same inputs, pixels and image tokens included."""
     return type(student) is type(teacher) and same_text(student, teacher) and student.to_dict() == teacher.to_dict()
+
+
+def check_same_reading(policy: Any, reference: Any, *, source: str) -> None:
+    """Check that two processors make the same tokens and pixels of a conversation: a reference is run on the policy's inputs.
+
+    Args:
+        policy: The policy's processor, whose chat template both are given.
+        reference: The reference's.
+        source: Where the reference comes from.
+
+    Raises:
+        ValueError: With what differs.
+    """
+    if same_inputs(policy, reference):
+        return
+    reference = copy.copy(reference)
+    reference.chat_template = policy.chat_template
+    asked = [{"type": "image"}, {"type": "text", "text": "What is in this picture? Name 3 things, and say where."}]
+    said = [{"type": "text", "text": "A red square, left of two dogs; nothing else."}]
+    chat = [Message(role="user", content=asked), Message(role="assistant", content=said)]
+    row = ChatRow("", [Image.radial_gradient("L").convert("RGB").resize((96, 80))], chat)
+    if other := _compare(encode_chat(policy, row), reference, row):
+        raise UserError(
+            f"the reference {source} makes other {other} of a conversation than the policy, whose inputs it is given; name one with the "
+            "policy's tokenizer and image processor, or learn from it with mmalign train mimic"
+        )
+
+
+def _compare(mine: EncodedPrompt, reference: Any, row: ChatRow) -> str | None:
+    """Name what a processor makes otherwise."""
+    try:
+        theirs = encode_chat(reference, row)
+    except UserError:
+        # Such as a placeholder of images that is not its own.
+        return "tokens"
+    if (mine.prefix_ids, mine.responses) != (theirs.prefix_ids, theirs.responses):
+        return "tokens"
+    same = mine.images.keys() == theirs.images.keys() and all(torch.equal(value, theirs.images[key]) for key, value in mine.images.items())
+    return None if same else "images"

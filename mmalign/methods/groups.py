@@ -121,7 +121,7 @@ def build_learner(options: OnlineOptions, model: nn.Module, processor: Any) -> L
     lists = are_lists(options.objective)
     named = () if lists else GroupPairs.build_objectives(PairLossOptions(objective=options.objective, beta=options.beta))
     if any(one.objective.uses_reference for one in named):
-        return GroupPairs(processor, options, reference=build_reference(options, model))
+        return GroupPairs(processor, options, reference=build_reference(options, model, processor))
     given = (options.reference_model, options.reference_quantization, options.moving)
     if options.reference != "auto" or any(value is not None for value in given):
         why = "is held to the policy that sampled" if lists else "compares with no reference"

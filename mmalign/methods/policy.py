@@ -5,6 +5,7 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, set_seed
 
+from mmalign.data.vocabulary import check_same_reading
 from mmalign.engine.router import find_routers
 from mmalign.errors import UserError
 from mmalign.models.adapters import add_lora, check_projector_trains, freeze_parts
@@ -54,11 +55,11 @@ def load_model(options: MllmOptions, source: str, quantization: Quantization) ->
     return load_mllm(source, dtype=options.dtype, quantization=quantization, attention=options.attention)
 
 
-def build_reference(options: ReferencedOptions, policy: nn.Module) -> Reference | None:
+def build_reference(options: ReferencedOptions, policy: nn.Module, processor: Any) -> Reference | None:
     """Make the frozen reference; None where its log-probabilities are read from the data.
 
     Raises:
-        ValueError: If a quantisation is named for a kind that has no use for it.
+        ValueError: If a quantisation is named for a kind that has no use for it, or another model reads rows otherwise than the policy.
     """
     kind, quantization = options.reference, _reference_quantization(options)
     if kind == "cached":
@@ -66,7 +67,9 @@ def build_reference(options: ReferencedOptions, policy: nn.Module) -> Reference 
     if options.moving is not None:
         return MovingReference(policy, options.moving)
     if options.reference_model is not None:
-        return Reference(policy, kind="copy", model=load_model(options, options.reference_model, quantization)[0])
+        model, own = load_model(options, options.reference_model, quantization)
+        check_same_reading(processor, own, source=options.reference_model)
+        return Reference(policy, kind="copy", model=model)
     if kind not in ("adapter-off", "copy"):
         kind = "adapter-off" if options.lora_rank and quantization == options.quantization else "copy"
     if quantization == options.quantization:

@@ -86,7 +86,7 @@ class ResponsesMethod(Method, Generic[Objective]):
             )
         model, processor = load_policy(options)
         switch_dropout_off(model)
-        reference = build_reference(options, model) if uses_reference else None
+        reference = build_reference(options, model, processor) if uses_reference else None
         return model, processor, cls(processor, options, reference=reference, reference_fingerprint=fingerprint_reference(options))
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
+from transformers import AutoProcessor
 
 from mmalign import __version__
 from mmalign.config import plain_values
@@ -21,6 +22,7 @@ from mmalign.data.encode import EncodedPrompt, encode_row
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import PAIR_COLUMNS, Message, PairRow, check_columns, read_pair
 from mmalign.data.token_texts import token_texts
+from mmalign.data.vocabulary import check_same_reading
 from mmalign.diagnostics.collect import PairLogps, PairReader, TokenStates, pool_pairs, sample_states, score_pairs
 from mmalign.diagnostics.credit import token_credits
 from mmalign.diagnostics.displacement import measure_movement, per_token
@@ -30,7 +32,7 @@ from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_feature
 from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, write_whole
-from mmalign.models.load import best_device, load_mllm
+from mmalign.models.load import best_device, from_pretrained, load_mllm
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
 from mmalign.reports.gallery import make_thumbnail
@@ -82,6 +84,8 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     """
     checkpoints = _find_checkpoints(options)
     with _opened(options, None) as (_, processor):
+        if options.reference is not None:
+            check_same_reading(from_pretrained(AutoProcessor, options.model), processor, source=options.reference)
         sets = {"pairs": _read(options, options.pairs, processor)}
         if options.held_out is not None:
             sets["held_out"] = _read(options, options.held_out, processor)

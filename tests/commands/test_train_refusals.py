@@ -11,6 +11,7 @@ from mmalign.files import read_json
 from tests.commands.training import read_rejects, train
 from tests.data_files import chat_rows, encoded, save_by_path, save_encoded, save_rows, scored_rows
 from tests.tiny_families import FAMILIES
+from tests.tiny_models import build_tiny_llava
 
 
 def test_a_folder_of_another_run_is_left_alone(
@@ -231,3 +232,28 @@ def test_a_model_without_a_projector_of_its_own(pairs: Path, tmp_path: Path, cap
     processor.save_pretrained(tmp_path / "model")
     assert train(tmp_path / "model", pairs, tmp_path / "out", *words) == 2
     assert f"Qwen2VLForConditionalGeneration has no projector of its own; leave {words[0]} out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ("other mean", "makes other images"),
+        ("llava-next", "makes other tokens"),
+        ("qwen2.5-vl", "makes other tokens"),
+        ("other template", None),
+    ],
+)
+def test_a_reference_that_reads_rows_otherwise(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], teacher: str, message: str | None
+) -> None:
+    """It is run on the policy's inputs, in which it may see other words and other pixels; the template is the policy's."""
+    model, processor = FAMILIES[teacher]() if teacher in FAMILIES else build_tiny_llava(seed=1)
+    if teacher == "other mean":
+        processor.image_processor.image_mean = [0.0, 0.0, 0.0]
+    if teacher == "other template":
+        processor.chat_template = None
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "teacher")
+    words = ["--reference", "model", "--reference-model", str(tmp_path / "teacher")]
+    assert train(tiny_llava_dir, pairs, tmp_path / "out", *words) == (0 if message is None else 2)
+    assert (message or "") in capsys.readouterr().err
