@@ -167,7 +167,9 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         inner = next(argument for argument in arguments if argument is not type(None))
-        return None if value in (None, "none", "null") else coerce(value, inner, name=name)
+        # Of words such as nf4 and none, none is one; not given is another thing.
+        absent = value is None or (value in ("none", "null") and value not in typing.get_args(inner))
+        return None if absent else coerce(value, inner, name=name)
     if origin is Literal:
         if value not in arguments:
             raise UserError(f"{name} is {value!r}; expected one of {', '.join(map(str, arguments))}")

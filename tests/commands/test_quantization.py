@@ -43,6 +43,14 @@ def logps(model: torch.nn.Module, processor: object) -> torch.Tensor:
         return compute_response_logps(model, collate_prompts(encoded, pad_token_id=0)).token_logps
 
 
+def test_none_is_a_kind_and_not_the_same_as_not_given(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
+    """A reference in full precision beside a policy in 4 bits: another model, from the first step on."""
+    (tmp_path / "run.yaml").write_text("reference_quantization: none\n")
+    for name, words in {"line": ["--reference-quantization", "none"], "file": ["--config", str(tmp_path / "run.yaml")]}.items():
+        assert train(tiny_llava_dir, pairs, tmp_path / name, *QLORA, *words) == 0
+        assert first_loss(tmp_path / name) != pytest.approx(math.log(2), abs=1e-6)
+
+
 def test_qlora_trains_and_merges_to_a_plain_checkpoint(
     tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -53,6 +61,8 @@ def test_qlora_trains_and_merges_to_a_plain_checkpoint(
     # In how many bits the base was held is read from the run's record.
     assert main(["merge", str(tmp_path / "out"), "--out", str(tmp_path / "merged")]) == 0
     assert "in nf4, saved in" in capsys.readouterr().out
+    assert main(["merge", str(tmp_path / "out"), "--quantization", "none", "--out", str(tmp_path / "whole")]) == 0
+    assert "nf4" not in capsys.readouterr().out
     plain = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
     adapted, processor = load_mllm(str(tmp_path / "out"), quantization="nf4")
     torch.testing.assert_close(logps(plain, processor), logps(adapted, processor), rtol=0, atol=1e-4)
