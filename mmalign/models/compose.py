@@ -61,7 +61,14 @@ def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcesso
     llm = _load_llm(options.llm)
     tokenizer = _load_tokenizer(options)
     is_timm = tower.config.model_type == "timm_wrapper"
-    joined = (_join_timm if is_timm else _join_clip)(options, tower, llm, tokenizer)
+    try:
+        joined = (_join_timm if is_timm else _join_clip)(options, tower, llm, tokenizer)
+    except AttributeError as error:
+        # The joint classes look for tied embeddings under the name that most language models have.
+        raise UserError(
+            f"{options.llm} is a {llm.config.model_type}, which the joint classes of transformers have no place for ({error}); expected a "
+            "language model such as qwen3 or llama"
+        ) from error
     _fill(joined, tower, llm)
     if len(tokenizer) > joined.get_input_embeddings().weight.shape[0]:
         joined.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8)
@@ -129,11 +136,14 @@ def _load_tokenizer(options: HalvesOptions) -> Any:
 
 def _join_clip(options: HalvesOptions, tower: PreTrainedModel, llm: PreTrainedModel, tokenizer: Any) -> PreTrainedModel:
     has_class_token = tower.config.model_type == "clip_vision_model"
+    layer, depth = -2 if options.vision_feature_layer is None else options.vision_feature_layer, tower.config.num_hidden_layers
+    if not -depth - 1 <= layer <= depth:
+        raise UserError(f"vision_feature_layer is {layer}, and the tower has {depth} layers; expected {-depth - 1} to {depth}")
     joint = LlavaConfig(
         vision_config=tower.config,
         text_config=llm.config,
         image_token_index=tokenizer.image_token_id,
-        vision_feature_layer=-2 if options.vision_feature_layer is None else options.vision_feature_layer,
+        vision_feature_layer=layer,
         vision_feature_select_strategy="default" if has_class_token else "full",
         image_seq_length=(tower.config.image_size // tower.config.patch_size) ** 2,
         tie_word_embeddings=bool(llm.config.tie_word_embeddings),

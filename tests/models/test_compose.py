@@ -164,6 +164,13 @@ def test_new_halves_depend_on_the_seed_alone() -> None:
         (TIMM_TOWER, QWEN3, {"vision_feature_layer": -2}, r"vision_feature_layer is -2; a timm tower gives its last layer \(-1\) only"),
         (TIMM_TOWER, QWEN3, {"image_size": 65}, "image_size 65 is no multiple of the tower's 3 x 3 feature map"),
         ({**TIMM_TOWER, "architecture": "vit_tiny_patch16_224"}, QWEN3, {"image_size": 224}, "expected a convolutional map"),
+        (CLIP_TOWER, QWEN3, {"vision_feature_layer": 3}, r"vision_feature_layer is 3, and the tower has 2 layers; expected -3 to 2"),
+        (
+            CLIP_TOWER,
+            {"model_type": "gpt2", "vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2},
+            {},
+            "is a gpt2, which the joint classes of transformers have no place for .* such as qwen3 or llama",
+        ),
     ],
 )
 def test_halves_that_cant_be_joined(
