@@ -9,16 +9,19 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_NAMES = "think|thinking|thoughts?|reasoning|reason|analysis|reflection|scratchpad|seed:think|cot"
-# Tags (DeepSeek-R1, Qwen, GLM, EXAONE), brackets (Magistral), tokens of OpenThinker, Command A, Kimi-VL, and a channel of Gemma.
+# "seed:think" and "longcat_think" are among them.
+_NAMES = r"(?:(?!no_)[a-z]+[:_])?think|thinking|thoughts?|reasoning|reason|analysis|reflection|scratchpad|cot"
+# Tags (DeepSeek-R1, Qwen, GLM, EXAONE), brackets (Magistral), tokens of OpenThinker, Command A, Kimi-VL, MedGemma, a channel of Gemma.
 _OPEN = (
     rf"<\s*(?:{_NAMES})(?:\s[^<>]*)?>|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>|\u25c1think\u25b7|<\|channel>thought"
+    r"|<unused94>(?:thought)?"
     # A channel of gpt-oss; of its special tokens dropped, the channel's name stays fused with the first word.
     r"|<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>|(?-i:\Aanalysis(?=[A-Z]))"
 )
 _CLOSE = (
-    rf"<\s*/\s*(?:{_NAMES})\s*>|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>|\u25c1/think\u25b7|<channel\|>"
-    r"|<\|channel\|>final[^<]*<\|message\|>|(?-i:assistantfinal)"
+    rf"<\s*/\s*(?:{_NAMES})\s*>|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>|\u25c1/think\u25b7|<channel\|>|<unused95>"
+    # Apriel's, whose template begins the reasoning in plain words; and gpt-oss's, which may name a format.
+    r"|\[BEGIN FINAL RESPONSE\]|<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|(?-i:assistantfinal)"
 )
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 # What some models put around the answer itself.
@@ -29,9 +32,9 @@ _ANSWER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _ANSWER_END = re.compile(rf"(?:<\s*/\s*(?:{_ANSWER_NAMES})\s*>|<\|end_of_(?:solution|box)\|>|<\|END_RESPONSE\|>)\s*\Z", re.IGNORECASE)
-_TURN_END = re.compile(r"(?:<\|(?:return|end|im_end|eot_id|endoftext)\|>|</s>)\s*\Z")
+_TURN_END = re.compile(r"(?:(?:<\|(?:return|end|im_end|eot_id|endoftext)\|>|</s>|\[END FINAL RESPONSE\])\s*)+\Z")
 _BOXED = re.compile(r"\\boxed\s*\{")
-_STYLED = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf)\s*\{([^{}]*)\}")
+_STYLED = re.compile(r"\\(?:text|math)[a-z]*\s*\{([^{}]*)\}")
 
 
 class Stripped(NamedTuple):

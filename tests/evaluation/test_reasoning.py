@@ -23,12 +23,16 @@ HARMONY = "<|channel|>analysis<|message|>No car, so yes?<|end|><|start|>assistan
         ("<THINK>yes</THINK> No", "No"),
         ("<thought>yes</thought>No", "No"),
         ('<seed:think>yes</seed:think>No, I see "no"', 'No, I see "no"'),
+        ("<longcat_think>\nyes\n</longcat_think>\nNo", "No"),
+        ("<unused94>thought\nyes<unused95>No", "No"),
+        ("Here are my reasoning steps:\nyes\n[BEGIN FINAL RESPONSE]\nNo\n[END FINAL RESPONSE]\n<|end|>", "No"),
         ("[THINK]yes[/THINK]No", "No"),
         ("◁think▷yes◁/think▷No", "No"),
         ("<|START_THINKING|>yes<|END_THINKING|><|START_RESPONSE|>No<|END_RESPONSE|>", "No"),
         ("<|begin_of_thought|>yes<|end_of_thought|>\n<|begin_of_solution|>No<|end_of_solution|>", "No"),
         ("<|channel>thought\nyes<channel|>No", "No"),
         (HARMONY, "No"),
+        (HARMONY.replace("final<", "final <|constrain|>json<"), "No"),
         ("analysisIs it a car? Yes?assistantfinalNo", "No"),
         ("<think>yes</think><answer>No</answer>", "No"),
         ("<think>yes</think>\n<answer> <|begin_of_box|>No<|end_of_box|> </answer>", "No"),
@@ -36,6 +40,7 @@ HARMONY = "<|channel|>analysis<|message|>No car, so yes?<|end|><|start|>assistan
         (r"<think>yes</think>The final answer is $\boxed{\text{No}}$.", "No"),
         ("<answer>No</answer>", "No"),
         (r"\boxed{No}", "No"),
+        (r"$\boxed{\textrm{No}}$", "No"),
         # Not closed, but the answer is whole.
         ("<think>yes <answer>No</answer>", "No"),
     ],
@@ -63,7 +68,7 @@ def test_an_answer_that_ends_inside_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Yes", "\nNo ", "", "I think: no", "An analysis of <b>dogs</b>", "a < b > c", "of assistantfinal", "[No]"]
+    "text", ["Yes", "\nNo ", "", "I think: no", "An analysis of <b>dogs</b>", "a < b > c", "of assistantfinal", "[No]", "<no_think>No"]
 )
 def test_other_texts_are_left_to_the_letter(text: str) -> None:
     assert strip_reasoning(text) == (text, False, False)
