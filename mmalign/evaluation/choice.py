@@ -7,9 +7,10 @@ from mmalign.evaluation.yes_no import parse_strict as parse_yes_no
 
 LETTERS = ("(a)", "(b)")
 # Where a letter stands for an answer, the surest place first: behind "answer is" or "option", at the beginning, in brackets; never as the
-# article.
-_LABELLED = re.compile(r"\b(?:answer|option|choice|choose|pick|select)(?:\s+is)?[\s:(]*([ab])(?=[).:,]|\W*$)", re.IGNORECASE)
-_LETTER = re.compile(r"^\W*([ab])(?=[).:,]|\W*$)|\(\s*([ab])\s*\)", re.IGNORECASE)
+# article: punctuation or a line's end follows, and no hyphen or slash.
+_END = r"(?=[^\w\s'\u2019/-]|\s*\n|\W*$)"
+_LABELLED = re.compile(r"\b(?:answer|option|choice|choose|pick|select)(?:\s+is)?(?:(?![.!?])\W)*([ab])" + _END, re.IGNORECASE)
+_LETTER = re.compile(r"^\W*([ab])" + _END + r"|\(\s*([ab])\s*\)", re.IGNORECASE)
 _MARKDOWN = re.compile(r"[*`$]|(?<!\w)_+|_+(?!\w)")
 # The places in which lmms-eval 0.7 looks for a letter, in its order.
 _OFFICIAL = [
