@@ -30,13 +30,16 @@ _LABEL = re.compile(
 )
 # Words that turn the verdict behind them; "not only correct" is correct.
 _NEGATION = re.compile(
-    r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere|no (?:reason|grounds?|basis)|far from"
-    r"|\w+n't)\b"
+    r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere"
+    r"|no (?:reason|grounds?|basis|way)|far from|\w+n't)\b"
 )
 # Where a thought ends; what stands before it does not negate what stands behind.
 _BREAK = re.compile(r"[.!?;:,\n\u2014()\"]|\b(?:and|but|so|hence|therefore|thus|because|since|as|yet|while|whereas|although)\b")
 # Not said of the prediction: asked, supposed, or weighed.
-_SUPPOSED = re.compile(r"\b(?:whether|if|unless|would(?: not|n't)? (?:have )?be(?:en)?|instead of|rather than|either)\b")
+_SUPPOSED = re.compile(
+    r"\b(?:whether|if|unless|would(?: not|n't)? (?:have )?be(?:en)?|instead of|rather than|either)\b"
+    r"|^\s*(?:in order )?to be\b"
+)
 _OFFER_BEHIND = re.compile(r"\"?(?:,|/| or| nor|, or)\s*\"?(?:incorrect|correct|unclear)\b")
 _OFFER_BEFORE = re.compile(r"\b(?:incorrect|correct|unclear)\"?(?:,|/| or| nor|, or)\s*\"?$")
 _THE = re.compile(r"\bthe (?:\w+ )?$")
@@ -55,11 +58,10 @@ def find_verdict(reply: str) -> bool | None:
     supposition say nothing.
     """
     for table in _tables(reply):
-        value = next((table[name] for name in _KEYS if name in table), None)
-        if str(value).strip().lower() in _FLAGS:
-            return _FLAGS[str(value).strip().lower()]
-        if isinstance(value, str):
-            return find_verdict(value)
+        name = next((name for name in _KEYS if name in table), None)
+        if name is not None:
+            value = str(table[name]).strip().lower()
+            return _FLAGS[value] if value in _FLAGS else find_verdict(value)
     text = _plain(reply)
     found = list(_VERDICT.finditer(text))
     labelled = [match for match in found if any(label.end() == match.start() for label in _LABEL.finditer(text))]
@@ -82,6 +84,8 @@ def _is_said(text: str, match: re.Match[str]) -> bool:
         return False
     if _OFFER_BEHIND.match(behind) or _OFFER_BEFORE.search(before):
         return False
+    if match.lastgroup == "unclear" and _is_negated(before):
+        return False
     return not (_THE.search(before) and _OTHER_THING.match(behind))
 
 
@@ -93,12 +97,14 @@ def _is_negated(before: str) -> bool:
 
 
 def _clause(before: str) -> str:
-    return _BREAK.split(before.replace("anything but", "not"))[-1]
+    # A quote that opens before the verdict itself ends nothing.
+    return _BREAK.split(before.rstrip('"').replace("anything but", "not"))[-1]
 
 
 def _plain(reply: str) -> str:
-    """Lower case, straight apostrophes, no Markdown."""
-    text = reply.lower().replace("\u2019", "'")
+    """Lower case, straight apostrophes, double quotes, no Markdown."""
+    text = re.sub("[\u2018\u2019]", "'", re.sub("[\u201c\u201d]", '"', reply.lower()))
+    text = re.sub(r"(?<![a-z0-9])'|'(?![a-z0-9])", '"', text)
     return re.sub(r"[*`#]|(?<![a-z0-9])_+|_+(?![a-z0-9])", "", text)
 
 
@@ -106,7 +112,8 @@ def _plain(reply: str) -> str:
 
 _RATING = re.compile(
     r"\b(?:rating|score)\b(?:\s?\([^)\n]*\)|\s?\[[^\]\n]*\d\s?(?:-|to)\s?\d[^\]\n]*\])?"
-    r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W){0,40}?(?P<number>(?<![\d.])-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
+    r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W|(?:of|for) [^:=\n\d]{0,60}?(?:[:=]| is)){0,40}?"
+    r"(?P<number>(?<![\d.])-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
 )
 # A rating that is given, and not one that is talked about: "A rating of 6 would need more".
 _GIVEN = re.compile(r"[^.]*[:=\uff1a]|(?<=final )|(?<=overall )|(?<=\bmy )")
@@ -118,7 +125,8 @@ def find_rating(reply: str) -> int | None:
     for table in _tables(reply):
         value = next((table[name] for name in ("rating", "score") if name in table), None)
         if value is not None:
-            return _rating_alone(str(value))
+            # "4: somewhat informative" stands there too.
+            return find_rating(f"Rating: {value}")
     text = _plain(reply)
     found = list(_RATING.finditer(text))
     if found:

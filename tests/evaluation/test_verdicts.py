@@ -34,6 +34,9 @@ RIGHT = [
     "**Correct.** The prediction denies it, and a yes is incorrect.",
     "Incorrect. Wait: the prediction says no, so it is correct.",
     "Incorrect because of the date? No. Verdict: correct",
+    "The reply should be 'correct'.",
+    "\u2018correct\u2019",
+    "It agrees, so it is correct. It is not unclear.",
 ]
 WRONG = [
     "incorrect",
@@ -62,6 +65,11 @@ WRONG = [
     '```json\n{"correct": false}\n```',
     "Incorrect - the reference is correct that there is no dog.",
     "Incorrect\n\nThe second sentence is correct, the first is not.",
+    "The verdict is 'incorrect'.",
+    "The prediction is not 'correct'.",
+    'The prediction is not "correct".',
+    "The prediction is incorrect. To be correct, it should say no.",
+    "It is in no way correct.",
 ]
 UNCLEAR = [
     "unclear",
@@ -72,6 +80,9 @@ UNCLEAR = [
     "The prediction says yes.",
     "unclear, not correct or incorrect",
     "incorrectly",
+    "neither 'correct' nor 'incorrect'",
+    '{"correct": null}',
+    '{"verdict": 0.5, "reason": "half of it is correct"}',
 ]
 
 
@@ -102,6 +113,10 @@ def test_verdicts(reply: str, verdict: bool | None) -> None:
         ("<rating>5</rating>", 5),
         ('```json\n{"reason": "fine", "rating": 5}\n```', 5),
         ('{"rating": "5/6"}', 5),
+        ('{"rating": "5 - very informative, 2 dogs", "reason": "x"}', 5),
+        ('{"rating": "3 or 4"}', None),
+        ("Rating of the response: 5", 5),
+        ("The rating for this response is 5.", 5),
         ("5", 5),
         ("**5/6**", 5),
         ("It is complete.\n\n5", 5),
