@@ -164,13 +164,15 @@ def read_completion(body: Any) -> Reply:
     """Read the first choice of a chat completion. The content may be a text, parts (text and thinking), or null.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it has none, or that is an error.
     """
     choices = body.get("choices") if isinstance(body, Mapping) else None
     choice = choices[0] if isinstance(choices, Sequence) and choices else None
     message = choice.get("message") if isinstance(choice, Mapping) else None
     if not isinstance(choice, Mapping) or not isinstance(message, Mapping):
         raise UserError("it has no choice with a message")
+    if choice.get("error"):
+        raise UserError(f"its choice is an error: {json.dumps(choice['error'])[:200]}")
     content = message.get("content")
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping) and part.get("type") == "text")

@@ -36,6 +36,8 @@ _REFUSES_ALL = {401, 403, 404}
 MIN_SECRET = 16
 # So many prompts failed for good that the endpoint itself is at fault.
 _MAX_FAILED = 8
+# Seconds before a prompt is asked again whose reply was empty or none, doubled each time: the client's own waits after other failures.
+FIRST_WAIT, LONGEST_WAIT = 0.5, 8.0
 
 
 def text_request(prompt: str) -> Mapping[str, Any]:
@@ -144,6 +146,8 @@ class OpenAIJudge:
                 failures.add(outcome)
                 return
             logger.info("%s: %s; asked again", self._model, outcome.reason)
+            # Some servers say that they are busy in the body of a reply that is well by its status.
+            failures.stop.wait(min(FIRST_WAIT * 2 ** (self._max_retries - left), LONGEST_WAIT))
 
     def _request(self, prompt: str) -> "_Answer | _Failure":
         from openai import APIConnectionError, APIStatusError

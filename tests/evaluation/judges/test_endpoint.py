@@ -77,13 +77,16 @@ def test_another_model_or_setting_is_another_judge(server: ChatServer, tmp_path:
         raw(b"[]"),
         raw(b'{"choices": []}'),
         raw(b'{"choices": [{"message": null}]}'),
+        raw(b'{"error": {"code": 429, "message": "busy"}}'),
+        raw(b'{"choices": [{"message": {"content": ""}, "finish_reason": "error", "error": {"code": 502}}]}'),
         completion(""),
         completion(" \n"),
         completion(None),
     ],
-    ids=["429", "500", "503", "408", "cut", "malformed", "html", "list", "no_choice", "null", "empty", "blank", "none"],
+    ids=["429", "500", "503", "408", "cut", "half", "html", "list", "no_choice", "null", "error", "failed", "empty", "blank", "none"],
 )
-def test_what_fails_in_passing_is_asked_again(server: ChatServer, tmp_path: Path, reply: Any) -> None:
+def test_what_fails_in_passing_is_asked_again(server: ChatServer, tmp_path: Path, reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmalign.evaluation.judges.endpoint.FIRST_WAIT", 0.01)
     server.scripts["p"] = [reply, reply]
     assert build_judge(server, tmp_path).ask(["p", "q"]) == ["echo: p", "echo: q"]
     assert server.asked() == {"p": 3, "q": 1}
@@ -96,6 +99,14 @@ def test_retry_after_is_obeyed(server: ChatServer, tmp_path: Path) -> None:
     assert 0.6 <= first < 1.5
     # A date is of whole seconds.
     assert 0.3 < second < 2.5
+
+
+def test_an_error_with_a_good_status_is_waited_for(server: ChatServer, tmp_path: Path) -> None:
+    server.scripts["p"] = [raw(b'{"error": {"code": 429, "message": "busy"}}')] * 2
+    build_judge(server, tmp_path).ask(["p"])
+    first, second = (b - a for a, b in zip(server.times, server.times[1:], strict=False))
+    assert first >= 0.5
+    assert second >= 1.0
 
 
 def test_what_stays_broken_is_named_and_the_rest_is_kept(server: ChatServer, tmp_path: Path) -> None:
