@@ -114,21 +114,23 @@ def find_objects(
         double_words: CHAIR's table of two words -> what they count as.
         variant: How words become singular.
         phrases: Forms of the list's own words, from ``find_phrases``.
-        is_own: Whether the list is none of COCO's: a plural that WordNet takes for a word of its own ("men") is then made singular by rule.
+        is_own: Whether the list is none of COCO's: its words are then found as they stand ("glasses" beside "glass"), and a plural that
+            WordNet takes for a word of its own ("men") is made singular by rule.
     """
     spelled = tokenize(caption.lower())
     singular = [singularize(word) for word in spelled]
     words = singular if variant == "original" else lemmatize_tagged(spelled)
     if is_own:
-        words = [one if one in synonyms or by_rule not in synonyms else by_rule for one, by_rule in zip(words, singular, strict=True)]
+        forms = zip(spelled, words, singular, strict=True)
+        words = [next((form for form in (as_is, one, by_rule) if form in synonyms), one) for as_is, one, by_rule in forms]
     return name_objects(join_double_words(join_phrases(words, phrases or {}), double_words), synonyms)
 
 
-def list_forms(word: str, *, variant: ChairVariant) -> list[list[str]]:
+def list_forms(word: str, *, variant: ChairVariant, is_own: bool = False) -> list[list[str]]:
     """Return what a word of a list becomes in a caption."""
     words = tokenize(word.lower())
     if variant == "original":
-        return [[singularize(one) for one in words]]
+        return [[singularize(one) for one in words], *([words] if is_own else [])]
     # The tagger may take a word for a verb in one sentence and for a noun in another.
     return [lemmatize_nouns(words), lemmatize_tagged(words), words]
 
@@ -172,7 +174,7 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
         synonyms=words,
         double_words=build_double_words(),
         variant=variant,
-        phrases=find_phrases(words, partial(list_forms, variant=variant)),
+        phrases=find_phrases(words, partial(list_forms, variant=variant, is_own=is_own)),
         is_own=is_own,
     )
     files = [synonyms_file, objects_file, *([questions_file] if rows else [])]

@@ -66,13 +66,20 @@ def find_phrases(synonyms: Mapping[str, str], forms: Callable[[str], Iterable[Se
     is_own = not is_cocos(synonyms)
     own = list(synonyms) if is_own else [word for word in synonyms if " " in word.strip() and word.strip() not in chairs]
     table: dict[str, str] = {}
-    for word, end in ((word, end) for end in ("", "s", "es")[: 3 if is_own else 1] for word in own):
-        found = [" ".join(words) for words in forms(word + end)]
+    # Of another list the plurals too, behind the words themselves, which come first where both are one form.
+    plurals = [(word, spelled) for word in own for spelled in spell_plurals(word)] if is_own else []
+    for word, spelled in [*zip(own, own, strict=True), *plurals]:
+        found = [" ".join(words) for words in forms(spelled)]
         for form in found + ([form.replace(" ", "-") for form in found] if is_own else []):
             # A single word that stands in the list is found as it is.
             if " " in form or form not in synonyms:
                 table.setdefault(form, word)
     return table
+
+
+def spell_plurals(word: str) -> list[str]:
+    """Return what a word's plural may be; what is none does no harm."""
+    return [word + "s", word + "es", *([word[:-1] + "ves"] if word.endswith("f") else [])]
 
 
 def join_phrases(words: Sequence[str], phrases: Mapping[str, str]) -> list[str]:

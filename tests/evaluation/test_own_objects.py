@@ -43,6 +43,25 @@ def test_words_of_several_words(folder: Path, variant: ChairVariant, caption: st
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        ("A man with glasses", ["glasses"]),
+        ("a glass of water", ["glass"]),
+        ("Two wine glasses, two beer mugs", ["wine glass", "beer mug"]),
+        ("brushes, a brush", ["brushes", "brush"]),
+        ("shelves with a shelf", ["shelf", "shelf"]),
+    ],
+)
+def test_a_list_that_names_a_plural_of_its_own(
+    tmp_path: Path, nltk_words: None, variant: ChairVariant, caption: str, found: list[str]
+) -> None:
+    (tmp_path / "synonyms.txt").write_text("glass\nglasses, eyeglasses\nwine glass\nbrush\nbrushes\nbeer mug\nshelf\n")
+    (tmp_path / "objects.json").write_text("{}")
+    assert load_chair(tmp_path, variant=variant).find(caption) == found
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_scores_by_hand(folder: Path, variant: ChairVariant) -> None:
     got = load_chair(folder, variant=variant).score({"1": "A traffic cone and a dog.", "2": "A street lamp."}, mode="official")
     # One of two captions and one of three mentions name what is absent; both objects of the images are named.
