@@ -30,6 +30,7 @@ _UNKNOWN = re.compile(
     re.IGNORECASE,
 )
 KEY_VARIABLE = "OPENAI_API_KEY"
+EXAMPLE_URL = "http://127.0.0.1:8000/v1"
 # The endpoint refuses whoever asks: asking anything else is vain.
 _REFUSES_ALL = {401, 403, 404}
 # A shorter key is a word that stands for none.
@@ -80,13 +81,16 @@ class OpenAIJudge:
             accept_empty: Whether a reply without words is an answer: a model that is evaluated may say nothing.
 
         Raises:
-            ValueError: If the key's variable is not set, or ``concurrency``, ``max_retries`` or ``timeout`` is out of range.
+            ValueError: If the key's variable is not set, ``url`` is no address, or ``concurrency``, ``max_retries`` or ``timeout`` is
+                out of range.
             ImportError: If the client is not installed.
         """
         if concurrency < 1 or max_retries < 0 or timeout <= 0:
             raise UserError(
                 f"concurrency is {concurrency}, max_retries {max_retries} and timeout {timeout}; expected at least 1, 0 and more than 0"
             )
+        if urlparse(url).scheme not in ("http", "https"):
+            raise UserError(f"the endpoint's address is {url!r}; expected its base, such as {EXAMPLE_URL}")
         self._model, self._decoding, self._option, self._body = model, dict(decoding), option, request
         self._concurrency, self._max_retries, self._accept_empty = concurrency, max_retries, accept_empty
         self._key = _read_key(api_key_env)
@@ -163,6 +167,8 @@ class OpenAIJudge:
             )
         except APIStatusError as error:
             reason = _shorten(self._redact(f"HTTP {error.status_code}: {error.message}"))
+            if error.status_code == 404:
+                reason += f"; asked at {error.request.url}, of a base such as {EXAMPLE_URL}, for the model {self._model}"
             refused = find_refused(error.message, self._decoding) if error.status_code in (400, 422) else None
             if refused is not None:
                 reason += f"; set {self._option} to '{advise_decoding(self._decoding, refused)}'"

@@ -287,6 +287,14 @@ def test_without_the_client(server: ChatServer, tmp_path: Path, monkeypatch: pyt
         build_judge(server, tmp_path)
 
 
+def test_a_wrong_address_is_named(server: ChatServer, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"address is '127.0.0.1:8000/v1'; expected its base, such as http://127"):
+        build_judge(ChatServer(url="127.0.0.1:8000/v1"), tmp_path)
+    server.scripts["p"] = [fault(404)]
+    with pytest.raises(ValueError, match=r"HTTP 404: .*; asked at http://127.0.0.1:\d+/v1/chat/completions, of a base such as .*judge-1"):
+        build_judge(server, tmp_path).ask(["p"])
+
+
 def test_options_out_of_range(server: ChatServer, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="concurrency is 0"):
         build_judge(server, tmp_path, concurrency=0)
