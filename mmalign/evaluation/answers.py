@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.question_texts import QUESTION_FIELDS, name_rows
+from mmalign.evaluation.question_texts import QUESTION_FIELDS, name_rows, repeated_question
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
-from mmalign.evaluation.saved_rows import MODEL_FIELDS, find_response_field, flatten_sample, warn_of_unread
+from mmalign.evaluation.saved_rows import MODEL_FIELDS, find_response_field, flatten_sample, warn_of_order, warn_of_unread
 
 logger = logging.getLogger(__name__)
 SHOWN, LONGEST_ID = 20, 80  # Ids in a message, letters of an id.
@@ -151,6 +151,8 @@ def read_answers(
     answers = _read_responses(rows, form, path)
     ids = [_row_id(row, form) for row in rows]
     named = name_rows(rows, ids, normalise=form.normalise, order=order, texts=texts or {}, parts=parts, path=path)
+    if all(i is None for i in ids) and all(repeated_question(row) is None for row in rows):
+        warn_of_order(rows, ("response", *form.text), path=path)
     if others := named.count(None):
         logger.warning("%s: %d of %d rows answer questions of other files and are left out", path, others, len(rows))
     return [answer._replace(id=i) for i, answer in zip(named, answers, strict=True) if i is not None]

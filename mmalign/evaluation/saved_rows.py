@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 MODEL_FIELDS = (
     "prediction",
     "pred",
+    "predict",
     "model_response",
     "model_prediction",
     "model_answer",
@@ -69,6 +70,17 @@ def warn_of_unread(rows: Sequence[Any], names: Sequence[str], *, path: Path | st
     if others:
         logger.warning(
             "%s: %s is read as what the model said, and %s is not read; call it response if it is", path, name, ", ".join(others)
+        )
+
+
+def warn_of_order(rows: Sequence[Any], names: Sequence[str], *, path: Path) -> None:
+    """Say which fields may be ids where rows without any that is read are taken as they stand: those with another value in each row."""
+    if len(rows) < 2 or not all(isinstance(row, Mapping) for row in rows):
+        return
+    others = [key for key, value in rows[0].items() if key not in {*names, *_ABOUT} and isinstance(value, int | str)]
+    if unread := [key for key in others if len({str(row.get(key)) for row in rows}) == len(rows)]:
+        logger.warning(
+            "%s: rows have no id and are taken in the questions' order; %s is not read, call it id if it is one", path, ", ".join(unread)
         )
 
 

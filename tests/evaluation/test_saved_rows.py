@@ -51,6 +51,7 @@ def rows_of(fields: str) -> list[dict[str, Any]]:
         "question_id question answer category image_source prediction",
         "question_id question answer image_source model_output",
         "question_id question answer pred",
+        "prompt label predict",
         "question_id image text label prediction",
         "question_id image text label outputs",
     ],
@@ -211,3 +212,13 @@ def test_samples_of_lmms_eval_of_all_mme(tmp_path: Path) -> None:
     answers = read_answers(tmp_path / "samples.jsonl", mme.form, order=mme.required(), texts=mme.texts(), parts=mme.parts())
     expected = {"color/c.jpg/1": "0", "color/c.jpg/2": "1", "count/n.jpg/1": "4", "count/n.jpg/2": "5"}
     assert match_answers(answers, required=mme.required()) == expected
+
+
+@pytest.mark.parametrize(("field", "warned"), [("qid", True), ("question", False), ("note", False)])
+def test_rows_without_an_id_that_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture, field: str, warned: bool) -> None:
+    values = {"qid": (7, 8), "question": QUESTIONS, "note": ("same", "same")}[field]
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({field: value, "response": said}) + "\n" for value, said in zip(values, SAID, strict=True)))
+    assert read(path, pope(tmp_path / "pope")) == MEANT
+    told = "rows have no id and are taken in the questions' order; qid is not read, call it id if it is one"
+    assert (told in caplog.text) is warned
