@@ -19,6 +19,7 @@ from PIL import Image
 from pyarrow import parquet
 
 from data_tools.coco_objects import choose_finder, list_objects
+from mmalign.data.images import load_image
 from mmalign.errors import UserError
 from mmalign.evaluation.object_words import read_synonyms
 
@@ -147,7 +148,8 @@ def small_jpeg(image: bytes | Path, *, long_side: int) -> bytes:
     with Image.open(io.BytesIO(data)) as opened:
         if max(opened.size) <= long_side and opened.format == "JPEG":
             return data
-        picture = opened.convert("RGB")
+    # Upright: what is saved again has no tag that says how to turn it.
+    picture = load_image(data)
     picture.thumbnail((long_side, long_side), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "JPEG", quality=92)

@@ -26,8 +26,9 @@ from scripts.real import dho
 from scripts.real.data import DataOptions, write_data
 from scripts.real.pairs import put_object, write_pairs
 from scripts.real.parts import PARTS, find_source, make_llm, make_scorer, make_text, make_tower, rename_lite0
-from scripts.real.photos import Photo, read_photo_row, read_photos
+from scripts.real.photos import Photo, read_photo_row, read_photos, small_jpeg
 from scripts.real.words import Company, plural
+from tests.odd_images import tagged
 
 SMALL = {"num_train": 240, "num_val": 80, "num_pair_photos": 60, "num_chair": 30, "num_existence": 40}
 
@@ -336,3 +337,11 @@ def test_photographs_with_one_object_are_labelled_by_it(data: Path, photos: dict
     with pytest.raises(SystemExit, match="photographs have [01] classes that 1000 or more show alone"):
         dho.write_coco(data, tmp_path / "none", fewest=1000)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_a_photo_that_is_made_small_stands_upright(kind: str) -> None:
+    """12 x 8 pixels that lie on their side; the saved file has no tag."""
+    small = Image.open(io.BytesIO(small_jpeg(tagged(6, kind), long_side=6)))
+    assert small.size == (4, 6)
+    assert not small.getexif()
