@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import ClassVar, NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import AnswerFormat, question_id
+from mmalign.evaluation.answers import AnswerFormat, question_id, spell_id
 from mmalign.evaluation.benchmark import QuestionBenchmark, find_question_files
 from mmalign.evaluation.choice import LETTERS, parse_official, parse_strict
 from mmalign.evaluation.decisions import RIGHT_OR_WRONG, Decision, read_correct
@@ -103,8 +103,8 @@ class Mmvp(QuestionBenchmark):
 
     @property
     def form(self) -> AnswerFormat:
-        """The original's rows: question_id, prompt, response, and the right answer as ``answer``; LLaVA's have ``text``."""
-        return AnswerFormat(text=(*MODEL_FIELDS, "text"), row_id=question_id)
+        """The original's rows: question_id, prompt, response, and the right answer as ``answer``; LLaVA's have ``text``; or its table."""
+        return AnswerFormat(text=(*MODEL_FIELDS, "text"), row_id=lambda row: spell_id(row.get("Index")) or question_id(row))
 
     @property
     def judgement_form(self) -> AnswerFormat:

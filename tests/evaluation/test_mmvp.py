@@ -180,6 +180,14 @@ def test_the_real_file_with_labels_as_published_and_corrected(shared_data: Path,
     assert [again[key] for key in keys] == pytest.approx([148 / 150, 296 / 300, 1, 1])
 
 
+def test_the_questions_own_table_with_the_responses(bench: Mmvp, tmp_path: Path) -> None:
+    """Rows go by their Index, in whatever order they stand."""
+    lines = [f'{one.id},"{one.text}",(a),said {one.id}' for one in reversed(bench.records)]
+    (tmp_path / "answers.csv").write_text("\n".join(["Index,Question,Correct Answer,response", *lines]) + "\n")
+    answers = read_answers(tmp_path / "answers.csv", bench.form, order=bench.required(), texts=bench.texts())
+    assert match_answers(answers, required=bench.required()) == {i: f"said {i}" for i in bench.required()}
+
+
 def test_answers_of_the_original(bench: Mmvp, tmp_path: Path) -> None:
     replies = ["A", "B", "(a)", "No", "b", "a"]
     rows = [
