@@ -110,6 +110,12 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
             f"{folder} has the one folder {folders[0].name}, which holds folders; name the folder whose folders are classes, "
             f"such as {folders[0]}"
         )
+    inner = {find_split(inside.name) for path in folders for inside in path.iterdir() if inside.is_dir()} - {None}
+    if len(inner) > 1:
+        raise UserError(
+            f"the class folders of {folder} hold splits ({', '.join(sorted(map(str, inner)))}), which would be read as one; "
+            "move the splits above the classes, such as train/CLASS and test/CLASS"
+        )
     files = [_walk(path) for path in folders]
     images = [[path for path in found if _is_image(path)] for found in files]
     if not any(images):

@@ -91,6 +91,9 @@ def test_what_has_no_classes_is_refused(tmp_path: Path) -> None:
     save_images(*(tmp_path / "zip" / "photos" / name for name in NAMES))
     with pytest.raises(ValueError, match=r"has the one folder photos, which holds folders; name the folder .* such as .*zip/photos"):
         load_labeled_images(tmp_path / "zip")
+    save_images(*(tmp_path / "within" / name / split for name in NAMES for split in ("train", "test")))
+    with pytest.raises(ValueError, match=r"class folders of .*within hold splits \(test, train\).* move the splits above the classes"):
+        load_labeled_images(tmp_path / "within")
     with pytest.raises(ValueError, match=r"no images at .*nowhere"):
         load_labeled_images(tmp_path / "nowhere")
 
