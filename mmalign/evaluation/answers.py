@@ -80,8 +80,18 @@ def check_texts(records: Iterable[Any], *, what: str | Path) -> None:
 
 
 def read_answer_file(path: Path) -> list[Any]:
-    """Read rows; one object of id -> response, samples of lmms-eval, and replies of an endpoint as they were sent, become rows."""
-    return spread([flatten_sample(flatten_completion(row)) for row in read_records(path)])
+    """Read rows; one object of id -> response, samples of lmms-eval, and replies of an endpoint as they were sent, become rows.
+
+    Raises:
+        ValueError: As ``read_records``, and if a reply is an error.
+    """
+    rows = []
+    for number, row in enumerate(read_records(path), start=1):
+        try:
+            rows.append(flatten_sample(flatten_completion(row)))
+        except UserError as error:
+            raise UserError(f"{path}, row {number} is a reply of an endpoint, and {error}; ask again, or leave the row out") from error
+    return spread(rows)
 
 
 def spread(rows: list[Any]) -> list[Any]:

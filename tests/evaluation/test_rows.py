@@ -60,6 +60,10 @@ def test_replies_of_an_endpoint(tmp_path: Path) -> None:
     assert count_endings(got) == (3, 1, 2)
     batch = {"id": "batch_1", "custom_id": "q7", "response": {"status_code": 200, "body": completion("No", "stop")}}
     assert answers_of(tmp_path / "a", batch) == [Answer("q7", "No", at_limit=False)]
+    failed = completion("", "error")
+    failed["choices"][0]["error"] = {"code": 502, "message": "upstream"}
+    with pytest.raises(ValueError, match=r"a, row 2 is a reply of an endpoint, and its choice is an error: .*upstream.*; ask again"):
+        answers_of(tmp_path / "a", completion("Yes", "stop"), failed, order=["a", "b"])
 
 
 @pytest.mark.parametrize(
