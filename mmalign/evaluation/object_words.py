@@ -146,6 +146,8 @@ def find_mentions(caption: str, words: Mapping[str, str]) -> list[Mention]:
 
 @lru_cache(maxsize=8)
 def _compile(words: tuple[tuple[str, str], ...]) -> tuple[re.Pattern[str], dict[str, str]]:
-    forms = {form.lower(): name for word, name in words for form in (word, word + "s", word + "es")}
+    # A word that stands in the list is no other word's plural: "glasses" beside "glass".
+    plurals = {form.lower(): name for word, name in words for form in (word + "s", word + "es")}
+    forms = plurals | {word.lower(): name for word, name in words}
     pattern = "|".join(re.escape(form) for form in sorted(forms, key=len, reverse=True))
     return re.compile(rf"\b({pattern})\b", re.IGNORECASE), forms

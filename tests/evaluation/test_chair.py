@@ -22,6 +22,12 @@ def test_mentions_of_a_closed_list_by_hand() -> None:
     assert got == [("dog", "Puppy"), ("hot dog", "hot dogs"), ("bus", "buses")]
 
 
+@pytest.mark.parametrize("words", [("glass", "glasses"), ("glasses", "glass")])
+def test_a_plural_that_is_a_word_of_a_closed_list(words: tuple[str, str]) -> None:
+    found = find_mentions("Glasses, a glass.", dict(zip(words, words, strict=True)))
+    assert [mention.name for mention in found] == ["glasses", "glass"]
+
+
 def build_chair(truths: dict[str, set[str]]) -> Chair:
     """Captions are lists of objects."""
     return Chair([], {i: frozenset(truth) for i, truth in truths.items()}, [], {}, str.split, "original")
