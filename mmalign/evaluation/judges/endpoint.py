@@ -175,7 +175,7 @@ class OpenAIJudge:
             return _Failure(reason, refuses_all=error.status_code in _REFUSES_ALL or refused is not None)
         except APIConnectionError as error:
             # A time-out is one too. The cause says what the client's "Connection error." leaves out.
-            return _Failure(_shorten(self._redact(f"{error} {error.__cause__ or ''}")))
+            return _Failure(_shorten(self._redact(f"{error.request.url}: {error} {error.__cause__ or ''}")))
         return _read_reply(self._redact(reply.http_response.text), accept_empty=self._accept_empty)
 
     def _redact(self, text: str) -> str:

@@ -142,7 +142,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = ChatServer(url=f"http://127.0.0.1:{unused.getsockname()[1]}/v1")
-        with pytest.raises(ValueError, match=r"1 of 1 prompts unanswered.*Connection error.*refused"):
+        with pytest.raises(ValueError, match=rf"1 of 1 prompts unanswered.*{nobody.url}/chat/completions: Connection error.*refused"):
             build_judge(nobody, tmp_path, max_retries=1).ask(["p"])
 
 
