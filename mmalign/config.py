@@ -7,7 +7,6 @@ import argparse
 import ast
 import dataclasses
 import inspect
-import re
 import textwrap
 import types
 import typing
@@ -19,6 +18,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 import yaml
 
 from mmalign.errors import UserError
+from mmalign.yaml_reader import read_yaml
 
 Options = TypeVar("Options")
 _SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
@@ -145,7 +145,7 @@ def read_config(path: Path, known: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not path.is_file():
         raise UserError(f"config file not found: {path}")
-    values = _read_yaml(path.read_bytes(), what=str(path)) or {}
+    values = read_yaml(path.read_bytes(), what=str(path)) or {}
     if not isinstance(values, dict):
         raise UserError(f"{path} holds a {type(values).__name__}; expected options as 'name: value' lines")
     names = [str(key).replace("-", "_") for key in values]
@@ -177,7 +177,7 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
     if origin is list:
         return [coerce(item, arguments[0], name=name) for item in (value if isinstance(value, list) else [value])]
     if origin is dict:
-        value = _read_yaml(value, what=name) if isinstance(value, str) else value
+        value = read_yaml(value, what=name) if isinstance(value, str) else value
         if not isinstance(value, dict):
             raise UserError(f"{name} is {value!r}; expected a mapping")
         return value
@@ -195,35 +195,6 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
         return hint(value)
     except (OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r}; expected {hint.__name__}") from error
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads plain words as YAML 1.2 does: 1e-5 is a number, and yes, no, on and off are words, which options have as values."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in held if not tag.endswith((":bool", ":timestamp"))]
-        for first, held in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """As in YAML, where a key stands once: the last one would win without a word."""
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        if twice := [key for key in keys if keys.count(key) > 1]:
-            raise ValueError(f"{twice[0]!r} stands there twice")
-        return super().construct_mapping(node, deep=deep)
-
-
-_EXPONENT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$")
-_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+.0123456789"))
-
-
-def _read_yaml(text: str | bytes, *, what: str) -> Any:
-    # Times and numbers that look right but can't be are ValueErrors of the reader's own parts.
-    try:
-        return yaml.load(text, _Loader)
-    except (yaml.YAMLError, AttributeError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise UserError(f"{what} is no YAML: {' '.join(str(error).split())}") from error
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ BELOW = {
     "options": set(),
     "losses": {"options"},
     "data": {"losses", "options", "files"},
-    "models": {"losses", "data", "options", "files"},
+    "models": {"losses", "data", "options", "files", "yaml_reader"},
     "engine": {"models", "data", "losses", "options", "files"},
 }
 BELOW |= {

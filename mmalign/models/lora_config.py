@@ -7,11 +7,11 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
 from peft import LoraConfig
 
 from mmalign.errors import UserError
 from mmalign.options.training import LoraOptions
+from mmalign.yaml_reader import read_yaml
 
 # Fields of LoraConfig that an option says, or that are this model's own.
 _OWN = {
@@ -77,9 +77,10 @@ def read_peft_config(path: Path) -> dict[str, Any]:
         UserError: If the file can't be read, or a field is unknown, has an option here, or would change the base.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        text = path.read_bytes()
+    except OSError as error:
         raise UserError(f"--peft-config {path} can't be read: {error}") from error
+    values = read_yaml(text, what=f"--peft-config {path}")
     if not isinstance(values, Mapping):
         raise UserError(f"--peft-config {path} holds a {type(values).__name__}; expected fields of peft.LoraConfig")
     known = {field.name for field in dataclasses.fields(LoraConfig)} - set(_NOT_HERE)

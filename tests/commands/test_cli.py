@@ -1,5 +1,6 @@
 """The command line: help, typos, config files."""
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +14,7 @@ from mmalign.config import build_options, parse_options
 from mmalign.errors import UserError
 from mmalign.options.methods import PreferenceOptions
 from mmalign.options.rows import WordingOptions
+from mmalign.yaml_reader import read_yaml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +125,20 @@ def test_plain_words_of_a_config_file_are_what_they_look_like(tmp_path: Path) ->
     assert (options.dora, options.rslora, options.trainer) == (False, False, {"adam_epsilon": 1e-6, "save_strategy": "no"})
     config.write_text("question: Right?\nanswers: [yes, no]\n")
     assert parse_options(WordingOptions, ["--config", str(config)], prog="x", description="").answers == ["yes", "no"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        *[("010", 10), ("-7", -7), ("0o17", 15), ("0x1F", 31), (".5", 0.5), ("1.", 1.0), ("1E+3", 1000.0), ("-.inf", -math.inf)],
+        *[(word, word) for word in ("12:30:45", "1_000", "0b1", "1e", "on")],
+        *[("~", None), ("", None)],
+    ],
+)
+def test_scalars_of_yaml_1_2(text: str, value: object) -> None:
+    """The core schema, section 10.3.2 of the specification; integers are not octal for a leading zero, and no times."""
+    found = read_yaml(text, what="it")
+    assert (found, type(found)) == (value, type(value))
     for text, message in (("log_project: true", "log_project is True; expected str"), ("seed: true", "seed is True; expected int")):
         with pytest.raises(UserError, match=message):
             build_options(PreferenceOptions, {"model": "x", "data": "d", "out": "o", **yaml.safe_load(text)})

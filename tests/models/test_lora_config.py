@@ -83,6 +83,8 @@ def test_other_fields_of_peft(tiny_llava_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "peft.yaml"
     path.write_text("alpha_pattern: {q_proj: 2}\nlayers_to_transform: [0]\nlayers_pattern: layers\ninit_lora_weights: gaussian\n")
     assert read_peft_config(path)["layers_to_transform"] == [0]
+    path.write_text("megatron_config: {dropout: 1e-1}\n")
+    assert read_peft_config(path) == {"megatron_config": {"dropout": 0.1}}, "numbers as in YAML 1.2, like those of --config"
     path.write_text(json.dumps({"alpha_pattern": {"q_proj": 2}, "init_lora_weights": "gaussian"}))
     policy = adapter(tiny_llava_dir, peft_config=path)
     scales = {name.split(".")[-1]: module.scaling["default"] for name, module in policy.named_modules() if hasattr(module, "lora_A")}
@@ -97,7 +99,8 @@ def test_other_fields_of_peft(tiny_llava_dir: Path, tmp_path: Path) -> None:
         ("init_lora_weights: pissa", "changes the weights below the adapter"),
         ("bias: all", "would move the reference"),
         ("[1]", "holds a list; expected fields"),
-        ("a: [", "can't be read"),
+        ("a: [", "is no YAML"),
+        ("eva_config: {rho: 1e-1, rho: 2}", "stands there twice"),
     ],
 )
 def test_what_is_refused(text: str, reason: str, tmp_path: Path) -> None:
