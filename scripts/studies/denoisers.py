@@ -67,7 +67,7 @@ class Sizes(NamedTuple):
     layers: int
 
 
-FULL = Sizes(20_000, 3_000, 12_000, 400, 200, 25, 20, (12_000, 8), 8, 4)
+FULL = Sizes(20_000, 3_000, 8_000, 400, 200, 25, 20, (12_000, 8), 8, 4)
 QUICK = FULL._replace(base_steps=3_000, steps=150)
 SMOKE = Sizes(24, 8, 2, 2, 4, 2, 2, (64, 1), 2, 1)
 
@@ -175,7 +175,8 @@ def run_cell(cell: Cell, out: Path, *, sizes: Sizes) -> str:
     if not (base / "train_log.json").is_file():
         make_pipeline(models / "random", load_copy(rows / "pictures.parquet")["caption"][:4000], cell.seed, sizes)
         run(["train", "denoiser", "--model", models / "random", "--data", rows / "pictures.parquet", "--out", base,
-             "--max-steps", sizes.base_steps, "--learning-rate", 1e-3, "--save-steps", 1000, *every])  # fmt: skip
+             "--max-steps", sizes.base_steps, "--optimizer", "muon", "--learning-rate", 2e-3, "--adam-beta2", 0.95,
+             "--save-steps", 1000, *every])  # fmt: skip
     arm = ARMS[cell.arm]
     if arm.words:
         shutil.rmtree(model, ignore_errors=True)
