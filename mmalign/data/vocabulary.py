@@ -101,7 +101,7 @@ def check_same_reading(policy: Any, reference: Any, *, source: str) -> None:
     asked = [{"type": "image"}, {"type": "text", "text": "What is in this picture? Name 3 things, and say where."}]
     said = [{"type": "text", "text": "A red square, left of two dogs; nothing else."}]
     chat = [Message(role="user", content=asked), Message(role="assistant", content=said)]
-    row = ChatRow("", [Image.radial_gradient("L").convert("RGB").resize((96, 80))], chat)
+    row = ChatRow("", [Image.merge("RGB", [Image.radial_gradient("L")] * 3).resize((96, 80))], chat)
     if other := _compare(encode_chat(policy, row), reference, row):
         raise UserError(
             f"the reference {source} makes other {other} of a conversation than the policy, whose inputs it is given; name one with the "

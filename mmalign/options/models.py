@@ -1,6 +1,5 @@
 """Making models: join, upcycle, merge, combine."""
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -144,8 +143,6 @@ class CombineOptions(AnswerOptions):
             raise UserError("no weights are given, and no pairs to find them on; add --data or --weights")
         if self.weights and len(self.weights) != len(self.adapters):
             raise UserError(f"weights has {len(self.weights)} numbers for {len(self.adapters)} adapters; expected one for each")
-        if not all(math.isfinite(weight) for weight in self.weights):
-            raise UserError(f"weights is {' '.join(map(str, self.weights))}; expected finite numbers")
         self.refuse_below(1, "max_pairs", "batch_size")
         if not self.beta > 0:
             raise UserError(f"beta is {self.beta}; expected a positive number, such as 0.1")

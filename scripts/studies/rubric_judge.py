@@ -34,6 +34,8 @@ WORDING = (
 )
 LONGEST = 512
 """A rubric of the world in tokens, at most."""
+KEEPS_FORM = ("--beta", 0.1, "--sft-weight", 4, "--reference", "copy")
+"""Without the chosen rubric's own loss DPO makes the right ones unlikely too, and what the judge then writes can't be read."""
 SMOKE_ARMS = ("judge-sft", "dpo", "smpo-world")
 """A judge of a few steps writes no rubric that could be read."""
 
@@ -130,8 +132,9 @@ class Work:
         exact = self.rubrics("target-world", target, teacher="world", samples=1) / "scored.parquet"
         if self.smoke:
             return exact
-        dpo = str(self.model("judge-dpo"))
-        own = self.rubrics("target-judge", target, model=dpo, samples=1, temperature=0.1) / "scored.parquet"
+        right = {name: read_json(Cell(name, self.seed).path(self.out))["right"] for name in JUDGES}
+        best = self.model(max(right, key=lambda name: right[name]))
+        own = self.rubrics("target-judge", target, model=str(best), samples=1, temperature=0.1) / "scored.parquet"
         if margins == "judge":
             return own
         both = self.rows / "target-both.parquet"
@@ -147,8 +150,8 @@ def train_judge(name: str, work: Work) -> Path:
     shared = ["--out", model, "--batch-size", BATCH, "--warmup-ratio", 0.1, "--logging-steps", 10, "--seed", work.seed]
     words = {
         "judge-sft": ["sft", "--data", work.taught() / "chats", "--max-steps", sizes.judge_steps, "--learning-rate", 1e-3],
-        "judge-more": ["sft", "--max-steps", sizes.own_steps, "--learning-rate", 1e-4],
-        "judge-dpo": ["preference", "--max-steps", sizes.own_steps, "--learning-rate", 1e-4, "--beta", 0.1, "--reference", "copy"],
+        "judge-more": ["sft", "--max-steps", sizes.own_steps, "--learning-rate", 3e-5],
+        "judge-dpo": ["preference", "--max-steps", sizes.own_steps, "--learning-rate", 3e-5, *KEEPS_FORM],
     }[name]
     if not (model / "train_log.json").is_file():
         start, data = work.start(), []

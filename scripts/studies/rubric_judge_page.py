@@ -35,8 +35,8 @@ ABOUT = """A rubric is right where it is consistent and names the better respons
 where both have a consistent rubric. SFT: {judge_steps} steps of {batch} rubrics about {judge_pairs:,} pairs, written by the world. Then
 {own_steps} steps on the judge's own rubrics, four for each order of {own_pairs:,} other pairs. Judged are {held_out:,} held-out pairs, one
 rubric each at temperature 0.1. Policies: {policy_steps} steps of {batch} of {target_pairs:,} pairs, one in five with its label turned
-round; all arms train on the pairs that the judge gives a margin. Means over seeds with 95% intervals (Student's t); differences are paired
-by seed. Nothing was searched."""
+round; all arms train on the pairs that the judge, the one of the three that is right most often, gives a margin. Means over seeds with 95%
+intervals (Student's t); differences are paired by seed. Nothing was searched."""
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_the_grid() -> None:
         (lambda both: both[:1], ["--weights", "1"], "expected two or more"),
         (lambda both: both, [], "no weights are given, and no pairs to find them on; add --data or --weights"),
         (lambda both: both, ["--weights", "1"], "weights has 1 numbers for 2 adapters"),
-        (lambda both: both, ["--weights", "1", "inf"], "expected finite numbers"),
+        (lambda both: both, ["--weights", "1", "inf"], "expected a finite number"),
         (lambda both: [both[0], both[0].parent / "nowhere"], ["--weights", "1", "1"], "expected a folder with adapter_config.json"),
     ],
 )

@@ -134,7 +134,7 @@ def test_one_shot_has_nothing_to_leave_out(photos: Path, tmp_path: Path, capsys:
         (["--shots", "4", "--teacher", "x"], "labels true has no use for --teacher"),
         (["--shots", "4", "--penalty", "1"], "penalty is 1.0 and the kernel hilbert; --penalty is for --kernel ridge"),
         (["--shots", "4", "--kernel", "ridge", "--penalty", "0"], "penalty is 0.0; expected a positive number"),
-        (["--shots", "4", "--alpha", "nan"], "alpha is nan; expected a number"),
+        (["--shots", "4", "--alpha", "nan"], "alpha is nan; expected a finite number"),
         (["--shots", "4", "--labels", "both", "--teacher", "x", "--label-weight", "1"], "label_weight is 1.0; expected a share between"),
         (["--shots", "4", "--classifier", "x"], "backbone is resnet10t, and --classifier x has its own"),
     ],

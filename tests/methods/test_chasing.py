@@ -157,7 +157,7 @@ def test_the_reference_is_the_base_with_both_off() -> None:
         ({"gradient_checkpointing": True}, "leave it out with --chasing"),
         ({"trainer": {"gradient_checkpointing": True}}, "leave it out with --chasing"),
         ({"chasing_weight": -0.1}, "chasing_weight is -0.1; expected at least 0"),
-        ({"chasing_weight": math.nan}, "chasing_weight is nan; expected a number"),
+        ({"chasing_weight": math.nan}, "chasing_weight is nan; expected a finite number"),
         ({"chasing_steps": 0}, "chasing_steps is 0; expected at least 1"),
         ({"chasing_rate": 0.0}, "chasing_rate is 0.0; expected a share of the learning rate"),
         ({"chasing": False, "chasing_rate": 0.5}, "only one adapter trains; add --chasing"),

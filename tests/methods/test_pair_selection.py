@@ -92,7 +92,7 @@ def test_all_three_in_order() -> None:
         ({"difficulty_range": [0.8, 0.2]}, "difficulty_range is 0.8 0.2; expected two numbers in"),
         ({"difficulty_range": [0.2, 1.2]}, "difficulty_range is 0.2 1.2; expected two numbers in"),
         ({"noisy_gap_std": -1.0}, "noisy_gap_std is -1.0; expected 0 or more"),
-        ({"noisy_gap_std": float("nan")}, "noisy_gap_std is nan; expected a number"),
+        ({"noisy_gap_std": float("nan")}, "noisy_gap_std is nan; expected a finite number"),
         ({"noisy_gap": "drop", "noisy_gap_quantile": 1.0}, "noisy_gap_quantile is 1.0; expected a share between 0 and 1"),
         ({"noisy_gap_quantile": 0.1}, "noisy_gap_quantile is 0.1, and noisy_gap 'keep' changes no pair"),
         ({"noisy_gap_label_flip": 0.7}, "noisy_gap_label_flip is 0.7; expected more than 0 and at most 0.5"),

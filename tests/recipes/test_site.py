@@ -41,8 +41,8 @@ def test_every_option_of_every_command_is_described() -> None:
 
 @pytest.mark.parametrize("page", ["coming_from.md", "scaling.md", "publishing.md", "index.md"])
 def test_options_that_pages_name_exist(page: str) -> None:
-    # Of programs of others that stand on these pages.
-    others = {"--config_file", "--nproc-per-node", "--array", "--gpus", "--price", "--help"}
+    # Of programs of others, and of studies, that stand on these pages.
+    others = {"--config_file", "--nproc-per-node", "--array", "--gpus", "--price", "--help", "--report", "--numbers"}
     text = (REPOSITORY / "docs" / page).read_text()
     theirs = {
         option for first in re.findall(r"(?m)^\| ([^|]*) \|", text) for option in re.findall(r"--\w+", first) if page == "coming_from.md"
