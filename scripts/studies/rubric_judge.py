@@ -15,8 +15,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-
 from data_tools.collect_traces import run as collect_traces
 from data_tools.trace_options import TraceOptions
 from mmalign.data.datasets import load_rows
@@ -25,7 +23,7 @@ from mmalign.files import read_json, write_whole
 from mmalign.worlds.tokenizer import train_tokenizer
 from scripts.studies.rubric_judge_page import JUDGES, POLICIES, RIGHT, Cell, write_page
 from scripts.studies.study import StartCell, main, run_missing, write_dataset, write_json, write_run
-from scripts.studies.world import BATCH, CAPTION_NOISE, Condition, make_held_out, make_pairs, make_sft, measure, run
+from scripts.studies.world import BATCH, CAPTION_NOISE, Condition, load_copy, make_held_out, make_pairs, make_sft, measure, run
 
 SEEDS, HELD_OUT_SEED = (1, 2, 3), 9_004
 # Shorter than the usual wording: a small model needs no rules that it was never taught in words.
@@ -145,7 +143,7 @@ class Work:
 
 
 def train_judge(name: str, work: Work) -> Path:
-    """Train a judge where it is missing: the policies need the last one again."""
+    """Train a judge where it is missing; it is kept, as the policies ask the best one."""
     model, sizes = work.model(name), work.sizes
     shared = ["--out", model, "--batch-size", BATCH, "--warmup-ratio", 0.1, "--logging-steps", 10, "--seed", work.seed]
     words = {
@@ -171,7 +169,7 @@ def measure_judge(name: str, work: Work) -> dict[str, float]:
     found = work.rubrics(f"held-out-{name}", by_fault, model=str(work.model(name)), samples=1, temperature=0.1)
     record = read_json(found / "traces.json")
     every, scored = record["all"], found / "scored.parquet"
-    gaps = Dataset.from_parquet(str(scored), cache_dir=str(found / "cache"))["gap_rubric"] if scored.is_file() else []
+    gaps = load_copy(scored)["gap_rubric"] if scored.is_file() else []
     decided = every["prefer_first"] + every["prefer_second"]
     shares = {
         "right": every["right"] / every["replies"],
