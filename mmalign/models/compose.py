@@ -44,7 +44,7 @@ _TOWERS: dict[str, Any] = {
     "siglip_vision_model": SiglipVisionModel,
     "timm_wrapper": TimmWrapperModel,
 }
-_HALF: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
+_IN_FLOAT32: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
 
 
 def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcessor]:
@@ -100,8 +100,8 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
     if not from_file:
         check_safetensors(source)
         if type(whole) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
-            return load_whole(AutoModelForImageTextToText, source, **_HALF).model.vision_tower, source
-        return load_whole(tower_class, source, **_HALF), source
+            return load_whole(AutoModelForImageTextToText, source, **_IN_FLOAT32).model.vision_tower, source
+        return load_whole(tower_class, source, **_IN_FLOAT32), source
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
     return tower_class._from_config(config), None
@@ -117,7 +117,7 @@ def _load_llm(source: str) -> PreTrainedModel:
     if from_file:
         return AutoModelForCausalLM.from_config(config)
     check_safetensors(source)
-    return load_whole(AutoModelForCausalLM, source, **_HALF)
+    return load_whole(AutoModelForCausalLM, source, **_IN_FLOAT32)
 
 
 def _load_tokenizer(options: HalvesOptions) -> Any:
