@@ -92,7 +92,8 @@ class Chair(CaptionBenchmark):
             named, truth = self.find(caption), self.truths[identifier]
             # Singulars made by rule have no place: words are looked up as they stand, and count where the scorer found their object.
             absent = set(named) - truth
-            wrong = tuple((place.start, place.end) for place in find_mentions(caption, self.words) if place.name in absent)
+            mentions = find_mentions(caption, self.words) if absent else []
+            wrong = tuple((place.start, place.end) for place in mentions if place.name in absent)
             items.append(caption_item(asked[identifier], caption, named=named, truth=truth, wrong=wrong))
         return items
 
@@ -178,8 +179,9 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
         is_own=is_own,
     )
     files = [synonyms_file, objects_file, *([questions_file] if rows else [])]
-    known = ImageIds(truths)
-    asked = [question._replace(id=known.find(question.id)) for question in asked]
+    if asked:
+        known = ImageIds(truths)
+        asked = [question._replace(id=known.find(question.id)) for question in asked]
     check_asked(asked, truths, questions=questions_file, objects=objects_file)
     return Chair(files, truths, asked, words, find, variant)
 

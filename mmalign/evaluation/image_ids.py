@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from pathlib import PurePosixPath
+from posixpath import splitext
 from typing import Any
 
 from mmalign.errors import UserError
@@ -62,5 +62,6 @@ def _last(text: str) -> str:
 
 def _stem(text: str) -> str:
     last = _last(text)
-    path = PurePosixPath(last)
-    return path.stem if path.suffix.lower() in _ENDINGS else last
+    # As pathlib does, which takes ten times as long: word lists come with the objects of 123,000 images.
+    stem, ending = splitext(last)
+    return stem if ending.lower() in _ENDINGS else last

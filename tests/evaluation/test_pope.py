@@ -68,7 +68,8 @@ def test_released_questions_read_whole_and_score_fast(shared_data: Path) -> None
     got = pope.score({item.id: "Yes" if item.is_yes else "No" for item in pope.records}, mode="official")
     assert got["pope/f1"] == 1.0
     assert (got["pope/always_yes/f1"], got["pope/always_no/accuracy"]) == (pytest.approx(2 / 3), 0.5)
-    assert time.process_time() - start < 2
+    # A third of a second; minutes where each answer looks through all questions.
+    assert time.process_time() - start < 20
 
 
 @pytest.mark.parametrize(
