@@ -69,6 +69,11 @@ class CaptionBenchmark(Benchmark):
         return ImageIds(self.truths)
 
 
+def label_truth(truth: frozenset[str]) -> str:
+    """Say what is in an image."""
+    return ", ".join(sorted(truth)) or "nothing"
+
+
 def caption_item(
     question: Question, caption: str, *, named: Sequence[str], truth: frozenset[str], wrong: tuple[tuple[int, int], ...] = ()
 ) -> Item:
@@ -85,7 +90,7 @@ def caption_item(
     return make_item(
         question,
         caption,
-        label=", ".join(sorted(truth)) or "nothing",
+        label=label_truth(truth),
         correct=not absent,
         values={
             "captions": 1,

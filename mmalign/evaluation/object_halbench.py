@@ -19,12 +19,13 @@ from mmalign.evaluation.captions import (
     CaptionBenchmark,
     caption_item,
     check_asked,
+    label_truth,
     read_object_sets,
 )
 from mmalign.evaluation.decisions import Decision
 from mmalign.evaluation.image_ids import ImageIds, read_coco_id
-from mmalign.evaluation.items import Item
-from mmalign.evaluation.metrics import Metric, ratio
+from mmalign.evaluation.items import Item, make_item
+from mmalign.evaluation.metrics import Metric, count, ratio
 from mmalign.evaluation.nltk_words import lemmatize, lemmatize_nouns, tag, tokenize
 from mmalign.evaluation.object_words import build_double_words, join_double_words, name_objects, read_synonyms
 from mmalign.evaluation.rows import read_rows, read_text
@@ -77,6 +78,7 @@ class ObjectHalBench(CaptionBenchmark):
         "sentence": Metric("Descriptions with an absent object, of all", "lower", "share", formula=SENTENCE),
         "recall": Metric("Coverage: present objects named", "higher", "share", drawn=True, formula=RECALL),
         "average_length": Metric("Words a description", formula=ratio("words", "captions")),
+        "unreadable": Metric("Judgements that could not be read", "lower", formula=count("unreadable"), resampled=None),
     }
     judge_wording: ClassVar[str] = PROMPT
     decisions: ClassVar[Mapping[str, Decision]] = {"description": Decision(("absent", "present", "none"), lambda item: _read_named(item))}
@@ -129,28 +131,37 @@ class ObjectHalBench(CaptionBenchmark):
     def items(self, answers: Mapping[str, str], *, mode: Mode, judgements: Mapping[str, str] | None = None) -> list[Item]:
         """An item a description; it is right where it names no absent object.
 
-        Without judgements objects are found among the answer's words, which gives other levels than published ones.
+        Without judgements objects are found among the answer's words, which gives other levels than published ones. A judgement that is
+        no list of strings is counted apart, and the rest is scored (the original asks again up to a hundred times and then stops).
 
         Raises:
-            ValueError: If a judgement is no list of strings: the original asks again up to a hundred times and then stops.
+            ValueError: If no judgement can be read.
         """
         double_words = build_own_double_words(self.synonyms)
-        lists = parse_lists({i: judgements[i] for i in answers if i in judgements}) if judgements is not None else {}
+        lists = read_judged_lists({i: judgements[i] for i in answers if i in judgements}) if judgements is not None else {}
         asked = QuestionsById(self.asked)
         items = []
         for identifier, answer in answers.items():
+            question, truth = asked[identifier], self.truths[identifier]
+            # What is too short to name anything was not judged.
+            phrases = lists.get(identifier, [])
+            if phrases is None:
+                items.append(make_item(question, answer, label=label_truth(truth), correct=None, values={"unreadable": 1}))
+                continue
             text = clean(answer)
             if judgements is None:
                 named = find_noun_objects(text, synonyms=self.synonyms, double_words=double_words)
             else:
-                named = name_objects(read_phrases(lists.get(identifier, []), double_words, self.phrase), self.synonyms)
-            item = caption_item(asked[identifier], answer, named=named, truth=self.truths[identifier])
-            items.append(replace(item, values={**item.values, "words": len(text.strip().split(" "))}))
+                named = name_objects(read_phrases(phrases, double_words, self.phrase), self.synonyms)
+            item = caption_item(question, answer, named=named, truth=truth)
+            items.append(replace(item, values={**item.values, "words": len(text.strip().split(" ")), "unreadable": 0}))
         return items
 
 
-def _read_named(item: Item) -> str:
-    """What a description names: an absent object among others, present ones alone, or none."""
+def _read_named(item: Item) -> str | None:
+    """What a description names: an absent object among others, present ones alone, or none; None where the judge could not be read."""
+    if "absent" not in item.values:
+        return None
     return "absent" if item.values["absent"] else "present" if item.values["named"] else "none"
 
 
@@ -169,18 +180,17 @@ def find_noun_objects(text: str, *, synonyms: Mapping[str, str], double_words: M
     return name_objects(join_double_words(lemmatize_nouns(tokenize(text.lower())), double_words), synonyms)
 
 
-def parse_lists(replies: Mapping[str, str]) -> dict[str, list[str]]:
-    """Read the judge's lists.
+def read_judged_lists(replies: Mapping[str, str]) -> dict[str, list[str] | None]:
+    """Read the judge's lists; None where a reply is none.
 
     Raises:
-        ValueError: With the ids of those that can't be read.
+        ValueError: If none is, with the first ids.
     """
     lists = {identifier: parse_list(reply) for identifier, reply in replies.items()}
-    broken = [identifier for identifier, names in lists.items() if names is None]
-    if broken:
-        shown = "; ".join(f"{identifier}: {replies[identifier][:60]!r}" for identifier in broken[:5])
-        raise UnreadableError(f"{len(broken)} judgements are no JSON list of strings: {shown}. Ask the judge again, or mend them by hand")
-    return {identifier: names for identifier, names in lists.items() if names is not None}
+    if lists and all(names is None for names in lists.values()):
+        shown = "; ".join(f"{identifier}: {reply[:60]!r}" for identifier, reply in list(replies.items())[:5])
+        raise UnreadableError(f"none of {len(lists)} judgements is a JSON list of strings: {shown}")
+    return lists
 
 
 def read_phrases(phrases: Sequence[str], double_words: Mapping[str, str], read: TaggedLemmas) -> list[str]:

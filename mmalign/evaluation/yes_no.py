@@ -11,8 +11,8 @@ BASELINES = {"always_yes": "Yes", "always_no": "No"}
 UNKNOWN = Metric("Answers neither yes nor no", "lower", formula=count("unknown"), resampled=None)
 
 
-# A request that is repeated: "yes or no", "(yes/no)".
-_OFFER = re.compile(r"\b(?:yes\s*(?:or|/)\s*no|no\s*(?:or|/)\s*yes)\b")
+# A request that is repeated: "yes or no", "(yes/no)"; and a no that denies nothing: "no doubt, yes".
+_OFFER = re.compile(r"\b(?:yes\s*(?:or|/)\s*no|no\s*(?:or|/)\s*yes|no (?:doubt|problem|question|wonder))\b")
 # Underscores are Markdown's.
 _WORD = re.compile(r"(?<![^\W_])(yes|no)(?![^\W_])")
 _BEHIND_LABEL = re.compile(r"\b(?:answer|conclusion)\b(?: is)?(?:(?![.!?])[\W_])*" + _WORD.pattern)

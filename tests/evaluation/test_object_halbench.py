@@ -72,6 +72,7 @@ def test_judged_scores_by_hand(bench: ObjectHalBench, nltk_words: None) -> None:
             "object_halbench/sentence": 1 / 4,
             "object_halbench/recall": 3 / 4,
             "object_halbench/average_length": (8 + 8 + 4 + 2) / 4,
+            "object_halbench/unreadable": 0,
         }
     )
 
@@ -83,9 +84,20 @@ def test_without_a_judge_words_are_looked_up(bench: ObjectHalBench, nltk_words: 
     assert (bench.variant(judged=False), bench.variant(judged=True).split(",")[0]) == ("words", "judge")
 
 
-def test_broken_lists_stop_scoring(bench: ObjectHalBench) -> None:
-    with pytest.raises(ValueError, match="1 judgements are no JSON list of strings: 2: 'dog and car'"):
-        bench.score(ANSWERS, mode="official", judgements={"1": "[]", "2": "dog and car", "3": "[]"})
+def test_a_reply_that_is_no_list_is_left_out_and_counted(bench: ObjectHalBench, nltk_words: None) -> None:
+    judgements = {"1": '["man", "woman", "puppy"]', "2": "dog and car", "3": "[]"}
+    got = bench.score(ANSWERS, mode="official", judgements=judgements)
+    # person, person, dog | none | none of the one that was not judged.
+    expected = {"response": 0, "mention": 0, "sentence": 0, "average_length": (8 + 4 + 2) / 3, "unreadable": 1}
+    assert got | {f"object_halbench/{name}": value for name, value in expected.items()} == pytest.approx(got)
+    (said,) = bench.decisions
+    items = {item.id: item for item in bench.items(ANSWERS, mode="official", judgements=judgements)}
+    assert [bench.decisions[said].find(items[i]) for i in ("1", "2", "3")] == ["present", None, "none"]
+
+
+def test_no_readable_list_stops_scoring(bench: ObjectHalBench) -> None:
+    with pytest.raises(ValueError, match="none of 2 judgements is a JSON list of strings: 2: 'dog and car'; 3: 'none'"):
+        bench.score(ANSWERS, mode="official", judgements={"2": "dog and car", "3": "none"})
 
 
 def test_answer_and_judgement_files(bench: ObjectHalBench, tmp_path: Path) -> None:

@@ -37,6 +37,10 @@ def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> di
         ("(yes or no) No.", False),
         ("The question asks yes/no: no", False),
         ("yes or no", None),
+        # A no that denies nothing.
+        ("No doubt, yes.", True),
+        ("There is no question that it has one: Yes", True),
+        ("No doubt. No.", False),
         # Reasons without marks of their own before the answer.
         ("Reasoning: yes, there may be a dog. Answer: No", False),
         ("I see no dog at first. The answer is **yes**.", True),
