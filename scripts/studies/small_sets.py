@@ -23,7 +23,7 @@ from mmalign.cli import main as mmalign
 from mmalign.files import read_json
 from scripts.studies.small_sets_grid import LABELS, NUM_IMAGES, Cell, Steps, count_steps, list_cells
 from scripts.studies.small_sets_page import write_page
-from scripts.studies.study import main, run_missing, write_json
+from scripts.studies.study import main, run_missing, write_dataset, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs"
 NETWORK = {"channels": [16, 32, 64, 256], "stem_width": 8}
@@ -40,15 +40,12 @@ def run_mmalign(words: Sequence[object], log: Path) -> None:
         raise SystemExit(f"the study stopped at: mmalign {' '.join(map(str, words))}\n{log.read_text()[-2000:]}")
 
 
-def draw_images(options: argparse.Namespace) -> None:
-    """Draw the real images, the same for all arms and seeds."""
-    path = options.out / "images" / "train.parquet"
-    if path.is_file():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    images = Dataset.from_parquet(str(options.data / "train.parquet"))
-    number = SMOKE_IMAGES if options.smoke else REAL_IMAGES
-    images.shuffle(seed=0).select(range(number)).to_parquet(path)
+def draw_images(data: Path, out: Path, *, split: str, number: int) -> None:
+    """Draw images of a split, the same for all arms and seeds, where the file is missing."""
+    path = out / f"{split}.parquet"
+    if not path.is_file():
+        images = Dataset.from_parquet(str(data / path.name))
+        write_dataset(path, images.shuffle(seed=0).select(range(number)))
 
 
 def make_set(cell: Cell, options: argparse.Namespace, steps: Steps) -> Path:
@@ -107,7 +104,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
 
 def run_study(options: argparse.Namespace) -> None:
     """Draw the images, and run what is missing."""
-    draw_images(options)
+    draw_images(options.data, options.out / "images", split="train", number=SMOKE_IMAGES if options.smoke else REAL_IMAGES)
     cells = list_cells(quick=options.quick, smoke=options.smoke)
     run_missing(cells, partial(run_cell, options=options), options, together=lambda one: one.seed)
 
