@@ -126,22 +126,30 @@ def _group_questions(encoded: Sequence[EncodedPrompt], *, by_length: bool) -> li
 
 
 def _decode(rows: Rows, decoding: Decoding, seeds: Tensor, max_new_tokens: int, ends: Sequence[int]) -> list[list[Generated]]:
-    """Continue each row token by token, as often as there are answers."""
+    """Continue each row token by token, as often as there are answers; rows that have ended are left out when they are half of all."""
     device, count = rows.position.device, decoding.answers
     if count > 1:
         rows.select(torch.arange(len(seeds), device=device).repeat_interleave(count))
     own = answer_seeds(seeds.to(device), count)
     ending = torch.tensor(ends, device=device, dtype=torch.long)
-    running = torch.ones(len(own), dtype=torch.bool, device=device)
+    places = torch.arange(len(own), device=device)
+    running = torch.ones_like(places, dtype=torch.bool)
     tokens: list[Tensor] = []
     logps: list[Tensor] = []
+    ended = places.new_full(places.shape, -1)
     while True:
         token = decoding.choose(rows.logits, own, len(tokens))
-        logps.append(_logps_of(rows.logits, token))
-        tokens.append(torch.where(running, token, -1))
+        logp = _logps_of(rows.logits, token)
+        logps.append(logp.new_zeros(ended.shape).index_copy(0, places, logp))
+        tokens.append(ended.index_copy(0, places, torch.where(running, token, -1)))
         running = running & ~torch.isin(token, ending)
-        if len(tokens) == max_new_tokens or not running.any():
+        left = int(running.sum())
+        if len(tokens) == max_new_tokens or not left:
             break
+        if 2 * left <= len(running):
+            kept = running.nonzero()[:, 0]
+            rows.select(kept)
+            places, own, running, token = places[kept], own[kept], running[kept], token[kept]
         rows.step(token)
     said = _read(torch.stack(tokens, 1).tolist(), torch.stack(logps, 1).tolist(), ends)
     return [said[start : start + count] for start in range(0, len(said), count)]

@@ -18,6 +18,7 @@ from transformers.cache_utils import DynamicSlidingWindowLayer, LinearAttentionC
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
+from mmalign.engine.growing_cache import grow_in_place
 from mmalign.engine.positions import find_prefix_positions
 from mmalign.engine.probe import COARSE_TOLERANCE, TOLERANCE, RowChoice
 from mmalign.engine.vision import image_inputs
@@ -68,7 +69,7 @@ class Rows:
     """(R, V) of the next token."""
 
     def select(self, order: Tensor) -> None:
-        """Make rows anew from those there are: row i becomes a copy of row ``order[i]``."""
+        """Make rows anew from those there are: row i becomes a copy of row ``order[i]``, rows that are not named end."""
         self.cache.batch_select_indices(order)
         self.mask, self.position, self.logits = self.mask[order], self.position[order], self.logits[order]
 
@@ -116,6 +117,7 @@ def run_rests(prefix: Prefix, owners: Sequence[int], rests: Sequence[Sequence[in
     cache = copy.deepcopy(prefix.cache) if keep else prefix.cache
     owner = torch.tensor(owners, device=prefix.mask.device)
     cache.batch_select_indices(owner)
+    grow_in_place(cache)
     width = max(map(len, rests))
     ids = torch.tensor([[prefix.pad_token_id] * (width - len(rest)) + list(rest) for rest in rests], device=owner.device)
     mask = torch.tensor([[0] * (width - len(rest)) + [1] * len(rest) for rest in rests], device=owner.device)

@@ -107,6 +107,31 @@ def test_draws_equal_a_plain_loop(name: str) -> None:
     assert [*got.ids, *([] if got.end is None else [got.end])] == said
 
 
+def test_rows_that_have_ended_are_run_no_longer() -> None:
+    """Many tokens end an answer here; each answer is that of its question alone."""
+    model, processor = FAMILIES["llava"]()
+    encoded = [prompt.only(0) for prompt in questions(processor)]
+    options = {"decoding": Sampling(answers=16), "max_new_tokens": 24, "ends": range(0, model.config.text_config.vocab_size, 8)}
+    sizes: list[int] = []
+    hook = model.register_forward_pre_hook(lambda model, args, kwargs: sizes.append(len(kwargs["input_ids"])), with_kwargs=True)
+    together = [answer for prompt in sample("llava", model, encoded, [[3], [4]], **options) for answer in prompt[0]]
+    hook.remove()
+    lengths = [len(answer.tokens) for answer in together]
+    # Behind the prompts and their last words.
+    for step, rows in enumerate(sizes[2:], start=1):
+        running = sum(length > step for length in lengths)
+        assert running <= rows < 2 * running
+    assert sizes[-1] < 8
+    alone = [
+        answer
+        for prompt, seed in zip(encoded, (3, 4), strict=True)
+        for answer in sample("llava", model, [prompt], [[seed]], **options)[0][0]
+    ]
+    for one, other in zip(together, alone, strict=True):
+        assert one.tokens == other.tokens
+        assert one.model_logps == pytest.approx(other.model_logps, abs=1e-5)
+
+
 @pytest.mark.parametrize("name", ["llava", "lfm2-vl"])
 def test_an_end_is_told_from_a_cut(name: str) -> None:
     """The model is told to end at the token that it says third."""
