@@ -29,6 +29,8 @@ class Decoding(Protocol):
     def choose(self, logits: Tensor, seeds: Tensor, step: int) -> Tensor:
         """Return (R,) tokens.
 
+        Rows that have ended may be left out of later calls; rows that are chosen together must end together.
+
         Args:
             logits: (R, V) of the model.
             seeds: (R,) int64, each row's own.
