@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import GenerationMixin, JanusForConditionalGeneration, LogitsProcessor, PreTrainedModel
+from transformers import GenerationConfig, GenerationMixin, JanusForConditionalGeneration, LogitsProcessor, PreTrainedModel
 
 from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.batch import collate_prefixes
@@ -209,7 +209,13 @@ class _StockRows:
     def _new(self, inputs: dict[str, Any], **options: Any) -> list[list[int]]:
         # Janus' own loses the logits processor on the way to the usual one.
         owner = GenerationMixin if isinstance(self._model, JanusForConditionalGeneration) else type(self._model)
-        out = owner.generate(self._model, **inputs, **self._options, **options)
+        published = self._model.generation_config
+        # What a checkpoint is published with, such as a penalty of repetition, would change scores before they are chosen from.
+        self._model.generation_config = GenerationConfig(**self._options)
+        try:
+            out = owner.generate(self._model, **inputs, **options)
+        finally:
+            self._model.generation_config = published
         new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
         return new
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmalign.data.encode import EncodedPrompt
-from mmalign.engine.choosing import Given, Greedy, Sampling, answer_seeds
+from mmalign.engine.beams import Beams
+from mmalign.engine.choosing import Decoding, Given, Greedy, Sampling, answer_seeds
 from mmalign.engine.generation import Generated, generate
 from mmalign.engine.prefix import run_prefixes
 from mmalign.engine.probe import own_logps
@@ -147,6 +148,22 @@ def test_an_end_is_told_from_a_cut(name: str) -> None:
     assert ended.model_logps is not None
     assert whole.model_logps is not None
     assert ended.model_logps == pytest.approx(whole.model_logps[: first + 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llava", "lfm2-vl"])
+@pytest.mark.parametrize("decoding", [SAMPLING, Greedy(), Beams(3)], ids=["sampling", "greedy", "beams"])
+def test_flags_that_a_checkpoint_is_published_with_change_no_answer(name: str, decoding: Decoding | Beams) -> None:
+    """Neither which token is chosen nor its log-probability; what ends an answer is read from there, and stays."""
+    model, processor = FAMILIES[name]()
+    prompt = questions(processor)[1]
+    plain = sample(name, model, [prompt], [[7]], decoding=decoding)[0][0]
+    first = plain[0].ids[0]
+    flags = {"repetition_penalty": 1.5, "suppress_tokens": [first], "forced_eos_token_id": END, "return_dict_in_generate": True}
+    model.generation_config.update(**flags, do_sample=True, temperature=0.1, top_k=2)
+    got = sample(name, model, [prompt], [[7]], decoding=decoding)[0][0]
+    assert [answer.tokens for answer in got] == [answer.tokens for answer in plain]
+    assert [answer.model_logps for answer in got] == [answer.model_logps for answer in plain]
+    assert model.generation_config.repetition_penalty == 1.5
 
 
 def test_prompts_are_read_once_and_asked_again(family: tuple[str, Any, list[EncodedPrompt]]) -> None:
