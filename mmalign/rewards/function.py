@@ -38,7 +38,7 @@ class FunctionReward:
 
 
 def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
-    """Load ``FILE.py:NAME``, and name the file; raises as ``FunctionReward``."""
+    """Load ``FILE.py:NAME``, and name the file; raises as ``FunctionReward``. What it raises when it is called names the row."""
     file, _, name = place.rpartition(":")
     path = Path(file)
     if not file or not path.is_file():
@@ -51,7 +51,18 @@ def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}; expected one that takes (prompt, responses, row) and returns a list of numbers")
-    return path, function
+
+    def call(prompt: str, said: Sequence[Any], row: Mapping[str, Any]) -> Any:
+        try:
+            return function(prompt, said, row)
+        except OSError:
+            # The machine's or a server's fault, as everywhere.
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}, asked about row {row.get('id', prompt)!r}"
+            raise UserError(f"function:{place} raised {what}; --traceback shows where") from error
+
+    return path, call
 
 
 def as_numbers(returned: Any, place: str) -> list[Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from mmalign.data.messages import Message
 from mmalign.data.rows import PairRow, QuestionRow, read_question
+from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
 from mmalign.options.rows import WordingOptions
 from mmalign.rewards.exact import AnswerReward, ObjectReward
@@ -120,6 +121,17 @@ def test_a_function_sees_prompt_responses_and_row(tmp_path: Path) -> None:
         FunctionReward(f"{file}:other")
     with pytest.raises(ValueError, match=r"there is no file .*missing.py; expected function:FILE.py:NAME"):
         FunctionReward(f"{tmp_path}/missing.py:count")
+
+
+def test_a_function_that_fails_is_told_with_its_row(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def bonus(prompt, responses, row):\n    return [row['bonus']] * len(responses)\n")
+    with pytest.raises(UserError, match=r"mine.py:bonus raised KeyError: 'bonus', asked about row 'r7'; --traceback shows where") as raised:
+        FunctionReward(f"{file}:bonus")([group(["a"], id="r7")])
+    assert isinstance(raised.value.__cause__, KeyError)
+    file.write_text("def ask(prompt, responses, row):\n    raise ConnectionError('no server')\n")
+    with pytest.raises(ConnectionError):
+        FunctionReward(f"{file}:ask")([group(["a"])])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "high", [1.0]])
