@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_reporting_integration_callbacks
 
 from mmalign.data.workers import count_cores
 from mmalign.errors import UserError
@@ -156,6 +157,16 @@ def check_trainer(options: TrainerOptions) -> None:
         if name in _OPTIONS:
             raise UserError(f"trainer.{name} is {value!r}, and has an option of its own: set {_OPTIONS[name]}")
         _check_value(value, known[name], hints[name])
+    _check_reports(options.trainer.get("report_to"))
+
+
+def _check_reports(names: Any) -> None:
+    """Make what ``report_to`` names, which looks for its package."""
+    try:
+        for integration in get_reporting_integration_callbacks(names):
+            integration()
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise UserError(f"trainer.report_to is {names!r}, which transformers.Trainer refuses: {error}") from error
 
 
 def _check_value(value: Any, field: dataclasses.Field[Any], hint: Any) -> None:

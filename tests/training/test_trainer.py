@@ -287,6 +287,7 @@ def test_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
         ({"optim_args": "momentum"}, "transformers.Trainer refuses: not enough values"),
         ({"dataloader_persistent_workers": True}, "transformers.Trainer refuses: persistent_workers option needs num_workers > 0"),
         ({"report_to": "nope"}, "transformers.Trainer refuses: nope is not supported"),
+        ({"report_to": ["tensorboard", "swanlab"]}, r"trainer.report_to is \[.*'swanlab'\], which .* refuses: .*pip install swanlab"),
     ],
 )
 def test_what_transformers_refuses_later_than_its_arguments_is_a_users_fault(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
