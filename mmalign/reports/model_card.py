@@ -60,7 +60,8 @@ class CardResult:
 
 @dataclass(frozen=True, kw_only=True)
 class CardFacts:
-    """What a card says. Nothing may be empty except ``evaluation`` (the card then says so) and ``base_model``.
+    """What a card says. Nothing may be empty except ``evaluation`` (the card then says so), ``data`` where nothing was trained, and
+    ``base_model``.
 
     Attributes:
         model_name: Name of the checkpoint; with ``evaluation`` it heads the Hub's result index.
@@ -199,7 +200,7 @@ def _eval_result(facts: CardFacts, result: CardResult) -> EvalResult:
 
 
 def _check_facts(facts: CardFacts) -> None:
-    may_be_empty = {"evaluation", "base_model", "tags"}
+    may_be_empty = {"data", "evaluation", "base_model", "tags"}
     wrong = [f"{f.name} is empty" for f in dataclasses.fields(facts) if f.name not in may_be_empty and _is_blank(getattr(facts, f.name))]
     wrong += ["a line of limits is empty" for limit in facts.limits if _is_blank(limit)]
     wrong += [

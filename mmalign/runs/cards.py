@@ -1,25 +1,31 @@
 """The card of a trained checkpoint: its run's record, told as the folder's README.md."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, expected_form, read_json_object
 from mmalign.held import PREFIX
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
-from mmalign.models.parameters import ParameterCounts
+from mmalign.models.parameters import ParameterCounts, count_parameters
+from mmalign.options.base import Options
 from mmalign.reports.model_card import CardFacts, Kind, card_results, name_search, write_model_card
-from mmalign.runs.run_record import read_record, write_record
+from mmalign.runs.run_record import build_record, read_record, write_record
 
 LIMITS = (
     "It was trained on the data above alone; check it on your own images before you rely on it.",
     "It can name objects that are not in the image; the evaluation says how often, where it was measured.",
     "One run with one seed: the spread between seeds is not in this card.",
+)
+DERIVED_LIMITS = (
+    "It has the limits of what it was made of; check it on your own images before you rely on it.",
+    LIMITS[1],
 )
 
 
@@ -38,6 +44,43 @@ def write_card(folder: Path) -> Path:
         raise UserError(f"{folder / RUN_FILE} holds {odd}; expected whole numbers, as mmalign train writes them")
     with expected_form(folder / RUN_FILE):
         facts = collect_facts(folder, record)
+    return write_model_card(folder, facts)
+
+
+def write_derived_card(folder: Path, model: PreTrainedModel, options: Options, *, command: str, source: str, summary: str) -> Path:
+    """Write the card of a model that was made of another checkpoint without training.
+
+    Args:
+        folder: Where it was saved.
+        model: What was saved.
+        options: The command's.
+        command: Its name.
+        source: The other checkpoint; where that is a finished run's folder, its data and training stand in the card too.
+        summary: What the model is.
+    """
+    record = build_record(options, method=command, data={})
+    run = read_record(Path(source)) if (Path(source) / RUN_FILE).is_file() else {}
+    trained = collect_facts(Path(source), run) if "parameters" in run else None
+    counts = count_parameters(model)
+    facts = CardFacts(
+        model_name=folder.resolve().name,
+        summary=summary,
+        kind="full",
+        license=trained.license if trained else _license_of(source),
+        language="en",
+        started_from=source,
+        architecture=_describe_architecture(str(folder)),
+        parameters=replace(counts, trainable=counts.total),
+        data_description=trained.data_description if trained else f"None here: what {source} was trained on, its own card says.",
+        data=trained.data if trained else {},
+        recipe=f"{trained.recipe + ' Then ' if trained else ''}`mmalign {command}`, which trains nothing.",
+        config={command: record["options"]} | ({"train": trained.config} if trained else {}),
+        version=record["mmalign"],
+        commit=record["commit"] or "none (installed package)",
+        intended_use=trained.intended_use if trained else f"For what {source} is for.",
+        limits=LIMITS if trained else DERIVED_LIMITS,
+        tags=[*(trained.tags if trained else []), command],
+    )
     return write_model_card(folder, facts)
 
 

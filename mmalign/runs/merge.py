@@ -6,11 +6,12 @@ from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import load_merged
 from mmalign.options.models import MergeOptions
+from mmalign.runs.cards import write_derived_card
 from mmalign.runs.run_record import recorded_quantization
 
 
 def run(options: MergeOptions) -> None:
-    """Load, merge, save weights and processor.
+    """Load, merge, save weights, processor and card.
 
     An adapter trained on 4-bit weights fits those and no others, so it is merged into what the 4 bits stand for.
 
@@ -23,6 +24,7 @@ def run(options: MergeOptions) -> None:
     model, processor = load_merged(options.adapter, dtype=options.dtype, quantization=quantization)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)
+    merged = f"{options.adapter} merged into {model.name_or_path}{'' if quantization == 'none' else f' in {quantization}'}"
+    write_derived_card(options.out, model, options, command="merge", source=options.adapter, summary=f"This is the LoRA adapter {merged}.")
     open_to_readers(options.out)
-    base = model.name_or_path
-    print(f"{options.adapter} merged into {base}{'' if quantization == 'none' else f' in {quantization}'}, saved in {options.out}")
+    print(f"{merged}, saved in {options.out}")

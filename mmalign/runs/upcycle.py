@@ -13,6 +13,7 @@ from mmalign.models.quantize import is_quantized
 from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
 from mmalign.models.upcycle import IDENTITY_TOLERANCE, compute_largest_difference, find_sparse_layers, upcycle
 from mmalign.options.models import UpcycleOptions
+from mmalign.runs.cards import write_derived_card
 from mmalign.tables import text_table
 
 
@@ -25,7 +26,7 @@ class Upcycled(NamedTuple):
 
 
 def run(options: UpcycleOptions) -> Upcycled:
-    """Upcycle, compare with the dense model, save in its precision, and print a card of parameters.
+    """Upcycle, compare with the dense model, save in its precision with a card, and print its parameters.
 
     Raises:
         ValueError: If ``out`` is not empty, the model can't be upcycled, or the sparse one computes something else.
@@ -51,6 +52,9 @@ def run(options: UpcycleOptions) -> Upcycled:
     sparse = sparse if dtype is None else sparse.to(dtype)
     sparse.save_pretrained(options.out)
     processor.save_pretrained(options.out)
+    made = f"{options.num_experts} copies of feed-forward networks, {options.top_k} per token; it computes what the dense model computes"
+    summary = f"This is {options.model} upcycled to a mixture of experts: {made}."
+    write_derived_card(options.out, sparse, options, command="upcycle", source=options.model, summary=summary)
     open_to_readers(options.out)
     print(f"saved in {options.out}")
     return Upcycled(options.out, sparse, processor)

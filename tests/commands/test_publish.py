@@ -69,6 +69,27 @@ def test_a_base_of_this_machine_is_refused(hub: Hub, adapter: Path) -> None:
     assert not hub.repos
 
 
+def test_what_is_merged_and_upcycled_goes_with_a_card_of_its_own(
+    adapter: Path, tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The card of a merged model has the adapter's data and training, and names no base of this machine as one to load."""
+    merged, sparse = tmp_path / "merged", tmp_path / "sparse"
+    assert main(["merge", str(adapter), "--out", str(merged)]) == 0
+    assert main(["upcycle", str(merged), "--out", str(sparse), "--top-k", "1"]) == 0
+    for folder in (merged, sparse):
+        assert main(["publish", str(folder), "me/whole", "--dry-run"]) == 0
+        assert "README.md" in capsys.readouterr().out
+    card, trained = ModelCard.load(merged / "README.md"), ModelCard.load(adapter / "README.md")
+    assert (card.data.library_name, card.data.base_model, card.data.tags) == ("transformers", None, ["mmalign", "preference", "merge"])
+    assert f"This is the LoRA adapter {adapter} merged into {tiny_llava_dir}." in card.text
+    data, recipe = (trained.text.split(f"## {name}\n")[1].split("\n\nCode: ")[0].split("\n## ")[0] for name in ("Data", "Training"))
+    assert data in card.text
+    assert f"{recipe} Then `mmalign merge`, which trains nothing." in card.text
+    text = (sparse / "README.md").read_text()
+    assert f"None here: what {merged} was trained on, its own card says.\n\n## Training\n\n`mmalign upcycle`, which" in text
+    assert "4 copies of feed-forward networks, 1 per token" in text
+
+
 def test_scored_pairs_go_as_a_data_set_with_a_card(hub: Hub, tmp_path: Path) -> None:
     folder = scored(tmp_path / "scores")
     done = publish(hub, str(folder), "me/pairs", "--license", "cc-by-4.0", "--message", "First")

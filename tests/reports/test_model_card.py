@@ -116,8 +116,10 @@ def test_name_that_yaml_would_misread(tmp_path: Path) -> None:
 
 
 def test_missing_facts_are_all_named(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="the card of shapes-dpo can't be written: data is empty; commit is empty; limits is empty$"):
-        write(tmp_path, commit="  ", data={}, limits=[])
+    with pytest.raises(
+        ValueError, match="the card of shapes-dpo can't be written: architecture is empty; commit is empty; limits is empty$"
+    ):
+        write(tmp_path, commit="  ", architecture="", limits=[])
     assert not list(tmp_path.iterdir())
 
 
