@@ -12,13 +12,12 @@ def read_workbook(path: Path) -> list[dict[str, Any]]:
     """Read the rows of the first sheet by the names in its first row; an empty cell is an empty text.
 
     Raises:
-        ImportError: If openpyxl is not installed.
-        ValueError: If the file is no workbook, or its first row names nothing.
+        ValueError: If openpyxl is not installed, the file is no workbook, or its first row names nothing.
     """
     try:
         from openpyxl import load_workbook
     except ImportError as error:
-        raise ImportError(f"{path} is a workbook, which needs openpyxl: pip install 'mmalign[xlsx]'; or save it as CSV") from error
+        raise UserError(f"{path} is a workbook, which needs openpyxl: pip install 'mmalign[xlsx]'; or save it as CSV") from error
     # XML and zip errors of damaged files have no common base.
     try:
         book = load_workbook(path, read_only=True, data_only=True)

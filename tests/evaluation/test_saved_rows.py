@@ -1,6 +1,7 @@
 """Rows that others saved: the model's words are told from the question and its label, wherever they stand."""
 
 import json
+import sys
 import zipfile
 from datetime import date
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet
 import pytest
 from openpyxl import Workbook
 
+from mmalign.errors import UserError
 from mmalign.evaluation.answers import match_answers, read_answers
 from mmalign.evaluation.mme import load_mme
 from mmalign.evaluation.pope import load_pope
@@ -160,6 +162,13 @@ def test_workbooks(tmp_path: Path) -> None:
         archive.writestr("xl/worksheets/sheet1.xml", "<worksheet>")
     with pytest.raises(ValueError, match="can't be read as a workbook: "):
         read_records(path)
+
+
+def test_a_workbook_without_its_reader_is_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    (tmp_path / "a.xlsx").write_bytes(b"")
+    with pytest.raises(UserError, match=r"a.xlsx is a workbook, which needs openpyxl: pip install 'mmalign\[xlsx\]'"):
+        read_records(tmp_path / "a.xlsx")
 
 
 @pytest.mark.parametrize(("start", "kind"), [(b"\x1f\x8b\x08", "gzip"), (b"PK\x03\x04\xff", "a zip archive or a workbook")])

@@ -81,9 +81,8 @@ class OpenAIJudge:
             accept_empty: Whether a reply without words is an answer: a model that is evaluated may say nothing.
 
         Raises:
-            ValueError: If the key's variable is not set, ``url`` is no address, or ``concurrency``, ``max_retries`` or ``timeout`` is
-                out of range.
-            ImportError: If the client is not installed.
+            ValueError: If the client is not installed, the key's variable is not set, ``url`` is no address, or ``concurrency``,
+                ``max_retries`` or ``timeout`` is out of range.
         """
         if concurrency < 1 or max_retries < 0 or timeout <= 0:
             raise UserError(
@@ -282,7 +281,7 @@ def _build_client(url: str, key: str | None, *, timeout: float, max_retries: int
     try:
         from openai import OpenAI
     except ImportError as error:
-        raise ImportError("a judge behind an endpoint needs the openai client: pip install 'mmalign[judge]'") from error
+        raise UserError("a model behind an endpoint needs the openai client: pip install 'mmalign[judge]'") from error
     # The client refuses to be without a key.
     return OpenAI(base_url=url, api_key=key or "none", timeout=timeout, max_retries=max_retries)
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mmalign.errors import UserError
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
 from mmalign.evaluation.judging import strip_replies
 from tests.evaluation.judges.chat_server import ChatServer, completion, cut_connection, fault, raw, run_chat_server
@@ -283,7 +284,7 @@ def test_which_key_is_sent(monkeypatch: pytest.MonkeyPatch, url: str, local: boo
 
 def test_without_the_client(server: ChatServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install 'mmalign\[judge\]'"):
+    with pytest.raises(UserError, match=r"a model behind an endpoint needs the openai client: pip install 'mmalign\[judge\]'"):
         build_judge(server, tmp_path)
 
 
