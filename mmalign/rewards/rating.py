@@ -7,11 +7,20 @@ from typing import Any
 from mmalign.errors import UserError
 from mmalign.evaluation.judging import Judge
 from mmalign.evaluation.reasoning import strip_reasoning
+from mmalign.evaluation.verdicts import find_rating
 from mmalign.evaluation.wording import fill_prompt
 from mmalign.rewards.groups import Group, Rewards
 
 REFERENCE = "reference"
 LOWEST, HIGHEST = 1, 10
+_SCALE = range(LOWEST, HIGHEST + 1)
+_ASKED = re.compile(rf"\b{LOWEST}\s*(?:-|\u2013|to)\s*{HIGHEST}\b")
+# Without a label: "7/10", "7 - mostly true", "I give it 7." Of several numbers none is the rating.
+_BARE = (
+    re.compile(rf"\b(\d+)\s*(?:/|out of)\s*{HIGHEST}\b"),
+    re.compile(r"\A\W*(\d+)(?![\d.]*\d|\s*(?:/|or|to|-|\u2013)\s*\d)"),
+    re.compile(r"\A\D*(?<![\w.])(\d+)(?!\w)\D*\Z"),
+)
 RATING = """A response describes or answers a question about an image. You can't see the image; a reference tells what it shows.
 
 Question: {question}
@@ -28,10 +37,16 @@ def rating_prompt(question: str, reference: str, response: str, *, wording: str 
 
 
 def parse_rating(reply: str) -> float | None:
-    """Read the first whole number of a reply, behind its reasoning, if it is from 1 to 10."""
-    found = re.search(r"\d+", strip_reasoning(reply).text)
-    value = None if found is None else int(found.group())
-    return float(value) if value is not None and LOWEST <= value <= HIGHEST else None
+    """Read the rating of a reply, behind its reasoning: one with a label or alone (``find_rating``), else a bare number that must be it.
+
+    None where it is no whole number from 1 to 10.
+    """
+    text = _ASKED.sub("", strip_reasoning(reply).text)
+    bare = next((found[-1] for form in _BARE if (found := form.findall(text))), None)
+    rating = find_rating(text, scale=_SCALE)
+    if rating is None and bare is not None and int(bare) in _SCALE:
+        rating = int(bare)
+    return None if rating is None else float(rating)
 
 
 class JudgeReward:

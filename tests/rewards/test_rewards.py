@@ -17,7 +17,7 @@ from mmalign.rewards.exact import AnswerReward, ObjectReward
 from mmalign.rewards.function import FunctionReward
 from mmalign.rewards.groups import Group, mark_right, score_groups, win_rates
 from mmalign.rewards.learned import ModelReward
-from mmalign.rewards.rating import JudgeReward
+from mmalign.rewards.rating import JudgeReward, parse_rating
 from tests.engine.test_rewards import plain_reward
 from tests.tiny_models import random_image
 
@@ -90,6 +90,35 @@ def test_a_judge_rates_words_and_is_not_asked_about_none() -> None:
     assert judge.asked[-1] == "r! Response: ab"
     with pytest.raises(ValueError, match="reference is None; expected the text"):
         reward.check({}, index=0)
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ("7", 7),
+        ("**7**\n", 7),
+        ("Rating (1-10): 7", 7),
+        ("On a scale of 1 to 10, I rate it 7.", 7),
+        ("The response names 2 objects that are absent. Rating: 3/10", 3),
+        ("1. The dog is there.\n2. The cat is not.\n\nScore: 4", 4),
+        ('```json\n{"rating": 9, "reason": "2 of 3"}\n```', 9),
+        ("<think>1 or 2</think>9", 9),
+        ("6/10, since 1 of 2 objects is there", 6),
+        ("8\n\nThe 2 dogs are there.", 8),
+        ("8 - mostly true", 8),
+        ("I give it 8.", 8),
+        ("I give it 8, as 2 objects are there.", None),
+        ("4/5", None),
+        ("7 or 8", None),
+        ("8.5", None),
+        ("0", None),
+        ("Rating: 11", None),
+        ("good", None),
+        ("", None),
+    ],
+)
+def test_ratings_as_judges_write_them(reply: str, rating: int | None) -> None:
+    assert parse_rating(reply) == rating
 
 
 def test_a_function_may_return_an_array_a_tensor_or_their_numbers(tmp_path: Path) -> None:
