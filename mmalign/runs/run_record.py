@@ -18,8 +18,11 @@ from mmalign.options.base import Options
 from mmalign.options.precision import Quantization
 from mmalign.options.training import RunOptions
 
-# Options that change nothing but the time, such as fewer processes where memory was short, and who is told of the run.
-_WITHOUT_EFFECT = ("num_workers", "check_workers", "log_to", "log_project")
+# Options that change nothing but the time, such as fewer processes where memory was short, who is told of the run, and where a judge is.
+_WITHOUT_EFFECT = (
+    *("num_workers", "check_workers", "log_to", "log_project"),
+    *("judge_url", "judge_key_env", "judge_timeout", "judge_retries", "judge_concurrency"),
+)
 _SECRET = ("token", "api_key", "password", "secret")
 
 
@@ -82,7 +85,7 @@ def left_if_refused(out: Path) -> Iterator[None]:
     try:
         yield
     except UserError:
-        if not held and is_first_process() and not any(out.glob("checkpoints/*")):
+        if not held and is_first_process() and not any(_is_kept(path) for path in out.glob("*") if path.name != RUN_FILE):
             (out / RUN_FILE).unlink(missing_ok=True)
         raise
 

@@ -103,6 +103,29 @@ def test_a_judge_behind_an_endpoint_rates_with_a_reference(tiny_llava_dir: Path,
     assert all("Reference: A dog." in row["prompt"] for row in kept)
 
 
+def test_a_judge_that_fails_at_the_first_step_is_asked_for_the_rest(
+    tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same model may have moved, and may be given more time; a judge of another name makes another run."""
+    rows = save_rows(tmp_path / "q.parquet", [{**row, "reference": "A dog."} for row in ask()])
+    words = ["--reward", "judge", "--judge-retries", "0", *SHORT, "--max-steps", "1"]
+    with run_chat_server() as first:
+        first.answer = lambda prompt: "" if len(first.requests) > 6 else "7"
+        given = [*words, "--judge-model", "judge", "--judge-url", first.url]
+        assert train(tiny_llava_dir, rows, tmp_path / "out", *given, kind="online") == 2
+        assert "running again resumes with the rest" in capsys.readouterr().err
+    kept = {json.loads(line)["prompt"] for line in (tmp_path / "out" / "judge_cache.jsonl").read_text().splitlines()}
+    with run_chat_server() as second:
+        second.answer = lambda prompt: "7"
+        words += ["--judge-url", second.url, "--judge-timeout", "60"]
+        assert train(tiny_llava_dir, rows, tmp_path / "out", *words, "--judge-model", "other", kind="online") == 2
+        assert "judge_model" in capsys.readouterr().err
+        assert train(tiny_llava_dir, rows, tmp_path / "out", *words, "--judge-model", "judge", kind="online") == 0
+        assert kept
+        assert second.asked()
+        assert not kept & set(second.asked())
+
+
 def test_a_reward_that_is_not_finite_stops_the_run(
     tiny_llava_dir: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
