@@ -1,7 +1,8 @@
 """Rewards by a Python function of the user's."""
 
+import contextlib
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +48,28 @@ def load_function(place: str) -> tuple[Path, Callable[..., Any]]:
     if spec is None or spec.loader is None:
         raise UserError(f"{path} is no Python file; expected function:FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with _told(f"{path} can't be loaded"):
+        spec.loader.exec_module(module)
     function = getattr(module, name, None)
     if not callable(function):
         raise UserError(f"{path} has no function {name!r}; expected one that takes (prompt, responses, row) and returns a list of numbers")
 
     def call(prompt: str, said: Sequence[Any], row: Mapping[str, Any]) -> Any:
-        try:
+        with _told(f"function:{place} fails on row {row.get('id', prompt)!r}"):
             return function(prompt, said, row)
-        except OSError:
-            # The machine's or a server's fault, as everywhere.
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}, asked about row {row.get('id', prompt)!r}"
-            raise UserError(f"function:{place} raised {what}; --traceback shows where") from error
 
     return path, call
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Tell what a user's code raises in a line. Not an OSError: that is the machine's or a server's fault, as everywhere."""
+    try:
+        yield
+    except OSError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what}: {type(error).__name__}: {error}; --traceback shows where") from error
 
 
 def as_numbers(returned: Any, place: str) -> list[Any]:

@@ -155,12 +155,15 @@ def test_a_function_sees_prompt_responses_and_row(tmp_path: Path) -> None:
 def test_a_function_that_fails_is_told_with_its_row(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text("def bonus(prompt, responses, row):\n    return [row['bonus']] * len(responses)\n")
-    with pytest.raises(UserError, match=r"mine.py:bonus raised KeyError: 'bonus', asked about row 'r7'; --traceback shows where") as raised:
+    with pytest.raises(UserError, match=r"mine.py:bonus fails on row 'r7': KeyError: 'bonus'; --traceback shows where") as raised:
         FunctionReward(f"{file}:bonus")([group(["a"], id="r7")])
     assert isinstance(raised.value.__cause__, KeyError)
     file.write_text("def ask(prompt, responses, row):\n    raise ConnectionError('no server')\n")
     with pytest.raises(ConnectionError):
         FunctionReward(f"{file}:ask")([group(["a"])])
+    file.write_text("import not_there\n")
+    with pytest.raises(UserError, match=r"mine.py can't be loaded: ModuleNotFoundError: No module named 'not_there'; --traceback"):
+        FunctionReward(f"{file}:ask")
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "high", [1.0]])
