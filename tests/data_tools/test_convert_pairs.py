@@ -162,6 +162,26 @@ def test_columns_that_change_what_a_row_means_are_refused(tmp_path: Path, capsys
     assert "the row has videos: videos can't be read" in capsys.readouterr().err
 
 
+def test_folders_are_read_as_those_of_training_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = sets.save_images(tmp_path / "images", "a.jpg")
+    (tmp_path / "hub").mkdir()
+    row = {"image": "a.jpg", "prompt": "Hm?", "chosen": "a", "rejected": "b"}
+    save_json(tmp_path / "hub" / "train.jsonl", [row])
+    (tmp_path / "hub" / "dataset_infos.json").write_text("{}")
+    assert len(convert(tmp_path, "trl", tmp_path / "hub", root=root)) == 1
+    save_json(tmp_path / "hub" / "test.jsonl", [row])
+    for file, message in (
+        (tmp_path / "hub", "holds files of several splits: test.jsonl, train.jsonl"),
+        (tmp_path / "pointer.json", "is a Git LFS pointer, not the file itself"),
+        (tmp_path / "rows.csv", "expected a .parquet, .json, .jsonl file"),
+        (tmp_path / "none.json", "where nothing is"),
+    ):
+        (tmp_path / "pointer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+        (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\n")
+        assert main(["trl", str(file), "--out", str(tmp_path / "other")]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_forms_are_not_mixed(tmp_path: Path) -> None:
     root = sets.save_images(tmp_path, "a.jpg")
     first = {"image": "a.jpg", "prompt": "Hm?", "chosen": "a", "rejected": "b"}
