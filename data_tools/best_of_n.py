@@ -22,12 +22,13 @@ from typing import Any
 
 from data_tools.program import run_program
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 
 NAME = "best-of-n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOptions:
+class BestOptions(Options):
     """Options of ``best_of_n.py``."""
 
     data: Path = field(metadata={"positional": True})
