@@ -22,12 +22,13 @@ from typing import Any
 
 from data_tools.program import run_program
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 
 NAME = "best-of-n"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BestOptions:
+class BestOptions(Options):
     """Options of ``best_of_n.py``."""
 
     data: Path = field(metadata={"positional": True})
@@ -141,7 +142,11 @@ def _write_rows(dataset: Any, options: BestOptions, out: Path) -> dict[str, int]
 
     writers = {name: RowWriter(out / name, name=name, shard_rows=2000) for name in ("pairs", "chats")}
     for index, row in enumerate(dataset):
-        for name, made in _best_rows(row, index, options.by).items():
+        try:
+            best = _best_rows(row, index, options.by)
+        except UserError as error:
+            raise UserError(f"row {index} can't be used: {error}") from error
+        for name, made in best.items():
             writers[name].add(written_row(made, root=options.image_root, embed=options.embed_images))
     for writer in writers.values():
         writer.close()
@@ -150,22 +155,22 @@ def _write_rows(dataset: Any, options: BestOptions, out: Path) -> dict[str, int]
 
 def _best_rows(row: Mapping[str, Any], index: int, by: str) -> dict[str, Any]:
     from data_tools.chat_sets import Chat
-    from data_tools.fields import assistant, images_of
-    from data_tools.negatives import answered_messages
+    from data_tools.fields import assistant
     from data_tools.pair_sets import Pair
     from data_tools.scoring import best_and_worst
-    from mmalign.data.rows import response_text, row_id
+    from mmalign.data.rows import place_row_images, read_prompt, response_text, row_id
 
     # An empty answer is text, and in no other form.
     texts = [value if isinstance(value, str) else response_text(value, "response") for value in row["responses"]]
     scores = row[by]
-    said = answered_messages({"prompt": row["prompt"], "chosen": texts[scores.index(max(scores))]})
-    name, images, source = row_id(row, index=index), images_of(row, "images", "image"), "/".join(filter(None, (row.get("source"), NAME)))
-    made: dict[str, Any] = {"chats": Chat(name, source, images, said)}
+    prompt, images = place_row_images(row, read_prompt(row["prompt"], "prompt"), "prompt")
+    best = {"role": "assistant", "content": [{"type": "text", "text": texts[scores.index(max(scores))]}]}
+    name, source = row_id(row, index=index), "/".join(filter(None, (row.get("source"), NAME)))
+    made: dict[str, Any] = {"chats": Chat(name, source, images, [*prompt, best])}
     found = best_and_worst(texts, scores)
     if found is not None:
         sides = (assistant(found.chosen), assistant(found.rejected))
-        made["pairs"] = Pair(name, source, images, said[:-1], *sides, scores=found.scores)
+        made["pairs"] = Pair(name, source, images, prompt, *sides, scores=found.scores)
     return made
 
 

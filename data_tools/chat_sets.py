@@ -4,7 +4,7 @@ The fields that each function reads, and where they were looked up, are listed i
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -28,7 +28,7 @@ class Chat:
     id: str
     source: str
     images: list[Any]
-    messages: Messages
+    messages: Sequence[Any]
 
     def columns(self) -> dict[str, Any]:
         """The row but for its images."""

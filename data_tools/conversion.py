@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mmalign.errors import UserError
+from mmalign.options.base import Options
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConversionOptions:
+class ConversionOptions(Options):
     """Options of every converter."""
 
     set: str = field(metadata={"positional": True})
@@ -27,6 +28,12 @@ class ConversionOptions:
     """stop if more than this share of rows is broken"""
     shard_rows: int = 2000
     """most rows a Parquet file"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "shard_rows")
+        self.refuse_no_share("max_reject_share")
 
 
 @dataclass(frozen=True, kw_only=True)

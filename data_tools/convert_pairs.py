@@ -47,7 +47,9 @@ class ConvertOptions(ConversionOptions):
     """drop records with a longer response (BPO's and DA-DPO's trainers: 350)"""
 
     def __post_init__(self) -> None:
-        """Refuse lists of a set without numbers."""
+        """Refuse lists of a set without numbers, and numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "max_words")
         if self.lists and self.set not in RATED_SETS:
             raise UserError(f"--lists: {self.set} has no number for each response; sets that have: {', '.join(RATED_SETS)}")
 

@@ -63,6 +63,12 @@ class InjectOptions(LanguageModelOptions, NegativeOptions):
     batch_size: int = 64
     """rows a chunk: what a kill can cost"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "max_new_tokens", "batch_size")
+        self.refuse_below(0, "temperature")
+
 
 def run(options: InjectOptions) -> None:
     """Ask for a wrong version of each good response."""

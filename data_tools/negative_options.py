@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmalign.options.base import Options
+
 
 @dataclass(frozen=True, kw_only=True)
-class NegativeOptions:
+class NegativeOptions(Options):
     """Options of every builder that adds a rejected response to rows with a good one."""
 
     data: Path = field(metadata={"positional": True})
@@ -18,3 +20,8 @@ class NegativeOptions:
     """put images that are paths into the Parquet files as bytes"""
     max_reject_share: float = 0.2
     """stop if more than this share of rows gives no pair"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_no_share("max_reject_share")

@@ -6,14 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.chunks import run_chunks
-from data_tools.fields import Messages
+from data_tools.fields import assistant
 from data_tools.negative_options import NegativeOptions
 from data_tools.pair_sets import Pair
 from data_tools.row_files import RowWriter, checked_pair, written_row
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.images import load_image
+from mmalign.data.messages import Message, read_messages, text_of
 from mmalign.data.rejects import Rejects
-from mmalign.data.rows import ChatRow, read_chat, row_id
+from mmalign.data.rows import ChatRow, place_row_images, read_chat, row_id, split_pair
 from mmalign.data.shards import read_lines
 from mmalign.errors import UserError
 from mmalign.files import whole
@@ -72,12 +73,10 @@ def build_negatives(
         name = row_id(raw, index=line["index"])
         if "reason" in line:
             raise RejectedRow(name, line["reason"])
-        messages = answered_messages(raw)
-        images = raw["images"] if raw.get("images") is not None else raw.get("image")
-        images = images if isinstance(images, list) else [] if images is None else [images]
+        messages, images = split_answered(raw)
         own = str(raw.get("source") or "")
-        answer = [{"role": "assistant", "content": line["rejected"]}]
-        return name, Pair(name, f"{own}/{source}" if own else source, images, messages[:-1], messages[-1:], answer)
+        answers = (assistant(text_of(messages[-1])), assistant(line["rejected"]))
+        return name, Pair(name, f"{own}/{source}" if own else source, images, messages[:-1], *answers)
 
     write_pairs(
         chunks, pair, out=options.out, image_root=options.image_root, embed=options.embed_images, max_share=options.max_reject_share
@@ -136,39 +135,26 @@ def write_pairs(
     print(f"{writer.num_rows:,} pairs in {out / 'pairs'}, {rejects.num_rejected:,} rows rejected, {without:,} without a pair")
 
 
-def answered_messages(raw: Mapping[str, Any]) -> Messages:
-    """Return the conversation of a row up to its good response: ``messages``, or ``prompt`` and ``chosen``.
+def split_answered(raw: Mapping[str, Any]) -> tuple[list[Message], list[Any]]:
+    """Return the conversation of a row up to its good response, in parts, and its images in the order of their places, undecoded.
 
     Raises:
-        ValueError: If there are neither, a message is in none of TRL's forms, or an image stands inside the text, which messages of
-            plain text can't say.
+        ValueError: If the row holds none, with the reason.
     """
     if raw.get("messages") is not None:
-        messages = list(raw["messages"])
-    elif raw.get("prompt") is not None and raw.get("chosen") is not None:
-        prompt, chosen = raw["prompt"], raw["chosen"]
-        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
-        messages += [{"role": "assistant", "content": chosen}] if isinstance(chosen, str) else list(chosen)
-    else:
-        raise UserError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-            raise UserError(f"a message is {str(message)[:80]!r}; expected role and content")
-    return [{"role": message["role"], "content": _plain(message.get("content"))} for message in messages]
+        return place_row_images(raw, read_messages(raw["messages"], "messages"), "messages")
+    if raw.get("chosen") is None:
+        if raw.get("conversations") is None:
+            raise UserError(f"a row needs messages, or prompt and chosen; it has {', '.join(raw)}")
+        return place_row_images(raw, read_messages(raw["conversations"], "conversations"), "conversations")
+    prompt, chosen, _ = split_pair({**raw, "rejected": raw["chosen"] if raw.get("rejected") is None else raw["rejected"]})
+    if prompt[-1]["role"] != "user":
+        raise UserError("the prompt ends with an answer that has begun; no other one is made of its rest")
+    placed, images = place_row_images(raw, prompt, "prompt")
+    return [*placed, Message(role="assistant", content=[{"type": "text", "text": chosen}])], images
 
 
 def read_answered(raw: Mapping[str, Any], *, index: int, image_root: Path | None) -> ChatRow:
     """Decode and check a row with a good response; its messages end with that."""
-    row = {"id": raw.get("id"), "images": raw.get("images"), "image": raw.get("image"), "messages": answered_messages(raw)}
-    return read_chat(row, index=index, image_root=image_root)
-
-
-def _plain(content: Any) -> str:
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list) or not all(isinstance(part, dict) and part.get("type") for part in content):
-        raise UserError(f"the content of a message is {str(content)[:80]!r}; expected text, or a list of parts that have a type")
-    kinds = [part["type"] for part in content]
-    if "image" in kinds[kinds.index("text") :] if "text" in kinds else False:
-        raise UserError("an image stands after text inside a message; only images before the text are supported here")
-    return "".join(part.get("text") or "" for part in content if part["type"] == "text")
+    messages, images = split_answered(raw)
+    return read_chat({"id": raw.get("id"), "images": images, "messages": messages}, index=index, image_root=image_root)

@@ -11,8 +11,7 @@ from dataclasses import field as dataclass_field
 from typing import Any
 
 from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
-from mmalign.data.messages import place_images, read_messages
-from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, response_text
+from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, PAIR_COLUMNS, place_row_images, response_text, split_pair
 from mmalign.errors import UserError
 
 SCORE_COLUMNS = ("score_chosen", "score_rejected")
@@ -147,21 +146,24 @@ def mm_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
 
 
 def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
-    """TRL's own columns: the texts stay exactly as they are."""
-    missing = [name for name in ("prompt", "chosen", "rejected") if record.get(name) is None]
+    """A row in any form that training reads: texts in TRL's own columns stay exactly as they are, others are brought to messages."""
+    missing = [name for name in PAIR_COLUMNS if record.get(name) is None]
     if missing:
         raise UserError(f"no field {', '.join(missing)}{fields_of(record)}")
+    said, *answers = split_pair(record)
+    # Its rejected images are read here as the other scene's.
+    prompt, images = place_row_images({**record, "rejected_images": None}, said, "prompt")
+    kept = [record[name] for name in ("prompt", *PAIR_COLUMNS)] if _is_plain(record) else [prompt, *map(assistant, answers)]
     scored = all(record.get(name) is not None for name in SCORE_COLUMNS)
     extra = {name: record[name] for name in (*TRL_FLAGS, CHOSEN_OTHER) if record.get(name) is not None}
-    prompt, images = _images_apart(record["prompt"], images_of(record, "images", "image"))
     return [
         Pair(
             id=str(record["id"]) if record.get("id") is not None else default_id,
             source=str(record.get("source") or "trl"),
             images=images,
-            prompt=prompt,
-            chosen=record["chosen"],
-            rejected=record["rejected"],
+            prompt=kept[0],
+            chosen=kept[1],
+            rejected=kept[2],
             scores=(number(record, SCORE_COLUMNS[0]), number(record, SCORE_COLUMNS[1])) if scored else None,
             extra=extra,
             images_other=other_images(record, images),
@@ -169,13 +171,21 @@ def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     ]
 
 
-def _images_apart(prompt: Any, images: list[Any]) -> tuple[Any, list[Any]]:
-    """Take images out of a prompt's parts, and put those that parts name by number in that order; any other prompt stays as it is."""
-    contents = [message.get("content") for message in prompt if isinstance(message, Mapping)] if isinstance(prompt, list) else []
-    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, Mapping)]
-    if all(value is None or key in ("type", "text") for part in parts for key, value in part.items()):
-        return prompt, images
-    return place_images(read_messages(prompt, "prompt"), images)
+def _is_plain(record: Mapping[str, Any]) -> bool:
+    """Whether a row's prompt and answers are texts or TRL's messages, with no image inside, and say all that there is to say."""
+    texts = [record.get(name) for name in ("prompt", *PAIR_COLUMNS)]
+    messages = [message for text in texts if isinstance(text, list) for message in text]
+    parts = [part for message in messages if isinstance(message.get("content"), list) for part in message["content"]]
+    return (
+        "system" not in record
+        and all(isinstance(text, (str, list)) for text in texts)
+        and all(_has_only(message, "role", "content") for message in messages)
+        and all(_has_only(part, "type", "text") for part in parts)
+    )
+
+
+def _has_only(held: Mapping[str, Any], *names: str) -> bool:
+    return all(value is None or key in names for key, value in held.items())
 
 
 PAIR_SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {

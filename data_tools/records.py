@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmalign.data.datasets import find_data_files
+from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
 
 # Characters read at once from a JSON array, and rows at once from Parquet (with their images, which may be megabytes each).
@@ -22,24 +24,16 @@ class Record(NamedTuple):
 
 
 def list_files(sources: list[Path]) -> list[Path]:
-    """List the data files among files and folders, in order.
+    """List the data files among files and folders, in order; folders are read as those of training are.
 
     Raises:
-        ValueError: If a source is missing, a folder holds no data, or a file's kind is unknown.
+        ValueError: If a source is missing, holds no data or several splits, or a file is a pointer of Git LFS.
     """
-    files: list[Path] = []
-    for source in sources:
-        found = sorted(path for path in source.iterdir() if path.suffix in _READERS) if source.is_dir() else [source]
-        if not found:
-            raise UserError(f"no data in {source}: expected {', '.join(_READERS)} files")
-        files += found
+    files = [file for source in sources for file in find_data_files(source)]
     if not files:
         raise UserError(f"no files given; name one or more {', '.join(_READERS)} files, or folders of them")
-    for path in files:
-        if not path.is_file():
-            raise UserError(f"file not found: {path}")
-        if path.suffix not in _READERS:
-            raise UserError(f"{path} is a {path.suffix or 'file without an ending'}; expected one of {', '.join(_READERS)}")
+    for file in files:
+        refuse_pointer(file)
     return files
 
 

@@ -115,6 +115,8 @@ def column_form(name: str, value: Any) -> str:
         return "a number"
     if isinstance(value, str):
         return "text"
+    if not isinstance(value, list):
+        raise UserError(f"{name} is a {type(value).__name__}; expected text, a number, or a list")
     if all(isinstance(item, (int, float)) for item in value):
         return "numbers"
     if all(isinstance(item, str) for item in value):

@@ -107,6 +107,11 @@ class DrawOptions(EndpointOptions, TokenOptions):
     dtype: Dtype = "auto"
     """precision of the weights"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "samples", "max_new_tokens", "batch_size")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOptions(DrawOptions, LanguageModelOptions, ConfidenceOptions, QuestionOptions, RejectedOptions, RubricOptions):
@@ -128,3 +133,9 @@ class SampleOptions(DrawOptions, LanguageModelOptions, ConfidenceOptions, Questi
     """write OUT/lists as well: each question with all its responses and their scores, for best_of_n.py and mmalign score-rewards"""
     max_reject_share: float = 0.2
     """stop if more than this share of questions has a broken image"""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "num_questions", "rubric_length")
+        self.refuse_no_share("most_one_way", "max_reject_share")

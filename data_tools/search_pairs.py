@@ -74,6 +74,14 @@ class SearchOptions(TokenOptions):
     max_reject_share: float = 0.2
     """stop if more than this share of lines is broken"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(2, "actions", "depth")
+        self.refuse_below(1, "iterations", "max_new_tokens", "batch_size")
+        self.refuse_below(0, "exploration")
+        self.refuse_no_share("max_reject_share")
+
 
 def run(options: SearchOptions) -> None:
     """Search and pair.
@@ -114,10 +122,6 @@ def run(options: SearchOptions) -> None:
 
 
 def _check(options: SearchOptions) -> None:
-    for name, least in (("actions", 2), ("depth", 2), ("iterations", 1), ("max_new_tokens", 1), ("exploration", 0)):
-        value = getattr(options, name)
-        if not least <= value < float("inf"):
-            raise UserError(f"{name} is {value}; expected at least {least}")
     if (options.value in ("mllm", "reward")) != (options.labeler is not None):
         raise UserError("--value mllm or reward and --labeler MODEL go together; give both or neither")
 

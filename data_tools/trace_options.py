@@ -30,7 +30,8 @@ class TraceOptions(DrawOptions):
     """stop if more than this share of pairs is broken"""
 
     def __post_init__(self) -> None:
-        """Refuse a teacher and a model together, or neither."""
+        """Refuse a teacher and a model together, or neither, and numbers that make no sense."""
         super().__post_init__()
+        self.refuse_no_share("max_reject_share")
         if (self.teacher == "world") == bool(self.model):
             raise UserError(f"--teacher {self.teacher} and --model {self.model!r}: name the judge with --model, or --teacher world alone")

@@ -14,11 +14,10 @@ from data_tools.duplicates import DuplicateFinder
 from data_tools.image_hashes import describe_bytes
 from data_tools.leaks import index_images
 from data_tools.length_bias import LengthBias
-from data_tools.pair_sets import trl
 from data_tools.records import read_records
-from data_tools.row_files import checked_pair, image_cell
-from mmalign.data.images import load_image
+from data_tools.row_files import image_cell
 from mmalign.data.rejects import Rejects
+from mmalign.data.rows import PAIR_COLUMNS, check_columns, place_row_images, read_pair, split_pair
 from mmalign.errors import UserError
 
 
@@ -75,20 +74,21 @@ class Validation:
 
     def _row(self, raw: dict[str, Any], where: str) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
         """Check one row; its duplicate and its leaks."""
-        (pair,) = trl(raw, where)
-        decoded = [load_image(value, root=self.image_root) for value in pair.images]
-        row = checked_pair(pair, decoded)
-        encoded = [image_cell(value, root=self.image_root, embed=True)["bytes"] for value in pair.images]
+        check_columns(raw, PAIR_COLUMNS, what="the row")
+        row = read_pair(raw, index=0, image_root=self.image_root)
+        name = where if raw.get("id") is None else row.id
+        _, images = place_row_images(raw, split_pair(raw)[0], "prompt")
+        encoded = [image_cell(value, root=self.image_root, embed=True)["bytes"] for value in images]
         digests = [hashlib.sha256(data).hexdigest() for data in encoded]
         leaks = []
-        for data, digest, image in zip(encoded, digests, decoded, strict=True):
+        for data, digest, image in zip(encoded, digests, row.images, strict=True):
             if self.images.add(digest, data, image.size):
                 self.leaks_of[digest] = self.benchmark.find(digest, image, max_distance=self.max_distance)
-            leaks += [{"id": pair.id, **leak} for leak in self.leaks_of[digest]]
+            leaks += [{"id": name, **leak} for leak in self.leaks_of[digest]]
         for group in {"all", row.source}:
             self.lengths.setdefault(group, LengthBias()).add(row.chosen, row.rejected)
         prompt = json.dumps(row.prompt, sort_keys=True)
-        return self.duplicates.add(pair.id, digests, prompt, row.chosen, row.rejected), leaks
+        return self.duplicates.add(name, digests, prompt, row.chosen, row.rejected), leaks
 
     def _report(self, files: Sequence[Path], rows: int, kinds: Counter[str], leaking: Counter[str]) -> dict[str, Any]:
         prompts = self.duplicates.prompts

@@ -43,6 +43,11 @@ class WeakenOptions(NegativeOptions):
     dtype: Dtype = "auto"
     """precision of the weights"""
 
+    def __post_init__(self) -> None:
+        """Refuse numbers that make no sense."""
+        super().__post_init__()
+        self.refuse_below(1, "max_new_tokens", "batch_size")
+
 
 def run(options: WeakenOptions) -> None:
     """Decode a hallucinated response to each row's prompt.

@@ -50,7 +50,7 @@ def _type(field: Any) -> str:
     ("changed", "message"),
     [
         ({"learning_rate": math.nan}, "learning_rate is nan; expected a finite number"),
-        ({"max_reject_share": 5.0}, "max_reject_share is 5.0; expected a share of the rows, from 0 to 1"),
+        ({"max_reject_share": 5.0}, "max_reject_share is 5.0; expected a share, from 0 to 1"),
         ({"lora_alpha": 16}, "lora_alpha is for LoRA; set lora_rank, or leave it out"),
         ({"lora_dropout": 0.05}, "lora_dropout is for LoRA; set lora_rank, or leave it out"),
         ({"learning_rate": -1e-4}, "learning_rate is -0.0001; expected at least 0"),

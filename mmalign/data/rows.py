@@ -164,7 +164,7 @@ def read_pair(
     Raises:
         ValueError: With the reason why the row can't be used.
     """
-    prompt, chosen, rejected = _split_pair(raw)
+    prompt, chosen, rejected = split_pair(raw)
     if chosen == rejected:
         raise UserError("chosen and rejected are the same text")
     messages, images = _with_images(raw, prompt, image_root, "prompt") if with_images else (without_images(prompt), [])
@@ -202,7 +202,7 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
         raise UserError("two responses are the same text")
     if not sampled and len(set(scores)) == 1:
         raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
-    prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
+    prompt, images = _with_images(raw, read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
     return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True), sampled)
 
@@ -228,7 +228,7 @@ def read_items(raw: Mapping[str, Any], *, index: int, image_root: Path | None = 
         if not at <= item[0] < item[1] <= len(response):
             raise UserError(f"item {item} is empty, out of order, or outside the response; expected {at} <= start < end <= {len(response)}")
         at = item[1]
-    prompt, images = _with_images(raw, _read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
+    prompt, images = _with_images(raw, read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     items, grades = [(start, end) for start, end in raw["items"]], [float(grade) for grade in relevance]
     return ItemsRow(row_id(raw, index=index), images, prompt, response, items, grades, _flag(raw, "ends", default=True))
 
@@ -238,7 +238,7 @@ def read_question(raw: Mapping[str, Any], *, index: int, image_root: Path | None
     name = next((name for name in ("prompt", "question") if raw.get(name) is not None), None)
     if name is None:
         raise UserError("the row has no prompt; expected text or messages under prompt or question")
-    prompt = _read_prompt(raw[name], name)
+    prompt = read_prompt(raw[name], name)
     if not any(text_of(message).strip() for message in prompt):
         raise UserError(f"{name} holds no words")
     if prompt[-1]["role"] != "user":
@@ -286,12 +286,16 @@ def _answer(messages: Sequence[Any], name: str) -> str:
     return text
 
 
-def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
-    """Part a pair into prompt and two responses, whichever of the three repeat the prompt."""
+def split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
+    """Part a pair into prompt and two responses, whichever of the three repeat the prompt; without its images and ``system``.
+
+    Raises:
+        ValueError: With the reason why the row can't be used.
+    """
     sides = [list_messages(raw[name]) for name in PAIR_COLUMNS]
     what = next((name for name in ("prompt", "conversations") if raw.get(name) is not None), None)
     if what is not None:
-        prompt = _read_prompt(raw[what], what)
+        prompt = read_prompt(raw[what], what)
         chosen, rejected = (_behind(prompt, side, name) for side, name in zip(sides, PAIR_COLUMNS, strict=True))
         return prompt, chosen, rejected
     if any(isinstance(side, str) for side in sides):
@@ -309,8 +313,12 @@ def _split_pair(raw: Mapping[str, Any]) -> tuple[list[Message], str, str]:
     return prompt, chosen, rejected
 
 
-def _read_prompt(value: Any, what: str) -> list[Message]:
-    """The turns before the answer. An assistant's turn without words at their end is the answer's own, still to be written."""
+def read_prompt(value: Any, what: str) -> list[Message]:
+    """Read the turns before the answer. An assistant's turn without words at their end is the answer's own, still to be written.
+
+    Raises:
+        ValueError: If there are none, or something in them can't be read.
+    """
     messages = read_messages(value, what)
     if messages[-1]["role"] == "assistant" and not text_of(messages[-1]):
         messages.pop()
@@ -330,14 +338,31 @@ def _behind(prompt: list[Message], side: Any, name: str) -> str:
 
 
 def _with_images(raw: Mapping[str, Any], messages: list[Message], root: Path | None, what: str) -> tuple[list[Message], list[Image.Image]]:
+    placed, ordered = place_row_images(raw, messages, what)
+    return placed, [load_image(value, root=root) for value in ordered]
+
+
+def place_row_images(raw: Mapping[str, Any], messages: list[Message], what: str) -> tuple[list[Message], list[Any]]:
+    """Give a row's turns its ``system`` and the places of its images.
+
+    Args:
+        raw: The row.
+        messages: Its turns, from ``read_prompt``, ``split_pair`` or ``read_messages``.
+        what: Name of their column, for errors.
+
+    Returns:
+        The turns, and the images in the order of their places, undecoded.
+
+    Raises:
+        ValueError: If places and images don't fit together, or a column changes what the row means.
+    """
     for name, reason in _UNUSABLE.items():
         if raw.get(name):
             raise UserError(f"the row has {name}: {reason}, which can't be trained on here")
     given = [_images_under(raw, name) for name in ("images", "image")]
     if all(given) and given[0] != given[1]:
         raise UserError("the row has images, and others under image; expected all of its images in one of them")
-    placed, ordered = place_images(_with_system(raw, messages), given[0] or given[1], what)
-    return placed, [load_image(value, root=root) for value in ordered]
+    return place_images(_with_system(raw, messages), given[0] or given[1], what)
 
 
 def _images_under(raw: Mapping[str, Any], name: str) -> list[Any]:

@@ -103,16 +103,16 @@ class Shards:
         write: Callable[[range, Path, Advance], None],
         *,
         label: str,
-        check: Callable[[Path], None] = lambda path: None,
+        keep: Callable[[Path], bool] = lambda path: True,
         share: Share = Share(),
         unit: str = "row",
     ) -> Iterator[Path]:
-        """Write the files that are missing.
+        """Write the files that are missing, or no longer good.
 
         Args:
             write: Does the work of a range of rows and writes the file at the path given; it may tell the progress inside.
             label: Name of the progress bar.
-            check: Refuses a file that is there and should not be used.
+            keep: Tells whether a file that is there is still good, or is to be written anew; it may refuse one as well.
             share: The part of the files that is this process's.
             unit: What a row is called.
 
@@ -125,9 +125,7 @@ class Shards:
         with tqdm(total=num_rows, desc=label, unit=unit, leave=False, disable=share.index > 0) as bar:
             done = 0
             for path in paths:
-                if path.is_file():
-                    check(path)
-                else:
+                if not (path.is_file() and keep(path)):
                     with whole(path) as partial:
                         write(self.rows(path), partial, bar.update)
                 done += len(self.rows(path))

@@ -160,6 +160,9 @@ def _feature(name: str) -> Any:
 def write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
     """Write the rows that were scored with their new columns; ``scores`` says which rows, by ``index``, and their ids."""
     scored = dataset.select([row["index"] for row in scores])
+    if REFERENCE_FINGERPRINT in columns:
+        # What an earlier reference said of other images has no fingerprint of its own, and would pass for this one's.
+        scored = scored.remove_columns([name for name in scored.column_names if name == REFERENCE_VIEWS or name.startswith(CELL_LOGPS)])
     if "id" not in scored.column_names:
         columns["id"] = [row["id"] for row in scores]
     for name, values in columns.items():

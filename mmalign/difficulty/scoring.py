@@ -26,6 +26,7 @@ from mmalign.data.caches import (
     check_images,
 )
 from mmalign.data.encode import EncodedPrompt, encode_row
+from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
@@ -77,6 +78,14 @@ class _Rows:
             return read_list(raw, index=index, image_root=root, sampled=True)
         return read_pair(raw, index=index, image_root=root, with_other=self.views.need_other)
 
+    def can_read(self, index: int) -> bool:
+        """Whether a row can be read with its images."""
+        try:
+            self.read(index)
+        except UserError:
+            return False
+        return True
+
     def encode(self, row: PairRow | ListRow, scorers: Scorers) -> list[EncodedPrompt]:
         """Tokenise a row: the pair or list itself, and behind it each of its views; the own image's is the pair where it asks no more."""
         end, most, processor = self.options.answer_end, self.options.max_length, scorers.processor
@@ -124,11 +133,11 @@ def score_pairs(
     def write(indices: range, path: Path, advance: Advance) -> None:
         write_lines(path, _score_shard(rows, indices, load(), advance))
 
-    def check(path: Path) -> None:
-        _check_images(path, rows)
+    def keep(path: Path) -> bool:
+        return _is_good(path, rows)
 
     shards = find_shards(options.out, len(dataset))
-    done = shards.finish(write, label="scoring pairs", check=check, share=share, unit="pair")
+    done = shards.finish(write, label="scoring pairs", keep=keep, share=share, unit="pair")
     shards.reject_broken(done, _read_broken, Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share))
 
 
@@ -206,12 +215,18 @@ def _is_kind(key: str, value: Any) -> bool:
     return type(value) is int if key in ("index", CUT) else isinstance(value, str)
 
 
-def _check_images(path: Path, rows: _Rows) -> None:
-    """Refuse a shard whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
+def _is_good(path: Path, rows: _Rows) -> bool:
+    """Whether no row of a shard that could not be read can be read by now. A shard whose images are other ones by now is refused.
+
+    Embedded images can't be: the data files' hashes were compared.
+    """
     for line in read_shard(path) if rows.options.image_root is not None else ():
         if "reason" not in line:
             row = rows.read(line["index"])
             check_images(path, row.id, line[REFERENCE_IMAGES], row.images)
+        elif REFERENCE_IMAGES not in line and rows.can_read(line["index"]):
+            return False
+    return True
 
 
 def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance) -> list[dict[str, Any]]:
@@ -244,7 +259,7 @@ def _keep_finite(line: dict[str, Any]) -> dict[str, Any]:
     if odd is None:
         return line
     reason = f"{odd} is not finite: a model overflows at this row, or is damaged; try --dtype float32"
-    return {"index": line["index"], "id": line["id"], "reason": reason}
+    return {name: line[name] for name in ("index", "id", REFERENCE_IMAGES)} | {"reason": reason}
 
 
 def _is_finite(value: Any) -> bool:
@@ -257,15 +272,17 @@ _Item = tuple[int, PairRow | ListRow, list[EncodedPrompt]]
 
 
 def _read_window(rows: _Rows, indices: Sequence[int], scorers: Scorers) -> tuple[list[_Item], list[dict[str, Any]]]:
-    """Read and tokenise pairs, rows of about the same length together; and a line for each broken one."""
+    """Encode pairs, rows of about the same length together; and a line for each broken one, with its images where it was read."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
     for index in indices:
+        row = None
         try:
             row = rows.read(index)
             good.append((index, row, rows.encode(row, scorers)))
         except UserError as error:
-            broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error)})
+            seen = {} if row is None else {REFERENCE_IMAGES: digest_images(row.images)}
+            broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error), **seen})
     return sorted(good, key=lambda item: (item[2][0].num_tokens, item[0])), broken
 
 

@@ -31,6 +31,13 @@ class Options:
             if value is not None and not least <= value < end:
                 raise UserError(f"{name} is {value}; expected from {least:g} to below {end:g}")
 
+    def refuse_no_share(self, *names: str) -> None:
+        """Raise UserError if one of the named options is below 0 or above 1."""
+        for name in names:
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise UserError(f"{name} is {value}; expected a share, from 0 to 1")
+
     def refuse_zero(self, *names: str) -> None:
         """Raise UserError if one of the named options is set and is not positive."""
         for name in names:

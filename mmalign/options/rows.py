@@ -26,8 +26,7 @@ class RowOptions(Options):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "max_length")
-        if not 0 <= self.max_reject_share <= 1:
-            raise UserError(f"max_reject_share is {self.max_reject_share}; expected a share of the rows, from 0 to 1")
+        self.refuse_no_share("max_reject_share")
 
 
 @dataclass(frozen=True, kw_only=True)

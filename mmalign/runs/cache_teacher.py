@@ -23,6 +23,7 @@ from mmalign.data.caches import (
 )
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat
+from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
 from mmalign.data.shards import (
@@ -75,11 +76,11 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
         write_lines(_broken_path(shards.folder, rows.start), broken)
         _write_shard(path, dataset, columns, fingerprint, options.storage)
 
-    def check(path: Path) -> None:
-        _check_images(path, options.image_root)
+    def keep(path: Path) -> bool:
+        return _is_good(path, dataset, options.image_root)
 
     shards = Shards(options.out / "data", len(dataset), SHARD_SIZE, ".parquet")
-    done = shards.finish(write, label="asking the teacher", check=check, share=share, unit="chat")
+    done = shards.finish(write, label="asking the teacher", keep=keep, share=share, unit="chat")
     rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
     shards.reject_broken(done, _read_broken, rejects)
     if wait_for_all():
@@ -88,7 +89,7 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
 
 def _ask_teacher(
     model: Any, processor: Any, dataset: Dataset, rows: range, options: CacheTeacherOptions, advance: Advance
-) -> tuple[dict[int, Mapping[str, Any]], list[dict[str, str]]]:
+) -> tuple[dict[int, Mapping[str, Any]], list[dict[str, Any]]]:
     """Return the teacher's columns of each good row, and the reason of each broken one."""
     # Rows past a padding row of the head are no tokens.
     vocabulary = min(head_size(model), len(processor.tokenizer))
@@ -96,7 +97,7 @@ def _ask_teacher(
         raise UserError(f"top_k is {options.top_k} of {vocabulary} tokens; expected fewer")
     pad_token_id = processor.tokenizer.pad_token_id
     columns: dict[int, Mapping[str, Any]] = {}
-    broken: list[dict[str, str]] = []
+    broken: list[dict[str, Any]] = []
     for batch in _read_batches(dataset, rows, processor, options, broken):
         encoded = [prompt for _, _, prompt in batch]
         if not columns:
@@ -112,17 +113,18 @@ def _ask_teacher(
 
 
 def _read_batches(
-    dataset: Dataset, rows: range, processor: Any, options: CacheTeacherOptions, broken: list[dict[str, str]]
+    dataset: Dataset, rows: range, processor: Any, options: CacheTeacherOptions, broken: list[dict[str, Any]]
 ) -> Iterator[list[_Read]]:
-    """Read good rows, batch by batch; broken ones are added to ``broken``."""
+    """Read good rows, batch by batch; broken ones are added to ``broken``, with their images where they were read."""
     good: list[_Read] = []
     for index in rows:
-        raw = dataset[index]
+        raw, row = dataset[index], None
         try:
             row = read_chat(raw, index=index, image_root=options.image_root)
             good.append((index, row, encode_chat(processor, row, answer_end=options.answer_end, max_length=options.max_length)))
         except UserError as error:
-            broken.append({"row_id": row_id(raw, index=index), "reason": str(error)})
+            seen = {} if row is None else {TEACHER_IMAGES: digest_images(row.images)}
+            broken.append({"index": index, "row_id": row_id(raw, index=index), "reason": str(error), **seen})
         if len(good) == options.batch_size:
             yield good
             good = []
@@ -145,14 +147,27 @@ def _write_shard(path: Path, dataset: Dataset, columns: Mapping[int, Mapping[str
     shard.to_parquet(path)
 
 
-def _check_images(path: Path, image_root: Path | None) -> None:
-    """Refuse a file whose images are other ones by now. Embedded ones can't be: the data files' hashes were compared."""
+def _is_good(path: Path, dataset: Dataset, image_root: Path | None) -> bool:
+    """Whether no chat that could not be read can be read by now. A file whose images are other ones by now is refused.
+
+    Embedded images can't be: the data files' hashes were compared.
+    """
     if TEACHER_IMAGES not in pq.read_schema(path).names:
         raise UserError(f"{path} has no column {TEACHER_IMAGES}: an earlier version wrote it; choose another --out")
     if image_root is not None and pq.read_metadata(path).num_rows:
         for index, raw in enumerate(load_rows(path)):
             row = read_chat(raw, index=index, image_root=image_root)
             check_images(path, row.id, raw[TEACHER_IMAGES], row.images)
+    unread = [line for line in read_lines([_broken_path(path.parent, int(path.stem))]) if TEACHER_IMAGES not in line]
+    return image_root is None or not any(_can_read(dataset, line["index"], image_root) for line in unread)
+
+
+def _can_read(dataset: Dataset, index: int, image_root: Path) -> bool:
+    try:
+        read_chat(dataset[index], index=index, image_root=image_root)
+    except UserError:
+        return False
+    return True
 
 
 def _broken_path(folder: Path, start: int) -> Path:

@@ -90,6 +90,10 @@ def test_other_images_are_cached_for_the_objectives_that_compare_them(
     # The folder is of these objectives: another choice is another cache.
     assert main([*words, "--objective", "mdpo"]) == 2
     assert "holds other scores" in capsys.readouterr().err
+    # What one reference said of other images does not stay beside what another one says of the pairs.
+    assert main(["cache-logps", str(cached), "--model", str(tiny_llava_dir), "--dtype", "bfloat16", "--out", str(tmp_path / "again")]) == 0
+    again = set(load_rows(tmp_path / "again" / "cached.parquet").column_names)
+    assert names - again == {f"reference_logps_{cell}" for cell in cells} | {"reference_views"}
 
 
 def test_log_probabilities_of_another_model_are_refused(

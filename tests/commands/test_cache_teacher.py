@@ -127,6 +127,20 @@ def test_stale_and_foreign_columns_are_refused(
     assert "the cached teacher is stale, or reads other tokens" in (tmp_path / "d" / "rejects.jsonl").read_text()
 
 
+def test_chats_whose_images_are_found_later_are_asked_then(teacher_dir: Path, tmp_path: Path) -> None:
+    rows = chat_rows(4)
+    rows[1]["messages"][1]["content"] = "dog " * 200
+    chats, out = save_by_path(tmp_path / "chats", rows), tmp_path / "out"
+    words, root = ("--max-length", "60", "--max-reject-share", "0.5"), ("--image-root", str(chats.parent))
+    assert cached(teacher_dir, chats, out, *words) == 2
+    assert cached(teacher_dir, chats, out, *words, *root) == 0
+    assert [row["id"] for row in load_rows(out / "data")] == ["pair-0", "pair-2", "pair-3"]
+    file = out / "data" / "000000000.parquet"
+    written = file.stat().st_mtime_ns
+    assert cached(teacher_dir, chats, out, *words, *root) == 0
+    assert file.stat().st_mtime_ns == written, "a chat that is too long is read as before"
+
+
 def test_columns_of_other_images_are_refused(
     tiny_llava_dir: Path, teacher_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,7 @@ def test_any_number_of_parts_writes_the_same_files(tmp_path: Path, whole: dict[s
 
 def test_a_stopped_run_writes_what_is_missing_and_checks_what_is_there(tmp_path: Path, whole: dict[str, bytes]) -> None:
     shards, written, checked = Shards(tmp_path / "stopped", 25, 10), [], []
+    stale = shards.paths()[1]
     next(shards.finish(write_numbers, label="numbers"))
 
     def fail(rows: range, path: Path, advance: Advance) -> None:
@@ -75,9 +76,17 @@ def test_a_stopped_run_writes_what_is_missing_and_checks_what_is_there(tmp_path:
         written.append(rows)
         write_numbers(rows, path, advance)
 
-    list(shards.finish(write, label="numbers", check=checked.append))
-    assert (written, checked) == ([range(10, 20), range(20, 25)], shards.paths()[:1])
-    assert contents(tmp_path / "stopped") == whole
+    def keep(path: Path) -> bool:
+        checked.append(path)
+        return path != stale
+
+    for path in (None, stale):
+        if path:
+            path.write_text("stale")
+        list(shards.finish(write, label="numbers", keep=keep))
+        assert contents(tmp_path / "stopped") == whole
+    assert written == [range(10, 20), range(20, 25), range(10, 20)]
+    assert checked == [*shards.paths()[:1], *shards.paths()]
 
 
 def test_broken_rows_of_all_files_are_collected_and_too_many_stop_it_early(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from data_tools.best_of_n import main
 from data_tools.sample_pairs import main as sample_pairs
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
-from mmalign.data.rows import read_chat, read_pair
+from mmalign.data.rows import read_chat, read_list, read_pair
 from tests.data_tools.sets import save_images
 
 WORDS = ["--resamples", "100"]
@@ -79,6 +79,22 @@ def test_answers_may_be_messages(tmp_path: Path) -> None:
     made = read_pair(load_rows(tmp_path / "out" / "pairs")[0], index=0)
     assert (made.chosen, made.rejected) == ("good", "bad")
     assert read_chat(load_rows(tmp_path / "out" / "chats")[0], index=0).messages[-1]["content"][0]["text"] == "good"
+
+
+def test_rows_keep_their_images_and_their_system_prompt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = save_images(tmp_path / "images", "a.jpg", "b.jpg")
+    asked = [{"role": "user", "content": [{"type": "image", "image": "a.jpg"}, {"type": "text", "text": "or"}, {"type": "image"}]}]
+    row = {"images": ["b.jpg"], "system": "Be brief.", "prompt": asked, "responses": ["good", "bad"], "scores": [2.0, 1.0]}
+    (tmp_path / "lists.jsonl").write_text(json.dumps(row))
+    words = ["--image-root", str(root), "--out", str(tmp_path / "out"), *WORDS]
+    assert main([str(tmp_path / "lists.jsonl"), *words]) == 0
+    expected = read_list(row, index=0, image_root=root)
+    pair = read_pair(load_rows(tmp_path / "out" / "pairs")[0], index=0)
+    chat = read_chat(load_rows(tmp_path / "out" / "chats")[0], index=0)
+    assert (pair.prompt, pair.images) == (chat.messages[:-1], chat.images) == (expected.prompt, expected.images)
+    (tmp_path / "lists.jsonl").write_text(json.dumps({**row, "images": []}))
+    assert main([str(tmp_path / "lists.jsonl"), *words[:3], str(tmp_path / "none"), *WORDS]) == 2
+    assert "row 0 can't be used: prompt has 1 image placeholders beside 1 that hold their own for 0 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

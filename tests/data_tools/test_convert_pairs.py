@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
 from tests.data_files import encoded, save_encoded
 from tests.data_tools import sets
+from tests.formats.form import Form, save_form
+from tests.formats.rows import PAIRS
 from tests.tiny_models import pair_rows
 
 
@@ -135,6 +138,48 @@ def test_images_of_a_trl_rows_parts_keep_their_order(tmp_path: Path, parts: list
     expected = read_pair(row, index=0, image_root=root)
     (got,) = convert(tmp_path, "trl", save_json(tmp_path / "rows.jsonl", [row]), root=root)
     assert (got.prompt, [image.tobytes() for image in got.images]) == (expected.prompt, [image.tobytes() for image in expected.images])
+
+
+SYSTEM_TEXT = PAIRS.forms[0].text.replace("{", '{"system": "Be brief.", ')
+SYSTEM = replace(PAIRS.forms[0], title="A system prompt of its own", text=SYSTEM_TEXT)
+
+
+@pytest.mark.parametrize("form", [SYSTEM, *(form for form in PAIRS.forms if form.file.startswith("pairs."))], ids=lambda form: form.title)
+def test_every_form_that_training_reads_means_the_same_afterwards(tmp_path: Path, form: Form, capsys: pytest.CaptureFixture[str]) -> None:
+    file = save_form(form, tmp_path / "data")
+    if form.refused:
+        assert main(["trl", str(file), "--image-root", str(file.parent), "--out", str(tmp_path / "out")]) == 2
+        assert form.refused in capsys.readouterr().err
+        return
+    (got,) = convert(tmp_path, "trl", file, root=file.parent)
+    expected = read_pair(load_rows(file)[0], index=0, image_root=file.parent)
+    assert replace(got, id="", source="") == replace(expected, id="", source="")
+
+
+def test_columns_that_change_what_a_row_means_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"videos": ["a.mp4"], "prompt": "Hm?", "chosen": "a", "rejected": "b"}
+    assert main(["trl", str(save_json(tmp_path / "rows.jsonl", [row])), "--out", str(tmp_path / "out")]) == 2
+    assert "the row has videos: videos can't be read" in capsys.readouterr().err
+
+
+def test_folders_are_read_as_those_of_training_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = sets.save_images(tmp_path / "images", "a.jpg")
+    (tmp_path / "hub").mkdir()
+    row = {"image": "a.jpg", "prompt": "Hm?", "chosen": "a", "rejected": "b"}
+    save_json(tmp_path / "hub" / "train.jsonl", [row])
+    (tmp_path / "hub" / "dataset_infos.json").write_text("{}")
+    assert len(convert(tmp_path, "trl", tmp_path / "hub", root=root)) == 1
+    save_json(tmp_path / "hub" / "test.jsonl", [row])
+    for file, message in (
+        (tmp_path / "hub", "holds files of several splits: test.jsonl, train.jsonl"),
+        (tmp_path / "pointer.json", "is a Git LFS pointer, not the file itself"),
+        (tmp_path / "rows.csv", "expected a .parquet, .json, .jsonl file"),
+        (tmp_path / "none.json", "where nothing is"),
+    ):
+        (tmp_path / "pointer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 1\n")
+        (tmp_path / "rows.csv").write_text("prompt,chosen,rejected\n")
+        assert main(["trl", str(file), "--out", str(tmp_path / "other")]) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_forms_are_not_mixed(tmp_path: Path) -> None:

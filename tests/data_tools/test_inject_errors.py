@@ -13,9 +13,12 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from data_tools.inject_errors import InjectOptions, build, checked_reply, main, make_prompt
 from mmalign.data.datasets import load_rows
-from mmalign.data.rows import read_pair
+from mmalign.data.messages import text_of
+from mmalign.data.rows import read_chat, read_pair
 from tests.data_files import chat_rows, save_rows
 from tests.evaluation.judges.chat_server import ChatServer, completion, fault, run_chat_server
+from tests.formats.form import Form, save_form
+from tests.formats.rows import CHATS, PAIRS
 from tests.tiny_models import QWEN3, build_tiny_llava, build_tokenizer, pair_rows, random_image
 
 
@@ -99,6 +102,29 @@ def test_rows_become_pairs(tmp_path: Path, kind: str) -> None:
     assert {pair.source for pair in pairs} == {"error-injection" if kind == "chats" else "mine/error-injection"}
     assert all(text in prompt for text, prompt in zip(good, llm.prompts, strict=True))
     assert all(pair.images for pair in pairs)
+
+
+FORMS = [form for section in (PAIRS, CHATS) for form in section.forms if form.file.startswith(("pairs.", "chats."))]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.title)
+def test_rows_keep_their_images_in_every_form(tmp_path: Path, form: Form) -> None:
+    """Images inside messages, places in several turns, a prompt that both conversations begin with."""
+    file = save_form(form, tmp_path)
+    raw = load_rows(file)[0]
+    begun = "rejected" in raw and not form.refused and read_pair(raw, index=0, image_root=tmp_path).prompt[-1]["role"] == "assistant"
+    if form.refused or begun:
+        with pytest.raises(ValueError, match=re.escape(form.refused or "the prompt ends with an answer that has begun")):
+            build(options(file, tmp_path / "out", image_root=tmp_path, max_reject_share=0.0), TinyLlm())
+        return
+    build(options(file, tmp_path / "out", image_root=tmp_path), TinyLlm())
+    (made,) = [read_pair(row, index=0, image_root=tmp_path) for row in load_rows(tmp_path / "out" / "pairs")]
+    if "rejected" in raw:
+        whole = read_pair(raw, index=0, image_root=tmp_path)
+        assert (made.images, made.prompt, made.chosen) == (whole.images, whole.prompt, whole.chosen)
+    else:
+        chat = read_chat(raw, index=0, image_root=tmp_path)
+        assert (made.images, made.prompt, made.chosen) == (chat.images, chat.messages[:-1], text_of(chat.messages[-1]))
 
 
 def test_rows_that_give_no_pair_are_told(tmp_path: Path) -> None:
@@ -222,8 +248,8 @@ def test_another_image_root_is_another_run(tmp_path: Path, server: ChatServer, c
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        ([{"role": "user", "content": None}, {"role": "assistant", "content": "x"}], "the content of a message is 'None'; expected text"),
-        ([{"role": None, "content": "x"}], "a message is .*; expected role and content"),
+        ([{"role": "user", "content": None}, {"role": "assistant", "content": "x"}], "a message of messages has no content; it has role"),
+        ([{"role": None, "content": "x"}], "a message of messages has no role; it has content"),
     ],
 )
 def test_odd_messages_cost_their_row(tmp_path: Path, server: ChatServer, messages: list[dict[str, Any]], reason: str) -> None:

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,32 @@ def test_help_is_light_and_every_option_explains_itself(name: str) -> None:
         # The help stands behind the option, or in the next line where the option is long.
         if line.startswith("  --"):
             assert "  " in line.strip() or lines[number + 1].startswith(" " * 20), line
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("convert_pairs trl d --out o --max-words 0", "max_words is 0; expected at least 1"),
+        ("convert_chats llava d --out o --shard-rows 0", "shard_rows is 0; expected at least 1"),
+        ("inject_errors d --mode answer --llm l --out o --max-new-tokens 0", "max_new_tokens is 0; expected at least 1"),
+        ("inject_errors d --mode answer --llm l --out o --max-reject-share 5", "max_reject_share is 5.0; expected a share, from 0 to 1"),
+        ("weaken_images d --model m --out o --max-new-tokens -1", "max_new_tokens is -1; expected at least 1"),
+        ("sample_pairs d --model m --scorer truth --out o --max-new-tokens 0", "max_new_tokens is 0; expected at least 1"),
+        ("sample_pairs d --model m --scorer truth --out o --max-reject-share 2", "max_reject_share is 2.0; expected a share, from 0 to 1"),
+        ("search_pairs d --model m --value self --out o --batch-size 0", "batch_size is 0; expected at least 1"),
+        ("collect_traces d --teacher world --out o --max-reject-share -1", "max_reject_share is -1.0; expected a share, from 0 to 1"),
+        ("weaken_images d --model m --out o --seed -1", "seed is -1; expected at least 0"),
+        ("best_of_n d --out o --seed -1", "seed is -1; expected at least 0"),
+    ],
+)
+def test_numbers_that_options_cannot_have_are_refused_before_anything_is_read(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *rest = words.split()
+    with pytest.raises(SystemExit) as stop:
+        import_module(f"data_tools.{name}").main(rest)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,8 @@ from data_tools.image_hashes import hash_distances, perceptual_hash
 from data_tools.length_bias import LengthBias, sign_test
 from data_tools.validate_pairs import main
 from tests.data_files import encoded, save_encoded, save_rows
+from tests.formats.form import Form, save_form
+from tests.formats.rows import PAIRS
 from tests.tiny_models import pair_rows, random_image
 
 
@@ -94,12 +96,21 @@ def test_broken_rows_are_told_and_never_stop_it(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("form", [form for form in PAIRS.forms if form.file.startswith("pairs.")], ids=lambda form: form.title)
+def test_what_training_reads_is_good_and_what_it_refuses_is_broken(tmp_path: Path, form: Form) -> None:
+    file = save_form(form, tmp_path / "data")
+    words = [str(file), "--image-root", str(file.parent), "--out", str(tmp_path / "report")]
+    assert main(words) == (2 if form.refused else 0)
+    if form.refused:
+        assert form.refused in lines(tmp_path / "report" / "rejects.jsonl")[0]["reason"]
+
+
 def test_nothing_to_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"prompt": "a"}\n{oops\n')
     assert main([str(tmp_path / "pairs.jsonl"), "--out", str(tmp_path / "report")]) == 2
     assert "no row of 2 can be used; the reasons are in" in capsys.readouterr().err
     reasons = [row["reason"] for row in lines(tmp_path / "report" / "rejects.jsonl")]
-    assert reasons[0] == "no field chosen, rejected; the record has prompt"
+    assert reasons[0].startswith("the row has no column chosen, rejected; it has prompt")
     assert reasons[1].startswith("not JSON")
 
 

@@ -194,11 +194,10 @@ def test_other_weights_are_another_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds another run: its model_weights is 'weights" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("seed", ["-1", str(2**31)])
-def test_seeds_have_a_range(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str], seed: str) -> None:
+def test_seeds_have_a_range(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = save_rows(tmp_path / "sft.parquet", chat_rows(1))
-    assert main([str(data), "--model", str(tiny_llava_dir), "--seed", seed, "--out", str(tmp_path / "out")]) == 2
-    assert f"seed is {seed}; expected 0 to 2147483647" in capsys.readouterr().err
+    assert main([str(data), "--model", str(tiny_llava_dir), "--seed", str(2**31), "--out", str(tmp_path / "out")]) == 2
+    assert f"seed is {2**31}; expected 0 to 2147483647" in capsys.readouterr().err
 
 
 def test_another_run_and_bad_options_are_refused(tmp_path: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from mmalign.cli import main
 from mmalign.data.rows import read_pair
 from mmalign.difficulty.contrastive import score_contrastive, split_text
 from mmalign.difficulty.voting import project_gaps
-from tests.data_files import save_rows
+from tests.data_files import save_by_path, save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows
 
@@ -93,6 +93,29 @@ def test_broken_rows_are_rejected_and_the_rest_scored(tmp_path: Path, clip_dir: 
     ]
     summary = json.loads((tmp_path / "out" / "difficulty.json").read_text())
     assert (summary["num_scored"], summary["num_rejected"]) == (28, 2)
+
+
+def test_rows_whose_images_are_found_later_are_scored_then(
+    tmp_path: Path, clip_dir: Path, tiny_llava_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A forgotten image root must not stay in the shards, nor a picture that is downloaded after the first run."""
+    rows = pair_rows(6)
+    rows[2]["chosen"][0]["content"] = "dog " * 200
+    pairs, out = save_by_path(tmp_path / "pairs", rows), tmp_path / "out"
+    words = ("--max-length", "60", "--max-reject-share", "0.5")
+    assert score(pairs, clip_dir, tiny_llava_dir, out, *words) == 2
+    assert "6 of 6 rows are broken" in capsys.readouterr().err
+    missing = pairs.parent / "4-0.png"
+    content = missing.read_bytes()
+    missing.unlink()
+    for kept in ((0, 1, 3, 5), (0, 1, 3, 4, 5)):
+        assert score(pairs, clip_dir, tiny_llava_dir, out, *words, "--image-root", str(pairs.parent)) == 0
+        assert Dataset.from_parquet(str(out / "scored.parquet"))["id"] == [f"pair-{i}" for i in kept]
+        missing.write_bytes(content)
+    shard = out / "shards" / "000000000.jsonl"
+    written = shard.stat().st_mtime_ns
+    assert score(pairs, clip_dir, tiny_llava_dir, out, *words, "--image-root", str(pairs.parent)) == 0
+    assert shard.stat().st_mtime_ns == written, "a row that is too long is read as before"
 
 
 def test_a_score_that_is_no_number_costs_its_row_alone(

@@ -40,3 +40,20 @@ class Section:
     text: str
     """One or two sentences."""
     forms: tuple[Form, ...]
+
+
+def save_form(form: Form, folder: Path) -> Path:
+    """Write an example and what it needs into a folder; returns the path of its file."""
+    for name, data in form.beside.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    path = folder / form.file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A JSON Lines example may be broken into several lines to be read more easily.
+    text = " ".join(form.text.split("\n")) if path.suffix == ".jsonl" and not _has_many_rows(form.text) else form.text
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _has_many_rows(text: str) -> bool:
+    return all(line.startswith("{") and line.endswith("}") for line in text.splitlines())
