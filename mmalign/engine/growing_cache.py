@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-GROWTH = 128
-"""Tokens that there is new room for when a row is full."""
+FIRST, MOST = 8, 128
+"""Tokens that there is room for at first, and at most: twice as many each time that a row is full, so that short answers take little."""
 
 
 class GrowingLayer(DynamicLayer):
@@ -43,14 +43,16 @@ class _Room:
     def __init__(self) -> None:
         self._memory: Tensor | None = None
         self._written: Tensor | None = None
+        self._more = FIRST
 
     def append(self, held: Tensor, states: Tensor) -> Tensor:
         """Write tokens behind those held, and return a view of all; those held are copied where they stand elsewhere or fill the memory."""
         start, end = held.shape[-2], held.shape[-2] + states.shape[-2]
         memory = self._memory
         if memory is None or held is not self._written or end > memory.shape[-2]:
-            self._memory = memory = held.new_empty(*held.shape[:-2], end + GROWTH, held.shape[-1])
+            self._memory = memory = held.new_empty(*held.shape[:-2], end + self._more, held.shape[-1])
             memory[..., :start, :] = held
+            self._more = min(2 * self._more, MOST)
         memory[..., start:end, :] = states
         self._written = memory[..., :end, :]
         return self._written

@@ -7,7 +7,7 @@ import torch
 from transformers import DynamicCache, Qwen2Config
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from mmalign.engine.growing_cache import GROWTH, GrowingLayer, grow_in_place
+from mmalign.engine.growing_cache import FIRST, MOST, GrowingLayer, grow_in_place
 
 CONFIG = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=4, layer_types=["full_attention", "sliding_attention"])
 
@@ -37,14 +37,15 @@ def test_only_layers_that_hold_all_tokens_are_written_in_place(caches: tuple[Dyn
 
 
 def test_tokens_are_appended_without_a_copy_while_there_is_room(caches: tuple[DynamicCache, DynamicCache]) -> None:
-    append(caches, 3, 2)
-    place = caches[1].layers[0].keys.data_ptr()
-    for _ in range(GROWTH):
+    for room in (FIRST, 2 * FIRST, 4 * FIRST):
         append(caches, 3, 1)
-        assert caches[1].layers[0].keys.data_ptr() == place
+        place = caches[1].layers[0].keys.data_ptr()
+        for _ in range(room):
+            append(caches, 3, 1)
+            assert caches[1].layers[0].keys.data_ptr() == place
     append(caches, 3, 1)
     assert caches[1].layers[0].keys.data_ptr() != place
-    append(caches, 3, 3 * GROWTH)
+    append(caches, 3, 3 * MOST)
 
 
 def test_rows_are_chosen_cut_and_copied(caches: tuple[DynamicCache, DynamicCache]) -> None:
