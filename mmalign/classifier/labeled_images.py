@@ -145,7 +145,8 @@ def load_labeled_images(source: Path, *, split: Split = "train", name: SetName |
 def _load(source: Path, split: Split, name: SetName | None, column: str | None) -> LabeledImages:
     table = None if name is not None else _find_table(source, split)
     if table is not None:
-        return _from_dataset(*table, column=column)
+        # What is in memory was opened by the user, who may read any file; the paths of a file that came from elsewhere may lead anywhere.
+        return _from_dataset(*table, column=column, root=None if find_held(source) is None else Path("/"))
     if column is not None:
         raise UserError(
             f"label_column is {column!r}, and {name or source} is no table; expected Parquet or save_to_disk, such as "
@@ -245,7 +246,7 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     return loaded[key]
 
 
-def _from_dataset(dataset: Dataset, what: str, *, column: str | None) -> LabeledImages:
+def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path | None) -> LabeledImages:
     if not len(dataset):
         raise UserError(f"{what} has no rows")
     image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
@@ -261,7 +262,10 @@ def _from_dataset(dataset: Dataset, what: str, *, column: str | None) -> Labeled
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
     labels, names = _number_labels(table[label].to_pylist(), dataset.features[label], what=f"{what}, column {label}")
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
-    return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
+    images = table[image].to_pylist()
+    if root is None and not any(one and one["bytes"] for one in images):
+        raise UserError(f"{what} holds no bytes of images, only paths such as {images[0] and images[0]['path']}; save_to_disk stores both")
+    return _unique(LabeledImages(tuple(map(str, ids)), images, labels, tuple(names), root), what=what)
 
 
 def _number_labels(values: Sequence[Any], feature: Any, *, what: str) -> tuple[NDArray[np.int64], Sequence[str]]:

@@ -23,6 +23,7 @@ from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_s
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
+from mmalign.held import holding
 from mmalign.options.classifier import SetName
 from tests.tiny_models import random_image
 
@@ -95,6 +96,23 @@ def test_tables_that_cant_be_used_are_refused_with_their_name(tmp_path: Path) ->
     ):
         with pytest.raises(UserError, match=reason):
             load_labeled_images(source)
+
+
+def test_paths_of_images_are_followed_in_memory_alone(tmp_path: Path) -> None:
+    """``load_dataset("imagefolder")`` has paths; ``to_parquet`` writes them as they are, ``save_to_disk`` the images."""
+    save_folders(tmp_path / "images", 2)
+    files = [str(tmp_path / "images" / name / f"{i}.png") for name in NAMES for i in range(2)]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=NAMES)})
+    dataset = Dataset.from_dict({"image": files, "label": [0, 0, 1, 1]}, features=features)
+    dataset.to_parquet(tmp_path / "paths.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"paths.parquet holds no bytes of images, only paths such as .*0.png; save_to_disk stores both"):
+        load_labeled_images(tmp_path / "paths.parquet")
+    rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.0)
+    with holding({"memory:data": dataset}):
+        found = load_labeled_images(Path("memory:data"))
+    cached = [cache_images(one, tmp_path, side=8, rejects=rejects) for one in (found, load_labeled_images(tmp_path / "saved"))]
+    assert np.array_equal(cached[0].pixels, cached[1].pixels)
 
 
 def test_numbered_tables_of_a_folder_are_one_set(tmp_path: Path) -> None:
