@@ -178,7 +178,8 @@ def tune_and_score(options: TrainClassifierOptions, model: DualHead, images: Run
         print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
     report["mixing"] = dataclasses.asdict(model.settings.mixing)
     if teacher.cached is not None:
-        right = teacher.cached.logits[split.unlabeled, 0].argmax(-1) == torch.from_numpy(images.train.labels[split.unlabeled])
+        taught = split.unlabeled[teacher.cached.taught[split.unlabeled].numpy()]
+        right = teacher.cached.logits[taught, 0].argmax(-1) == torch.from_numpy(images.train.labels[taught])
         report["teacher_accuracy_unlabeled"] = right.double().mean().item() if len(right) else None
     return report
 
