@@ -116,6 +116,8 @@ def check_options(options: TrainClassifierOptions) -> None:
     check_trainer(options)
     if options.trainer.get("neftune_noise_alpha") is not None:
         raise UserError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
+    if options.gradient_checkpointing:
+        raise UserError("gradient_checkpointing is for language models; give a smaller --batch-size and more --gradient-accumulation-steps")
     if options.text_init and options.library != "transformers":
         raise UserError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
 
