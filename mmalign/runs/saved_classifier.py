@@ -3,6 +3,7 @@
 Shape legend: N = images, C = classes.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from mmalign.classifier.metrics import (
 )
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, write_whole
+from mmalign.files import RUN_FILE, read_json_object, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.classifier import EvaluateClassifierOptions, ExportClassifierOptions, ScoredImages, TuneMixingOptions
+from mmalign.runs.classifier import REPORT_FILE
+from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.run_record import read_record
 from mmalign.tables import text_table
 
@@ -115,10 +118,23 @@ def run_tune(options: TuneMixingOptions) -> None:
     if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
         raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
     logits = compute_logits(model, images, batch_size=options.batch_size)
-    tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
+    grid = tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
     write_config(options.model, model.settings)
+    retell(options.model, model, grid)
     mixing = model.settings.mixing
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
+
+
+def retell(folder: Path, model: DualHead, grid: list[list[float]]) -> None:
+    """Take the scores of the former mixing out of a run's report and card, and say how the heads are mixed now."""
+    if not ((folder / RUN_FILE).is_file() and (folder / REPORT_FILE).is_file()):
+        return
+    report = read_json_object(folder / REPORT_FILE)
+    for part in ("validation", "test"):
+        report.get(part, {}).pop("mixed", None)
+    report |= {"mixing": dataclasses.asdict(model.settings.mixing), "mixing_grid": grid}
+    write_whole(folder / REPORT_FILE, json.dumps(report, indent=1))
+    write_classifier_card(folder, model, read_record(folder), report)
 
 
 def load_scored(options: ScoredImages) -> LabeledImages:

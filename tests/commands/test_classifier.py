@@ -1,7 +1,9 @@
 """``mmalign classifier train`` from images to a report, an export and a tuned mixing; what it refuses."""
 
+import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -106,8 +108,17 @@ def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_p
     # Under another name they are still the images that the run was tested on.
     assert main([*words, str(photos / "test.parquet")]) == 2
     assert "are the test images of" in capsys.readouterr().err
-    assert main([*words, str(photos)]) == 0
-    assert "tuned on 9 images" in load_dual_head(trained).settings.mixing.source
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    assert main(["classifier", "tune", str(copy), "--cache", str(tmp_path), "--data", str(photos)]) == 0
+    mixing = load_dual_head(copy).settings.mixing
+    assert mixing.source.startswith("tuned on 9 images of photos")
+    # What the former mixing scored is no longer said of the model.
+    report, card = json.loads((copy / "classifier.json").read_text()), (copy / "README.md").read_text()
+    assert report["mixing"] == dataclasses.asdict(mixing)
+    assert report["test"].keys() == {"ce_head", "kd_head", "published"}
+    assert mixing.source in card
+    assert "(mixed)" not in card
 
 
 def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,6 +136,7 @@ def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--form", "ce-only", "--shots", "1", "--label-share", "0.1"], "shots, label_share of --shots"),
         (["--form", "fixmatch", "--shots", "1", "--teacher", "x"], "form fixmatch has no use for --teacher"),
         (["--teacher", "x", "--teacher-kind", "logits", "--teacher-mode", "live", "--shots", "1"], "can't look at live views"),
+        (["--form", "ce-only", "--shots", "1", "--gradient-checkpointing"], "gradient_checkpointing is for language models"),
         (["--teacher", "nowhere/at/all", "--teacher-kind", "classifier", "--shots", "1"], "no classifier at nowhere/at/all"),
     ],
 )
