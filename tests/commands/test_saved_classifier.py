@@ -161,5 +161,13 @@ def test_sets_that_are_shifted_and_foreign(photos: Path, teacher: list[str], tmp
     assert result["foreign"][str(foreign)]["ce_head"] == pytest.approx(expected)
     assert result["foreign"][str(foreign)].keys() == {"num_images", "ce_head", "kd_head", "mixed"}
 
-    assert main([*words, "--foreign-data", str(photos / "validation.parquet")]) == 2
-    assert "has images of cat, dog, frog, which the classifier knows" in capsys.readouterr().err
+    capsys.readouterr()
+    for more, reason in (
+        (["--foreign-data", str(photos / "validation.parquet")], "has images of cat, dog, frog, which the classifier knows"),
+        (["--shifted-data", str(foreign)], "and the classes are cat, dog, frog (3); expected no other class"),
+    ):
+        assert main([*words, *more]) == 2
+        told = capsys.readouterr()
+        assert reason in told.err
+        # Before the first image is looked at.
+        assert "mixing" not in told.out
