@@ -23,6 +23,7 @@ from mmalign.cli import main
 from mmalign.data.images import digest_images, load_image
 from mmalign.options.classifier import EvaluateClassifierOptions
 from mmalign.runs.saved_classifier import decode_scored, load_scored
+from tests.classifier.test_teachers import save_timm
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -143,6 +144,22 @@ def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 def test_options_that_do_not_fit(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert train(photos, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_logits_are_scored_again_where_classes_are_matched_by_other_words(photos: Path, tmp_path: Path) -> None:
+    """Who mends a table of names is not taught by what the wrong one gave."""
+    about = {"label_names": ["n1", "n2", "n3"], "label_descriptions": {"n1": "cat", "n2": "hound", "n3": "frog"}}
+    source = save_timm(tmp_path / "teacher", 3, input_size=(3, 32, 32), **about)
+    found = []
+    for words in ('{"cat": "hound", "dog": "cat", "frog": "frog"}', '{"cat": "cat", "dog": "hound", "frog": "frog"}'):
+        names = tmp_path / f"names{len(found)}.json"
+        names.write_text(words)
+        out = tmp_path / f"out{len(found)}"
+        teacher = ["--teacher", source, "--teacher-kind", "timm", "--class-names", str(names), "--shots", "2"]
+        assert train(photos, out, *teacher, "--cache", str(tmp_path / "cache"), "--max-steps", "1") == 0
+        path = max((tmp_path / "cache").glob("teacher-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        found.append(load_file(path)["logits"][0, 0].round().tolist())
+    assert found == [[1, 0, 2], [0, 1, 2]]
 
 
 def test_classifier_of_other_classes_is_no_teacher(photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
