@@ -5,16 +5,19 @@ Shape legend: B = images, D = feature width, H = height, W = width.
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import timm
 import torch
 from safetensors.torch import load_file
 from timm.data import resolve_model_data_config
+from timm.models import load_model_config_from_hf, parse_model_name
 from torch import Tensor, nn
 from transformers import AutoConfig, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from mmalign.errors import UserError
+from mmalign.files import expected_form, read_json_object
 from mmalign.models.load import check_folder, check_safetensors, load_whole, named_errors
 from mmalign.options.classifier import Library
 
@@ -51,7 +54,7 @@ def build_backbone(library: Library, architecture: str, values: Mapping[str, Any
         ValueError: If there is no such architecture.
     """
     if library == "timm":
-        return create_timm(architecture, pretrained=False, num_classes=0, **values)
+        return create_timm(architecture, values, pretrained=False, num_classes=0)
     if architecture not in _TOWERS:
         raise UserError(f"architecture is {architecture!r}; expected one of {', '.join(_TOWERS)}")
     return Tower(_TOWERS[architecture]._from_config(_tower_config(architecture, values)))
@@ -64,7 +67,7 @@ def load_backbone(library: Library, architecture: str, values: Mapping[str, Any]
         ValueError: If there are no such weights.
     """
     if library == "timm":
-        return create_timm(source, pretrained=True, num_classes=0, **values)
+        return create_timm(source, values, pretrained=True, num_classes=0)
     check_safetensors(source)
     return Tower(load_whole(_TOWERS[architecture], source, config=_tower_config(architecture, values), dtype=torch.float32))
 
@@ -87,9 +90,11 @@ def load_weights(backbone: Any, path: Path) -> None:
     """
     with named_errors(str(path)):
         found = load_file(path)
-    wanted, head = backbone.state_dict(), str(backbone.default_cfg.get("classifier", "fc"))
+    wanted, named = backbone.state_dict(), backbone.default_cfg.get("classifier", "fc")
+    # A distilled DeiT has two.
+    heads = tuple(f"{head}." for head in ((named,) if isinstance(named, str) else named))
     missing = [name for name in wanted if name not in found and not name.endswith("num_batches_tracked")]
-    unknown = [name for name in found if name not in wanted and not name.startswith(f"{head}.")]
+    unknown = [name for name in found if name not in wanted and not name.startswith(heads)]
     other = [name for name, value in found.items() if name in wanted and value.shape != wanted[name].shape]
     for names, what in ((missing, "lacks"), (unknown, "has unknown"), (other, "has other shapes of")):
         if names:
@@ -97,25 +102,49 @@ def load_weights(backbone: Any, path: Path) -> None:
     backbone.load_state_dict({name: value for name, value in found.items() if name in wanted}, strict=False)
 
 
-def create_timm(architecture: str, **options: Any) -> Any:
+def create_timm(architecture: str, values: Mapping[str, Any] = MappingProxyType({}), **fixed: Any) -> Any:
     """Build a timm model.
 
     Args:
         architecture: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER.
-        **options: As ``timm.create_model`` takes them.
+        values: Keywords of ``timm.create_model`` that the user gives.
+        **fixed: Those that mmalign gives.
 
     Raises:
-        ValueError: If there is none of that name, or its files can't be had.
+        ValueError: If there is none of that name, its files can't be had, or a keyword is no one's, both's or without a value.
     """
+    empty = [name for name, value in values.items() if value is None]
+    if empty:
+        # timm passes over them; and what stands so in YAML is most often "name:value" without the space.
+        raise UserError(f"{architecture} is given {', '.join(map(repr, empty))} without a value; write '{{name: value}}', with the space")
     check_folder(architecture.removeprefix("local-dir:"))
     if Path(architecture).is_dir():
         raise UserError(f"{architecture} is a folder; timm takes a folder as local-dir:{architecture}")
     try:
         with named_errors(architecture):
-            return timm.create_model(architecture, **options)
+            return timm.create_model(architecture, **values, **fixed)
     except RuntimeError as error:
         near = timm.list_models(f"*{architecture.split('_')[0][:6]}*")[:3]
         raise UserError(f"timm has no model {architecture!r}: {error}; near it: {', '.join(near) or 'none'}") from error
+
+
+def read_timm_config(source: str, values: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Find what rebuilds a timm model without the place that its weights came from: timm's own name, and keywords.
+
+    Args:
+        source: timm's name, hf-hub:OWNER/NAME or local-dir:FOLDER, that could be built.
+        values: The user's keywords, which win.
+    """
+    kind, name = parse_model_name(source)
+    if not kind:
+        return source, dict(values)
+    if kind == "hf-hub":
+        _, architecture, held = load_model_config_from_hf(name)
+    else:
+        config = read_json_object(Path(name) / "config.json")
+        with expected_form(Path(name) / "config.json"):
+            architecture, held = config["architecture"], config.get("model_args")
+    return architecture, {**{key: value for key, value in (held or {}).items() if key != "num_classes"}, **values}
 
 
 def read_tower_config(source: str) -> tuple[str, dict[str, Any]]:
@@ -142,13 +171,20 @@ def find_feature_width(backbone: nn.Module, image_size: int) -> int:
     """Find D by running a black image of the student's size.
 
     Raises:
-        ValueError: If the backbone gives something other than a vector per image.
+        ValueError: If the backbone can't take images of that size, or gives something other than a vector per image.
     """
     training = backbone.training
-    features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    try:
+        features = backbone.eval()(torch.zeros(1, 3, image_size, image_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the backbone can't take images of {image_size} x {image_size} pixels ({error}); choose another size, or, where a timm model "
+            f"has one, give it this one as a keyword: '{{img_size: {image_size}}}'"
+        ) from error
     backbone.train(training)
-    if features.ndim != 2:
-        raise UserError(f"the backbone gives features of shape {tuple(features.shape)}; expected one vector per image")
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+        raise UserError(f"the backbone gives features of shape {shape}; expected one vector per image")
     return features.shape[1]
 
 

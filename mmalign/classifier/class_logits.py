@@ -30,6 +30,11 @@ class ClassLogits:
     knows_images: bool = True
     """Whether the file says of which images it is, beyond their ids."""
 
+    @property
+    def taught(self) -> Tensor:
+        """(N,) bool: which images the teacher says something of; its logits of the others are not finite."""
+        return self.logits.isfinite().all(-1).all(-1)
+
 
 def save_class_logits(
     path: Path,

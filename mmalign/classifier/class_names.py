@@ -123,6 +123,12 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
     if isinstance(table, list):
         if len(table) != len(classes):
             raise UserError(f"{path} has {len(table)} names and the data {len(classes)} classes; expected one for each, in their order")
+        numbers = [int(name) for name in classes if name.isdecimal()]
+        if len(numbers) == len(classes) and numbers != sorted(numbers):
+            raise UserError(
+                f"{path} is a list of names, and the data's classes are folders called by numbers, in the order {few(classes)}; "
+                "write the class before each name"
+            )
         ours, theirs = [_plain(name) for name in classes], [_plain(name) for name in table]
         if set(ours) == set(theirs) and ours != theirs:
             raise UserError(

@@ -15,7 +15,7 @@ from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mmalign.classifier.backbone import create_timm, find_statistics, load_backbone, read_tower_config
+from mmalign.classifier.backbone import create_timm, find_feature_width, find_statistics, load_backbone, read_tower_config
 from mmalign.classifier.dual_head import Preprocessing, load_dual_head
 from mmalign.classifier.image_cache import CachedImages, to_square
 from mmalign.classifier.labeled_images import LabeledImages
@@ -49,7 +49,7 @@ def load_target(options: TargetOptions, *, device: torch.device) -> FeatureTarge
         backbone, own = model.backbone, model.settings.preprocessing.image_size
         mean, std = model.settings.preprocessing.mean, model.settings.preprocessing.std
     elif options.target_kind == "timm":
-        backbone = create_timm(options.target, pretrained=True, num_classes=0, **options.target_options)
+        backbone = create_timm(options.target, options.target_options, pretrained=True, num_classes=0)
         own = resolve_model_data_config(backbone)["input_size"][-1]
         mean, std = find_statistics("timm", options.target, backbone)
     else:
@@ -58,6 +58,7 @@ def load_target(options: TargetOptions, *, device: torch.device) -> FeatureTarge
         backbone, own = tower, tower.tower.config.image_size
         mean, std = find_statistics("transformers", architecture, backbone)
     side = options.target_size or own
+    find_feature_width(backbone, side)
     preprocessing = Preprocessing(image_size=side, resize_size=side, mean=mean, std=std)
     return FeatureTarget(backbone.requires_grad_(False).eval().to(device), preprocessing)
 

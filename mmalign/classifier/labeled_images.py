@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, concatenate_datasets, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_from_disk
 from numpy.typing import NDArray
 
 from mmalign.classifier.class_names import compose, few
 from mmalign.classifier.image_folders import find_class_folders, find_split
+from mmalign.data.datasets import read_files
 from mmalign.errors import UserError
 from mmalign.files import read_json, write_whole
 from mmalign.held import find_held
@@ -144,7 +145,8 @@ def load_labeled_images(source: Path, *, split: Split = "train", name: SetName |
 def _load(source: Path, split: Split, name: SetName | None, column: str | None) -> LabeledImages:
     table = None if name is not None else _find_table(source, split)
     if table is not None:
-        return _from_dataset(*table, column=column)
+        # What is in memory was opened by the user, who may read any file; the paths of a file that came from elsewhere may lead anywhere.
+        return _from_dataset(*table, column=column, root=None if find_held(source) is None else Path("/"))
     if column is not None:
         raise UserError(
             f"label_column is {column!r}, and {name or source} is no table; expected Parquet or save_to_disk, such as "
@@ -164,13 +166,14 @@ def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
     if not source.exists():
         raise UserError(f"no images at {source}: expected a folder or a file")
     if source.suffix == ".parquet":
-        return Dataset.from_parquet(str(source)), str(source)
+        return read_files([source], source), str(source)
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
-        return _choose(load_from_disk(str(source)), split, what=str(source)), str(source)
+        return _choose(_load_saved(source), split, what=str(source)), str(source)
     tables = sorted(source.glob("*.parquet"))
     mine = [path for path in tables if find_split(path.stem.split("-")[0]) == split]
-    if mine:
-        return concatenate_datasets([Dataset.from_parquet(str(path)) for path in mine]), f"{source} ({split})"
+    # The hub's own conversion has a folder for each split: train/0000.parquet, train/0001.parquet.
+    if mine := mine or (tables if all(path.stem.isdecimal() for path in tables) else []):
+        return read_files(mine, source), f"{source} ({split})"
     if tables:
         raise UserError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
     return None
@@ -227,6 +230,13 @@ def _read_aircraft(folder: Path, images: Path, split: Split) -> LabeledImages:
     return LabeledImages(ids, ids, np.array([number[row[1]] for row in rows], dtype=np.int64), classes, images)
 
 
+def _load_saved(source: Path) -> Dataset | DatasetDict:
+    try:
+        return load_from_disk(str(source))
+    except (KeyError, OSError, TypeError, ValueError) as error:
+        raise UserError(f"{source} can't be read as save_to_disk writes it: {error}") from error
+
+
 def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     if not isinstance(loaded, DatasetDict):
         return loaded
@@ -236,23 +246,35 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     return loaded[key]
 
 
-def _from_dataset(dataset: Dataset, what: str, *, column: str | None) -> LabeledImages:
+def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path | None) -> LabeledImages:
+    if not len(dataset):
+        raise UserError(f"{what} has no rows")
     image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
+    if image is None:
+        raise UserError(
+            f"{what} has columns {', '.join(dataset.column_names)}, and none of type Image; datasets makes one of bytes or paths: "
+            "cast_column(NAME, Image())"
+        )
     label = column or next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
-    if image is None or label not in dataset.features:
-        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected an Image and {column or 'a ClassLabel'}")
+    if label not in dataset.features:
+        wanted = column or "a ClassLabel, or a column of text or whole numbers that --label-column names"
+        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected {wanted}")
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
     labels, names = _number_labels(table[label].to_pylist(), dataset.features[label], what=f"{what}, column {label}")
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
-    return _unique(LabeledImages(tuple(map(str, ids)), table[image].to_pylist(), labels, tuple(names)), what=what)
+    images = table[image].to_pylist()
+    if root is None and not any(one and one["bytes"] for one in images):
+        raise UserError(f"{what} holds no bytes of images, only paths such as {images[0] and images[0]['path']}; save_to_disk stores both")
+    return _unique(LabeledImages(tuple(map(str, ids)), images, labels, tuple(names), root), what=what)
 
 
 def _number_labels(values: Sequence[Any], feature: Any, *, what: str) -> tuple[NDArray[np.int64], Sequence[str]]:
     """Number the labels of a column, and name its classes; of plain values each is a class, in their order."""
+    kinds = str if isinstance(feature, Value) and feature.dtype in ("string", "large_string") else int
+    odd = [value for value in values if not isinstance(value, kinds)]
+    if odd:
+        raise UserError(f"{what} has the value {str(odd[0])[:80]}; expected a ClassLabel, text or whole numbers, one for each image")
     if not isinstance(feature, ClassLabel):
-        odd = next((value for value in values if not isinstance(value, (str, int))), None)
-        if odd is not None or None in values:
-            raise UserError(f"{what} has the value {odd}; expected a ClassLabel, text or whole numbers, one for each image")
         classes = sorted(set(values))
         place = {value: number for number, value in enumerate(classes)}
         return np.array([place[value] for value in values], dtype=np.int64), [str(value) for value in classes]

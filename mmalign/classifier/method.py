@@ -51,7 +51,7 @@ class DualHeadMethod(Method):
             seed: Of the fixed views.
 
         Raises:
-            ValueError: If the form needs a teacher and there is none, or two, or the cache has no features or other views.
+            ValueError: If the form needs a teacher and there is none, or two, or the cache has no features, no logits or other views.
         """
         needs = objective.needs_teacher
         if needs == (cached is None and teacher is None) or (cached is not None and teacher is not None):
@@ -59,6 +59,8 @@ class DualHeadMethod(Method):
             raise UserError(f"form {objective.form} {'needs a teacher' if needs else 'has no use for a teacher'}, and {given} is given")
         if objective.form == "feature-kd" and cached is not None and cached.features is None:
             raise UserError("form feature-kd needs the teacher's features, and the file of logits has none")
+        if cached is not None and objective.form != "feature-kd" and not cached.taught.any():
+            raise UserError(f"{cached.source}: the teacher's logits are not finite of any image; form {objective.form} learns from them")
         if cached is not None and cached.logits.shape[1] != max(1, fixed_views):
             raise UserError(f"the teacher's logits are of {cached.logits.shape[1]} views and {max(1, fixed_views)} are asked for")
         self.images, self.objective, self.preprocessing = images, objective, preprocessing
@@ -103,7 +105,8 @@ class DualHeadMethod(Method):
         logits, features = self._teach(batch, numbers)
         each = self._distil(output, logits, features, rows)
         if objective.form != "feature-kd":
-            metrics["dual_head/teacher_agreement"] = _sum((output.kd_logits.argmax(-1) == logits.argmax(-1)).float())
+            taught = logits.isfinite().all(-1)
+            metrics["dual_head/teacher_agreement"] = _sum((output.kd_logits.argmax(-1) == logits.argmax(-1))[taught].float())
         labeled, unlabeled = each[:rows], each[rows:]
         metrics |= {"loss/kd_labeled": _sum(labeled), "loss/kd_unlabeled": _sum(unlabeled)}
         # A row's M unlabelled images count as their mean.

@@ -115,11 +115,15 @@ def find_probabilities(model: DualHead, logits: tuple[Tensor, Tensor], *, mixing
 def score_classifier(
     model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, teacher: Tensor | None = None, mixing: Mixing | None = None
 ) -> Scores:
-    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher's logits (N, C), if any."""
+    """Score CE head, KD head, their mixture (the model's own if no mixing is given) and the teacher, if any.
+
+    The teacher's logits (N, C) count where they are numbers.
+    """
     found = find_probabilities(model, logits, mixing=mixing)
-    if teacher is not None:
-        found["teacher"] = teacher.softmax(-1)
-    return {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}
+    scores = {name: score_probabilities(probabilities, labels) for name, probabilities in found.items()}
+    if teacher is not None and (taught := ~teacher.isnan().any(-1)).any():
+        scores["teacher"] = score_probabilities(teacher[taught].softmax(-1), labels[taught])
+    return scores
 
 
 def tune_mixing(model: DualHead, logits: tuple[Tensor, Tensor], labels: Tensor, *, source: str) -> list[list[float]]:

@@ -23,7 +23,10 @@ class StreamRows(Dataset):
         self.num_rows, self.per_label, self.seed = num_rows, unlabeled_per_label, seed
         self._held: dict[tuple[int, int], Indices] = {}
         if len(self.labeled) == 0 or (unlabeled_per_label and len(self.unlabeled) == 0):
-            raise UserError(f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both")
+            raise UserError(
+                f"the split has {len(split.labeled)} labelled and {len(self.unlabeled)} unlabelled images; expected both, "
+                "or --include-labeled, or --unlabeled-per-label 0"
+            )
 
     def __len__(self) -> int:
         """Rows of the whole run: steps by batch."""

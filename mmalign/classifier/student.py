@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmalign.classifier.backbone import find_statistics, load_backbone, load_weights, read_tower_config
+from mmalign.classifier.backbone import find_statistics, load_backbone, load_weights, read_timm_config, read_tower_config
 from mmalign.classifier.dual_head import PUBLISHED_MIXING, CosineHead, DualHead, DualHeadConfig, Mixing, Preprocessing
 from mmalign.classifier.prompts import choose_prompts, choose_words, embed_classes
 from mmalign.errors import UserError
@@ -63,7 +63,10 @@ def build_classifier(options: ClassifierRunOptions, classes: Sequence[str], **he
     )
     model = DualHead(config)
     mean, std = find_statistics(options.library, architecture, model.backbone)
-    model.settings = dataclasses.replace(config, preprocessing=dataclasses.replace(config.preprocessing, mean=mean, std=std))
+    if options.library == "timm":
+        architecture, values = read_timm_config(architecture, values)
+    preprocessing = dataclasses.replace(config.preprocessing, mean=mean, std=std)
+    model.settings = dataclasses.replace(config, architecture=architecture, backbone=values, preprocessing=preprocessing)
     if options.backbone_weights is not None:
         load_weights(model.backbone, options.backbone_weights)
     elif options.pretrained:

@@ -4,12 +4,12 @@ import codecs
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from datasets import Dataset, Features, Json, LargeList, List, concatenate_datasets
+from datasets import ClassLabel, Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
@@ -93,7 +93,7 @@ def load_rows(source: Path) -> Dataset:
         ValueError: If there are no files, or no rows.
     """
     held = find_held(source)
-    dataset = _read_files(source) if held is None else held.with_format(None)
+    dataset = read_files(find_data_files(source), source) if held is None else held.with_format(None)
     if len(dataset) == 0:
         raise UserError(f"{source} has no rows")
     for name, feature in dataset.features.items():
@@ -103,8 +103,17 @@ def load_rows(source: Path) -> Dataset:
     return dataset
 
 
-def _read_files(source: Path) -> Dataset:
-    parts = [part for part in map(_read, find_data_files(source)) if part is not None]
+def read_files(files: Sequence[Path], source: Path) -> Dataset:
+    """Read the files of a data set as one; without columns where no file has a row.
+
+    Args:
+        files: Parquet, JSON or JSONL.
+        source: What they are files of, for errors.
+
+    Raises:
+        ValueError: If a file can't be read, or they hold a column in forms that don't go together.
+    """
+    parts = [part for part in map(_read, files) if part is not None]
     return concatenate_datasets(_with_one_form(parts, source) or [Dataset.from_dict({})])
 
 
@@ -117,7 +126,8 @@ def _with_one_form(parts: list[Dataset], source: Path) -> list[Dataset]:
     for name, held in forms.items():
         if all(feature == held[0] for feature in held):
             continue
-        if any(_leave_encoded(feature) != feature for feature in held):
+        # Numbers of one list of classes mean nothing in another.
+        if any(_leave_encoded(feature) != feature or isinstance(feature, ClassLabel) for feature in held):
             raise UserError(f"the files of {source} hold column {name} in forms that don't go together: {held[0]} and {held[-1]}")
         parts = [_with_json(part, name) if name in part.column_names else part for part in parts]
     return parts

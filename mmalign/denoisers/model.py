@@ -69,6 +69,11 @@ class Denoiser(nn.Module):
         error = prediction - make_target(self.target, images, noise, levels, share=self.share)
         return mean_square(error if self.share is None else velocity_scale(levels, self.share) * error)
 
+    def activation_checkpointing_enable(self, **_: Any) -> None:
+        """What the trainer asks of a model under ``--gradient-checkpointing``; the network does it in diffusers' own way."""
+        network: Any = self.network
+        network.enable_gradient_checkpointing()
+
     def predict(self, noisy: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
         """(R, ...) what the network says at x_t."""
         return self.network(noisy, timestep=times, return_dict=False, **conditions)[0][:, : self.channels]

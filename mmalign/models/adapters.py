@@ -92,7 +92,7 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     Raises:
         ValueError: If the model has no such part or layer, or the adapter to begin with is another one.
     """
-    decoder = find_part(model, "language_model")
+    decoder = find_part(model, "language_model", option="--lora-rank")
     projector = find_part(model, "projector", option="--train-projector") if options.train_projector else None
     config = build_lora_config(
         options,

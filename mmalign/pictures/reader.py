@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmalign.data.images import load_image
 from mmalign.errors import UserError
-from mmalign.files import read_json_object, write_whole
+from mmalign.files import expected_form, read_json_object, write_whole
 
 QUARTERS = 4
 SIDE = 32
@@ -166,11 +167,15 @@ def load_reader(folder: Path) -> DrawingReader:
     """Read what ``save_reader`` wrote.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If there is none, or it is damaged.
     """
     if not (folder / "reader.json").is_file():
         raise UserError(f"no reader of drawings at {folder}: expected a folder that python -m data_tools.train_reader wrote")
     sizes = read_json_object(folder / "reader.json")
-    reader = DrawingReader(sizes["num_kinds"], sizes["num_colours"])
-    reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    with expected_form(folder / "reader.json"):
+        reader = DrawingReader(sizes["num_kinds"], sizes["num_colours"])
+    try:
+        reader.load_state_dict(load_file(folder / "reader.safetensors"))
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"the weights of the reader {folder} can't be used: {error}; train it again") from error
     return reader.eval()

@@ -192,6 +192,8 @@ def _eval_result(facts: CardFacts, result: CardResult) -> EvalResult:
         task_type=_PIPELINES[facts.kind],
         dataset_type=result.benchmark,
         dataset_name=f"{result.benchmark} ({result.mode})",
+        # What the index groups metrics by, beside the kind and the revision.
+        dataset_config=result.mode,
         dataset_revision=result.data_hash,
         metric_type=result.metric,
         metric_name=result.metric,

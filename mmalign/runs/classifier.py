@@ -116,6 +116,8 @@ def check_options(options: TrainClassifierOptions) -> None:
     check_trainer(options)
     if options.trainer.get("neftune_noise_alpha") is not None:
         raise UserError("trainer.neftune_noise_alpha is for embeddings of words, and a classifier of images has none; leave it out")
+    if options.gradient_checkpointing:
+        raise UserError("gradient_checkpointing is for language models; give a smaller --batch-size and more --gradient-accumulation-steps")
     if options.text_init and options.library != "transformers":
         raise UserError("--text-init needs the text encoder of a CLIP or SigLIP backbone: --library transformers")
 
@@ -178,7 +180,8 @@ def tune_and_score(options: TrainClassifierOptions, model: DualHead, images: Run
         print(f"{name}, {len(labels):,} images\n{format_scores(report[name])}")
     report["mixing"] = dataclasses.asdict(model.settings.mixing)
     if teacher.cached is not None:
-        right = teacher.cached.logits[split.unlabeled, 0].argmax(-1) == torch.from_numpy(images.train.labels[split.unlabeled])
+        taught = split.unlabeled[teacher.cached.taught[split.unlabeled].numpy()]
+        right = teacher.cached.logits[taught, 0].argmax(-1) == torch.from_numpy(images.train.labels[taught])
         report["teacher_accuracy_unlabeled"] = right.double().mean().item() if len(right) else None
     return report
 

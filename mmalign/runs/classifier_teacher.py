@@ -146,6 +146,9 @@ def _hash_scoring(options: ClassifierRunOptions, images: CachedImages, split: La
     what += [options.augmentation, options.split_seed] if views else []
     if options.teacher_kind in TEXT_TEACHERS:
         what += [list(choose_prompts(options)), list(choose_words(options, images.classes))]
+    elif options.class_names is not None:
+        # A timm checkpoint's classes may have been matched by them.
+        what += [list(choose_words(options, images.classes))]
     what += [split.labeled.tolist(), options.split_seed, options.augmentation] if options.teacher_kind == "few-shot" else []
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 

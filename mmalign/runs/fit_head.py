@@ -96,7 +96,10 @@ def prepare_teacher(options: FitHeadOptions, images: RunImages, *, device: torch
             f"labels {options.labels}: all {len(images.split.labeled)} images are labelled, and the teacher has none to look at"
         )
     teacher = load_teacher(options, images.train, images.split, device=device)
-    return RunTeacher(teacher, cache_teacher(options, teacher, images.train, images.split, device=device))
+    cached = cache_teacher(options, teacher, images.train, images.split, device=device)
+    if not cached.taught[images.split.unlabeled].any():
+        raise UserError(f"{options.teacher}: no unlabelled image has logits that are finite, and labels {options.labels} learns of them")
+    return RunTeacher(teacher, cached)
 
 
 def gather(options: FitHeadOptions, model: DualHead, images: RunImages, teacher: RunTeacher) -> tuple[Support, Held | None]:
@@ -108,7 +111,8 @@ def gather(options: FitHeadOptions, model: DualHead, images: RunImages, teacher:
     features, labels = compute_features(model, train, split.labeled), torch.from_numpy(train.labels[split.labeled])
     taught = None
     if teacher.cached is not None:
-        taught = compute_features(model, train, split.unlabeled), teacher.cached.logits[split.unlabeled, 0].softmax(-1)
+        index = split.unlabeled[teacher.cached.taught[split.unlabeled].numpy()]
+        taught = compute_features(model, train, index), teacher.cached.logits[index, 0].softmax(-1)
     labeled = None if options.labels == "teacher" else (features, labels)
     support = join_support(labeled, taught, num_classes=len(train.classes), label_weight=options.label_weight)
     if "validation" in images.scored:

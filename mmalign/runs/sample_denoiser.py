@@ -28,7 +28,6 @@ SAMPLES, RECORD = "samples.parquet", "sampling.json"
 SHARD_ROWS = 32
 DRAWN = {"images": List(ImageFeature()), "paths": List(Value("binary"))}
 """Columns that are added to those of a caption."""
-PAIRS = Features({"caption": Value("string"), "image_chosen": ImageFeature(), "image_rejected": ImageFeature()})
 # What changes no picture.
 _WITHOUT_EFFECT = ("data", "model", "out", "shard")
 
@@ -114,9 +113,10 @@ def write_shard(options: SampleDenoiserOptions, source: TextToImage, rows: Datas
 
 
 def make_pairs(rows: Dataset, made: Sequence[Sequence[Mapping[str, Any]]]) -> Dataset:
-    """Set each row's own picture against those that were made."""
+    """Set each row's own picture, as it stands there, against those that were made."""
+    kinds = Features({"caption": Value("string"), "image_chosen": rows.features["image"], "image_rejected": ImageFeature()})
     pairs = [(row["caption"], row["image"], picture) for row, pictures in zip(rows, made, strict=True) for picture in pictures]
-    return Dataset.from_dict({name: [pair[number] for pair in pairs] for number, name in enumerate(PAIRS)}, features=PAIRS)
+    return Dataset.from_dict({name: [pair[number] for pair in pairs] for number, name in enumerate(kinds)}, features=kinds)
 
 
 def add_drawn(rows: Dataset, columns: Mapping[str, Sequence[Sequence[Any]]]) -> Dataset:

@@ -3,6 +3,7 @@
 Shape legend: N = images, C = classes.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,11 @@ from mmalign.classifier.metrics import (
 )
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, write_whole
+from mmalign.files import RUN_FILE, read_json_object, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.classifier import EvaluateClassifierOptions, ExportClassifierOptions, ScoredImages, TuneMixingOptions
+from mmalign.runs.classifier import REPORT_FILE
+from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.run_record import read_record
 from mmalign.tables import text_table
 
@@ -42,6 +45,9 @@ def run_evaluate(options: EvaluateClassifierOptions) -> None:
     data = load_scored(options)
     if options.class_map is not None:
         data = data.rename_classes(read_class_names(options.class_map, data.classes), what=str(options.class_map))
+    # What can't be used is told before the first image is looked at.
+    shifted = {path: load_other(options, path).with_classes(model.settings.classes, what=str(path)) for path in options.shifted_data}
+    foreign = {path: load_foreign(options, path, model) for path in options.foreign_data}
     images = decode_scored(options, data, model)
     teacher = None
     if options.teacher_logits is not None:
@@ -53,10 +59,10 @@ def run_evaluate(options: EvaluateClassifierOptions) -> None:
     print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
     print(format_scores(scores))
     result: dict[str, Any] = {"num_images": len(images.ids), "split": options.split, "scores": scores}
-    if options.shifted_data:
-        result["shifted"] = {str(path): score_shifted(options, path, model) for path in options.shifted_data}
-    if options.foreign_data:
-        result["foreign"] = {str(path): score_foreign(options, path, model, logits) for path in options.foreign_data}
+    if shifted:
+        result["shifted"] = {str(path): score_shifted(options, path, other, model) for path, other in shifted.items()}
+    if foreign:
+        result["foreign"] = {str(path): score_foreign(options, path, other, model, logits) for path, other in foreign.items()}
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
         write_whole(options.out, json.dumps(result, indent=1))
@@ -73,9 +79,26 @@ def score_among(
     return score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
 
 
-def score_shifted(options: EvaluateClassifierOptions, path: Path, model: DualHead) -> dict[str, Any]:
+def load_other(options: EvaluateClassifierOptions, path: Path) -> LabeledImages:
+    """Read another set than ``--data``."""
+    return load_labeled_images(path, split=options.split, column=options.label_column)
+
+
+def load_foreign(options: EvaluateClassifierOptions, path: Path, model: DualHead) -> LabeledImages:
+    """Read images of none of the classes.
+
+    Raises:
+        ValueError: If some are of a class that the classifier knows.
+    """
+    data = load_other(options, path)
+    if shared := sorted(set(data.classes) & set(model.settings.classes)):
+        raise UserError(f"{path} has images of {', '.join(shared)}, which the classifier knows; expected images of other classes")
+    return data
+
+
+def score_shifted(options: EvaluateClassifierOptions, path: Path, data: LabeledImages, model: DualHead) -> dict[str, Any]:
     """Score another set of the classifier's classes, among those that it has."""
-    images = decode_scored(options, load_labeled_images(path, split=options.split, column=options.label_column), model)
+    images = decode_for(options, data, model)
     logits = compute_logits(model, images, batch_size=options.batch_size)
     listed = np.unique(images.labels).tolist()
     print(f"\n{path}: {len(images.ids)} images")
@@ -85,12 +108,9 @@ def score_shifted(options: EvaluateClassifierOptions, path: Path, model: DualHea
 
 
 def score_foreign(
-    options: EvaluateClassifierOptions, path: Path, model: DualHead, logits: tuple[Tensor, Tensor]
+    options: EvaluateClassifierOptions, path: Path, data: LabeledImages, model: DualHead, logits: tuple[Tensor, Tensor]
 ) -> dict[str, dict[str, float] | int]:
     """Score how images of none of the classes are told from those of ``logits``, by each head's largest probability."""
-    data = load_labeled_images(path, split=options.split, column=options.label_column)
-    if shared := sorted(set(data.classes) & set(model.settings.classes)):
-        raise UserError(f"{path} has images of {', '.join(shared)}, which the classifier knows; expected images of other classes")
     images = decode_for(options, data, model)
     outside = find_probabilities(model, compute_logits(model, images, batch_size=options.batch_size))
     inside = find_probabilities(model, logits)
@@ -115,10 +135,23 @@ def run_tune(options: TuneMixingOptions) -> None:
     if (options.model / RUN_FILE).is_file() and images.fingerprint == read_record(options.model).get("test_images"):
         raise UserError(f"{options.data} are the test images of {options.model}; the mixing may be tuned on validation images only")
     logits = compute_logits(model, images, batch_size=options.batch_size)
-    tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
+    grid = tune_mixing(model, logits, torch.from_numpy(images.labels), source=f"{options.data.name} ({options.split})")
     write_config(options.model, model.settings)
+    retell(options.model, model, grid)
     mixing = model.settings.mixing
     print(f"ce_head_weight {mixing.ce_head_weight:g}, kd_head_temperature {mixing.kd_head_temperature:g}, {mixing.source}")
+
+
+def retell(folder: Path, model: DualHead, grid: list[list[float]]) -> None:
+    """Take the scores of the former mixing out of a run's report and card, and say how the heads are mixed now."""
+    if not ((folder / RUN_FILE).is_file() and (folder / REPORT_FILE).is_file()):
+        return
+    report = read_json_object(folder / REPORT_FILE)
+    for part in ("validation", "test"):
+        report.get(part, {}).pop("mixed", None)
+    report |= {"mixing": dataclasses.asdict(model.settings.mixing), "mixing_grid": grid}
+    write_whole(folder / REPORT_FILE, json.dumps(report, indent=1))
+    write_classifier_card(folder, model, read_record(folder), report)
 
 
 def load_scored(options: ScoredImages) -> LabeledImages:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from mmalign.classifier.class_names import check_words, match_classes, match_words, read_class_names
+from mmalign.errors import UserError
 
 WORDNET = ("n01440764", "n01443537", "n01484850")
 WORDS = ("tench", "goldfish", "great white shark")
@@ -97,6 +98,17 @@ def test_tables_that_do_not_fit_are_refused(tmp_path: Path, name: str, text: str
         read_class_names(tmp_path / name, WORDNET)
     with pytest.raises(ValueError, match="not found"):
         read_class_names(tmp_path / "nowhere.txt", WORDNET)
+
+
+def test_a_list_of_names_is_refused_for_folders_called_by_numbers(tmp_path: Path) -> None:
+    """Folders 1 to 12 come as 1, 10, 11, 12, 2: nobody lists names so."""
+    folders = sorted(str(number) for number in range(1, 13))
+    (tmp_path / "list.txt").write_text("\n".join(f"name {number}" for number in range(1, 13)))
+    with pytest.raises(UserError, match=r"called by numbers, in the order 1, 10, 11, 12, .*; write the class before each name"):
+        read_class_names(tmp_path / "list.txt", folders)
+    (tmp_path / "mapping.txt").write_text("\n".join(f"{number} name {number}" for number in range(1, 13)))
+    assert read_class_names(tmp_path / "mapping.txt", folders) == tuple(f"name {number}" for number in folders)
+    assert read_class_names(tmp_path / "list.txt", [f"{number:02}" for number in range(1, 13)])[1] == "name 2"
 
 
 def test_names_that_tell_a_text_tower_nothing() -> None:

@@ -14,10 +14,11 @@ from mmalign.classifier.backbone import read_tower_config
 from mmalign.classifier.dual_head import DualHead, DualHeadConfig, Mixing, Preprocessing, load_dual_head
 from mmalign.classifier.export import MixedClassifier, export_classifier
 from mmalign.classifier.student import init_heads_from_text, load_pretrained_backbone
+from mmalign.errors import UserError
 from mmalign.losses.classifier import label_cross_entropy, mix_probabilities, teacher_kl
 from mmalign.models.contrastive import build_clip
 from mmalign.worlds.tokenizer import train_tokenizer
-from tests.tiny_classifiers import CLASSES, build_tiny_classifier
+from tests.tiny_classifiers import CLASSES, RESNET, build_tiny_classifier
 
 SHAPES: list[dict[str, Any]] = [
     {},
@@ -149,6 +150,27 @@ def test_text_start_with_the_same_encoder_is_the_zero_shot_teacher(clip: tuple[P
         teacher = 100 * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).t()
         torch.testing.assert_close(model(pixels).kd_logits, teacher, atol=1e-4, rtol=1e-5)
         torch.testing.assert_close(model(pixels).ce_logits, image @ F.normalize(text, dim=-1).t(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "values", "message"),
+    [
+        ("vit_tiny_patch16_224", {"depth": 1}, r"can't take images of 32 x 32 pixels .*: '{img_size: 32}'"),
+        ("resnet10t", {**RESNET, "in_chans": 1}, "can't take images of 32 x 32 pixels"),
+        ("resnet10t", {**RESNET, "features_only": True}, "gives features of shape list; expected one vector per image"),
+        ("resnet10t", {**RESNET, "global_pool": ""}, r"gives features of shape \(1, 16, 1, 1\); expected one vector per image"),
+        ("resnet10t", {**RESNET, "num_classes": 7}, "got multiple values for keyword argument 'num_classes'"),
+        ("resnet10t", {"channels": [4, 8, 8, 16], "stem_width:4": None}, "'stem_width:4' without a value; .* with the space"),
+    ],
+)
+def test_backbones_that_give_no_vector_are_named(architecture: str, values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        build_tiny_classifier(architecture=architecture, backbone=values)
+
+
+def test_a_tower_refuses_images_of_another_size() -> None:
+    with pytest.raises(UserError, match=r"can't take images of 32 x 32 pixels \(.*28\*28"):
+        build_tiny_classifier(tower=True, preprocessing=Preprocessing(image_size=32, resize_size=32))
 
 
 def test_bad_models_are_named(tmp_path: Path) -> None:

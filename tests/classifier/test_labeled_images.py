@@ -23,6 +23,7 @@ from mmalign.classifier.splits import LabelSplit, draw_split, load_split, save_s
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.errors import UserError
+from mmalign.held import holding
 from mmalign.options.classifier import SetName
 from tests.tiny_models import random_image
 
@@ -65,6 +66,64 @@ def test_class_folders_parquet_and_saved_sets_say_the_same(tmp_path: Path) -> No
         assert len(load_labeled_images(source, split="test")) == 2
     assert load_labeled_images(tmp_path / "hub").fingerprint() == load_labeled_images(tmp_path / "hub").fingerprint()
     assert load_labeled_images(tmp_path / "hub").fingerprint() != load_labeled_images(tmp_path / "hub", split="test").fingerprint()
+
+
+def test_tables_that_cant_be_used_are_refused_with_their_name(tmp_path: Path) -> None:
+    kinds = {"image": ImageFeature(), "label": ClassLabel(names=NAMES)}
+    row = {"image": [random_image(0)], "label": [0]}
+
+    def save(name: str, rows: dict[str, list], **other: object) -> Path:
+        path = tmp_path / name / "train-00000-of-00002.parquet"
+        path.parent.mkdir()
+        Dataset.from_dict(rows, features=Features({**kinds, **other})).to_parquet(path)
+        return path
+
+    damaged = tmp_path / "damaged.parquet"
+    damaged.write_bytes(b"PAR1 and no more")
+    saved = tmp_path / "saved"
+    build_dataset().save_to_disk(saved)
+    (saved / "state.json").write_text("{")
+    several = save("several", row).parent
+    Dataset.from_dict(row, features=Features({**kinds, "label": ClassLabel(names=NAMES[::-1])})).to_parquet(several / "train-00001.parquet")
+    for source, reason in (
+        (damaged, "damaged.parquet can't be read as parquet"),
+        (saved, "can't be read as save_to_disk writes it"),
+        (several, "hold column label in forms that don't go together"),
+        (save("empty", {"image": [], "label": []}), "has no rows"),
+        (save("unlabelled", {**row, "label": [None]}), "column label has the value None"),
+        (save("words", {**row, "label": ["cat"]}, label=Value("string")), "or a column of text or whole numbers that --label-column names"),
+        (save("bytes", {**row, "image": [b"GIF"]}, image=Value("binary")), r"and none of type Image; .* cast_column\(NAME, Image\(\)\)"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            load_labeled_images(source)
+
+
+def test_paths_of_images_are_followed_in_memory_alone(tmp_path: Path) -> None:
+    """``load_dataset("imagefolder")`` has paths; ``to_parquet`` writes them as they are, ``save_to_disk`` the images."""
+    save_folders(tmp_path / "images", 2)
+    files = [str(tmp_path / "images" / name / f"{i}.png") for name in NAMES for i in range(2)]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=NAMES)})
+    dataset = Dataset.from_dict({"image": files, "label": [0, 0, 1, 1]}, features=features)
+    dataset.to_parquet(tmp_path / "paths.parquet")
+    dataset.save_to_disk(tmp_path / "saved")
+    with pytest.raises(UserError, match=r"paths.parquet holds no bytes of images, only paths such as .*0.png; save_to_disk stores both"):
+        load_labeled_images(tmp_path / "paths.parquet")
+    rejects = Rejects(tmp_path / "rejects.jsonl", max_share=0.0)
+    with holding({"memory:data": dataset}):
+        found = load_labeled_images(Path("memory:data"))
+    cached = [cache_images(one, tmp_path, side=8, rejects=rejects) for one in (found, load_labeled_images(tmp_path / "saved"))]
+    assert np.array_equal(cached[0].pixels, cached[1].pixels)
+
+
+def test_numbered_tables_of_a_folder_are_one_set(tmp_path: Path) -> None:
+    for split, number in (("train", 2), ("test", 1)):
+        (tmp_path / split).mkdir()
+        for part in range(number):
+            rows = {"img": [random_image(part)], "fine_label": [part]}
+            features = Features({"img": ImageFeature(), "fine_label": ClassLabel(names=NAMES)})
+            Dataset.from_dict(rows, features=features).to_parquet(tmp_path / split / f"000{part}.parquet")
+    assert load_labeled_images(tmp_path / "train").labels.tolist() == [0, 1]
+    assert len(load_labeled_images(tmp_path / "test", split="validation")) == 1
 
 
 def test_fine_grained_sets_by_name(tmp_path: Path) -> None:

@@ -178,6 +178,14 @@ def test_gradient_cosine_by_hand() -> None:
     assert counts == [1.0, 0.0, 1.0]
 
 
+def test_agreement_counts_where_the_teacher_says_something() -> None:
+    teacher = build_teacher_logits()
+    teacher.logits[:6] = torch.nan
+    model, method = build_method(cached=teacher)
+    batch = method.collate([rows_of(8)[i] for i in range(4)])
+    assert method.compute(model, batch).metrics["dual_head/teacher_agreement"].count == 4
+
+
 @pytest.mark.parametrize(
     ("form", "options", "message"),
     [
@@ -185,6 +193,7 @@ def test_gradient_cosine_by_hand() -> None:
         ("ce-only", {"cached": build_teacher_logits()}, "form ce-only has no use for a teacher, and one is given"),
         ("dual-head", {"fixed_views": 3}, "the teacher's logits are of 1 views and 3 are asked for"),
         ("feature-kd", {"cached": ClassLogits(torch.zeros(NUMBER, 1, 3), None, "x")}, "needs the teacher's features"),
+        ("kd-only", {"cached": ClassLogits(torch.full((NUMBER, 1, 3), torch.nan), None, "x")}, "logits are not finite of any"),
         ("dual-head", {"label_weight": 1.5}, r"label_weight is 1.5; expected a share in \[0, 1\]"),
     ],
 )

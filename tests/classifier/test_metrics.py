@@ -6,7 +6,8 @@ import math
 import pytest
 import torch
 
-from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES, score_probabilities, search_mixing
+from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES, score_classifier, score_probabilities, search_mixing
+from tests.tiny_classifiers import build_tiny_classifier
 
 
 def test_scores_by_hand() -> None:
@@ -21,6 +22,14 @@ def test_scores_by_hand() -> None:
 
 def test_sure_and_right_is_calibrated() -> None:
     assert score_probabilities(torch.eye(3), torch.arange(3)) == pytest.approx({"accuracy": 1, "ece": 0, "nll": 0})
+
+
+def test_a_teacher_is_scored_where_it_says_something() -> None:
+    model, labels = build_tiny_classifier(), torch.tensor([0, 1, 2])
+    logits = torch.eye(3), torch.eye(3)
+    teacher = torch.tensor([[9.0, 0, 0], [torch.nan] * 3, [9.0, 0, -torch.inf]])
+    assert score_classifier(model, logits, labels, teacher=teacher)["teacher"]["accuracy"] == 0.5
+    assert "teacher" not in score_classifier(model, logits, labels, teacher=torch.full((3, 3), torch.nan))
 
 
 def test_search_takes_the_first_of_equals() -> None:

@@ -1,7 +1,9 @@
 """``mmalign classifier train`` from images to a report, an export and a tuned mixing; what it refuses."""
 
+import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from mmalign.cli import main
 from mmalign.data.images import digest_images, load_image
 from mmalign.options.classifier import EvaluateClassifierOptions
 from mmalign.runs.saved_classifier import decode_scored, load_scored
+from tests.classifier.test_teachers import save_timm
 from tests.conftest import REPOSITORY
 from tests.tiny_classifiers import save_part, save_tiny_clip
 from tests.tiny_models import random_image
@@ -106,8 +109,17 @@ def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_p
     # Under another name they are still the images that the run was tested on.
     assert main([*words, str(photos / "test.parquet")]) == 2
     assert "are the test images of" in capsys.readouterr().err
-    assert main([*words, str(photos)]) == 0
-    assert "tuned on 9 images" in load_dual_head(trained).settings.mixing.source
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    assert main(["classifier", "tune", str(copy), "--cache", str(tmp_path), "--data", str(photos)]) == 0
+    mixing = load_dual_head(copy).settings.mixing
+    assert mixing.source.startswith("tuned on 9 images of photos")
+    # What the former mixing scored is no longer said of the model.
+    report, card = json.loads((copy / "classifier.json").read_text()), (copy / "README.md").read_text()
+    assert report["mixing"] == dataclasses.asdict(mixing)
+    assert report["test"].keys() == {"ce_head", "kd_head", "published"}
+    assert mixing.source in card
+    assert "(mixed)" not in card
 
 
 def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -125,12 +137,29 @@ def test_export(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (["--form", "ce-only", "--shots", "1", "--label-share", "0.1"], "shots, label_share of --shots"),
         (["--form", "fixmatch", "--shots", "1", "--teacher", "x"], "form fixmatch has no use for --teacher"),
         (["--teacher", "x", "--teacher-kind", "logits", "--teacher-mode", "live", "--shots", "1"], "can't look at live views"),
+        (["--form", "ce-only", "--shots", "1", "--gradient-checkpointing"], "gradient_checkpointing is for language models"),
         (["--teacher", "nowhere/at/all", "--teacher-kind", "classifier", "--shots", "1"], "no classifier at nowhere/at/all"),
     ],
 )
 def test_options_that_do_not_fit(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str) -> None:
     assert train(photos, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
+
+
+def test_logits_are_scored_again_where_classes_are_matched_by_other_words(photos: Path, tmp_path: Path) -> None:
+    """Who mends a table of names is not taught by what the wrong one gave."""
+    about = {"label_names": ["n1", "n2", "n3"], "label_descriptions": {"n1": "cat", "n2": "hound", "n3": "frog"}}
+    source = save_timm(tmp_path / "teacher", 3, input_size=(3, 32, 32), **about)
+    found = []
+    for words in ('{"cat": "hound", "dog": "cat", "frog": "frog"}', '{"cat": "cat", "dog": "hound", "frog": "frog"}'):
+        names = tmp_path / f"names{len(found)}.json"
+        names.write_text(words)
+        out = tmp_path / f"out{len(found)}"
+        teacher = ["--teacher", source, "--teacher-kind", "timm", "--class-names", str(names), "--shots", "2"]
+        assert train(photos, out, *teacher, "--cache", str(tmp_path / "cache"), "--max-steps", "1") == 0
+        path = max((tmp_path / "cache").glob("teacher-*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        found.append(load_file(path)["logits"][0, 0].round().tolist())
+    assert found == [[1, 0, 2], [0, 1, 2]]
 
 
 def test_classifier_of_other_classes_is_no_teacher(photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

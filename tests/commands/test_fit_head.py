@@ -118,6 +118,25 @@ def test_teacher_votes(fitted: Path, photos: Path, teacher: list[str], tmp_path:
     assert all(torch.equal(one, backbones[1][name]) for name, one in backbones[0].items())
 
 
+@pytest.mark.parametrize("kernel", ["hilbert", "ridge"])
+def test_images_that_the_teacher_says_nothing_of_are_no_support(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kernel: str
+) -> None:
+    data = load_labeled_images(photos)
+    logits = 8 * torch.eye(3)[torch.from_numpy(data.labels)]
+    logits[:20] = torch.nan
+    save_class_logits(tmp_path / "some.safetensors", ids=data.ids, classes=data.classes, logits=logits, source="some")
+    save_class_logits(tmp_path / "none.safetensors", ids=data.ids, classes=data.classes, logits=logits * torch.nan, source="none")
+    words = ["--shots", "1", "--labels", "teacher", "--kernel", kernel, "--validation-data", str(photos), "--teacher-kind", "logits"]
+    assert fit(photos, tmp_path / kernel, *words, "--teacher", str(tmp_path / "some.safetensors")) == 0
+    report, split = (json.loads((tmp_path / kernel / name).read_text()) for name in ("classifier.json", "split.json"))
+    assert report["num_support"] == sum(int(name.removeprefix("train")) >= 20 for name in split["unlabeled"])
+    # Ten images of noisy colours tell most of the others.
+    assert report["validation"]["ce_head"]["accuracy"] > 0.6
+    assert fit(photos, tmp_path / "none", *words, "--teacher", str(tmp_path / "none.safetensors")) == 2
+    assert "no unlabelled image has logits that are finite" in capsys.readouterr().err
+
+
 def test_one_shot_has_nothing_to_leave_out(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(photos, tmp_path / "a", "--shots", "1") == 2
     assert "no class has two labelled images" in capsys.readouterr().err

@@ -9,7 +9,9 @@ import timm
 import torch
 from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file, save_file
+from timm.models import save_for_hf
 
+from mmalign.classifier.backbone import build_backbone, load_weights
 from mmalign.classifier.class_logits import save_class_logits
 from mmalign.classifier.detection import score_detection
 from mmalign.classifier.dual_head import load_dual_head
@@ -73,6 +75,31 @@ def test_backbone_starts_from_a_file(photos: Path, teacher: list[str], weights: 
     assert f"resnet10t with the weights of {weights}" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_weights_of_a_classifier_with_two_heads_leave_both_out(tmp_path: Path) -> None:
+    size = {"img_size": 32, "depth": 1}
+    own = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=5, **size).state_dict()
+    save_file(own, tmp_path / "deit.safetensors")
+    backbone = build_backbone("timm", "deit_tiny_distilled_patch16_224", size)
+    load_weights(backbone, tmp_path / "deit.safetensors")
+    assert own.keys() - backbone.state_dict().keys() == {f"{head}.{part}" for head in ("head", "head_dist") for part in ("weight", "bias")}
+    assert all(torch.equal(value, own[name]) for name, value in backbone.state_dict().items())
+
+
+def test_a_classifier_does_without_the_folder_that_its_backbone_came_from(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    save_for_hf(timm.create_model("resnet10t", num_classes=7, **RESNET), source, model_args=RESNET, safe_serialization=True)
+    values = json.loads((source / "config.json").read_text())
+    values["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
+    (source / "config.json").write_text(json.dumps(values))
+    words = ["--shots", "2", "--form", "ce-only", "--freeze-backbone", "--backbone", f"local-dir:{source}", "--out", str(tmp_path / "out")]
+    assert main(["classifier", "train", "--data", str(photos), *STEPS, *words]) == 0
+    own = load_file(source / "model.safetensors")
+    source.rename(tmp_path / "elsewhere")
+    model = load_dual_head(tmp_path / "out")
+    assert (model.settings.architecture, model.settings.preprocessing.mean) == ("resnet10t", (0.1, 0.2, 0.3))
+    assert all(torch.equal(value, own[name]) for name, value in model.backbone.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -134,5 +161,13 @@ def test_sets_that_are_shifted_and_foreign(photos: Path, teacher: list[str], tmp
     assert result["foreign"][str(foreign)]["ce_head"] == pytest.approx(expected)
     assert result["foreign"][str(foreign)].keys() == {"num_images", "ce_head", "kd_head", "mixed"}
 
-    assert main([*words, "--foreign-data", str(photos / "validation.parquet")]) == 2
-    assert "has images of cat, dog, frog, which the classifier knows" in capsys.readouterr().err
+    capsys.readouterr()
+    for more, reason in (
+        (["--foreign-data", str(photos / "validation.parquet")], "has images of cat, dog, frog, which the classifier knows"),
+        (["--shifted-data", str(foreign)], "and the classes are cat, dog, frog (3); expected no other class"),
+    ):
+        assert main([*words, *more]) == 2
+        told = capsys.readouterr()
+        assert reason in told.err
+        # Before the first image is looked at.
+        assert "mixing" not in told.out

@@ -12,6 +12,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 from safetensors.torch import load_file
+from torch.utils import checkpoint
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
@@ -375,6 +376,38 @@ def test_pairs_with_own_samples(pipelines: Path, tmp_path: Path) -> None:
     assert all(np.array_equal(load_image(image), row["image"]) for image, row in zip(rows["image_chosen"], single_rows(3), strict=True))
     trained = words(pipelines / "pixel", tmp_path / "samples" / "samples.parquet", tmp_path / "ddo", "--objective", "ddo", "--beta", "10")
     assert main(trained) == 0
+
+
+def test_paths_of_the_datas_pictures_stay_paths_in_pairs(pipelines: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    rows = [{"caption": row["caption"], "image": f"{i}.png"} for i, row in enumerate(single_rows(2))]
+    for i, row in enumerate(single_rows(2)):
+        row["image"].save(tmp_path / "images" / f"{i}.png")
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    out = tmp_path / "samples"
+    command = ["sample-denoiser", str(tmp_path / "rows.json"), "--model", str(pipelines / "latent"), "--out", str(out), "--pairs"]
+    assert main([*command, "--sampling-steps", "2"]) == 0
+    assert load_rows(out / "samples.parquet")["image_chosen"][:] == ["0.png", "1.png"]
+    more = ["--image-root", str(tmp_path / "images")]
+    assert main(words(pipelines / "latent", out / "samples.parquet", tmp_path / "dpo", *more, steps=1)) == 0
+
+
+@pytest.mark.parametrize("lora", [[], ["--lora-rank", "2"]], ids=["full", "lora"])
+@pytest.mark.parametrize("model", ["latent", "transformer"])
+def test_gradient_checkpointing_changes_no_number(
+    pipelines: Path, pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, lora: list[str]
+) -> None:
+    """The network computes its blocks a second time, and the steps are the same."""
+    calls: list[int] = []
+    original = checkpoint.checkpoint
+    monkeypatch.setattr(checkpoint, "checkpoint", lambda *given, **options: calls.append(1) or original(*given, **options))
+    for name, more in (("plain", []), ("checkpointed", ["--gradient-checkpointing"])):
+        assert main(words(pipelines / model, pairs, tmp_path / name, *lora, *more, steps=2)) == 0
+        assert bool(calls) == bool(more)
+    plain, again = (read_steps(tmp_path / name) for name in ("plain", "checkpointed"))
+    for one, other in zip(plain, again, strict=True):
+        for key in ("loss", "grad_norm"):
+            assert one[key] == pytest.approx(other[key], rel=1e-5)
 
 
 def test_a_learned_target_samples_as_its_fixed_one() -> None:

@@ -140,7 +140,14 @@ NAMES = Section(
     "`--class-names FILE` says what a text tower's prompts call classes whose names are WordNet ids or numbers.",
     (
         Form("Lines", "classnames.txt", "n01440764 tench\nn01443537 goldfish\n", read_names, expected=("tench", "goldfish")),
-        Form("Names alone", "names.txt", "tench\ngoldfish\n", read_names, expected=("tench", "goldfish"), note="In the classes' order."),
+        Form(
+            "Names alone",
+            "names.txt",
+            "tench\ngoldfish\n",
+            read_names,
+            expected=("tench", "goldfish"),
+            note="In the classes' order; not for folders called by numbers that are out of order, as 1, 10, 2 are.",
+        ),
         Form(
             "Numbered names",
             "names.txt",

@@ -128,6 +128,12 @@ def test_pairs_lists_and_captions_train(built: tuple[Any, Any], chameleon_dir: P
     assert sums[1][0] - sums[1][1] > sums[0][0] - sums[0][1]
 
 
+def test_an_adapter_has_no_place(chameleon_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = save_pictures(tmp_path / "a.parquet", picture_pairs(2))
+    assert train(chameleon_dir, rows, tmp_path / "out", "--pictures", "--lora-rank", "2", kind="preference") == 2
+    assert "has no language_model of its own; leave --lora-rank out" in capsys.readouterr().err
+
+
 def test_words_are_not_scored(built: tuple[Any, Any]) -> None:
     text = EncodedPrompt([1, 5], [[6, 7]], [[True, True]], {}, {})
     with pytest.raises(UserError, match="its words can't be scored; use --pictures"):

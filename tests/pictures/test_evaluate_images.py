@@ -61,6 +61,22 @@ def test_it_reads_drawings_that_it_has_not_seen(world: Path, reader: Path) -> No
     assert shares[1] < 0.1
 
 
+def test_a_damaged_reader_is_named(tmp_path: Path) -> None:
+    save_reader(DrawingReader(2, 3), tmp_path, {})
+    sizes, weights = tmp_path / "reader.json", tmp_path / "reader.safetensors"
+    for path, content, reason in (
+        (sizes, b'{"num_kinds": 5, "num_colours": 3}', "the weights of the reader .* can't be used: .*size mismatch"),
+        (sizes, b'{"num_kinds": 2}', "reader.json is not of the form expected: 'num_colours' is missing"),
+        (weights, b"{", "the weights of the reader .* can't be used"),
+    ):
+        held = path.read_bytes()
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=f"(?s){reason}"):
+            load_reader(tmp_path)
+        path.write_bytes(held)
+    assert load_reader(tmp_path).num_colours == 3
+
+
 def test_likelihood_by_hand(world: Path, reader: Path) -> None:
     """Of the kind of each quarter, 0 = none, and of each object's colour; a right drawing is likelier than one with a fault."""
     rows = Dataset.from_parquet(str(world / "drawings" / "drawn_pairs.parquet"))

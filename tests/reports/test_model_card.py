@@ -70,6 +70,14 @@ def test_metadata_is_valid_and_complete(tmp_path: Path) -> None:
     assert results == [("pope", HASH, "pope/f1", 0.8125), ("pope", HASH, "pope/random/f1", 0.9)]
 
 
+def test_metrics_of_several_modes_stay_apart(tmp_path: Path) -> None:
+    modes = {"ce head": 0.5, "kd head": 0.25}
+    results = [dataclasses.replace(card_results(RESULT)[0], mode=mode, value=value) for mode, value in modes.items()]
+    _, card = write(tmp_path, evaluation=results)
+    found = [(r.dataset_name, r.metric_value) for r in card.data.eval_results]
+    assert found == [("pope (ce head)", 0.5), ("pope (kd head)", 0.25)]
+
+
 @pytest.mark.parametrize(
     ("kind", "library", "task"),
     [("adapter", "peft", "image-text-to-text"), ("contrastive", "transformers", "zero-shot-image-classification")],
