@@ -1,5 +1,6 @@
 """Training on rewards of answers that the policy samples at each step; the answers to a question are trained on as one shared row."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,8 @@ from mmalign.options.methods import OnlineLossOptions, OnlineOptions
 from mmalign.rewards.groups import Group, Reward, Rewards, mark_right, read_group, score_groups, win_rates
 from mmalign.rewards.registry import build_reward
 from mmalign.training.method import Method, MethodOutput, Sum
+
+logger = logging.getLogger(__name__)
 
 
 class _Row(NamedTuple):
@@ -59,6 +62,7 @@ class OnlineMethod(Method):
         self.processor, self.options, self.learner, self.reward, self._seed = processor, options, learner, reward, seed
         self.columns, self.passes = tuple(reward.columns), options.passes
         self._held = HeldAnswers(options.passes)
+        self._warned = False
         drawn = Sampling(options.temperature, options.top_p, options.top_k, answers=options.samples)
         decoding = Among(drawn, len(processor.tokenizer), image_token_ids(processor))
         pad = processor.tokenizer.pad_token_id
@@ -140,7 +144,18 @@ class OnlineMethod(Method):
 
     def _ask(self, model: nn.Module, rows: Sequence[_Row], seeds: Sequence[int]) -> Held:
         answers = self._sampler.answer(model, [row.encoded for row in rows], seeds)
-        return Held(answers, score_groups(self.reward, self._groups(rows, answers), name=self.options.reward))
+        rewards = score_groups(self.reward, self._groups(rows, answers), name=self.options.reward)
+        if not self._warned and all(value is None for group in rewards for value in group):
+            self._warned = True
+            count, first = sum(map(len, rewards)), rows[0].question.id
+            logger.warning(
+                "reward %s scored none of %d answers (row %s ...), so that nothing is learned from them; a training goes on so without "
+                "another word: look at online/unscored",
+                self.options.reward,
+                count,
+                first,
+            )
+        return Held(answers, rewards)
 
     def _seeds(self, rows: Sequence[_Row], *, step: int) -> list[int]:
         return [draw(self._seed, step, row.encoded).seed for row in rows]

@@ -221,6 +221,15 @@ def test_answers_without_a_score_leave_their_group() -> None:
     assert metrics["online/reward"].count == sum(map(len, scored))
 
 
+def test_a_reward_that_scores_no_answer_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    method, model = build("grpo")
+    method.reward.score = lambda text: None
+    for step in range(2):
+        complete(method, model, questions(), step=step)
+    (told,) = [one.getMessage() for one in caplog.records if "scored none" in one.getMessage()]
+    assert told.startswith("reward answers scored none of 12 answers (row q0 ...)")
+
+
 def test_right_and_wrong_and_win_rates() -> None:
     with pytest.raises(ValueError, match=r"row q0, reward answers: scores hold .*; objective disco expects 1 .*; --correct X makes"):
         complete(*build("disco", WordReward(counts=True)), questions())
