@@ -61,6 +61,8 @@ class Combination:
         # PEFT takes the first adapter's form of scale along, and means a scale of 1.
         self.model.peft_config[_COMBINED].use_rslora = False
         self.model.save_pretrained(out, selected_adapters=[_COMBINED])
+        # PEFT's card has nothing but headings to fill in, and publish would send it.
+        (out / "README.md").unlink(missing_ok=True)
 
 
 def _common_base(sources: Sequence[str]) -> str:

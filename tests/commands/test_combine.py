@@ -71,6 +71,8 @@ def test_the_sum_of_matrices_is_exact(adapters: list[Path], tiny_llava_dir: Path
     found = changes(tmp_path / "sum", scale=1.0)
     assert found.keys() == one.keys()
     assert len(found) == 14
+    # PEFT's own is empty.
+    assert not (tmp_path / "sum" / "README.md").exists()
     for name, value in found.items():
         torch.testing.assert_close(value, 0.7 * one[name] + 0.3 * second[name], rtol=0, atol=1e-6)
     config = json.loads((tmp_path / "sum" / "adapter_config.json").read_text())
