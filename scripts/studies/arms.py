@@ -15,7 +15,7 @@ from pathlib import Path
 from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.study import SFT, StartCell, best_setting, main, run_missing, slug, write_json, write_run
+from scripts.studies.study import SFT, ArmCell, StartCell, best_setting, main, run_missing, slug, write_json, write_run
 from scripts.studies.world import headings, make_held_out, make_sft, measure, object_f1, read_metrics
 
 PARTS = ("chair", "pope")
@@ -39,18 +39,16 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Cell(ArmCell[Arm]):
     """One run: of the search where it has a learning rate, else of the comparison with the rate that the search found."""
 
-    arm: Arm
-    seed: int
     rate: str = ""
 
     def path(self, out: Path) -> Path:
         """The file of the finished run."""
         if self.rate:
             return out / "search" / slug(self.arm.name) / f"{self.rate}.json"
-        return out / "cells" / str(self.seed) / f"{slug(self.arm.name)}.json"
+        return super().path(out)
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,8 @@ ones are kept in --out and never run again. Cells run in order of importance, so
 """
 
 import argparse
-import contextlib
 import shutil
 import time
-from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,7 +25,6 @@ from safetensors import safe_open
 from mmalign.classifier.class_logits import load_class_logits, save_class_logits
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.splits import Indices, LabelSplit, draw_split, save_split
-from mmalign.cli import main as mmalign
 from mmalign.files import read_json
 from scripts.studies.dho_cells import (
     BATCH,
@@ -53,7 +50,7 @@ from scripts.studies.dho_domains import (
     teacher_file,
 )
 from scripts.studies.dho_page import write_page
-from scripts.studies.study import main, run_missing, write_json
+from scripts.studies.study import main, run_missing, run_mmalign, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "studies"
 # Two sizes of student; the teacher has a network of its own.
@@ -62,14 +59,6 @@ NETWORKS = {
     "medium": "{channels: [24, 48, 96, 192], stem_width: 12}",
     "teacher": "{channels: [24, 48, 96, 192], stem_width: 12}",
 }
-
-
-def run_mmalign(words: Sequence[str], log: Path) -> None:
-    """Run a command of mmalign in this process, its output in a file."""
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = mmalign(list(words))
-    if code != 0:
-        raise SystemExit(f"the study stopped at: mmalign {' '.join(words)}\n{log.read_text()[-2000:]}")
 
 
 def training_words(options: argparse.Namespace, network: str, *, steps: int, batch: int, data: Path | None = None) -> list[str]:

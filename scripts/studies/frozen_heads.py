@@ -19,8 +19,8 @@ from pathlib import Path
 from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.small_sets import draw_images, run_mmalign
-from scripts.studies.study import main, run_missing, slug, write_json
+from scripts.studies.small_sets import draw_images
+from scripts.studies.study import ArmCell, main, run_missing, run_mmalign, slug, write_json
 
 COMMAND = "python -m scripts.studies.frozen_heads --data cifar10 --weights parts/tower_timm.safetensors --processes 2 --report docs/studies"
 SEEDS = (0, 1, 2, 3, 4)
@@ -51,16 +51,7 @@ class Arm:
 ARMS = tuple(Arm(features, head) for features in FEATURES for head in HEADS)
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An arm and a seed."""
-
-    arm: Arm
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished run."""
-        return out / "cells" / str(self.seed) / f"{slug(self.arm.name)}.json"
+Cell = ArmCell[Arm]
 
 
 def list_cells(*, quick: bool, smoke: bool) -> list[Cell]:
@@ -83,7 +74,7 @@ def head_words(cell: Cell, options: argparse.Namespace) -> list[object]:
 
 def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     """Make and measure the head for each number of labels; what is saved of it is deleted."""
-    found, folder = {}, options.out / "runs" / f"{slug(cell.arm.name)}-{cell.seed}"
+    found, folder = {}, options.out / "runs" / cell.slug
     for name, shots in SHOTS.items():
         shutil.rmtree(folder, ignore_errors=True)
         labels = ["--shots", min(shots, 4) if options.smoke else shots, "--split-seed", cell.seed]

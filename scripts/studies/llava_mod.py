@@ -24,7 +24,7 @@ from pathlib import Path
 from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.study import main, read_sizes, run_missing, slug, write_json, write_run
+from scripts.studies.study import ArmCell, main, read_sizes, run_missing, slug, write_json, write_run
 from scripts.studies.world import BATCH, Condition, headings, make_pairs, make_start, measure, read_metrics, run
 
 CAPTION_NOISE = 0.58
@@ -108,16 +108,7 @@ ARMS = (
 BY_NAME = {arm.name: arm for arm in ARMS}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One measured model of a seed."""
-
-    arm: Arm
-    seed: int
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished run."""
-        return out / "cells" / str(self.seed) / f"{slug(self.arm.name)}.json"
+Cell = ArmCell[Arm]
 
 
 def teacher_folder(out: Path) -> Path:

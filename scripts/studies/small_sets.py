@@ -10,34 +10,22 @@
 """
 
 import argparse
-import contextlib
 import json
 import shutil
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from datasets import Dataset
 
-from mmalign.cli import main as mmalign
 from mmalign.files import read_json
 from scripts.studies.small_sets_grid import LABELS, NUM_IMAGES, Cell, Steps, count_steps, list_cells
 from scripts.studies.small_sets_page import write_page
-from scripts.studies.study import main, run_missing, write_dataset, write_json
+from scripts.studies.study import main, run_missing, run_mmalign, write_dataset, write_json
 
 PAGE = Path(__file__).resolve().parents[2] / "docs"
 NETWORK = {"channels": [16, 32, 64, 256], "stem_width": 8}
 REAL_IMAGES, SMOKE_IMAGES = 10_000, 120
 BATCH, TUNING_BATCH = 64, 32
-
-
-def run_mmalign(words: Sequence[object], log: Path) -> None:
-    """Run a command of mmalign in this process, its output in a file."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        code = mmalign(list(map(str, words)))
-    if code != 0:
-        raise SystemExit(f"the study stopped at: mmalign {' '.join(map(str, words))}\n{log.read_text()[-2000:]}")
 
 
 def draw_images(data: Path, out: Path, *, split: str, number: int) -> None:

@@ -1,11 +1,10 @@
 """What the study of small sets compares: what a network is pre-trained on, by seed."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 from mmalign.options.classifier import Augmentation
-from scripts.studies.study import slug
+from scripts.studies.study import ArmCell
 
 SEEDS = (0, 1, 2, 3, 4)
 NUM_IMAGES = 100
@@ -39,21 +38,8 @@ OTHERS = {
 """Arm -> those that it is compared with."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An arm and a seed: of the images drawn, of all weights, and of the labels."""
-
-    arm: Arm
-    seed: int
-
-    @property
-    def slug(self) -> str:
-        """Name of its files."""
-        return f"{slug(self.arm.name)}-{self.seed}"
-
-    def path(self, out: Path) -> Path:
-        """The file of the finished run."""
-        return out / "cells" / str(self.seed) / f"{slug(self.arm.name)}.json"
+Cell = ArmCell[Arm]
+"""The seed is of the images drawn, of all weights, and of the labels."""
 
 
 class Steps(NamedTuple):

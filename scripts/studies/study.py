@@ -5,6 +5,7 @@ stopped study resumes where it stopped. The page is written from the files alone
 """
 
 import argparse
+import contextlib
 import json
 import math
 import multiprocessing
@@ -26,6 +27,7 @@ import torch
 from datasets import Dataset, disable_progress_bars
 from transformers.utils import logging
 
+from mmalign.cli import main as mmalign
 from mmalign.files import RUN_FILE, read_json, whole, write_whole
 from scripts.studies.numbers import take_numbers, write_numbers
 
@@ -62,6 +64,23 @@ class Named(Protocol):
 
 
 AnyArm = TypeVar("AnyArm", bound=Named)
+
+
+@dataclass(frozen=True)
+class ArmCell(Generic[AnyArm]):
+    """An arm and a seed."""
+
+    arm: AnyArm
+    seed: int
+
+    @property
+    def slug(self) -> str:
+        """Name of its files beside those of other seeds."""
+        return f"{slug(self.arm.name)}-{self.seed}"
+
+    def path(self, out: Path) -> Path:
+        """The file of the finished run."""
+        return out / "cells" / str(self.seed) / f"{slug(self.arm.name)}.json"
 
 
 @dataclass(frozen=True)
@@ -120,6 +139,19 @@ def write_run(path: Path, metrics: Mapping[str, float], *, model: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(model / "train_log.json", path.with_suffix(".log.json"))
     write_json(path, metrics)
+
+
+def run_mmalign(words: Sequence[object], log: Path) -> None:
+    """Run a command of mmalign in this process, its output at the end of a file.
+
+    Raises:
+        SystemExit: If it fails, with the last lines.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+        code = mmalign(list(map(str, words)))
+    if code != 0:
+        raise SystemExit(f"the study stopped at: mmalign {' '.join(map(str, words))}\n{log.read_text()[-2000:]}")
 
 
 def quiet() -> None:
