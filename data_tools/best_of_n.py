@@ -13,7 +13,6 @@ Cost: no model is asked; some thousand rows per second.
 """
 
 import json
-import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.program import run_program
+from mmalign.data.numbers import is_finite
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 
@@ -123,7 +123,7 @@ def _read_scores(row: Mapping[str, Any], index: int, columns: Sequence[str]) -> 
         raise UserError(f"row {index} has {responses!r} as responses; expected a list of texts")
     for name in columns:
         values = row[name] if isinstance(row[name], list) else []
-        if len(values) != len(responses) or not all(isinstance(value, (int, float)) and math.isfinite(value) for value in values):
+        if len(values) != len(responses) or not all(map(is_finite, values)):
             raise UserError(f"row {index} has {len(responses)} responses, and {name} is {row[name]}; expected a finite number for each")
     return [[float(value) for value in row[name]] for name in columns]
 

@@ -19,6 +19,7 @@ from data_tools.conversion import ConversionOptions, Form, convert_files
 from data_tools.fields import field as read_field
 from data_tools.fields import images_of, number
 from data_tools.program import run_program
+from mmalign.data.numbers import is_finite
 from mmalign.errors import UserError
 
 
@@ -61,8 +62,8 @@ def pickapic(record: Mapping[str, Any], where: str) -> list[PicturePair]:
 def hpd(record: Mapping[str, Any], where: str) -> list[PicturePair]:
     """HPD v2 (arXiv:2306.09341), train.json: ``human_preference`` is 1 for the preferred picture of ``file_path`` (once ``image_path``)."""
     pictures, preference = images_of(record, "file_path", "image_path"), read_field(record, "human_preference", list)
-    if len(pictures) != len(preference) or not all(isinstance(value, (int, float)) for value in preference):
-        raise UserError(f"human_preference is {preference!r} for {len(pictures)} pictures; expected a number for each")
+    if len(pictures) != len(preference) or not all(map(is_finite, preference)):
+        raise UserError(f"human_preference is {preference!r} for {len(pictures)} pictures; expected a finite number for each")
     return _pairs(where, "hpd", read_field(record, "prompt", str), pictures, preference)
 
 

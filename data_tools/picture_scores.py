@@ -1,12 +1,12 @@
 """Scores of pictures of a caption: by a reader of drawings, or by a function of the user's."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL.Image import Image
 
+from mmalign.data.numbers import is_finite
 from mmalign.errors import UserError
 from mmalign.pictures.metrics import quarters_right
 from mmalign.pictures.reader import Objects, load_reader, read_objects
@@ -46,6 +46,6 @@ def _named(row: Mapping[str, Any]) -> Objects:
 
 
 def _checked(scores: list[Any], count: int, text: str) -> list[float]:
-    if len(scores) != count or not all(isinstance(score, (int, float)) and math.isfinite(score) for score in scores):
+    if len(scores) != count or not all(map(is_finite, scores)):
         raise UserError(f"scorer {text} gave {scores} for {count} pictures; expected a finite number for each")
     return [float(score) for score in scores]

@@ -7,7 +7,6 @@ A pair has ``images``, ``prompt``, ``chosen`` and ``rejected`` (conversational o
 ``question``. All accept ``image`` for ``images``.
 """
 
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from mmalign.data.messages import (
     text_of,
     without_images,
 )
+from mmalign.data.numbers import is_finite
 from mmalign.errors import UserError
 
 PAIR_COLUMNS = ("chosen", "rejected")
@@ -196,7 +196,7 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     if len(responses) < 2 or len(scores) != len(responses):
         raise UserError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
     for score in scores:
-        if not (isinstance(score, (int, float)) and abs(score) <= sys.float_info.max):
+        if not is_finite(score):
             raise UserError(f"scores hold {score!r}; expected finite numbers")
     if not sampled and len(set(responses)) < len(responses):
         raise UserError("two responses are the same text")
@@ -217,7 +217,7 @@ def read_items(raw: Mapping[str, Any], *, index: int, image_root: Path | None = 
     if len(raw["items"]) < 2 or len(relevance) != len(raw["items"]):
         raise UserError(f"row has {len(raw['items'])} items and {len(relevance)} grades of relevance; expected two or more, each with one")
     for grade in relevance:
-        if not (isinstance(grade, (int, float)) and abs(grade) <= sys.float_info.max):
+        if not is_finite(grade):
             raise UserError(f"relevance holds {grade!r}; expected finite numbers")
     if len(set(relevance)) == 1:
         raise UserError(f"every item has relevance {relevance[0]:g}: there is no preference to learn")

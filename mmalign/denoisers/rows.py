@@ -15,6 +15,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from mmalign.data.images import load_image
+from mmalign.data.numbers import is_finite
 from mmalign.data.pictures import read_caption
 from mmalign.errors import UserError
 
@@ -75,7 +76,7 @@ def read_number(raw: Mapping[str, Any], name: str, *, least: float = -math.inf) 
         UserError: If it holds none, or a smaller one.
     """
     value = raw[name]
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or value < least:
+    if not is_finite(value) or value < least:
         raise UserError(f"{name} is {value!r}; expected a finite number{f' from {least:g}' if math.isfinite(least) else ''}")
     return float(value)
 

@@ -3,7 +3,6 @@
 Shape legend: K = scored tokens, R = responses, two per pair and any number per list.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -26,6 +25,7 @@ from mmalign.data.caches import (
     digest_views,
 )
 from mmalign.data.encode import EncodedPrompt
+from mmalign.data.numbers import is_finite
 from mmalign.data.rows import check_columns
 from mmalign.engine.views import Views
 from mmalign.errors import UserError
@@ -90,7 +90,7 @@ class CachedReference:
         """
         for name in (*self.columns, *map(cell_logps, self.cells)):
             for value in _numbers(raw.get(name, [])):
-                if not (isinstance(value, (int, float)) and math.isfinite(value)):
+                if not is_finite(value):
                     raise UserError(f"{name} is {value!r}; expected a finite log-probability: score the pairs again")
 
     def check_text(self, raw: Mapping[str, Any], prompts: Sequence[EncodedPrompt]) -> None:

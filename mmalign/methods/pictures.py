@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mmalign.data.caches import digest_text
 from mmalign.data.encode import EncodedPrompt
+from mmalign.data.numbers import is_finite
 from mmalign.data.pictures import (
     CAPTION,
     CODES,
@@ -154,8 +155,8 @@ class PictureListwiseMethod(PictureResponses[ListObjective], ListwiseMethod):
     def check_numbers(self, raw: Mapping[str, Any]) -> None:
         """A score for each picture, in the objective's range."""
         scores, count = raw["scores"], len(raw[PICTURE_LIST[0]])
-        if not isinstance(scores, list) or len(scores) != count or not all(isinstance(score, (int, float)) for score in scores):
-            raise UserError(f"scores are {scores!r}; expected {count} numbers, one for each picture of images_responses")
+        if not isinstance(scores, list) or len(scores) != count or not all(map(is_finite, scores)):
+            raise UserError(f"scores are {scores!r}; expected {count} finite numbers, one for each picture of images_responses")
         super().check_numbers(raw)
 
 

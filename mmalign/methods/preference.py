@@ -13,6 +13,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from mmalign.data.encode import EncodedPrompt
+from mmalign.data.numbers import is_finite
 from mmalign.data.rows import IMAGES_OTHER, PAIR_COLUMNS, read_pair
 from mmalign.engine.logps import ResponseLogps
 from mmalign.engine.probe import PROBED_ROWS
@@ -186,7 +187,7 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
             raise UserError(f"difficulty is {raw['difficulty']!r}; expected a number in [0, 1]: score the pairs again")
         for objective in (named.objective for named in self.objectives):
             for name in objective.columns:
-                if not (_is_number(raw[name]) and math.isfinite(raw[name]) and raw[name] >= objective.least):
+                if not (is_finite(raw[name]) and raw[name] >= objective.least):
                     least = f" from {objective.least:g}" if math.isfinite(objective.least) else ""
                     raise UserError(f"{name} is {raw[name]!r}; expected a finite number{least}")
 
@@ -284,9 +285,5 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float))
-
-
 def _is_difficulty(value: Any) -> bool:
-    return _is_number(value) and 0.0 <= value <= 1.0
+    return is_finite(value) and 0.0 <= value <= 1.0

@@ -1,10 +1,10 @@
 """Groups of answers to one prompt and their rewards: what a reward is, how its numbers are checked, and what is made of them."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from mmalign.data.messages import text_of
+from mmalign.data.numbers import is_finite
 from mmalign.data.rows import QuestionRow
 from mmalign.errors import UserError
 from mmalign.evaluation.reasoning import decode_answer
@@ -83,7 +83,7 @@ def score_groups(reward: Reward, groups: Sequence[Group], *, name: str) -> list[
                 f"reward {name} gave {len(rewards)} numbers for {len(group.responses)} answers to row {group.id}; expected as many"
             )
         for response, value in zip(group.responses, rewards, strict=True):
-            if value is not None and not (isinstance(value, (int, float)) and math.isfinite(value)):
+            if value is not None and not is_finite(value):
                 raise UserError(
                     f"reward {name} gave {value!r} for an answer to row {group.id}: {response[:80]!r}; expected a finite number, or None "
                     "for an answer that can't be scored"

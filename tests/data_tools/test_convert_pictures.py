@@ -101,5 +101,5 @@ def test_hpd(tmp_path: Path) -> None:
     pairs = [(row["caption"], row["image_chosen"]["path"], row["image_rejected"]["path"]) for row in load_rows(tmp_path / "out" / "pairs")]
     assert pairs == [("a dog", "1.png", "0.png"), ("a cat", "2.png", "3.png"), ("a cat", "2.png", "4.png")]
     reasons = [json.loads(line)["reason"] for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
-    assert reasons[0] == "human_preference is [1] for 2 pictures; expected a number for each"
+    assert reasons[0] == "human_preference is [1] for 2 pictures; expected a finite number for each"
     assert "leaves the image root" in reasons[1]

@@ -166,7 +166,7 @@ def test_a_function_that_fails_is_told_with_its_row(tmp_path: Path) -> None:
         FunctionReward(f"{file}:ask")
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "high", [1.0]])
+@pytest.mark.parametrize("value", [math.nan, math.inf, "high", [1.0], 10**400])
 def test_rewards_that_are_no_numbers_are_refused(value: Any) -> None:
     class Odd(AnswerReward):
         def __call__(self, groups: Sequence[Group]) -> list[Any]:
