@@ -49,7 +49,7 @@ def llava(record: Mapping[str, Any], default_id: str, *, source: str = "llava") 
     """
     if record.get("video") is not None:
         raise UserError("the record has a video, which can't be read")
-    said = turns(field(record, "conversations", list), with_places=True)
+    said = turns(field(record, "conversations", list))
     _check_turns(said)
     images = images_of(record, "image", "images")
     return Chat(str(record.get("id", default_id)), source, images, _placed(said, len(images)))

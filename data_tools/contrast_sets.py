@@ -6,7 +6,7 @@ The fields that each function reads, and where they were looked up, are listed i
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_tools.fields import Messages, assistant, field, fields_of, images_of, other_images, user, without_placeholder
+from data_tools.fields import Messages, assistant, field, fields_of, images_of, other_images, place, user
 from data_tools.pair_sets import Pair, without_answer
 from mmalign.data.rows import CHOSEN_OTHER
 from mmalign.errors import UserError
@@ -18,8 +18,8 @@ def s_vco(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     Each side's own text is chosen, the other image's is rejected, and is what is right for the other image.
     """
     system = [{"role": "system", "content": record["system_prompt"]}] if record.get("system_prompt") else []
-    prompt = system + user(field(record, "instruction_prompt", str))
     sides = [(images_of(record, f"{name}_images"), assistant(field(record, f"{name}_response", str))) for name in ("chosen", "rejected")]
+    prompt = system + user(field(record, "instruction_prompt", str), sides[0][0])
     row_id = str(record.get("id", default_id))
     return [
         Pair(f"{row_id}/{i}", "s-vco", images, prompt, own, other, images_other=images_other, extra={CHOSEN_OTHER: other})
@@ -34,10 +34,10 @@ def ms_swift(record: Mapping[str, Any], default_id: str) -> list[Pair]:
         ValueError: If the two differ before the last turn, or in their images alone: such a row has no rejected text.
     """
     images = images_of(record, "images", "image")
-    said = _plain(field(record, "messages", list), len(images))
+    said = place(_plain(field(record, "messages", list)), images)
     prompt = without_answer(said)
     if record.get("rejected_messages") is not None:
-        rejected = _plain(field(record, "rejected_messages", list), len(images))
+        rejected = place(_plain(field(record, "rejected_messages", list)), images)
         if without_answer(rejected) != prompt:
             raise UserError("messages and rejected_messages differ before the last turn: there is no common prompt")
         answer = rejected[-1:]
@@ -49,15 +49,12 @@ def ms_swift(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     return [Pair(row_id, "ms-swift", images, prompt, said[-1:], answer, images_other=other_images(record, images))]
 
 
-def _plain(messages: list[Any], num_images: int) -> Messages:
-    """Messages without the place of their only image; the places of several are told by the text alone, and stay."""
+def _plain(messages: list[Any]) -> Messages:
     found = []
     for message in messages:
         if not isinstance(message, dict):
             raise UserError(f"messages hold a {type(message).__name__}; expected objects")
-        text = field(message, "content", str)
-        place = num_images == 1 and message.get("role") == "user"
-        found.append({"role": field(message, "role", str), "content": without_placeholder(text) if place else text})
+        found.append({name: field(message, name, str) for name in ("role", "content")})
     return found
 
 

@@ -1,10 +1,10 @@
 """Fields of a record as a public set writes it, each read with an error that names what is there."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmalign.data.messages import IMAGE_TAG
+from mmalign.data.numbers import is_finite
 from mmalign.data.rows import IMAGES_OTHER
 from mmalign.errors import UserError
 
@@ -33,10 +33,10 @@ def objects(record: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
 
 def number(record: Mapping[str, Any], name: str) -> float:
     """Return a field that is a finite number."""
-    value = float(field(record, name, (int, float)))
-    if not math.isfinite(value):
+    value = field(record, name, (int, float))
+    if not is_finite(value):
         raise UserError(f"field {name} is {value}; expected a finite number")
-    return value
+    return float(value)
 
 
 def images_of(record: Mapping[str, Any], *names: str) -> list[Any]:
@@ -51,8 +51,8 @@ def other_images(record: Mapping[str, Any], images: list[Any]) -> list[Any] | No
     return others if others and others != images else None
 
 
-def turns(conversation: list[Any], *, with_places: bool = False) -> Messages:
-    """LLaVA's turns as messages, with the places of images or without. Some files nest the conversation in one more list."""
+def turns(conversation: list[Any]) -> Messages:
+    """LLaVA's turns as messages, with the places of images. Some files nest the conversation in one more list."""
     if len(conversation) == 1 and isinstance(conversation[0], list):
         conversation = conversation[0]
     found = []
@@ -60,21 +60,26 @@ def turns(conversation: list[Any], *, with_places: bool = False) -> Messages:
         role = turn.get("from")
         if role not in ROLES:
             raise UserError(f"a turn is from {role!r}; expected one of {', '.join(ROLES)}")
-        text = field(turn, "value", str)
-        found.append({"role": ROLES[role], "content": text if with_places else without_placeholder(text)})
+        found.append({"role": ROLES[role], "content": field(turn, "value", str)})
     return found
 
 
-def without_placeholder(text: str) -> str:
-    """Drop LLaVA's image placeholder; where the image goes is the chat template's business."""
+def place(said: Messages, images: Sequence[Any]) -> Messages:
+    """Drop the place of a row's only image, which is the chat template's business; the text alone tells the places of several."""
+    if len(images) != 1:
+        return said
+    return [{**turn, "content": _without_place(turn["content"])} if turn["role"] == "user" else turn for turn in said]
+
+
+def _without_place(text: str) -> str:
     for form in (f"{IMAGE_TAG}\n", f"\n{IMAGE_TAG}", IMAGE_TAG):
         text = text.replace(form, "")
     return text
 
 
-def user(text: str) -> Messages:
-    """A question as a conversation of one turn."""
-    return [{"role": "user", "content": without_placeholder(text)}]
+def user(text: str, images: Sequence[Any]) -> Messages:
+    """A question about images as a conversation of one turn."""
+    return place([{"role": "user", "content": text}], images)
 
 
 def assistant(text: str) -> Messages:

@@ -10,7 +10,20 @@ from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from typing import Any
 
-from data_tools.fields import Messages, assistant, field, fields_of, images_of, join_source, number, objects, other_images, turns, user
+from data_tools.fields import (
+    Messages,
+    assistant,
+    field,
+    fields_of,
+    images_of,
+    join_source,
+    number,
+    objects,
+    other_images,
+    place,
+    turns,
+    user,
+)
 from mmalign.data.rows import CHOSEN_OTHER, IMAGES_OTHER, PAIR_COLUMNS, place_row_images, response_text, split_pair
 from mmalign.errors import UserError
 
@@ -81,9 +94,9 @@ def llava_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     preference = record.get("preference")
     if preference not in (1, 2):
         raise UserError(f"preference is {preference!r}; expected 1 or 2{fields_of(record)}")
-    said = turns(field(record, "conversations", list))
-    outputs = [field(field(record, name, dict), "value", str) for name in ("output_1", "output_2")]
     images = images_of(record, "image")
+    said = place(turns(field(record, "conversations", list)), images)
+    outputs = [field(field(record, name, dict), "value", str) for name in ("output_1", "output_2")]
     better, worse = outputs if preference == 1 else reversed(outputs)
     row_id = str(record.get("id", default_id))
     return [Pair(row_id, "llava-rlhf", images, without_answer(said), assistant(better), assistant(worse))]
@@ -95,11 +108,11 @@ def povid(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     Raises:
         ValueError: If they differ before it: such a pair has no common prompt.
     """
-    chosen, rejected = (turns(field(record, name, list)) for name in ("conversations", "rejected_conversations"))
+    images = images_of(record, "image")
+    chosen, rejected = (place(turns(field(record, name, list)), images) for name in ("conversations", "rejected_conversations"))
     prompt = without_answer(chosen)
     if prompt != without_answer(rejected):
         raise UserError("conversations and rejected_conversations differ before the last turn: there is no common prompt")
-    images = images_of(record, "image")
     return [Pair(str(record.get("id", default_id)), "povid", images, prompt, chosen[-1:], rejected[-1:])]
 
 
@@ -107,12 +120,13 @@ def hsa_dpo(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     """HSA-DPO (arXiv:2404.14233): one pair per row; ``severity`` tells how bad the rejected answer's hallucinations are."""
     row_id = str(field(record, "id", (str, int)))
     question, chosen, rejected = (field(record, name, str) for name in ("question", "chosen", "rejected"))
+    images = images_of(record, "image") or [f"{row_id}.jpg"]
     return [
         Pair(
             id=row_id,
             source="hsa-dpo",
-            images=images_of(record, "image") or [f"{row_id}.jpg"],
-            prompt=user(question),
+            images=images,
+            prompt=user(question, images),
             chosen=assistant(chosen),
             rejected=assistant(rejected),
             extra={"severity": number(record, "rejected_score")},
@@ -142,7 +156,7 @@ def mm_rlhf(record: Mapping[str, Any], default_id: str) -> list[Pair]:
     row_id = str(record["id"]) if record.get("id") is not None else default_id
     extra = {} if record.get("ls_factor") is None else {"ls_factor": number(record, "ls_factor")}
     images = images_of(record, "image")
-    return [Pair(row_id, "mm-rlhf", images, user(prompt), assistant(chosen), assistant(rejected), extra=extra)]
+    return [Pair(row_id, "mm-rlhf", images, user(prompt, images), assistant(chosen), assistant(rejected), extra=extra)]
 
 
 def trl(record: Mapping[str, Any], default_id: str) -> list[Pair]:
@@ -204,12 +218,12 @@ PAIR_SETS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {
 def _plain_pair(record: Mapping[str, Any], default_id: str, *, set_name: str, id_field: str, part_field: str) -> Pair:
     """A pair whose parts have a field each."""
     question, chosen, rejected = (field(record, name, str) for name in ("question", "chosen", "rejected"))
-    row_id = record.get(id_field)
+    row_id, images = record.get(id_field), images_of(record, "image")
     return Pair(
         id=default_id if row_id is None else str(row_id),
         source=join_source(set_name, str(record.get(part_field) or "")),
-        images=images_of(record, "image"),
-        prompt=user(question),
+        images=images,
+        prompt=user(question, images),
         chosen=assistant(chosen),
         rejected=assistant(rejected),
     )
@@ -222,11 +236,12 @@ def _continued(record: Mapping[str, Any], row_id: str) -> Pair:
     sides = [next((name for name in names if record.get(name) is not None), names[0]) for names in SENTINEL_SIDES]
     # As in its training code, a space parts the context from what continues it.
     chosen, rejected = (f" {text.lstrip()}" if context else text for text in (field(record, name, str) for name in sides))
+    images = images_of(record, "image", "images", "image_path") or [f"{field(record, 'image_id', (str, int))}.jpg"]
     return Pair(
         id=row_id,
         source="sentinel",
-        images=images_of(record, "image", "images", "image_path") or [f"{field(record, 'image_id', (str, int))}.jpg"],
-        prompt=user(question) + (assistant(context) if context else []),
+        images=images,
+        prompt=user(question, images) + (assistant(context) if context else []),
         chosen=assistant(chosen),
         rejected=assistant(rejected),
         extra={"ends": False},

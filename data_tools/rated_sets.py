@@ -111,7 +111,7 @@ def rated_pairs(rated: Rated) -> Iterator[Pair]:
                 id=f"{rated.id}/{i}-{j}",
                 source=join_source(rated.source, worse.kind),
                 images=rated.images,
-                prompt=user(rated.prompt),
+                prompt=user(rated.prompt, rated.images),
                 chosen=assistant(better.text),
                 rejected=assistant(worse.text),
                 scores=(better.score, worse.score),
@@ -126,7 +126,7 @@ def rated_list(rated: Rated) -> ScoredList | None:
         best[response.text] = max(response.score, best.get(response.text, -math.inf))
     if len(set(best.values())) < 2:
         return None
-    return ScoredList(rated.id, rated.source, rated.images, user(rated.prompt), list(best), list(best.values()))
+    return ScoredList(rated.id, rated.source, rated.images, user(rated.prompt, rated.images), list(best), list(best.values()))
 
 
 def _published(better: Response, worse: Response) -> dict[str, float]:

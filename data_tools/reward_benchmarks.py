@@ -63,7 +63,8 @@ def mm_rlhf_rewardbench(record: Mapping[str, Any], default_id: str) -> list[Pair
 
 
 def _pair(record: Mapping[str, Any], row_id: str, source: str, image: str, question: str, chosen: str, rejected: str) -> Pair:
-    return Pair(row_id, source, images_of(record, image), user(field(record, question, str)), assistant(chosen), assistant(rejected))
+    images = images_of(record, image)
+    return Pair(row_id, source, images, user(field(record, question, str), images), assistant(chosen), assistant(rejected))
 
 
 REWARD_BENCHMARKS: dict[str, Callable[[Mapping[str, Any], str], list[Pair]]] = {

@@ -12,7 +12,7 @@ from data_tools.records import read_records
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.messages import text_of
-from mmalign.data.rows import read_pair
+from mmalign.data.rows import read_list, read_pair
 from tests.data_tools import sets
 from tests.data_tools.sets import SENTINEL_CONTEXT
 
@@ -94,6 +94,18 @@ def test_mm_rlhf_keeps_its_factor_and_refuses_videos(tmp_path: Path) -> None:
     (row,) = convert(tmp_path, "mm-rlhf", file, "--max-reject-share", "0.5", images=("short/a.jpg",))
     assert row["ls_factor"] == 0.75
     assert reasons(tmp_path) == ["the record has a video, which can't be read"]
+
+
+@pytest.mark.parametrize("lists", [False, True])
+def test_several_images_keep_their_places(tmp_path: Path, lists: bool) -> None:
+    question = "Left: <image> Right: <image>\nWhich is red?"
+    images = {"image": ["short/a.jpg", "short/b.jpg"], "prompt": question}
+    rated = save(tmp_path / "data.jsonl", [{**sets.MM_RLHF_RATED[0], **images}])
+    file = rated if lists else save(tmp_path / "dpo_pairs.jsonl", [{**sets.MM_RLHF[0], **images}])
+    row = convert(tmp_path, "mm-rlhf", file, *(["--lists"] if lists else []), images=("short/a.jpg", "short/b.jpg"))[0]
+    read = (read_list if lists else read_pair)(row, index=0, image_root=tmp_path / "images")
+    assert [part.get("text") for part in read.prompt[0]["content"]] == ["Left: ", None, " Right: ", None, "Which is red?"]
+    assert paths(row["images"]) == ["short/a.jpg", "short/b.jpg"]
 
 
 def test_mm_rlhf_ratings_make_pairs_and_lists(tmp_path: Path) -> None:
