@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor
+from tqdm import tqdm
 
 from mmalign.classifier.augment import fixed_numbers, make_views
 from mmalign.classifier.class_logits import ClassLogits, load_class_logits, save_class_logits
@@ -174,13 +175,15 @@ def score_teacher(
         Logits (N, V, C) and features (N, V, D); V is 1 for the centre.
     """
     logits, features = [], []
-    for start in range(0, len(images.ids), _SCORING_BATCH):
-        batch = slice(start, start + _SCORING_BATCH)
-        stored = torch.from_numpy(np.array(images.pixels[batch])).to(device)
-        drawn = [None] if numbers is None else numbers[batch].unbind(1)
-        found = [teacher(make_views(stored, one, augmentation=augmentation, side=teacher.side)) for one in drawn]
-        logits.append(torch.stack([one.logits.cpu() for one in found], 1))
-        features.append(torch.stack([one.features.cpu() for one in found], 1))
+    with tqdm(total=len(images.ids), desc="teacher's logits", unit="image", leave=False) as bar:
+        for start in range(0, len(images.ids), _SCORING_BATCH):
+            batch = slice(start, start + _SCORING_BATCH)
+            stored = torch.from_numpy(np.array(images.pixels[batch])).to(device)
+            drawn = [None] if numbers is None else numbers[batch].unbind(1)
+            found = [teacher(make_views(stored, one, augmentation=augmentation, side=teacher.side)) for one in drawn]
+            logits.append(torch.stack([one.logits.cpu() for one in found], 1))
+            features.append(torch.stack([one.features.cpu() for one in found], 1))
+            bar.update(len(stored))
     return torch.cat(logits), torch.cat(features)
 
 
