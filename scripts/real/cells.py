@@ -10,6 +10,8 @@ from scripts.studies.study import AnyCell, run_missing, slug
 
 PREFERENCE, MOD, IMAGE_TERMS, STARTS, OWN_ANSWERS = "seeds", "mod", "image_terms", "starts", "own_answers"
 """Folders of the studies in the main run's."""
+FOLDERS = tuple(f"{study}/cells" for study in (PREFERENCE, MOD, IMAGE_TERMS, STARTS, OWN_ANSWERS))
+"""Of what docs/studies/real.md is made of."""
 
 
 @dataclass(frozen=True)

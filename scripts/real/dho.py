@@ -25,8 +25,8 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, whole
 from scripts.real.cells import run_chosen
-from scripts.real.dho_cells import COCO, IMAGES, LABELS, QUICK_SEEDS, SEEDS, STUDENTS, Cell, list_cells
-from scripts.real.page import write_page
+from scripts.real.dho_cells import COCO, DHO, IMAGES, LABELS, QUICK_SEEDS, SEEDS, STUDENTS, TEACHER, Cell, list_cells
+from scripts.real.dho_page import write_page
 from scripts.real.photos import Photo, read_photo_row
 from scripts.real.steps import Job, Step, delete_weights, quoted, run_steps
 from scripts.real.study import add_options as add_study_options
@@ -95,25 +95,25 @@ def training_line(job: Job, images: str, source: Path, *, student: str, labels: 
     return f"{line} --backbone-options '{weights}'"
 
 
-def score_teacher(job: Job, images: str, source: Path) -> Path:
-    """Compute the teacher's logits of all photographs, by one step of a training that keeps them, and its accuracy on test images.
+def score_teacher(job: Job, images: str, source: Path) -> tuple[Path, float]:
+    """Compute the teacher's logits of all photographs, by one step of a training that keeps them.
 
     Returns:
-        The file of the logits.
+        The file of the logits, and their accuracy on test images in percent.
     """
-    out = job.out / "dho" / f"teacher-{images}"
+    out = job.out / DHO / f"teacher-{images}"
     line = training_line(job, images, source, student="resnet10t", labels="10%", seed=0, steps=1)
     line += f" --teacher {job.path('scorer')} --teacher-kind zero-shot --form kd-only --out {quoted(out)}"
     run_steps([Step.of(out / "classifier.json", line)])
-    (logits,) = (job.out / "dho" / images).glob("teacher-*.safetensors")
-    return logits
+    (logits,) = (job.out / DHO / images).glob("teacher-*.safetensors")
+    return logits, 100 * read_json(out / "classifier.json")["test"]["teacher"]["accuracy"]
 
 
 def find_source(images: str, options: argparse.Namespace) -> Path:
     """Where the photographs are; those of COCO are made."""
     if images != COCO:
         return Path(options.cifar)
-    out: Path = options.out / "dho" / "photographs"
+    out: Path = options.out / DHO / "photographs"
     if not out.is_dir():
         write_coco(options.out / "data", out, fewest=1 if options.smoke else FEWEST)
     return out
@@ -122,9 +122,9 @@ def find_source(images: str, options: argparse.Namespace) -> Path:
 def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     """Train one student and keep its numbers; the weights are deleted."""
     torch.set_num_threads(options.threads)
-    job, source = find_job(options), find_source(cell.images, options)
-    logits = score_teacher(job, cell.images, source)
-    out = job.out / "dho" / str(cell.seed) / cell.name
+    job, source = find_job(options, trained=("scorer",)), find_source(cell.images, options)
+    logits, accuracy = score_teacher(job, cell.images, source)
+    out = job.out / DHO / str(cell.seed) / cell.name
     # It keeps no checkpoints: a stopped one begins anew.
     shutil.rmtree(out, ignore_errors=True)
     steps = job.sizes.classifier_steps
@@ -132,7 +132,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     teacher = "" if cell.form == "ce-only" else f"--teacher {quoted(logits)} --teacher-kind logits"
     start = time.perf_counter()
     run_steps([Step.of(out / "classifier.json", f"{line} --form {cell.form} {teacher} --out {quoted(out)}")])
-    metrics = read_metrics(read_json(out / "classifier.json")) | {"seconds": time.perf_counter() - start}
+    metrics = read_metrics(read_json(out / "classifier.json")) | {TEACHER: accuracy, "seconds": time.perf_counter() - start}
     write_run(cell.path(options.out), metrics, model=out)
     delete_weights([out])
     return f"{metrics['accuracy']:.1f}% on test images"
@@ -160,4 +160,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(
+        __doc__, name="real_dho", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=(f"{DHO}/cells",)
+    )

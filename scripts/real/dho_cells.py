@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.real.cells import cells_folder
+
 
 class Images(NamedTuple):
     """A set of labelled photographs."""
@@ -27,6 +29,10 @@ class Student(NamedTuple):
 
 
 COCO = "coco"
+DHO = "dho"
+"""Folder of the study in the main run's."""
+TEACHER = "teacher"
+"""Of a run's numbers: the teacher's accuracy on test images."""
 IMAGES = {
     "cifar10": Images("CIFAR-10", 64, "pad-crop", 0.04, ("1%", "10%", "4 shots", "1 shot", "16 shots")),
     COCO: Images("COCO, photographs with one object", 96, "random-resized-crop", 0.15, ("10%", "4 shots", "1 shot")),
@@ -58,7 +64,7 @@ class Cell:
 
     def path(self, out: Path) -> Path:
         """The file of the finished training."""
-        return out / "dho" / "cells" / str(self.seed) / f"{self.name}.json"
+        return cells_folder(out, DHO) / str(self.seed) / f"{self.name}.json"
 
 
 def list_cells(images: Sequence[str], seeds: Sequence[int], *, smoke: bool = False) -> list[Cell]:

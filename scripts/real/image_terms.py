@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from mmalign.difficulty.fuse import CACHED
-from scripts.real.cells import IMAGE_TERMS, Cell, run_chosen
+from scripts.real.cells import FOLDERS, IMAGE_TERMS, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import add_options, choose_seeds, find_job
@@ -102,4 +102,4 @@ def run_study(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)

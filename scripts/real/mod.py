@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
-from scripts.real.cells import MOD, Cell, run_chosen
+from scripts.real.cells import FOLDERS, MOD, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import add_options, choose_seeds, find_job
@@ -108,4 +108,4 @@ def run_study(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)

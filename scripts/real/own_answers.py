@@ -24,7 +24,7 @@ from mmalign.data.datasets import load_rows
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json, whole
 from scripts.real.arms import OWN_ARMS, OwnArm
-from scripts.real.cells import OWN_ANSWERS, Cell, run_chosen
+from scripts.real.cells import FOLDERS, OWN_ANSWERS, Cell, run_chosen
 from scripts.real.data import write_lines
 from scripts.real.image_terms import RATE
 from scripts.real.page import ALIKE, write_page
@@ -136,4 +136,4 @@ def run_study(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)

@@ -1,4 +1,4 @@
-"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, starts, students, classifiers."""
+"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, starts, students."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +8,6 @@ from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
 from scripts.real.arms import AXES, AXIS_STARTS, NAMES, OWN_ARMS, STUDENTS
 from scripts.real.cells import IMAGE_TERMS, MOD, OWN_ANSWERS, PREFERENCE, STARTS, cells_folder
-from scripts.real.dho_cells import FORMS, IMAGES, SINGLE, Cell
-from scripts.real.dho_cells import STUDENTS as STUDENT_NETWORKS
 from scripts.real.run import BASELINES, MODELS
 from scripts.real.steps import COLUMNS, measured
 from scripts.studies import page
@@ -24,7 +22,6 @@ COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
 ALIKE = "answers alike, % of photographs"
 COST = ("minutes", "CPU minutes", "peak memory, GB", ALIKE)
 BASELINE = "dpo"
-HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
 
 
 def write_page(options: argparse.Namespace) -> Path:
@@ -34,7 +31,7 @@ def write_page(options: argparse.Namespace) -> Path:
         SystemExit: If nothing is.
     """
     out = options.out
-    studies = (preference_parts, image_terms_parts, own_answers_parts, starts_parts, student_parts, classifier_parts)
+    studies = (preference_parts, image_terms_parts, own_answers_parts, starts_parts, student_parts)
     parts = [part for list_parts in studies for part in list_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
@@ -152,60 +149,6 @@ def student_parts(out: Path) -> list[str]:
         found = {f"{a} - {b}": (runs[slug(a)], runs[slug(b)]) for a, b in pairs if slug(a) in runs and slug(b) in runs}
         parts += [f"### {title}", differences_table(found)] if found else []
     return parts
-
-
-def classifier_parts(out: Path) -> list[str]:
-    """DHO: every form by the number of labels, and what two heads gain, for each set of photographs and each student."""
-    runs, parts = page.read_runs(out / "dho" / "cells"), []
-    for images, about in IMAGES.items():
-        for student, network in STUDENT_NETWORKS.items():
-            named = {(labels, form): Cell(images, student, labels, form, 0).name for labels in about.labels for form in FORMS}
-            found = {key: runs[name] for key, name in named.items() if name in runs}
-            if found:
-                parts += [f"### {about.title}: {network.title}", forms_table(found)]
-    if not parts:
-        return []
-    teachers = [
-        f"{IMAGES[images].title} {teacher_accuracy(path):.1f}%" for images in IMAGES if (path := _teacher_report(out, images)).is_file()
-    ]
-    first = "Accuracy on test photographs, % (seeds). The zero-shot teacher's own: " + "; ".join(teachers) + "."
-    return ["## Two heads under a zero-shot teacher (DHO)", first, *parts]
-
-
-def forms_table(found: Mapping[tuple[str, str], page.Seeds]) -> str:
-    """Lay out forms by labels, and DHO's gain over the single head that validation images prefer."""
-    present = list(dict.fromkeys(labels for labels, _ in found))
-
-    def shown(labels: str, form: str, key: str) -> str:
-        seeds = {seed: one for seed, one in found.get((labels, form), {}).items() if key in one}
-        return f"{page.estimate_metric(seeds, key)} ({len(seeds)})" if seeds else ""
-
-    rows = [[name, *(shown(labels, form, "accuracy") for labels in present)] for form, name in FORMS.items()]
-    rows += [[f"DHO, {name}", *(shown(labels, "dual-head", key) for labels in present)] for key, name in HEADS.items()]
-    gains = {labels: (_accuracies(found.get((labels, "dual-head"), {})), best_single_heads(found, labels)) for labels in present}
-    shared = {labels: page.compare(*two) if set(two[0]) & set(two[1]) else "" for labels, two in gains.items()}
-    rows.append(["DHO minus the best single head", *map(str, shared.values())])
-    return markdown_table(["form", *present], [row for row in rows if any(row[1:])])
-
-
-def best_single_heads(found: Mapping[tuple[str, str], page.Seeds], labels: str) -> dict[int, float]:
-    """Test accuracy by seed of the single head that validation images prefer, where all have run."""
-    forms = [found.get((labels, form), {}) for form in SINGLE]
-    seeds = set.intersection(*(set(one) for one in forms))
-    return {seed: max((one[seed] for one in forms), key=lambda run: run["validation"])["accuracy"] for seed in sorted(seeds)}
-
-
-def _accuracies(seeds: page.Seeds) -> dict[int, float]:
-    return {seed: one["accuracy"] for seed, one in seeds.items()}
-
-
-def _teacher_report(out: Path, images: str) -> Path:
-    return out / "dho" / f"teacher-{images}" / "classifier.json"
-
-
-def teacher_accuracy(report: Path) -> float:
-    """The zero-shot teacher's accuracy on test photographs, in percent."""
-    return float(100 * read_json(report)["test"]["teacher"]["accuracy"])
 
 
 def arms_table(runs: page.Runs, names: Mapping[str, str], first: Mapping[str, page.Metrics]) -> str:

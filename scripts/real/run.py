@@ -14,7 +14,7 @@ import argparse
 import os
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -122,6 +122,18 @@ def write_table(out: Path) -> str:
     return table
 
 
+def choose_steps(steps: Sequence[Step], out: Path, names: Sequence[str]) -> list[Step]:
+    """The steps that make these folders.
+
+    Raises:
+        SystemExit: If no step makes one of them.
+    """
+    made = {step.done.relative_to(out).parts[0] for step in steps}
+    if unknown := sorted({*names} - made):
+        raise SystemExit(f"--only {' '.join(unknown)}: nothing makes it; there are {', '.join(sorted(made))}")
+    return [step for step in steps if step.done.relative_to(out).parts[0] in names]
+
+
 def main() -> None:
     """Run the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -132,10 +144,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16", help="of forward passes and answers")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these folders of OUT alone, such as parts data scorer")
     parser.add_argument("--list", action="store_true", help="print the commands and run nothing")
     options = parser.parse_args()
     job = Job(out=options.out, sizes=SIZES[options.steps], dtype=options.dtype)
     steps = list_steps(job, photos=options.photos, benchmarks=options.benchmarks, seed=options.seed)
+    steps = choose_steps(steps, options.out, options.only) if options.only else steps
     if options.list:
         print("\n".join(show(step.words) for step in steps))
         return
@@ -145,14 +159,18 @@ def main() -> None:
     except UserError as error:
         parser.error(str(error))
     missing = sum(not step.done.exists() for step in steps)
-    print(f"{missing} of {len(steps)} steps are to be done; all together take {job.sizes.hours}")
+    print(f"{missing} of {len(steps)} steps are to be done; the whole run takes {job.sizes.hours}")
     torch.set_num_threads(options.threads)
     # Each of its models is loaded and saved in a moment.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     start = time.perf_counter()
     run_steps(steps)
-    print(f"\n{write_table(options.out)}\n")
-    print(f"done in {time.perf_counter() - start:.0f} s; the page to look at: {options.out}/report/report.html")
+    took = f"done in {time.perf_counter() - start:.0f} s"
+    if options.only:
+        print(took)
+    else:
+        print(f"\n{write_table(options.out)}\n")
+        print(f"{took}; the page to look at: {options.out}/report/report.html")
 
 
 if __name__ == "__main__":

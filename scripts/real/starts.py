@@ -18,7 +18,7 @@ import torch
 from datasets import Dataset
 
 from scripts.real.arms import AXES, AXIS_OBJECTIVES, AxisArm
-from scripts.real.cells import STARTS, Cell, run_chosen
+from scripts.real.cells import FOLDERS, STARTS, Cell, run_chosen
 from scripts.real.image_terms import RATE
 from scripts.real.page import write_page
 from scripts.real.steps import FREEZE, Job, Step, delete_weights, measured, run_steps
@@ -95,4 +95,4 @@ def run_study(options: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)

@@ -24,7 +24,7 @@ from datasets import Dataset
 
 from mmalign.files import read_json, read_json_object
 from scripts.real.arms import ARMS, CONTROL, TIERS
-from scripts.real.cells import PREFERENCE, Cell, run_chosen
+from scripts.real.cells import FOLDERS, PREFERENCE, Cell, run_chosen
 from scripts.real.page import write_page
 from scripts.real.run import continued
 from scripts.real.steps import BETA, FREEZE, RATE, SIZES, Job, Step, delete_weights, measured, run_step, run_steps
@@ -42,14 +42,14 @@ def list_cells(seeds: Sequence[int], *, smoke: bool = False) -> list[Cell]:
     return [Cell(PREFERENCE, arm, seed) for tier in TIERS for seed in seeds for arm in tier]
 
 
-def find_job(options: argparse.Namespace) -> Job:
-    """The finished main run.
+def find_job(options: argparse.Namespace, *, trained: Sequence[str] = ("sft", "scorer")) -> Job:
+    """The main run, of which these models are trained.
 
     Raises:
-        SystemExit: If it is not there.
+        SystemExit: If one is not.
     """
     job = Job(out=options.out, sizes=SIZES["small" if options.smoke else options.steps], dtype=options.dtype)
-    for name in ("sft", "scorer"):
+    for name in trained:
         if not (job.out / name / "train_log.json").is_file():
             raise SystemExit(f"{job.out} has no finished {name}: make real comes first; or name its folder with --out")
     return job
@@ -185,4 +185,4 @@ def add_job_options(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options)
+    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)

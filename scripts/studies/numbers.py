@@ -1,17 +1,18 @@
 """The numbers behind a study's tables, published beside its page: a file with a line per finished run."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from mmalign.files import read_json, write_whole
 
-FOLDERS = ("cells", "search", "*/cells")
-"""Of a study's finished runs; the last are those of the studies on photographs, which share a folder."""
+FOLDERS = ("cells", "search")
+"""Of a study's finished runs."""
 
 
-def write_numbers(out: Path, path: Path) -> None:
-    """Collect the finished runs of a study's folder in one file, without their logs."""
-    files = sorted(file for folder in FOLDERS for file in out.glob(f"{folder}/**/*.json") if not file.name.endswith(".log.json"))
+def write_numbers(out: Path, path: Path, folders: Sequence[str] = FOLDERS) -> None:
+    """Collect the finished runs in these folders of a study in one file, without their logs."""
+    files = sorted(file for folder in folders for file in out.glob(f"{folder}/**/*.json") if not file.name.endswith(".log.json"))
     lines = [json.dumps({"run": file.relative_to(out).as_posix(), "metrics": read_json(file)}) for file in files]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, "".join(f"{line}\n" for line in lines))

@@ -29,7 +29,7 @@ from transformers.utils import logging
 
 from mmalign.cli import main as mmalign
 from mmalign.files import RUN_FILE, read_json, whole, write_whole
-from scripts.studies.numbers import take_numbers, write_numbers
+from scripts.studies.numbers import FOLDERS, take_numbers, write_numbers
 
 
 class Cell(Protocol):
@@ -241,8 +241,9 @@ def main(
     run: Callable[[argparse.Namespace], None],
     write_page: Callable[[argparse.Namespace], Path],
     add_options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
+    folders: Sequence[str] = FOLDERS,
 ) -> None:
-    """Run what is not finished, then write the page.
+    """Run what is not finished, then write the page and its numbers.
 
     Args:
         doc: Docstring of the study, its ``--help``.
@@ -251,6 +252,7 @@ def main(
         run: Runs the cells.
         write_page: Writes the page into ``options.report`` and returns its path.
         add_options: Adds options of the study's own.
+        folders: Hold the finished runs, in the study's folder.
     """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/studies") / name, help="folder of the finished runs, kept from call to call")
@@ -276,4 +278,4 @@ def main(
     options.report.mkdir(parents=True, exist_ok=True)
     print(write_page(options))
     if options.report != options.out:
-        write_numbers(options.out, options.report / "numbers" / f"{name}{'-quick' if options.quick else ''}.jsonl")
+        write_numbers(options.out, options.report / "numbers" / f"{name}{'-quick' if options.quick else ''}.jsonl", folders)

@@ -16,8 +16,9 @@ def test_published_numbers_are_taken_where_runs_are_missing(tmp_path: Path) -> N
     for name, metrics in RUNS.items():
         write_json(tmp_path / "here" / name, metrics)
     (tmp_path / "here" / "cells" / "1" / "dpo.log.json").write_text("[]")
-    write_numbers(tmp_path / "here", published)
-    assert len(published.read_text().splitlines()) == len(RUNS), "one line per run, none for logs"
+    write_json(tmp_path / "here" / "other" / "cells" / "1" / "dpo.json", {"f1": 1.0})
+    write_numbers(tmp_path / "here", published, ("cells", "search", "mod/cells"))
+    assert len(published.read_text().splitlines()) == len(RUNS), "one line per run of these folders, none for logs"
 
     write_json(tmp_path / "there" / "cells/1/dpo.json", {"f1": 9.0})
     assert take_numbers(published, tmp_path / "there") == len(RUNS) - 1
