@@ -54,7 +54,8 @@ class ChasingMethod(PreferenceMethod):
     @classmethod
     def describe(cls, options: Mapping[str, Any]) -> str:
         """As in the base, and what chases."""
-        return f"{super().describe(options)}, as the leader of two adapters that chase each other (weight {options['chasing_weight']:g})"
+        chase = f"two adapters that chase each other (weight {options['chasing_weight']:g}), of which the folder slow holds the one behind"
+        return f"{super().describe(options)}, as one of {chase}"
 
     def apart(self, model: nn.Module) -> Sequence[Apart]:
         """Each adapter trains as if it were alone, the slow one at a share of the learning rate."""

@@ -1,6 +1,7 @@
 """Two LoRA adapters on one frozen base, which train at once: one computes at a time."""
 
 import copy
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -39,6 +40,12 @@ def exchange_adapters(policy: PeftModel) -> None:
 def adapter_parameters(policy: PeftModel, name: AdapterName) -> list[nn.Parameter]:
     """An adapter's weights, in the model's order."""
     return [weight for path, weight in policy.named_parameters() if policy.base_model.prefix in path and f".{name}." in path]
+
+
+def saved_folders(model: nn.Module, out: Path) -> list[Path]:
+    """Where ``save_pretrained`` of a model writes weights: PEFT gives each adapter behind the first a folder of its own."""
+    others = [name for name in model.peft_config if name != FAST] if isinstance(model, PeftModel) else []
+    return [out, *(out / name for name in others)]
 
 
 def _pairs(policy: PeftModel) -> list[tuple[nn.Parameter, nn.Parameter]]:

@@ -21,6 +21,7 @@ from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers, write_whole
 from mmalign.methods.registry import find_method
+from mmalign.models.adapter_pair import saved_folders
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.options.chasing import ChasingOptions
@@ -225,13 +226,19 @@ def save_run(
         record: What the card is made from.
         weights: Those of all processes together, where they were sharded; None takes the model's own.
     """
+    model = trainer.accelerator.unwrap_model(trainer.model)
     try:
-        trainer.accelerator.unwrap_model(trainer.model).save_pretrained(options.out, state_dict=weights)
+        model.save_pretrained(options.out, state_dict=weights)
     except SafetensorError as error:
         raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
-    processor.save_pretrained(options.out)
+    folders = saved_folders(model, options.out)
+    for folder in folders:
+        processor.save_pretrained(folder)
+        open_to_readers(folder)
     finish_record(options, trainer, parameters, record)
-    write_card(options.out)
+    for folder in folders:
+        write_record(folder, record)
+        write_card(folder)
     print(f"saved in {options.out}")
 
 

@@ -112,11 +112,17 @@ def test_the_leader_is_saved_as_the_one_adapter(
         loaded = PeftModel.from_pretrained(base, out)
         assert list(loaded.peft_config) == ["default"]
     assert "chase each other" in (out / "README.md").read_text()
+    merged = tmp_path / "merged"
+    assert main(["merge", str(out / "slow"), "--out", str(merged)]) == 0
+    assert (merged / "tokenizer.json").read_bytes() == (out / "tokenizer.json").read_bytes()
+    assert "chase each other" in (out / "slow" / "README.md").read_text()
 
 
-def test_in_four_bits(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
+def test_in_four_bits(tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "nf4"
     more = ["--quantization", "nf4", "--max-steps", "3", "--chasing-steps", "1"]
     assert main(command(tiny_llava_dir, pairs, out, *CHASING, *more)) == 0
     assert len(read_log(out)) == 3
+    assert main(["merge", str(out / "slow"), "--out", str(tmp_path / "merged")]) == 0
+    assert "in nf4" in capsys.readouterr().out
     assert read_log(out)[0]["loss/fast"] == pytest.approx(math.log(2), abs=1e-4)
