@@ -1,6 +1,7 @@
 """What a checkpoint is known by in caches, records and cards: hashes of its weights and of its processor's files."""
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from huggingface_hub import snapshot_download
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
-from mmalign.models.load import named_errors, read_adapter_config, resolve_dtype
+from mmalign.models.load import named_errors, read_adapter_config, read_config_values, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
 WEIGHTS = ("*.safetensors",)
@@ -23,6 +24,8 @@ PROCESSOR = (
     "merges.txt",
     "spiece.model",
 )
+_NO_SETTINGS = {"base_model_name_or_path", "revision", "inference_mode", "peft_version", "auto_mapping", "task_type"}
+"""Fields of ``adapter_config.json`` that change nothing of what an adapter computes on its base."""
 
 
 def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantization = "none") -> str:
@@ -42,14 +45,15 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     if (held := find_held(source)) is not None:
         return f"weights {held.weights}, processor {held.processor_files}, {held.dtype}"
     folder = _local_folder(source)
-    weights = _find(folder, WEIGHTS)
+    weights, settings = _find(folder, WEIGHTS), ""
     if (folder / "adapter_config.json").is_file():
         weights += _find(_local_folder(read_adapter_config(str(folder)).base_model_name_or_path), WEIGHTS)
+        settings = _adapter_settings(folder)
     if not weights:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = hash_processor(folder)
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
-    return f"weights {hash_files(weights)}, processor {processor}, {', '.join(precision)}"
+    return f"weights {hash_files(weights, settings)}, processor {processor}, {', '.join(precision)}"
 
 
 def hash_processor(folder: Path) -> str:
@@ -69,9 +73,16 @@ def _find(folder: Path, patterns: Iterable[str]) -> list[Path]:
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
-def hash_files(files: Iterable[Path]) -> str:
-    """Hash files with their names to 12 hex digits."""
-    digest = hashlib.sha256()
+def _adapter_settings(folder: Path) -> str:
+    """How an adapter computes with its weights, such as ``lora_alpha``; not where its base lies, nor in which order PEFT wrote a set."""
+    values = read_config_values(folder / "adapter_config.json")
+    settings = {name: sorted(map(str, value)) if isinstance(value, list) else value for name, value in values.items()}
+    return json.dumps({name: value for name, value in settings.items() if name not in _NO_SETTINGS}, sort_keys=True)
+
+
+def hash_files(files: Iterable[Path], settings: str = "") -> str:
+    """Hash files with their names, and what else makes the model, to 12 hex digits."""
+    digest = hashlib.sha256(settings.encode())
     for path in files:
         digest.update(f"{path.name} {hash_file(path)}\n".encode())
     return digest.hexdigest()[:12]

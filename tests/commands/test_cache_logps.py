@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
@@ -186,6 +188,24 @@ def test_fingerprints_follow_weights_processor_and_precision(tiny_llava_dir: Pat
     assert second.split(",")[1] != first.split(",")[1]
     with pytest.raises(ValueError, match="has no safetensors weights"):
         fingerprint_checkpoint(str(tmp_path), dtype="float32")
+
+
+def test_the_fingerprint_of_an_adapter_follows_what_it_computes_with(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """Its scale stands in ``adapter_config.json`` alone; where the base lies is no part of it."""
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    folder = tmp_path / "adapter"
+    get_peft_model(AutoModelForImageTextToText.from_pretrained(tiny_llava_dir), config).save_pretrained(folder)
+    shutil.copytree(tiny_llava_dir, tmp_path / "elsewhere")
+    held = json.loads((folder / "adapter_config.json").read_text())
+
+    def changed(**fields: Any) -> str:
+        (folder / "adapter_config.json").write_text(json.dumps(held | fields))
+        return fingerprint_checkpoint(str(folder), dtype="float32")
+
+    first = changed()
+    base, modules = str(tmp_path / "elsewhere"), held["target_modules"][::-1]
+    assert changed(base_model_name_or_path=base, target_modules=modules, peft_version="1.0") == first
+    assert len({first, changed(lora_alpha=8), changed(use_rslora=True), changed(alpha_pattern={"q_proj": 8})}) == 4
 
 
 @pytest.fixture
