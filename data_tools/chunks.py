@@ -6,7 +6,7 @@ from typing import Any
 
 from mmalign.data.shards import Advance, Shards, write_lines
 from mmalign.errors import UserError
-from mmalign.files import claim
+from mmalign.files import claimed
 
 Work = Callable[[range], Sequence[Mapping[str, Any]]]
 
@@ -30,12 +30,12 @@ def run_chunks(num_rows: int, work: Work, *, out: Path, fingerprint: Mapping[str
     """
     if size < 1:
         raise UserError(f"batch_size is {size}; expected at least 1")
-    claim(out / "build.json", {**fingerprint, "rows": num_rows, "chunk": size}, what="another run")
 
     def write(rows: range, path: Path, advance: Advance) -> None:
         write_lines(path, work(rows))
 
-    return list(Shards(out / "chunks", num_rows, size).finish(write, label=label))
+    with claimed(out / "build.json", {**fingerprint, "rows": num_rows, "chunk": size}, what="another run"):
+        return list(Shards(out / "chunks", num_rows, size).finish(write, label=label))
 
 
 def chunk_seed(seed: int, start: int) -> int:

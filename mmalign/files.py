@@ -131,6 +131,29 @@ def claim(path: Path, record: Mapping[str, Any], *, what: str) -> None:
     write_whole(path, text + "\n")
 
 
+@contextmanager
+def claimed(path: Path, record: Mapping[str, Any], *, what: str, shared: bool = False) -> Iterator[None]:
+    """Claim a folder for a block. One that is refused before it leaves any file gives the folder free: a mended command has another record.
+
+    Args:
+        path: As of ``claim``.
+        record: As of ``claim``.
+        what: As of ``claim``.
+        shared: Whether other processes work in the folder: they may have nothing on disk yet, and keep the claim.
+
+    Raises:
+        ValueError: As ``claim`` does.
+    """
+    held = path.is_file()
+    claim(path, record, what=what)
+    try:
+        yield
+    except UserError:
+        if not (held or shared or any(other.is_file() and other != path for other in path.parent.rglob("*"))):
+            path.unlink()
+        raise
+
+
 def check_same(
     where: Path, held: Mapping[str, Any], wanted: Mapping[str, Any], *, what: str, next_step: str = "choose another --out"
 ) -> None:

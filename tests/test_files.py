@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmalign.errors import UserError
-from mmalign.files import claim, open_to_readers, whole, write_whole
+from mmalign.files import claim, claimed, open_to_readers, whole, write_whole
 
 
 def test_a_file_is_replaced_when_its_block_ends(tmp_path: Path) -> None:
@@ -103,3 +103,22 @@ def test_a_folder_belongs_to_one_record(tmp_path: Path) -> None:
     record.write_text("{")
     with pytest.raises(UserError, match="damaged or no JSON"):
         claim(record, {"seed": 1}, what="another run")
+
+
+def refuse(folder: Path, width: str, *, leave: str | None = None, shared: bool = False) -> None:
+    with claimed(folder / "run.json", {"width": width}, what="another run", shared=shared):
+        (folder / "shards").mkdir(exist_ok=True)
+        if leave is not None:
+            (folder / "shards" / leave).touch()
+        raise UserError(f"no {width}")
+
+
+def test_a_folder_is_free_where_a_block_was_refused_before_it_left_a_file(tmp_path: Path) -> None:
+    for width in ("a", "b"):
+        with pytest.raises(UserError, match=f"no {width}"):
+            refuse(tmp_path, width)
+    for name, case in {"work": {"leave": "0.jsonl"}, "others": {"shared": True}}.items():
+        with pytest.raises(UserError, match="no a"):
+            refuse(tmp_path / name, "a", **case)
+        with pytest.raises(UserError, match="holds another run: its width is 'a', not 'b'"):
+            refuse(tmp_path / name, "b")

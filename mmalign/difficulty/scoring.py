@@ -37,7 +37,7 @@ from mmalign.engine.probe import PROBED_ROWS, probe_rows
 from mmalign.engine.rewards import score_rewards
 from mmalign.engine.views import NO_VIEWS, Views, encode_views
 from mmalign.errors import UserError
-from mmalign.files import SCORING, claim, expected_form
+from mmalign.files import SCORING, claimed, expected_form
 from mmalign.options.difficulty import CacheOptions, ReadOptions
 
 CUT = "num_cut_sentences"
@@ -127,7 +127,6 @@ def score_pairs(
     """
     check_columns(dataset.column_names, LIST_COLUMNS if lists else PAIR_COLUMNS, what="the data set")
     settings = {name: getattr(options, name) for name in ("batch_size", "max_length", "answer_end")}
-    claim(options.out / SCORING, {**fingerprint, "shard_size": SHARD_SIZE, **settings}, what="other scores")
     load, rows = functools.cache(load), _Rows(dataset, options, lists, views)
 
     def write(indices: range, path: Path, advance: Advance) -> None:
@@ -137,8 +136,11 @@ def score_pairs(
         return _is_good(path, rows)
 
     shards = find_shards(options.out, len(dataset))
-    done = shards.finish(write, label="scoring pairs", keep=keep, share=share, unit="pair")
-    shards.reject_broken(done, _read_broken, Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share))
+    record = {**fingerprint, "shard_size": SHARD_SIZE, **settings}
+    with claimed(options.out / SCORING, record, what="other scores", shared=share.count > 1):
+        done = shards.finish(write, label="scoring pairs", keep=keep, share=share, unit="pair")
+        rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
+        shards.reject_broken(done, _read_broken, rejects)
 
 
 def merge_shards(out: Path, num_rows: int, *, max_reject_share: float = 1.0) -> list[Path]:

@@ -40,7 +40,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.probe import PROBED_ROWS, check_rows
 from mmalign.engine.student import compute_teacher_states, find_top_tokens, head_size
 from mmalign.errors import UserError
-from mmalign.files import SCORING, claim
+from mmalign.files import SCORING, claimed
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_mllm
 from mmalign.options.difficulty import CacheTeacherOptions
@@ -64,7 +64,6 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
     data = hash_data_files(options.chats)
     settings = {name: getattr(options, name) for name in ("top_k", "storage", "max_length", "answer_end")}
     record = {"data": data, "teacher": fingerprint, "shard_size": SHARD_SIZE, **settings}
-    claim(options.out / SCORING, record, what="another cache")
 
     @functools.cache
     def load() -> tuple[Any, Any]:
@@ -80,9 +79,10 @@ def run_cache_teacher(options: CacheTeacherOptions) -> None:
         return _is_good(path, dataset, options.image_root)
 
     shards = Shards(options.out / "data", len(dataset), SHARD_SIZE, ".parquet")
-    done = shards.finish(write, label="asking the teacher", keep=keep, share=share, unit="chat")
-    rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
-    shards.reject_broken(done, _read_broken, rejects)
+    with claimed(options.out / SCORING, record, what="another cache", shared=share.count > 1):
+        done = shards.finish(write, label="asking the teacher", keep=keep, share=share, unit="chat")
+        rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
+        shards.reject_broken(done, _read_broken, rejects)
     if wait_for_all():
         print(f"the {options.top_k} likeliest tokens of {options.model} saved in {shards.folder}")
 

@@ -9,10 +9,11 @@ from datasets import Dataset
 
 from mmalign.data.datasets import hash_data_files, load_rows
 from mmalign.data.reward_prompts import RewardPrompts
+from mmalign.data.shards import parse_share, split_among_processes
 from mmalign.difficulty.rewards import REWARDED, RowRewards, read_rewards, subtract_logps, write_rewards
 from mmalign.difficulty.scoring import Scorers
 from mmalign.engine.rewards import read_wording
-from mmalign.files import SCORING, claim
+from mmalign.files import SCORING, claimed
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.difficulty import ScoreRewardsOptions
 from mmalign.options.rows import WordingOptions
@@ -47,11 +48,12 @@ def _score_verifier(options: ScoreRewardsOptions, dataset: Dataset, wording: Wor
 def _score_implicit(options: ScoreRewardsOptions, dataset: Dataset) -> list[RowRewards] | None:
     """Two passes, a folder of shards each, so that one model at a time is in memory."""
     models = {"policy": options.model, "reference": str(options.reference)}
-    claim(options.out / SCORING, {"kind": options.kind, "data": hash_data_files(options.pairs), **models}, what="other scores")
+    record = {"kind": options.kind, "data": hash_data_files(options.pairs), **models}
     passes, rows = [], _with_scores(dataset)
-    for name, model in models.items():
-        own = replace(options, out=options.out / name)
-        passes.append(score_dataset(own, rows, model, partial(_load, model, options, None), {"mllm": model}, lists=_are_lists(dataset)))
+    with claimed(options.out / SCORING, record, what="other scores", shared=split_among_processes(parse_share(options.shard)).count > 1):
+        for name, model in models.items():
+            own = replace(options, out=options.out / name)
+            passes.append(score_dataset(own, rows, model, partial(_load, model, options, None), {"mllm": model}, lists=_are_lists(dataset)))
     policy, reference = passes
     return None if policy is None or reference is None else subtract_logps(policy, reference, beta=options.beta)
 

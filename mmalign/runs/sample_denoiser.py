@@ -19,7 +19,7 @@ from mmalign.denoisers.paths import SampledPath, pack_path
 from mmalign.denoisers.pipeline import TextToImage, fingerprint_pipeline, load_pipeline
 from mmalign.denoisers.sampling import sample_paths, sample_pictures
 from mmalign.errors import UserError
-from mmalign.files import claim, whole
+from mmalign.files import claimed, whole
 from mmalign.models.load import best_device
 from mmalign.options.denoisers import SampleDenoiserOptions
 from mmalign.worlds.render import to_png
@@ -44,7 +44,6 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     part = parse_share(options.shard)
     settings = {name: value for name, value in vars(options).items() if name not in _WITHOUT_EFFECT}
     record = {**settings, "data": hash_data_files(options.data), "model": fingerprint_pipeline(options.model)}
-    claim(options.out / RECORD, record, what="other samples")
     shards = Shards(options.out / "shards", len(dataset), SHARD_ROWS, suffix=".parquet")
     source = load_pipeline(options.model)
     source.to(best_device())
@@ -53,7 +52,9 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     def write(rows: range, path: Path, advance: Advance) -> None:
         write_shard(options, source, dataset.select(rows), path, first=rows.start)
 
-    list(shards.finish(write, label="drawing", share=split_among_processes(part)))
+    share = split_among_processes(part)
+    with claimed(options.out / RECORD, record, what="other samples", shared=share.count > 1):
+        list(shards.finish(write, label="drawing", share=share))
     if not wait_for_all():
         return None
     if part.count > 1:

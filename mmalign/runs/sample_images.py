@@ -18,7 +18,7 @@ from mmalign.engine.choosing import Decoding, Greedy, Sampling, fold_in
 from mmalign.engine.drawing import draw_pictures
 from mmalign.engine.logps import unwrap
 from mmalign.errors import UserError
-from mmalign.files import SCORING, claim
+from mmalign.files import SCORING, claimed
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import best_device, check_exists, load_mllm
 from mmalign.models.picture_tokens import PictureTokens, find_picture_tokens
@@ -47,7 +47,6 @@ def run(options: SampleImagesOptions) -> None:
         "batch_size": options.batch_size,
         **drawing,
     }
-    claim(options.out / SCORING, record, what="other pictures")
 
     @functools.cache
     def load() -> tuple[Any, PictureTokens, Any]:
@@ -63,9 +62,10 @@ def run(options: SampleImagesOptions) -> None:
         _write_shard(path, dataset, drawn)
 
     shards = Shards(options.out / "data", len(dataset), SHARD, ".parquet")
-    done = shards.finish(write, label="drawing", share=share, unit="caption")
-    rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
-    shards.reject_broken(done, _read_broken, rejects)
+    with claimed(options.out / SCORING, record, what="other pictures", shared=share.count > 1):
+        done = shards.finish(write, label="drawing", share=share, unit="caption")
+        rejects = Rejects(options.out / f"rejects{share.suffix}.jsonl", max_share=options.max_reject_share)
+        shards.reject_broken(done, _read_broken, rejects)
     if wait_for_all():
         print(f"pictures of {len(dataset):,} captions, {options.samples} of each, saved in {shards.folder}")
 

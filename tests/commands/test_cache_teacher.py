@@ -84,6 +84,15 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(
     assert "holds another cache: its top_k is 64, not 3" in capsys.readouterr().err
 
 
+def test_a_value_that_is_refused_leaves_the_folder_to_another(
+    teacher_dir: Path, chats: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value, said in {"0": "top_k is 0; expected 1 token or more", "99999": "top_k is 99999 of"}.items():
+        assert cached(teacher_dir, chats, tmp_path / "out", "--top-k", value) == 2
+        assert said in capsys.readouterr().err
+    assert cached(teacher_dir, chats, tmp_path / "out", "--top-k", "3") == 0
+
+
 def test_with_nearly_all_tokens_it_teaches_like_the_live_teacher_and_with_few_less(
     tiny_llava_dir: Path, teacher_dir: Path, chats: Path, tmp_path: Path
 ) -> None:
