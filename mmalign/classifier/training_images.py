@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from mmalign.classifier.backbone import check_weights
-from mmalign.classifier.class_names import check_words
+from mmalign.classifier.class_names import check_words, few
 from mmalign.classifier.image_cache import CachedImages, cache_images
 from mmalign.classifier.labeled_images import LabeledImages, load_labeled_images
 from mmalign.classifier.prompts import TEXT_TEACHERS, choose_words
@@ -104,6 +104,23 @@ def decode_images(options: ClassifierRunOptions, sources: Mapping[str, LabeledIm
     if "validation" in scored and "test" in scored and scored["validation"][0].fingerprint == scored["test"][0].fingerprint:
         raise UserError("validation and test images are the same; the mixing may be tuned on validation images only")
     return RunImages(train, split, scored)
+
+
+def check_images(images: RunImages) -> list[str]:
+    """Say what is odd with decoded images, in words: classes that no label names, and images of the training data that are scored."""
+    train, split = images.train, images.split
+    labeled = set(train.labels[split.labeled].tolist())
+    bare = [train.classes[label] for label in np.unique(train.labels).tolist() if label not in labeled]
+    notes = [f"no image of class {few(bare)} is labelled"] if bare else []
+    with_label = {train.digests[i] for i in split.labeled}
+    known = with_label | {train.digests[i] for i in split.unlabeled}
+    for name, (found, index) in images.scored.items():
+        shown = [found.digests[i] for i in index]
+        both, taught = (sum(digest in among for digest in shown) for among in (known, with_label))
+        if both:
+            told = f"{both:,} of {len(shown):,} {name} images are training images too, {taught:,} of them labelled there"
+            notes.append(f"{told}: scores on them are not those of new images")
+    return notes
 
 
 def _decode(options: ClassifierRunOptions, data: LabeledImages, rejects: str) -> CachedImages:

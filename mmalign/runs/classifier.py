@@ -17,7 +17,7 @@ from mmalign.classifier.metrics import compute_logits, format_scores, score_clas
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.student import build_student, published_mixing
-from mmalign.classifier.training_images import RunImages, check_choice, check_names, decode_images, load_sources
+from mmalign.classifier.training_images import RunImages, check_choice, check_images, check_names, decode_images, load_sources
 from mmalign.errors import UserError
 from mmalign.files import hash_file, write_whole
 from mmalign.models.parameters import count_parameters
@@ -69,6 +69,8 @@ def run_train(options: TrainClassifierOptions) -> TrainedClassifier | None:
     claim_folder(options.out, record)
     with processes.main_process_first():
         images = decode_images(options, sources)
+    for note in check_images(images) if is_first_process() else ():
+        print(f"warning: {note}")
     teacher = prepare_teacher(options, images.train, images.split, processes)
     width = teacher.find_feature_width(processes.device) if options.form == "feature-kd" else None
     model = build_student(options, images.train.classes, teacher_feature_size=width)

@@ -14,7 +14,7 @@ from mmalign.classifier.dual_head import DualHead, load_dual_head
 from mmalign.classifier.kernel_head import KernelHead
 from mmalign.classifier.metrics import compute_features, compute_logits, format_scores, score_classifier
 from mmalign.classifier.student import build_classifier
-from mmalign.classifier.training_images import RunImages, check_choice, check_names, decode_images, load_sources
+from mmalign.classifier.training_images import RunImages, check_choice, check_images, check_names, decode_images, load_sources
 from mmalign.errors import UserError
 from mmalign.files import write_whole
 from mmalign.models.load import best_device
@@ -48,6 +48,8 @@ def run(options: FitHeadOptions) -> None:
         record["data"]["classifier"] = hash_source(str(options.classifier))
     claim_folder(options.out, record)
     images, device = decode_images(options, sources), best_device()
+    for note in check_images(images):
+        print(f"warning: {note}")
     model = (build_classifier(options, images.train.classes, **_ONE_HEAD) if start is None else reuse_backbone(start, images)).eval()
     teacher = prepare_teacher(options, images, device=device)
     model.to(device)

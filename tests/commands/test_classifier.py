@@ -229,6 +229,18 @@ def test_what_is_read_at_the_end_is_looked_at_before_the_first_step(
     assert "training" not in captured.out
 
 
+def test_images_that_are_scored_though_trained_on_and_classes_without_a_label_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3)
+    (tmp_path / "split.json").write_text(json.dumps({"labeled": ["cat/0.png", "cat/1.png"], "unlabeled": ["cat/2.png", "dog/0.png"]}))
+    words = ["--form", "ce-only", "--split-file", str(tmp_path / "split.json"), "--validation-data", str(data)]
+    assert train(data, tmp_path / "out", *words) == 0
+    told = capsys.readouterr().out
+    assert "warning: no image of class dog (1) is labelled" in told
+    assert "warning: 4 of 6 validation images are training images too, 2 of them labelled there" in told
+
+
 def test_files_that_are_passed_over_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = save_class_folders(tmp_path / "data", cat=3, dog=3, empty=0)
     (data / "cat" / "phone.heic").write_bytes(b"")
