@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, load_from_disk
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
 from numpy.typing import NDArray
 
 from mmalign.classifier.class_names import compose, few
@@ -175,7 +175,10 @@ def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
     if mine := mine or (tables if all(path.stem.isdecimal() for path in tables) else []):
         return read_files(mine, source), f"{source} ({split})"
     if tables:
-        raise UserError(f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself")
+        raise UserError(
+            f"{source} has {few([path.name for path in tables])} and nothing for split {split!r}; name the file itself, or a folder of the "
+            f"files that are meant, called {split}-*.parquet"
+        )
     return None
 
 
@@ -249,27 +252,37 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
 def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path | None) -> LabeledImages:
     if not len(dataset):
         raise UserError(f"{what} has no rows")
-    image = next((key for key, feature in dataset.features.items() if isinstance(feature, Image)), None)
-    if image is None:
+    pictures, lists = (_columns_of(dataset, kind) for kind in (Image, ClassLabel))
+    if not pictures:
         raise UserError(
             f"{what} has columns {', '.join(dataset.column_names)}, and none of type Image; datasets makes one of bytes or paths: "
             "cast_column(NAME, Image())"
         )
-    label = column or next((key for key, feature in dataset.features.items() if isinstance(feature, ClassLabel)), None)
-    if label not in dataset.features:
-        wanted = column or "a ClassLabel, or a column of text or whole numbers that --label-column names"
-        raise UserError(f"{what} has columns {', '.join(dataset.column_names)}; expected {wanted}")
+    image, label = pictures[0], column or next(iter(lists), None)
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
-    labels, names = _number_labels(table[label].to_pylist(), dataset.features[label], what=f"{what}, column {label}")
+    labels, names = _number_labels(table, dataset.features, label, what=what)
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
     images = table[image].to_pylist()
     if root is None and not any(one and one["bytes"] for one in images):
         raise UserError(f"{what} holds no bytes of images, only paths such as {images[0] and images[0]['path']}; save_to_disk stores both")
-    return _unique(LabeledImages(tuple(map(str, ids)), images, labels, tuple(names), root), what=what)
+    notes = []
+    if len(pictures) > 1:
+        notes.append(f"{what} has images in columns {', '.join(pictures)}: {image} is read; leave it out of the table for another one")
+    if column is None and len(lists) > 1:
+        notes.append(f"{what} has classes in columns {', '.join(lists)}: {label} is read; --label-column names another one")
+    return _unique(LabeledImages(tuple(map(str, ids)), images, labels, tuple(names), root, tuple(notes)), what=what)
 
 
-def _number_labels(values: Sequence[Any], feature: Any, *, what: str) -> tuple[NDArray[np.int64], Sequence[str]]:
+def _columns_of(dataset: Dataset, kind: type) -> list[str]:
+    return [name for name, feature in dataset.features.items() if isinstance(feature, kind)]
+
+
+def _number_labels(table: Any, features: Features, label: str | None, *, what: str) -> tuple[NDArray[np.int64], Sequence[str]]:
     """Number the labels of a column, and name its classes; of plain values each is a class, in their order."""
+    if label not in features:
+        wanted = label or "a ClassLabel, or a column of text or whole numbers that --label-column names"
+        raise UserError(f"{what} has columns {', '.join(features)}; expected {wanted}")
+    values, feature, what = table[label].to_pylist(), features[label], f"{what}, column {label}"
     kinds = str if isinstance(feature, Value) and feature.dtype in ("string", "large_string") else int
     odd = [value for value in values if not isinstance(value, kinds)]
     if odd:
@@ -285,7 +298,15 @@ def _number_labels(values: Sequence[Any], feature: Any, *, what: str) -> tuple[N
 
 
 def _from_folders(source: Path, split: Split) -> LabeledImages:
-    found = find_class_folders(source, split)
+    try:
+        found = find_class_folders(source, split)
+    except UserError as error:
+        below = sorted({path.parent.relative_to(source) for depth in ("*/*", "*/*/*") for path in source.glob(f"{depth}.parquet")})
+        if not below:
+            raise
+        raise UserError(
+            f"{source} has tables in {few(list(map(str, below)))}; name a folder of tables, such as {source / below[-1]}"
+        ) from error
     ids = tuple(str(path.relative_to(found.folder)) for files in found.files for path in files)
     labels = np.repeat(np.arange(len(found.classes)), [len(files) for files in found.files])
     return LabeledImages(ids, ids, labels.astype(np.int64), found.classes, found.folder, found.notes)

@@ -126,6 +126,42 @@ def test_numbered_tables_of_a_folder_are_one_set(tmp_path: Path) -> None:
     assert len(load_labeled_images(tmp_path / "test", split="validation")) == 1
 
 
+def save_table(path: Path, **columns: list[str]) -> None:
+    """Two images, with a column of classes for each list of names."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    features = Features({"img": ImageFeature(), **{name: ClassLabel(names=names) for name, names in columns.items()}})
+    rows = {"img": [random_image(0), random_image(1)], **{name: [0, 1] for name in columns}}
+    Dataset.from_dict(rows, features=features).to_parquet(path)
+
+
+def test_of_several_columns_of_classes_the_one_that_is_read_is_named(tmp_path: Path) -> None:
+    """As in CIFAR-100."""
+    save_table(tmp_path / "train-00000-of-00001.parquet", fine_label=NAMES, coarse_label=["animals", "things"])
+    (note,) = load_labeled_images(tmp_path).notes
+    assert note.endswith("has classes in columns fine_label, coarse_label: fine_label is read; --label-column names another one")
+    coarse = load_labeled_images(tmp_path, column="coarse_label")
+    assert (coarse.classes, coarse.notes) == (("animals", "things"), ())
+
+
+@pytest.mark.parametrize("place", ["data/train-00000-of-00001.parquet", "default/train/0000.parquet"])
+def test_folders_of_tables_are_named_where_a_data_set_of_the_hub_is(tmp_path: Path, place: str) -> None:
+    save_table(tmp_path / place, label=NAMES)
+    with pytest.raises(
+        UserError, match=rf"has tables in {Path(place).parent} \(1\); name a folder of tables, such as .*{Path(place).parent}"
+    ):
+        load_labeled_images(tmp_path)
+    assert len(load_labeled_images((tmp_path / place).parent)) == 2
+
+
+def test_a_split_that_a_folder_has_not_is_told_how_to_name_its_files(tmp_path: Path) -> None:
+    """Food-101 has validation files and no test files."""
+    save_table(tmp_path / "validation-00000-of-00001.parquet", label=NAMES)
+    with pytest.raises(
+        UserError, match=r"and nothing for split 'test'; .* or a folder of the files that are meant, called test-\*.parquet"
+    ):
+        load_labeled_images(tmp_path, split="test")
+
+
 def test_fine_grained_sets_by_name(tmp_path: Path) -> None:
     """CoOp's split file, and FGVC Aircraft's own lists."""
     place = COOP_SETS["oxford_pets"]
