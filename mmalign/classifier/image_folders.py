@@ -23,6 +23,10 @@ _PLAIN_WORDS = {"set", "data", "dataset", "image", "images", "img", "imgs", "pho
 _LEFTOVERS = {"thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 
 
+UNLABELED = "unlabelled"
+"""What the one class is called where images have none."""
+
+
 class ClassFolders(NamedTuple):
     """The class folders of a split."""
 
@@ -63,6 +67,16 @@ def find_class_folders(source: Path, split: str) -> ClassFolders:
     beside = [path.name for path in folders if path not in splits]
     notes = (f"skipped folders beside the splits of {source}: {', '.join(beside)}",) if beside else ()
     return found._replace(notes=(*notes, *found.notes))
+
+
+def find_loose_images(source: Path) -> ClassFolders | None:
+    """Find images in a folder itself, none of which has a class; None where there are none, or images of folders below are beside them."""
+    if not source.is_dir() or any(
+        _is_image(file) for path in source.iterdir() if path.is_dir() and not is_hidden(path) for file in _walk(path)
+    ):
+        return None
+    images = _loose_images(source)
+    return ClassFolders(source, (UNLABELED,), [images], ()) if images else None
 
 
 def is_hidden(path: Path) -> bool:
@@ -121,13 +135,17 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
     if not any(images):
         raise UserError(f"no images at {folder} for split {split!r}: expected a folder of images for each class, or a data set's file")
     others = [path for found in files for path in found if not _is_image(path)]
-    loose = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path) and _is_image(path)]
+    loose = _loose_images(folder)
     notes = []
     if others:
         notes.append(f"skipped {_count(others)} that mmalign doesn't read as images, such as {others[0].relative_to(folder)}")
     if loose:
         notes.append(f"skipped {_count(loose)} beside the class folders, such as {loose[0].name}: they have no class")
     return ClassFolders(folder, tuple(path.name for path in folders), images, tuple(notes))
+
+
+def _loose_images(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.iterdir()) if path.is_file() and not is_hidden(path) and _is_image(path)]
 
 
 def _walk(folder: Path) -> list[Path]:

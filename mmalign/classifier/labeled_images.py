@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from numpy.typing import NDArray
 
 from mmalign.classifier.class_names import compose, few
-from mmalign.classifier.image_folders import find_class_folders, find_split
+from mmalign.classifier.image_folders import UNLABELED, find_class_folders, find_loose_images, find_split
 from mmalign.data.datasets import read_files
 from mmalign.errors import UserError
 from mmalign.files import read_json, write_whole
@@ -121,7 +121,9 @@ class LabeledImages:
         return replace(self, labels=numbers[self.labels], classes=tuple(classes), notes=notes)
 
 
-def load_labeled_images(source: Path, *, split: Split = "train", name: SetName | None = None, column: str | None = None) -> LabeledImages:
+def load_labeled_images(
+    source: Path, *, split: Split = "train", name: SetName | None = None, column: str | None = None, need_labels: bool = True
+) -> LabeledImages:
     """Load a split of a data set.
 
     Args:
@@ -130,23 +132,25 @@ def load_labeled_images(source: Path, *, split: Split = "train", name: SetName |
         split: Which part.
         name: One of the ten sets.
         column: Of a table: a ClassLabel, or a column of text or whole numbers, each value a class; the first ClassLabel if not given.
+        need_labels: False takes a table without classes too, and a folder of images: all are of the one class ``UNLABELED``.
 
     Raises:
         ValueError: If nothing is there that can be read, a label has no class, or what is there has no columns.
     """
     if split not in get_args(Split):
         raise UserError(f"split is {split!r}; expected one of {', '.join(get_args(Split))}")
-    found = _load(source, split, name, column)
+    found = _load(source, split, name, column, need_labels=need_labels)
     seen = set(np.unique(found.labels).tolist())
     empty = [name for label, name in enumerate(found.classes) if label not in seen]
     return replace(found, notes=(*found.notes, f"{source} ({split}) has no image of class {few(empty)}")) if empty else found
 
 
-def _load(source: Path, split: Split, name: SetName | None, column: str | None) -> LabeledImages:
+def _load(source: Path, split: Split, name: SetName | None, column: str | None, *, need_labels: bool) -> LabeledImages:
     table = None if name is not None else _find_table(source, split)
     if table is not None:
         # What is in memory was opened by the user, who may read any file; the paths of a file that came from elsewhere may lead anywhere.
-        return _from_dataset(*table, column=column, root=None if find_held(source) is None else Path("/"))
+        root = None if find_held(source) is None else Path("/")
+        return _from_dataset(*table, column=column, root=root, need_labels=need_labels)
     if column is not None:
         raise UserError(
             f"label_column is {column!r}, and {name or source} is no table; expected Parquet or save_to_disk, such as "
@@ -156,7 +160,7 @@ def _load(source: Path, split: Split, name: SetName | None, column: str | None) 
         return _load_coop_set(name, source, split)
     if source.suffix == ".json":
         return read_coop_split(source, source.parent, split)
-    return _from_folders(source, split)
+    return _from_folders(source, split, need_labels=need_labels)
 
 
 def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
@@ -249,7 +253,7 @@ def _choose(loaded: Dataset | DatasetDict, split: str, *, what: str) -> Dataset:
     return loaded[key]
 
 
-def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path | None) -> LabeledImages:
+def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path | None, need_labels: bool) -> LabeledImages:
     if not len(dataset):
         raise UserError(f"{what} has no rows")
     pictures, lists = (_columns_of(dataset, kind) for kind in (Image, ClassLabel))
@@ -260,7 +264,12 @@ def _from_dataset(dataset: Dataset, what: str, *, column: str | None, root: Path
         )
     image, label = pictures[0], column or next(iter(lists), None)
     table = dataset.cast_column(image, Image(decode=False)).with_format("arrow")[:]
-    labels, names = _number_labels(table, dataset.features, label, what=what)
+    try:
+        labels, names = _number_labels(table, dataset.features, label, what=what)
+    except UserError:
+        if need_labels:
+            raise
+        labels, names = np.zeros(len(table), dtype=np.int64), [UNLABELED]
     ids = table["id"].to_pylist() if "id" in dataset.column_names else range(len(labels))
     images = table[image].to_pylist()
     if root is None and not any(one and one["bytes"] for one in images):
@@ -297,9 +306,9 @@ def _number_labels(table: Any, features: Features, label: str | None, *, what: s
     return labels, names
 
 
-def _from_folders(source: Path, split: Split) -> LabeledImages:
+def _from_folders(source: Path, split: Split, *, need_labels: bool) -> LabeledImages:
     try:
-        found = find_class_folders(source, split)
+        found = (None if need_labels else find_loose_images(source)) or find_class_folders(source, split)
     except UserError as error:
         below = sorted({path.parent.relative_to(source) for depth in ("*/*", "*/*/*") for path in source.glob(f"{depth}.parquet")})
         if not below:

@@ -264,7 +264,7 @@ class EvaluateClassifierOptions(ScoredImages):
     shifted_data: list[Path] = field(default_factory=list)
     """other sets of the same classes (ImageNet-V2, -Sketch, -R, -A), each scored among the classes that it has"""
     foreign_data: list[Path] = field(default_factory=list)
-    """sets of none of the classes: AUROC and FPR at 95% of telling them by the largest probability"""
+    """sets of none of the classes, or folders of images: AUROC and FPR at 95% of telling them by the largest probability"""
     out: Path | None = None
     """JSON file of the result"""
 

@@ -59,7 +59,7 @@ class DistillImagesOptions(TargetOptions, PoolOptions):
     """Options of ``mmalign classifier distill-images``."""
 
     data: Path
-    """images, as classifier train takes them; their classes are not learned from"""
+    """images, as classifier train takes them, or without classes: those are not learned from"""
     set: SetName | None = None
     """one of CoOp's ten fine-grained sets below --data"""
     out: Path

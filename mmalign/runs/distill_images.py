@@ -34,7 +34,9 @@ def run(options: DistillImagesOptions) -> None:
     """
     if not is_first_process():
         return
-    data = load_labeled_images(options.data, split="train", name=options.set)
+    data = load_labeled_images(options.data, split="train", name=options.set, need_labels=False)
+    for note in data.notes:
+        print(f"warning: {note}")
     weights = hash_target(options)
     memory = options.cache_folder if options.cache_folder.is_dir() else None
     hashes = {"train": data.fingerprint(memory), "target": weights}
@@ -98,9 +100,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def save(options: DistillImagesOptions, distillation: ImageDistillation, images: CachedImages) -> None:
     """Save the set; the report comes last, and with it the checkpoint goes."""
     out, start, learned = options.out, distillation.start, distillation.images()
-    ids, labels = [images.ids[i] for i in start], images.labels[start].tolist()
+    ids, labels, classes = [images.ids[i] for i in start], images.labels[start].tolist(), images.classes
+    if len(classes) < 2:
+        # A classifier has two classes or more, whatever it learns.
+        labels, classes = list(range(len(ids))), tuple(ids)
     source = f"features of {options.target} ({options.target_kind})"
-    save_set(out, images=learned, features=distillation.features.detach(), ids=ids, labels=labels, classes=images.classes, source=source)
+    save_set(out, images=learned, features=distillation.features.detach(), ids=ids, labels=labels, classes=classes, source=source)
     save_sheet(out / SHEET_FILE, np.array(images.pixels[start]), learned)
     log = average(distillation.losses, options.logging_steps)
     write_whole(out / LOG_FILE, json.dumps(log, indent=1))

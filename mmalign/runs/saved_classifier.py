@@ -46,7 +46,7 @@ def run_evaluate(options: EvaluateClassifierOptions) -> None:
     if options.class_map is not None:
         data = data.rename_classes(read_class_names(options.class_map, data.classes), what=str(options.class_map))
     # What can't be used is told before the first image is looked at.
-    shifted = {path: load_other(options, path).with_classes(model.settings.classes, what=str(path)) for path in options.shifted_data}
+    shifted = {path: load_shifted(options, path, model) for path in options.shifted_data}
     foreign = {path: load_foreign(options, path, model) for path in options.foreign_data}
     images = decode_scored(options, data, model)
     teacher = None
@@ -79,18 +79,18 @@ def score_among(
     return score_classifier(model, logits, torch.from_numpy(images.labels), teacher=teacher)
 
 
-def load_other(options: EvaluateClassifierOptions, path: Path) -> LabeledImages:
-    """Read another set than ``--data``."""
-    return load_labeled_images(path, split=options.split, column=options.label_column)
+def load_shifted(options: EvaluateClassifierOptions, path: Path, model: DualHead) -> LabeledImages:
+    """Read another set of the classifier's classes."""
+    return load_labeled_images(path, split=options.split, column=options.label_column).with_classes(model.settings.classes, what=str(path))
 
 
 def load_foreign(options: EvaluateClassifierOptions, path: Path, model: DualHead) -> LabeledImages:
-    """Read images of none of the classes.
+    """Read images of none of the classes, whose own classes need not be known.
 
     Raises:
         ValueError: If some are of a class that the classifier knows.
     """
-    data = load_other(options, path)
+    data = load_labeled_images(path, split=options.split, column=options.label_column, need_labels=False)
     if shared := sorted(set(data.classes) & set(model.settings.classes)):
         raise UserError(f"{path} has images of {', '.join(shared)}, which the classifier knows; expected images of other classes")
     return data

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -129,29 +130,34 @@ def test_a_finished_run_is_left_as_it_is(learned: Path, photos: Path, target: Pa
     assert "holds another run: its steps is 5, not 6" in capsys.readouterr().err
 
 
+SHARED = ["--backbone", "resnet10t", "--image-size", "32", "--augmentation", "pad-crop", "--batch-size", "4"]
+
+
+def pretrain(data: Path, out: Path, *more: str) -> int:
+    words = ["classifier", "train", "--data", str(data), *SHARED, "--no-pretrained", "--backbone-options", NETWORK, "--out", str(out)]
+    words += ["--form", "feature-kd", "--feature-loss", "mse", "--label-weight", "0", "--label-share", "1", "--unlabeled-per-label", "0"]
+    words += ["--teacher", str(data / "targets.safetensors"), "--teacher-kind", "logits", "--logging-steps", "1"]
+    return main([*words, *more])
+
+
+def test_images_without_classes_make_the_same_set(learned: Path, photos: Path, target: Path, tmp_path: Path) -> None:
+    """And a backbone is pre-trained on it: each image is a class of its own."""
+    (tmp_path / "photos").mkdir()
+    Dataset.from_parquet(str(photos / "train.parquet")).remove_columns("label").to_parquet(tmp_path / "photos" / "train.parquet")
+    out = tmp_path / "set"
+    assert main(words_of(tmp_path / "photos", target, out)) == 0
+    assert torch.equal(*(load_file(folder / "targets.safetensors")["features"] for folder in (out, learned)))
+    assert pretrain(out, tmp_path / "pre", "--max-steps", "2") == 0
+
+
 def test_pretrained_on_the_set_then_tuned(learned: Path, photos: Path, tmp_path: Path) -> None:
     """The backbone that learned the set is what the next training begins with, bit for bit."""
-    shared = [
-        "--backbone",
-        "resnet10t",
-        "--image-size",
-        "32",
-        "--augmentation",
-        "pad-crop",
-        "--batch-size",
-        "4",
-        "--cache",
-        str(tmp_path / "cache"),
-    ]
-    words = ["classifier", "train", "--data", str(learned), *shared, "--no-pretrained", "--backbone-options", NETWORK]
-    words += ["--form", "feature-kd", "--feature-loss", "mse", "--label-weight", "0", "--label-share", "1", "--unlabeled-per-label", "0"]
-    words += ["--teacher", str(learned / "targets.safetensors"), "--teacher-kind", "logits", "--max-steps", "12", "--logging-steps", "1"]
-    assert main([*words, "--learning-rate", "1e-2", "--out", str(tmp_path / "pre")]) == 0
+    assert pretrain(learned, tmp_path / "pre", "--max-steps", "12", "--learning-rate", "1e-2") == 0
     losses = [line["loss"] for line in json.loads((tmp_path / "pre" / "train_log.json").read_text()) if "loss" in line]
     assert losses[-1] < losses[0]
     weights = tmp_path / "pre" / "backbone.safetensors"
     network = NETWORK.replace("}", f", pretrained_cfg_overlay: {{file: '{weights}'}}}}")
-    words = ["classifier", "train", "--data", str(photos), *shared, "--backbone-options", network, "--form", "ce-only", "--shots", "4"]
+    words = ["classifier", "train", "--data", str(photos), *SHARED, "--backbone-options", network, "--form", "ce-only", "--shots", "4"]
     words += ["--freeze-backbone", "--test-data", str(photos), "--max-steps", "1", "--out", str(tmp_path / "tuned")]
     assert main(words) == 0
     tuned = load_file(tmp_path / "tuned" / "model.safetensors")

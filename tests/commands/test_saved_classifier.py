@@ -22,6 +22,7 @@ from mmalign.options.classifier import EvaluateClassifierOptions
 from mmalign.runs.saved_classifier import decode_for, load_scored
 from tests.commands.test_classifier import STEPS, STUDENT, train
 from tests.tiny_classifiers import CLASSES, RESNET, save_part
+from tests.tiny_models import random_image
 
 WEIGHTED = [word for word in STUDENT if word != "--no-pretrained"]
 
@@ -139,8 +140,12 @@ def test_sets_that_are_shifted_and_foreign(photos: Path, teacher: list[str], tmp
     save_part(foreign, 10, 300)
     names = [f"new {name}" for name in CLASSES]
     Dataset.from_parquet(str(foreign)).cast_column("label", ClassLabel(names=names)).to_parquet(foreign)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for number in range(10):
+        random_image(300 + number).save(flat / f"{number}.png")
     words = ["classifier", "evaluate", str(tmp_path / "model"), "--data", str(photos), "--cache", str(tmp_path / "cache")]
-    sets = ["--shifted-data", str(some), str(photos / "validation.parquet"), "--foreign-data", str(foreign)]
+    sets = ["--shifted-data", str(some), str(photos / "validation.parquet"), "--foreign-data", str(foreign), str(flat)]
     assert main([*words, *sets, "--out", str(tmp_path / "result.json")]) == 0
     said = capsys.readouterr().out
     assert "accuracy among 2 of the classifier's 3 classes" in said
@@ -160,6 +165,7 @@ def test_sets_that_are_shifted_and_foreign(photos: Path, teacher: list[str], tmp
     expected = score_detection(inside.softmax(-1).amax(-1), outside.softmax(-1).amax(-1))
     assert result["foreign"][str(foreign)]["ce_head"] == pytest.approx(expected)
     assert result["foreign"][str(foreign)].keys() == {"num_images", "ce_head", "kd_head", "mixed"}
+    assert result["foreign"][str(flat)] == result["foreign"][str(foreign)]
 
     capsys.readouterr()
     for more, reason in (
