@@ -130,10 +130,14 @@ def test_stale_and_foreign_columns_are_refused(
     with pytest.raises(SystemExit):
         mimic(tiny_llava_dir, data, tmp_path / "c", "--teacher", "cached", "--temperature", "2")
     assert "at temperature 1 alone" in capsys.readouterr().err
-    edited = load_rows(data).map(lambda row: {"messages": [row["messages"][0], {**row["messages"][1], "content": "a star"}]})
-    edited.to_parquet(tmp_path / "edited.parquet")
-    assert mimic(tiny_llava_dir, tmp_path / "edited.parquet", tmp_path / "d", "--teacher", "cached") == 2
-    assert "the cached teacher is stale, or reads other tokens" in (tmp_path / "d" / "rejects.jsonl").read_text()
+    for number in (0, 1):
+        edited = load_rows(data).to_list()
+        edited[0]["messages"][number]["content"] = "a star"
+        save_rows(tmp_path / f"edited-{number}.parquet", edited)
+        out = tmp_path / f"edited-{number}"
+        assert mimic(tiny_llava_dir, tmp_path / f"edited-{number}.parquet", out, "--teacher", "cached", "--max-reject-share", "0.5") == 0
+        (reject,) = map(json.loads, (out / "rejects.jsonl").read_text().splitlines())
+        assert "the cached teacher is stale, or reads other tokens" in reject["reason"], "a question, an answer"
 
 
 def test_chats_whose_images_are_found_later_are_asked_then(teacher_dir: Path, tmp_path: Path) -> None:
