@@ -1,7 +1,7 @@
 """``mmalign lmms-tasks``: benchmarks as tasks of lmms-eval."""
 
+from mmalign.evaluation.harness.benchmark_task import task_options
 from mmalign.evaluation.harness.tasks import task_name, write_task
-from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.harness import LmmsTasksOptions
 from mmalign.runs.evaluate import load_benchmark
 
@@ -15,7 +15,7 @@ def run(options: LmmsTasksOptions) -> None:
     name = options.benchmark
     number = write_task(
         options.out,
-        load_benchmark(EvaluateOptions(benchmark=name, data=options.data)),
+        load_benchmark(task_options(name, options.data)),
         name=name,
         data=options.data,
         images=options.images,

@@ -60,6 +60,11 @@ class BenchmarkTask:
         return aggregate
 
 
+def task_options(benchmark: Task, data: Path) -> EvaluateOptions:
+    """How a task's data are read: no description is scored, for which AMBER would need word vectors."""
+    return EvaluateOptions(benchmark=benchmark, data=data, similarity="exact")
+
+
 def metric_name(key: str) -> str:
     """What lmms-eval calls a metric: "pope/f1" is pope_f1, since it makes columns of names."""
     return key.replace("/", "_")
@@ -68,4 +73,4 @@ def metric_name(key: str) -> str:
 @cache
 def _load(benchmark: Task, data: str) -> Benchmark:
     """Read the data once for all metrics."""
-    return find_benchmark(benchmark).load(EvaluateOptions(benchmark=benchmark, data=Path(data)))
+    return find_benchmark(benchmark).load(task_options(benchmark, Path(data)))

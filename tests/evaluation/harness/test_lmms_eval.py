@@ -106,7 +106,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", METRICS)
-def test_task_as_written(name: Any, root: Path) -> None:
+def test_task_as_written(name: Any, root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without a word of the vectors that AMBER's descriptions are scored with."""
     out = write(root, name, "--prompt-suffix", '\nSay "yes" or no: {x}.')
     task = read_yaml(out / f"{task_name(name)}.yaml")
     assert task["lmms_eval_specific_kwargs"]["default"]["post_prompt"] == '\nSay "yes" or no: {x}.'
@@ -124,6 +125,7 @@ def test_task_as_written(name: Any, root: Path) -> None:
     assert functions["doc_to_text"](rows[0], {"post_prompt": "!"}) == rows[0]["text"] + "!"
     better = {metric["metric"] for metric in task["metric_list"] if metric.get("higher_is_better")}
     assert better == {metric_name(key) for key in METRICS[name]} - {"yes_ratio"}
+    assert "word vectors" not in caplog.text
 
 
 def test_metrics_are_the_originals(root: Path) -> None:
