@@ -195,16 +195,21 @@ def read_list(raw: Mapping[str, Any], *, index: int, image_root: Path | None = N
     scores = list(raw["scores"])
     if len(responses) < 2 or len(scores) != len(responses):
         raise UserError(f"row has {len(responses)} responses and {len(scores)} scores; expected two or more responses, each with a score")
-    for score in scores:
-        if not is_finite(score):
-            raise UserError(f"scores hold {score!r}; expected finite numbers")
+    check_scores(scores, what="response", sampled=sampled)
     if not sampled and len(set(responses)) < len(responses):
         raise UserError("two responses are the same text")
-    if not sampled and len(set(scores)) == 1:
-        raise UserError(f"every response has score {scores[0]:g}: there is no preference to learn")
     prompt, images = _with_images(raw, read_prompt(raw["prompt"], "prompt"), image_root, "prompt")
     values = [float(score) for score in scores]
     return ListRow(row_id(raw, index=index), images, prompt, responses, values, _flag(raw, "ends", default=True), sampled)
+
+
+def check_scores(scores: Sequence[Any], *, what: str, sampled: bool) -> None:
+    """Raise ``UserError`` if scores are no finite numbers, or all the same: ``sampled`` lists alone may lack a preference."""
+    for score in scores:
+        if not is_finite(score):
+            raise UserError(f"scores hold {score!r}; expected finite numbers")
+    if not sampled and len(set(scores)) == 1:
+        raise UserError(f"every {what} has score {scores[0]:g}: there is no preference to learn")
 
 
 def read_items(raw: Mapping[str, Any], *, index: int, image_root: Path | None = None) -> ItemsRow:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from mmalign.data.caches import digest_text
 from mmalign.data.encode import EncodedPrompt
-from mmalign.data.numbers import is_finite
 from mmalign.data.pictures import (
     CAPTION,
     CODES,
@@ -24,6 +23,7 @@ from mmalign.data.pictures import (
     read_caption,
     read_pictures,
 )
+from mmalign.data.rows import check_scores
 from mmalign.engine.batch import collate_prompts
 from mmalign.engine.choosing import fold_in
 from mmalign.engine.logps import unwrap
@@ -153,10 +153,11 @@ class PictureListwiseMethod(PictureResponses[ListObjective], ListwiseMethod):
         self.columns = (CAPTION, *PICTURE_LIST, "scores")
 
     def check_numbers(self, raw: Mapping[str, Any]) -> None:
-        """A score for each picture, in the objective's range."""
+        """A score for each picture, in the objective's range, and a preference among them."""
         scores, count = raw["scores"], len(raw[PICTURE_LIST[0]])
-        if not isinstance(scores, list) or len(scores) != count or not all(map(is_finite, scores)):
-            raise UserError(f"scores are {scores!r}; expected {count} finite numbers, one for each picture of images_responses")
+        if not isinstance(scores, list) or len(scores) != count:
+            raise UserError(f"scores are {scores!r}; expected {count} numbers, one for each picture of images_responses")
+        check_scores(scores, what="picture", sampled=self.sampled)
         super().check_numbers(raw)
 
 

@@ -130,6 +130,20 @@ def test_lists_of_codes_belong_to_lists_of_pictures(janus_dir: Path, tmp_path: P
     assert "codes_responses has 2 entries for 3 pictures" in capsys.readouterr().err
 
 
+def test_lists_of_pictures_without_a_preference_are_rejected_as_those_of_words_are(janus_dir: Path, tmp_path: Path) -> None:
+    """Some that are equal carry no order, and the others do."""
+    rows = [{"id": f"list-{number}", **row} for number, row in enumerate(picture_lists(5))]
+    for number, scores in {1: [0.5, 0.5], 2: [math.inf, 0.5, 0.1], 4: [0.5, 0.5, 0.1]}.items():
+        rows[number]["scores"] = scores
+    data = save_pictures(tmp_path / "lists.parquet", rows)
+    words = ["--pictures", "--objective", "plackett_luce", "--max-reject-share", "0.5"]
+    assert train(janus_dir, data, tmp_path / "out", *words, kind="listwise") == 0
+    assert read_rejects(tmp_path / "out") == {
+        "list-1": "every picture has score 0.5: there is no preference to learn",
+        "list-2": "scores hold inf; expected finite numbers",
+    }
+
+
 def test_broken_rows_are_rejected_with_their_reason(janus_dir: Path, tmp_path: Path) -> None:
     rows = picture_pairs(8)
     rows[1]["caption"] = " "
