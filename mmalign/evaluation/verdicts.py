@@ -32,7 +32,7 @@ _LABEL = re.compile(
 # Words that turn the verdict behind them; "not only correct" is correct.
 _NEGATION = re.compile(
     r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere"
-    r"|no (?:reason|grounds?|basis|way)|far from|\w+n't)\b"
+    r"|no (?:reason|grounds?|basis|way)|far from|fail(?:s|ed)? to|\w+n't)\b"
 )
 # Where a thought ends; what stands before it does not negate what stands behind.
 _BREAK = re.compile(r"[.!?;:,\n\u2014()\"]|\b(?:and|but|so|hence|therefore|thus|because|since|as|yet|while|whereas|although)\b")
@@ -43,6 +43,8 @@ _SUPPOSED = re.compile(
 )
 _OFFER_BEHIND = re.compile(r"\"?(?:,|/| or| nor|, or)\s*\"?(?:incorrect|correct|unclear)\b")
 _OFFER_BEFORE = re.compile(r"\b(?:incorrect|correct|unclear)\"?(?:,|/| or| nor|, or)\s*\"?$")
+# Neither correct nor incorrect.
+_HALF = re.compile(r"\b(?:partially|partly|half|somewhat)[\s-]*$")
 _THE = re.compile(r"\bthe (?:\w+ )?$")
 _OTHER_THING = re.compile(r"\s+[\w-]+(?: [\w-]+){0,3} (?:is|was|are|were|would|should|being)\b")
 # A reply that begins with its verdict gives reasons behind it, unless it takes the verdict back.
@@ -79,13 +81,15 @@ def find_verdict(reply: str) -> bool | None:
 
 
 def _is_said(text: str, match: re.Match[str]) -> bool:
-    """Whether a verdict is said of the answer, and not asked, supposed, offered ("correct or incorrect") or said of another thing."""
+    """Whether a verdict is said of the answer: not asked, supposed, offered ("correct or incorrect"), half meant, or of another thing."""
     before, behind = text[: match.start()], text[match.end() :]
     if re.match(r"[^.!\n]{0,60}\?", behind) or _SUPPOSED.search(_clause(before)):
         return False
     if _OFFER_BEHIND.match(behind) or _OFFER_BEFORE.search(before):
         return False
     if match.lastgroup == "unclear" and _is_negated(before):
+        return False
+    if match.lastgroup == "right" and _HALF.search(before):
         return False
     return not (_THE.search(before) and _OTHER_THING.match(behind))
 

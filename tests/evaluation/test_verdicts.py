@@ -70,8 +70,12 @@ WRONG = [
     'The prediction is not "correct".',
     "The prediction is incorrect. To be correct, it should say no.",
     "It is in no way correct.",
+    "The response fails to be correct.",
+    "It is partially correct at best: incorrect.",
 ]
 UNCLEAR = [
+    "Partially correct.",
+    "The answer is only half-correct.",
     "unclear",
     "",
     "neither correct nor incorrect",
