@@ -1,7 +1,7 @@
 """The one trainer: ``transformers.Trainer`` around a method."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -289,8 +289,9 @@ def modules_that_stay_in_eval(model: nn.Module) -> list[nn.Module]:
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Tensor]:
+    """The tensors of a batch by their paths; what a method keeps beside them is its own."""
     if isinstance(value, Tensor):
         return {prefix: value.detach().cpu().contiguous()}
-    if value is None:
+    if not isinstance(value, Mapping):
         return {}
     return {name: tensor for key, item in value.items() for name, tensor in _flatten(item, f"{prefix}.{key}".strip(".")).items()}

@@ -258,8 +258,9 @@ def test_damaged_checkpoints_are_passed_over(tmp_path: Path) -> None:
     assert verify_checkpoint(newest) == "it was not saved to its end"
 
 
-def test_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path: Path) -> None:
-    trainer = make_trainer(tmp_path, kind="sft", batch_size=2)
+@pytest.mark.parametrize("kind", ["sft", "mimic", "on-policy", "preference", "listwise", "online"])
+def test_loss_that_is_not_finite_stops_with_the_batch_saved(tmp_path: Path, kind: str) -> None:
+    trainer = make_trainer(tmp_path, kind=kind, batch_size=2)
     with torch.no_grad():
         trainer.model.lm_head.weight[5] = float("nan")
     with pytest.raises(FloatingPointError, match=r"the loss is nan at step 0; the batch is saved in .*bad_batch_step0_rank0"):
