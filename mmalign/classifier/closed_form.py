@@ -30,7 +30,6 @@ class Support(NamedTuple):
     """(N, C) class probabilities."""
     weights: Tensor
     """(N,), summing to 1."""
-    num_labeled: int
 
 
 class Held(NamedTuple):
@@ -75,7 +74,7 @@ def join_support(
         parts.append((*taught, 1.0 if labeled is None else 1 - share))
     weights = torch.cat([one.new_full((len(one),), weight / len(one)) for one, _, weight in parts])
     features, values = torch.cat([one for one, _, _ in parts]), torch.cat([one for _, one, _ in parts])
-    return Support(features, values, weights, 0 if labeled is None else len(labeled[1]))
+    return Support(features, values, weights)
 
 
 def fit_hilbert(support: Support, held: Held | None, alphas: Sequence[float]) -> tuple[KernelHead, list[Tried]]:

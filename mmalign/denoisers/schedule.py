@@ -114,11 +114,6 @@ def velocity_scale(levels: Levels, share: Tensor) -> Tensor:
     return (a.square() + b.square()) / (share * b + (1 - share) * a)
 
 
-def best_share(dimension: int, intrinsic: int) -> float:
-    """D / (D + d): the best fixed k for images of D values that lie on d dimensions, as the reviews of k-Diff quote it (second hand)."""
-    return dimension / (dimension + intrinsic)
-
-
 def _known(share: Tensor | None) -> Tensor:
     assert share is not None, "the target k needs its share"
     return torch.as_tensor(share)

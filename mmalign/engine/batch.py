@@ -107,11 +107,6 @@ def collate_prefixes(encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> 
     }
 
 
-def padding_share(batch: dict[str, Any]) -> float:
-    """Return the share of a batch's tokens that is padding."""
-    return 1.0 - float(batch["attention_mask"].float().mean())
-
-
 def _pack(blocks: Sequence[_Block], encoded: Sequence[EncodedPrompt], row_tokens: int) -> list[list[_Block]]:
     """Spread prompts over as few rows as the budget asks for, longest first, each to the row with the fewest tokens so far.
 

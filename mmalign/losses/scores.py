@@ -192,15 +192,6 @@ def changed_weights(tokens: ScoredTokens, *, weight: float, shortest: int = 3) -
     return torch.tensor([value for part in found for value in part], dtype=torch.float64, device=tokens.response.device)
 
 
-def span_weights(in_span: Tensor) -> TokenWeights:
-    """Count the tokens of a span, such as one item of an enumeration (IRPO, arXiv:2504.15477).
-
-    Args:
-        in_span: (K,) booleans.
-    """
-    return lambda tokens: in_span.float()
-
-
 def step_weights(step: Tensor, weight: Tensor) -> TokenWeights:
     """Weight reasoning steps, each by the mean of its tokens, so that long steps don't count more (TPO, arXiv:2410.12854).
 

@@ -39,11 +39,6 @@ class Contrast:
     slots: tuple[Slots, Slots]
 
     @property
-    def num_slots(self) -> int:
-        """How many objects there are in either scene."""
-        return len(self.slots[0])
-
-    @property
     def own(self) -> Scene:
         """The own scene."""
         return _scene(self.slots[0])

@@ -93,7 +93,7 @@ def solve_by_hand(support: Support, weights: torch.Tensor, penalty: float) -> tu
 def make_support() -> Support:
     features, labels = draw(12)
     weights = torch.linspace(1, 3, 12, dtype=torch.float64)
-    return Support(features, F.one_hot(labels, 3).double(), weights / weights.sum(), 8)
+    return Support(features, F.one_hot(labels, 3).double(), weights / weights.sum())
 
 
 @pytest.mark.parametrize("penalty", PENALTIES)
@@ -123,7 +123,7 @@ def test_ridge_of_two_points_by_hand() -> None:
 def test_the_most_accurate_value_wins_and_then_the_likeliest() -> None:
     """One near image is right where the many far ones are not, so that alpha must be large."""
     angles = torch.tensor([0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    support = Support(torch.stack([angles.cos(), angles.sin()], 1), F.one_hot((angles > 0.3).long(), 3).float(), torch.ones(8) / 8, 8)
+    support = Support(torch.stack([angles.cos(), angles.sin()], 1), F.one_hot((angles > 0.3).long(), 3).float(), torch.ones(8) / 8)
     query = torch.tensor([0.15, 0.1, 0.65])
     held = Held(torch.stack([query.cos(), query.sin()], 1), torch.tensor([0, 0, 1]), inside=False, source="")
     head, tried = fit_hilbert(support, held, ALPHAS)
@@ -151,7 +151,7 @@ def fill_head(model: DualHead, **options: Any) -> DualHead:
     side = model.settings.preprocessing.image_size
     with torch.no_grad():
         features = model(torch.rand(12, 3, side, side, generator=torch.Generator().manual_seed(2))).features
-    support = Support(features, F.one_hot(torch.arange(12) % 3, 3).float(), torch.full((12,), 1 / 12), 12)
+    support = Support(features, F.one_hot(torch.arange(12) % 3, 3).float(), torch.full((12,), 1 / 12))
     model.replace_head(fit_hilbert(support, None, [2.0])[0])
     return model
 

@@ -10,7 +10,6 @@ from mmalign.denoisers.inversion import Grid, build_grid, invert, inverted_noise
 from mmalign.denoisers.schedule import (
     Levels,
     add_noise,
-    best_share,
     implied_image,
     implied_noise,
     levels_at,
@@ -46,12 +45,6 @@ def test_k_target_by_hand(share: float, value: float) -> None:
     expected = (0.7 * value + (1 - share) * -0.07) / divisor
     assert implied_image("k", target, noisy, FLOW, share=k).item() == pytest.approx(expected, abs=1e-12)
     assert expected == pytest.approx(0.7, abs=1e-12)
-
-
-def test_best_share() -> None:
-    share = best_share(3072, 16)
-    assert share == pytest.approx(0.994818652850, abs=1e-12)
-    assert math.log(share / (1 - share)) == pytest.approx(5.257495372, abs=1e-9)
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "sample", "v_prediction", "k"])

@@ -13,7 +13,6 @@ from mmalign.losses.scores import (
     ScoredTokens,
     TokenWeighting,
     length_desensitized_weights,
-    span_weights,
     step_weights,
     suffix_weights,
 )
@@ -51,9 +50,9 @@ def test_suffix_from_the_first_difference() -> None:
         suffix_weights(ScoredTokens(TOKENS.response, 4))
 
 
-def test_span_mean() -> None:
-    in_span = torch.tensor([1, 0, 0, 1, 1, 0, 0, 0, 0, 1]).bool()
-    assert TokenWeighting(span_weights(in_span), mean=True)(LOGPS, TOKENS).tolist() == [-1, -4.5, 0, -10]
+def test_mean_of_some_tokens_and_of_none() -> None:
+    counted = torch.tensor([1, 0, 0, 1, 1, 0, 0, 0, 0, 1])
+    assert TokenWeighting(lambda tokens: counted, mean=True)(LOGPS, TOKENS).tolist() == [-1, -4.5, 0, -10]
 
 
 def test_steps_count_by_weight_and_not_by_length() -> None:

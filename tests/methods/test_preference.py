@@ -8,7 +8,6 @@ import torch
 from datasets import Dataset, List
 from datasets import Image as ImageFeature
 
-from mmalign.engine.batch import padding_share
 from mmalign.engine.logps import compute_response_logps
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.preference_metrics import difficulty_quartiles
@@ -124,7 +123,7 @@ def test_packed_pairs_have_the_same_loss_and_little_padding() -> None:
     shares = {}
     for row_tokens in (None, 256):
         method = PreferenceMethod(processor, PairLossOptions(row_tokens=row_tokens), reference=Reference(model, kind="copy"))
-        shares[row_tokens] = padding_share(method.collate(list(method.prepare(rows))))
+        shares[row_tokens] = float((method.collate(list(method.prepare(rows)))["attention_mask"] == 0).float().mean())
     assert shares[256] < 0.05
     assert shares[None] > 0.15
 
