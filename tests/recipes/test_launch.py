@@ -106,6 +106,26 @@ def test_missing_variables_are_named() -> None:
         assert re.search(r"(MODEL|PAIRS): ", done.stderr)
 
 
+def stand_ins(folder: Path, programs: dict[str, str]) -> dict[str, str]:
+    """The environment of a job in which these programs do something else."""
+    folder.mkdir()
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+    return {**os.environ, **job, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
+
+
+@pytest.mark.parametrize("name", ["train_one_node", "train_two_nodes"])
+def test_a_job_that_crashes_is_not_requeued(name: str, tmp_path: Path) -> None:
+    """A training that is killed, as for want of memory, would be killed again and again."""
+    programs = {"srun": 'exec "$@"', "scontrol": f'echo "$@" >> {tmp_path / "asked"}', "accelerate": "kill -KILL $$"}
+    environment = stand_ins(tmp_path / "bin", programs) | {"MODEL": "model", "DATA": "data", "OUT": "out"}
+    done = subprocess.run(["bash", str(FOLDER / f"{name}.sbatch")], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "requeue" not in ((tmp_path / "asked").read_text() if (tmp_path / "asked").is_file() else "")
+
+
 @pytest.mark.slow
 def test_a_preempted_job_saves_is_requeued_and_resumes(tiny_llava_dir: Path, tmp_path: Path) -> None:
     """With Slurm's two commands, and the launcher, replaced by what they come to on one CPU."""
@@ -116,13 +136,8 @@ def test_a_preempted_job_saves_is_requeued_and_resumes(tiny_llava_dir: Path, tmp
         # The words behind "-m mmalign" are the command's.
         "accelerate": f'shift 5; exec {shlex.quote(sys.executable)} -m mmalign "$@" --precision float32 --num-workers 0',
     }
-    for name, body in programs.items():
-        (tmp_path / "bin").mkdir(exist_ok=True)
-        (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{body}\n")
-        (tmp_path / "bin" / name).chmod(0o755)
     out = tmp_path / "out"
-    environment = {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY), "SLURM_JOB_ID": "7"}
-    environment |= {"MODEL": str(tiny_llava_dir), "DATA": str(data), "OUT": str(out)}
+    environment = stand_ins(tmp_path / "bin", programs) | {"MODEL": str(tiny_llava_dir), "DATA": str(data), "OUT": str(out)}
     words = ["bash", str(FOLDER / "train_one_node.sbatch"), "--max-steps", "400", "--save-steps", "1000", "--logging-steps", "1"]
     job = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY)
     assert job.stdout is not None
