@@ -124,6 +124,8 @@ def run(options: SearchOptions) -> None:
 def _check(options: SearchOptions) -> None:
     if (options.value in ("mllm", "reward")) != (options.labeler is not None):
         raise UserError("--value mllm or reward and --labeler MODEL go together; give both or neither")
+    if options.check != SearchOptions.check and options.value in ("reward", "truth"):
+        raise UserError(f"--check is what --value self and mllm ask; leave it out with --value {options.value}")
 
 
 def _build_values(options: SearchOptions, policy: tuple[Any, Any], words: Mapping[str, str] | None, *, known: bool) -> Any:

@@ -222,6 +222,7 @@ def test_the_policy_judges_itself_and_a_broken_image_is_a_reject(tmp_path: Path,
         ({"iterations": 0}, "iterations is 0; expected at least 1"),
         ({"exploration": float("nan")}, "exploration is nan; expected a finite number"),
         ({"check": "Is it true?"}, "check is 'Is it true\\?'; expected a question with {response}"),
+        ({"value": "truth", "check": CHECK + "!"}, "--check is what --value self and mllm ask; leave it out with --value truth"),
         ({"prompts": []}, "say what to ask about each with --prompts"),
     ],
 )
