@@ -27,9 +27,9 @@ sample-images``, ``--scorer`` scores what was drawn, and training is on ``--pict
 policy. ``--eval-data`` is a file of held-out captions. ``--kind denoiser`` is the same for ``mmalign sample-denoiser`` and ``train
 image-preference``, on pairs of paths where ``--sample`` holds ``--paths``.
 
-Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores
-differ, or of all where groups are trained on), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped;
-finished rounds are kept, and more ``--rounds`` add to them.
+Each round leaves OUT/round-N: lists.parquet (responses with their scores, as ``train listwise`` reads them, of prompts whose scores differ,
+or of all where groups of words are trained on), pairs.parquet, the model, and round.json. A stopped run resumes where it stopped; finished
+rounds are kept, and more ``--rounds`` add to them.
 """
 
 import json

@@ -120,7 +120,7 @@ def list_cells(study: Study, seed: int, *, smoke: bool = False) -> list[Cell]:
 
 
 def read_search(study: Study, arm: Arm, out: Path) -> dict[tuple[str, str], float]:
-    """Read the finished runs of an arm's search: ("", learning rate) -> object F1, in the order of the grid."""
+    """Read the finished runs of an arm's search: ("0", learning rate) -> object F1, in the order of the grid."""
     cells = [cell for cell in list_searches(study) if cell.arm == arm]
     return {("0", cell.rate): object_f1(read_json(path)) for cell in cells if (path := cell.path(out)).is_file()}
 

@@ -28,6 +28,11 @@ def show(values: Sequence[float], *, sign: bool = False) -> str:
     return f"{'+' * (sign and found.mean >= 0)}{found} ({found.count})"
 
 
+def show_scores(cells: Results, labels: str, arm: Arm, **fields: Any) -> str:
+    """The same of an arm's metric, by default its accuracy."""
+    return show(list(scores(cells, labels, arm, **fields).values()))
+
+
 def closed_form_table(cells: Results) -> str:
     """Heads in closed form on DHO students' features, beside those students' own heads; the same runs."""
     return _corner_table(cells, "head", {name: Arm("closed-form", head=head) for name, head in {**_HEADS, **_own_names()}.items()})
@@ -43,13 +48,9 @@ def _own_names() -> dict[str, str]:
 
 
 def _corner_table(cells: Results, what: str, arms: dict[str, Arm]) -> str:
-    rows = [[name, *(_shown(cells, labels, arm, teacher=teacher) for labels, teacher in CORNERS)] for name, arm in arms.items()]
+    rows = [[name, *(show_scores(cells, labels, arm, teacher=teacher) for labels, teacher in CORNERS)] for name, arm in arms.items()]
     rows = [row for row in rows if any(row[1:])]
     return markdown_table([what, *(f"{labels}, {teacher} teacher" for labels, teacher in CORNERS)], rows)
-
-
-def _shown(cells: Results, labels: str, arm: Arm, **fields: Any) -> str:
-    return show(list(scores(cells, labels, arm, **fields).values()))
 
 
 def discovered_table(cells: Results) -> str:
@@ -58,9 +59,9 @@ def discovered_table(cells: Results) -> str:
     for teacher in DISCOVERED:
         rows.append([f"{teacher}: the teacher itself", *(show(_teachers(cells, labels, teacher)) for labels in DOMAIN_LABELS)])
         for name, form in (("KD only", "kd-only"), ("DHO, tuned mixing", "dual-head")):
-            shown = [_shown(cells, labels, Arm(form), teacher=teacher, data="domains") for labels in DOMAIN_LABELS]
+            shown = [show_scores(cells, labels, Arm(form), teacher=teacher, data="domains") for labels in DOMAIN_LABELS]
             rows.append([f"{teacher}: {name}", *shown])
-    rows.insert(0, ["CE only", *(_shown(cells, labels, Arm("ce-only"), data="domains") for labels in DOMAIN_LABELS)])
+    rows.insert(0, ["CE only", *(show_scores(cells, labels, Arm("ce-only"), data="domains") for labels in DOMAIN_LABELS)])
     errors = [[100 * run["teachers"]["shares_l1"] for run in _runs(cells, labels, "discovered")] for labels in DOMAIN_LABELS]
     rows.append(["discovered: L1 of p(class | domain), points", *map(show, errors)])
     return markdown_table(["teacher, form", *(f"{labels} of the labels" for labels in DOMAIN_LABELS)], rows)

@@ -4,14 +4,13 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
 
 import numpy as np
 
 from mmalign.classifier.metrics import CE_HEAD_WEIGHTS, KD_HEAD_TEMPERATURES
 from mmalign.tables import markdown_table
 from scripts.studies import page
-from scripts.studies.dho_beside import show, write_beside
+from scripts.studies.dho_beside import show, show_scores, write_beside
 from scripts.studies.dho_cells import (
     LABELS,
     LONG_STEPS,
@@ -59,14 +58,10 @@ _CALIBRATED = {
 }
 
 
-def _shown(cells: Results, labels: str, arm: Arm, **fields: Any) -> str:
-    return show(list(scores(cells, labels, arm, **fields).values()))
-
-
 def accuracy_table(cells: Results, student: str) -> str:
     """Every form by labels, under the real teacher."""
     present = [labels for labels in TABLE_LABELS if any(c.labels == labels and c.student == student for c in cells)]
-    rows = [[name, *(_shown(cells, labels, arm, student=student) for labels in present)] for name, arm in _ARMS.items()]
+    rows = [[name, *(show_scores(cells, labels, arm, student=student) for labels in present)] for name, arm in _ARMS.items()]
     rows = [row for row in rows if any(row[1:])]
     rows.append(["DHO minus the best single head", *(show(gain(cells, labels, student=student), sign=True) for labels in present)])
     return markdown_table(["form", *(f"{labels} ({LABELS[labels]} labels)" for labels in present)], rows)
@@ -95,7 +90,7 @@ def weights_table(cells: Results) -> str:
     """Every weight of the single head under the blind teacher, and DHO."""
     weights = (0.5, 0.8, 0.9, 0.95)
     arms = [Arm("kd-only"), *(Arm("single-head", w) for w in weights), Arm("ce-only"), _DHO]
-    rows = [[labels, *(_shown(cells, labels, arm, teacher="blind") for arm in arms)] for labels in MAP_LABELS]
+    rows = [[labels, *(show_scores(cells, labels, arm, teacher="blind") for arm in arms)] for labels in MAP_LABELS]
     return markdown_table(["labels", "KD only", *(f"w = {w}" for w in weights), "CE only", "DHO"], [row for row in rows if row[-1]])
 
 
@@ -106,7 +101,7 @@ def long_table(cells: Results) -> str:
     for labels, teacher in sorted(corners, key=lambda pair: (LABELS[pair[0]], pair[1])):
         arms = [Arm("ce-only"), Arm("kd-only"), Arm("single-head"), Arm("single-head", swept_weight(labels)), _DHO]
         for steps in (STEPS, LONG_STEPS):
-            shown = [_shown(cells, labels, arm, teacher=teacher, steps=steps) for arm in arms]
+            shown = [show_scores(cells, labels, arm, teacher=teacher, steps=steps) for arm in arms]
             gains = [show(gain(cells, labels, rival, teacher=teacher, steps=steps), sign=True) for rival in ("validation", "equal")]
             rows.append([f"{labels}, {teacher}", steps, *shown, *gains])
     header = ["labels, teacher", "steps", "CE only", "KD only", "single, w = 0.5", "single, w = 0.2 or 0.8", "DHO"]
@@ -130,7 +125,7 @@ def views_table(cells: Results) -> str:
 def calibration_table(cells: Results) -> str:
     """Expected calibration error of heads and mixtures, %."""
     present = [labels for labels in MAP_LABELS if pick(cells, labels, _DHO)]
-    rows = [[name, *(_shown(cells, labels, arm, metric="ece") for labels in present)] for name, arm in _CALIBRATED.items()]
+    rows = [[name, *(show_scores(cells, labels, arm, metric="ece") for labels in present)] for name, arm in _CALIBRATED.items()]
     return markdown_table(["calibration error, %", *present], rows)
 
 
