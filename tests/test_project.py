@@ -57,7 +57,9 @@ def test_contributing_names_files_that_are_there() -> None:
 
 def test_contributing_counts_its_files() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    for title, count, body in re.findall(r"^## (.+): (\d) files\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL):
+    found = re.findall(r"^## ([^\n]+): (\d) files\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert len(found) == 3
+    for title, count, body in found:
         assert len(re.findall(r"^\d\. ", body, re.MULTILINE)) == int(count), title
 
 
