@@ -1,1 +1,1 @@
-"""Classifiers with two heads (DHO): labelled images, teachers, the model, its losses, closed-form mixing, export."""
+"""Classifiers with two heads (DHO): labelled images, teachers, the model, heads in closed form, mixing, export."""

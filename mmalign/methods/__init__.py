@@ -1,1 +1,1 @@
-"""A method turns rows into batches, and a batch into (loss, metrics): contrastive, sft, mimic, preference, listwise."""
+"""A method turns rows into batches, and a batch into (loss, metrics): sft, mimic, preference, listwise, online, reward, contrastive."""
