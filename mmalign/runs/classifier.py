@@ -26,7 +26,7 @@ from mmalign.options.classifier import (
     TrainClassifierOptions,
 )
 from mmalign.runs.classifier_card import write_classifier_card
-from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher
+from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher, source_path
 from mmalign.runs.run_record import build_record, claim_folder, is_first_process, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
@@ -130,7 +130,7 @@ def describe_classifier_run(options: ClassifierRunOptions, data: LabeledImages, 
     hashes = {"train": data.fingerprint(options.cache_folder if options.cache_folder.is_dir() else None)}
     files = (options.split_file, options.class_names, options.backbone_weights)
     hashes |= {str(path): hash_file(path) for path in files if path is not None}
-    if options.teacher_kind in ("logits", "classifier") and options.teacher is not None:
+    if options.teacher is not None and source_path(options.teacher).exists():
         hashes["teacher"] = hash_source(options.teacher)
     return build_record(options, method=method, data=hashes)
 

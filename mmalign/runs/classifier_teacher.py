@@ -24,6 +24,7 @@ from mmalign.classifier.splits import Indices, LabelSplit
 from mmalign.classifier.teachers import ClassifierTeacher, ImageTeacher, TimmTeacher, TipAdapterTeacher, ZeroShotTeacher
 from mmalign.errors import UserError
 from mmalign.files import hash_file
+from mmalign.models.fingerprint import PROCESSOR
 from mmalign.options.classifier import Augmentation, ClassifierRunOptions, TrainClassifierOptions
 
 _SCORING_BATCH = 256
@@ -187,11 +188,16 @@ def score_teacher(
     return torch.cat(logits), torch.cat(features)
 
 
+def source_path(source: str) -> Path:
+    """Where a teacher or a classifier lies; of a hub id there is nothing at it."""
+    return Path(source.removeprefix("local-dir:"))
+
+
 def hash_source(source: str) -> str:
-    """Hash the weights of a teacher or a classifier where they are files."""
-    path = Path(source.removeprefix("local-dir:"))
+    """Hash the files of a teacher or a classifier: weights, configs, and how images and words are read. Nothing of a hub id."""
+    path = source_path(source)
     if path.is_file():
         return hash_file(path)
     names = ("*.safetensors", "open_clip_*.bin", "pytorch_model.bin", "dual_head.json", "open_clip_config.json", "config.json")
-    weights = [one for name in names for one in sorted(path.glob(name))] if path.is_dir() else []
-    return hashlib.sha256("".join(hash_file(one) for one in weights).encode()).hexdigest()
+    found = [one for name in (*names, *PROCESSOR) for one in sorted(path.glob(name)) if one.is_file()] if path.is_dir() else []
+    return hashlib.sha256("".join(hash_file(one) for one in found).encode()).hexdigest()

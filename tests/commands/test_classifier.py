@@ -273,6 +273,22 @@ def test_prompts_have_the_tables_names(tmp_path: Path, capsys: pytest.CaptureFix
     assert "has no name for n01639765, n02084071 (2)" in capsys.readouterr().err
 
 
+def test_a_teacher_that_reads_images_otherwise_is_scored_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights are the same, and its logits are not."""
+    save_clip(tmp_path / "clip")
+    data = save_class_folders(tmp_path / "data", cat=3, dog=3, frog=3)
+    words = ["--teacher", str(tmp_path / "clip"), "--shots", "2", "--cache", str(tmp_path / "cache")]
+    assert train(data, tmp_path / "a", *words) == 0
+    config = tmp_path / "clip" / "processor_config.json"
+    config.write_text(config.read_text().replace("0.48145466", "0.9"))
+    assert train(data, tmp_path / "b", *words) == 0
+    found = [load_file(path)["logits"] for path in (tmp_path / "cache").glob("teacher-*.safetensors")]
+    assert len(found) == 2
+    assert not torch.equal(*found)
+    assert train(data, tmp_path / "a", *words) == 2
+    assert "holds another run" in capsys.readouterr().err
+
+
 def test_logits_of_other_pixels_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file that mmalign wrote says of which pictures it is; one that was brought along is taken with a warning."""
     save_clip(tmp_path / "clip")
