@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -45,15 +45,26 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     if (held := find_held(source)) is not None:
         return f"weights {held.weights}, processor {held.processor_files}, {held.dtype}"
     folder = _local_folder(source)
-    weights, settings = _find(folder, WEIGHTS), ""
-    if (folder / "adapter_config.json").is_file():
-        weights += _find(_local_folder(read_adapter_config(str(folder)).base_model_name_or_path), WEIGHTS)
-        settings = _adapter_settings(folder)
-    if not weights:
+    weights = _hash_weights(folder, _local_folder)
+    if weights is None:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     processor = hash_processor(folder)
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
-    return f"weights {hash_files(weights, settings)}, processor {processor}, {', '.join(precision)}"
+    return f"weights {weights}, processor {processor}, {', '.join(precision)}"
+
+
+def hash_local_weights(source: str) -> str | None:
+    """Hash the weights of a checkpoint in a folder, an adapter's base included where it is in one; None for what is in no folder."""
+    return _hash_weights(Path(source), Path) if Path(source).is_dir() else None
+
+
+def _hash_weights(folder: Path, find_base: Callable[[str], Path]) -> str | None:
+    """Hash a checkpoint's weights, and its base's where it is an adapter; None where it has none."""
+    weights, settings = _find(folder, WEIGHTS), ""
+    if (folder / "adapter_config.json").is_file():
+        weights += _find(find_base(read_adapter_config(str(folder)).base_model_name_or_path), WEIGHTS)
+        settings = _adapter_settings(folder)
+    return hash_files(weights, settings) if weights else None
 
 
 def hash_processor(folder: Path) -> str:

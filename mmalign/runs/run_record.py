@@ -4,7 +4,7 @@ import contextlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from mmalign.data.datasets import hash_data_files
 from mmalign.data.rejects import REJECTS_FILE
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
+from mmalign.models.fingerprint import hash_local_weights
 from mmalign.options.base import Options
 from mmalign.options.precision import Quantization
 from mmalign.options.training import RunOptions
@@ -27,8 +28,18 @@ _SECRET = ("token", "api_key", "password", "secret")
 
 
 def describe_run(options: RunOptions, *, method: str) -> dict[str, Any]:
-    """Record what a run is made of: method, options, data hashes, version and commit."""
-    return build_record(options, method=method, data=hash_data_files(options.data))
+    """Record what a run is made of: method, options, hashes of data and of models in folders, version and commit."""
+    record = build_record(options, method=method, data=hash_data_files(options.data))
+    # For the first process alone, which compares them.
+    return record | {"weights": _hash_models(options)} if is_first_process() else record
+
+
+def _hash_models(options: RunOptions) -> dict[str, str]:
+    """Hash the models that options name, as far as they are in folders."""
+    named = {name: getattr(options, name, None) for name in ("model", "reference_model", "teacher_model")}
+    named |= {f"teacher {name}".strip(): model for name, model in getattr(options, "teachers", {}).items()}
+    hashes = {name: hash_local_weights(source) for name, source in named.items() if source}
+    return {name: weights for name, weights in hashes.items() if weights is not None}
 
 
 def build_record(options: Options, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:
@@ -64,7 +75,9 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
     if not is_first_process():
         return
     if (out / RUN_FILE).is_file():
-        held, wanted = (_identity(each, processes=record["processes"]) for each in (read_record(out), record))
+        before = read_record(out)
+        # Records of earlier versions name no weights.
+        held, wanted = (_identity(each, processes=record["processes"], weights=before.get("weights", {})) for each in (before, record))
         check_same(out, held, wanted, what="another run", next_step="choose another --out, or remove the folder")
         return
     # A kill may have left the record half written, and a run that was refused its list of broken rows.
@@ -118,12 +131,13 @@ def _without_secrets(value: Any) -> Any:
     return {key: "[secret]" if key in secret else _without_secrets(one) for key, one in value.items()}
 
 
-def _identity(record: dict[str, Any], *, processes: int) -> dict[str, Any]:
-    """What of a record makes it another run; ``processes`` where it names no number of them."""
+def _identity(record: dict[str, Any], *, processes: int, weights: Iterable[str]) -> dict[str, Any]:
+    """What of a record makes it another run, of the weights these; ``processes`` where it names no number of them."""
     return {
         "method": record["method"],
         **{name: value for name, value in record["options"].items() if name not in _WITHOUT_EFFECT},
         **{f"data file {name}": value for name, value in record["data"].items()},
+        **{f"weights of {name}": record.get("weights", {}).get(name) for name in weights},
         # Their number decides which rows make a batch.
         "number of processes": record.get("processes", processes),
     }

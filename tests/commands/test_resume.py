@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmalign.cli import main
 from tests.data_files import save_rows, scored_rows
@@ -161,3 +161,25 @@ def test_processes_that_load_data_change_nothing(tiny_llava_dir: Path, pairs: Pa
         for key, value in read_weights(tmp_path / name).items():
             assert torch.equal(value, weights[key]), (name, key)
         assert read_steps(tmp_path / name) == read_steps(tmp_path / "none")
+
+
+@pytest.mark.parametrize("option", ["model", "reference_model"])
+def test_a_run_whose_models_changed_in_place_is_refused(
+    option: str, pairs: Path, tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its checkpoint would go on under a reference of other weights."""
+    folders = {name: tmp_path / name for name in ("model", "reference_model")}
+    for folder in folders.values():
+        shutil.copytree(tiny_llava_dir, folder)
+    words = command(folders["model"], pairs, tmp_path / "out", "--reference-model", str(folders["reference_model"]))
+    words[words.index("--max-steps") + 1] = "1"
+    assert main(words) == 0
+    capsys.readouterr()
+    weights = load_file(folders[option] / "model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, folders[option] / "model.safetensors", metadata={"format": "pt"})
+    assert main(words) == 2
+    assert f"holds another run: its weights of {option} is '" in capsys.readouterr().err
+    # A record of before the hashes is taken.
+    path = tmp_path / "out" / "mmalign_run.json"
+    path.write_text(json.dumps({name: value for name, value in json.loads(path.read_text()).items() if name != "weights"}))
+    assert main(words) == 0
