@@ -1,5 +1,6 @@
 """Files: JSON that others wrote, hashes, files that are there whole or not at all, and folders that belong to one run."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -89,6 +90,17 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(partial)
         raise
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for a block that reads, changes and writes one of its files; other processes that ask for it wait."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def open_to_readers(path: Path) -> None:

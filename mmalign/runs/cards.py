@@ -9,7 +9,7 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, expected_form, read_json_object
+from mmalign.files import RUN_FILE, expected_form, locked, read_json_object
 from mmalign.held import PREFIX
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
@@ -91,11 +91,12 @@ def add_result(folder: Path, result: Mapping[str, Any]) -> Path | None:
     """
     if not (folder / RUN_FILE).is_file():
         return None
-    record = read_record(folder)
-    kept = [other for other in record.get("evaluation", []) if _kind_of(other) != _kind_of(result)]
-    record["evaluation"] = sorted([*kept, dict(result)], key=_kind_of)
-    write_record(folder, record)
-    return write_card(folder)
+    with locked(folder):
+        record = read_record(folder)
+        kept = [other for other in record.get("evaluation", []) if _kind_of(other) != _kind_of(result)]
+        record["evaluation"] = sorted([*kept, dict(result)], key=_kind_of)
+        write_record(folder, record)
+        return write_card(folder)
 
 
 def _kind_of(result: Mapping[str, Any]) -> tuple[str, str, str, str]:

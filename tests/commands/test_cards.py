@@ -1,6 +1,8 @@
 """A finished run's card: written by the command, completed by an evaluation, valid for the Hub."""
 
 import json
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,13 @@ def test_greedy_and_searched_answers_stand_side_by_side(run_folder: Path) -> Non
     text = (run_folder / "README.md").read_text()
     assert "| pope (official) | pope/random/accuracy | 0.7500 | 8 |" in text
     assert "| pope (official, 5 beams, length penalty 0.0) | pope/random/accuracy | 0.2500 | 8 |" in text
+
+
+def test_evaluations_that_end_at_once_are_all_kept(run_folder: Path) -> None:
+    variants = [f"split {number}" for number in range(8)]
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        list(pool.map(add_result, [run_folder] * 8, [{**RESULT, "variant": variant} for variant in variants]))
+    assert {result.get("variant") for result in read_record(run_folder)["evaluation"]} >= {*variants}
 
 
 def test_license_passes_to_the_model_that_is_trained_next(run_folder: Path, tmp_path: Path) -> None:
