@@ -10,7 +10,7 @@ from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.models.load import check_exists, from_pretrained, load_adapter_weights, load_mllm, put_adapter, read_adapter_config
-from mmalign.models.lora_config import build_lora_config
+from mmalign.models.lora_config import build_lora_config, refuse_unmatched, told_by_peft
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.training import Frozen, LoraOptions
@@ -92,19 +92,19 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     Raises:
         ValueError: If the model has no such part or layer, or the adapter to begin with is another one.
     """
-    decoder = find_part(model, "language_model", option="--lora-rank")
+    decoder: Any = find_part(model, "language_model", option="--lora-rank")
     projector = find_part(model, "projector", option="--train-projector") if options.train_projector else None
     config = build_lora_config(
         options,
         prefix=_path(model, decoder),
         layers={name.rsplit(".", 1)[-1] for name, module in decoder.named_modules() if isinstance(module, nn.Linear)},
+        depth=len(getattr(decoder, "layers", ())),
         projector=None if projector is None else _path(model, projector),
     )
-    try:
+    with told_by_peft():
         policy = get_peft_model(model, config)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"PEFT refuses the adapter: {error}") from error
     assert isinstance(policy, PeftModel)
+    refuse_unmatched(policy, config)
     if options.lora_init is not None:
         begin_with(policy, options.lora_init)
     return policy
@@ -150,4 +150,8 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
     assert isinstance(base, PreTrainedModel), type(base)
     if is_quantized(base):
         base.dequantize(dtype=base.dtype)
-    return put_adapter(base, source).merge_and_unload().eval(), from_pretrained(AutoProcessor, source)
+    try:
+        merged = put_adapter(base, source).merge_and_unload()
+    except RuntimeError as error:
+        raise UserError(f"PEFT can't merge the adapter {source}: {error}") from error
+    return merged.eval(), from_pretrained(AutoProcessor, source)

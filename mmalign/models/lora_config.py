@@ -2,12 +2,15 @@
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from peft import LoraConfig
+from peft import LoraConfig, PeftModel
+from peft.tuners.lora import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 
 from mmalign.errors import UserError
 from mmalign.options.training import LoraOptions
@@ -25,16 +28,20 @@ _OWN = {
 }
 # Those that would change the base's weights: the model without its adapter would no longer be the start.
 _KEEPS_BASE = (True, False, "gaussian", "orthogonal")
-_NOT_HERE = ("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode")
+_NOT_HERE = (
+    *("task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"),
+    *("layers_pattern", "layer_replication"),
+)
 
 
-def build_lora_config(options: LoraOptions, *, prefix: str, layers: Collection[str], projector: str | None) -> LoraConfig:
+def build_lora_config(options: LoraOptions, *, prefix: str, layers: Collection[str], depth: int, projector: str | None) -> LoraConfig:
     """Write what PEFT needs to know.
 
     Args:
         options: The run's.
         prefix: Path of the language model.
         layers: Names of its linear layers, without their paths.
+        depth: How many blocks it has.
         projector: Path of the projector, where it trains beside the adapter.
 
     Raises:
@@ -46,19 +53,64 @@ def build_lora_config(options: LoraOptions, *, prefix: str, layers: Collection[s
     if odd := {name: rank for name, rank in ranks.items() if type(rank) is not int or rank < 1}:
         raise UserError(f"--lora-ranks holds {odd}; expected a whole number from 1 for each layer")
     given = {} if options.peft_config is None else read_peft_config(options.peft_config)
-    saved = [*given.pop("modules_to_save", []), *([] if projector is None else [projector])]
-    return LoraConfig(
-        r=options.lora_rank,
-        lora_alpha=2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha,
-        lora_dropout=options.lora_dropout,
-        # A pattern over full paths: bare leaf names such as q_proj would reach into the vision tower.
-        target_modules=rf"{re.escape(prefix)}\..*\.({'|'.join(chosen)})",
-        rank_pattern=ranks,
-        use_rslora=options.rslora,
-        use_dora=options.dora,
-        modules_to_save=saved or None,
-        **given,
+    blocks = _blocks(given.pop("layers_to_transform", None), depth)
+    saved = [*_names(given.pop("modules_to_save", None)), *([] if projector is None else [projector])]
+    with told_by_peft():
+        return LoraConfig(
+            r=options.lora_rank,
+            lora_alpha=2 * options.lora_rank if options.lora_alpha is None else options.lora_alpha,
+            lora_dropout=options.lora_dropout,
+            # A pattern over full paths: bare leaf names such as q_proj would reach into the vision tower.
+            target_modules=rf"{re.escape(prefix)}{blocks}\.({'|'.join(chosen)})",
+            rank_pattern=ranks,
+            use_rslora=options.rslora,
+            use_dora=options.dora,
+            modules_to_save=saved or None,
+            **given,
+        )
+
+
+@contextmanager
+def told_by_peft() -> Iterator[None]:
+    """Tell what PEFT says of fields that it can't use, of which it checks few by itself."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
+        raise UserError(f"PEFT refuses the adapter: {error}") from error
+
+
+def refuse_unmatched(policy: PeftModel, config: LoraConfig) -> None:
+    """Refuse names that nothing in the model has, which PEFT passes over.
+
+    Raises:
+        UserError: With the field and the name.
+    """
+    adapted, copies = (
+        [name for name, module in policy.named_modules() if isinstance(module, kind)] for kind in (LoraLayer, AuxiliaryTrainingWrapper)
     )
+    found = {
+        "modules_to_save": lambda name: any(copy.endswith(name) for copy in copies),
+        "alpha_pattern": lambda name: any(re.match(rf"(.*\.)?({name})$", layer) for layer in adapted),
+        "target_parameters": lambda name: any(parameter.endswith(name) for parameter in policy.base_model.targeted_parameter_names),
+    }
+    for field, has in found.items():
+        for name in getattr(config, field) or ():
+            if not has(name):
+                raise UserError(f"{field} of --peft-config names {name!r}, which is nothing of this model that it could be of")
+
+
+def _names(value: Any) -> list[Any]:
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _blocks(numbers: Any, depth: int) -> str:
+    """The part of a path that says in which blocks: PEFT takes its own field beside bare names alone."""
+    if numbers is None:
+        return r"\..*"
+    chosen = _names(numbers)
+    if odd := [number for number in chosen if type(number) is not int or not 0 <= number < depth]:
+        raise UserError(f"layers_to_transform of --peft-config holds {odd[0]!r}; expected numbers from 0 to {depth - 1}")
+    return rf"\.layers\.({'|'.join(map(str, chosen))})(\..*)?"
 
 
 def _known_layers(names: Collection[str], layers: Collection[str], *, option: str) -> list[str]:

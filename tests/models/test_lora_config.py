@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from mmalign.cli import main
 from mmalign.errors import UserError
-from mmalign.models.adapters import add_lora
+from mmalign.models.adapters import add_lora, load_merged
 from mmalign.models.load import load_mllm
 from mmalign.models.lora_config import read_peft_config
 from mmalign.options.training import LoraOptions
@@ -81,8 +81,6 @@ def test_a_training_begins_with_another_adapter(tiny_llava_dir: Path, tmp_path: 
 
 def test_other_fields_of_peft(tiny_llava_dir: Path, tmp_path: Path) -> None:
     path = tmp_path / "peft.yaml"
-    path.write_text("alpha_pattern: {q_proj: 2}\nlayers_to_transform: [0]\nlayers_pattern: layers\ninit_lora_weights: gaussian\n")
-    assert read_peft_config(path)["layers_to_transform"] == [0]
     path.write_text("megatron_config: {dropout: 1e-1}\n")
     assert read_peft_config(path) == {"megatron_config": {"dropout": 0.1}}, "numbers as in YAML 1.2, like those of --config"
     path.write_text(json.dumps({"alpha_pattern": {"q_proj": 2}, "init_lora_weights": "gaussian"}))
@@ -91,10 +89,58 @@ def test_other_fields_of_peft(tiny_llava_dir: Path, tmp_path: Path) -> None:
     assert (scales["q_proj"], scales["k_proj"]) == (2 / 4, 8 / 4)
 
 
+def test_blocks_that_get_an_adapter(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "peft.yaml"
+    for text in ("layers_to_transform: [1]", "layers_to_transform: 1"):
+        path.write_text(text)
+        policy = adapter(tiny_llava_dir, lora_targets=["q_proj"], peft_config=path)
+        names = [name for name, _ in policy.named_parameters() if ".lora_A." in name]
+        assert [name.rpartition(".layers.")[2] for name in names] == ["1.self_attn.q_proj.lora_A.default.weight"]
+    policy.save_pretrained(tmp_path / "saved")
+    base, _ = load_mllm(str(tiny_llava_dir), dtype="float32")
+    again = {name for name, _ in PeftModel.from_pretrained(base, tmp_path / "saved").named_parameters() if ".lora_A." in name}
+    assert again == set(names)
+    path.write_text("layers_to_transform: [0, 2]")
+    with pytest.raises(UserError, match="layers_to_transform of --peft-config holds 2; expected numbers from 0 to 1"):
+        adapter(tiny_llava_dir, peft_config=path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("modules_to_save: [not_there]", "modules_to_save of --peft-config names 'not_there'"),
+        ("alpha_pattern: {not_there: 2}", "alpha_pattern of --peft-config names 'not_there'"),
+        ("target_parameters: [not_there]", "target_parameters of --peft-config names 'not_there'"),
+        ("alpha_pattern: 2", "PEFT refuses the adapter"),
+        ("trainable_token_indices: [1000000]", "PEFT refuses the adapter"),
+        ("monteclora_config: {a: 1}", "PEFT refuses the adapter"),
+    ],
+)
+def test_fields_that_this_model_can_not_have(text: str, reason: str, tiny_llava_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "peft.yaml").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        adapter(tiny_llava_dir, peft_config=tmp_path / "peft.yaml")
+
+
+def test_one_module_to_save_and_none(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    path = tmp_path / "peft.yaml"
+    for text, named in (("modules_to_save: embed_tokens", ["embed_tokens"]), ("modules_to_save: null", None)):
+        path.write_text(text)
+        assert adapter(tiny_llava_dir, peft_config=path).peft_config["default"].modules_to_save == named
+
+
+def test_an_adapter_that_can_not_be_merged_is_told(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "peft.yaml").write_text("lora_bias: true")
+    adapter(tiny_llava_dir, peft_config=tmp_path / "peft.yaml").save_pretrained(tmp_path / "saved")
+    with pytest.raises(UserError, match="PEFT can't merge the adapter"):
+        load_merged(str(tmp_path / "saved"))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
         ("r: 8", "has r, which is --lora-rank here"),
+        ("layers_pattern: layers", "no field of peft.LoraConfig that can be set here"),
         ("lora_alpa: 8", "no field of peft.LoraConfig that can be set here; did you mean"),
         ("init_lora_weights: pissa", "changes the weights below the adapter"),
         ("bias: all", "would move the reference"),
