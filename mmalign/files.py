@@ -15,6 +15,8 @@ from mmalign.errors import UserError
 
 RUN_FILE = "mmalign_run.json"
 """What a training run leaves beside its model: what it was made of."""
+COMBINATION_FILE = "combination.json"
+"""What a combination of adapters leaves beside the adapter that it is."""
 SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
 """What scoring leaves: the pairs, the statistics of their scores, and what they were made with."""
 
@@ -45,6 +47,13 @@ def read_json_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{path} holds a {type(value).__name__}; expected a JSON object")
     return value
+
+
+def find_run_file(source: str) -> Path | None:
+    """Find the record of the run that a model is of: in its folder, or above it (OUT/checkpoints/checkpoint-N, OUT/slow)."""
+    folder = Path(source).resolve()
+    places = (folder, folder.parent, folder.parent.parent) if folder.is_dir() else ()
+    return next((place / RUN_FILE for place in places if (place / RUN_FILE).is_file()), None)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ Shape legend: R = responses, D = hidden width.
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -22,7 +21,7 @@ from mmalign.engine.batch import collate_prompts
 from mmalign.engine.head import LogitTransform, linear_token_logits
 from mmalign.engine.logps import OutputHead, run_with_head
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
-from mmalign.files import RUN_FILE, read_json_object
+from mmalign.files import find_run_file, read_json_object
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.precision import Dtype, Quantization
 from mmalign.options.rows import WordingOptions
@@ -84,8 +83,8 @@ def read_wording(source: str, *, question: str | None = None, answers: Sequence[
         question: Another question.
         answers: Other answers.
     """
-    path = Path(source) / RUN_FILE
-    record = read_json_object(path) if path.is_file() else {}
+    path = find_run_file(source)
+    record = {} if path is None else read_json_object(path)
     recorded = {name: record["options"][name] for name in ("question", "answers")} if record.get("method") == "reward" else {}
     given = ({} if question is None else {"question": question}) | ({"answers": list(answers)} if answers else {})
     return WordingOptions(**{**recorded, **given})

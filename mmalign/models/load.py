@@ -1,6 +1,7 @@
 """Load multimodal LLMs and CLIP models from disk or the hub, always through the stock auto classes."""
 
 import json
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -18,8 +19,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, Aut
 from mmalign.errors import UserError
 from mmalign.held import find_held
 from mmalign.models.held import HeldModel
-from mmalign.models.quantize import keep_gradients, quantization_options
+from mmalign.models.quantize import keep_gradients, quantization_options, recorded_quantization
 from mmalign.options.precision import Attention, Dtype, Quantization
+
+logger = logging.getLogger(__name__)
 
 MOST_LAYERS = 10_000
 # Fields of processors that are None unless processor_config.json says more.
@@ -78,6 +81,12 @@ def load_mllm(
     processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
     whole = read_adapter_config(source).base_model_name_or_path if is_adapter else source
+    if is_adapter and (trained := recorded_quantization(source)) != quantization:
+        logger.warning(
+            "the adapter %s was trained on weights with quantization %s, and these have %s: its numbers are others; give --quantization %s "
+            "or merge it",
+            *(source, trained, quantization, trained),
+        )
     check_safetensors(whole)
     with named_errors(whole):
         options |= quantization_options(

@@ -4,6 +4,7 @@ The linear layers of the language model are quantised, and nothing else: vision 
 precision. Fused experts of sparse models are no linear layers to the quantiser, and keep it too.
 """
 
+from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig, PreTrainedModel
 
 from mmalign.errors import UserError
+from mmalign.files import COMBINATION_FILE, find_run_file, read_json_object
 from mmalign.models.parameters import num_weights
 from mmalign.options.precision import Quantization
 
@@ -46,6 +48,15 @@ def quantization_options(source: str, quantization: Quantization, *, dtype: torc
         llm_int8_skip_modules=find_unquantised(skeleton),
     )
     return {"quantization_config": quantiser, "device_map": {"": device}}
+
+
+def recorded_quantization(adapter: str) -> Quantization:
+    """How the base of an adapter was held in training, as its record says; in full precision where there is none."""
+    combination = Path(adapter) / COMBINATION_FILE
+    if combination.is_file():
+        return read_json_object(combination).get("quantization", "none")
+    run = find_run_file(adapter)
+    return "none" if run is None else read_json_object(run).get("options", {}).get("quantization", "none")
 
 
 def find_unquantised(model: PreTrainedModel) -> list[str]:

@@ -12,21 +12,20 @@ from transformers import AutoProcessor
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import check_columns
 from mmalign.errors import UserError
-from mmalign.files import open_to_readers, write_whole
+from mmalign.files import COMBINATION_FILE, open_to_readers, write_whole
 from mmalign.methods.policy_and_reference import compute_policy, compute_reference
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import model_inputs
 from mmalign.models.combination import Combination
 from mmalign.models.load import best_device, from_pretrained, give_padding
+from mmalign.models.quantize import recorded_quantization
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions
 from mmalign.options.models import CombineOptions
-from mmalign.runs.run_record import recorded_quantization
 from mmalign.tables import text_table
 
 GRID_STEPS = 10
 """Weights are multiples of 1 / this."""
-COMBINATION_FILE = "combination.json"
 
 
 def run(options: CombineOptions) -> None:
@@ -39,7 +38,8 @@ def run(options: CombineOptions) -> None:
         raise UserError(f"{options.out} is not empty; choose another --out")
     processor = from_pretrained(AutoProcessor, options.adapters[0])
     give_padding(processor.tokenizer)
-    combination = Combination(options.adapters, dtype=options.dtype, quantization=find_quantization(options))
+    quantization = find_quantization(options)
+    combination = Combination(options.adapters, dtype=options.dtype, quantization=quantization)
     combination.model.to(best_device())
     points = [tuple(options.weights)] if options.weights else list(simplex(len(options.adapters), GRID_STEPS))
     losses = [measure(combination, processor, data, points, options) for data in options.data]
@@ -48,7 +48,8 @@ def run(options: CombineOptions) -> None:
     combination.save(options.out, points[best])
     processor.save_pretrained(options.out)
     record = {"adapters": options.adapters, "weights": points[best], "data": list(map(str, options.data)), "pairs": options.max_pairs}
-    record |= {"beta": options.beta, "losses": [[point, list(values)] for point, *values in zip(points, *losses, strict=True)]}
+    record |= {"quantization": quantization, "beta": options.beta}
+    record |= {"losses": [[point, list(values)] for point, *values in zip(points, *losses, strict=True)]}
     write_whole(options.out / COMBINATION_FILE, json.dumps(record, indent=1))
     open_to_readers(options.out)
     if losses:
@@ -74,7 +75,7 @@ def find_quantization(options: CombineOptions) -> Any:
     """How the base is held: as in training, unless said otherwise."""
     if options.quantization is not None:
         return options.quantization
-    held = {source: recorded_quantization(Path(source)) for source in options.adapters}
+    held = {source: recorded_quantization(source) for source in options.adapters}
     if len(set(held.values())) > 1:
         said = ", ".join(f"{source} in {name}" for source, name in held.items())
         raise UserError(f"the adapters' bases were held differently ({said}); say with --quantization how to measure")

@@ -1,13 +1,11 @@
 """``mmalign merge``: a LoRA adapter and its base model to one checkpoint that plain transformers loads."""
 
-from pathlib import Path
-
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import load_merged
+from mmalign.models.quantize import recorded_quantization
 from mmalign.options.models import MergeOptions
 from mmalign.runs.cards import write_derived_card
-from mmalign.runs.run_record import recorded_quantization
 
 
 def run(options: MergeOptions) -> None:
@@ -20,7 +18,7 @@ def run(options: MergeOptions) -> None:
     """
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
-    quantization = options.quantization or recorded_quantization(Path(options.adapter))
+    quantization = options.quantization or recorded_quantization(options.adapter)
     model, processor = load_merged(options.adapter, dtype=options.dtype, quantization=quantization)
     model.save_pretrained(options.out)
     processor.save_pretrained(options.out)

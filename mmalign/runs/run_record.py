@@ -16,7 +16,6 @@ from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
 from mmalign.models.fingerprint import hash_local_weights
 from mmalign.options.base import Options
-from mmalign.options.precision import Quantization
 from mmalign.options.training import RunOptions
 
 # Options that change nothing but the time, such as fewer processes where memory was short, who is told of the run, and where a judge is.
@@ -109,13 +108,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     if not (isinstance(record.get("method"), str) and isinstance(record.get("options"), dict) and isinstance(record.get("data"), dict)):
         raise UserError(f"{folder / RUN_FILE} is no record of a run: expected method, options and data; remove the folder and run again")
     return record
-
-
-def recorded_quantization(adapter: Path) -> Quantization:
-    """How the base of an adapter was held in training, as the adapter's run says; in full precision where it says nothing."""
-    recorded = read_record(adapter)["options"] if (adapter / RUN_FILE).is_file() else {}
-    found: Quantization = recorded.get("quantization", "none")
-    return found
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -68,6 +68,24 @@ def test_qlora_trains_and_merges_to_a_plain_checkpoint(
     torch.testing.assert_close(logps(plain, processor), logps(adapted, processor), rtol=0, atol=1e-4)
 
 
+def test_checkpoints_and_sums_of_adapters_know_how_their_base_was_held(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert train(tiny_llava_dir, pairs, tmp_path / "out", *QLORA, "--save-steps", "1") == 0
+    begun = str(tmp_path / "out" / "checkpoints" / "checkpoint-1")
+    both = ["combine-adapters", str(tmp_path / "out"), begun, "--weights", "1", "0", "--out", str(tmp_path / "sum")]
+    assert main(both) == 0
+    capsys.readouterr()
+    for adapter in (begun, str(tmp_path / "sum")):
+        assert main(["merge", adapter, "--out", str(tmp_path / "merged" / Path(adapter).name)]) == 0
+        assert "in nf4, saved in" in capsys.readouterr().out
+        caplog.clear()
+        load_mllm(adapter, quantization="nf4")
+        assert not caplog.records
+        load_mllm(adapter)
+        assert "was trained on weights with quantization nf4, and these have none" in caplog.text
+
+
 def test_a_live_reference_in_four_bits_is_the_cached_one(tiny_llava_dir: Path, pairs: Path, tmp_path: Path) -> None:
     """Full weights train beside a 4-bit copy of where they began; its log-probabilities may come from cache-logps as well."""
     cache = ["cache-logps", str(pairs), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "cache"), "--quantization", "nf4"]

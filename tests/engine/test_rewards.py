@@ -111,7 +111,9 @@ def test_the_wording_is_the_runs_unless_another_is_given(tmp_path: Path) -> None
     assert read_wording("org/stock-model") == WordingOptions()
     record = {"method": "reward", "options": {"question": "right?", "answers": ["no", "yes"]}}
     (tmp_path / RUN_FILE).write_text(json.dumps(record))
-    assert read_wording(str(tmp_path)) == WordingOptions(question="right?", answers=["no", "yes"])
+    (tmp_path / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    for folder in (tmp_path, tmp_path / "checkpoints" / "checkpoint-1"):
+        assert read_wording(str(folder)) == WordingOptions(question="right?", answers=["no", "yes"])
     assert read_wording(str(tmp_path), question="true?") == WordingOptions(question="true?", answers=["no", "yes"])
     assert read_wording(str(tmp_path), answers=["a", "b"]) == WordingOptions(question="right?", answers=["a", "b"])
     (tmp_path / RUN_FILE).write_text(json.dumps({**record, "method": "sft", "options": {}}))
