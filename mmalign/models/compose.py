@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from timm.data import resolve_model_data_config
 from torch import nn
 from transformers import (
@@ -200,12 +201,15 @@ def _build_processor(options: HalvesOptions, model: PreTrainedModel, tokenizer: 
 
 
 def _tower_image_processor(vision: Any, source: str | None) -> Any:
-    if source is not None:
-        return from_pretrained(AutoImageProcessor, source, trust_remote_code=False)
+    """The tower's own, where it makes one picture of an image; LLaVA's class has no place for a whole model's tiles."""
+    own = None if source is None else from_pretrained(AutoImageProcessor, source, trust_remote_code=False)
     side = vision.image_size
+    if own is not None and own(Image.new("RGB", (2 * side, side)), return_tensors="pt")["pixel_values"].shape == (1, 3, side, side):
+        return own
+    colours = {} if own is None else {"image_mean": own.image_mean, "image_std": own.image_std}
     if vision.model_type == "siglip_vision_model":
-        return SiglipImageProcessor(size={"height": side, "width": side})
-    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+        return SiglipImageProcessor(size={"height": side, "width": side}, **colours)
+    return CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side}, **colours)
 
 
 def _timm_image_processor(options: HalvesOptions, model: PreTrainedModel) -> tuple[CLIPImageProcessor, int]:

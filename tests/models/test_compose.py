@@ -19,6 +19,7 @@ from mmalign.models.compose import compose_mllm
 from mmalign.models.gguf import load_gguf
 from mmalign.models.load import load_mllm
 from mmalign.options.models import HalvesOptions
+from tests.tiny_families import FAMILIES
 from tests.tiny_models import CLIP_TOWER, QWEN3, build_tiny_llava, build_tokenizer, random_image
 
 SIGLIP_TOWER = {key: value for key, value in CLIP_TOWER.items() if key != "projection_dim"} | {"model_type": "siglip_vision_model"}
@@ -131,6 +132,20 @@ def test_a_tower_from_a_checkpoint_keeps_its_weights(tmp_path: Path, part: str) 
     for name, value in first.model.vision_tower.named_parameters():
         assert torch.equal(value, second.model.vision_tower.get_parameter(name)), name
     assert second.config.vision_feature_layer == -1
+
+
+@pytest.mark.parametrize("family", ["llava-next", "llava-onevision", "gemma3"])
+def test_a_tower_of_a_model_that_sees_tiles_gets_whole_pictures(tmp_path: Path, family: str) -> None:
+    whole, its = FAMILIES[family]()
+    for part in (whole, its):
+        part.save_pretrained(tmp_path / "whole")
+    config = dataclasses.replace(save_halves(tmp_path, CLIP_TOWER, QWEN3), vision=str(tmp_path / "whole"))
+    model, processor = compose_mllm(config)
+    side = model.config.vision_config.image_size
+    inputs = processor(images=[random_image(0, (90, 40))], text=["<image> what"], return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, side, side)
+    assert processor.image_processor.image_mean == its.image_processor.image_mean
+    assert model(**inputs).logits.isfinite().all()
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path: Path) -> None:
