@@ -9,7 +9,7 @@ from torch import nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, from_pretrained, load_adapter_weights, load_mllm, put_adapter, read_adapter_config
+from mmalign.models.load import check_exists, find_base, from_pretrained, load_adapter_weights, load_mllm, put_adapter, read_adapter_config
 from mmalign.models.lora_config import build_lora_config, refuse_unmatched, told_by_peft
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
@@ -146,7 +146,7 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
         ValueError: If there is no adapter at ``source``, or its base can't be loaded.
     """
     check_exists(source, "adapter_config.json")
-    base, _ = load_mllm(read_adapter_config(source).base_model_name_or_path, dtype=dtype, quantization=quantization)
+    base, _ = load_mllm(find_base(source), dtype=dtype, quantization=quantization)
     assert isinstance(base, PreTrainedModel), type(base)
     if is_quantized(base):
         base.dequantize(dtype=base.dtype)

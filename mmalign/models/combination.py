@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora import LoraLayer
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, load_mllm, put_adapter, read_adapter_config
+from mmalign.models.load import check_exists, find_base, load_mllm, put_adapter, read_adapter_config
 from mmalign.options.precision import Dtype, Quantization
 
 _COMBINED = "default"
@@ -72,7 +72,7 @@ def _common_base(sources: Sequence[str]) -> str:
         config = read_adapter_config(source)
         if not isinstance(config, LoraConfig) or config.modules_to_save or config.use_dora or config.bias != "none":
             raise UserError(f"{source} is not made of LoRA matrices alone (--train-projector adds a whole projector), and has no exact sum")
-        bases[source] = str(config.base_model_name_or_path)
+        bases[source] = find_base(source)
     first, *others = bases.items()
     for source, base in others:
         if base != first[1]:

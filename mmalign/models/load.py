@@ -80,7 +80,7 @@ def load_mllm(
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
     processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
-    whole = read_adapter_config(source).base_model_name_or_path if is_adapter else source
+    whole = find_base(source) if is_adapter else source
     if is_adapter and (trained := recorded_quantization(source)) != quantization:
         logger.warning(
             "the adapter %s was trained on weights with quantization %s, and these have %s: its numbers are others; give --quantization %s "
@@ -195,6 +195,21 @@ def read_adapter_config(source: str) -> PeftConfig:
             "as base_model_name_or_path"
         )
     return config
+
+
+def find_base(source: str) -> str:
+    """Find the model that an adapter is of.
+
+    Raises:
+        ValueError: As ``read_adapter_config``, and if it is named by a path where nothing is.
+    """
+    base = str(read_adapter_config(source).base_model_name_or_path)
+    if _is_path(base) and not Path(base).exists() and find_held(base) is None:
+        raise UserError(
+            f"the base of the adapter {source} is {base!r}, and there is no such folder (seen from {Path.cwd()}); write its place into "
+            "adapter_config.json, as base_model_name_or_path"
+        )
+    return base
 
 
 def put_adapter(model: nn.Module, source: str, *, name: str = "default") -> PeftModel:
@@ -327,12 +342,16 @@ def check_exists(source: str, *names: str) -> None:
     if find_held(source) is not None:
         return
     folder = Path(source)
-    # A hub id looks like a relative path of one or two parts; anything that looks like a local path must exist.
-    looks_local = folder.exists() or folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2
-    if looks_local and not any((folder / name).is_file() for name in names):
+    if (folder.exists() or _is_path(source)) and not any((folder / name).is_file() for name in names):
         raise UserError(f"no checkpoint at {source}: expected a folder with {' or '.join(names)}, or a hub id such as org/name")
     for path in folder.glob("*config.json"):
         read_config_values(path)
+
+
+def _is_path(source: str) -> bool:
+    """Whether a name can be no hub id, which looks like a relative path of two parts."""
+    folder = Path(source)
+    return folder.is_absolute() or source.startswith(".") or len(folder.parts) != 2
 
 
 def read_config_values(path: Path) -> dict[str, Any]:

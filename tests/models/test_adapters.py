@@ -76,6 +76,16 @@ def test_an_adapter_without_a_whole_base_is_refused(tiny_llava_dir: Path, tmp_pa
                 load(str(adapter))
 
 
+def test_a_base_that_was_named_from_another_folder_is_told(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    adapter = save_adapter(tmp_path / "adapter", str(tiny_llava_dir))
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    for base in ("runs", "./runs/sft", "runs/sft/last", "/runs/sft"):
+        (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        for load in (load_mllm, load_merged):
+            with pytest.raises(ValueError, match=f"the base of the adapter {adapter} is '{base}', and there is no such folder"):
+                load(str(adapter))
+
+
 def test_frozen_parts_and_parts_that_are_not_there() -> None:
     model, _ = build_tiny_llava()
     freeze_parts(model, ["vision_tower", "projector"])
