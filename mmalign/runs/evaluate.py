@@ -1,5 +1,6 @@
 """``mmalign evaluate NAME``: answer a benchmark's questions where a model is given, and score the answers."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -192,17 +193,40 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
 
 
 def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
-    """Look, before a model is asked, for what can be missing then.
+    """Look, before a model is asked, for what can be missing then, or when its answers are scored.
 
     Raises:
-        ValueError: If questions, the folder of the images, or a judge are missing.
+        ValueError: If questions, the folder of the images, a judge, or what scoring needs are missing.
     """
-    if benchmark.needs_judge and options.judge_url is options.judge is options.judgements is None:
-        raise needs_judge(options.benchmark)
     benchmark.questions()
     root = image_folder(options, benchmark)
     if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
         raise UserError(f"no images at {root}; name their folder with --images")
+    check_can_score(options, benchmark)
+
+
+def check_can_score(options: EvaluateOptions, benchmark: Benchmark) -> None:
+    """Score an answer that is made up: what a judge or a scorer lacks is told before hours of answering.
+
+    Raises:
+        ValueError: If a judge is missing or can't be asked so, or a package or its data are.
+    """
+    judge = build_judge(options)
+    judged = judge is not None or options.judgements is not None
+    if benchmark.needs_judge and not judged:
+        raise needs_judge(options.benchmark)
+    if judge is None and options.judgements is not None and not options.judgements.is_file():
+        raise UserError(f"file not found: {options.judgements}")
+    answers = dict.fromkeys(benchmark.required()[:1], "There is a dog on the table, and a person beside it.")
+    if judged:
+        benchmark.judge_prompts(answers, template=_read_template(options))
+    # A rating is no list, and a list is no rating.
+    with contextlib.suppress(UnreadableError):
+        benchmark.items(answers, mode=options.mode, judgements=dict.fromkeys(answers, '["dog"]') if judged else None)
+
+
+def _read_template(options: EvaluateOptions) -> str | None:
+    return None if options.judge_prompt is None else read_text(options.judge_prompt)
 
 
 def image_folder(options: EvaluateOptions, benchmark: Benchmark) -> Path:
@@ -241,7 +265,7 @@ def judge_answers(options: EvaluateOptions, benchmark: Benchmark, answers: Mappi
     judge = build_judge(options)
     if judge is None and options.judgements is None:
         return Judged()
-    template = None if options.judge_prompt is None else read_text(options.judge_prompt)
+    template = _read_template(options)
     prompts = benchmark.judge_prompts(answers, template=template)
     if judge is None:
         path = Path(str(options.judgements))

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from mmalign.cli import main
+from mmalign.errors import UserError
+from mmalign.evaluation.pope import Pope
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.evaluate import build_judge, load_benchmark
 from tests.evaluation.judges.chat_server import ChatServer, fault, run_chat_server
@@ -70,6 +72,42 @@ def test_a_local_server_without_a_key(
     # Other settings are another judge.
     evaluate(capsys, *words)
     assert server.requests[-1]["max_tokens"] == 1024
+
+
+JUDGE = ["--judge-url", "http://127.0.0.1:9/v1", "--judge-model", "m"]
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "words", "reason"),
+    [
+        ("mmhal", [], "needs a judge"),
+        ("mmhal", JUDGE[:2], "needs both --judge-url and --judge-model"),
+        ("mmhal", ["--judge", "nowhere/at/all"], "no checkpoint at nowhere/at/all"),
+        ("mmhal", [*JUDGE, "--judge-key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY is not set"),
+        ("mmhal", [*JUDGE, "--judge-prompt", "FOLDER/no.txt"], "file not found: FOLDER/no.txt"),
+        ("mmhal", [*JUDGE, "--judge-prompt", "FOLDER/words.txt"], "the judge's prompt has no field"),
+        ("mmhal", ["--judgements", "FOLDER/no.jsonl"], "file not found: FOLDER/no.jsonl"),
+        ("pope", JUDGE, "pope asks no judge"),
+        ("pope", [], "data are missing"),
+    ],
+)
+def test_what_scoring_would_lack_is_told_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path, benchmark: str, words: list[str], reason: str
+) -> None:
+    """The model is not there: an error that names it would come after hours with one that is."""
+
+    def lack(*_: object, **__: object) -> None:
+        raise UserError("data are missing")
+
+    monkeypatch.setattr(Pope, "items", lack)
+    (folder / "words.txt").write_text("judge this")
+    (folder / "pope").mkdir()
+    (folder / "pope" / "coco_pope_random.json").write_text(json.dumps({"question_id": 1, "image": "a", "text": "b?", "label": "no"}))
+    (folder / "images").mkdir()
+    data = folder if benchmark == "mmhal" else folder / benchmark
+    asked = ["evaluate", benchmark, "--data", str(data), "--images", str(folder / "images"), "--model", str(folder / "no_model")]
+    assert main([*asked, "--out", str(folder / "out"), *(word.replace("FOLDER", str(folder)) for word in words)]) == 2
+    assert reason.replace("FOLDER", str(folder)) in capsys.readouterr().err
 
 
 def test_a_refused_setting_is_told_by_its_option(capsys: pytest.CaptureFixture[str], server: ChatServer, folder: Path) -> None:
