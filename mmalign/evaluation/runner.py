@@ -38,6 +38,7 @@ def generate_answers(
     batch_size: int = 64,
     beams: Beams | None = None,
     source: str = "",
+    keep: bool = False,
 ) -> list[Answer]:
     """Answer questions, greedily or with beams, and save them as JSON lines in the questions' order.
 
@@ -58,6 +59,7 @@ def generate_answers(
         batch_size: Rows at once: questions, or the beams of fewer questions.
         beams: How to search; None is greedy.
         source: What the model is, such as the fingerprint of its weights: unfinished answers of another one are refused.
+        keep: Whether the unfinished answers stay, for a caller that may still fail: called again, it asks nothing twice.
 
     Returns:
         The answers without their reasoning, in that order.
@@ -68,7 +70,7 @@ def generate_answers(
     if max_new_tokens is not None:
         questions = [question._replace(max_new_tokens=max_new_tokens) for question in questions]
     model = unwrap(model)
-    partial = out.with_name(out.name + ".partial")
+    partial = find_unfinished(out)
     lengths = sorted({question.max_new_tokens for question in questions})
     origin = {"source": source, "max_new_tokens": lengths, "batch_size": batch_size, "questions": _digest(questions)}
     if beams is not None:
@@ -93,8 +95,14 @@ def generate_answers(
     rejects.check(len(questions), final=True)
     rows = [answered[question.id] for question in questions if question.id in answered]
     write_whole(out, "".join(json.dumps(row) + "\n" for row in rows))
-    partial.unlink()
+    if not keep:
+        partial.unlink()
     return strip_own(rows)
+
+
+def find_unfinished(out: Path) -> Path:
+    """Where answers are appended until they are finished."""
+    return out.with_name(out.name + ".partial")
 
 
 def resume_answers(partial: Path, origin: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

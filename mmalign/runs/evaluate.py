@@ -20,7 +20,7 @@ from mmalign.evaluation.judging import Judge, ask_judge, hash_text, needs_judge,
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
-from mmalign.evaluation.runner import generate_answers
+from mmalign.evaluation.runner import find_unfinished, generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
 from mmalign.files import expected_form
 from mmalign.models.fingerprint import fingerprint_checkpoint
@@ -82,6 +82,8 @@ def evaluate(options: EvaluateOptions, *, loaded: Loaded | None = None, benchmar
     else:
         given = answer_questions(options, benchmark, load=lambda: loaded or load_model(options))
     result = score_answers(options, benchmark, given)
+    if options.model is not None:
+        find_unfinished(given.path).unlink(missing_ok=True)
     if options.model is not None and loaded is None:
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
@@ -285,7 +287,7 @@ def asked(options: EvaluateOptions, benchmark: Benchmark) -> list[Question]:
 
 
 def answer_questions(options: EvaluateOptions, benchmark: Benchmark, *, load: Callable[[], Loaded]) -> Given:
-    """Ask the model, which is loaded once nothing else is missing, or the endpoint.
+    """Ask the model, which is loaded once nothing else is missing, or the endpoint; unfinished answers stay until the result is there.
 
     Raises:
         ValueError: If images, a judge or the folder to save answers in are missing.
@@ -314,6 +316,7 @@ def answer_questions(options: EvaluateOptions, benchmark: Benchmark, *, load: Ca
         batch_size=options.batch_size,
         beams=Beams(options.beams, options.length_penalty) if options.beams > 1 else None,
         source=source,
+        keep=True,
     )
     decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
     if options.beams > 1:

@@ -16,6 +16,7 @@ from mmalign.evaluation.answers import strip_own
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import hash_files
 from mmalign.evaluation.rows import read_jsonl
+from mmalign.evaluation.runner import find_unfinished
 from mmalign.files import read_json_object, write_whole
 from mmalign.options.evaluate import EvaluateManyOptions, ScoringOptions
 from mmalign.options.report import ReportEvalOptions
@@ -114,6 +115,7 @@ def _answer_once(planned: Planned, folder: Path, *, source: str, load: Callable[
         "in_part": given.in_part,
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1) + "\n")
+    find_unfinished(given.path).unlink(missing_ok=True)
     return given
 
 

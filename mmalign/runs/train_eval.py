@@ -11,6 +11,7 @@ from torch import nn
 from mmalign.data.images import load_image
 from mmalign.errors import UserError
 from mmalign.evaluation.items import items_path, read_items
+from mmalign.evaluation.runner import find_unfinished
 from mmalign.options.training import MllmOptions
 from mmalign.reports.metric_names import is_baseline
 from mmalign.runs.benchmark_plan import Planned, plan_benchmark, read_settings
@@ -35,7 +36,7 @@ class TrainingEvaluation:
         metrics: dict[str, float] = {}
         for wanted, benchmark in self.planned:
             # Half the answers of a run that was killed here: of the same weights if all went well, and nothing says so.
-            (folder / f"{wanted.benchmark}_answers.jsonl.partial").unlink(missing_ok=True)
+            find_unfinished(folder / f"{wanted.benchmark}_answers.jsonl").unlink(missing_ok=True)
             wanted = dataclasses.replace(wanted, model=f"{self.out}, step {step}", out=folder)
             result = evaluate(wanted, loaded=Loaded(model, self.processor, source=str(wanted.model)), benchmark=benchmark)
             metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if not is_baseline(key)}

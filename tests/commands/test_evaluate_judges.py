@@ -9,6 +9,7 @@ import pytest
 
 from mmalign.cli import main
 from mmalign.errors import UserError
+from mmalign.evaluation import runner
 from mmalign.evaluation.pope import Pope
 from mmalign.options.evaluate import EvaluateOptions
 from mmalign.runs.evaluate import build_judge, load_benchmark
@@ -108,6 +109,24 @@ def test_what_scoring_would_lack_is_told_before_a_model_is_loaded(
     asked = ["evaluate", benchmark, "--data", str(data), "--images", str(folder / "images"), "--model", str(folder / "no_model")]
     assert main([*asked, "--out", str(folder / "out"), *(word.replace("FOLDER", str(folder)) for word in words)]) == 2
     assert reason.replace("FOLDER", str(folder)) in capsys.readouterr().err
+
+
+def test_a_judge_that_fails_costs_no_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: ChatServer, folder: Path, tiny_llava_dir: Path
+) -> None:
+    """The same command asks the judge again, and not the model; what is left then is what one run without a fault leaves."""
+    (folder / "images").mkdir()
+    random_image(0).save(folder / "images" / "a.png")
+    (folder / "mmhal-bench_answer_template.json").write_text(json.dumps([{**row, "image_src": "http://x/a.png"} for row in MMHAL]))
+    words = ["mmhal", "--data", folder, "--model", tiny_llava_dir, "--max-new-tokens", 4, "--out", folder / "out"]
+    words += ["--judge-model", "m", "--judge-retries", 0, "--judge-url"]
+    assert main(["evaluate", *map(str, words), "http://127.0.0.1:9/v1"]) == 2
+    assert "running again resumes with the rest" in capsys.readouterr().err
+    answers = (folder / "out" / "mmhal_answers.jsonl").read_text()
+    monkeypatch.setattr(runner, "answer_batch", None)
+    assert evaluate(capsys, *words, server.url)["mmhal/score"] == 0.0
+    assert (folder / "out" / "mmhal_answers.jsonl").read_text() == answers
+    assert not list((folder / "out").glob("*.partial"))
 
 
 def test_a_refused_setting_is_told_by_its_option(capsys: pytest.CaptureFixture[str], server: ChatServer, folder: Path) -> None:
