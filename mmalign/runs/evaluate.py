@@ -83,10 +83,16 @@ def evaluate(options: EvaluateOptions, *, loaded: Loaded | None = None, benchmar
         given = answer_questions(options, benchmark, load=lambda: loaded or load_model(options))
     result = score_answers(options, benchmark, given)
     if options.model is not None:
-        find_unfinished(given.path).unlink(missing_ok=True)
+        forget_unfinished(options, benchmark, given)
     if options.model is not None and loaded is None:
         add_result(Path(options.model), dataclasses.asdict(result))
     return result
+
+
+def forget_unfinished(options: EvaluateOptions, benchmark: Benchmark, given: "Given") -> None:
+    """Remove what a stopped run would go on from, unless questions are left whose images may come to be there."""
+    if len(given.answers) == len(asked(options, benchmark)):
+        find_unfinished(given.path).unlink(missing_ok=True)
 
 
 def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given") -> Result:

@@ -5,24 +5,34 @@ import gc
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mmalign.data.images import load_image
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import strip_own
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import hash_files
 from mmalign.evaluation.rows import read_jsonl
-from mmalign.evaluation.runner import find_unfinished
 from mmalign.files import read_json_object, write_whole
 from mmalign.options.evaluate import EvaluateManyOptions, ScoringOptions
 from mmalign.options.report import ReportEvalOptions
 from mmalign.runs.benchmark_plan import Planned, plan_benchmark, read_settings
 from mmalign.runs.cards import add_result
-from mmalign.runs.evaluate import Given, Loaded, answer_questions, asked, identify, image_folder, load_model, score_answers
+from mmalign.runs.evaluate import (
+    Given,
+    Loaded,
+    answer_questions,
+    asked,
+    forget_unfinished,
+    identify,
+    image_folder,
+    load_model,
+    score_answers,
+)
 from mmalign.runs.report import run_eval
 
 logger = logging.getLogger(__name__)
@@ -106,7 +116,8 @@ def _answer_once(planned: Planned, folder: Path, *, source: str, load: Callable[
     path = folder / known["file"] if known else folder
     if known and path.is_file() and hash_files([path]) == known["sha256"]:
         rows = read_jsonl(path)
-        return Given(strip_own(rows), path, known["decoding"], planned.options.allow_partial or known["in_part"])
+        if not _can_go_on(planned, {row["id"] for row in rows}):
+            return Given(strip_own(rows), path, known["decoding"], planned.options.allow_partial or known["in_part"])
     given = answer_questions(planned.options, planned.benchmark, load=load)
     record[origin] = {
         "file": given.path.name,
@@ -115,8 +126,23 @@ def _answer_once(planned: Planned, folder: Path, *, source: str, load: Callable[
         "in_part": given.in_part,
     }
     write_whole(folder / RECORD, json.dumps(record, indent=1) + "\n")
-    find_unfinished(given.path).unlink(missing_ok=True)
+    forget_unfinished(planned.options, planned.benchmark, given)
     return given
+
+
+def _can_go_on(planned: Planned, answered: Container[str]) -> bool:
+    """Whether an image that was broken when a question was asked can be read now."""
+    root = image_folder(planned.options, planned.benchmark)
+    left = [question for question in asked(planned.options, planned.benchmark) if question.id not in answered]
+    return any(_can_be_read(question.image, root) for question in left)
+
+
+def _can_be_read(image: str | None, root: Path) -> bool:
+    try:
+        load_image(image, root=root)
+    except UserError:
+        return False
+    return True
 
 
 def _digest(planned: Planned, source: str) -> str:

@@ -121,3 +121,20 @@ def test_refusals(words: str, message: str, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(SystemExit):
         main(["evaluate", *words.split(), "--data", str(tmp_path), "--out", str(tmp_path)])
     assert message in capsys.readouterr().err
+
+
+def test_questions_whose_images_come_later_are_answered_then(root: Path, tmp_path: Path, tiny_llava_dir: Path, asked: list[str]) -> None:
+    words = ["evaluate", "--benchmarks", "pope", "--data", root, "--model", tiny_llava_dir, "--max-new-tokens", "3", "--batch-size", "2"]
+    words += ["--max-reject-share", "0.6", "--out"]
+    answers = [tmp_path / out / tiny_llava_dir.name / "pope_answers.jsonl" for out in ("out", "whole")]
+    whole = [str(word) for word in [*words, tmp_path / "whole"]]
+    assert main(whole) == 0
+    (root / "images" / "0.png").rename(root / "0.png")
+    for _ in range(2):
+        assert main([str(word) for word in [*words, tmp_path / "out"]]) == 0
+        assert len(answers[0].read_text().splitlines()) == 2
+    (root / "0.png").rename(root / "images" / "0.png")
+    assert main([str(word) for word in [*words, tmp_path / "out"]]) == 0
+    assert answers[0].read_bytes() == answers[1].read_bytes()
+    assert [call for call in asked if call.startswith("pope")] == [f"pope {tiny_llava_dir.name}"] * 3
+    assert not list((tmp_path / "out").rglob("*.partial"))
