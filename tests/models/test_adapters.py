@@ -76,7 +76,8 @@ def test_an_adapter_without_a_whole_base_is_refused(tiny_llava_dir: Path, tmp_pa
                 load(str(adapter))
 
 
-def test_a_base_that_was_named_from_another_folder_is_told(tiny_llava_dir: Path, tmp_path: Path) -> None:
+def test_a_base_that_was_named_from_another_folder_is_told(tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     adapter = save_adapter(tmp_path / "adapter", str(tiny_llava_dir))
     config = json.loads((adapter / "adapter_config.json").read_text())
     for base in ("runs", "./runs/sft", "runs/sft/last", "/runs/sft"):
