@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
-from mmalign.models.load import named_errors, read_adapter_config, read_config_values, resolve_dtype
+from mmalign.models.load import find_base, named_errors, read_config_values, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
 WEIGHTS = ("*.safetensors",)
@@ -58,11 +58,11 @@ def hash_local_weights(source: str) -> str | None:
     return _hash_weights(Path(source), Path) if Path(source).is_dir() else None
 
 
-def _hash_weights(folder: Path, find_base: Callable[[str], Path]) -> str | None:
+def _hash_weights(folder: Path, place: Callable[[str], Path]) -> str | None:
     """Hash a checkpoint's weights, and its base's where it is an adapter; None where it has none."""
     weights, settings = _find(folder, WEIGHTS), ""
     if (folder / "adapter_config.json").is_file():
-        weights += _find(find_base(read_adapter_config(str(folder)).base_model_name_or_path), WEIGHTS)
+        weights += _find(place(find_base(str(folder))), WEIGHTS)
         settings = _adapter_settings(folder)
     return hash_files(weights, settings) if weights else None
 

@@ -1,6 +1,7 @@
 """LoRA on the language model alone: saved, loaded, merged with the same numbers."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from mmalign.cli import main
 from mmalign.engine.logps import compute_response_logps
 from mmalign.models.adapters import add_lora, find_part, freeze_parts, load_merged
+from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from mmalign.options.training import LoraOptions
 from tests.models.test_references import make_batch, take_steps
@@ -82,7 +84,7 @@ def test_a_base_that_was_named_from_another_folder_is_told(tiny_llava_dir: Path,
     config = json.loads((adapter / "adapter_config.json").read_text())
     for base in ("runs", "./runs/sft", "runs/sft/last", "/runs/sft"):
         (adapter / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
-        for load in (load_mllm, load_merged):
+        for load in (load_mllm, load_merged, partial(fingerprint_checkpoint, dtype="float32")):
             with pytest.raises(ValueError, match=f"the base of the adapter {adapter} is '{base}', and there is no such folder"):
                 load(str(adapter))
 
