@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -165,13 +165,20 @@ def claimed(path: Path, record: Mapping[str, Any], *, what: str, shared: bool = 
     Raises:
         ValueError: As ``claim`` does.
     """
-    held = path.is_file()
-    claim(path, record, what=what)
+    with freed_if_refused(path, kept=lambda: shared or any(other.is_file() and other != path for other in path.parent.rglob("*"))):
+        claim(path, record, what=what)
+        yield
+
+
+@contextmanager
+def freed_if_refused(record: Path, *, kept: Callable[[], bool]) -> Iterator[None]:
+    """Remove the record of what a folder belongs to where the block that wrote it is refused, unless the folder must be kept."""
+    held = record.is_file()
     try:
         yield
     except UserError:
-        if not (held or shared or any(other.is_file() and other != path for other in path.parent.rglob("*"))):
-            path.unlink()
+        if not held and not kept():
+            record.unlink(missing_ok=True)
         raise
 
 

@@ -13,7 +13,7 @@ from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.data.rejects import REJECTS_FILE
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, check_same, read_json_object, write_whole
+from mmalign.files import RUN_FILE, check_same, freed_if_refused, read_json_object, write_whole
 from mmalign.models.fingerprint import hash_local_weights
 from mmalign.options.base import Options
 from mmalign.options.training import RunOptions
@@ -93,13 +93,11 @@ def _is_kept(path: Path) -> bool:
 @contextlib.contextmanager
 def left_if_refused(out: Path) -> Iterator[None]:
     """Leave the folder to another run where this one is refused before it has saved anything: mended options are other options."""
-    held = (out / RUN_FILE).is_file()
-    try:
+    with freed_if_refused(
+        out / RUN_FILE,
+        kept=lambda: not is_first_process() or any(_is_kept(path) for path in out.glob("*") if path.name != RUN_FILE),
+    ):
         yield
-    except UserError:
-        if not held and is_first_process() and not any(_is_kept(path) for path in out.glob("*") if path.name != RUN_FILE):
-            (out / RUN_FILE).unlink(missing_ok=True)
-        raise
 
 
 def read_record(folder: Path) -> dict[str, Any]:
