@@ -37,8 +37,9 @@ def _hash_models(options: RunOptions) -> dict[str, str]:
     """Hash the models that options name, as far as they are in folders."""
     named = {name: getattr(options, name, None) for name in ("model", "reference_model", "teacher_model")}
     named |= {f"teacher {name}".strip(): model for name, model in getattr(options, "teachers", {}).items()}
-    hashes = {name: hash_local_weights(source) for name, source in named.items() if source}
-    return {name: weights for name, weights in hashes.items() if weights is not None}
+    # Policy and reference are often one checkpoint.
+    hashes = {source: hash_local_weights(source) for source in {*named.values()} if source}
+    return {name: weights for name, source in named.items() if source and (weights := hashes[source]) is not None}
 
 
 def build_record(options: Options, *, method: str, data: Mapping[str, str]) -> dict[str, Any]:

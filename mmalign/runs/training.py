@@ -231,12 +231,13 @@ def save_run(
         model.save_pretrained(options.out, state_dict=weights)
     except SafetensorError as error:
         raise OSError(f"the model can't be saved in {options.out}: {error}; the same command saves it from its last checkpoint") from error
-    folders = saved_folders(model, options.out)
-    for folder in folders:
+    out, *others = saved_folders(model, options.out)
+    processor.save_pretrained(out)
+    finish_record(options, trainer, parameters, record)
+    write_card(out)
+    for folder in others:
         processor.save_pretrained(folder)
         open_to_readers(folder)
-    finish_record(options, trainer, parameters, record)
-    for folder in folders:
         write_record(folder, record)
         write_card(folder)
     print(f"saved in {options.out}")
