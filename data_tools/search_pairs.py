@@ -158,9 +158,8 @@ def _pair(question: Any, line: Mapping[str, Any], value: str) -> Any:
     columns = {f"{column}_{side}": line[column][i] for column in ("visits", "ends") for i, side in enumerate(("chosen", "rejected"))}
     chosen, rejected = assistant(line["chosen"]), assistant(line["rejected"])
     scores = (line["quality"][0], line["quality"][1])
-    return name, Pair(
-        name, f"tree/{value}", [question.image], user(question.prompt, [question.image]), chosen, rejected, scores, extra=columns
-    )
+    images = [question.image]
+    return name, Pair(name, f"tree/{value}", images, user(question.prompt, images), chosen, rejected, scores, extra=columns)
 
 
 def _settings(options: SearchOptions, files: Mapping[str, str]) -> dict[str, Any]:
