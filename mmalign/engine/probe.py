@@ -25,6 +25,9 @@ TOLERANCE = 1e-3
 COARSE_TOLERANCE = 0.25
 """Of models that can't be asked in float32; of large ones it is too little, and they then share nothing."""
 
+_ONE_ROW = 10**9
+"""Tokens in which all prompts find a place."""
+
 PROBED_ROWS = 2
 """Rows that are asked about: enough for images and padding of several in one batch."""
 
@@ -69,7 +72,7 @@ def probe_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_
 
 
 @torch.no_grad()
-def check_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> str:
+def check_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_id: int, packed: bool = False) -> str:
     """Compare rows of one response each with the model's own logits, where there is no choice of rows.
 
     Where it can't be asked in float32, the mean over tokens is compared, not the largest difference: rounding sends some tokens to
@@ -79,18 +82,30 @@ def check_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_
         model: The model, before wrappers; its mode is kept.
         encoded: A few prompts with a response each.
         pad_token_id: The tokenizer's.
+        packed: Whether several prompts are to share a row.
 
     Returns:
         A line for the log.
 
     Raises:
-        ValueError: If the rows disagree with the model's own logits.
+        ValueError: If the rows disagree with the model's own logits; if packed ones do, or the model can't have them.
     """
+    name = type(unwrap(model)).__name__
     with eval_mode(model), in_float32(model) as exact:
+        tolerance = TOLERANCE if exact else COARSE_TOLERANCE
         expected = [value for prompt in encoded for value in own_logps(model, prompt)]
         differences = _differences(model, encoded, expected, pad_token_id=pad_token_id, shared=True)
-        _check_difference(model, float(differences.max() if exact else differences.mean()), TOLERANCE if exact else COARSE_TOLERANCE)
-        return f"log-probabilities are those of {type(unwrap(model)).__name__} itself (largest difference {float(differences.max()):.1e})"
+        _check_difference(model, float(differences.max() if exact else differences.mean()), tolerance)
+        told = f"log-probabilities are those of {name} itself (largest difference {float(differences.max()):.1e})"
+        if not packed:
+            return told
+        try:
+            differences = _differences(model, encoded, expected, pad_token_id=pad_token_id, shared=True, row_tokens=_ONE_ROW)
+        except UserError as error:
+            raise UserError(f"{name} can't pack prompts into rows: {error}; leave --row-tokens out") from None
+        if not float(differences.max() if exact else differences.mean()) <= tolerance:
+            raise UserError(f"packed rows of {name} differ by {float(differences.max()):.2g} from its own logits; leave --row-tokens out")
+        return f"{told}, in packed rows too ({float(differences.max()):.1e})"
 
 
 def _check_difference(model: nn.Module, difference: float, tolerance: float) -> None:
@@ -128,8 +143,17 @@ def _own_picture_logps(pictures: PictureTokens, prompt: EncodedPrompt, device: t
     return values
 
 
-def _differences(model: nn.Module, encoded: Sequence[EncodedPrompt], expected: list[Tensor], *, pad_token_id: int, shared: bool) -> Tensor:
+def _differences(
+    model: nn.Module,
+    encoded: Sequence[EncodedPrompt],
+    expected: list[Tensor],
+    *,
+    pad_token_id: int,
+    shared: bool,
+    row_tokens: int | None = None,
+) -> Tensor:
     """How far each scored token is off."""
-    batch = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared), expected[0].device)
+    batch = collate_prompts(encoded, pad_token_id=pad_token_id, shared=shared, row_tokens=row_tokens)
+    batch = send_to_device(batch, expected[0].device)
     got = compute_response_logps(model, batch).per_response()
     return torch.cat([(a - b).abs() for a, b in zip(got, expected, strict=True)])

@@ -108,7 +108,8 @@ class MimicMethod(Method):
             ValueError: If the rows can't be read, or the numbers differ.
         """
         encoded = [self._encode(row) for row in rows]
-        told = check_rows(model, [row.own for row in encoded[:PROBED_ROWS]], pad_token_id=self.processor.tokenizer.pad_token_id)
+        own, packed = [row.own for row in encoded[:PROBED_ROWS]], self.options.row_tokens is not None
+        told = check_rows(model, own, pad_token_id=self.processor.tokenizer.pad_token_id, packed=packed)
         lines = [told, self.teacher.start(model, [(row.own, row.part) for row in encoded])]
         if self.sampler is not None:
             lines.append(self.sampler.start(model, encoded[0].own))
@@ -149,7 +150,8 @@ class MimicMethod(Method):
         return _Row(with_answer(row.own, ids), self.teacher.answered(row.part, ids), weakened)
 
     def _lay_out(self, rows: Sequence[_Row]) -> dict[str, Any]:
-        batch = collate_prompts([row.own for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        pad, row_tokens = self.processor.tokenizer.pad_token_id, self.options.row_tokens
+        batch = collate_prompts([row.own for row in rows], pad_token_id=pad, row_tokens=row_tokens)
         batch["teacher"] = self.teacher.collate([row.part for row in rows])
         weakened = [row.weakened for row in rows if row.weakened is not None]
         return batch | ({"weakened": self.advantage.collate(weakened)} if self.advantage is not None else {})

@@ -53,12 +53,13 @@ class SupervisedMethod(Method):
         Raises:
             ValueError: If the numbers differ.
         """
-        encoded = [self._encode(row) for row in rows[:PROBED_ROWS]]
-        return check_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
+        encoded, packed = [self._encode(row) for row in rows[:PROBED_ROWS]], self.options.row_tokens is not None
+        return check_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id, packed=packed)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise conversations into one batch."""
-        return collate_prompts([self._encode(row) for row in rows], pad_token_id=self.processor.tokenizer.pad_token_id)
+        pad, row_tokens = self.processor.tokenizer.pad_token_id, self.options.row_tokens
+        return collate_prompts([self._encode(row) for row in rows], pad_token_id=pad, row_tokens=row_tokens)
 
     def num_items(self, batch: dict[str, Any]) -> int:
         """Scored tokens."""

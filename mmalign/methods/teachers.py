@@ -89,9 +89,16 @@ class LiveTeacher:
     columns: tuple[str, ...] = ()
 
     def __init__(
-        self, reference: Reference, processor: Any, *, student: nn.Module, student_processor: Any, answer_end: AnswerEnd = "token"
+        self,
+        reference: Reference,
+        processor: Any,
+        *,
+        student: nn.Module,
+        student_processor: Any,
+        answer_end: AnswerEnd = "token",
+        packed: bool = False,
     ) -> None:
-        """Compare the vocabularies, and how both read their inputs.
+        """Compare the vocabularies, and how both read their inputs; ``packed``: whether rows of the student's hold several conversations.
 
         Raises:
             ValueError: If the tokens are not the same, with both sizes and the first id that differs.
@@ -105,6 +112,7 @@ class LiveTeacher:
             student_processor.tokenizer, processor.tokenizer, student_size=self.sizes[0], teacher_size=self.sizes[1]
         )
         self.same_inputs = same_inputs(student_processor, processor)
+        self.packed = packed and self.same_inputs
         self.barred = image_token_ids(processor)
 
     def check_dataset(self, dataset: Dataset) -> None:
@@ -152,7 +160,7 @@ class LiveTeacher:
         """
         read = [own or of_student for of_student, own in encoded[:PROBED_ROWS]]
         with self.reference.active(unwrap_parallel(student)) as teacher:
-            check_rows(teacher, read, pad_token_id=self.processor.tokenizer.pad_token_id)
+            check_rows(teacher, read, pad_token_id=self.processor.tokenizer.pad_token_id, packed=self.packed)
         return f"student and teacher share {self.vocabulary:,} tokens (rows of their heads: {self.sizes[0]:,} and {self.sizes[1]:,})"
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> TeacherStates:

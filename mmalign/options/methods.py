@@ -9,7 +9,7 @@ from mmalign.options.base import Options
 from mmalign.options.chasing import ChasingOptions
 from mmalign.options.groups import GroupOptions, GroupRewardOptions
 from mmalign.options.precision import Dtype, Quantization
-from mmalign.options.rows import AnswerOptions, PictureOptions, RowOptions, WeakenOptions, WordingOptions
+from mmalign.options.rows import AnswerOptions, PackingOptions, PictureOptions, RowOptions, WeakenOptions, WordingOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 
 Tower = Literal["vision_tower", "text_tower"]
@@ -34,7 +34,7 @@ class ContrastiveOptions(RunOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChatOptions(RowOptions, AnswerOptions):
+class ChatOptions(RowOptions, AnswerOptions, PackingOptions):
     """How chats become batches."""
 
 
@@ -48,8 +48,10 @@ class SftOptions(ChatOptions, PictureOptions, MllmOptions):
     """pictures: share of the rows that are drawn without their caption, drawn anew at each step; guidance needs them"""
 
     def __post_init__(self) -> None:
-        """Refuse what is no share."""
+        """Refuse what is no share, and rows that pictures don't have."""
         super().__post_init__()
+        if self.pictures and self.row_tokens is not None:
+            raise UserError("--row-tokens packs chats, and --pictures trains on a picture per row; leave one out")
         if not 0 <= self.caption_dropout < 1:
             raise UserError(f"caption_dropout is {self.caption_dropout}; expected a share of the rows from 0, less than 1, such as 0.1")
         if self.changed("caption_dropout") and not self.pictures:
@@ -207,21 +209,13 @@ class MimicOptions(MimicLossOptions, MllmOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResponsesOptions(RowOptions, AnswerOptions):
+class ResponsesOptions(RowOptions, AnswerOptions, PackingOptions):
     """Objectives over the responses of a prompt."""
 
     objective: list[str]
     """NAME or NAME:parameter=value,...; several are summed, each times its parameter weight; docs/objectives.md lists the names"""
     beta: float | None = None
     """pull towards the reference; the objective's own if not given"""
-    row_tokens: int | None = None
-    """pack several prompts with their responses into rows of about this many tokens"""
-
-    def __post_init__(self) -> None:
-        """Refuse rows of no length."""
-        super().__post_init__()
-        if self.row_tokens is not None and self.row_tokens < 1:
-            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
 
 
 @dataclass(frozen=True, kw_only=True)

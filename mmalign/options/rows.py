@@ -38,6 +38,20 @@ class AnswerOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PackingOptions(Options):
+    """How prompts are laid out as the model's rows."""
+
+    row_tokens: int | None = None
+    """pack several prompts with their responses into rows of about this many tokens, blind to each other; the numbers stay"""
+
+    def __post_init__(self) -> None:
+        """Refuse rows of no length."""
+        super().__post_init__()
+        if self.row_tokens is not None and self.row_tokens < 1:
+            raise UserError(f"row_tokens is {self.row_tokens}; expected a number of tokens, such as 4096")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardOptions(RowOptions, AnswerOptions):
     """Rows that go through a frozen multimodal LLM."""
 

@@ -5,9 +5,9 @@
     python -m scripts.real.mod --out runs/real-full --report-only --report docs/studies
 
 Students have the teacher's tower, frozen, and every third or second layer of its language model as it was before it saw images. A seed
-draws the projector, the router and the order of the data; all arms of a seed train for as many steps on the same rows (the arms and their
-order are those of ``scripts/studies/llava_mod.py``). Pairs are the main run's. A finished arm leaves ``OUT/mod/cells/SEED/ARM.json``; its
-weights are deleted when no missing arm begins with them.
+draws the projector, the router and the order of the data; all arms of a seed train for as many steps on the same rows, those that the
+teacher was asked about (the arms and their order are those of ``scripts/studies/llava_mod.py``). Pairs are the main run's. A finished arm
+leaves ``OUT/mod/cells/SEED/ARM.json``; its weights are deleted when no missing arm begins with them.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def list_prepared(job: Job) -> list[Step]:
         for number in KEEP_EVERY.values()
     ]
     taught = f"mmalign cache-teacher {data}/sft --image-root {data}/images --model {job.path('sft')} --dtype {job.dtype} --top-k {TOP_K}"
-    return [*steps, Step.of(mod / "taught" / "data", f"{taught} --out {quoted(mod / 'taught')}")]
+    return [*steps, Step.of(mod / "taught" / "finished", f"{taught} --shard {job.sizes.taught} --out {quoted(mod / 'taught')}")]
 
 
 def make_step(job: Job, arm: Arm, seed: int) -> Step:
@@ -74,10 +74,10 @@ def make_step(job: Job, arm: Arm, seed: int) -> Step:
         return job.preference(job.out / "difficulty" / "scored.parquet", out, seed=seed, words=options, model=parent)
     first = arm.name.endswith(" 1")
     half = job.sizes.sft_steps // 2
-    rate = "2e-4" if first else "1e-4"
+    rate, rows = "2e-4" if first else "1e-4", job.out / "mod" / "taught" / "data"
     if words[0] == "sft":
-        return job.sft(parent, out, seed=seed + (0 if first else 1000), steps=half, learning_rate=rate)
-    line = f"mmalign train {' '.join([*words, *frozen])} --model {quoted(parent)} --data {quoted(job.out / 'mod' / 'taught' / 'data')}"
+        return job.sft(parent, out, seed=seed + (0 if first else 1000), steps=half, learning_rate=rate, data=rows)
+    line = f"mmalign train {' '.join([*words, *frozen])} --model {quoted(parent)} --data {quoted(rows)}"
     line += f" --teacher cached {job.training(seed + (0 if first else 1000))} --max-steps {half} --learning-rate {rate}"
     return Step.of(out / "train_log.json", f"{line} --out {quoted(out)}")
 
