@@ -108,19 +108,28 @@ def collate_prefixes(encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> 
 
 
 def _pack(blocks: Sequence[_Block], encoded: Sequence[EncodedPrompt], row_tokens: int) -> list[list[_Block]]:
-    """Spread prompts over as few rows as the budget asks for, longest first, each to the row with the fewest tokens so far.
+    """Spread prompts over rows of at most ``row_tokens``, or of the longest prompt's length, by as many rows as leave the least padding.
 
-    Rows come out about equally long, and the longest sets the padding of all.
+    The longest prompt is placed first, each in the row with the fewest tokens so far: rows come out about equally long, and the longest
+    sets the padding of all.
     """
-    lengths = {block.prompt: block.length(encoded) for block in blocks}
-    num_rows = max(1, -(-sum(lengths.values()) // max(row_tokens, *lengths.values())))
-    rows: list[list[_Block]] = [[] for _ in range(num_rows)]
-    totals = [0] * num_rows
-    for block in sorted(blocks, key=lambda block: (-lengths[block.prompt], block.prompt)):
-        smallest = totals.index(min(totals))
-        rows[smallest].append(block)
-        totals[smallest] += lengths[block.prompt]
-    return [row for row in rows if row]
+    lengths = [block.length(encoded) for block in blocks]
+    order = sorted(range(len(blocks)), key=lambda number: -lengths[number])
+    limit = max(row_tokens, *lengths)
+    best: tuple[int, list[list[_Block]]] | None = None
+    for num_rows in range(max(1, -(-sum(lengths) // limit)), len(blocks) + 1):
+        if best is not None and num_rows * max(lengths) >= best[0]:
+            break
+        rows: list[list[_Block]] = [[] for _ in range(num_rows)]
+        totals = [0] * num_rows
+        for number in order:
+            smallest = totals.index(min(totals))
+            rows[smallest].append(blocks[number])
+            totals[smallest] += lengths[number]
+        if max(totals) <= limit and (best is None or num_rows * max(totals) < best[0]):
+            best = num_rows * max(totals), rows
+    assert best is not None, "a row for each prompt is short enough"
+    return best[1]
 
 
 def _lay(row: Sequence[_Block], encoded: Sequence[EncodedPrompt]) -> dict[str, list[int]]:

@@ -70,20 +70,21 @@ def test_a_model_without_eager_attention_is_told() -> None:
         AttentionInterface()[attention.SHARED["eager"]](nn.Linear(1, 1))
 
 
+class NoLayout:
+    """Attention stays plain causal: a response sees all that stands before it in its row."""
+
+    def get(self) -> None:
+        return None
+
+    def set(self, layout: Any) -> None:
+        return None
+
+    def reset(self, token: Any) -> None:
+        return None
+
+
 def test_shared_rows_with_a_wrong_mask_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the row's layout, attention is plain causal: the second response sees the first."""
     model, processor = build_tiny_llava()
-
-    class NoLayout:
-        def get(self) -> None:
-            return None
-
-        def set(self, layout: Any) -> None:
-            return None
-
-        def reset(self, token: Any) -> None:
-            return None
-
     monkeypatch.setattr(attention, "_layout", NoLayout())
     choice = probe_rows(model, encode(processor, 2), pad_token_id=0)
     assert not choice.shared
@@ -166,6 +167,20 @@ def test_plain_rows_are_checked_and_every_module_keeps_its_mode() -> None:
     assert told.startswith("log-probabilities are those of LlavaForConditionalGeneration itself (largest difference ")
     assert {name: module.training for name, module in model.named_modules()} == modes
     check_rows(model.to(torch.bfloat16), one_response(encode(processor, 2)), pad_token_id=0)
+
+
+def test_packed_rows_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refused where the mask is wrong, or a state runs through the row from one prompt to the next."""
+    model, processor = build_tiny_llava()
+    encoded = one_response(encode(processor, 2))
+    assert "in packed rows too" in check_rows(model, encoded, pad_token_id=0, packed=True)
+    linear, own = FAMILIES["qwen3.5"]()
+    with pytest.raises(ValueError, match=r"packed rows of Qwen3_5ForConditionalGeneration differ by .*; leave --row-tokens out"):
+        check_rows(linear, one_response(encode(own, 2)), pad_token_id=0, packed=True)
+    monkeypatch.setattr(attention, "_layout", NoLayout())
+    assert "packed" not in check_rows(model, encoded, pad_token_id=0)
+    with pytest.raises(ValueError, match="packed rows of LlavaForConditionalGeneration differ by"):
+        check_rows(model, encoded, pad_token_id=0, packed=True)
 
 
 def test_a_row_that_reads_another_rows_image_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -294,6 +294,36 @@ def test_a_sparse_student_of_a_dense_teacher_gets_router_losses_and_the_teacher_
     assert "router/balance" in RouterLosses(RouterOptions()).compute(taught, sparse, taught.collate(chats())).metrics
 
 
+@pytest.mark.parametrize("options", [{"ce_weight": 0.3}, {"distil": "all"}, {"legacy_mask": True}], ids=lambda options: next(iter(options)))
+def test_packed_rows_give_the_same_loss_and_gradients(options: dict[str, Any]) -> None:
+    """Where the teacher reads the student's rows and where it reads its own; a chat without an image lies between two with one."""
+    (student, processor), (teacher, _) = build_tiny_llava(), build_tiny_llava(seed=1)
+    rows = chats(4)
+    rows[1] = {"images": [], "messages": [{"role": "user", "content": "How many?"}, {"role": "assistant", "content": "Two cats."}]}
+    outputs = []
+    for packing in ({}, {"row_tokens": 64}, {"row_tokens": 10_000}):
+        method = build_method(student, processor, teacher, **options, **packing)
+        batch = method.collate(rows)
+        outputs.append((len(batch["input_ids"]), method.compute(student, batch).loss_sum))
+    lengths, losses = zip(*outputs, strict=True)
+    assert lengths[0] == 4 > lengths[1] > lengths[2] == 1
+    expected = gradients(student, losses[0])
+    assert expected
+    for loss in losses[1:]:
+        torch.testing.assert_close(loss, losses[0], rtol=1e-5, atol=0)
+        assert_same_gradients(gradients(student, loss), expected)
+
+
+def test_a_teacher_of_its_own_rows_is_not_packed() -> None:
+    """It may be of a family that can't be."""
+    (student, processor), (teacher, other) = build_tiny_llava(), fastvlm()
+    taught = [build_method(student, processor, teacher, other, **packing) for packing in ({}, {"row_tokens": 10_000})]
+    batches = [method.collate(chats()) for method in taught]
+    assert [len(batch["teacher"]["input_ids"]) for batch in batches] == [3, 3]
+    losses = [method.compute(student, batch).loss_sum for method, batch in zip(taught, batches, strict=True)]
+    torch.testing.assert_close(losses[1], losses[0], rtol=1e-5, atol=0)
+
+
 def test_a_row_that_is_too_long_is_refused_and_weights_make_sense() -> None:
     (student, processor), (teacher, _) = build_tiny_llava(), build_tiny_llava(seed=1)
     method = build_method(student, processor, teacher, max_length=5)
