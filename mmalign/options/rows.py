@@ -42,7 +42,7 @@ class PackingOptions(Options):
     """How prompts are laid out as the model's rows."""
 
     row_tokens: int | None = None
-    """pack several prompts with their responses into rows of at most this many tokens, blind to each other: less padding, the same numbers"""
+    """pack several prompts with their responses into rows of at most this many tokens, blind to each other: less padding, equal numbers"""
 
     def __post_init__(self) -> None:
         """Refuse rows of no length."""

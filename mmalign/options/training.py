@@ -72,6 +72,8 @@ class TrainerOptions(Options):
         """Refuse numbers that make no sense."""
         super().__post_init__()
         self.refuse_below(1, "batch_size", "gradient_accumulation_steps", "logging_steps", "save_steps", "save_total_limit", "dct_rank")
+        if self.optimizer != "dct-adamw":
+            self.refuse_idle("dct_rank", "dct_error_feedback", needed="--optimizer dct-adamw")
         self.refuse_below(0, "learning_rate", "weight_decay", "max_grad_norm", "num_workers")
         self.refuse_outside(0, 1, "warmup_ratio", "adam_beta2")
         self.refuse_zero("epochs")

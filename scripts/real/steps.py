@@ -169,7 +169,8 @@ class Job:
     def training(self, seed: int) -> str:
         """Options that all trainings of a multimodal LLM share."""
         words = f"--image-root {self.path('data', 'images')} --precision {self.dtype} --batch-size {self.sizes.batch} {PACKED}"
-        return f"{words} --warmup-ratio 0.05 --logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1 --seed {seed}"
+        logged = f"--logging-steps {max(self.sizes.sft_steps // 100, 1)} --save-steps 100 --save-total-limit 1"
+        return f"{words} --warmup-ratio 0.05 {logged} --seed {seed}"
 
     def sft(self, model: Path, out: Path, *, seed: int, steps: int, learning_rate: str, data: Path | None = None) -> Step:
         """Train on the chats, all of them if no others are named."""

@@ -96,6 +96,10 @@ def test_all_three_in_order() -> None:
         ({"noisy_gap": "drop", "noisy_gap_quantile": 1.0}, "noisy_gap_quantile is 1.0; expected a share between 0 and 1"),
         ({"noisy_gap_quantile": 0.1}, "noisy_gap_quantile is 0.1, and noisy_gap 'keep' changes no pair"),
         ({"noisy_gap_label_flip": 0.7}, "noisy_gap_label_flip is 0.7; expected more than 0 and at most 0.5"),
+        ({"noisy_gap_std": 2.0}, "noisy_gap_std is 2.0, which only --noisy-gap without a quantile reads; add that, or leave it out"),
+        ({"noisy_gap": "flip", "noisy_gap_quantile": 0.1, "noisy_gap_std": 2.0}, "noisy_gap_std is 2.0, which only"),
+        ({"noisy_gap": "flip", "noisy_gap_label_flip": 0.2}, "noisy_gap_label_flip is 0.2, which only --noisy-gap smooth reads"),
+        ({"curriculum_buckets": 5}, "curriculum_buckets is 5, which only --curriculum reads"),
     ],
 )
 def test_options_that_cant_be_used(options: dict[str, Any], message: str) -> None:

@@ -26,7 +26,7 @@ from scripts.real.dho_cells import list_cells as list_classifiers
 from scripts.real.page import write_page
 from scripts.real.parts import PARTS
 from scripts.real.run import PREFERENCE_ARMS, choose_steps, list_steps
-from scripts.real.steps import COLUMNS, SIZES, Job, Step, measured
+from scripts.real.steps import COLUMNS, SIZES, Job, Step, measured, run_steps
 from scripts.real.words import CAPTION_PROMPTS
 from scripts.studies.llava_mod import BY_NAME
 from scripts.studies.study import write_json
@@ -268,6 +268,24 @@ class TestOwnAnswers:
         assert "| online DPO - offline DPO | -10.0 |" in text
         assert "| mimic, own captions | 1 | 20.0 |" in text
         assert "human captions - " not in text
+
+
+def test_a_step_of_many_files_is_done_when_its_command_is(tmp_path: Path) -> None:
+    """A folder of shards is there from the first one on."""
+    step = Step(tmp_path / "taught" / "finished", ["cache"])
+    ran = []
+
+    def cache(step: Step) -> int:
+        ran.append(step)
+        step.done.parent.mkdir(exist_ok=True)
+        (step.done.parent / "shard").touch()
+        return 1 if len(ran) == 1 else 0
+
+    with pytest.raises(SystemExit, match="stopped at: python -m cache"):
+        run_steps([step], run=cache)
+    run_steps([step], run=cache)
+    run_steps([step], run=cache)
+    assert len(ran) == 2
 
 
 def test_steps_are_chosen_by_what_they_make(tmp_path: Path) -> None:

@@ -165,3 +165,6 @@ def test_the_option_builds_it_for_every_weight() -> None:
     assert not is_low_rank(torch.zeros(64), 8)
     with pytest.raises(ValueError, match="rank is 0"):
         build_optimizer(model, TrainerOptions(learning_rate=0.01, optimizer="dct-adamw", dct_rank=0))
+    for options in ({"dct_rank": 8}, {"dct_error_feedback": True}):
+        with pytest.raises(ValueError, match="which only --optimizer dct-adamw reads"):
+            TrainerOptions(learning_rate=0.01, **options)
