@@ -10,7 +10,7 @@ from scripts.studies.study import AnyCell, run_missing, slug
 
 PREFERENCE, MOD, IMAGE_TERMS, STARTS, OWN_ANSWERS = "seeds", "mod", "image_terms", "starts", "own_answers"
 """Folders of the studies in the main run's."""
-FOLDERS = tuple(f"{study}/cells" for study in (PREFERENCE, MOD, IMAGE_TERMS, STARTS, OWN_ANSWERS))
+FOLDERS = tuple(f"{study}/cells" for study in (PREFERENCE, IMAGE_TERMS, STARTS, OWN_ANSWERS))
 """Of what docs/studies/real.md is made of."""
 
 

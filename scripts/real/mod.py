@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
-from scripts.real.cells import FOLDERS, MOD, Cell, run_chosen
-from scripts.real.page import write_page
+from scripts.real.cells import MOD, Cell, run_chosen
+from scripts.real.mod_page import teacher_path, write_page
 from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import add_options, choose_seeds, find_job
 from scripts.studies.llava_mod import BY_NAME, Arm
-from scripts.studies.study import main, read_sizes, slug, write_run
+from scripts.studies.study import main, read_sizes, slug, write_json, write_run
 
 TOP_K = 64
 
@@ -85,7 +85,7 @@ def make_step(job: Job, arm: Arm, seed: int) -> Step:
 def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     """Make and measure a student, and before it those that it begins with; keep the numbers and the log."""
     torch.set_num_threads(options.threads)
-    job = find_job(options)
+    job = find_job(options, trained=("sft",))
     model = model_folder(job, cell.arm, cell.seed)
     run_steps([*list_prepared(job), *(make_step(job, arm, cell.seed) for arm in lineage(cell.arm))])
     run_steps(job.evaluations(model, model))
@@ -103,9 +103,12 @@ def finished(job: Job, seed: int, cells: Sequence[Cell]) -> list[Path]:
 
 
 def run_study(options: argparse.Namespace) -> None:
-    """Run what is missing."""
+    """Run what is missing; the teacher has been measured."""
+    write_json(teacher_path(options.out), measured(find_job(options, trained=("sft",)).out / "sft"))
     run_chosen(list_cells(choose_seeds(options), smoke=options.smoke), run_cell, options)
 
 
 if __name__ == "__main__":
-    main(__doc__, name="real", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=FOLDERS)
+    main(
+        __doc__, name="real_mod", quick="one seed", run=run_study, write_page=write_page, add_options=add_options, folders=(f"{MOD}/cells",)
+    )

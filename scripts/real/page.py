@@ -1,4 +1,4 @@
-"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, starts, students."""
+"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, own answers, starts."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,8 +6,8 @@ from pathlib import Path
 
 from mmalign.files import read_json, read_json_object
 from mmalign.tables import markdown_table
-from scripts.real.arms import AXES, AXIS_STARTS, NAMES, OWN_ARMS, STUDENTS
-from scripts.real.cells import IMAGE_TERMS, MOD, OWN_ANSWERS, PREFERENCE, STARTS, cells_folder
+from scripts.real.arms import AXES, AXIS_STARTS, NAMES, OWN_ARMS
+from scripts.real.cells import IMAGE_TERMS, OWN_ANSWERS, PREFERENCE, STARTS, cells_folder
 from scripts.real.run import BASELINES, MODELS
 from scripts.real.steps import COLUMNS, measured
 from scripts.studies import page
@@ -15,8 +15,6 @@ from scripts.studies.image_terms_grid import SFT
 from scripts.studies.image_terms_page import ASKED, SEEING, seeing_table
 from scripts.studies.image_terms_page import BASELINE as WITHOUT_IMAGES
 from scripts.studies.image_terms_page import NAMES as OBJECTIVES
-from scripts.studies.llava_mod import MIMIC_BEATS_SFT, REFERENCES, SPARSE_BEATS_DENSE
-from scripts.studies.study import slug
 
 COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
 ALIKE = "answers alike, % of photographs"
@@ -31,7 +29,7 @@ def write_page(options: argparse.Namespace) -> Path:
         SystemExit: If nothing is.
     """
     out = options.out
-    studies = (preference_parts, image_terms_parts, own_answers_parts, starts_parts, student_parts)
+    studies = (preference_parts, image_terms_parts, own_answers_parts, starts_parts)
     parts = [part for list_parts in studies for part in list_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
@@ -133,21 +131,6 @@ def starts_parts(out: Path) -> list[str]:
         seen = "pairs seen once" if part == 1 else f"1 in {part} of them, seen {part} times"
         folder = out / "sft" if start == "sft" else out / STARTS / start
         parts += [f"### From {AXIS_STARTS[start]}, {seen}", arms_table(runs, names, {AXIS_STARTS[start]: measured(folder)})]
-    return parts
-
-
-def student_parts(out: Path) -> list[str]:
-    """LLaVA-MoD: all students beside their teacher, and the claims as differences."""
-    runs, teacher = page.read_runs(cells_folder(out, MOD)), measured(out / "sft")
-    if not runs:
-        return []
-    names = {slug(name): name for name in STUDENTS if slug(name) in runs}
-    parts = ["## Students of the start (LLaVA-MoD)", arms_table(runs, names, {"teacher (the start)": teacher}), "Minus the teacher:"]
-    parts.append(differences_table({name: (runs[arm], dict.fromkeys(runs[arm], teacher)) for arm, name in names.items()}))
-    claims = {"Mimicking and SFT": MIMIC_BEATS_SFT, "Sparse and dense": SPARSE_BEATS_DENSE, "References": REFERENCES}
-    for title, pairs in claims.items():
-        found = {f"{a} - {b}": (runs[slug(a)], runs[slug(b)]) for a, b in pairs if slug(a) in runs and slug(b) in runs}
-        parts += [f"### {title}", differences_table(found)] if found else []
     return parts
 
 

@@ -17,9 +17,9 @@ from datasets import Dataset
 from data_tools.sample_options import SampleOptions
 from mmalign.cli import main
 from mmalign.config import parse_options
-from scripts.real import dho, dho_page, image_terms, mod, own_answers, starts, study
+from scripts.real import dho, dho_page, image_terms, mod, mod_page, own_answers, starts, study
 from scripts.real.arms import ARMS, AXES, AXIS_STARTS, CONTROL, OWN_ARMS, STUDENTS, AxisArm
-from scripts.real.cells import IMAGE_TERMS, OWN_ANSWERS, PREFERENCE, STARTS, Cell, choose
+from scripts.real.cells import IMAGE_TERMS, MOD, OWN_ANSWERS, PREFERENCE, STARTS, Cell, choose
 from scripts.real.dho_cells import COCO, IMAGES, TEACHER
 from scripts.real.dho_cells import STUDENTS as NETWORKS
 from scripts.real.dho_cells import list_cells as list_classifiers
@@ -233,6 +233,21 @@ class TestStudents:
         assert {"dense-sft", "wide-mimic", "dpo-self-as-reference"} <= gone
         assert not {"sparse-mimic", "kto-self-as-reference"} & gone
 
+    def test_the_page_compares_with_the_teacher_and_by_claim(self, job: Job) -> None:
+        with pytest.raises(SystemExit, match="nothing to report"):
+            mod_page.write_page(options_of(job))
+        write_json(mod_page.teacher_path(job.out), dict.fromkeys(COLUMNS, 50.0))
+        sizes = {"weights": 40_000_000, "activated": 30_000_000}
+        for arm, share in (("dense SFT", 60.0), ("dense mimic", 55.0), ("sparse mimic", 52.0)):
+            for seed in (1, 2):
+                write_json(Cell(MOD, arm, seed).path(job.out), dict.fromkeys(COLUMNS, share + seed) | sizes)
+        text = mod_page.write_page(options_of(job)).read_text()
+        assert "| teacher (the start) |  |  |  | 50.0 |" in text
+        assert re.search(r"\| dense SFT \| 2 \| 40 \| 30 \| 61.5 ± 6.4 \|", text)
+        assert re.search(r"\| sparse mimic \| \+3.5 ± 6.4 \(p = 0.090\) \|", text)
+        assert "| dense mimic - dense SFT | -5.0 ± 0.0 (p < 0.001) |" in text
+        assert "References" not in text
+
 
 class TestOwnAnswers:
     def test_a_seed_has_photographs_of_its_own_for_every_place(self, job: Job) -> None:
@@ -373,10 +388,10 @@ def test_smoke_size(shared_data: Path, tmp_path: Path) -> None:
         "Terms over images",
         "Own answers",
         "Starts and numbers",
-        "Students of the start",
     ):
         assert title in page
     assert "one object" in (tmp_path / "real_dho.md").read_text()
+    assert "teacher (the start)" in (tmp_path / "real_mod.md").read_text()
     table = (tmp_path / "table.md").read_text().splitlines()
     assert len(table) == 2 + 7
     for name in ("report", "difficulty", "training", "instances/report", "repope/report"):
