@@ -23,6 +23,8 @@ _STAND_IN = "\ue000{}\ue001"
 
 _TEXT_ALONE = "it is a text model's; save a multimodal one, which places images, as chat_template.jinja beside the processor"
 
+_IN_TOKENIZER = "; the tokenizer has one (tokenizer_config.json): where that places images, copy it there"
+
 
 @dataclass(frozen=True)
 class RenderedChat:
@@ -42,9 +44,10 @@ def render(processor: Any, messages: Sequence[Message], *, add_generation_prompt
         ValueError: If the processor has none, or its template refuses the conversation or leaves out its words.
     """
     if not getattr(processor, "chat_template", None):
+        own = getattr(getattr(processor, "tokenizer", None), "chat_template", None)
         raise UserError(
             f"{type(processor).__name__} has no chat template; save one beside it as chat_template.jinja (docs/families.md has "
-            "PaliGemma's) or recompose the model"
+            f"PaliGemma's) or recompose the model{_IN_TOKENIZER if own else ''}"
         )
     begun = add_generation_prompt and messages[-1]["role"] == "assistant"
     text = _apply(processor, messages, add_generation_prompt=add_generation_prompt and not begun, continue_final_message=begun)

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.errors import UserError
+from mmalign.files import read_json_object
 from mmalign.held import find_held
 from mmalign.models.held import HeldModel
 from mmalign.models.quantize import keep_gradients, quantization_options, recorded_quantization
@@ -254,11 +255,24 @@ def named_errors(source: str) -> Iterator[None]:
     except UserError:
         raise
     except (OSError, SafetensorError, StrictDataclassError, ValueError) as error:
+        if "trust_remote_code" in str(error) or ("recognize" in str(error) and _brings_code(Path(source))):
+            raise UserError(
+                f"{source} can't be loaded: it is built by code in its own repository, which is not run; take a checkpoint in "
+                "transformers' own form, whose name often ends in -hf"
+            ) from error
         where = "" if Path(source).exists() else "there is no such folder, and as a hub id: "
         raise UserError(f"{source} can't be loaded: {where}{error}") from error
     except (AttributeError, LookupError, TypeError) as error:
         # A config's value that the library looks up, such as a dtype or an activation.
         raise UserError(f"{source} can't be loaded: {type(error).__name__}: {error}") from error
+
+
+def _brings_code(folder: Path) -> bool:
+    """Whether a checkpoint's config names classes in files of its own."""
+    try:
+        return "auto_map" in read_json_object(folder / "config.json")
+    except (OSError, UserError):
+        return False
 
 
 def check_folder(source: str) -> None:

@@ -1,5 +1,6 @@
 """Tokenisation: the prompt is the prompt of generation, the response is what follows it, and only answers are scored."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -70,5 +71,13 @@ def test_processor_without_template_is_refused(processor: Any) -> None:
     class Bare:
         chat_template = None
 
-    with pytest.raises(ValueError, match="Bare has no chat template; save one beside it"):
+    with pytest.raises(ValueError, match=r"Bare has no chat template; save one beside it .* or recompose the model$"):
         render(Bare(), [], add_generation_prompt=True)
+
+
+def test_a_template_of_the_tokenizer_alone_is_told(processor: Any) -> None:
+    """As checkpoints have it whose template is a text model's, or was saved by older releases."""
+    whole = copy.deepcopy(processor)
+    whole.tokenizer.chat_template, whole.chat_template = processor.chat_template, None
+    with pytest.raises(ValueError, match=r"the tokenizer has one \(tokenizer_config.json\): where that places images, copy it there"):
+        render(whole, [{"role": "user", "content": "hm"}], add_generation_prompt=True)

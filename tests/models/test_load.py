@@ -99,6 +99,27 @@ def test_a_tokenizer_without_padding_pads_with_another_token(tiny_llava_dir: Pat
         load_mllm(str(tmp_path / "model"))
 
 
+def test_a_checkpoint_of_code_of_its_own_is_told_and_not_run(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    """As InternVL2's repository is; transformers' own words advise an option that no command has."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    config = {"model_type": "own_vl", "auto_map": {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.Own"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "configuration_own.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(
+        UserError, match="is built by code in its own repository, which is not run; take a checkpoint in transformers' own form"
+    ):
+        load_mllm(str(folder))
+    # What transformers knows itself loads, whatever else its config names.
+    shutil.copytree(tiny_llava_dir, tmp_path / "known")
+    path = tmp_path / "known" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": config["auto_map"]}))
+    load_mllm(str(tmp_path / "known"))
+    (tmp_path / "known" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="can't be loaded: Error no file named model.safetensors"):
+        load_mllm(str(tmp_path / "known"))
+
+
 COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]
 CLASSIFIER = ["classifier", "train", "--data", "{images}", "--out", "out", "--shots", "1", "--max-steps", "1"]
 COMMANDS = {
