@@ -40,6 +40,7 @@ def test_memory_that_is_held_is_counted() -> None:
             ["ours cached", "full logits live"],
         ),
         ("distillation_step", ["--rounds", "1", "--arms", "ours", "full logits"], ["ours", "full logits"]),
+        ("packed_chats", ["--rounds", "1", "--batch-size", "4"], ["none", "256", "512", "1024"]),
         ("group_step", ["--rounds", "1", "--group", "4", "--arms", "ours"], ["ours"]),
         ("distillation_step", ["--rounds", "1", "--sparse"], ["dense", "sparse grouped_mm", "sparse eager"]),
     ],
