@@ -22,6 +22,8 @@ from mmalign.files import whole
 
 Item = TypeVar("Item")
 SHARD_SIZE = 512
+WINDOW_BATCHES = 8
+"""Batches whose rows are sorted by length together: their decoded images are held at once."""
 # One process may have the longest texts; the others wait for it at the end and at no other time.
 PATIENCE = timedelta(days=7)
 

@@ -30,7 +30,7 @@ from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
 from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.data.rows import LIST_COLUMNS, PAIR_COLUMNS, ListRow, PairRow, check_columns, read_list, read_pair, row_id
-from mmalign.data.shards import SHARD_SIZE, Advance, Shards, Share, write_lines
+from mmalign.data.shards import SHARD_SIZE, WINDOW_BATCHES, Advance, Shards, Share, write_lines
 from mmalign.difficulty.contrastive import score_contrastive
 from mmalign.difficulty.generative import score_generative, score_responses
 from mmalign.engine.probe import PROBED_ROWS, probe_rows
@@ -44,8 +44,6 @@ CUT = "num_cut_sentences"
 """Of a line: sentences that the contrastive model read in pieces."""
 REWARDS = "rewards"
 """Of a line: a reward model's of each response."""
-WINDOW_BATCHES = 8
-"""Batches whose pairs are sorted by length together."""
 
 
 @dataclass(frozen=True)

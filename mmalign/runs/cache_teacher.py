@@ -28,6 +28,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.data.rows import CHAT_COLUMNS, ChatRow, check_columns, read_chat, row_id
 from mmalign.data.shards import (
     SHARD_SIZE,
+    WINDOW_BATCHES,
     Advance,
     Shards,
     parse_share,
@@ -109,14 +110,24 @@ def _ask_teacher(
         for (index, row, prompt), ids, logps in zip(batch, top.ids.split(lengths), top.logps.split(lengths), strict=True):
             columns[index] = cache_teacher(row, prompt, ids, logps, vocabulary=vocabulary)
         advance(len(batch))
-    return columns, broken
+    return dict(sorted(columns.items())), broken
 
 
 def _read_batches(
     dataset: Dataset, rows: range, processor: Any, options: CacheTeacherOptions, broken: list[dict[str, Any]]
 ) -> Iterator[list[_Read]]:
-    """Read good rows, batch by batch; broken ones are added to ``broken``, with their images where they were read."""
+    """Read good rows, batch by batch, rows of about the same length together; broken ones are added to ``broken``.
+
+    A broken row has its images' digest where they were read.
+    """
     good: list[_Read] = []
+
+    def batches() -> Iterator[list[_Read]]:
+        good.sort(key=lambda read: (read[2].num_tokens, read[0]))
+        for start in range(0, len(good), options.batch_size):
+            yield good[start : start + options.batch_size]
+        good.clear()
+
     for index in rows:
         raw, row = dataset[index], None
         try:
@@ -125,11 +136,9 @@ def _read_batches(
         except UserError as error:
             seen = {} if row is None else {TEACHER_IMAGES: digest_images(row.images)}
             broken.append({"index": index, "row_id": row_id(raw, index=index), "reason": str(error), **seen})
-        if len(good) == options.batch_size:
-            yield good
-            good = []
-    if good:
-        yield good
+        if len(good) == WINDOW_BATCHES * options.batch_size:
+            yield from batches()
+    yield from batches()
 
 
 def _write_shard(path: Path, dataset: Dataset, columns: Mapping[int, Mapping[str, Any]], fingerprint: str, storage: str) -> None:

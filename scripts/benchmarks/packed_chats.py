@@ -80,7 +80,7 @@ def main() -> None:
     folder = options.folder or str(build_model(options.model, options.work / options.model))
     rows: Sequence[Mapping[str, Any]]
     if options.data:
-        data: datasets.Dataset = load_rows([options.data])
+        data: datasets.Dataset = load_rows(options.data)
         rows = [data[number] for number in range(min(options.batch_size, len(data)))]
     else:
         rows = build_chats(options.batch_size)

@@ -2,7 +2,9 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import torch
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
+from mmalign.data.encode import EncodedPrompt
 from mmalign.data.images import digest_images
+from mmalign.engine.batch import collate_prompts
 from mmalign.models.load import load_mllm
 from mmalign.runs import cache_teacher as cache
 from tests.data_files import chat_rows, encoded, save_by_path, save_encoded, save_rows
@@ -175,3 +179,25 @@ def test_columns_of_other_images_are_refused(
     load_rows(data).remove_columns("teacher_images").to_parquet(tmp_path / "old.parquet")
     assert mimic(tiny_llava_dir, tmp_path / "old.parquet", tmp_path / "old", *words) == 2
     assert "has no column teacher_images; it has" in capsys.readouterr().err
+
+
+def test_chats_of_about_the_same_length_are_asked_together(teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long and short ones in turn; they are written in the order of the data."""
+    rows = chat_rows(12)
+    for number, row in enumerate(rows):
+        row["id"] = str(number)
+        if number % 2:
+            row["messages"][-1]["content"] = " ".join(["a dog"] * 40)
+    padding = []
+
+    def collate(encoded: Sequence[EncodedPrompt], **options: Any) -> dict[str, Any]:
+        batch = collate_prompts(encoded, **options)
+        padding.append(float((batch["attention_mask"] == 0).float().mean()))
+        return batch
+
+    monkeypatch.setattr(cache, "collate_prompts", collate)
+    chats = save_rows(tmp_path / "chats.parquet", rows)
+    assert cached(teacher_dir, chats, tmp_path / "out", "--batch-size", "3") == 0
+    assert len(padding) == 4
+    assert sum(padding) < 0.5
+    assert [row["id"] for row in load_rows(tmp_path / "out" / "data")] == [row["id"] for row in rows]
