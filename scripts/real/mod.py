@@ -71,7 +71,7 @@ def make_step(job: Job, arm: Arm, seed: int) -> Step:
     if words[0] == "preference":
         held = f"--reference-model {job.path('sft')}" if "--reference" in words else "--reference copy"
         options = " ".join([*words[1:], *frozen, held, f"--beta {BETA} --learning-rate {RATE}"])
-        return job.preference(job.out / "difficulty" / "scored.parquet", out, seed=seed, words=options, model=parent)
+        return job.preference(job.out / "pairs" / "pairs.jsonl", out, seed=seed, words=options, model=parent)
     first = arm.name.endswith(" 1")
     half = job.sizes.sft_steps // 2
     rate, rows = "2e-4" if first else "1e-4", job.out / "mod" / "taught" / "data"
