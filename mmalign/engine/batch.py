@@ -18,7 +18,7 @@ from mmalign.data.encode import EncodedPrompt
 from mmalign.engine.vision import PATCH_INDICES
 
 PADDING = -1
-"""Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response."""
+"""Segment of padding tokens. Segment 0 is the prompt, segment n the n-th response; a lone response is of its prompt's segment."""
 
 NUM_IMAGES = 1
 """Row of ``image_blocks`` that counts each prompt's images."""
@@ -145,7 +145,8 @@ def _lay(row: Sequence[_Block], encoded: Sequence[EncodedPrompt]) -> dict[str, l
         laid["sources"] += [-1] * num_prefix
         for key in type_names:
             laid[key] += prompt.token_types.get(key, [0] * num_prefix)
-        for number, i in enumerate(block.responses, start=1):
+        # A lone response hides from nothing, and the prompt's images may see those behind them (Molmo-2).
+        for number, i in enumerate(block.responses, start=int(len(block.responses) > 1)):
             ids, begin = prompt.responses[i], len(laid["input_ids"])
             _extend(laid, ids, block.prompt, number, range(num_prefix, num_prefix + len(ids)), start)
             laid["sources"] += [start + num_prefix - 1, *range(begin, begin + len(ids) - 1)]

@@ -79,7 +79,7 @@ def _continue_from_prompts(positions: Tensor, layout: dict[str, Tensor]) -> Tens
             own = prompt == number
             start = positions[:, row, own].amin()
             positions[:, row, own] -= start
-            if segment[own].amax() == 1:
+            if not segment[own].any():
                 continue
             prefix = own & (segment == 0)
             responses = own & (segment > 0)

@@ -1,6 +1,7 @@
 """Supervised training: chats in packed rows, and what can't be packed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,23 @@ from mmalign.options.training import RouterOptions
 from mmalign.training.router import RouterLosses
 from tests.methods.test_router import build_sparse, chats, gradients
 from tests.tiny_families import FAMILIES
-from tests.tiny_models import build_tiny_llava
+from tests.tiny_models import build_tiny_llava, random_image
 
 TURNS = [{"role": "user", "content": "And now?"}, {"role": "assistant", "content": "A dog and a cat."}]
+LATER = [{"role": "user", "content": [{"type": "text", "text": "And here?"}, {"type": "image"}]}, TURNS[1]]
 
 
-@pytest.mark.parametrize("name", ["llava_qwen3", "qwen2.5-vl", "gemma3"])
+@pytest.mark.parametrize("name", ["llava_qwen3", "qwen2.5-vl", "gemma3", "molmo2"])
 def test_packed_rows_give_the_same_loss_and_gradients(name: str) -> None:
+    """Two turns, an image in the second of them, and no image; Molmo-2's images see those of later turns."""
     model, processor = build_tiny_llava() if name == "llava_qwen3" else FAMILIES[name]()
     rows = chats(4)
-    rows[2]["messages"] += TURNS
+    rows[0]["messages"] += TURNS
+    rows[2] = {
+        "images": [*rows[2]["images"], random_image(7)],
+        "messages": [_marked(rows[2]["messages"][0]), rows[2]["messages"][1], *LATER],
+    }
+    rows[3]["images"] = []
     plain, packed = SupervisedMethod(processor), SupervisedMethod(processor, ChatOptions(row_tokens=10_000))
     batches = plain.collate(rows), packed.collate(rows)
     assert [len(batch["input_ids"]) for batch in batches] == [4, 1]
@@ -35,6 +43,10 @@ def test_packed_rows_give_the_same_loss_and_gradients(name: str) -> None:
         assert (found[key] - grad).norm() < 1e-5 * norm, key
     assert "in packed rows too" in packed.start(model, rows)
     assert "packed" not in plain.start(model, rows)
+
+
+def _marked(message: dict[str, Any]) -> dict[str, Any]:
+    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": message["content"]}]}
 
 
 def test_padding_falls() -> None:
