@@ -47,15 +47,16 @@ def collate_prompts(
         encoded: Prompts with their responses.
         pad_token_id: Fills the rows up; padding is masked.
         shared: One row per prompt with all its responses behind it; False gives one plain row per response.
-        row_tokens: Pack shared rows: several prompts in a row of about this many tokens. None: one prompt a row.
+        row_tokens: Pack shared rows: several prompts in a row of at most this many tokens. None: one prompt a row.
 
     Returns:
         ``input_ids``, ``attention_mask`` and token types, each (B, N); ``images``: the processor's tensors, concatenated in the
         order of the rows; ``layout``: ``segment``, ``prompt`` (number in the batch), ``position`` (in the plain row) and
         ``plain_index`` (the same, counted from where the prompt starts in its row), each (B, N); the scored tokens' ``index``
         into B * N of the hidden state that predicts them, their ``target`` id and ``response`` number, each (K,), and where prompts
-        have items the ``item`` in its response, -1 where none; ``repeats``
-        (P,): responses of each prompt; ``shared``; ``pictures`` where responses are such; ``image_blocks`` (4, P): see ``ImageFeatures``.
+        have items the ``item`` in its response, -1 where none; ``shared``; ``pictures`` where responses are such; and in the order of
+        ``encoded``, which packed rows and images leave: ``repeats`` (P,), responses of each prompt, and ``image_blocks`` (4, P), see
+        ``ImageFeatures``.
     """
     if shared:
         blocks = [_Block(number, range(len(prompt.responses))) for number, prompt in enumerate(encoded)]
@@ -75,8 +76,8 @@ def collate_prompts(
     if any(prompt.pictures for prompt in encoded):
         assert all(prompt.pictures for prompt in encoded), "a batch is scored by one head"
         layout["pictures"] = torch.tensor(True)
-    order = list(dict.fromkeys(block.prompt for row in rows for block in row))
-    layout["image_blocks"] = _image_blocks([encoded[number] for number in order])
+    layout["image_blocks"] = _image_blocks(encoded)
+    order = dict.fromkeys(block.prompt for row in rows for block in row)
     return {
         **padded,
         "attention_mask": (layout["segment"] != PADDING).long(),

@@ -71,6 +71,20 @@ def test_loss_and_gradients_are_those_of_full_logits(mode: Any, kind: Any, famil
     assert torch.cat(every).abs().max() > 1e-3, "the image matters"
 
 
+@pytest.mark.parametrize("mode", ["tokens", "answers"])
+def test_packed_rows_give_the_same_loss(mode: Any) -> None:
+    """A chat without an image is the first of the data, and not of its packed row."""
+    (student, processor), (teacher, _) = build_tiny_llava(), build_tiny_llava(seed=1, scale=1.0)
+    raw = chats(4)
+    raw[0] = {"images": [], "messages": raw[0]["messages"]}
+    outputs = []
+    for packing in ({}, {"row_tokens": 64}):
+        method = build_method(student, processor, teacher, visual_advantage=mode, visual_share=0.3, weaken="noise", **packing)
+        outputs.append(method.compute(student, method.collate(raw)))
+    torch.testing.assert_close(outputs[1].loss_sum, outputs[0].loss_sum, rtol=1e-5, atol=0)
+    assert {name: one.count for name, one in outputs[0].metrics.items()} == {name: one.count for name, one in outputs[1].metrics.items()}
+
+
 def test_sampled_answers_are_weighed_by_both_images_too() -> None:
     """A teacher that sees the same image twice finds no advantage in what the student says, and weighs answers alike."""
     (student, processor), (teacher, _) = build_tiny_llava(scale=1.0), build_tiny_llava(seed=1, scale=1.0)
