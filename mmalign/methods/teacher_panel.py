@@ -128,6 +128,8 @@ def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> 
         if options.aligned:
             live[name] = AlignedTeacher(reference, own, by_name=options.divergence == "uld-hybrid", **both)
         else:
-            live[name] = LiveTeacher(reference, own, **both, packed=options.row_tokens is not None)
+            # Of several, each reads its own rows one by one.
+            packed = options.row_tokens is not None and len(options.teachers) == 1
+            live[name] = LiveTeacher(reference, own, **both, packed=packed)
     panel = AlignedPanel if options.aligned else TeacherPanel
     return next(iter(live.values())) if len(live) == 1 else panel(live, column=options.teacher_column)

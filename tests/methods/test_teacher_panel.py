@@ -9,15 +9,16 @@ from transformers import PreTrainedModel
 
 from mmalign.engine import head
 from mmalign.methods.mimic import MimicMethod
-from mmalign.methods.teacher_panel import TeacherPanel
+from mmalign.methods.teacher_panel import TeacherPanel, build_teacher
 from mmalign.methods.teachers import LiveTeacher
+from mmalign.models.load import load_mllm
 from mmalign.models.references import Reference
 from mmalign.options.methods import DivergenceOptions, MimicLossOptions, MimicOptions
 from tests.methods.test_mimic import KINDS, assert_same_gradients, gradients, plain_divergence, plain_logits
 from tests.methods.test_on_policy import complete, whole_rows
 from tests.methods.test_on_policy import plain_logits as logits_of
 from tests.methods.test_router import chats
-from tests.tiny_families import fastvlm
+from tests.tiny_families import FAMILIES, fastvlm
 from tests.tiny_models import QWEN3, build_tiny_llava
 
 NAMES = ("drawn", "photos", "drawn", "drawn", "photos")
@@ -57,6 +58,25 @@ def test_each_row_has_its_own_teacher(kind: DivergenceOptions, names: tuple[str,
         expected = expected + 0.3 * torch.nn.functional.cross_entropy(own, target, reduction="sum")
     torch.testing.assert_close(output.loss_sum, expected, rtol=1e-5, atol=0)
     assert_same_gradients(got, gradients(student, expected))
+
+
+def test_rows_of_several_teachers_are_not_packed(tmp_path: Path) -> None:
+    """A family whose state runs through the row can be one of them, beside packed rows of the student's."""
+    student, _ = FAMILIES["qwen3-vl"]()
+    for part in FAMILIES["qwen3.5"]():
+        part.save_pretrained(tmp_path / "teacher")
+    _, processor = load_mllm(str(tmp_path / "teacher"))
+    several = [f"{name}={tmp_path / 'teacher'}" for name in ("drawn", "photos")]
+    words: dict[str, Any] = {"model": "a", "data": Path("b"), "out": Path("c"), "row_tokens": 10_000}
+    raw, losses = named_chats(), []
+    for options in (MimicOptions(**words, teacher=several), MimicOptions(**words | {"row_tokens": None}, teacher=several)):
+        method = MimicMethod(processor, options, teacher=build_teacher(options, student, processor))
+        assert len(method.start(student, raw).splitlines()) == 3
+        losses.append(method.compute(student, method.collate(raw)).loss_sum)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    alone = MimicOptions(**words, teacher=[str(tmp_path / "teacher")])
+    with pytest.raises(ValueError, match=r"packed rows of Qwen3_5ForConditionalGeneration differ by .*; leave --row-tokens out"):
+        MimicMethod(processor, alone, teacher=build_teacher(alone, student, processor)).start(student, raw)
 
 
 def test_sampled_answers_go_to_the_rows_own_teacher() -> None:
