@@ -240,12 +240,14 @@ def _score_shard(rows: _Rows, indices: range, scorers: Scorers, advance: Advance
         lines += broken
         advance(len(broken))
         if good and shared is None:
-            # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it.
+            # Asked once a shard, on its first pairs: a shard's bytes depend on nothing outside it, and the shortest may have no images.
             asked = [prompt for _, _, (own, *seen) in good[:PROBED_ROWS] for prompt in seen or [own]]
             choice = probe_rows(scorers.mllm, asked, pad_token_id=scorers.processor.tokenizer.pad_token_id)
             shared = choice.shared
             if not shared:
                 tqdm.write(choice.reason)
+        # Rows of about the same length together.
+        good.sort(key=lambda item: (item[2][0].num_tokens, item[0]))
         for first in range(0, len(good), batch_size):
             part = good[first : first + batch_size]
             lines += [_keep_finite(line) for line in _score_batch(part, scorers, rows.views, shared=bool(shared))]
@@ -272,7 +274,7 @@ _Item = tuple[int, PairRow | ListRow, list[EncodedPrompt]]
 
 
 def _read_window(rows: _Rows, indices: Sequence[int], scorers: Scorers) -> tuple[list[_Item], list[dict[str, Any]]]:
-    """Encode pairs, rows of about the same length together; and a line for each broken one, with its images where it was read."""
+    """Encode pairs, and make a line for each broken one, with its images where it was read."""
     good: list[_Item] = []
     broken: list[dict[str, Any]] = []
     for index in indices:
@@ -283,7 +285,7 @@ def _read_window(rows: _Rows, indices: Sequence[int], scorers: Scorers) -> tuple
         except UserError as error:
             seen = {} if row is None else {REFERENCE_IMAGES: digest_images(row.images)}
             broken.append({"index": index, "id": row_id(rows.dataset[index], index=index), "reason": str(error), **seen})
-    return sorted(good, key=lambda item: (item[2][0].num_tokens, item[0])), broken
+    return good, broken
 
 
 def _score_batch(part: Sequence[_Item], scorers: Scorers, views: Views, *, shared: bool) -> list[dict[str, Any]]:

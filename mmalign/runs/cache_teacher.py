@@ -99,35 +99,28 @@ def _ask_teacher(
     pad_token_id = processor.tokenizer.pad_token_id
     columns: dict[int, Mapping[str, Any]] = {}
     broken: list[dict[str, Any]] = []
-    for batch in _read_batches(dataset, rows, processor, options, broken):
-        encoded = [prompt for _, _, prompt in batch]
+    for window in _read_windows(dataset, rows, processor, options, broken):
         if not columns:
-            # Asked once a shard, on its first chats.
-            check_rows(model, encoded[:PROBED_ROWS], pad_token_id=pad_token_id)
-        inputs = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id), next(model.parameters()).device)
-        top = find_top_tokens(compute_teacher_states(model, inputs), options.top_k, vocabulary=vocabulary)
-        lengths = [sum(map(sum, prompt.scored)) for prompt in encoded]
-        for (index, row, prompt), ids, logps in zip(batch, top.ids.split(lengths), top.logps.split(lengths), strict=True):
-            columns[index] = cache_teacher(row, prompt, ids, logps, vocabulary=vocabulary)
-        advance(len(batch))
+            # Asked once a shard, on its first chats: the shortest ones may have no images.
+            check_rows(model, [prompt for _, _, prompt in window[:PROBED_ROWS]], pad_token_id=pad_token_id)
+        window.sort(key=lambda read: (read[2].num_tokens, read[0]))
+        for start in range(0, len(window), options.batch_size):
+            batch = window[start : start + options.batch_size]
+            encoded = [prompt for _, _, prompt in batch]
+            inputs = send_to_device(collate_prompts(encoded, pad_token_id=pad_token_id), next(model.parameters()).device)
+            top = find_top_tokens(compute_teacher_states(model, inputs), options.top_k, vocabulary=vocabulary)
+            lengths = [sum(map(sum, prompt.scored)) for prompt in encoded]
+            for (index, row, prompt), ids, logps in zip(batch, top.ids.split(lengths), top.logps.split(lengths), strict=True):
+                columns[index] = cache_teacher(row, prompt, ids, logps, vocabulary=vocabulary)
+            advance(len(batch))
     return dict(sorted(columns.items())), broken
 
 
-def _read_batches(
+def _read_windows(
     dataset: Dataset, rows: range, processor: Any, options: CacheTeacherOptions, broken: list[dict[str, Any]]
 ) -> Iterator[list[_Read]]:
-    """Read good rows, batch by batch, rows of about the same length together; broken ones are added to ``broken``.
-
-    A broken row has its images' digest where they were read.
-    """
+    """Read good rows, those of some batches at a time; broken ones are added to ``broken``, with their images where they were read."""
     good: list[_Read] = []
-
-    def batches() -> Iterator[list[_Read]]:
-        good.sort(key=lambda read: (read[2].num_tokens, read[0]))
-        for start in range(0, len(good), options.batch_size):
-            yield good[start : start + options.batch_size]
-        good.clear()
-
     for index in rows:
         raw, row = dataset[index], None
         try:
@@ -137,8 +130,11 @@ def _read_batches(
             seen = {} if row is None else {TEACHER_IMAGES: digest_images(row.images)}
             broken.append({"index": index, "row_id": row_id(raw, index=index), "reason": str(error), **seen})
         if len(good) == WINDOW_BATCHES * options.batch_size:
-            yield from batches()
-    yield from batches()
+            yield good
+            # Images of one window at a time are held.
+            good.clear()
+    if good:
+        yield good
 
 
 def _write_shard(path: Path, dataset: Dataset, columns: Mapping[int, Mapping[str, Any]], fingerprint: str, storage: str) -> None:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
 from mmalign.data.datasets import load_rows
-from mmalign.data.encode import encode_responses
+from mmalign.data.encode import EncodedPrompt, encode_responses
 from mmalign.data.images import digest_images
 from mmalign.data.rows import read_list, read_pair
-from mmalign.engine.probe import own_logps
+from mmalign.difficulty import scoring
+from mmalign.engine.probe import RowChoice, own_logps
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from tests.data_files import save_by_path, save_rows
@@ -52,6 +53,23 @@ def test_the_numbers_are_the_plain_forwards(tiny_llava_dir: Path, cached: Path) 
         torch.testing.assert_close(torch.tensor(raw["reference_token_logps_chosen"]), chosen, rtol=0, atol=1e-5)
         torch.testing.assert_close(torch.tensor(raw["reference_token_logps_rejected"]), rejected, rtol=0, atol=1e-5)
         assert raw["reference_logps_chosen"] == pytest.approx(chosen.sum().item(), abs=1e-4)
+
+
+def test_the_first_pairs_are_compared_and_not_the_shortest(tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pairs without an image are the shortest, and say nothing of how images are read."""
+    rows = pair_rows(4)
+    for row in rows[2:]:
+        row["images"] = []
+    seen = []
+
+    def probe(model: Any, prompts: Sequence[EncodedPrompt], **options: Any) -> RowChoice:
+        seen.append([prompt.num_images for prompt in prompts])
+        return RowChoice(True, "")
+
+    monkeypatch.setattr(scoring, "probe_rows", probe)
+    pairs = save_rows(tmp_path / "pairs.parquet", rows)
+    assert main(["cache-logps", str(pairs), "--model", str(tiny_llava_dir), "--out", str(tmp_path / "cache")]) == 0
+    assert seen == [[1, 1]]
 
 
 def test_a_cached_reference_trains_like_a_live_one(tiny_llava_dir: Path, cached: Path, tmp_path: Path) -> None:

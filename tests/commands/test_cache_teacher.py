@@ -201,3 +201,19 @@ def test_chats_of_about_the_same_length_are_asked_together(teacher_dir: Path, tm
     assert len(padding) == 4
     assert sum(padding) < 0.5
     assert [row["id"] for row in load_rows(tmp_path / "out" / "data")] == [row["id"] for row in rows]
+
+
+def test_the_first_chats_are_compared_and_not_the_shortest(teacher_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chats without an image are the shortest, and say nothing of how images are read."""
+    rows = chat_rows(4)
+    for row in rows[2:]:
+        row["images"] = []
+    seen = []
+
+    def check(model: Any, prompts: Sequence[EncodedPrompt], **options: Any) -> str:
+        seen.append([prompt.num_images for prompt in prompts])
+        return ""
+
+    monkeypatch.setattr(cache, "check_rows", check)
+    assert cached(teacher_dir, save_rows(tmp_path / "chats.parquet", rows), tmp_path / "out") == 0
+    assert seen == [[1, 1]]
