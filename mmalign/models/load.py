@@ -14,7 +14,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
 from mmalign.errors import UserError
 from mmalign.files import read_json_object
@@ -268,11 +268,12 @@ def named_errors(source: str) -> Iterator[None]:
 
 
 def _brings_code(folder: Path) -> bool:
-    """Whether a checkpoint's config names classes in files of its own."""
+    """Whether a checkpoint is of a kind that transformers lacks, and names classes in files of its own."""
     try:
-        return "auto_map" in read_json_object(folder / "config.json")
+        config = read_json_object(folder / "config.json")
     except (OSError, UserError):
         return False
+    return "auto_map" in config and str(config.get("model_type")) not in CONFIG_MAPPING
 
 
 def check_folder(source: str) -> None:

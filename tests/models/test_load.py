@@ -118,6 +118,10 @@ def test_a_checkpoint_of_code_of_its_own_is_told_and_not_run(tiny_llava_dir: Pat
     (tmp_path / "known" / "model.safetensors").unlink()
     with pytest.raises(UserError, match="can't be loaded: Error no file named model.safetensors"):
         load_mllm(str(tmp_path / "known"))
+    # As Phi-3's: it is the wrong kind of model, and its code is not missed.
+    path.write_text(json.dumps({"model_type": "phi3", "auto_map": config["auto_map"]}))
+    with pytest.raises(UserError, match="can't be loaded: Unrecognized configuration class .*Phi3Config"):
+        load_mllm(str(tmp_path / "known"))
 
 
 COMPOSE = ["compose", "--out", "out", "--llm", "{llm}", "--vision"]
