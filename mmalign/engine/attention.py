@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import LinearAttentionCacheLayerMixin
 from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import eager_mask, flex_attention_mask, sdpa_mask
@@ -72,12 +73,15 @@ def use_shared_attention(model: PreTrainedModel) -> None:
     """Let the language model's attention follow ``row_layout``. The vision tower keeps its own.
 
     Raises:
-        ValueError: If the model doesn't attend through the exchangeable interface.
+        ValueError: If the model doesn't attend through the exchangeable interface, or not by attention alone.
     """
     text_config = model.config.get_text_config()
     current = text_config._attn_implementation
     if current in SHARED.values():
         return
+    # Told by the layers' kind: where a model is asked in half precision, rounding may hide it.
+    if any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in DynamicCache(config=model.config).layers):
+        raise UserError("some of its layers keep a state that runs on through the row (linear attention, convolutions)")
     if current not in SHARED:
         raise UserError(
             f"{type(model).__name__} runs {current!r} attention; shared rows need one of {', '.join(map(repr, SHARED))}: "

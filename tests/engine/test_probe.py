@@ -19,6 +19,7 @@ from mmalign.engine.probe import COARSE_TOLERANCE, check_rows, own_logps, probe_
 from mmalign.methods.mimic import MimicMethod
 from mmalign.methods.sft import SupervisedMethod
 from mmalign.methods.teachers import LiveTeacher
+from mmalign.models import float32
 from mmalign.models.references import Reference
 from mmalign.options.methods import MimicLossOptions
 from tests.engine.test_families import questions
@@ -169,13 +170,30 @@ def test_plain_rows_are_checked_and_every_module_keeps_its_mode() -> None:
     check_rows(model.to(torch.bfloat16), one_response(encode(processor, 2)), pad_token_id=0)
 
 
+@pytest.mark.parametrize("name", ["qwen3.5", "lfm2-vl"])
+def test_states_that_run_through_the_row_are_found_in_half_precision_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where memory doesn't hold the weights in float32, what is wrong here is less than rounding may be there."""
+    monkeypatch.setattr(float32, "_fit", lambda halves: False)
+    model, processor = FAMILIES[name]()
+    encoded = encode(processor, 2)
+    model.to(torch.bfloat16)
+    choice = probe_rows(model, encoded, pad_token_id=0)
+    assert not choice.shared
+    assert "can't share rows: some of its layers keep a state that runs on through the row" in choice.reason
+    with pytest.raises(ValueError, match="can't pack prompts into rows: some of its layers keep a state"):
+        check_rows(model, one_response(encoded), pad_token_id=0, packed=True)
+
+
 def test_packed_rows_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refused where the mask is wrong, or a state runs through the row from one prompt to the next."""
     model, processor = build_tiny_llava()
     encoded = one_response(encode(processor, 2))
     assert "in packed rows too" in check_rows(model, encoded, pad_token_id=0, packed=True)
     linear, own = FAMILIES["qwen3.5"]()
-    with pytest.raises(ValueError, match=r"packed rows of Qwen3_5ForConditionalGeneration differ by .*; leave --row-tokens out"):
+    with pytest.raises(
+        ValueError,
+        match=r"can't pack prompts into rows: some of its layers keep a state .*; leave --row-tokens out",
+    ):
         check_rows(linear, one_response(encode(own, 2)), pad_token_id=0, packed=True)
     monkeypatch.setattr(attention, "_layout", NoLayout())
     assert "packed" not in check_rows(model, encoded, pad_token_id=0)
