@@ -41,6 +41,10 @@ class RowChoice:
     reason: str
     """Why, for the log."""
 
+    def describe(self, row_tokens: int | None) -> str:
+        """Say why, and that packing is idle where somebody asked for it: what can't share its prompt's row shares no other."""
+        return self.reason if self.shared or row_tokens is None else f"{self.reason}; --row-tokens does nothing"
+
 
 @torch.no_grad()
 def probe_rows(model: nn.Module, encoded: Sequence[EncodedPrompt], *, pad_token_id: int) -> RowChoice:

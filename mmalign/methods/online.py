@@ -122,7 +122,7 @@ class OnlineMethod(Method):
         choice = probe_rows(model, answered, pad_token_id=self.processor.tokenizer.pad_token_id)
         self.learner.shared = choice.shared
         sampled = f"the policy gives {self.options.samples} answers per prompt, of {self.options.max_new_tokens:,} tokens at most"
-        return f"{sampled}; {told}\n{choice.reason}"
+        return f"{sampled}; {told}\n{choice.describe(self.learner.options.row_tokens)}"
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Tokenise questions; what is laid out is only known once they are answered."""

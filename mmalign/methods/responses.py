@@ -170,7 +170,7 @@ class ResponsesMethod(Method, Generic[Objective]):
         encoded = [prompt for row in rows[:PROBED_ROWS] for prompt in self.encode(row)]
         choice = probe_rows(model, encoded, pad_token_id=self.processor.tokenizer.pad_token_id)
         self.shared = choice.shared
-        return choice.reason
+        return choice.describe(self.options.row_tokens)
 
     def collate(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """One row per prompt with all its responses, or one per response where they can't share it.

@@ -15,6 +15,7 @@ from mmalign.models.adapters import add_lora, freeze_parts
 from mmalign.models.references import Reference
 from mmalign.options.methods import DifficultyMode, PairLossOptions
 from mmalign.options.training import LoraOptions
+from tests.tiny_families import FAMILIES
 from tests.tiny_models import build_tiny_llava, pair_rows
 
 NUM_PAIRS = 4
@@ -126,6 +127,16 @@ def test_packed_pairs_have_the_same_loss_and_little_padding() -> None:
         shares[row_tokens] = float((method.collate(list(method.prepare(rows)))["attention_mask"] == 0).float().mean())
     assert shares[256] < 0.05
     assert shares[None] > 0.15
+
+
+def test_packing_that_a_family_lacks_is_told() -> None:
+    model, processor = FAMILIES["qwen3.5"]()
+    pairs = Dataset.from_list(pair_rows(2)).cast_column("images", List(ImageFeature(decode=False)))
+    for row_tokens, told in ((None, False), (256, True)):
+        method = PreferenceMethod(processor, PairLossOptions(row_tokens=row_tokens), reference=Reference(model, kind="copy"))
+        rows = list(method.prepare(pairs))
+        assert method.start(model, rows).endswith("; --row-tokens does nothing") == told
+        assert len(method.collate(rows)["input_ids"]) == 4
 
 
 def test_rows_of_no_length_are_refused() -> None:
