@@ -18,7 +18,7 @@ import torch
 
 from scripts.real.arms import KEEP_EVERY, STUDENTS
 from scripts.real.cells import MOD, Cell, run_chosen
-from scripts.real.mod_page import teacher_path, write_page
+from scripts.real.mod_page import read_variety, teacher_path, write_page
 from scripts.real.steps import BETA, FREEZE, RATE, Job, Step, delete_weights, measured, quoted, run_steps
 from scripts.real.study import add_options, choose_seeds, find_job
 from scripts.studies.llava_mod import BY_NAME, Arm
@@ -89,7 +89,7 @@ def run_cell(cell: Cell, options: argparse.Namespace) -> str:
     model = model_folder(job, cell.arm, cell.seed)
     run_steps([*list_prepared(job), *(make_step(job, arm, cell.seed) for arm in lineage(cell.arm))])
     run_steps(job.evaluations(model, model))
-    write_run(cell.path(options.out), measured(model) | read_sizes(model), model=model)
+    write_run(cell.path(options.out), measured(model) | read_variety(model) | read_sizes(model), model=model)
     delete_weights(finished(job, cell.seed, list_cells([cell.seed], smoke=options.smoke)))
     return f"{measured(model)['hallucinated']:.1f}% hallucinated captions"
 
@@ -104,7 +104,8 @@ def finished(job: Job, seed: int, cells: Sequence[Cell]) -> list[Path]:
 
 def run_study(options: argparse.Namespace) -> None:
     """Run what is missing; the teacher has been measured."""
-    write_json(teacher_path(options.out), measured(find_job(options, trained=("sft",)).out / "sft"))
+    teacher = find_job(options, trained=("sft",)).out / "sft"
+    write_json(teacher_path(options.out), measured(teacher) | read_variety(teacher))
     run_chosen(list_cells(choose_seeds(options), smoke=options.smoke), run_cell, options)
 
 

@@ -236,8 +236,13 @@ class TestStudents:
     def test_the_page_compares_with_the_teacher_and_by_claim(self, job: Job) -> None:
         with pytest.raises(SystemExit, match="nothing to report"):
             mod_page.write_page(options_of(job))
-        write_json(mod_page.teacher_path(job.out), dict.fromkeys(COLUMNS, 50.0))
-        sizes = {"weights": 40_000_000, "activated": 30_000_000}
+        captions = [{"response": text, "ended": text != "A"} for text in ("A man.", "A man.", "A dog.", "A")]
+        answers = job.out / "sft" / "eval" / "chair_answers.jsonl"
+        answers.write_text("".join(json.dumps(line) + "\n" for line in captions))
+        variety = mod_page.read_variety(job.out / "sft")
+        assert variety == {mod_page.DIFFERENT: 75.0, mod_page.CUT: 25.0}
+        write_json(mod_page.teacher_path(job.out), dict.fromkeys(COLUMNS, 50.0) | variety)
+        sizes = {"weights": 40_000_000, "activated": 30_000_000} | variety
         for arm, share in (("dense SFT", 60.0), ("dense mimic", 55.0), ("sparse mimic", 52.0)):
             for seed in (1, 2):
                 write_json(Cell(MOD, arm, seed).path(job.out), dict.fromkeys(COLUMNS, share + seed) | sizes)
@@ -246,6 +251,7 @@ class TestStudents:
         assert re.search(r"\| dense SFT \| 2 \| 40 \| 30 \| 61.5 ± 6.4 \|", text)
         assert re.search(r"\| sparse mimic \| \+3.5 ± 6.4 \(p = 0.090\) \|", text)
         assert "| dense mimic - dense SFT | -5.0 ± 0.0 (p < 0.001) |" in text
+        assert re.search(r"\| teacher \(the start\) \| 75.0 \| 25.0 \|", text)
         assert "References" not in text
 
 
