@@ -100,7 +100,7 @@ def test_code_in_a_checkpoint_is_not_run(tiny_llava_dir: Path, tmp_path: Path) -
     # A type that the library has not: there is nothing to load but their code.
     (folder / "config.json").write_text(json.dumps({**values, "model_type": "theirs", "auto_map": auto_map}))
     for read in (load_config, load_mllm, load_clip):
-        with pytest.raises(ValueError, match="trust_remote_code"):
+        with pytest.raises(ValueError, match="built by code in its own repository, which is not run"):
             read(str(folder))
     # Of a type that the library has, its own class is taken.
     (folder / "config.json").write_text(json.dumps({**values, "auto_map": auto_map}))
