@@ -27,6 +27,7 @@ class Result:
         averages: Metric -> which average it is.
         other_mode: The metrics that the other mode sees differently; empty where both agree.
         num_answers: How many were scored.
+        num_different: How many different ones they are: a model that says the same of all images may hallucinate little.
         num_at_limit: How many of them ended at the longest length allowed; None where the answers don't say.
         num_reasoned: How many held reasoning, or marks around the answer, which was taken away.
         num_unanswered: How many of those came to no answer: they are scored as empty.
@@ -45,6 +46,7 @@ class Result:
     metrics: Mapping[str, float]
     mode: str
     num_answers: int
+    num_different: int | None = None
     num_at_limit: int | None = None
     num_reasoned: int = 0
     num_unanswered: int = 0
@@ -85,6 +87,7 @@ class Result:
         lines += [f"{key}: {words}" for key, words in self.averages.items()]
         limit = "not said" if self.num_at_limit is None else f"{self.num_at_limit:,}"
         lines.append(f"answers that ended at the longest length: {limit}")
+        lines += [] if self.num_different is None else [f"different answers: {self.num_different:,}"]
         lines += _counted("answers", self.num_reasoned, self.num_unanswered)
         lines += [f"data {name}: sha256 {digest[:12]}" for name, digest in self.data.items()]
         lines += [f"judge: {self.judge}"] if self.judge else []

@@ -118,6 +118,7 @@ def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given"
         mode=options.mode,
         variant=benchmark.variant(judged=judged.replies is not None),
         num_answers=len(answers),
+        num_different=len(set(answers.values())),
         num_at_limit=endings.at_limit,
         num_reasoned=endings.reasoned,
         num_unanswered=endings.unanswered,

@@ -225,3 +225,4 @@ def test_what_ended_at_the_limit_is_counted_where_a_model_answers(
     assert got["decoding"]["max_new_tokens"] == 128
     rows = [json.loads(line) for line in (tmp_path / "own" / "pope_answers.jsonl").read_text().splitlines()]
     assert got["num_at_limit"] == sum(not row["ended"] for row in rows)
+    assert got["num_different"] == len({row["response"] for row in rows})
