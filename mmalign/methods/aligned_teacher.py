@@ -129,8 +129,8 @@ class AlignedTeacher:
         """Groups."""
         return int(own["group"].max().clamp(min=NO_GROUP)) + 1 if len(own["group"]) else 0
 
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, _Part]]) -> str:
-        """Compare with the teacher's own forward, and say how the tokenisations meet.
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, _Part]], *, packed: bool = False) -> str:
+        """Compare with the teacher's own forward, and say how the tokenisations meet; its rows are never packed.
 
         Raises:
             ValueError: If the numbers differ.

@@ -110,7 +110,7 @@ class MimicMethod(Method):
         encoded = [self._encode(row) for row in rows]
         own, packed = [row.own for row in encoded[:PROBED_ROWS]], self.options.row_tokens is not None
         told = check_rows(model, own, pad_token_id=self.processor.tokenizer.pad_token_id, packed=packed)
-        lines = [told, self.teacher.start(model, [(row.own, row.part) for row in encoded])]
+        lines = [told, self.teacher.start(model, [(row.own, row.part) for row in encoded], packed=packed)]
         if self.sampler is not None:
             lines.append(self.sampler.start(model, encoded[0].own))
         return "\n".join(lines)

@@ -72,8 +72,8 @@ class TeacherPanel:
         """Tokens."""
         return len(layout["target"])
 
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
-        """Compare each teacher with its own forward on its own rows."""
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]], *, packed: bool = False) -> str:
+        """Compare each teacher with its own forward on its own rows, which are never packed."""
         lines = []
         for name, teacher in self._teachers.items():
             own = [(read, part) for read, (of, part) in encoded if of == name]
@@ -128,8 +128,6 @@ def build_teacher(options: MimicOptions, student: nn.Module, processor: Any) -> 
         if options.aligned:
             live[name] = AlignedTeacher(reference, own, by_name=options.divergence == "uld-hybrid", **both)
         else:
-            # Of several, each reads its own rows one by one.
-            packed = options.row_tokens is not None and len(options.teachers) == 1
-            live[name] = LiveTeacher(reference, own, **both, packed=packed)
+            live[name] = LiveTeacher(reference, own, **both)
     panel = AlignedPanel if options.aligned else TeacherPanel
     return next(iter(live.values())) if len(live) == 1 else panel(live, column=options.teacher_column)

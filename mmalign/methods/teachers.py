@@ -69,8 +69,14 @@ class TokenTeacher(Protocol):
     def num_compared(self, layout: Mapping[str, Tensor], own: Mapping[str, Any]) -> int:
         """Count what the loss is a mean over: the student's scored tokens, or what they are compared by; ``own`` is from ``collate``."""
 
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
-        """Look at the models once before training, with the student's and the teacher's part of a few rows; return a line for the log."""
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]], *, packed: bool = False) -> str:
+        """Look at the models once before training; return a line for the log.
+
+        Args:
+            student: The model in training.
+            encoded: The student's and the teacher's part of a few rows.
+            packed: Whether the student's rows hold several conversations, which a teacher meets that reads them.
+        """
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> Prediction | Alignment:
         """Say what the teacher predicts, without gradient.
@@ -89,16 +95,9 @@ class LiveTeacher:
     columns: tuple[str, ...] = ()
 
     def __init__(
-        self,
-        reference: Reference,
-        processor: Any,
-        *,
-        student: nn.Module,
-        student_processor: Any,
-        answer_end: AnswerEnd = "token",
-        packed: bool = False,
+        self, reference: Reference, processor: Any, *, student: nn.Module, student_processor: Any, answer_end: AnswerEnd = "token"
     ) -> None:
-        """Compare the vocabularies, and how both read their inputs; ``packed``: whether rows of the student's hold several conversations.
+        """Compare the vocabularies, and how both read their inputs.
 
         Raises:
             ValueError: If the tokens are not the same, with both sizes and the first id that differs.
@@ -112,7 +111,6 @@ class LiveTeacher:
             student_processor.tokenizer, processor.tokenizer, student_size=self.sizes[0], teacher_size=self.sizes[1]
         )
         self.same_inputs = same_inputs(student_processor, processor)
-        self.packed = packed and self.same_inputs
         self.barred = image_token_ids(processor)
 
     def check_dataset(self, dataset: Dataset) -> None:
@@ -152,7 +150,7 @@ class LiveTeacher:
         """Tokens."""
         return len(layout["target"])
 
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]], *, packed: bool = False) -> str:
         """Compare with the teacher's own forward, and say what both vocabularies share.
 
         Raises:
@@ -160,7 +158,7 @@ class LiveTeacher:
         """
         read = [own or of_student for of_student, own in encoded[:PROBED_ROWS]]
         with self.reference.active(unwrap_parallel(student)) as teacher:
-            check_rows(teacher, read, pad_token_id=self.processor.tokenizer.pad_token_id, packed=self.packed)
+            check_rows(teacher, read, pad_token_id=self.processor.tokenizer.pad_token_id, packed=packed and self.same_inputs)
         return f"student and teacher share {self.vocabulary:,} tokens (rows of their heads: {self.sizes[0]:,} and {self.sizes[1]:,})"
 
     def ask(self, student: nn.Module, inputs: dict[str, Any], own: dict[str, Any], *, shift: int) -> TeacherStates:
@@ -238,7 +236,7 @@ class CachedTeacher:
         """Tokens."""
         return len(layout["target"])
 
-    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]]) -> str:
+    def start(self, student: nn.Module, encoded: Sequence[tuple[EncodedPrompt, Any]], *, packed: bool = False) -> str:
         """Say whose columns they are."""
         return self._told
 
