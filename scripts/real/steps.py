@@ -7,7 +7,7 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,6 +54,20 @@ class Sizes:
     hours: str
 
 
+_MEDIUM = Sizes(
+    data="--num-pair-photos 1200 --num-existence 300",
+    sft_steps=600,
+    scorer_steps=300,
+    scorer_batch=64,
+    samples=4,
+    preference_steps=120,
+    image_term_steps=40,
+    batch=16,
+    caption_tokens=32,
+    classifier_steps=200,
+    taught="1/2",
+    hours="about 2 and a half hours on two CPU cores, by estimate, and 6 GB",
+)
 SIZES = {
     "full": Sizes(
         data="",
@@ -69,33 +83,9 @@ SIZES = {
         taught="1/1",
         hours="about 6 hours on two CPU cores, by estimate, and 6 GB",
     ),
-    "medium": Sizes(
-        data="--num-pair-photos 1200 --num-existence 300",
-        sft_steps=600,
-        scorer_steps=300,
-        scorer_batch=64,
-        samples=4,
-        preference_steps=120,
-        image_term_steps=40,
-        batch=16,
-        caption_tokens=32,
-        classifier_steps=200,
-        taught="1/2",
-        hours="about 2 and a half hours on two CPU cores, by estimate, and 6 GB",
-    ),
-    "short": Sizes(
-        data="--num-pair-photos 1200 --num-existence 300",
-        sft_steps=300,
-        scorer_steps=300,
-        scorer_batch=64,
-        samples=4,
-        preference_steps=60,
-        image_term_steps=40,
-        batch=16,
-        caption_tokens=32,
-        classifier_steps=200,
-        taught="1/4",
-        hours="about an hour and a half on two CPU cores, by estimate, and 6 GB",
+    "medium": _MEDIUM,
+    "short": replace(
+        _MEDIUM, sft_steps=300, preference_steps=60, taught="1/4", hours="about an hour and a half on two CPU cores, by estimate, and 6 GB"
     ),
     "small": Sizes(
         data="--num-train 160 --num-val 20 --num-pair-photos 24 --num-chair 20 --num-existence 24",
