@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmalign.data.shards import read_lines
 from mmalign.files import read_json
 from mmalign.tables import markdown_table
 from scripts.real.arms import STUDENTS
@@ -25,9 +24,8 @@ def teacher_path(out: Path) -> Path:
 
 def read_variety(model: Path) -> dict[str, float]:
     """Measure whether captions still are captions: a model that says the same of all photographs may name nothing that is absent."""
-    said = read_lines([model / "eval" / "chair_answers.jsonl"])
-    captions, ended = zip(*((line["response"], line["ended"]) for line in said), strict=True)
-    return {DIFFERENT: 100 * len(set(captions)) / len(captions), CUT: 100 - 100 * sum(ended) / len(ended)}
+    result = read_json(model / "eval" / "chair.json")
+    return {name: 100 * result[key] / result["num_answers"] for name, key in ((DIFFERENT, "num_different"), (CUT, "num_at_limit"))}
 
 
 def write_page(options: argparse.Namespace) -> Path:

@@ -236,9 +236,8 @@ class TestStudents:
     def test_the_page_compares_with_the_teacher_and_by_claim(self, job: Job) -> None:
         with pytest.raises(SystemExit, match="nothing to report"):
             mod_page.write_page(options_of(job))
-        captions = [{"response": text, "ended": text != "A"} for text in ("A man.", "A man.", "A dog.", "A")]
-        answers = job.out / "sft" / "eval" / "chair_answers.jsonl"
-        answers.write_text("".join(json.dumps(line) + "\n" for line in captions))
+        result = job.out / "sft" / "eval" / "chair.json"
+        write_json(result, json.loads(result.read_text()) | {"num_answers": 4, "num_different": 3, "num_at_limit": 1})
         variety = mod_page.read_variety(job.out / "sft")
         assert variety == {mod_page.DIFFERENT: 75.0, mod_page.CUT: 25.0}
         write_json(mod_page.teacher_path(job.out), dict.fromkeys(COLUMNS, 50.0) | variety)
