@@ -29,10 +29,18 @@ _LABEL = re.compile(
     r"\b(?:verdict|judge?ment|reply|conclusion|final answer|evaluation|assessment)\b\s*(?:is|:|=|-)*\s*\W*"
     r"(?=(?:in-?|non-)?correct\b|unclear\b)"
 )
-# Words that turn the verdict behind them; "not only correct" is correct.
+# "Correct: no", "Is it correct? Yes."
+_FLAG = re.compile(r"(?<![\w'-])(?:is_)?correct(?:ness)?\W*[:=?]\W*(true|false|yes|no)\W*$", re.MULTILINE)
+# Words that turn the verdict behind them; "not only correct" is correct, "without doubt" is no negation, and "no doubt" neither.
 _NEGATION = re.compile(
-    r"\b(?:not(?! (?:only|just|merely|simply)\b)|cannot|never|hardly|nothing|neither|without|nowhere"
-    r"|no (?:reason|grounds?|basis|way)|far from|fail(?:s|ed)? to|\w+n't)\b"
+    r"\b(?:(?P<verb>(?:not|\w+n't)(?! (?:only|just|merely|simply)\b)|cannot)|never|hardly|nothing|neither|none of|without|nowhere"
+    r"|no (?:reason|grounds?|basis|way|part|longer)|far from|unable to|(?<!no )(?<!beyond )(?<!beyond a )(?<!beyond any )doubt(?:s|ed|ful)?"
+    r"|fail(?:s|ed)? to|(?:contradict|lack|miss)(?:s|es|ed)?(?= the \Z))\b"
+)
+# What a verb that is negated says itself, before the verdict's own: "the claim that it is not red is". Not so of "I don't think it is".
+_OWN_WORDS = re.compile(
+    r"\s+(?!(?:think|believe|say|sure|certain|agree|consider|convinced|clear|mean|imply|call|claim|find|feel|true|the case)\b)"
+    r"(?:(?!that\b|which\b|what\b)[\w-]+\s+)+(?:is|are|was|were)\s*"
 )
 # Where a thought ends; what stands before it does not negate what stands behind.
 _BREAK = re.compile(r"[.!?;:,\n\u2014()\"]|\b(?:and|but|so|hence|therefore|thus|because|since|as|yet|while|whereas|although)\b")
@@ -45,8 +53,12 @@ _OFFER_BEHIND = re.compile(r"\"?(?:,|/| or| nor|, or)\s*\"?(?:incorrect|correct|
 _OFFER_BEFORE = re.compile(r"\b(?:incorrect|correct|unclear)\"?(?:,|/| or| nor|, or)\s*\"?$")
 # Neither correct nor incorrect.
 _HALF = re.compile(r"\b(?:partially|partly|half|somewhat)[\s-]*$")
-_THE = re.compile(r"\bthe (?:\w+ )?$")
+_THE, _ANY = re.compile(r"\bthe (?:\w+ )?$"), re.compile(r"\ban? $")
 _OTHER_THING = re.compile(r"\s+[\w-]+(?: [\w-]+){0,3} (?:is|was|are|were|would|should|being)\b")
+_WOULD = re.compile(r"\s+[\w-]+(?: [\w-]+){0,3} (?:would|should|could|must)\b")
+# "Correct is 3", "the reference is correct".
+_NAMES_IT = re.compile(r"\s+(?:is|are|was|would be|should be)\b")
+_REFERENCE = re.compile(r"^\W*the (?:reference|ground[ -]truth|standard|gold|expected)(?: answer)? (?:is|was)(?: \w+)? $")
 # A reply that begins with its verdict gives reasons behind it, unless it takes the verdict back.
 _FIRST = re.compile(r"\W*(?P<verdict>(?:in-?|non-)?correct|unclear)\s*(?:[.,:;!\n\u2013\u2014]|-\s|because\b|since\b|as\b|\Z)")
 _TAKEN_BACK = re.compile(r"\b(?:wait|actually|however|on second thoughts?|correction|reconsider\w*)\b")
@@ -66,6 +78,8 @@ def find_verdict(reply: str) -> bool | None:
             value = str(table[name]).strip().lower()
             return _FLAGS[value] if value in _FLAGS else find_verdict(value)
     text = _plain(reply)
+    if flags := _FLAG.findall(text):
+        return _FLAGS[flags[-1]]
     found = list(_VERDICT.finditer(text))
     labelled = [match for match in found if any(label.end() == match.start() for label in _LABEL.finditer(text))]
     first = _FIRST.match(text)
@@ -89,16 +103,17 @@ def _is_said(text: str, match: re.Match[str]) -> bool:
         return False
     if match.lastgroup == "unclear" and _is_negated(before):
         return False
-    if match.lastgroup == "right" and _HALF.search(before):
+    if match.lastgroup == "right" and (_HALF.search(before) or _NAMES_IT.match(behind) or _REFERENCE.search(_clause(before))):
         return False
-    return not (_THE.search(before) and _OTHER_THING.match(behind))
+    return not ((_THE.search(before) and _OTHER_THING.match(behind)) or (_ANY.search(before) and _WOULD.match(behind)))
 
 
 def _is_negated(before: str) -> bool:
     clause = _clause(before)
-    near = " ".join(clause.split()[-_REACH - 1 :])
+    near = " ".join(clause.split()[-_REACH - 1 :]) + " "
     directly = re.search(r"\bno\s*$", clause) is not None
-    return (len(_NEGATION.findall(near)) + directly) % 2 == 1
+    found = [word for word in _NEGATION.finditer(near) if not (word["verb"] and _OWN_WORDS.fullmatch(near, word.end()))]
+    return (len(found) + directly) % 2 == 1
 
 
 def _clause(before: str) -> str:
@@ -117,11 +132,13 @@ def _plain(reply: str) -> str:
 
 _RATING = re.compile(
     r"\b(?:rating|score)\b(?:\s?\([^)\n]*\)|\s?\[[^\]\n]*\d\s?(?:-|to)\s?\d[^\]\n]*\])?"
-    r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|would be|\W|(?:of|for) [^:=\n\d]{0,60}?(?:[:=]| is)){0,40}?"
+    r"(?:on (?:a|the) scale [^:=\n]*?[:=]|is|of|as|(?:would|should) be|therefore|\W|(?:of|for) [^:=\n\d]{0,60}?(?:[:=]| is)){0,40}?"
     r"(?P<number>(?<![\d.])-?\d+(?:\.\d+)?)(?=(?P<rest>[^\n]{0,12}))"
 )
 # A rating that is given, and not one that is talked about: "A rating of 6 would need more".
 _GIVEN = re.compile(r"[^.]*[:=\uff1a]|(?<=final )|(?<=overall )|(?<=\bmy )")
+# One that would be given in another case.
+_UNREAL = re.compile(r"\b(?:would|could|might)\b|\w'd\b")
 _ALONE = re.compile(r"\W*(?P<number>\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out of)\s*\d+)?\W*")
 
 
@@ -136,7 +153,8 @@ def find_rating(reply: str, *, scale: range = SCALE) -> int | None:
     found = list(_RATING.finditer(text))
     if found:
         given = [match for match in found if _GIVEN.match(text, match.start(), match.start("number"))]
-        last = (given or found)[-1]
+        real = [match for match in found if not _UNREAL.search(_clause(text[: match.start()]))]
+        last = (given or real or found)[-1]
         return _whole(last["number"], last["rest"], scale)
     lines = [line for line in text.splitlines() if line.strip()]
     alone = _ALONE.fullmatch(lines[-1]) if lines else None
