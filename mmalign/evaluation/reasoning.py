@@ -9,23 +9,31 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# "seed:think" and "longcat_think" are among them.
-_NAMES = r"(?:(?!no_)[a-z]+[:_])?think|thinking|thoughts?|reasoning|reason|analysis|reflection|scratchpad|cot"
+# "seed:think", "longcat_think", "internal_reasoning", "rethink" and "thought_process" are among them.
+_NAMES = (
+    r"(?:(?!(?:no|begin|start|end)_)[a-z]+[:_])?"
+    r"(?:(?:re)?think(?:ing)?|thoughts?|reason(?:ing)?|analysis|reflection|scratchpad|cot)(?:_(?:process|steps?))?|chain_of_thought"
+)
 # Tags (DeepSeek-R1, Qwen, GLM, EXAONE), brackets (Magistral), tokens of OpenThinker, Command A, Kimi-VL, MedGemma, a channel of Gemma.
 _OPEN = (
-    rf"<\s*(?:{_NAMES})(?:\s[^<>]*)?>|\[THINK\]|<\|begin_of_thought\|>|<\|START_THINKING\|>|\u25c1think\u25b7|<\|channel>thought"
+    rf"<\|?\s*(?:{_NAMES})(?:\s[^<>]*)?\|?>|\[THINK(?:ING)?\]|<\|?(?:begin|start)_of_(?:{_NAMES})\|?>|<\|START_THINKING\|>|\u25c1think\u25b7|<\|channel>thought"
     r"|<unused94>(?:thought)?"
     # A channel of gpt-oss; of its special tokens dropped, the channel's name stays fused with the first word.
     r"|<\|channel\|>(?:analysis|commentary)[^<]*<\|message\|>|(?-i:\Aanalysis(?=[A-Z]))"
+    # Plain words of Granite, and the first of LLaVA-CoT's four stages.
+    r"|\AHere(?:'s| is) my thought process:|(?-i:\A\s*<SUMMARY>)"
 )
 _CLOSE = (
-    rf"<\s*/\s*(?:{_NAMES})\s*>|\[/THINK\]|<\|end_of_thought\|>|<\|END_THINKING\|>|\u25c1/think\u25b7|<channel\|>|<unused95>"
+    rf"<\|?\s*/\s*(?:{_NAMES})\s*\|?>|\[/THINK(?:ING)?\]|<\|?end_of_(?:{_NAMES})\|?>|<\|END_THINKING\|>|\u25c1/think\u25b7|<channel\|>|<unused95>"
     # Apriel's, whose template begins the reasoning in plain words; and gpt-oss's, which may name a format.
     r"|\[BEGIN FINAL RESPONSE\]|<\|channel\|>final[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>|(?-i:assistantfinal)"
+    r"|Here(?:'s| is) my response:"
 )
+# What a text begins with whose reasoning ends in plain words.
+_PLAIN = re.compile(r"analysis|Here(?:'s| is) my thought process:")
 _MARK = re.compile(rf"(?P<open>{_OPEN})|(?P<close>{_CLOSE})", re.IGNORECASE)
 # What some models put around the answer itself.
-_ANSWER_NAMES = "answer|final_answer|final|conclusion|solution|response|output|verdict|judge?ment"
+_ANSWER_NAMES = "answer|final[_ ]?answer|final|conclusion|solution|response|output|verdict|judge?ment"
 _ANSWER = re.compile(
     rf"<\s*({_ANSWER_NAMES})\s*>(.*?)(?:<\s*/\s*\1\s*>|\Z)"
     r"|<\|begin_of_(solution|box)\|>(.*?)(?:<\|end_of_\3\|>|\Z)|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>|\Z)",
@@ -53,7 +61,7 @@ class Stripped(NamedTuple):
 
 def strip_reasoning(text: str) -> Stripped:
     """Return what stands behind the reasoning of an answer, and out of the dress of the answer itself (``<answer>``, a box)."""
-    marks = [mark for mark in _MARK.finditer(text) if mark.group() != "assistantfinal" or text.startswith("analysis")]
+    marks = [mark for mark in _MARK.finditer(text) if not mark.group()[0].isalpha() or _PLAIN.match(text)]
     if not marks:
         bare = _undress(text)
         return Stripped(text) if bare is None else Stripped(bare, reasoned=True)

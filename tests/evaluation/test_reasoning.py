@@ -34,6 +34,16 @@ HARMONY = "<|channel|>analysis<|message|>No car, so yes?<|end|><|start|>assistan
         (HARMONY, "No"),
         (HARMONY.replace("final<", "final <|constrain|>json<"), "No"),
         ("analysisIs it a car? Yes?assistantfinalNo", "No"),
+        ("Here is my thought process:\nyes?\nHere is my response:\nNo", "No"),
+        ("<think>hm</think>\n<rethink>yes</rethink>No", "No"),
+        ("<internal_reasoning>yes</internal_reasoning>No", "No"),
+        ("<thought_process>yes</thought_process>No", "No"),
+        ("<chain_of_thought>yes</chain_of_thought>No", "No"),
+        ("<|thinking|>yes<|/thinking|>No", "No"),
+        ("<begin_of_thought>yes<end_of_thought>No", "No"),
+        ("<|start_of_thought|>yes<|end_of_thought|>No", "No"),
+        ("[THINKING]yes[/THINKING]No", "No"),
+        ("<think>yes</think><Final Answer>No</Final Answer>", "No"),
         ("<think>yes</think><answer>No</answer>", "No"),
         ("<think>yes</think>\n<answer> <|begin_of_box|>No<|end_of_box|> </answer>", "No"),
         ("<SUMMARY>s</SUMMARY><REASONING>yes</REASONING><CONCLUSION>No</CONCLUSION>", "No"),
@@ -60,6 +70,8 @@ def test_the_answer_stands_behind_the_reasoning(text: str, answer: str) -> None:
         "<think>a</think>Yes<think>or no",
         "<|channel|>analysis<|message|>Yes",
         "analysisYes, there is",
+        "Here's my thought process: yes, there is",
+        "<SUMMARY> I will look. </SUMMARY>\n\n<CAPTION> There is no",
         "<think>I should write <answer>Yes</answer> if there is a",
     ],
 )
@@ -68,7 +80,19 @@ def test_an_answer_that_ends_inside_is_none(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["Yes", "\nNo ", "", "I think: no", "An analysis of <b>dogs</b>", "a < b > c", "of assistantfinal", "[No]", "<no_think>No"]
+    "text",
+    [
+        "Yes",
+        "\nNo ",
+        "",
+        "I think: no",
+        "An analysis of <b>dogs</b>",
+        "a < b > c",
+        "of assistantfinal",
+        "Here is my response: No",
+        "[No]",
+        "<no_think>No",
+    ],
 )
 def test_other_texts_are_left_to_the_letter(text: str) -> None:
     assert strip_reasoning(text) == (text, False, False)
