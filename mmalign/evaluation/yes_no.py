@@ -15,12 +15,19 @@ UNKNOWN = Metric("Answers neither yes nor no", "lower", formula=count("unknown")
 _OFFER = re.compile(r"\b(?:yes\s*(?:or|/)\s*no|no\s*(?:or|/)\s*yes|no (?:doubt|problem|question|wonder))\b")
 # Underscores are Markdown's.
 _WORD = re.compile(r"(?<![^\W_])(yes|no)(?![^\W_])")
+# An answer, and the next question of a model that does not stop.
+_NEXT_TURN = re.compile(r"(\W*(?:yes|no)\b.*?)\n\W*(?:question|q|user|human)\W*:.*", re.DOTALL)
 _BEHIND_LABEL = re.compile(r"\b(?:answer|conclusion)\b(?: is)?(?:(?![.!?])[\W_])*" + _WORD.pattern)
 
 
 def parse_strict(answer: str) -> bool | None:
-    """Return the last yes or no behind the word "answer", else the first whole word that is one, in any case; None where neither is."""
+    """Return the last yes or no behind the word "answer", else the first whole word that is one, in any case; None where neither is.
+
+    A question that the model goes on with once it has answered ends its answer.
+    """
     text = _OFFER.sub(" ", answer.lower())
+    if first := _NEXT_TURN.fullmatch(text):
+        text = first[1]
     found = _BEHIND_LABEL.findall(text)[-1:] or _WORD.findall(text)[:1]
     return found[0] == "yes" if found else None
 

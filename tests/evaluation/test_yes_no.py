@@ -46,6 +46,10 @@ def binary_metrics(labels: Sequence[bool], replies: Sequence[bool | None]) -> di
         ("I see no dog at first. The answer is **yes**.", True),
         ("Answer: yes? Final answer:\n_No_", False),
         ("I can't answer. Yes, no dog", True),
+        # Another question, of a model that does not stop; and the question repeated before the answer.
+        ("Yes.\n\nQuestion: Is there a cat?\nAnswer: No", True),
+        ("Yes\nUSER: Is there a cat?\nASSISTANT: The answer is no.", True),
+        ("There is no text.\nQuestion: Is there a cat?\nAnswer: Yes", True),
     ],
 )
 def test_strict(answer: str, expected: bool | None) -> None:
