@@ -4,7 +4,10 @@ Read are TRL's and OpenAI's messages (``role``, ``content``), LLaVA's and ShareG
 holds text or parts. What has no place in this form is refused by name: nothing of a row is left out without a word.
 """
 
+import ast
+import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, TypedDict
@@ -201,15 +204,24 @@ def _split(part: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _refuse_json(text: str, what: str) -> None:
     """A conversation that was written to a text: trained on as it stands, it teaches brackets and quotes."""
-    if not text.lstrip().startswith(("[{", '{"')):
-        return
-    try:
-        value = json.loads(text)
-    except (RecursionError, ValueError):
-        return
+    value = _read_source(text)
     first = value[0] if isinstance(value, list) and value else value
     if isinstance(first, dict) and ({"role", "from"} & first.keys() or first.get("type") in ("text", "image", "image_url")):
-        raise UserError(f"{what} is JSON inside a text: {_shown(text)}; store the messages themselves (json.loads of this text)")
+        raise UserError(
+            f"{what} is source text of messages: {_shown(text)}; store the messages themselves (json.loads of this text, or "
+            "ast.literal_eval where Python wrote it)"
+        )
+
+
+def _read_source(text: str) -> Any:
+    """Read a list or mapping that was written to a text as JSON, or as Python and NumPy show one; None of another text."""
+    if not re.match(r"\s*(?:\[\s*)?\{\s*['\"]", text):
+        return None
+    # NumPy writes no commas.
+    for read, form in ((json.loads, text), (ast.literal_eval, re.sub(r"\}\s+\{", "}, {", text.strip()))):
+        with contextlib.suppress(RecursionError, MemoryError, SyntaxError, ValueError):
+            return read(form)
+    return None
 
 
 def _is_empty(value: Any) -> bool:

@@ -139,7 +139,7 @@ PAIRS = Section(
             "pairs",
             '{"images": ["a.png"], "prompt": "[{\\"role\\": \\"user\\", \\"content\\": \\"What is it?\\"}]",\n'
             ' "chosen": "A dog.", "rejected": "A cat."}',
-            refused="prompt is JSON inside a text",
+            refused="prompt is source text of messages",
         ),
         _form(
             "More places than images",
