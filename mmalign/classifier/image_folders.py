@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from mmalign.classifier.class_names import few
 from mmalign.data.images import SUFFIXES
 from mmalign.errors import UserError
 
@@ -136,12 +137,26 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
         raise UserError(f"no images at {folder} for split {split!r}: expected a folder of images for each class, or a data set's file")
     others = [path for found in files for path in found if not _is_image(path)]
     loose = _loose_images(folder)
+    broken = [path.name for path in sorted(folder.iterdir()) if path.is_symlink() and not path.exists()]
     notes = []
+    if broken:
+        notes.append(f"skipped links of {folder} that lead nowhere: {', '.join(broken)}")
+    if repeated := _find_repeated(folders):
+        notes.append(
+            f"the classes {few([path.name for path in folders])} each hold the folders {few(repeated)}, whose images are read as one "
+            f"class; if these are the classes, name one folder, such as {folders[0]}"
+        )
     if others:
         notes.append(f"skipped {_count(others)} that mmalign doesn't read as images, such as {others[0].relative_to(folder)}")
     if loose:
         notes.append(f"skipped {_count(loose)} beside the class folders, such as {loose[0].name}: they have no class")
     return ClassFolders(folder, tuple(path.name for path in folders), images, tuple(notes))
+
+
+def _find_repeated(folders: list[Path]) -> list[str]:
+    """Names of the folders that each of several holds, no more and no less: they may be the classes, and those above parts of a set."""
+    inner = [sorted(inside.name for inside in path.iterdir() if inside.is_dir() and not is_hidden(inside)) for path in folders]
+    return inner[0] if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner) else []
 
 
 def _loose_images(folder: Path) -> list[Path]:

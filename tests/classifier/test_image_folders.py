@@ -153,6 +153,27 @@ def test_links_are_followed_once(tmp_path: Path) -> None:
     assert dict(zip(found.classes, np.bincount(found.labels).tolist(), strict=True)) == {"bird": 2, "cat": 2, "dog": 4}
 
 
+def test_a_link_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    """A class on a disk that is not mounted; of a single image the reader tells."""
+    save_images(*(tmp_path / "train" / name for name in NAMES))
+    (tmp_path / "train" / "frog").symlink_to(tmp_path / "elsewhere")
+    found = load_labeled_images(tmp_path)
+    assert found.classes == NAMES
+    assert found.notes == (f"skipped links of {tmp_path / 'train'} that lead nowhere: frog",)
+
+
+def test_parts_of_a_set_that_look_like_classes_are_told(tmp_path: Path) -> None:
+    save_images(*(tmp_path / "parts" / part / name for part in ("augmented", "original") for name in NAMES))
+    found = load_labeled_images(tmp_path / "parts")
+    assert found.classes == ("augmented", "original")
+    (note,) = found.notes
+    assert note.startswith(
+        "the classes augmented, original (2) each hold the folders cat, dog (2), whose images are read as one class; if these are"
+    )
+    save_images(*(tmp_path / "classes" / name / place for name in NAMES for place in ("images", f"more {name}")))
+    assert load_labeled_images(tmp_path / "classes").notes == ()
+
+
 def test_a_split_unpacked_on_another_system_has_the_same_classes(tmp_path: Path) -> None:
     save_images(tmp_path / "train" / "caf\u00e9", tmp_path / "train" / "bar", tmp_path / "test" / "cafe\u0301")
     train = load_labeled_images(tmp_path)
