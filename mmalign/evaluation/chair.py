@@ -1,7 +1,7 @@
 """CHAIR: which objects of a caption are not in the image? (arXiv:1809.02156)."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +32,9 @@ from mmalign.evaluation.object_words import (
     join_double_words,
     join_phrases,
     name_objects,
+    read_own_synonyms,
     read_synonyms,
+    spell_plain,
 )
 from mmalign.evaluation.rows import read_rows, read_text
 from mmalign.evaluation.singularize import singularize
@@ -168,8 +170,11 @@ def load_chair(source: Path, *, variant: ChairVariant = "original", answers: Pat
     words = read_synonyms(text)
     is_own = not is_cocos(words)
     if is_own:
-        words = {word.lower(): name for word, name in read_synonyms(text, strip=True).items()}
+        own = read_own_synonyms(text)
+        words = {word: names[-1] for word, names in own.items()}
+        truths = name_truths(truths, words)
         warn_of_unnamed(truths, words, file=objects_file)
+        warn_of_shared(own, file=synonyms_file)
     find = partial(
         find_objects,
         synonyms=words,
@@ -192,6 +197,20 @@ def warn_of_unnamed(truths: Mapping[str, frozenset[str]], words: Mapping[str, st
     if unnamed:
         more = f" and {len(unnamed) - 10} more" if len(unnamed) > 10 else ""
         logger.warning("%s holds %s%s, which synonyms.txt does not name: they are never found", file, ", ".join(unnamed[:10]), more)
+
+
+def warn_of_shared(words: Mapping[str, Sequence[str]], *, file: Path) -> None:
+    """Say which words are of several objects: each counts as the last of them."""
+    shared = [f"{word} ({', '.join(names)})" for word, names in words.items() if len(names) > 1]
+    if shared:
+        more = f" and {len(shared) - 10} more" if len(shared) > 10 else ""
+        logger.warning("%s has words of several objects, which count as the last: %s%s", file, "; ".join(shared[:10]), more)
+
+
+def name_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str]) -> dict[str, frozenset[str]]:
+    """Call the objects of images as the word list does, which may spell them otherwise, or have what stands there as a synonym."""
+    known = set(words.values())
+    return {i: frozenset(name if name in known else words.get(spell_plain(name), name) for name in names) for i, names in truths.items()}
 
 
 def check_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str], *, file: Path) -> None:

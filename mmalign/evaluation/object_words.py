@@ -43,6 +43,29 @@ def read_synonyms(text: str, *, strip: bool = False) -> dict[str, str]:
     return table
 
 
+def read_own_synonyms(text: str) -> dict[str, list[str]]:
+    """Map each word of a list that is not COCO's to its objects: more than one where several lines have it.
+
+    Words are taken as sets of objects spell them: commas with or without a space, in any case, LVIS's ``street_lamp`` and
+    ``bat_(animal)``, and Objects365's ``Bowl/Basin``, which is found as either.
+    """
+    table: dict[str, list[str]] = {}
+    parts: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        words = [word.strip() for word in line.split(",") if word.strip()]
+        for word in words:
+            table.setdefault(spell_plain(word), []).append(words[0])
+            for part in word.split("/") if "/" in word else []:
+                parts.setdefault(spell_plain(part), []).append(words[0])
+    # A word that stands in the list itself means its own line.
+    return {word: list(dict.fromkeys(names)) for word, names in {**parts, **table}.items() if word}
+
+
+def spell_plain(word: str) -> str:
+    """Spell a word of a list as a caption does: without underscores and what stands in brackets, in lower case."""
+    return " ".join(re.sub(r"\([^)]*\)", " ", word.replace("_", " ")).lower().split())
+
+
 def is_cocos(synonyms: Mapping[str, str]) -> bool:
     """Whether a word list names COCO's objects and no others."""
     return set(synonyms.values()) <= COCO_OBJECTS

@@ -89,4 +89,28 @@ def test_the_longest_run_counts() -> None:
 def test_objects_that_no_word_names_are_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     (folder / "objects.json").write_text(json.dumps({"1": ["dog", "Traffic cone", "lamp"]}))
     load_chair(folder)
-    assert "holds Traffic cone, lamp, which synonyms.txt does not name: they are never found" in caplog.text
+    assert "holds lamp, which synonyms.txt does not name: they are never found" in caplog.text
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("words", "truth"),
+    [
+        ("street_lamp,lamp post\nBowl/Basin\nbat_(animal)\ndog\n", ["street_lamp", "Bowl/Basin", "bat_(animal)"]),
+        ("Street Lamp, lamp_post\nbowl, basin\nbat\ndog\n", ["street lamp", "Basin", "Bat"]),
+    ],
+)
+def test_lists_as_sets_of_objects_spell_them(tmp_path: Path, nltk_words: None, variant: ChairVariant, words: str, truth: list[str]) -> None:
+    """LVIS, Objects365: underscores, brackets, slashes, capitals, commas without a space."""
+    (tmp_path / "synonyms.txt").write_text(words)
+    (tmp_path / "objects.json").write_text(json.dumps({"1": truth}))
+    got = load_chair(tmp_path, variant=variant).score(
+        {"1": "Two street lamps, a lamp post, a basin, a bowl, a bat and a dog."}, mode="official"
+    )
+    assert got == pytest.approx({"chair/sentence": 1.0, "chair/instance": 1 / 6, "chair/recall": 1.0, "chair/mentions": 6.0})
+
+
+def test_a_word_of_several_objects_is_told(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (folder / "synonyms.txt").write_text("dog\nbat (animal)\nbat (sports), club\nstreet lamp\n")
+    assert load_chair(folder).find("a bat") == ["bat (sports)"]
+    assert "has words of several objects, which count as the last: bat (bat (animal), bat (sports))" in caplog.text
