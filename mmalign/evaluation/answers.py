@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
-from mmalign.evaluation.question_texts import QUESTION_FIELDS, name_rows, repeated_question
+from mmalign.evaluation.question_texts import QUESTION_FIELDS, check_images, name_rows, repeated_question
 from mmalign.evaluation.reasoning import strip_reasoning
 from mmalign.evaluation.rows import REASONING_FIELDS, flatten_completion, read_records, reads_limit
 from mmalign.evaluation.saved_rows import MODEL_FIELDS, find_response_field, flatten_sample, warn_of_order, warn_of_unread
@@ -140,6 +140,7 @@ def read_answers(
     order: Sequence[str] = (),
     texts: Mapping[str, str] | None = None,
     parts: Sequence[Sequence[str]] = (),
+    images: Mapping[str, str | None] | None = None,
 ) -> list[Answer]:
     """Read answers: of rows with ids by id, of rows without any in the questions' order.
 
@@ -150,6 +151,7 @@ def read_answers(
         texts: What the questions ask, by id: rows that repeat their question must repeat this one.
         parts: Ids of the questions by file, in their order, where one file of answers may hold several. Rows whose ids are of another
             count are then known by the questions that they repeat.
+        images: Which image each question is about, by id: rows that name a COCO image must name this one.
 
     Raises:
         ValueError: If a row lacks its response, answers another question than the one of its id, some rows have an id and others none, or
@@ -161,6 +163,7 @@ def read_answers(
     answers = _read_responses(rows, form, path)
     ids = [_row_id(row, form) for row in rows]
     named = name_rows(rows, ids, normalise=form.normalise, order=order, texts=texts or {}, parts=parts, path=path)
+    check_images(rows, named, images or {}, path=path)
     if all(i is None for i in ids) and all(repeated_question(row) is None for row in rows):
         warn_of_order(rows, ("response", *form.text), path=path)
     if others := named.count(None):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from mmalign.data.git_lfs import refuse_pointer
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import OURS, SHORT_ANSWER, AnswerFormat, Question, check_texts
+from mmalign.evaluation.answers import OURS, SHORT_ANSWER, Answer, AnswerFormat, Question, check_texts, read_answers
 from mmalign.evaluation.decisions import RIGHT_OR_WRONG, Decision
 from mmalign.evaluation.items import Item, add_up
 from mmalign.evaluation.metrics import Array, Formula, Metric, Sums
@@ -114,6 +114,11 @@ class Benchmark(ABC):
     def texts(self) -> Mapping[str, str]:
         """What the questions ask, by id, which answers that repeat their question are held to; empty where all ask the same."""
         return {question.id: question.prompt for question in self.questions()}
+
+    def read_answers(self, path: Path) -> list[Answer]:
+        """Read a file of answers, its rows held to the questions and images that they repeat. Raises as ``answers.read_answers``."""
+        images = {question.id: question.image for question in self.questions()} if self.texts() else {}
+        return read_answers(path, self.form, order=self.required(), texts=self.texts(), parts=self.parts(), images=images)
 
     def parts(self) -> Sequence[Sequence[str]]:
         """Ids of the questions by file, in their order, where an answer file may hold one or several."""

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
+from mmalign.evaluation.image_ids import is_coco_file, read_coco_id
 
 # Fields that a row may repeat its question in.
 QUESTION_FIELDS = ("question", "prompt", "query")
+IMAGE_FIELDS = ("image", "image_path", "file_name", "image_source")
 
 
 def name_rows(
@@ -75,6 +77,22 @@ def repeated_question(row: Any) -> str | None:
     """The question that a row of answers repeats."""
     values = [row.get(name) for name in QUESTION_FIELDS] if isinstance(row, Mapping) else []
     return next((value for value in values if isinstance(value, str) and value.strip()), None)
+
+
+def check_images(rows: Sequence[Any], named: Sequence[str | None], images: Mapping[str, str | None], *, path: Path) -> None:
+    """Hold rows that name a COCO image to the one that their question is about; other names may have been given anew.
+
+    Raises:
+        ValueError: With the first row whose image is another one.
+    """
+    for number, (row, identifier) in enumerate(zip(rows, named, strict=True), start=1):
+        shown = images.get(str(identifier))
+        given = next((row[name] for name in IMAGE_FIELDS if is_coco_file(row.get(name))), None) if isinstance(row, Mapping) else None
+        if given is not None and is_coco_file(shown) and read_coco_id(given) != read_coco_id(str(shown)):
+            raise UserError(
+                f"{path}, row {number} is about image {given}, but question {identifier} is about {shown}; these are answers to "
+                "another set, or stand in another order"
+            )
 
 
 class Asked(NamedTuple):

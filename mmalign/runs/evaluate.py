@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from mmalign.data.rejects import Rejects
 from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Answer, Endings, Question, count_endings, match_answers, read_answers, shared_decoding
+from mmalign.evaluation.answers import Answer, Endings, Question, count_endings, match_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.items import items_path, write_items
@@ -151,7 +151,7 @@ class Given(NamedTuple):
 def _read(options: EvaluateOptions, benchmark: Benchmark) -> Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
-    rows = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
+    rows = benchmark.read_answers(path)
     return Given(rows, path, shared_decoding(rows), options.allow_partial)
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from mmalign.errors import UserError
 from mmalign.evaluation.agreement import Agreement, compute_agreement, judge_one_by_one
-from mmalign.evaluation.answers import match_answers, read_answers
+from mmalign.evaluation.answers import match_answers
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
 from mmalign.evaluation.intervals import Interval, compute_differences
 from mmalign.evaluation.items import Item
@@ -83,7 +83,7 @@ def compare_judges(options: JudgeAgreementOptions) -> tuple[Comparison, list[dic
     benchmark = load_benchmark(both[0])
     if benchmark.judge_wording is None:
         raise UserError(f"{options.benchmark} asks no judge; expected mmhal, object-halbench, haloquest, hallusionbench or mmvp")
-    rows = read_answers(options.answers, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
+    rows = benchmark.read_answers(options.answers)
     answers = match_answers(rows, required=benchmark.required(), known=benchmark.known(), allow_partial=options.allow_partial)
     first, second = (_judge(one, benchmark, answers) for one in both)
     agreements = {

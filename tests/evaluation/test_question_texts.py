@@ -21,8 +21,7 @@ SUFFIX = "\nAnswer the question using a single word or phrase."
 
 def read(path: Path, rows: Sequence[dict[str, Any]], benchmark: Benchmark) -> dict[str, str]:
     path.write_text("\n".join(map(json.dumps, rows)))
-    answers = read_answers(path, benchmark.form, order=benchmark.required(), texts=benchmark.texts(), parts=benchmark.parts())
-    return match_answers(answers, required=benchmark.required(), known=benchmark.known())
+    return match_answers(benchmark.read_answers(path), required=benchmark.required(), known=benchmark.known())
 
 
 def pope(**splits: Sequence[str]) -> Pope:
@@ -145,3 +144,24 @@ def test_mme_rows_that_answer_neither_question(tmp_path: Path) -> None:
 def test_order_without_texts_is_still_order(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"response": "x"}\n{"response": "y"}')
     assert read_answers(tmp_path / "a.jsonl", order=["a", "b"]) == [Answer("a", "x"), Answer("b", "y")]
+
+
+@pytest.mark.parametrize(
+    ("row", "other"),
+    [
+        ({"id": "random/1", "image": "COCO_val2014_000000000009.jpg", "response": "Yes"}, True),
+        ({"question_id": 1, "image_path": "/coco/val2014/COCO_val2014_000000000009.jpg", "text": "Yes"}, True),
+        ({"image": "COCO_val2014_000000000009.jpg", "question": "Is there a dog in the image?", "answer": "Yes"}, True),
+        ({"id": "random/1", "image": "val2014/COCO_val2014_000000000001.jpg", "response": "Yes"}, False),
+        ({"id": "random/1", "image": "0009.jpg", "response": "Yes"}, False),
+        ({"id": "random/1", "image": None, "response": "Yes"}, False),
+    ],
+)
+def test_a_row_that_names_its_image_is_held_to_it(tmp_path: Path, row: dict[str, Any], other: bool) -> None:
+    """Questions of other images are the same; a name that is none of COCO's may have been given to a copy."""
+    benchmark = Pope([], [PopeQuestion("random/1", "random", "COCO_val2014_000000000001.jpg", "Is there a dog in the image?", True)])
+    if not other:
+        assert read(tmp_path / "a.jsonl", [row], benchmark) == {"random/1": "Yes"}
+        return
+    with pytest.raises(ValueError, match=r"row 1 is about image .*0009.jpg, but question random/1 is about .*0001.jpg; these are"):
+        read(tmp_path / "a.jsonl", [row], benchmark)
