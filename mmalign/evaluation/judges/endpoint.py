@@ -225,15 +225,15 @@ def choose_key_variable(choice: str, url: str) -> str | None:
     """Return the environment variable that holds the key, or None where none is sent.
 
     Args:
-        choice: A variable's name, "none", or "auto": OPENAI_API_KEY, or none where that is not set and the server is on this machine or in
-            its network.
+        choice: A variable's name, "none", or "auto": OPENAI_API_KEY, or none where that is not set or empty and the server is on this
+            machine or in its network.
         url: The endpoint's base.
     """
     if choice == "none":
         return None
     if choice != "auto":
         return choice
-    return None if KEY_VARIABLE not in os.environ and _is_near(url) else KEY_VARIABLE
+    return None if not os.environ.get(KEY_VARIABLE) and _is_near(url) else KEY_VARIABLE
 
 
 def _is_near(url: str) -> bool:

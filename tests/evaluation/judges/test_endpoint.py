@@ -278,6 +278,8 @@ def test_a_length_spent_without_a_word_is_not_asked_again(server: ChatServer, tm
 def test_which_key_is_sent(monkeypatch: pytest.MonkeyPatch, url: str, local: bool) -> None:
     assert choose_key_variable("auto", url) == "OPENAI_API_KEY"
     assert (choose_key_variable("none", url), choose_key_variable("MINE", url)) == (None, "MINE")
+    monkeypatch.setenv("OPENAI_API_KEY", "")
+    assert choose_key_variable("auto", url) == (None if local else "OPENAI_API_KEY")
     monkeypatch.delenv("OPENAI_API_KEY")
     assert choose_key_variable("auto", url) == (None if local else "OPENAI_API_KEY")
 
