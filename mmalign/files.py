@@ -49,6 +49,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
+def list_files(folder: Path, *patterns: str) -> list[Path]:
+    """List the files of a folder that match any of the patterns, but for hidden ones, such as macOS' ``._NAME`` beside NAME."""
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(".")})
+
+
 def find_run_file(source: str) -> Path | None:
     """Find the record of the run that a model is of: in its folder, or above it (OUT/checkpoints/checkpoint-N, OUT/slow)."""
     folder = Path(source).resolve()

@@ -18,7 +18,7 @@ from mmalign.classifier.class_names import compose, few
 from mmalign.classifier.image_folders import UNLABELED, find_class_folders, find_loose_images, find_split
 from mmalign.data.datasets import read_files
 from mmalign.errors import UserError
-from mmalign.files import read_json, write_whole
+from mmalign.files import list_files, read_json, write_whole
 from mmalign.held import find_held
 from mmalign.options.classifier import SetName, Split
 
@@ -173,7 +173,7 @@ def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
         return read_files([source], source), str(source)
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
         return _choose(_load_saved(source), split, what=str(source)), str(source)
-    tables = sorted(source.glob("*.parquet"))
+    tables = list_files(source, "*.parquet")
     mine = [path for path in tables if find_split(path.stem.split("-")[0]) == split]
     # The hub's own conversion has a folder for each split: train/0000.parquet, train/0001.parquet.
     if mine := mine or (tables if all(path.stem.isdecimal() for path in tables) else []):

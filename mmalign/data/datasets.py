@@ -48,7 +48,7 @@ def find_data_files(source: Path) -> list[Path]:
     written = {path.name for path in source.glob("*.json")}
     if "dataset_dict.json" in written or {"state.json", "dataset_info.json"} <= written:
         raise UserError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
-    beside = [source] if source.is_file() else sorted(path for path in source.glob("*") if path.name != "dataset_infos.json")
+    beside = [source] if source.is_file() else sorted(path for path in source.glob("[!.]*") if path.name != "dataset_infos.json")
     packed = next((path for path in beside if path.suffix in _PACKED and Path(path.stem).suffix in _READERS), None)
     if packed:
         raise UserError(f"{packed} is packed; unpack it")

@@ -16,6 +16,7 @@ from mmalign.evaluation.parquet import has_pictures, write_pictures
 from mmalign.evaluation.rows import read_records
 from mmalign.evaluation.wording import fill_prompt
 from mmalign.evaluation.yes_no import BASELINES
+from mmalign.files import list_files
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
 
@@ -243,7 +244,7 @@ def find_question_files(
     """
     if source.is_file():
         return [source]
-    found = sorted({path for pattern in patterns for path in source.glob(pattern) if path.is_file()})
+    found = list_files(source, *patterns)
     others = _without(found, answers)
     questions = [path for path in others if len(others) > 1 and _begins_with(path, is_question)]
     return questions or others
@@ -268,7 +269,7 @@ def find_file(source: Path, *patterns: str, what: str, answers: Path | None = No
     if not source.exists():
         raise UserError(f"no file or folder {source}; it is to hold {what}: {' or '.join(patterns)}")
     folder = source if source.is_dir() else source.parent
-    found = _without(sorted({path for pattern in patterns for path in folder.glob(pattern)}), answers)
+    found = _without(list_files(folder, *patterns), answers)
     if len(found) != 1:
         have = f"found {', '.join(path.name for path in found)}" if found else "found none"
         raise UserError(f"{folder} lacks {what}: expected one file {' or '.join(patterns)}, {have}")

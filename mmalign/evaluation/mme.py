@@ -17,6 +17,7 @@ from mmalign.evaluation.question_texts import core_of, normalise
 from mmalign.evaluation.rows import Row, read_rows, read_text
 from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
+from mmalign.files import list_files
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -180,7 +181,7 @@ def _is_question(row: Mapping[str, Any]) -> bool:
 def _read_release(source: Path) -> tuple[list[Row], list[Path]]:
     """Read the release's folders as rows, whose question_id is "category/image", as the hub's are."""
     places = [source / category / place for category in CATEGORIES for place in ("", "questions_answers_YN")]
-    files = [file for place in places for file in sorted(place.glob("*.txt"))]
+    files = [file for place in places for file in list_files(place, "*.txt")]
     rows: list[Row] = []
     for file in files:
         category = file.relative_to(source).parts[0]
@@ -223,7 +224,7 @@ def read_answer_rows(path: Path, *, records: Sequence[MmeQuestion]) -> list[Any]
     The question is known by its text where the row has it, and by its place (first or second) where not.
     """
     if path.is_dir() or path.suffix == ".txt":
-        rows = [row for file in ([path] if path.is_file() else sorted(path.glob("*.txt"))) for row in _read_result_file(file)]
+        rows = [row for file in ([path] if path.is_file() else list_files(path, "*.txt")) for row in _read_result_file(file)]
     else:
         rows = read_answer_file(path)
     known = {item.id for item in records}

@@ -14,6 +14,7 @@ from mmalign.evaluation.metrics import Formula, Metric, combine, harmonic_mean, 
 from mmalign.evaluation.rows import read_rows
 from mmalign.evaluation.saved_rows import MODEL_FIELDS
 from mmalign.evaluation.yes_no import UNKNOWN, binary_item, parse_strict
+from mmalign.files import list_files
 from mmalign.options.evaluate import EvaluateOptions, Mode
 
 SPLITS = ("random", "popular", "adversarial")
@@ -185,7 +186,7 @@ def read_answer_rows(path: Path) -> list[Any]:
     if not path.is_dir():
         return read_answer_file(path)
     rows = []
-    for file in sorted(path.glob("*.json*")):
+    for file in list_files(path, "*.json*"):
         read = read_answer_file(file)
         if read and isinstance(read[0], Mapping) and _is_question(read[0]):
             continue

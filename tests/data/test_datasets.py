@@ -10,7 +10,7 @@ import pytest
 from datasets import Dataset, DatasetDict, Features, Image, List, Sequence, Value
 
 from mmalign.data.checking import keep_good_rows
-from mmalign.data.datasets import load_rows
+from mmalign.data.datasets import find_data_files, load_rows
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import read_chat, read_pair
 from mmalign.errors import UserError
@@ -110,6 +110,13 @@ def test_files_of_one_split_are_one_set(tmp_path: Path) -> None:
         (tmp_path / name).write_text('{"prompt": "a"}\n')
     (tmp_path / "dataset_infos.json").write_text('{"default": {}}')
     assert load_rows(tmp_path)["prompt"] == ["a"] * 5
+
+
+def test_what_a_system_leaves_beside_the_files_is_no_data(tmp_path: Path) -> None:
+    save_pairs(tmp_path / "pairs.parquet", 2)
+    for name in ("._pairs.parquet", ".pairs.jsonl.swp", "._1.jsonl"):
+        (tmp_path / name).write_bytes(b"\x00\x05\x16\x07")
+    assert [path.name for path in find_data_files(tmp_path)] == ["pairs.parquet"]
 
 
 def test_a_folder_of_save_to_disk_is_refused_by_name(tmp_path: Path) -> None:

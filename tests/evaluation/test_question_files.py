@@ -206,3 +206,23 @@ def test_a_model_is_asked_about_images_that_the_data_hold(tmp_path: Path, tiny_l
     assert main([str(word) for word in words]) == 0
     result = json.loads((tmp_path / "out" / f"{name}.json").read_text())
     assert result["num_answers"] == (6 if name == "pope" else 4)
+
+
+def test_what_a_system_leaves_beside_the_files_is_none_of_them(tmp_path: Path) -> None:
+    """As macOS does on disks and in archives of others."""
+    question = {"question_id": 1, "image": "a.jpg", "text": "Is there a dog?", "label": "yes"}
+    (tmp_path / "pope").mkdir()
+    (tmp_path / "pope" / "coco_pope_random.json").write_text(json.dumps(question))
+    write_release(tmp_path / "mme", images=False)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "existence.txt").write_text("000000006040.jpg\tIs there a dog in this image?\tYes\tYes\n")
+    (tmp_path / "chair").mkdir()
+    (tmp_path / "chair" / "synonyms.txt").write_text("dog\nowl\n")
+    (tmp_path / "chair" / "objects.json").write_text('{"7": ["dog"]}')
+    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    assert load_pope(tmp_path / "pope").required() == ["random/1"]
+    mme = load_mme(tmp_path / "mme")
+    assert len(mme.required()) == 4
+    assert mme.read_answers(tmp_path / "results")[0].response == "Yes"
+    assert load_chair(tmp_path / "chair").truths == {"7": frozenset({"dog"})}
