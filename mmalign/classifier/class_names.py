@@ -63,7 +63,8 @@ def match_words(
     Args:
         theirs: Names in the order of the other's numbers, such as WordNet ids.
         ours: Names in the order of the data's.
-        descriptions: What the other calls its names in words: "tench, Tinca tinca" for n01440764. Each part between commas counts.
+        descriptions: What the other calls its names in words: "tench, Tinca tinca" for n01440764. Each part between commas counts, and so
+            do those of a name itself.
         words: What ours are called in words, if anybody said.
         what: Whose names ``theirs`` are.
 
@@ -75,7 +76,7 @@ def match_words(
     meant: dict[str, set[int]] = {}
     for index, name in enumerate(theirs):
         text = descriptions.get(name, "")
-        for part in {name, text, *text.split(",")}:
+        for part in {name, *name.split(","), text, *text.split(",")}:
             meant.setdefault(_plain(part), set()).add(index)
     for names in (ours, words):
         found = [meant.get(_plain(name), set()) for name in names]
@@ -85,7 +86,7 @@ def match_words(
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
+    return " ".join(re.sub(r"[_-]", " ", name).casefold().split())
 
 
 def few(names: Sequence[str]) -> str:

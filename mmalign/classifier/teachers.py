@@ -209,7 +209,9 @@ class TipAdapterTeacher:
 def _read_label_names(model: Any, classes: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     """Read the names of a timm checkpoint's classes in the order of its logits, and their descriptions; empty where nobody says."""
     held = model.pretrained_cfg.get("label_names") or []
-    names = [held[key] for key in sorted(held, key=int)] if isinstance(held, dict) else list(held)
+    if isinstance(held, dict) and all(isinstance(number, int) for number in held.values()):
+        held = {number: name for name, number in held.items()}
+    names = [str(name) for name in ([held[key] for key in sorted(held, key=int)] if isinstance(held, dict) else held)]
     descriptions = model.pretrained_cfg.get("label_descriptions") or {}
     if names and not isinstance(descriptions, dict):
         descriptions = dict(zip(names, descriptions, strict=True))

@@ -49,6 +49,10 @@ def test_names_are_matched_by_what_they_mean() -> None:
         assert match_words(theirs, ours, descriptions=meanings, what="the teacher").tolist() == [1, 2, 0]
     # Folders that are numbers, and a table of their names.
     assert match_words(theirs, ("0", "1", "2"), descriptions=meanings, words=WORDS, what="the teacher").tolist() == [1, 2, 0]
+    # Names that are words themselves.
+    for theirs in (["great white shark, white shark", "tench, Tinca tinca", "goldfish"], ["Great-White-Shark", "tench", "Goldfish"]):
+        for ours in (WORDS, ("tench", "goldfish", "great_white_shark")):
+            assert match_words(theirs, ours, descriptions={}, what="the teacher").tolist() == [1, 2, 0]
     crane = {"n02012849": "crane", "n03126707": "crane"}
     with pytest.raises(ValueError, match="expected the same names"):
         match_words(list(crane), ("crane", "other"), descriptions=crane, what="the teacher")

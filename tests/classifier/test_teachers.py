@@ -84,6 +84,9 @@ def test_timm_teachers_are_matched_by_their_own_names(tmp_path: Path) -> None:
     assert says(source, CLASSES) == ([2, 0, 1], "")
     with pytest.raises(ValueError, match=r"alone has frog \(1\), the data alone have zebra \(1\)"):
         says(source, ("cat", "dog", "zebra"))
+    # A mapping to the logit's number, and names that are numbers.
+    assert says(save_timm(tmp_path / "c", 3, label_names={"cat": 2, "dog": 0, "frog": 1}), CLASSES) == ([2, 0, 1], "")
+    assert says(save_timm(tmp_path / "d", 3, label_names=[2, 0, 1]), ("0", "1", "2")) == ([1, 2, 0], "")
     with pytest.raises(ValueError, match=r"knows 3 classes and the data have cat, dog \(2\)"):
         says(source, ("cat", "dog"))
 
