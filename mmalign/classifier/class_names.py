@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from mmalign.files import not_utf8, read_json
 
 # WordNet's ids, as ImageNet's folders are called.
 _WORDNET = re.compile(r"n\d{8}")
-# "0 tench", "0: tench", and Python's "{0: 'tench'," with its marks around.
-_NUMBERED = re.compile(r"[{\s]*(\d+)\s*[:,;\t ]\s*(.+?)[,}\s]*")
+# "0 tench", "0: tench", "0. tench", and Python's "{0: 'tench'," with its marks around.
+_NUMBERED = re.compile(r"[{\s]*(\d+)\s*[:,;.)\t ]\s*(.+?)[,}\s]*")
+# What stands between a class and its name.
+_BETWEEN = re.compile(r"\s*[\s:=;]\s*")
 
 
 def match_classes(theirs: Sequence[str], ours: Sequence[str], *, what: str) -> NDArray[np.int64]:
@@ -118,7 +120,7 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
             lines = path.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise not_utf8(path, error) from error
-        table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes)
+        table = _from_csv(lines, path) if path.suffix == ".csv" else _from_lines(lines, classes, path)
     if not isinstance(table, list) and not set(classes) & set(table):
         table = _in_order(table) or table
     if isinstance(table, list):
@@ -130,6 +132,10 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
                 f"{path} is a list of names, and the data's classes are folders called by numbers, in the order {few(classes)}; "
                 "write the class before each name"
             )
+        if odd := next(
+            (name for name in table if (_WORDNET.search(name) and not _WORDNET.fullmatch(name)) or name.startswith(("{", "["))), None
+        ):
+            raise UserError(f"{path} has the name {odd!r}; write the class before each name, or the name alone")
         ours, theirs = [_plain(name) for name in classes], [_plain(name) for name in table]
         if set(ours) == set(theirs) and ours != theirs:
             raise UserError(
@@ -137,7 +143,7 @@ def read_class_names(path: Path, classes: Sequence[str]) -> tuple[str, ...]:
                 "a list is in the data's order: write the class before each name"
             )
         return tuple(table)
-    missing = [name for name in classes if name not in table]
+    missing = [name for name in classes if not table.get(name, "").strip()]
     if missing:
         raise UserError(f"{path} has no name for {few(missing)}; it names {few(list(table))}")
     return tuple(table[name] for name in classes)
@@ -182,20 +188,37 @@ def _from_csv(lines: Sequence[str], path: Path) -> dict[str, str]:
     if odd is not None or not rows:
         raise UserError(f"{path} has the row {odd}; expected two columns: class and name")
     # A heading is one name more, which no class asks for.
-    return {name.strip(): words.strip() for name, words in rows}
+    return _to_table([(name.strip(), words.strip()) for name, words in rows], path)
 
 
-def _from_lines(lines: Sequence[str], classes: Sequence[str]) -> dict[str, str] | list[str]:
+def _to_table(pairs: Sequence[tuple[str, str]], path: Path) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for name, words in pairs:
+        if table.setdefault(name, words) != words:
+            raise UserError(f"{path} calls {name} both {table[name]!r} and {words!r}; expected one name")
+    return table
+
+
+def _from_lines(lines: Sequence[str], classes: Sequence[str], path: Path) -> dict[str, str] | list[str]:
     rows = [line.strip() for line in lines if line.strip()]
-    pairs = [row.split(maxsplit=1) for row in rows]
+    if all(row.startswith(("- ", "* ")) for row in rows):
+        rows = [row[2:].strip() for row in rows]
     known = set(classes)
-    if any(len(pair) == 2 and pair[0] in known for pair in pairs) and not known.issuperset(rows):
-        return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+    pairs = [pair for row in rows if (pair := _split_row(row, known)) is not None]
+    if pairs and not known.issuperset(rows):
+        return _to_table(pairs, path)
     numbered = [_NUMBERED.fullmatch(row) for row in rows]
     if all(numbered) and not known.issuperset(rows):
         table = {found[1]: found[2].strip("'\"") for found in numbered if found is not None}
         return _in_order(table) or rows
     return rows
+
+
+def _split_row(row: str, known: Collection[str]) -> tuple[str, str] | None:
+    """Part a line into class and name: at the longest class that it begins with, which may hold spaces; None where it begins with none."""
+    ends = (found for found in reversed(list(_BETWEEN.finditer(row))) if row[: found.start()] in known)
+    end = next(ends, None)
+    return None if end is None else (row[: end.start()], row[end.end() :])
 
 
 def _in_order(table: Mapping[str, str]) -> list[str] | None:

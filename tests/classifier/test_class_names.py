@@ -66,6 +66,10 @@ FILES = {
     "classnames.txt": "".join(f"{key} {name}\n" for key, name in zip(WORDNET[::-1], WORDS[::-1], strict=True)),
     "longer.txt": "n00000001 something else\n" + "".join(f"{key}\t{name}\n" for key, name in zip(WORDNET, WORDS, strict=True)),
     "lines.txt": "\ufeff" + "\n".join(WORDS) + "\n\n",
+    "colons.txt": "".join(f"{key}: {name}\n" for key, name in zip(WORDNET[::-1], WORDS[::-1], strict=True)),
+    "equals.txt": "".join(f"{key} = {name}\n" for key, name in zip(WORDNET[::-1], WORDS[::-1], strict=True)),
+    "bullets.md": "".join(f"- {name}\n" for name in WORDS),
+    "dots.txt": "".join(f"{i}. {name}\n" for i, name in enumerate(WORDS)),
     # Numbered in the classes' order, from 0 or 1, in any order of the lines.
     "numbered.txt": "1 goldfish\n0 tench\n2 great white shark\n",
     "from_one.txt": "1\ttench\n2\tgoldfish\n3\tgreat white shark\n",
@@ -93,6 +97,11 @@ def test_tables_of_names_in_every_form(tmp_path: Path, name: str) -> None:
         ("a.txt", "tench\n", "has 1 names and the data 3 classes"),
         ("a.txt", "0 tench\n1 goldfish\n", "has 2 names and the data 3 classes"),
         ("a.json", json.dumps({"0": "tench", "2": "goldfish"}), "has no name for n01440764"),
+        ("a.txt", "".join(f"{name} {key}\n" for key, name in zip(WORDNET, WORDS, strict=True)), "has the name 'tench n01440764'; write"),
+        ("a.jsonl", "\n".join(json.dumps({"name": name}) for name in WORDS), 'has the name \'{"name": "tench"}\'; write the class before'),
+        ("a.json", json.dumps({**dict.fromkeys(WORDNET, "x"), WORDNET[1]: ""}), r"has no name for n01443537 \(1\)"),
+        ("a.csv", f"{WORDNET[0]},tench\n{WORDNET[0]},goldfish\n", "calls n01440764 both 'tench' and 'goldfish'; expected one name"),
+        ("a.txt", f"{WORDNET[0]} tench\n{WORDNET[0]} goldfish\n", "calls n01440764 both 'tench' and 'goldfish'; expected one name"),
         ("a.txt", "\n".join(WORDNET[::-1]), "has the classes in the order n01484850, .*write the class before each name"),
     ],
 )
@@ -113,6 +122,12 @@ def test_a_list_of_names_is_refused_for_folders_called_by_numbers(tmp_path: Path
     (tmp_path / "mapping.txt").write_text("\n".join(f"{number} name {number}" for number in range(1, 13)))
     assert read_class_names(tmp_path / "mapping.txt", folders) == tuple(f"name {number}" for number in folders)
     assert read_class_names(tmp_path / "list.txt", [f"{number:02}" for number in range(1, 13)])[1] == "name 2"
+
+
+@pytest.mark.parametrize("between", ["\t", " ", ": ", " = "])
+def test_classes_that_hold_spaces_are_not_taken_for_names_in_order(tmp_path: Path, between: str) -> None:
+    (tmp_path / "a.txt").write_text(f"traffic light{between}Ampel\nstop{between}Halt\nstop sign{between}Stoppschild\n")
+    assert read_class_names(tmp_path / "a.txt", ("stop", "stop sign", "traffic light")) == ("Halt", "Stoppschild", "Ampel")
 
 
 def test_names_that_tell_a_text_tower_nothing() -> None:
