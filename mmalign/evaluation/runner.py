@@ -5,11 +5,11 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mmalign.data.encode import EncodedPrompt, encode_questions
+from mmalign.data.encode import EncodedPrompt, check_text, encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import Message
@@ -54,7 +54,7 @@ def generate_answers(
         questions: Questions with unique ids.
         image_root: Folder of the images.
         out: JSONL file of the answers.
-        rejects: Where questions about broken images go.
+        rejects: Where questions about broken images go, and those that the processor refuses.
         max_new_tokens: Longest answer, instead of what each question says.
         batch_size: Rows at once: questions, or the beams of fewer questions.
         beams: How to search; None is greedy.
@@ -80,14 +80,18 @@ def generate_answers(
     with partial.open("a", encoding="utf-8") as file, tqdm(total=len(questions), desc="answering", unit="question", leave=False) as bar:
         for batch in batches(questions, max(1, batch_size // (beams.beams if beams else 1))):
             good, images = _load_images(batch, image_root, rejects)
-            if good and choice is None:
+            if choice is not None and all(question.id in answered for question in good):
+                bar.update(len(batch))
+                continue
+            encoded = encode_batch(processor, good, images, rejects=rejects)
+            if encoded.prompts and choice is None:
                 # A run that is resumed asks about the same questions as one that was not stopped.
-                choice = choose_rows(model, processor, good, images)
+                choice = choose_rows(model, processor, encoded)
                 if not choice.shared:
                     bar.write(choice.reason)
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
-            if choice is not None and any(question.id not in answered for question in good):
-                rows = answer_batch(model, processor, good, images, beams=beams, shared=choice.shared)
+            if choice is not None and any(question.id not in answered for question in encoded.questions):
+                rows = answer_batch(model, processor, encoded, beams=beams, shared=choice.shared)
                 file.write("".join(json.dumps(row) + "\n" for row in rows))
                 file.flush()
                 answered |= {row["id"]: row for row in rows}
@@ -154,20 +158,53 @@ def _load_images(questions: Sequence[Question], root: Path, rejects: Rejects) ->
     return good, images
 
 
-def choose_rows(model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> RowChoice:
+class EncodedBatch(NamedTuple):
+    """Questions, and a prompt for each image with the questions about it, in the same order."""
+
+    questions: list[Question]
+    prompts: list[EncodedPrompt]
+
+
+def encode_batch(
+    processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, rejects: Rejects | None = None
+) -> EncodedBatch:
+    """Tokenise a batch, in which questions about one image stand together.
+
+    Args:
+        processor: The model's.
+        questions: The batch.
+        images: Decoded images by name.
+        rejects: Where questions go that the processor refuses; without, they are raised.
+    """
+    encoded = EncodedBatch([], [])
+    waiting = [list(group) for _, group in itertools.groupby(questions, key=_group)]
+    while waiting:
+        about = waiting.pop(0)
+        try:
+            encoded.prompts.append(_encode(processor, about, images))
+            encoded.questions.extend(about)
+        except UserError as error:
+            if rejects is None:
+                raise
+            if len(about) == 1:
+                rejects.add(about[0].id, str(error))
+            else:
+                # One of them may be at fault alone.
+                waiting[:0] = [[question] for question in about]
+    return encoded
+
+
+def choose_rows(model: Any, processor: Any, encoded: EncodedBatch) -> RowChoice:
     """Ask whether the questions about the first image may share its cache."""
-    first = [question for question in questions if _group(question) == _group(questions[0])]
-    return probe_prefix(model, _encode(processor, first, images)[0], pad_token_id=processor.tokenizer.pad_token_id)
+    return probe_prefix(model, encoded.prompts[0], pad_token_id=processor.tokenizer.pad_token_id)
 
 
-def answer_batch(
-    model: Any, processor: Any, questions: Sequence[Question], images: Mapping[str, Any], *, beams: Beams | None, shared: bool
-) -> list[dict[str, Any]]:
+def answer_batch(model: Any, processor: Any, encoded: EncodedBatch, *, beams: Beams | None, shared: bool) -> list[dict[str, Any]]:
     """Answer a batch; returns a row for each question."""
-    encoded, length = _encode(processor, questions, images), questions[0].max_new_tokens
-    pad = processor.tokenizer.pad_token_id
-    answers = generate(model, encoded, max_new_tokens=length, pad_token_id=pad, decoding=beams or Greedy(), shared=shared)
-    prompts = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded for rest in prompt.responses)
+    questions = encoded.questions
+    length, pad = questions[0].max_new_tokens, processor.tokenizer.pad_token_id
+    answers = generate(model, encoded.prompts, max_new_tokens=length, pad_token_id=pad, decoding=beams or Greedy(), shared=shared)
+    prompts = ([*prompt.prefix_ids[-16:], *rest] for prompt in encoded.prompts for rest in prompt.responses)
     return [
         {
             "id": question.id,
@@ -180,14 +217,12 @@ def answer_batch(
     ]
 
 
-def _encode(processor: Any, questions: Sequence[Question], images: Mapping[str, Any]) -> list[EncodedPrompt]:
-    """One prompt an image, with the questions about it; they stand together in a batch."""
-    encoded = []
-    for _, group in itertools.groupby(questions, key=_group):
-        about = list(group)
-        shown = [] if about[0].image is None else [images[about[0].image]]
-        encoded.append(encode_questions(processor, images=shown, prompts=[_prompt(question) for question in about]))
-    return encoded
+def _encode(processor: Any, about: Sequence[Question], images: Mapping[str, Any]) -> EncodedPrompt:
+    shown = [] if about[0].image is None else [images[about[0].image]]
+    prompts = [_prompt(question) for question in about]
+    for prompt in prompts:
+        check_text(processor, prompt)
+    return encode_questions(processor, images=shown, prompts=prompts)
 
 
 def _prompt(question: Question) -> list[Message]:

@@ -12,6 +12,7 @@ from mmalign.data.rejects import Rejects
 from mmalign.engine.beams import Beams
 from mmalign.evaluation.answers import Question, count_endings, read_answers
 from mmalign.evaluation.runner import _digest, generate_answers
+from tests.tiny_families import qwen2_vl
 from tests.tiny_models import build_tiny_llava, random_image, random_text
 
 
@@ -145,6 +146,22 @@ def test_broken_images_cost_their_questions(model_and_processor: Any, questions:
     assert "not an image that Pillow can read" in rejected[0]["reason"]
     with pytest.raises(ValueError, match="2 of 7 rows are broken"):
         ask(model_and_processor, questions, tmp_path, max_share=0.1)
+
+
+def test_what_the_processor_refuses_costs_its_questions(questions: list[Question], tmp_path: Path) -> None:
+    """A strip that Qwen's processor does not take, and words that it reads as an image's place; a stopped run comes to the same."""
+    built = qwen2_vl()
+    random_image(1, (4, 910)).save(tmp_path / "1.png")
+    odd = Question("odd", "2.png", f"what does {built[1].image_token} mean")
+    asked = [odd, *questions]
+    rows = ask(built, asked, tmp_path, batch_size=3, keep=True)
+    assert [row["id"] for row in rows] == ["q0", "q2", "q3", "q5", "q6"]
+    rejected = {row["id"]: row["reason"] for row in map(json.loads, (tmp_path / "rejects.jsonl").read_text().splitlines())}
+    assert rejected.keys() == {"q1", "q4", "odd"}
+    assert "Qwen2VLProcessor refuses the row: absolute aspect ratio" in rejected["q1"]
+    assert "reads as an image's place" in rejected["odd"]
+    assert ask(built, asked, tmp_path, batch_size=3) == rows
+    assert len((tmp_path / "rejects.jsonl").read_text().splitlines()) == 3
 
 
 def test_rows_say_whether_an_answer_ended(model_and_processor: Any, questions: list[Question], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from mmalign.data.images import load_image
 from mmalign.evaluation.answers import Question
 from mmalign.evaluation.judges.image_questions import ImageQuestions
 from mmalign.evaluation.judges.local import CheckpointJudge
-from mmalign.evaluation.runner import answer_batch, batches, choose_rows
+from mmalign.evaluation.runner import answer_batch, batches, choose_rows, encode_batch
 from mmalign.models.load import best_device, load_mllm
 from mmalign.options.precision import Dtype
 
@@ -48,6 +48,7 @@ class LookingJudge(CheckpointJudge):
         model, processor = self._loaded
         names = {question.image for question in batch if question.image is not None}
         images = {name: load_image(name, root=self._questions.image_root) for name in names}
+        encoded = encode_batch(processor, batch, images)
         if self._shared is None:
-            self._shared = choose_rows(model, processor, batch, images).shared
-        return answer_batch(model, processor, batch, images, beams=None, shared=self._shared)
+            self._shared = choose_rows(model, processor, encoded).shared
+        return answer_batch(model, processor, encoded, beams=None, shared=self._shared)
