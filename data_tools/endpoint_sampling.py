@@ -54,6 +54,9 @@ class EndpointSampler:
             )
         return responses
 
+    def check(self, prompt: str, image: Image.Image) -> None:
+        """See ``Sampler``: what it can't read the endpoint itself says."""
+
     def _keys(self, prompt: str, image: Image.Image, seed: int) -> list[str]:
         """Name the requests of a question in the cache, and hold what they ask."""
         known = {"text": prompt, "image": digest_images([image]), "max_tokens": self._max_new_tokens}

@@ -89,6 +89,10 @@ class Sampler(Protocol):
         """Sample to each prompt about its image, with a seed for each."""
         ...
 
+    def check(self, prompt: str, image: Image.Image) -> None:
+        """Raise ``UserError`` where the model can't be asked."""
+        ...
+
 
 def build_decoding(options: DrawOptions) -> Sampling | Beams:
     """Return how responses are drawn or searched for.
@@ -133,6 +137,10 @@ class ResponseSampler:
         )
         return [[self._processor.decode(one.ids, skip_special_tokens=True).strip() for one in question] for (question,) in answers]
 
+    def check(self, prompt: str, image: Image.Image) -> None:
+        """See ``Sampler``: the processor refuses some images."""
+        self._encode(prompt, image)
+
     def _encode(self, prompt: str, image: Image.Image) -> EncodedPrompt:
         turn = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": prompt}])
         return encode_questions(self._processor, images=[image], prompts=[[turn]])
@@ -159,7 +167,9 @@ def sample_chunk(
     lines: dict[int, dict[str, Any]] = {}
     for i, item in enumerate(items):
         try:
-            images[i] = load_image(item.question.image, root=image_root)
+            image = load_image(item.question.image, root=image_root)
+            sampler.check(item.question.prompt, image)
+            images[i] = image
         except UserError as error:
             lines[i] = {"reason": str(error)}
     if images:

@@ -35,7 +35,9 @@ def search_chunk(
     lines: dict[int, list[dict[str, Any]]] = {}
     for i, item in enumerate(items):
         try:
-            images[i] = load_image(item.question.image, root=image_root)
+            image = load_image(item.question.image, root=image_root)
+            sampler.check(item.question.prompt, image)
+            images[i] = image
         except UserError as error:
             lines[i] = [{"reason": str(error)}]
     if images:

@@ -72,17 +72,29 @@ def run(options: WeakenOptions) -> None:
     weakener = Weakener(*load_on_accelerator(options.model, dtype=options.dtype), **decoding)
 
     def rejected(rows: Sequence[Any], start: int) -> Answers:
-        shown = [row for row in rows if row.images]
-        seeds = [chunk_seed(options.seed, start + place) for place, row in enumerate(rows) if row.images]
+        faults = [_find_fault(weakener, row) for row in rows]
+        shown = [row for row, fault in zip(rows, faults, strict=True) if fault is None]
+        seeds = [chunk_seed(options.seed, start + place) for place, fault in enumerate(faults) if fault is None]
         prompts = [row.messages[:-1] for row in shown]
         texts = iter(weakener(prompts, [row.images for row in shown], seeds=seeds) if shown else [])
-        return [_response(next(texts)) if row.images else ValueError("the row has no image to weaken") for row in rows]
+        return [_response(next(texts)) if fault is None else fault for fault in faults]
 
     weights = fingerprint_checkpoint(options.model, dtype=options.dtype)
     settings = {"builder": "image-weakening", "model": options.model, "model_weights": weights, **decoding}
     # Each row has a seed of its own: work of the form that had one per chunk is not continued.
     settings |= {"seed": options.seed, "seeds": "row"}
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
+
+
+def _find_fault(weakener: Any, row: Any) -> ValueError | None:
+    """Why a row can't be answered."""
+    if not row.images:
+        return ValueError("the row has no image to weaken")
+    try:
+        weakener.check(row.messages[:-1], row.images)
+    except UserError as error:
+        return error
+    return None
 
 
 def _response(text: str) -> str | ValueError:

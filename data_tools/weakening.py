@@ -113,6 +113,10 @@ class Weakener:
         said = [one.ids for ((one,),) in answers[: len(prompts)]]
         return [self._processor.decode(ids, skip_special_tokens=True).strip() for ids in said]
 
+    def check(self, turns: Sequence[Any], images: Sequence[Any]) -> None:
+        """Raise ``UserError`` where the processor refuses a conversation."""
+        encode_questions(self._processor, images=images, prompts=[turns])
+
     def _noised(self, prompt: EncodedPrompt, seed: int) -> EncodedPrompt:
         pixels = prompt.images["pixel_values"].to(self._model.dtype)
         noised = add_noise(pixels, step=self._step, generator=torch.Generator().manual_seed(seed))

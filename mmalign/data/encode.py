@@ -238,8 +238,10 @@ def encode_questions(processor: Any, *, images: Sequence[Image.Image], prompts: 
         The processor sees the images once, unless it rewrites the text behind them.
 
     Raises:
-        ValueError: If an image stands behind the first word that differs.
+        ValueError: If an image stands behind the first word that differs, or the processor refuses a prompt.
     """
+    for prompt in prompts:
+        check_text(processor, prompt)
     texts = [render(processor, prompt, add_generation_prompt=True) for prompt in prompts]
     first = _tokenize(processor, texts[0], images)
     rewrites = isinstance(processor, PaliGemmaProcessor)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from mmalign.data.encode import EncodedPrompt, check_text, encode_questions
+from mmalign.data.encode import EncodedPrompt, encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rejects import Rejects
 from mmalign.data.rows import Message
@@ -219,10 +219,7 @@ def answer_batch(model: Any, processor: Any, encoded: EncodedBatch, *, beams: Be
 
 def _encode(processor: Any, about: Sequence[Question], images: Mapping[str, Any]) -> EncodedPrompt:
     shown = [] if about[0].image is None else [images[about[0].image]]
-    prompts = [_prompt(question) for question in about]
-    for prompt in prompts:
-        check_text(processor, prompt)
-    return encode_questions(processor, images=shown, prompts=prompts)
+    return encode_questions(processor, images=shown, prompts=[_prompt(question) for question in about])
 
 
 def _prompt(question: Question) -> list[Message]:

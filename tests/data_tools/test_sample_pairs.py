@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,7 @@ from data_tools.response_scores import (
 )
 from data_tools.sample_options import SampleOptions
 from data_tools.sample_pairs import build, main
-from data_tools.sampling import ResponseSampler
+from data_tools.sampling import ResponseSampler, sample_chunk
 from data_tools.scoring import Chosen, Sampled, best_and_worst
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
@@ -269,6 +270,21 @@ def test_responses_depend_on_their_question_alone(family: str) -> None:
         assert sampler(2)([prompts[i]], [images[i]], seeds=[5 + i]) == [together[i][:2]]
         assert sampler(3)([prompts[i]], [images[i]], seeds=[50 + i]) != [together[i]]
     assert len({text for texts in together for text in texts}) > 5
+
+
+def test_what_the_processor_refuses_costs_its_question(tmp_path: Path) -> None:
+    """A strip that Qwen's does not take, and words that it reads as an image's place."""
+    model, processor = FAMILIES["qwen2-vl"]()
+    random_image(0).save(tmp_path / "a.png")
+    random_image(1, (4, 910)).save(tmp_path / "thin.png")
+    asked = [("a.png", "what"), ("thin.png", "what"), ("a.png", f"what is {processor.image_token}")]
+    items = [Sampled(Question(str(i), name, prompt), None, None, []) for i, (name, prompt) in enumerate(asked)]
+    sampler = ResponseSampler(model, processor, sampling=Sampling(answers=2), max_new_tokens=3)
+    scorer: Any = SimpleNamespace(lines=lambda good, folder: [{} for _ in good])
+    lines = sample_chunk(sampler, items, scorer, image_root=tmp_path, folder=tmp_path, seeds=[1, 2, 3])
+    assert len(lines[0]["responses"]) == 2
+    assert "Qwen2VLProcessor refuses the row: absolute aspect ratio" in lines[1]["reason"]
+    assert "reads as an image's place" in lines[2]["reason"]
 
 
 def test_beams_give_the_likeliest_responses(tmp_path: Path, tiny_llava_dir: Path) -> None:

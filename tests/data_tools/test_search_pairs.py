@@ -12,9 +12,10 @@ import torch
 from data_tools.scoring import Sampled
 from data_tools.search_pairs import SearchOptions as Options
 from data_tools.search_pairs import main, run
+from data_tools.searching import search_chunk
 from data_tools.step_sampling import StepSampler
 from data_tools.step_values import AskedValues, RewardValues, TruthValues, answer_tokens, asking
-from data_tools.tree import Node, Step
+from data_tools.tree import Node, Step, TreeSearch
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.reward_prompts import RewardPrompts
@@ -208,6 +209,17 @@ def test_the_policy_judges_itself_and_a_broken_image_is_a_reject(tmp_path: Path,
     assert {row["source"] for row in rows} == {"tree/self"}
     assert all(0 < row["score_rejected"] < row["score_chosen"] < 1 for row in rows if row["id"].endswith("step-0"))
     assert not {"1.png/0/step-0"} & {row["id"] for row in rows}
+
+
+def test_a_picture_that_the_processor_refuses_is_a_reject(tmp_path: Path) -> None:
+    model, processor = FAMILIES["qwen2-vl"]()
+    random_image(0).save(tmp_path / "0.png")
+    random_image(1, (4, 910)).save(tmp_path / "1.png")
+    items = [Sampled(Question(str(i), f"{i}.png", "what"), None, None, [], answers=("a dog",)) for i in range(2)]
+    search = TreeSearch(iterations=1, exploration=1.0)
+    found = search_chunk(items, sampler(model, processor, longest=6), TruthValues(None), search, image_root=tmp_path, seeds=[1, 2])
+    assert all("answer" in line for line in found[0])
+    assert "absolute aspect ratio" in found[1][0]["reason"]
 
 
 @pytest.mark.parametrize(

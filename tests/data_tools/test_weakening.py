@@ -220,3 +220,15 @@ def test_a_row_without_image_is_rejected(tmp_path: Path, tiny_llava_dir: Path) -
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     rejects = [json.loads(line) for line in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
     assert {"id": "pair-1", "reason": "the row has no image to weaken"} in rejects
+
+
+def test_a_picture_that_the_processor_refuses_is_a_reject(tmp_path: Path) -> None:
+    for part in FAMILIES["qwen2-vl"]():
+        part.save_pretrained(tmp_path / "model")
+    rows = chat_rows(3)
+    rows[1]["images"] = [random_image(1, (4, 910))]
+    data = save_rows(tmp_path / "sft.parquet", rows)
+    words = [str(data), "--model", str(tmp_path / "model"), "--max-new-tokens", "4", "--max-reject-share", "0.7"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    reasons = {row["id"]: row["reason"] for row in map(json.loads, (tmp_path / "out" / "rejects.jsonl").read_text().splitlines())}
+    assert "Qwen2VLProcessor refuses the row: absolute aspect ratio" in reasons["pair-1"]
