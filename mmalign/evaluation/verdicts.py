@@ -78,14 +78,15 @@ def find_verdict(reply: str) -> bool | None:
             value = str(table[name]).strip().lower()
             return _FLAGS[value] if value in _FLAGS else find_verdict(value)
     text = _plain(reply)
-    if flags := _FLAG.findall(text):
-        return _FLAGS[flags[-1]]
     found = list(_VERDICT.finditer(text))
     labelled = [match for match in found if any(label.end() == match.start() for label in _LABEL.finditer(text))]
+    said = [match for match in labelled or found if _is_said(text, match)]
+    flag = next(reversed(list(_FLAG.finditer(text))), None)
+    if flag is not None and not labelled and not any(match.start() > flag.end() for match in said):
+        return _FLAGS[flag[1]]
     first = _FIRST.match(text)
     if first is not None and not labelled and _is_said(text, found[0]) and not _TAKEN_BACK.search(text):
         return None if found[0].lastgroup == "unclear" else found[0].lastgroup == "right"
-    said = [match for match in labelled or found if _is_said(text, match)]
     # "It is the correct answer" decides where nothing else does.
     strong = [match for match in said if not _THE.search(text[: match.start()])]
     last = next(reversed(strong or said), None)

@@ -86,6 +86,8 @@ WRONG = [
     "It is partially correct at best: incorrect.",
     "Correct? No.",
     "Correct: No",
+    "Is the reference correct? Yes\nVerdict: incorrect",
+    "Is the reference correct? Yes\nThe prediction is incorrect.",
     "Is it correct? It says yes.\nCorrect = false",
     "None of the statements are correct.",
     "The statement is no longer correct.",
