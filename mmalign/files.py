@@ -176,14 +176,15 @@ def claimed(path: Path, record: Mapping[str, Any], *, what: str, shared: bool = 
 
 
 @contextmanager
-def freed_if_refused(record: Path, *, kept: Callable[[], bool]) -> Iterator[None]:
-    """Remove the record of what a folder belongs to where the block that wrote it is refused, unless the folder must be kept."""
+def freed_if_refused(record: Path, *more: Path, kept: Callable[[], bool]) -> Iterator[None]:
+    """Remove the record of what a folder belongs to, and ``more``, where the block that wrote them is refused, unless it must be kept."""
     held = record.is_file()
     try:
         yield
     except UserError:
         if not held and not kept():
-            record.unlink(missing_ok=True)
+            for path in (record, *more):
+                path.unlink(missing_ok=True)
         raise
 
 

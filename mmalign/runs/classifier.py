@@ -17,7 +17,7 @@ from mmalign.classifier.metrics import compute_logits, format_scores, score_clas
 from mmalign.classifier.splits import LabelSplit
 from mmalign.classifier.streams import StreamRows
 from mmalign.classifier.student import build_student, published_mixing
-from mmalign.classifier.training_images import RunImages, check_choice, check_images, check_names, decode_images, load_sources
+from mmalign.classifier.training_images import SPLIT_FILE, RunImages, check_choice, check_images, check_names, decode_images, load_sources
 from mmalign.errors import UserError
 from mmalign.files import hash_file, write_whole
 from mmalign.models.parameters import count_parameters
@@ -27,7 +27,7 @@ from mmalign.options.classifier import (
 )
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher, source_path
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process, write_record
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
@@ -58,6 +58,12 @@ def run_train(options: TrainClassifierOptions) -> TrainedClassifier | None:
     """
     check_options(options)
     set_seed(options.seed)
+    with left_if_refused(options.out, SPLIT_FILE):
+        return train_classifier(options)
+
+
+def train_classifier(options: TrainClassifierOptions) -> TrainedClassifier | None:
+    """The same, of options that fit together."""
     # What is read at the end is checked before the folder is claimed and the first step is made.
     sources = load_sources(options)
     for note in check_names(options, sources, text_init=options.text_init) if is_first_process() else ():

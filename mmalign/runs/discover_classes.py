@@ -31,7 +31,7 @@ from mmalign.files import read_json, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.discover import DiscoverClassesOptions
 from mmalign.runs.classifier_teacher import hash_source
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused
 from mmalign.tables import text_table
 
 METHOD = "discover-classes"
@@ -46,9 +46,14 @@ def run(options: DiscoverClassesOptions) -> None:
     Raises:
         ValueError: If options don't fit together, the domains don't tell the classes, or ``out`` holds another run.
     """
-    if not is_first_process():
-        return
-    check_label_choice(options)
+    if is_first_process():
+        check_label_choice(options)
+        with left_if_refused(options.out, SPLIT_FILE):
+            find_and_save(options)
+
+
+def find_and_save(options: DiscoverClassesOptions) -> None:
+    """The same, in the one process."""
     model = load_dual_head(options.model)
     data = load_labeled_images(options.data, name=options.set, column=options.label_column)
     by_domain = load_labeled_images(options.data, name=options.set, column=options.domain_column)

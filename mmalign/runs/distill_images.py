@@ -20,7 +20,7 @@ from mmalign.files import whole, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.distill_images import DistillImagesOptions
 from mmalign.runs.classifier_teacher import hash_source
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process
+from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused
 
 METHOD = "distill-images"
 REPORT_FILE, LOG_FILE, CHECKPOINT_FILE = "distilled.json", "distill_log.json", "checkpoint.pt"
@@ -32,8 +32,13 @@ def run(options: DistillImagesOptions) -> None:
     Raises:
         ValueError: If the data or the target can't be used, or ``out`` holds another run.
     """
-    if not is_first_process():
-        return
+    if is_first_process():
+        with left_if_refused(options.out):
+            distill(options)
+
+
+def distill(options: DistillImagesOptions) -> None:
+    """The same, in the one process."""
     data = load_labeled_images(options.data, split="train", name=options.set, need_labels=False)
     for note in data.notes:
         print(f"warning: {note}")

@@ -14,7 +14,7 @@ from mmalign.classifier.dual_head import DualHead, load_dual_head
 from mmalign.classifier.kernel_head import KernelHead
 from mmalign.classifier.metrics import compute_features, compute_logits, format_scores, score_classifier
 from mmalign.classifier.student import build_classifier
-from mmalign.classifier.training_images import RunImages, check_choice, check_images, check_names, decode_images, load_sources
+from mmalign.classifier.training_images import SPLIT_FILE, RunImages, check_choice, check_images, check_names, decode_images, load_sources
 from mmalign.errors import UserError
 from mmalign.files import write_whole
 from mmalign.models.load import best_device
@@ -24,7 +24,7 @@ from mmalign.options.fit_head import FitHeadOptions
 from mmalign.runs.classifier import REPORT_FILE, describe_classifier_run
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, cache_teacher, hash_source, load_teacher
-from mmalign.runs.run_record import claim_folder, is_first_process, write_record
+from mmalign.runs.run_record import claim_folder, is_first_process, left_if_refused, write_record
 
 METHOD = "fit-head"
 
@@ -39,7 +39,12 @@ def run(options: FitHeadOptions) -> None:
         return
     check_choice(options)
     set_seed(options.seed)
-    start, options = find_start(options)
+    with left_if_refused(options.out, SPLIT_FILE):
+        fit_and_save(*find_start(options))
+
+
+def fit_and_save(start: DualHead | None, options: FitHeadOptions) -> None:
+    """The same on the backbone of ``start``, or on the one that the options name."""
     sources = load_sources(options)
     for note in check_names(options, sources):
         print(f"warning: {note}")

@@ -88,15 +88,21 @@ def claim_folder(out: Path, record: dict[str, Any]) -> None:
 
 
 def _is_kept(path: Path) -> bool:
-    return path.suffix != ".partial" and path.name != REJECTS_FILE and not (path.name == "checkpoints" and not any(path.iterdir()))
+    # What a cache holds is found by its content, whatever run it is of.
+    passing = path.suffix == ".partial" or path.name.endswith(REJECTS_FILE) or path.name == "cache"
+    return not passing and not (path.name == "checkpoints" and not any(path.iterdir()))
 
 
 @contextlib.contextmanager
-def left_if_refused(out: Path) -> Iterator[None]:
-    """Leave the folder to another run where this one is refused before it has saved anything: mended options are other options."""
+def left_if_refused(out: Path, *drawn: str) -> Iterator[None]:
+    """Leave the folder to another run where this one is refused before it has saved anything: mended options are other options.
+
+    What was ``drawn`` by the options goes too.
+    """
+    begun = {RUN_FILE, *drawn}
     with freed_if_refused(
-        out / RUN_FILE,
-        kept=lambda: not is_first_process() or any(_is_kept(path) for path in out.glob("*") if path.name != RUN_FILE),
+        *(out / name for name in (RUN_FILE, *drawn)),
+        kept=lambda: not is_first_process() or any(_is_kept(path) for path in out.glob("*") if path.name not in begun),
     ):
         yield
 

@@ -102,6 +102,15 @@ def test_same_command_again_is_the_same_run_and_another_is_refused(
     assert "holds another run: its shots is 2, not 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["train", "fit-head"])
+def test_a_command_that_was_mended_takes_the_folder_and_draws_its_own_labels(command: str, photos: Path, tmp_path: Path) -> None:
+    words = ["classifier", command, "--data", str(photos), "--out", str(tmp_path / "out"), "--image-size", "32", "--no-pretrained"]
+    words += [] if command == "fit-head" else ["--form", "ce-only", "--max-steps", "1", "--batch-size", "4"]
+    assert main([*words, "--shots", "2", "--backbone", "resnet10"]) == 2
+    assert main([*words, "--shots", "3", *STUDENT[1:]]) == 0
+    assert len(json.loads((tmp_path / "out" / "split.json").read_text())["labeled"]) == 9
+
+
 def test_mixing_is_never_tuned_on_test_images(trained: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["classifier", "tune", str(trained), "--cache", str(tmp_path), "--data"]
     assert main([*words, str(photos), "--split", "test"]) == 2

@@ -150,6 +150,7 @@ def test_what_is_refused(
 ) -> None:
     assert discover(domains, photos, tmp_path / "out", *words) == 2
     assert message in capsys.readouterr().err
+    assert not {"mmalign_run.json", "split.json"} & {path.name for path in tmp_path.glob("out/*")}, "a mended command can take the folder"
 
 
 def test_two_domains_are_too_few_for_three_classes(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -202,6 +202,7 @@ def test_what_cannot_be_used(
 ) -> None:
     assert run_or_exit(words_of(photos, target, tmp_path / "out", *words)) == 2
     assert message in capsys.readouterr().err
+    assert not (tmp_path / "out" / "mmalign_run.json").exists(), "a mended command can take the folder"
 
 
 def test_a_damaged_checkpoint_is_named(
