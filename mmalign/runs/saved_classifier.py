@@ -56,7 +56,8 @@ def run_evaluate(options: EvaluateClassifierOptions) -> None:
     listed = None if options.class_map is None else [n for n, name in enumerate(model.settings.classes) if name in data.classes]
     scores = score_among(model, logits, images, listed, teacher=teacher)
     mixing = model.settings.mixing
-    print(f"{len(images.ids)} images; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})")
+    how = f"; mixing {mixing.ce_head_weight:g}, {mixing.kd_head_temperature:g} ({mixing.source})" if model.kd_head is not None else ""
+    print(f"{len(images.ids)} images{how}")
     print(format_scores(scores))
     result: dict[str, Any] = {"num_images": len(images.ids), "split": options.split, "scores": scores}
     if shifted:

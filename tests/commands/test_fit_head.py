@@ -87,6 +87,7 @@ def test_it_is_a_classifier_as_any(fitted: Path, photos: Path, tmp_path: Path, c
     """Evaluated to the report's numbers, exported, refused by tune, and a student's teacher."""
     words = ["--data", str(photos), "--cache", str(tmp_path), "--out", str(tmp_path / "result.json")]
     assert main(["classifier", "evaluate", str(fitted), *words]) == 0
+    assert capsys.readouterr().out.startswith("12 images\n"), "one head is not mixed"
     result, report = json.loads((tmp_path / "result.json").read_text()), json.loads((fitted / "classifier.json").read_text())
     assert result["scores"]["ce_head"] == pytest.approx(report["test"]["ce_head"])
     assert main(["classifier", "export", str(fitted), "--out", str(tmp_path / "model.pt2")]) == 0
