@@ -216,7 +216,7 @@ def load_amber(source: Path, *, similarity: str = "auto") -> Amber:
     """
     # The released query files stand in a folder below the annotations.
     asked_file = source if source.is_file() and source.name != "annotations.json" else None
-    folder = source if source.is_dir() else source.parent
+    folder = source.parent if source.is_file() else source
     if asked_file is not None and folder.name == "query":
         folder = folder.parent
     annotations_file = find_file(folder, "annotations.json", what="AMBER's annotations")

@@ -181,6 +181,8 @@ def test_query_files_in_their_released_folder(tmp_path: Path) -> None:
     assert [question.prompt for question in load_amber(tmp_path).questions()] == ["Is it 1?", "Is it 2?"]
     assert load_amber(tmp_path / "query" / "query_discriminative-relation.json").required() == ["2"]
     assert load_amber(tmp_path / "annotations.json").required() == ["1", "2"]
+    with pytest.raises(ValueError, match=r"no file or folder .*query_generative.json; it is to hold AMBER's annotations"):
+        load_amber(tmp_path / "query_generative.json")
 
 
 def test_folders_that_are_not_amber(tmp_path: Path) -> None:
