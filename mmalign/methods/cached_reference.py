@@ -79,7 +79,8 @@ class CachedReference:
         for found in sorted(set(dataset[REFERENCE_FINGERPRINT]) - {self.fingerprint}):
             raise UserError(
                 f"the cached log-probabilities are stale: they come from {found}, the reference is {self.fingerprint}; "
-                "run mmalign cache-logps with the reference, or name the model they come from with --reference-model"
+                "run mmalign cache-logps with the reference, in its --dtype and --quantization, or name the model they come from with "
+                "--reference-model"
             )
 
     def check(self, raw: Mapping[str, Any]) -> None:

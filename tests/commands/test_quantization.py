@@ -110,7 +110,7 @@ def test_log_probabilities_of_other_bits_are_stale(
     assert train(tiny_llava_dir, tmp_path / "cache" / "cached.parquet", tmp_path / "out", *QLORA, "--reference", "cached") == 2
     error = capsys.readouterr().err
     assert "the cached log-probabilities are stale" in error
-    assert "float32, nf4;" in error
+    assert "float32, nf4; run mmalign cache-logps with the reference, in its --dtype and --quantization" in error
 
 
 @pytest.mark.parametrize(
