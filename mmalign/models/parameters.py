@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
+import torch
 from peft.utils import ModulesToSaveWrapper
 from torch import nn
 from transformers import PreTrainedModel
@@ -37,6 +38,19 @@ def count_parameters(model: nn.Module) -> ParameterCounts:
         total=sum(size for _, size in sizes),
         trainable=sum(size for parameter, size in sizes if parameter.requires_grad),
         activated=int(sum(size * shares.get(id(parameter), Fraction(1)) for parameter, size in sizes)),
+    )
+
+
+def describe_rounding(model: nn.Module) -> str | None:
+    """Say of weights that train in half precision that small steps don't change them; None where there are none."""
+    halves = [weight for weight in model.parameters() if weight.requires_grad and weight.dtype.itemsize < 4]
+    if not halves:
+        return None
+    dtype = str(halves[0].dtype).removeprefix("torch.")
+    least = round(4 / torch.finfo(halves[0].dtype).eps)
+    return (
+        f"{sum(weight.numel() for weight in halves):,} weights train in {dtype}: a step that changes one by less than 1/{least:,} of "
+        "itself is rounded away; --dtype float32 --precision bfloat16 keeps it"
     )
 
 

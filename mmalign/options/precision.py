@@ -16,7 +16,7 @@ class DtypeOptions(Options):
     """Precision of what is loaded."""
 
     dtype: Dtype = "auto"
-    """precision of the weights"""
+    """precision of the weights; auto: bfloat16 on an accelerator, float32 on the CPU"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from mmalign.errors import UserError
 from mmalign.files import open_to_readers, write_whole
 from mmalign.methods.registry import find_method
 from mmalign.models.adapter_pair import saved_folders
-from mmalign.models.parameters import ParameterCounts, count_parameters
+from mmalign.models.parameters import ParameterCounts, count_parameters, describe_rounding
 from mmalign.models.quantize import is_quantized
 from mmalign.options.chasing import ChasingOptions
 from mmalign.options.methods import METHODS, MimicOptions, OnlineOptions
@@ -117,8 +117,11 @@ def train_and_save(
         sampler=sampler,
         projector_learning_rate=options.projector_learning_rate if isinstance(options, MllmOptions) else None,
     )
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+    if sharded := trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         refuse_sharded(options, model)
+    # Where they shard, both train a float32 copy under autocast.
+    if not (sharded and options.precision != "float32") and (rounded := describe_rounding(model)) is not None:
+        print(rounded)
     if isinstance(options, MllmOptions) and evaluation is not None:
         trainer.add_callback(EvaluationCallback(evaluation, every=options.eval_every, log=trainer.log))
     found = method.start(trainer.model, [dataset[i] for i in range(min(method.start_rows, len(dataset)))])

@@ -145,6 +145,22 @@ def test_a_reference_runs_in_the_precision_of_the_policy(tiny_llava_dir: Path, p
     assert read_log(tmp_path / "out")[0]["rewards/margin"] == pytest.approx(0, abs=1e-5)
 
 
+def test_weights_that_train_in_half_precision_are_told(
+    tiny_llava_dir: Path, pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At 2e-6 nearly all steps are less than half of what parts two numbers of bfloat16; an adapter's weights are float32."""
+    words = ["--dtype", "bfloat16", "--learning-rate", "2e-6"]
+    assert train(tiny_llava_dir, pairs, tmp_path / "half", *words) == 0
+    told = capsys.readouterr().out
+    assert "weights train in bfloat16: a step that changes one by less than 1/512 of itself is rounded away; --dtype float32" in told
+    before, after = (load_mllm(str(folder), dtype="bfloat16")[0].state_dict() for folder in (tiny_llava_dir, tmp_path / "half"))
+    same = torch.cat([(value == after[name]).flatten() for name, value in before.items()])
+    assert same.float().mean() > 0.9
+    assert train(tiny_llava_dir, pairs, tmp_path / "adapter", *words, "--lora-rank", "4") == 0
+    assert train(tiny_llava_dir, pairs, tmp_path / "full", "--precision", "bfloat16") == 0
+    assert "rounded away" not in capsys.readouterr().out
+
+
 def test_reference_with_batch_norms_is_the_policy_at_the_start(tiny_fastvlm_dir: Path, pairs: Path, tmp_path: Path) -> None:
     """In train mode the tower would show the policy other features than the reference, and the first margin would not be 0."""
     assert train(tiny_fastvlm_dir, pairs, tmp_path / "out", "--lora-rank", "4") == 0
