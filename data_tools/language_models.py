@@ -61,7 +61,7 @@ def load_language_model(
         from mmalign.evaluation.judges.local import LocalJudge, read_length
 
         length = read_length(options.llm_decoding, default=max_new_tokens, option="--llm-decoding")
-        return LocalJudge(options.llm, cache=cache, max_new_tokens=length)
+        return LocalJudge(options.llm, cache=cache, max_new_tokens=length, option="--llm-decoding")
     from mmalign.evaluation.judges.endpoint import OpenAIJudge, merge_decoding, text_request
 
     assert options.url is not None

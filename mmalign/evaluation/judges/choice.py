@@ -34,4 +34,4 @@ def choose_judge(options: JudgeOptions, *, cache: Path) -> Judge | None:
     if options.judge is None:
         return None
     length = read_length(options.judge_decoding, default=1024, option="--judge-decoding")
-    return LocalJudge(options.judge, cache=cache, max_new_tokens=length)
+    return LocalJudge(options.judge, cache=cache, max_new_tokens=length, option="--judge-decoding")

@@ -62,15 +62,24 @@ class LocalJudge(CheckpointJudge):
     """Answers greedily with a local model; each batch is cached as it comes."""
 
     def __init__(
-        self, model_dir: Path | str, *, cache: Path, max_new_tokens: int = 1024, batch_size: int = 8, dtype: Dtype = "auto"
+        self,
+        model_dir: Path | str,
+        *,
+        cache: Path,
+        max_new_tokens: int = 1024,
+        batch_size: int = 8,
+        dtype: Dtype = "auto",
+        option: str | None = None,
     ) -> None:
         """Prepare a causal LLM with a chat template, or a multimodal LLM, which is asked without image.
+
+        ``option`` is what the user sets ``max_new_tokens`` by, for advice.
 
         Raises:
             ValueError: If the folder holds no checkpoint.
         """
         super().__init__(model_dir, cache=cache, batch_size=batch_size, dtype=dtype, max_new_tokens=max_new_tokens)
-        self._max_new_tokens = max_new_tokens
+        self._max_new_tokens, self._option = max_new_tokens, option
 
     def ask(self, prompts: Sequence[str]) -> list[str]:
         """Answer each prompt; the order is kept, and equal prompts are asked once."""
@@ -82,7 +91,7 @@ class LocalJudge(CheckpointJudge):
                 for prompt, (response, cut) in zip(batch, self._answer(batch), strict=True):
                     self._cache.add(prompt, response, cut=cut)
                 bar.update(len(batch))
-        self._cache.warn_of_cut(prompts, advice="raise max_new_tokens")
+        self._cache.warn_of_cut(prompts, advice="raise max_new_tokens" + (f" in {self._option}" if self._option else ""))
         return [self._cache[prompt] for prompt in prompts]
 
     def _answer(self, prompts: Sequence[str]) -> list[tuple[str, bool]]:

@@ -20,7 +20,9 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from mmalign.evaluation.judges.choice import choose_judge
 from mmalign.evaluation.judges.local import LocalJudge
+from mmalign.options.judges import JudgeOptions
 from tests.tiny_models import QWEN3, build_tokenizer, random_text
 
 PROMPTS = [random_text(i, 2 + 3 * i) for i in range(5)]
@@ -164,6 +166,10 @@ def test_cut_answers_are_counted(llm_dir: Path, tmp_path: Path, caplog: pytest.L
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
     assert all(row["cut"] for row in rows)
     assert "5 of 5 replies" in caplog.text
+    judge = choose_judge(JudgeOptions(judge=str(llm_dir), judge_decoding={"max_new_tokens": 2}), cache=tmp_path / "chosen.jsonl")
+    assert judge is not None
+    judge.ask(PROMPTS)
+    assert "raise max_new_tokens in --judge-decoding" in caplog.text
     # The same model, told to end at the token that it says second.
     folder = tmp_path / "ends"
     shutil.copytree(llm_dir, folder)
