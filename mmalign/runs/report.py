@@ -52,8 +52,9 @@ def run_eval(options: ReportEvalOptions) -> None:
     groups = build_comparison(runs)
     wrong = collect_wrong(models, images=options.images, max_wrong=options.max_wrong, seed=options.seed)
     options.out.mkdir(parents=True, exist_ok=True)
-    names = [run.name for run in runs]
-    write_whole(options.out / "report.md", markdown_comparison(groups, names) + "\n")
+    names, notes = [run.name for run in runs], find_notes(models)
+    listed = "".join(f"- {note}\n" for note in notes)
+    write_whole(options.out / "report.md", f"{listed}\n{markdown_comparison(groups, names)}\n".lstrip())
     write_whole(options.out / "report.csv", csv_comparison(groups, runs))
     page = write_eval_page(
         options.out / "report.html",
@@ -61,7 +62,7 @@ def run_eval(options: ReportEvalOptions) -> None:
         runs=runs,
         wrong=wrong,
         facts=describe(models, resamples=options.resamples, seed=options.seed),
-        notes=find_notes(models),
+        notes=notes,
         links=options.links,
     )
-    print(f"{terminal_comparison(groups, names)}\n\nevery row in {page.with_suffix('.md')}, saved in {page}")
+    print(f"{terminal_comparison(groups, names)}\n{listed}\nevery row in {page.with_suffix('.md')}, saved in {page}")

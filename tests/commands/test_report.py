@@ -144,13 +144,15 @@ def test_filters_have_their_cards_and_links_their_pages(folders: list[Path], tmp
         assert f'class="only-{index}"' in html
 
 
-def test_what_differs_beside_the_model_is_said(folders: list[Path], tmp_path: Path) -> None:
+def test_what_differs_beside_the_model_is_said(folders: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write_results(tmp_path / "other", share=0.7, decoding={"max_new_tokens": 64})
     items_path(other, "pope").unlink()
     assert report([*folders, other], tmp_path / "out") == 0
     notes = Page((tmp_path / "out" / "report.html").read_text()).texts("div", **{"class": "card notes"})[0]
     assert 'pope: the decoding settings differ: sft: {"max_new_tokens": 9};' in notes
     assert "pope: no intervals and wrong answers of other" in notes
+    for text in (capsys.readouterr().out, (tmp_path / "out" / "report.md").read_text()):
+        assert '- pope: the decoding settings differ: sft: {"max_new_tokens": 9};' in text
 
 
 @pytest.mark.parametrize(
