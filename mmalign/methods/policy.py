@@ -1,5 +1,6 @@
 """The multimodal LLM that a command trains, and the frozen one that it is held to."""
 
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -8,6 +9,7 @@ from transformers import PreTrainedModel, set_seed
 from mmalign.data.vocabulary import check_same_reading
 from mmalign.engine.router import find_routers
 from mmalign.errors import UserError
+from mmalign.held import find_held
 from mmalign.models.adapters import add_lora, check_projector_trains, freeze_parts
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
@@ -35,7 +37,9 @@ def load_policy(options: MllmOptions) -> tuple[nn.Module, Any]:
         )
     if options.freeze and options.stage:
         raise UserError(f"--stage {options.stage} says what is frozen; leave --freeze {' '.join(options.freeze)} out, or the stage")
-    model, processor = load_model(options, options.model, options.quantization)
+    # Small steps are rounded away in bfloat16; a model in memory is as it was loaded.
+    in_float32 = options.dtype == "auto" and options.lora_rank == 0 and find_held(options.model) is None
+    model, processor = load_model(replace(options, dtype="float32") if in_float32 else options, options.model, options.quantization)
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"{options.model} is a LoRA adapter; merge it into its base model with mmalign merge and train that")
     if is_quantized(model):

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from accelerate.utils import recursively_apply
 from peft import PeftModel, get_peft_model
-from torch import nn
+from peft.utils import ModulesToSaveWrapper
+from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel
 
 from mmalign.errors import UserError
@@ -107,7 +110,28 @@ def add_lora(model: PreTrainedModel, options: LoraOptions) -> PeftModel:
     refuse_unmatched(policy, config)
     if options.lora_init is not None:
         begin_with(policy, options.lora_init)
+    for module in policy.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            for copy in module.modules_to_save.values():
+                _hold_in_float32(copy)
     return policy
+
+
+def _hold_in_float32(module: nn.Module) -> None:
+    """Hold weights that train in float32, as PEFT holds an adapter's, in a model in half precision, which rounds small steps away."""
+    dtype = next(module.parameters()).dtype
+    if dtype.itemsize < 4:
+        module.float()
+        module.register_forward_pre_hook(lambda _, inputs: _cast(inputs, torch.float32))
+        module.register_forward_hook(lambda _, inputs, output: _cast(output, dtype))
+
+
+def _cast(values: Any, dtype: torch.dtype) -> Any:
+    return recursively_apply(lambda value: value.to(dtype), values, test_type=_is_floating)
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
 
 
 def begin_with(policy: PeftModel, source: Path) -> None:

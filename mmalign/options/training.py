@@ -8,7 +8,7 @@ from typing import Any, Literal
 from mmalign.errors import UserError
 from mmalign.options.base import Options
 from mmalign.options.evaluate import Name
-from mmalign.options.precision import Attention, PrecisionOptions, Quantization
+from mmalign.options.precision import Attention, Dtype, PrecisionOptions, Quantization
 from mmalign.options.rows import AnswerOptions, RowOptions
 
 Frozen = Literal["vision_tower", "projector", "language_model", "attention_and_embeddings"]
@@ -47,8 +47,8 @@ class TrainerOptions(Options):
     """AdamW's; 0.95 learns faster from random weights"""
     max_grad_norm: float = 1.0
     """gradients are scaled down to this norm"""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """autocast type of the forward pass"""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """autocast type of the forward pass; auto: bfloat16 on an accelerator that has it, else float32"""
     gradient_checkpointing: bool = False
     """recompute activations: less memory, a third more time"""
     logging_steps: int = 10
@@ -176,6 +176,8 @@ class MllmOptions(RunOptions, PrecisionOptions, AnswerOptions, LoraOptions, Rout
 
     model: str
     """multimodal LLM: folder or hub id"""
+    dtype: Dtype = "auto"
+    """precision of the weights; auto: float32 where all train, and on the CPU; else bfloat16"""
     attention: Attention = "sdpa"
     """language model only; flex trains on GPUs"""
     freeze: list[Frozen] = field(default_factory=list)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.utils import is_torch_bf16_gpu_available
 
 from mmalign.data.workers import count_cores
 from mmalign.errors import UserError
@@ -86,7 +87,7 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
         "weight_decay": options.weight_decay,
         "adam_beta2": options.adam_beta2,
         "max_grad_norm": options.max_grad_norm,
-        "bf16": options.precision == "bfloat16",
+        "bf16": options.precision == "bfloat16" or (options.precision == "auto" and is_torch_bf16_gpu_available()),
         "fp16": options.precision == "float16",
         "activation_checkpointing": options.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if options.gradient_checkpointing else None,
