@@ -136,6 +136,7 @@ def test_a_new_objective_is_a_function_its_values_and_a_row_of_docs(tiny_llava_d
     page = (code / "docs" / "objectives.md").read_text()
     (code / "docs" / "objectives.md").write_text(re.sub(r"(?m)^(\| `ddo` .*\n)", lambda found: found[1] + ROW, page))
     (code / "tests" / "__init__.py").touch()
+    shutil.copy(REPOSITORY / "tests" / "written_pages.py", code / "tests")
     run(code, "-m", "tests.losses.survey", "--write")
     run(
         code,
