@@ -206,6 +206,8 @@ class _Parser(argparse.ArgumentParser):
             word = next((word for word in unknown.split() if word.startswith("-")), unknown.split()[0])
             known = [option for action in self._actions for option in action.option_strings]
             message = f"unknown option {word!r}{_nearest(word.split('=')[0], known)}"
+            if not word.startswith("-"):
+                message = f"{word!r} is one value too many: only options shown as [NAME ...] take several"
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
 
