@@ -81,7 +81,12 @@ def test_pairs_by_hand(bench: Mmvp) -> None:
         ("A closed one.", 0, 1),
         ("Its area is open", 0, 0),
         ("Barely closed", 1, 1),
-        ("It is open, not closed.", None, None),
+        # What is denied is not named, and both letters name none.
+        ("It is open, not closed.", None, 0),
+        ("The door isn't open", None, None),
+        ("Not (a). (b)", 1, 1),
+        ("Between (a) and (b), it is (b)", 0, 1),
+        ("Either (a) or (b).", 0, None),
         # Options that are only repeated, Markdown around the letter, a comma behind it.
         ("(a) Open (b) Closed. The answer is (b)", 0, 1),
         ("(a) Open (b) Closed", 0, None),
