@@ -42,6 +42,7 @@ STUDENTS = {
     "resnet10t": Student("ResNet-10-t, random weights", "resnet10t", "2e-3", pretrained=False),
 }
 LABELS = {"1 shot": "--shots 1", "4 shots": "--shots 4", "16 shots": "--shots 16", "1%": "--label-share 0.01", "10%": "--label-share 0.1"}
+"""The fewest first."""
 FORMS = {"dual-head": "DHO, tuned mixing", "single-head": "single head, w = 0.5", "ce-only": "CE only", "kd-only": "KD only"}
 SINGLE = tuple(form for form in FORMS if form != "dual-head")
 SEEDS, QUICK_SEEDS = (0, 1, 2, 3, 4), (0,)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmalign.tables import markdown_table
 from scripts.real.cells import cells_folder
-from scripts.real.dho_cells import DHO, FORMS, IMAGES, SINGLE, STUDENTS, TEACHER, Cell
+from scripts.real.dho_cells import DHO, FORMS, IMAGES, LABELS, SINGLE, STUDENTS, TEACHER, Cell
 from scripts.studies import page
 
 HEADS = {"ce_head": "CE head alone", "kd_head": "KD head alone", "published": "mixing 0.5 / 0.5"}
@@ -33,8 +33,8 @@ def write_page(options: argparse.Namespace) -> Path:
 
 
 def forms_table(found: Mapping[tuple[str, str], page.Seeds]) -> str:
-    """Lay out forms by labels, and DHO's gain over the single head that validation images prefer."""
-    present = list(dict.fromkeys(labels for labels, _ in found))
+    """Lay out forms by labels, the fewest first, and DHO's gain over the single head that validation images prefer."""
+    present = [labels for labels in LABELS if any(labels == one for one, _ in found)]
 
     def shown(labels: str, form: str, key: str) -> str:
         seeds = {seed: one for seed, one in found.get((labels, form), {}).items() if key in one}
