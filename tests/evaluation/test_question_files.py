@@ -216,13 +216,22 @@ def test_what_a_system_leaves_beside_the_files_is_none_of_them(tmp_path: Path) -
     write_release(tmp_path / "mme", images=False)
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "existence.txt").write_text("000000006040.jpg\tIs there a dog in this image?\tYes\tYes\n")
-    (tmp_path / "chair").mkdir()
-    (tmp_path / "chair" / "synonyms.txt").write_text("dog\nowl\n")
-    (tmp_path / "chair" / "objects.json").write_text('{"7": ["dog"]}')
-    for path in [path for path in tmp_path.rglob("*") if path.is_file()]:
-        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")
+    leave_beside(tmp_path)
     assert load_pope(tmp_path / "pope").required() == ["random/1"]
     mme = load_mme(tmp_path / "mme")
     assert len(mme.required()) == 4
     assert mme.read_answers(tmp_path / "results")[0].response == "Yes"
-    assert load_chair(tmp_path / "chair").truths == {"7": frozenset({"dog"})}
+
+
+@pytest.mark.usefixtures("nltk_words")
+def test_nor_of_chairs(tmp_path: Path) -> None:
+    (tmp_path / "synonyms.txt").write_text("dog\nowl\n")
+    (tmp_path / "objects.json").write_text('{"7": ["dog"]}')
+    leave_beside(tmp_path)
+    assert load_chair(tmp_path).truths == {"7": frozenset({"dog"})}
+
+
+def leave_beside(folder: Path) -> None:
+    """Leave a hidden file beside each, as macOS does."""
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07")

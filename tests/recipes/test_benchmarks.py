@@ -23,8 +23,9 @@ def test_a_section_replaces_the_one_of_its_title_and_no_other(tmp_path: Path) ->
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux alone tells a process's peak of memory")
 def test_memory_that_is_held_is_counted() -> None:
     before = start_peak()
-    held = bytearray(64 * 2**20)
-    assert start_peak() - before == pytest.approx(64, abs=4)
+    held = bytearray(256 * 2**20)
+    # What else the process takes meanwhile is some MB.
+    assert start_peak() - before == pytest.approx(256, abs=16)
     del held
 
 
