@@ -125,10 +125,11 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
             f"{folder} has the one folder {folders[0].name}, which holds folders; name the folder whose folders are classes, "
             f"such as {folders[0]}"
         )
-    inner = {find_split(inside.name) for path in folders for inside in path.iterdir() if inside.is_dir()} - {None}
-    if len(inner) > 1:
+    inner = [[inside for inside in path.iterdir() if inside.is_dir()] for path in folders]
+    splits = {find_split(inside.name) for found in inner for inside in found} - {None}
+    if len(splits) > 1:
         raise UserError(
-            f"the class folders of {folder} hold splits ({', '.join(sorted(map(str, inner)))}), which would be read as one; "
+            f"the class folders of {folder} hold splits ({', '.join(sorted(map(str, splits)))}), which would be read as one; "
             "move the splits above the classes, such as train/CLASS and test/CLASS"
         )
     files = [_walk(path) for path in folders]
@@ -141,7 +142,7 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
     notes = []
     if broken:
         notes.append(f"skipped links of {folder} that lead nowhere: {', '.join(broken)}")
-    if repeated := _find_repeated(folders):
+    if repeated := _find_repeated(inner):
         notes.append(
             f"the classes {few([path.name for path in folders])} each hold the folders {few(repeated)}, whose images are read as one "
             f"class; if these are the classes, name one folder, such as {folders[0]}"
@@ -153,10 +154,10 @@ def _read_classes(folder: Path, folders: list[Path], split: str) -> ClassFolders
     return ClassFolders(folder, tuple(path.name for path in folders), images, tuple(notes))
 
 
-def _find_repeated(folders: list[Path]) -> list[str]:
-    """Names of the folders that each of several holds, no more and no less: they may be the classes, and those above parts of a set."""
-    inner = [sorted(inside.name for inside in path.iterdir() if inside.is_dir() and not is_hidden(inside)) for path in folders]
-    return inner[0] if len(inner) > 1 and len(inner[0]) > 1 and all(names == inner[0] for names in inner) else []
+def _find_repeated(inner: list[list[Path]]) -> list[str]:
+    """Names of folders that each of several classes holds, no more and no less: they may be the classes, and those above parts of a set."""
+    names = [sorted(path.name for path in found if not is_hidden(path)) for found in inner]
+    return names[0] if len(names) > 1 and len(names[0]) > 1 and all(own == names[0] for own in names) else []
 
 
 def _loose_images(folder: Path) -> list[Path]:

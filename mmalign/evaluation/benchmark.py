@@ -118,8 +118,9 @@ class Benchmark(ABC):
 
     def read_answers(self, path: Path) -> list[Answer]:
         """Read a file of answers, its rows held to the questions and images that they repeat. Raises as ``answers.read_answers``."""
-        images = {question.id: question.image for question in self.questions()} if self.texts() else {}
-        return read_answers(path, self.form, order=self.required(), texts=self.texts(), parts=self.parts(), images=images)
+        texts = self.texts()
+        images = {question.id: question.image for question in self.questions()} if texts else {}
+        return read_answers(path, self.form, order=self.required(), texts=texts, parts=self.parts(), images=images)
 
     def parts(self) -> Sequence[Sequence[str]]:
         """Ids of the questions by file, in their order, where an answer file may hold one or several."""
