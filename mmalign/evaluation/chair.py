@@ -195,16 +195,18 @@ def warn_of_unnamed(truths: Mapping[str, frozenset[str]], words: Mapping[str, st
     """Say which objects of the images no word of the list names: they are never found, and recall is the lower for it."""
     unnamed = sorted(frozenset().union(*truths.values()) - set(words.values()))
     if unnamed:
-        more = f" and {len(unnamed) - 10} more" if len(unnamed) > 10 else ""
-        logger.warning("%s holds %s%s, which synonyms.txt does not name: they are never found", file, ", ".join(unnamed[:10]), more)
+        logger.warning("%s holds %s, which synonyms.txt does not name: they are never found", file, _first(unnamed, ", "))
 
 
 def warn_of_shared(words: Mapping[str, Sequence[str]], *, file: Path) -> None:
     """Say which words are of several objects: each counts as the last of them."""
     shared = [f"{word} ({', '.join(names)})" for word, names in words.items() if len(names) > 1]
     if shared:
-        more = f" and {len(shared) - 10} more" if len(shared) > 10 else ""
-        logger.warning("%s has words of several objects, which count as the last: %s%s", file, "; ".join(shared[:10]), more)
+        logger.warning("%s has words of several objects, which count as the last: %s", file, _first(shared, "; "))
+
+
+def _first(names: Sequence[str], between: str) -> str:
+    return between.join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 def name_truths(truths: Mapping[str, frozenset[str]], words: Mapping[str, str]) -> dict[str, frozenset[str]]:
