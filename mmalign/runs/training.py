@@ -120,7 +120,7 @@ def train_and_save(
     if sharded := trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
         refuse_sharded(options, model)
     # Where they shard, both train a float32 copy under autocast.
-    if not (sharded and options.precision != "float32") and (rounded := describe_rounding(model)) is not None:
+    if not (sharded and (arguments.bf16 or arguments.fp16)) and (rounded := describe_rounding(model)) is not None:
         print(rounded)
     if isinstance(options, MllmOptions) and evaluation is not None:
         trainer.add_callback(EvaluationCallback(evaluation, every=options.eval_every, log=trainer.log))
