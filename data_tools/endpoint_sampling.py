@@ -35,14 +35,18 @@ class EndpointSampler:
         cache = options.out / "sampled.jsonl"
         self._endpoint = connect_endpoint(options, model=options.model, cache=cache, request=self._request, usual=usual)
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], *, seeds: Sequence[int]) -> list[list[str]]:
-        """Sample to each prompt about its image, with a seed for each.
+    def read(self, prompt: str, image: Image.Image) -> tuple[str, Image.Image]:
+        """See ``Sampler``: what it can't read the endpoint itself says."""
+        return prompt, image
+
+    def __call__(self, questions: Sequence[tuple[str, Image.Image]], *, seeds: Sequence[int]) -> list[list[str]]:
+        """Sample to each question, with a seed for each.
 
         Raises:
             ValueError: If the endpoint leaves requests without a response; those that came are kept.
         """
         self._asked = {}
-        keys = [self._keys(*asked) for asked in zip(prompts, images, seeds, strict=True)]
+        keys = [self._keys(*question, seed) for question, seed in zip(questions, seeds, strict=True)]
         said = iter(self._endpoint.ask([key for row in keys for key in row]))
         responses = [[next(said).strip() for _ in row] for row in keys]
         if self._samples > 1 and len(responses) > 1 and all(len(set(row)) == 1 for row in responses):
@@ -53,9 +57,6 @@ class EndpointSampler:
                 len(responses),
             )
         return responses
-
-    def check(self, prompt: str, image: Image.Image) -> None:
-        """See ``Sampler``: what it can't read the endpoint itself says."""
 
     def _keys(self, prompt: str, image: Image.Image, seed: int) -> list[str]:
         """Name the requests of a question in the cache, and hold what they ask."""

@@ -93,8 +93,9 @@ class Writer:
         prompts = [fill_prompt(WRITE, {"response": response, "number": str(self.number)}) for _, response in places]
         images = [load_image(items[i].question.image, root=self.root) for i, _ in places]
         seeds = [_seed(items[i].question.id, prompt) for (i, _), prompt in zip(places, prompts, strict=True)]
+        asked = [self.sampler.read(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
         written: list[dict[str, None]] = [{} for _ in items]
-        for (i, _), (text,) in zip(places, self.sampler(prompts, images, seeds=seeds), strict=True):
+        for (i, _), (text,) in zip(places, self.sampler(asked, seeds=seeds), strict=True):
             written[i] |= dict.fromkeys(read_questions(text)[: self.number])
         return [list(texts) for texts in written]
 

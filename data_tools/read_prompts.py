@@ -1,16 +1,28 @@
-"""Prompts about images that a model reads once and then goes on with many times, as a search does."""
+"""Questions about images as a model is asked them; and prompts that it reads once and goes on with many times, as a search does."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from PIL import Image
 from transformers import PaliGemmaProcessor
 
-from mmalign.data.encode import EncodedPrompt
+from mmalign.data.encode import EncodedPrompt, encode_questions
+from mmalign.data.rows import Message
 from mmalign.engine.choosing import Decoding
 from mmalign.engine.generation import Generated, generate
 from mmalign.engine.prefix import Prefix, probe_prefix, run_prefixes
 from mmalign.errors import UserError
+
+
+def encode_question(processor: Any, prompt: str, image: Image.Image) -> EncodedPrompt:
+    """Tokenise a question about an image.
+
+    Raises:
+        ValueError: If the processor refuses it.
+    """
+    turn = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": prompt}])
+    return encode_questions(processor, images=[image], prompts=[[turn]])
 
 
 class PromptReader:

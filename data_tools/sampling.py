@@ -8,11 +8,11 @@ from typing import Any, Protocol
 from PIL import Image
 
 from data_tools.endpoint_sampling import EndpointSampler
+from data_tools.read_prompts import encode_question
 from data_tools.sample_options import DrawOptions
 from data_tools.scoring import Sampled, Scorer
-from mmalign.data.encode import EncodedPrompt, encode_questions
+from mmalign.data.encode import EncodedPrompt
 from mmalign.data.images import SUFFIXES, load_image
-from mmalign.data.rows import Message
 from mmalign.engine.beams import Beams
 from mmalign.engine.choosing import Sampling
 from mmalign.engine.generation import generate
@@ -85,12 +85,12 @@ def _item(row: Mapping[str, Any], number: int, source: Path, gold: str | None) -
 class Sampler(Protocol):
     """Samples responses to prompts about images."""
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], *, seeds: Sequence[int]) -> list[list[str]]:
-        """Sample to each prompt about its image, with a seed for each."""
+    def read(self, prompt: str, image: Image.Image) -> Any:
+        """Make a question ready. Raises ``UserError`` where the model can't be asked."""
         ...
 
-    def check(self, prompt: str, image: Image.Image) -> None:
-        """Raise ``UserError`` where the model can't be asked."""
+    def __call__(self, questions: Sequence[Any], *, seeds: Sequence[int]) -> list[list[str]]:
+        """Sample to each question that was read, with a seed for each."""
         ...
 
 
@@ -120,15 +120,18 @@ class ResponseSampler:
         self._max_new_tokens = max_new_tokens
         self._shared: bool | None = None
 
-    def __call__(self, prompts: Sequence[str], images: Sequence[Image.Image], *, seeds: Sequence[int]) -> list[list[str]]:
-        """Sample to each prompt about its image, with a seed for each."""
-        encoded = [self._encode(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
+    def read(self, prompt: str, image: Image.Image) -> EncodedPrompt:
+        """See ``Sampler``: the processor refuses some questions."""
+        return encode_question(self._processor, prompt, image)
+
+    def __call__(self, questions: Sequence[EncodedPrompt], *, seeds: Sequence[int]) -> list[list[str]]:
+        """Sample to each question that was read, with a seed for each."""
         pad = self._processor.tokenizer.pad_token_id
         if self._shared is None:
-            self._shared = probe_prefix(self._model, encoded[0], pad_token_id=pad).shared
+            self._shared = probe_prefix(self._model, questions[0], pad_token_id=pad).shared
         answers = generate(
             self._model,
-            encoded,
+            questions,
             max_new_tokens=self._max_new_tokens,
             pad_token_id=pad,
             decoding=self._sampling,
@@ -136,14 +139,6 @@ class ResponseSampler:
             shared=self._shared,
         )
         return [[self._processor.decode(one.ids, skip_special_tokens=True).strip() for one in question] for (question,) in answers]
-
-    def check(self, prompt: str, image: Image.Image) -> None:
-        """See ``Sampler``: the processor refuses some images."""
-        self._encode(prompt, image)
-
-    def _encode(self, prompt: str, image: Image.Image) -> EncodedPrompt:
-        turn = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": prompt}])
-        return encode_questions(self._processor, images=[image], prompts=[[turn]])
 
 
 def sample_chunk(
@@ -163,19 +158,17 @@ def sample_chunk(
         For each item ``responses`` (the teacher's behind the sampled ones), ``scores``, ``gold`` and what else the scorer keeps, or the
         ``reason`` why its image can't be used.
     """
-    images: dict[int, Image.Image] = {}
+    read: dict[int, Any] = {}
     lines: dict[int, dict[str, Any]] = {}
     for i, item in enumerate(items):
         try:
-            image = load_image(item.question.image, root=image_root)
-            sampler.check(item.question.prompt, image)
-            images[i] = image
+            read[i] = sampler.read(item.question.prompt, load_image(item.question.image, root=image_root))
         except UserError as error:
             lines[i] = {"reason": str(error)}
-    if images:
-        answers = sampler([items[i].question.prompt for i in images], list(images.values()), seeds=[seeds[i] for i in images])
-        good = [_answered(items[i], found) for i, found in zip(images, answers, strict=True)]
-        for i, item, kept in zip(images, good, scorer.lines(good, folder=folder), strict=True):
+    if read:
+        answers = sampler(list(read.values()), seeds=[seeds[i] for i in read])
+        good = [_answered(items[i], found) for i, found in zip(read, answers, strict=True)]
+        for i, item, kept in zip(read, good, scorer.lines(good, folder=folder), strict=True):
             lines[i] = {"responses": item.responses, **kept} | ({} if item.gold is None else {"gold": item.gold})
     return [lines[i] for i in range(len(items))]
 

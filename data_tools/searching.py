@@ -11,6 +11,7 @@ from data_tools.scoring import Sampled
 from data_tools.step_sampling import StepSampler
 from data_tools.step_values import Values
 from data_tools.tree import Node, Step, StepPair, TreeSearch, step_pairs
+from mmalign.data.encode import EncodedPrompt
 from mmalign.data.images import load_image
 from mmalign.errors import UserError
 
@@ -32,16 +33,17 @@ def search_chunk(
         For each item one line for each of its pairs, or one without a pair, or one with the ``reason`` why its image can't be used.
     """
     images: dict[int, Image.Image] = {}
+    read: dict[int, EncodedPrompt] = {}
     lines: dict[int, list[dict[str, Any]]] = {}
     for i, item in enumerate(items):
         try:
             image = load_image(item.question.image, root=image_root)
-            sampler.check(item.question.prompt, image)
+            read[i] = sampler.read(item.question.prompt, image)
             images[i] = image
         except UserError as error:
             lines[i] = [{"reason": str(error)}]
     if images:
-        sampler.see([items[i].question.prompt for i in images], list(images.values()))
+        sampler.see(list(read.values()))
         values.see([items[i] for i in images], list(images.values()))
         paths = _search_all(sampler, values, search, seeds=[seeds[i] for i in images])
         for number, i in enumerate(images):

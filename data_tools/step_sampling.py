@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from data_tools.read_prompts import PromptReader
+from data_tools.read_prompts import PromptReader, encode_question
 from data_tools.tree import Node, Step
-from mmalign.data.encode import EncodedPrompt, encode_questions, image_token_ids
-from mmalign.data.rows import Message
+from mmalign.data.encode import EncodedPrompt, image_token_ids
 from mmalign.engine.choosing import Among, Sampling, fold_in
 from mmalign.engine.generation import Generated, end_tokens
 from mmalign.losses.reasoning_steps import StepKind
@@ -49,20 +48,15 @@ class StepSampler:
         self._draws = Counter[int]()
         self._rests: list[list[int]] = []
 
-    def see(self, prompts: Sequence[str], images: Sequence[Image.Image]) -> None:
-        """Read the questions of a chunk, each about its image."""
-        encoded = [self._encode(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
-        self._rests = [prompt.responses[0] for prompt in encoded]
-        self._reader.read(encoded)
+    def read(self, prompt: str, image: Image.Image) -> EncodedPrompt:
+        """Make a question ready. Raises ``UserError`` where the processor refuses it."""
+        return encode_question(self._processor, prompt, image)
+
+    def see(self, questions: Sequence[EncodedPrompt]) -> None:
+        """Take the questions of a chunk, as they were read."""
+        self._rests = [question.responses[0] for question in questions]
+        self._reader.read(questions)
         self.tokens, self._draws = Counter(), Counter()
-
-    def check(self, prompt: str, image: Image.Image) -> None:
-        """Raise ``UserError`` where the processor refuses a question."""
-        self._encode(prompt, image)
-
-    def _encode(self, prompt: str, image: Image.Image) -> EncodedPrompt:
-        turn = Message(role="user", content=[{"type": "image"}, {"type": "text", "text": prompt}])
-        return encode_questions(self._processor, images=[image], prompts=[[turn]])
 
     def __call__(self, nodes: Mapping[int, Node], seeds: Sequence[int]) -> dict[int, list[Step]]:
         """Draw the steps of a node for some questions of the chunk.

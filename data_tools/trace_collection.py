@@ -88,7 +88,7 @@ class TraceCollector:
             load: Callable[[str], tuple[Any, Any]] = partial(load_on_accelerator, dtype=self._options.dtype)
             self._sampler = build_sampler(self._options, self._decoding, load)
         seeds = [chunk_seed(self._options.seed, 2 * one.row + SIDES.index(one.side)) for one in asked]
-        return self._sampler([one.prompt for one in asked], [one.pair.images[0] for one in asked], seeds=seeds)
+        return self._sampler([self._sampler.read(one.prompt, one.pair.images[0]) for one in asked], seeds=seeds)
 
 
 def write_traces(dataset: Dataset, chunks: Sequence[Path], options: TraceOptions) -> dict[str, Any]:

@@ -72,12 +72,11 @@ def run(options: WeakenOptions) -> None:
     weakener = Weakener(*load_on_accelerator(options.model, dtype=options.dtype), **decoding)
 
     def rejected(rows: Sequence[Any], start: int) -> Answers:
-        faults = [_find_fault(weakener, row) for row in rows]
-        shown = [row for row, fault in zip(rows, faults, strict=True) if fault is None]
-        seeds = [chunk_seed(options.seed, start + place) for place, fault in enumerate(faults) if fault is None]
-        prompts = [row.messages[:-1] for row in shown]
-        texts = iter(weakener(prompts, [row.images for row in shown], seeds=seeds) if shown else [])
-        return [_response(next(texts)) if fault is None else fault for fault in faults]
+        read = [_read(weakener, row) for row in rows]
+        good = {place: found for place, found in enumerate(read) if not isinstance(found, ValueError)}
+        seeds = [chunk_seed(options.seed, start + place) for place in good]
+        texts = iter(weakener(list(good.values()), seeds=seeds) if good else [])
+        return [found if isinstance(found, ValueError) else _response(next(texts)) for found in read]
 
     weights = fingerprint_checkpoint(options.model, dtype=options.dtype)
     settings = {"builder": "image-weakening", "model": options.model, "model_weights": weights, **decoding}
@@ -86,15 +85,14 @@ def run(options: WeakenOptions) -> None:
     build_negatives(options, rejected, settings=settings, size=options.batch_size, source="image-weakening")
 
 
-def _find_fault(weakener: Any, row: Any) -> ValueError | None:
-    """Why a row can't be answered."""
+def _read(weakener: Any, row: Any) -> Any:
+    """The row's prompt, or why it can't be answered."""
     if not row.images:
         return ValueError("the row has no image to weaken")
     try:
-        weakener.check(row.messages[:-1], row.images)
+        return weakener.read(row.messages[:-1], row.images)
     except UserError as error:
         return error
-    return None
 
 
 def _response(text: str) -> str | ValueError:

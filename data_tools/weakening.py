@@ -94,9 +94,12 @@ class Weakener:
         self._decoding = Hallucinating(contrast, plausibility, temperature)
         self._shared: bool | None = None
 
-    def __call__(self, prompts: Sequence[Sequence[Any]], images: Sequence[Sequence[Any]], *, seeds: Sequence[int]) -> list[str]:
-        """Answer B conversations with image placeholders, about the images of each; a seed for each, of noise and draws."""
-        clean = [encode_questions(self._processor, images=shown, prompts=[turns]) for turns, shown in zip(prompts, images, strict=True)]
+    def read(self, turns: Sequence[Any], images: Sequence[Any]) -> EncodedPrompt:
+        """Make a conversation with image placeholders ready. Raises ``UserError`` where the processor refuses it."""
+        return encode_questions(self._processor, images=images, prompts=[turns])
+
+    def __call__(self, clean: Sequence[EncodedPrompt], *, seeds: Sequence[int]) -> list[str]:
+        """Answer B conversations that were read; a seed for each, of noise and draws."""
         noisy = [self._noised(prompt, seed) for prompt, seed in zip(clean, seeds, strict=True)]
         pad = self._processor.tokenizer.pad_token_id
         if self._shared is None:
@@ -110,12 +113,8 @@ class Weakener:
             seeds=[[seed] for seed in (*seeds, *seeds)],
             shared=self._shared,
         )
-        said = [one.ids for ((one,),) in answers[: len(prompts)]]
+        said = [one.ids for ((one,),) in answers[: len(clean)]]
         return [self._processor.decode(ids, skip_special_tokens=True).strip() for ids in said]
-
-    def check(self, turns: Sequence[Any], images: Sequence[Any]) -> None:
-        """Raise ``UserError`` where the processor refuses a conversation."""
-        encode_questions(self._processor, images=images, prompts=[turns])
 
     def _noised(self, prompt: EncodedPrompt, seed: int) -> EncodedPrompt:
         pixels = prompt.images["pixel_values"].to(self._model.dtype)

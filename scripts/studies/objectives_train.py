@@ -78,7 +78,8 @@ def divergence_from_start(model: Path, start: Path, world: Path) -> float:
     (policy, processor), (reference, _) = (load_mllm(str(folder)) for folder in (model, start))
     policy, reference = policy.to(best_device()), reference.to(best_device())
     sampler = ResponseSampler(policy, processor, sampling=Sampling(), max_new_tokens=64)
-    texts = sampler([question.prompt for question in questions], images, seeds=range(len(questions)))
+    asked = [sampler.read(question.prompt, image) for question, image in zip(questions, images, strict=True)]
+    texts = sampler(asked, seeds=range(len(questions)))
     encoded = [
         encode_responses(processor, images=[image], prompt=[Message(role="user", content=_asked(question.prompt))], responses=text)
         for question, image, text in zip(questions, images, texts, strict=True)

@@ -265,10 +265,11 @@ def test_responses_depend_on_their_question_alone(family: str) -> None:
     def sampler(answers: int) -> ResponseSampler:
         return ResponseSampler(model, processor, sampling=Sampling(top_p=0.95, answers=answers), max_new_tokens=6)
 
-    together = sampler(3)(prompts, images, seeds=[5, 6, 7])
+    questions = list(map(sampler(3).read, prompts, images))
+    together = sampler(3)(questions, seeds=[5, 6, 7])
     for i in range(3):
-        assert sampler(2)([prompts[i]], [images[i]], seeds=[5 + i]) == [together[i][:2]]
-        assert sampler(3)([prompts[i]], [images[i]], seeds=[50 + i]) != [together[i]]
+        assert sampler(2)([questions[i]], seeds=[5 + i]) == [together[i][:2]]
+        assert sampler(3)([questions[i]], seeds=[50 + i]) != [together[i]]
     assert len({text for texts in together for text in texts}) > 5
 
 

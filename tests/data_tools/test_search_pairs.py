@@ -57,7 +57,8 @@ def test_steps_end_with_a_sentence_and_depend_on_their_question_alone(family: st
     model, processor = often_ending(*FAMILIES[family]())
     prompts, images, seeds = [random_text(i, 2 + i) for i in range(3)], [random_image(i) for i in range(3)], [5, 6, 7]
     draw = sampler(model, processor)
-    draw.see(prompts, images)
+    questions = list(map(draw.read, prompts, images))
+    draw.see(questions)
     first = draw({number: Node() for number in range(3)}, seeds)
     begun = {number: next((one for one in first[number] if not one.last), None) for number in range(3)}
     behind = {number: Node(one.ids, one.text, depth=1) for number, one in begun.items() if one is not None}
@@ -79,7 +80,7 @@ def test_steps_end_with_a_sentence_and_depend_on_their_question_alone(family: st
     assert draw.tokens.keys() == {0, 1, 2}
     alone = sampler(model, processor)
     for number in behind:
-        alone.see([prompts[number]], [images[number]])
+        alone.see([questions[number]])
         assert ids(alone({0: Node()}, [seeds[number]])[0]) == ids(first[number])
         assert ids(alone({0: behind[number]}, [seeds[number]])[0]) == ids(second[number])
 

@@ -101,7 +101,8 @@ def plain_loop(model: Any, processor: Any, prompt: Any, image: Any, noised: torc
 def test_equals_a_plain_loop_of_two_forwards(loaded: tuple[Any, Any]) -> None:
     model, processor = loaded
     prompts, images = prompts_and_images(3)
-    got = Weakener(model, processor, temperature=0.0, **DECODING)(prompts, images, seeds=[5, 6, 7])
+    weakener = Weakener(model, processor, temperature=0.0, **DECODING)
+    got = weakener(list(map(weakener.read, prompts, images)), seeds=[5, 6, 7])
     pixels = processor(text=["<image>"] * 3, images=images, return_tensors="pt")["pixel_values"]
     noised = [add_noise(row[None], step=900, generator=torch.Generator().manual_seed(5 + i)) for i, row in enumerate(pixels)]
     expected = [plain_loop(model, processor, prompt, image[0], noise) for prompt, image, noise in zip(prompts, images, noised, strict=True)]
@@ -114,7 +115,8 @@ def test_every_family_equals_the_plain_loop(family: str) -> None:
     """Tiles, native resolution, positions on three axes, experts: the two halves keep their own images."""
     model, processor = FAMILIES[family]()
     prompts, images = prompts_and_images(3)
-    got = Weakener(model, processor, temperature=0.0, **DECODING)(prompts, images, seeds=[5, 6, 7])
+    weakener = Weakener(model, processor, temperature=0.0, **DECODING)
+    got = weakener(list(map(weakener.read, prompts, images)), seeds=[5, 6, 7])
     texts = [processor.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False) for prompt in prompts]
     alone = [processor(text=[text], images=[row], return_tensors="pt")["pixel_values"] for text, row in zip(texts, images, strict=True)]
     noised = [add_noise(pixels, step=900, generator=torch.Generator().manual_seed(5 + i)) for i, pixels in enumerate(alone)]
@@ -126,9 +128,10 @@ def test_sampling_is_seeded(loaded: tuple[Any, Any]) -> None:
     prompts, images = prompts_and_images(2)
     options = {"temperature": 3.0, **DECODING, "plausibility": 1e-6}
     weakener = Weakener(*loaded, **options)
-    first, again, other = (weakener(prompts, images, seeds=seeds) for seeds in ([1, 2], [1, 2], [3, 4]))
+    read = list(map(weakener.read, prompts, images))
+    first, again, other = (weakener(read, seeds=seeds) for seeds in ([1, 2], [1, 2], [3, 4]))
     assert first == again != other
-    assert [*weakener(prompts[1:], images[1:], seeds=[2]), *weakener(prompts[:1], images[:1], seeds=[1])] == first[::-1]
+    assert [*weakener(read[1:], seeds=[2]), *weakener(read[:1], seeds=[1])] == first[::-1]
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
