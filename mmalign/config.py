@@ -211,6 +211,16 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\nTry '{self.prog} --help'.\n")
 
 
+class _OneDataset(argparse.Action):
+    """Refuses data that are named again: other options are overridden so, but who names two files means both."""
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+        first = getattr(namespace, self.dest, None)
+        if first not in (None, values):
+            parser.error(f"{option_string} is given twice: {first} and {values}; put the files into one folder, and name that")
+        setattr(namespace, self.dest, values)
+
+
 class _HelpFormatter(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34, width=110)
@@ -234,6 +244,8 @@ def _add_argument(parser: Any, name: str, hint: Any, field: Any, help_text: str)
     if typing.get_origin(inner) is list:
         # Given again, it adds: --model A --model B.
         keywords |= {"nargs": "*", "action": "extend"}
+    elif name == "data":
+        keywords["action"] = _OneDataset
     if typing.get_origin(item) is Literal:
         keywords["metavar"] = "{" + ",".join(map(str, typing.get_args(item))) + "}"
     else:

@@ -83,6 +83,7 @@ def test_several_values_may_stand_first(tmp_path: Path, capsys: pytest.CaptureFi
         (["x", "--stepz", "3"], "unknown option '--stepz'; did you mean '--steps'?"),
         (["x", "--steps", "3", "4"], "'4' is one value too many: only options shown as [NAME ...] take several"),
         ([], "missing: --data"),
+        (["--data", "x", "--data", "y"], "--data is given twice: x and y; put the files into one folder, and name that"),
         (["x", "--mode", "papr"], "mode is 'papr'; expected one of off, paper"),
         (["x", "--steps", "1.5"], "steps is '1.5'; expected int"),
         (["x", "--config", "nowhere.yaml"], "config file not found: nowhere.yaml"),
