@@ -214,7 +214,9 @@ class _Parser(argparse.ArgumentParser):
 class _OneDataset(argparse.Action):
     """Refuses data that are named again: other options are overridden so, but who names two files means both."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
         first = getattr(namespace, self.dest, None)
         if first not in (None, values):
             parser.error(f"{option_string} is given twice: {first} and {values}; put the files into one folder, and name that")

@@ -37,7 +37,8 @@ from transformers import (
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
-from mmalign.models.load import check_folder, check_safetensors, from_pretrained, give_padding, load_whole, named_errors, read_config_values
+from mmalign.models.load import check_folder, check_safetensors, from_pretrained, load_whole, named_errors, read_config_values
+from mmalign.models.processors import give_padding
 from mmalign.options.models import HalvesOptions
 
 _TOWERS: dict[str, Any] = {

@@ -20,14 +20,13 @@ from mmalign.errors import UserError
 from mmalign.files import read_json_object
 from mmalign.held import find_held
 from mmalign.models.held import HeldModel
+from mmalign.models.processors import check_processor, give_padding
 from mmalign.models.quantize import keep_gradients, quantization_options, recorded_quantization
 from mmalign.options.precision import Attention, Dtype, Quantization
 
 logger = logging.getLogger(__name__)
 
 MOST_LAYERS = 10_000
-# Fields of processors that are None unless processor_config.json says more.
-_TOKEN_COUNTS = ("patch_size", "num_image_tokens", "num_query_tokens")
 _PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack"}
 
 
@@ -286,49 +285,6 @@ def check_folder(source: str) -> None:
     is_path = folder.is_absolute() or source.startswith(".") or len(folder.parts) > 2 or folder.suffix == ".json"
     if is_path and not folder.exists():
         raise UserError(f"there is no {source}; expected a folder of a checkpoint, or a hub id such as org/name")
-
-
-def give_padding(tokenizer: Any) -> None:
-    """Let a tokenizer without a token for padding pad with one that it has; padding is masked, whichever it is.
-
-    Raises:
-        ValueError: If it has none for that.
-    """
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
-    if tokenizer.pad_token is None:
-        raise UserError("the tokenizer has no pad_token, no unk_token and no eos_token; name one in its tokenizer_config.json")
-
-
-def check_processor(processor: Any, source: str, config: Any) -> None:
-    """Check that a processor knows how many tokens an image takes: older checkpoints don't say, and it fails at the first image.
-
-    Args:
-        processor: Of a multimodal LLM.
-        source: Where it comes from.
-        config: The model's, which has the values.
-
-    Raises:
-        ValueError: With the fields, and what to write where.
-    """
-    missing = [name for name in _TOKEN_COUNTS if getattr(processor, name, 0) is None]
-    if not missing:
-        return
-    vision = getattr(config, "vision_config", None)
-    patch, side = (getattr(vision, name, None) for name in ("patch_size", "image_size"))
-    known: dict[str, Any] = {"patch_size": patch}
-    if isinstance(patch, int) and isinstance(side, int):
-        known["num_image_tokens"] = (side // patch) ** 2
-    values = {name: known.get(name) for name in missing}
-    if hasattr(processor, "vision_feature_select_strategy"):
-        values["vision_feature_select_strategy"] = getattr(config, "vision_feature_select_strategy", "default")
-    if hasattr(processor, "num_additional_image_tokens"):
-        # CLIP's class token; SigLIP has none.
-        values["num_additional_image_tokens"] = int(getattr(vision, "model_type", "") == "clip_vision_model")
-    raise UserError(
-        f"the processor of {source} has no {' and no '.join(missing)}, by which it counts an image's tokens; write into "
-        f"{Path(source) / 'processor_config.json'}, as the model's config says: {json.dumps(values)[1:-1]}"
-    )
 
 
 def check_safetensors(source: str) -> None:

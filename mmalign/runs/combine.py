@@ -17,7 +17,8 @@ from mmalign.methods.policy_and_reference import compute_policy, compute_referen
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import model_inputs
 from mmalign.models.combination import Combination
-from mmalign.models.load import best_device, from_pretrained, give_padding
+from mmalign.models.load import best_device, from_pretrained
+from mmalign.models.processors import give_padding
 from mmalign.models.quantize import recorded_quantization
 from mmalign.models.references import Reference
 from mmalign.options.methods import PairLossOptions

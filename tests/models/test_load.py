@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from mmalign.cli import main
 from mmalign.errors import UserError
 from mmalign.models.load import load_mllm
+from mmalign.models.processors import check_processor
 from tests.data_files import save_rows
 from tests.tiny_families import FAMILIES
 from tests.tiny_models import build_tiny_llava, pair_rows, random_image
@@ -41,6 +42,17 @@ def test_a_processor_that_counts_no_tokens_is_told_what_to_write(tmp_path: Path,
     _, mended = load_mllm(str(tmp_path))
     found = mended(text=[mended.image_token], images=[random_image(0)], return_tensors="pt")["input_ids"]
     assert found.tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_of_another_vocabulary_is_told(family: str) -> None:
+    """Its token for an image's place is a word of the tokenizer beside it; transformers says at the first image that nothing matches."""
+    model, processor = FAMILIES[family]()
+    check_processor(processor, "model", model.config)
+    word = processor.tokenizer.convert_tokens_to_ids("a")
+    model.config.image_token_id = word
+    with pytest.raises(ValueError, match=rf"takes token {word} for the place of an image, which is 'a' to the tokenizer of model; "):
+        check_processor(processor, "model", model.config)
 
 
 def test_a_run_ends_with_the_field_and_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,8 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
-from mmalign.models.load import check_safetensors, from_pretrained, give_padding, load_mllm, load_whole, resolve_dtype
+from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
+from mmalign.models.processors import give_padding
 from mmalign.options.precision import Dtype
 
 
