@@ -1,6 +1,8 @@
 """Yes-or-no questions about images, put to a model: how likely is yes?"""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +13,8 @@ from mmalign.evaluation.answers import Answer, Question
 from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.runner import generate_answers
 from mmalign.evaluation.yes_no import parse_strict
+
+logger = logging.getLogger(__name__)
 
 ANSWER_TOKENS = 4
 
@@ -37,16 +41,17 @@ class LocalAsker:
         file.parent.mkdir(parents=True, exist_ok=True)
         # Answers that a stopped run left are to other questions, where sampling isn't exact.
         file.with_name(f"{file.name}.partial").unlink(missing_ok=True)
-        answers = generate_answers(
-            self.model,
-            self.processor,
-            questions,
-            image_root=self.image_root,
-            out=file,
-            rejects=Rejects(file.with_name("rejects.jsonl"), max_share=0.0),
-            max_new_tokens=ANSWER_TOKENS,
-            batch_size=self.batch_size,
-        )
+        with _told(file) as rejects:
+            answers = generate_answers(
+                self.model,
+                self.processor,
+                questions,
+                image_root=self.image_root,
+                out=file,
+                rejects=rejects,
+                max_new_tokens=ANSWER_TOKENS,
+                batch_size=self.batch_size,
+            )
         return read_verdicts(answers)
 
 
@@ -65,13 +70,22 @@ class EndpointAsker:
         if not questions:
             return {}
         file.parent.mkdir(parents=True, exist_ok=True)
-        rejects = Rejects(file.with_name("rejects.jsonl"), max_share=0.0)
-        self._asked = EndpointQuestions(questions, image_root=self._root, rejects=rejects, max_new_tokens=ANSWER_TOKENS)
-        return read_verdicts(ask_endpoint(self._endpoint, self._asked, questions, out=file))
+        with _told(file) as rejects:
+            self._asked = EndpointQuestions(questions, image_root=self._root, rejects=rejects, max_new_tokens=ANSWER_TOKENS)
+            return read_verdicts(ask_endpoint(self._endpoint, self._asked, questions, out=file))
 
     def _request(self, key: str) -> Mapping[str, Any]:
         assert self._asked is not None
         return self._asked.request(key)
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[Rejects]:
+    """Questions that can't be asked have no answer, and are told."""
+    rejects = Rejects(file.with_name("rejects.jsonl"), max_share=1.0)
+    yield rejects
+    if rejects.num_rejected:
+        logger.warning("%d questions can't be asked, such as %s", rejects.num_rejected, rejects.first)
 
 
 def build_asker(parts: Parts) -> Asker:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from mmalign.evaluation.answers import Question
 from mmalign.evaluation.object_words import find_mentions
 from mmalign.evaluation.rows import read_jsonl
 from mmalign.evaluation.wording import fill_prompt
+
+logger = logging.getLogger(__name__)
 
 READ = "Description of an image: {response}\n\nQuestion: {question}\nBy the description alone, answer yes or no."
 WRITE = """A description of this image: {response}
@@ -88,14 +91,21 @@ class Writer:
         self.sampler, self.number, self.root = sampler, number, image_root
 
     def __call__(self, items: Sequence[Sampled]) -> list[list[str]]:
-        """Return the questions of each item, each once."""
-        places = [(i, response) for i, item in enumerate(items) for response in dict.fromkeys(item.responses)]
-        prompts = [fill_prompt(WRITE, {"response": response, "number": str(self.number)}) for _, response in places]
-        images = [load_image(items[i].question.image, root=self.root) for i, _ in places]
-        seeds = [_seed(items[i].question.id, prompt) for (i, _), prompt in zip(places, prompts, strict=True)]
-        asked = [self.sampler.read(prompt, image) for prompt, image in zip(prompts, images, strict=True)]
+        """Return the questions of each item, each once; none about a response that the model can't read."""
+        asked, seeds, owners = [], [], []
+        for i, item in enumerate(items):
+            for response in dict.fromkeys(item.responses):
+                prompt = fill_prompt(WRITE, {"response": response, "number": str(self.number)})
+                try:
+                    asked.append(self.sampler.read(prompt, load_image(item.question.image, root=self.root)))
+                except UserError as error:
+                    logger.warning("no questions about a response to %s: %s", item.question.id, error)
+                    continue
+                seeds.append(_seed(item.question.id, prompt))
+                owners.append(i)
         written: list[dict[str, None]] = [{} for _ in items]
-        for (i, _), (text,) in zip(places, self.sampler(asked, seeds=seeds), strict=True):
+        texts = self.sampler(asked, seeds=seeds) if asked else []
+        for i, (text,) in zip(owners, texts, strict=True):
             written[i] |= dict.fromkeys(read_questions(text)[: self.number])
         return [list(texts) for texts in written]
 

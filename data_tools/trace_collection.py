@@ -45,7 +45,8 @@ class Asked(NamedTuple):
     side: int
     prompt: str
     shown: tuple[str, str]
-    pair: PairRow
+    read: Any
+    """As the sampler reads it; None where the world judges."""
 
 
 class TraceCollector:
@@ -79,16 +80,22 @@ class TraceCollector:
         question = text_of(pair.prompt[0]).strip()
         orders = {1: (pair.chosen, pair.rejected), -1: (pair.rejected, pair.chosen)}
         prompts = {side: fill_rubric_prompt(question, *orders[side], template=self._wording) for side in SIDES}
-        return [Asked(index, side, prompts[side], orders[side], pair) for side in SIDES]
+        return [Asked(index, side, prompts[side], orders[side], self._read(prompts[side], pair)) for side in SIDES]
+
+    def _read(self, prompt: str, pair: PairRow) -> Any:
+        return None if self._options.teacher == "world" else self._load().read(prompt, pair.images[0])
+
+    def _load(self) -> Sampler:
+        if self._sampler is None:
+            load: Callable[[str], tuple[Any, Any]] = partial(load_on_accelerator, dtype=self._options.dtype)
+            self._sampler = build_sampler(self._options, self._decoding, load)
+        return self._sampler
 
     def _reply(self, asked: Sequence[Asked]) -> list[list[str]]:
         if self._options.teacher == "world":
             return [[write_trace(self._dataset[one.row], *one.shown)] for one in asked]
-        if self._sampler is None:
-            load: Callable[[str], tuple[Any, Any]] = partial(load_on_accelerator, dtype=self._options.dtype)
-            self._sampler = build_sampler(self._options, self._decoding, load)
         seeds = [chunk_seed(self._options.seed, 2 * one.row + SIDES.index(one.side)) for one in asked]
-        return self._sampler([self._sampler.read(one.prompt, one.pair.images[0]) for one in asked], seeds=seeds)
+        return self._load()([one.read for one in asked], seeds=seeds)
 
 
 def write_traces(dataset: Dataset, chunks: Sequence[Path], options: TraceOptions) -> dict[str, Any]:

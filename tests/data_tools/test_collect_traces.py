@@ -161,13 +161,20 @@ def test_a_judge_behind_an_endpoint(tmp_path: Path) -> None:
 
 
 def test_a_local_judge_that_can_not_write_json(tmp_path: Path, tiny_llava_dir: Path) -> None:
+    """And a pair whose answer it would read as an image: a reject beside the others."""
     data = save_pairs(tmp_path)
+    unread = {"images": ["a.jpg"], "prompt": "What?", "chosen": "an <image>", "rejected": "short", "id": "unread"}
+    with data.open("a") as file:
+        file.write(json.dumps(unread) + "\n")
     words = [str(data), "--image-root", str(tmp_path / "images"), "--model", str(tiny_llava_dir), "--samples", "2", "--max-new-tokens", "4"]
-    assert main([*words, "--max-reject-share", "0.5", "--out", str(tmp_path / "out")]) == 0
+    assert main([*words, "--max-reject-share", "0.6", "--out", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out" / "traces.json").read_text())
     assert (record["all"]["replies"], record["all"]["inconsistent"]) == (8, 8)
     assert record["written"] == {"chats": 0, "pairs": 0, "scored": 0}
     assert not (tmp_path / "out" / "scored.parquet").exists()
+    reject = json.loads((tmp_path / "out" / "rejects.jsonl").read_text().splitlines()[-1])
+    assert reject["id"] == "unread"
+    assert "holds <image>, which LlavaProcessor reads as an image's place" in reject["reason"]
 
 
 def test_one_teacher_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
+from data_tools.asking import LocalAsker
 from data_tools.question_checks import Check, Minimax, choose_minimax, one_way_share, pass_matrix, score_response
-from data_tools.question_sources import object_question, read_questions
+from data_tools.question_sources import Writer, object_question, read_questions
 from data_tools.sample_pairs import main
+from data_tools.sampling import ResponseSampler
+from data_tools.scoring import Sampled
 from mmalign.data.datasets import load_rows
+from mmalign.engine.choosing import Sampling
+from mmalign.evaluation.answers import Question
+from tests.data_tools.sets import save_images
 from tests.evaluation.judges.chat_server import ChatServer, run_chat_server, text_of
-from tests.tiny_models import random_image
+from tests.tiny_models import build_tiny_llava, random_image
 
 RESPONSES = ("A dog.", "A cat and a dog.", "A cat.", "Nothing at all.")
 
@@ -124,6 +130,23 @@ def test_questions_that_the_model_writes(words: list[str], tmp_path: Path) -> No
         expected = {"A dog.": 1.0, "A cat and a dog.": 0.0, "A cat.": -1.0, "Nothing at all.": 0.0}
         assert line["scores"] == [expected[text] for text in line["responses"]]
     assert texts_of(tmp_path / "out") == {("A dog.", "A cat.")}
+
+
+def test_what_a_local_model_can_not_read_is_not_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Words that its processor takes for an image, in a response and in a question: the others are asked."""
+    model, processor = build_tiny_llava()
+    save_images(tmp_path, "a.jpg")
+    items = [
+        Sampled(Question("q", "a.jpg", "What?"), None, None, ["A dog.", "An <image>."]),
+        Sampled(Question("r", "a.jpg", "?"), None, None, []),
+    ]
+    sampler = ResponseSampler(model, processor, sampling=Sampling(), max_new_tokens=4)
+    assert Writer(sampler, number=2, image_root=tmp_path)(items) == [[], []]
+    assert "no questions about a response to q: the text of the user holds <image>" in caplog.text
+    asked = [Question(name, "a.jpg", text) for name, text in {"good": "Is there a dog?", "bad": "Is there an <image>?"}.items()]
+    found = LocalAsker(model, processor, image_root=tmp_path, batch_size=2)(asked, file=tmp_path / "asked" / "by_image.jsonl")
+    assert list(found) == ["good"]
+    assert "1 questions can't be asked, such as row bad: the text of the user holds <image>" in caplog.text
 
 
 def test_questions_of_a_file(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
