@@ -67,9 +67,12 @@ def load_source(source: Path, *, prompts: Sequence[str], image_root: Path | None
 
 
 def _item(row: Mapping[str, Any], number: int, source: Path, gold: str | None) -> Sampled:
-    if not isinstance(row.get("image"), str) or not isinstance(row.get("prompt"), str):
+    images = row.get("images")
+    image = images[0] if isinstance(images, list) and len(images) == 1 else row.get("image")
+    prompt = row.get("prompt", row.get("question"))
+    if not isinstance(image, str) or not isinstance(prompt, str):
         raise UserError(
-            f"{source}, row {number} has keys {', '.join(row)}; expected image and prompt (text), and perhaps id, reference, answer"
+            f"{source}, row {number} has keys {', '.join(row)}; expected image (a path), prompt (text), and perhaps id, reference, answer"
         )
     given = row.get("answer")
     answers = [] if given is None else given if isinstance(given, list) else [given]
@@ -78,7 +81,7 @@ def _item(row: Mapping[str, Any], number: int, source: Path, gold: str | None) -
     taught = None if gold is None else row.get(gold)
     if gold is not None and (not isinstance(taught, str) or not taught.strip()):
         raise UserError(f"{source}, row {number}: {gold} is {taught!r}; expected the teacher's answer, which --gold names, as text")
-    question = Question(str(row.get("id", number)), row["image"], row["prompt"])
+    question = Question(str(row.get("id", number)), image, prompt)
     return Sampled(question, None, row.get("reference"), [], tuple(answers), taught)
 
 

@@ -113,9 +113,12 @@ def test_answers_by_hand(tmp_path: Path) -> None:
 
 
 def test_questions_with_answers(tmp_path: Path, tiny_llava_dir: Path) -> None:
-    """One of the right answers is what the model says by chance; the other samples are wrong. All wrong, there is no pair."""
+    """One of the right answers is what the model says by chance; the other samples are wrong. All wrong, there is no pair.
+
+    Rows have the names of ``train online`` too.
+    """
     photos = save_photos(tmp_path / "photos", 2)
-    rows = [{"image": f"{i}.png", "prompt": "What is it?"} for i in range(2)]
+    rows = [{"image": "0.png", "prompt": "What is it?"}, {"images": ["1.png"], "question": "What is it?"}]
     source = tmp_path / "questions.jsonl"
     words = [str(source), "--image-root", str(photos), "--model", str(tiny_llava_dir), "--scorer", "answers", "--max-new-tokens", "3"]
 
