@@ -77,6 +77,11 @@ def test_runs(changed: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "changed", "message"),
     [
+        (
+            METHODS["mimic"].options,
+            {**RUN, "teacher": ["x"], "teacher_column": "kind"},
+            "teacher_column is kind, which only a run with several --teacher NAME=MODEL reads; add that, or leave it out",
+        ),
         (PREFERENCE, {**RUN, "sft_weight": -0.1}, "sft_weight is -0.1; expected at least 0"),
         (PREFERENCE, {**RUN, "weaken_seed": -1}, "weaken_seed is -1; expected at least 0"),
         (ReportTrainingOptions, {"runs": [Path("x")], "out": Path("y"), "smooth": 0}, "smooth is 0; expected at least 1"),

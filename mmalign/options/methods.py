@@ -177,6 +177,8 @@ class MimicOptions(MimicLossOptions, MllmOptions):
         """Refuse what a cached teacher can't tell."""
         super().__post_init__()
         cached = "cached" in self.teachers.values()
+        if len(self.teachers) == 1:
+            self.refuse_idle("teacher_column", needed="a run with several --teacher NAME=MODEL")
         if len(self.teachers) > 1 and (cached or self.visual_advantage != "off"):
             raise UserError("of several teachers each is live, and asked once; leave cached and --visual-advantage out")
         if cached and (self.legacy_mask or self.temperature != 1.0):
