@@ -1,4 +1,4 @@
-"""The measured part of docs/studies/real.md, from whatever cells are finished: arms, image terms, own answers, starts."""
+"""The measured part of docs/studies/real.md, or real_short.md, from whatever cells are finished: arms, image terms, own answers, starts."""
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,6 +20,7 @@ COMPARED = ("hallucinated", "CHAIR_i", "coverage", "POPE F1", "existence F1")
 ALIKE = "answers alike, % of photographs"
 COST = ("minutes", "CPU minutes", "peak memory, GB", ALIKE)
 BASELINE = "dpo"
+_RECORDS = (f"{BASELINE}/mmalign_run.json", "difficulty/difficulty.json")
 
 
 def write_page(options: argparse.Namespace) -> Path:
@@ -33,7 +34,9 @@ def write_page(options: argparse.Namespace) -> Path:
     parts = [part for list_parts in studies for part in list_parts(out)]
     if not parts:
         raise SystemExit(f"no finished cell in {out}: nothing to report")
-    return page.write_measured(options.report / "real.md", "Pretrained weights and photographs", parts)
+    # What the short size measures stands apart: its start has seen half of what the other's has.
+    name = "real_short" if options.steps == "short" else "real"
+    return page.write_measured(options.report / f"{name}.md", "Pretrained weights and photographs", parts)
 
 
 def preference_parts(out: Path) -> list[str]:
@@ -67,15 +70,17 @@ def _mean(seeds: page.Seeds, key: str) -> str:
 
 def describe_size(out: Path) -> str:
     """Say how much the start and the arms were trained, from what the main run left; empty where its records are gone."""
-    records = [out / "sft" / "mmalign_run.json", out / BASELINE / "mmalign_run.json", out / "difficulty" / "difficulty.json"]
-    if not all(path.is_file() for path in records):
+    sft = out / "sft" / "mmalign_run.json"
+    # The main run's, or those of a seed.
+    dpo, difficulty = (next(iter(sorted([*out.glob(name), *out.glob(f"seeds/*/{name}")])), None) for name in _RECORDS)
+    if not (sft.is_file() and dpo and difficulty):
         return ""
-    sft, dpo, summary = map(read_json_object, records)
+    start, arm, summary = map(read_json_object, (sft, dpo, difficulty))
     proxies = {name: 100 * proxy["accuracy"] for name, proxy in summary["statistics"]["all"].items()}
     rows = [
-        ["steps of the start", f"{sft['steps']:,} of {sft['batch']} chats"],
-        ["steps of each arm", f"{dpo['steps']:,} of {dpo['batch']} pairs, of {summary['num_scored']:,}"],
-        ["learning rate, full weights", f"{dpo['options']['learning_rate']:g}"],
+        ["steps of the start", f"{start['steps']:,} of {start['batch']} chats"],
+        ["steps of each arm", f"{arm['steps']:,} of {arm['batch']} pairs, of {summary['num_scored']:,}"],
+        ["learning rate, full weights", f"{arm['options']['learning_rate']:g}"],
         *([f"pairs that the {name} proxy orders rightly", f"{value:.1f}%"] for name, value in proxies.items()),
     ]
     return markdown_table(["", "this run"], rows, text=(0, 1))

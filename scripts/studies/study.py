@@ -276,6 +276,7 @@ def main(
         run(options)
         print(f"done in {time.time() - start:.0f} s")
     options.report.mkdir(parents=True, exist_ok=True)
-    print(write_page(options))
+    written = write_page(options)
+    print(written)
     if options.report != options.out:
-        write_numbers(options.out, options.report / "numbers" / f"{name}{'-quick' if options.quick else ''}.jsonl", folders)
+        write_numbers(options.out, options.report / "numbers" / f"{written.stem}{'-quick' if options.quick else ''}.jsonl", folders)

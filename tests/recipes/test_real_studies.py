@@ -353,6 +353,21 @@ def test_page_holds_what_is_finished_and_nothing_else(job: Job) -> None:
     assert "| arm | CPU minutes | peak memory, GB |" in text
     assert "| DPO | 3.00 | 4.00 |" in text
     assert "| flex_dpo | 3.00" not in text
+    # The short size has a page of its own, and a seed's records tell of it.
+    records = {"sft": {"steps": 300, "batch": 16}, "seeds/1/dpo": {"steps": 60, "batch": 16, "options": {"learning_rate": 3e-5}}}
+    for name, record in records.items():
+        write_json(job.out / name / "mmalign_run.json", record)
+    statistics = {"all": {"contrastive": {"accuracy": 0.625}}}
+    write_json(job.out / "seeds" / "1" / "difficulty" / "difficulty.json", {"num_scored": 3553, "statistics": statistics})
+    options.steps = "short"
+    assert write_page(options) == job.out / "real_short.md"
+    text = (job.out / "real_short.md").read_text()
+    told = (
+        "steps of the start | 300 of 16 chats",
+        "steps of each arm | 60 of 16 pairs, of 3,553",
+        "contrastive proxy orders rightly | 62.5%",
+    )
+    assert [line for line in told if line not in text] == []
 
 
 @pytest.mark.slow
