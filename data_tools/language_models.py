@@ -58,10 +58,9 @@ def load_language_model(
         raise UserError("name one language model: --llm DIR, or --url URL with --llm-name NAME")
     cache = out / "replies.jsonl"
     if options.llm is not None:
-        from mmalign.evaluation.judges.local import LocalJudge, read_length
+        from mmalign.evaluation.judges.choice import build_local
 
-        length = read_length(options.llm_decoding, default=max_new_tokens, option="--llm-decoding")
-        return LocalJudge(options.llm, cache=cache, max_new_tokens=length, option="--llm-decoding")
+        return build_local(options.llm, options.llm_decoding, cache=cache, option="--llm-decoding", default=max_new_tokens)
     from mmalign.evaluation.judges.endpoint import OpenAIJudge, merge_decoding, text_request
 
     assert options.url is not None

@@ -35,8 +35,7 @@ from mmalign.options.methods import (
     SftOptions,
 )
 from mmalign.options.models import UpcycleOptions
-from mmalign.runs import classifier, denoisers, difficulty, training
-from mmalign.runs import evaluate as evaluating
+from mmalign.runs import answering, classifier, denoisers, difficulty, training
 from mmalign.runs import upcycle as upcycling
 from mmalign.runs.classifier import TrainedClassifier
 from mmalign.runs.difficulty import ScoredPairs
@@ -159,7 +158,7 @@ def train_image_preference(options: ImagePreferenceOptions) -> TrainedRun:
 @_takes(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> Result:
     """Measure hallucination on a benchmark (``mmalign evaluate``)."""
-    return evaluating.run(options)
+    return answering.run(options)
 
 
 @_takes(UpcycleOptions)

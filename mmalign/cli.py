@@ -21,14 +21,17 @@ class Command(NamedTuple):
     run: str
     summary: str
     packages: tuple[str, str] = ("mmalign.options", "mmalign.runs")
+    instead: tuple[str, str] | None = None
+    """An option, and what runs where it is given: it needs less, and so is imported sooner."""
 
     def options_class(self) -> type[Any]:
         """Import the dataclass of its options."""
         return _find(self.packages[0], self.options)
 
-    def import_run(self) -> Callable[[Any], object]:
+    def import_run(self, options: Any) -> Callable[[Any], object]:
         """Import what it runs."""
-        return _find(self.packages[1], self.run)
+        option, instead = self.instead or ("", "")
+        return _find(self.packages[1], instead if option and getattr(options, option) is not None else self.run)
 
 
 def _data_tool(module: str, options: str, summary: str) -> Command:
@@ -148,8 +151,9 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "evaluate:EvaluateOptions",
-        "evaluate:run",
+        "answering:run",
         "measure hallucination: pope, chair, amber, mme, ...",
+        instead=("answers", "evaluate:run"),
     ),
     "evaluate images": Command(
         "evaluate_images:EvaluateImagesOptions",
@@ -168,17 +172,17 @@ COMMANDS = {
     ),
     "report eval": Command(
         "report:ReportEvalOptions",
-        "report:run_eval",
+        "eval_report:run",
         "results of several models as a table and a page",
     ),
     "report training": Command(
         "report:ReportTrainingOptions",
-        "report:run_training",
+        "training_report:run",
         "reward margin and accuracy by difficulty, over time",
     ),
     "report difficulty": Command(
         "report:ReportDifficultyOptions",
-        "report:run_difficulty",
+        "difficulty_report:run",
         "a page of difficulty scores, pairs easiest to hardest",
     ),
     "publish": Command(
@@ -250,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     joined = _in_process_group()
     status = None
     try:
-        status = run_and_tell(lambda: command.import_run()(options), prog=f"mmalign {name}", traced=traced)
+        status = run_and_tell(lambda: command.import_run(options)(options), prog=f"mmalign {name}", traced=traced)
     finally:
         if not joined:
             _leave_process_group(wait=status == 0)

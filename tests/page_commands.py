@@ -169,7 +169,7 @@ def parse_mmalign(words: list[str]) -> None:
     command = cli._choose_variant(name, words)
     options = parse_options(command.options_class(), words[len(name.split()) :], prog=f"mmalign {name}", description="")
     if name.startswith("recipe "):
-        command.import_run()(options)
+        command.import_run(options)(options)
 
 
 def parse_program(module: str, words: list[str]) -> None:

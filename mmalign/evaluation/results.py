@@ -116,3 +116,10 @@ def hash_files(files: Sequence[Path]) -> dict[str, str]:
         return {path.name: hash_file(path) for path in flat}
     hashes = "".join(f"{path.parent.name}/{path.name} {hash_file(path)}\n" for path in sorted(flat))
     return {f"{len(flat)} files": hashlib.sha256(hashes.encode()).hexdigest()}
+
+
+def name_search(result: Mapping[str, Any]) -> str | None:
+    """Name the search for the answers of a result; None where there was none: they are greedy, or not mmalign's."""
+    decoding = result.get("decoding") or {}
+    beams = decoding.get("num_beams", 1)
+    return f"{beams} beams, length penalty {decoding.get('length_penalty', 'not said')}" if beams != 1 else None

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, StrictUndefined
 
 from mmalign.errors import UserError
+from mmalign.evaluation.results import name_search
 from mmalign.files import write_whole
 from mmalign.models.parameters import ParameterCounts
 
@@ -136,13 +137,6 @@ def card_results(result: Mapping[str, Any]) -> list[CardResult]:
         "data_hash": _join_hashes(result["data"]),
     }
     return [CardResult(**common, metric=key, value=value) for key, value in result["metrics"].items()]
-
-
-def name_search(result: Mapping[str, Any]) -> str | None:
-    """Name the search for the answers of a result; None where there was none: they are greedy, or not mmalign's."""
-    decoding = result.get("decoding") or {}
-    beams = decoding.get("num_beams", 1)
-    return f"{beams} beams, length penalty {decoding.get('length_penalty', 'not said')}" if beams != 1 else None
 
 
 def load_template() -> str:

@@ -10,7 +10,8 @@ from mmalign.config import coerce
 from mmalign.errors import UserError
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.options.evaluate import EvaluateOptions
-from mmalign.runs.evaluate import check_can_answer, image_folder, load_benchmark
+from mmalign.runs.answering import check_can_answer
+from mmalign.runs.evaluate import image_folder, load_benchmark
 
 # What the command itself says.
 _NOT_TO_CHOOSE = ("benchmark", "data", "model", "answers", "out", "json", "dtype", "quantization")

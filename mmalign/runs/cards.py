@@ -9,13 +9,14 @@ from huggingface_hub import ModelCard
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from mmalign.errors import UserError
+from mmalign.evaluation.results import name_search
 from mmalign.files import RUN_FILE, expected_form, locked, read_json_object
 from mmalign.held import PREFIX
 from mmalign.methods.registry import find_method
 from mmalign.models.load import load_config
 from mmalign.models.parameters import ParameterCounts, count_parameters
 from mmalign.options.base import Options
-from mmalign.reports.model_card import CardFacts, Kind, card_results, name_search, write_model_card
+from mmalign.reports.model_card import CardFacts, Kind, card_results, write_model_card
 from mmalign.runs.run_record import build_record, read_record, write_record
 
 LIMITS = (

@@ -1,4 +1,4 @@
-"""What ``mmalign report difficulty`` shows, gathered from the folder that ``mmalign score-difficulty`` wrote."""
+"""``mmalign report difficulty``: what it shows is gathered from the folder that ``mmalign score-difficulty`` wrote."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +15,21 @@ from mmalign.difficulty.voting import spread
 from mmalign.errors import UserError
 from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.methods.preference_metrics import difficulty_quartiles
-from mmalign.reports.difficulty_page import DifficultyScores, RankedPair
+from mmalign.options.report import ReportDifficultyOptions
+from mmalign.reports.difficulty_page import DifficultyScores, RankedPair, write_difficulty_page
 from mmalign.reports.gallery import make_thumbnail
+
+
+def run(options: ReportDifficultyOptions) -> None:
+    """Write the page of a data set's difficulty scores.
+
+    Raises:
+        ValueError: If the folder has no scores, or they don't belong together.
+    """
+    dataset, scores = load_scores(options.scores, group_by=options.group_by)
+    pairs = pick_pairs(dataset, scores, number=options.num_pairs, image_root=options.image_root)
+    facts = describe_scoring(options.scores, scores)
+    print(f"saved in {write_difficulty_page(options.out, title=options.title, scores=scores, pairs=pairs, facts=facts)}")
 
 
 def load_scores(folder: Path, *, group_by: str = "source") -> tuple[Dataset, DifficultyScores]:

@@ -1,4 +1,4 @@
-"""What ``mmalign report eval`` shows, gathered from the folders that ``mmalign evaluate`` wrote."""
+"""``mmalign report eval``: what it shows is gathered from the folders that ``mmalign evaluate`` wrote."""
 
 import json
 import random
@@ -12,15 +12,43 @@ from mmalign.errors import UserError
 from mmalign.evaluation.intervals import compute_differences, compute_intervals
 from mmalign.evaluation.items import Item, items_path, read_items
 from mmalign.evaluation.registry import find_benchmark
-from mmalign.files import read_json
+from mmalign.evaluation.results import name_search
+from mmalign.files import read_json, write_whole
 from mmalign.options.evaluate import BENCHMARKS
-from mmalign.reports.comparison import EvalRun, Range
-from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers
+from mmalign.options.report import ReportEvalOptions
+from mmalign.reports.comparison import EvalRun, Range, build_comparison, csv_comparison, markdown_comparison, terminal_comparison
+from mmalign.reports.eval_page import AskedQuestion, Reply, WrongAnswers, write_eval_page
 from mmalign.reports.gallery import Caption, make_thumbnail
-from mmalign.reports.model_card import name_search
 
 # Numbers of which one differs are not of the same measurement.
 _MUST_AGREE = ("data", "mode", "variant", "scorer_version", "judge", "judge_prompt")
+
+
+def run(options: ReportEvalOptions) -> None:
+    """Write the report and print the table.
+
+    Raises:
+        ValueError: If results are missing, damaged, or can't be compared.
+    """
+    models = collect_results(options.results, names=options.names)
+    runs = collect_runs(models, resamples=options.resamples, seed=options.seed)
+    groups = build_comparison(runs)
+    wrong = collect_wrong(models, images=options.images, max_wrong=options.max_wrong, seed=options.seed)
+    options.out.mkdir(parents=True, exist_ok=True)
+    names, notes = [run.name for run in runs], find_notes(models)
+    listed = "".join(f"- {note}\n" for note in notes)
+    write_whole(options.out / "report.md", f"{listed}\n{markdown_comparison(groups, names)}\n".lstrip())
+    write_whole(options.out / "report.csv", csv_comparison(groups, runs))
+    page = write_eval_page(
+        options.out / "report.html",
+        title=options.title,
+        runs=runs,
+        wrong=wrong,
+        facts=describe(models, resamples=options.resamples, seed=options.seed),
+        notes=notes,
+        links=options.links,
+    )
+    print(f"{terminal_comparison(groups, names)}\n{listed}\nevery row in {page.with_suffix('.md')}, saved in {page}")
 
 
 @dataclass(frozen=True)

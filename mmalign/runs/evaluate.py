@@ -1,18 +1,14 @@
-"""``mmalign evaluate NAME``: answer a benchmark's questions where a model is given, and score the answers."""
+"""``mmalign evaluate NAME``: score answers to a benchmark's questions. What answers them is in ``answering``."""
 
 import contextlib
-import dataclasses
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmalign.data.rejects import Rejects
-from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Answer, Endings, Question, count_endings, match_answers, shared_decoding
+from mmalign.evaluation.answers import Answer, Endings, count_endings, match_answers, shared_decoding
 from mmalign.evaluation.benchmark import Benchmark, compute_metrics
-from mmalign.evaluation.endpoint_answers import EndpointQuestions, ask_endpoint, connect_endpoint
 from mmalign.evaluation.items import items_path, write_items
 from mmalign.evaluation.judges.choice import choose_judge
 from mmalign.evaluation.judges.replay import ReplayedJudge, is_cache
@@ -20,82 +16,55 @@ from mmalign.evaluation.judging import Judge, ask_judge, hash_text, needs_judge,
 from mmalign.evaluation.registry import find_benchmark
 from mmalign.evaluation.results import Result, differing, hash_files
 from mmalign.evaluation.rows import read_text
-from mmalign.evaluation.runner import find_unfinished, generate_answers
 from mmalign.evaluation.verdicts import UnreadableError
 from mmalign.files import expected_form
-from mmalign.models.fingerprint import fingerprint_checkpoint
-from mmalign.models.load import best_device, load_mllm
 from mmalign.options.evaluate import EvaluateOptions, Mode
-from mmalign.runs.cards import add_result
 
 logger = logging.getLogger(__name__)
 
 
 def run(options: EvaluateOptions) -> Result:
-    """Answer the questions where a model is given, score the answers, print and save the result.
+    """Score saved answers, print and save the result.
 
     Raises:
-        ValueError: If not one of model, endpoint and answers is given.
+        ValueError: If a model is named too, or data, answers or a judge are missing or don't fit.
     """
+    check_source(options)
+    return tell(options, score_saved(options))
+
+
+def check_source(options: EvaluateOptions) -> None:
+    """Raise UserError if not one of model, endpoint and answers is given."""
     if sum(choice is not None for choice in (options.model, options.endpoint, options.answers)) != 1:
         raise UserError("give either --model or --endpoint, to answer the questions, or --answers, to score saved ones")
-    result = evaluate(options)
+
+
+def tell(options: EvaluateOptions, result: Result) -> Result:
+    """Print a result as asked for, and return it."""
     print(result.to_json() if options.json else result.to_text())
     return result
 
 
-class Loaded(NamedTuple):
-    """A model in memory, its processor, and what it is: unfinished answers of another one are refused."""
-
-    model: Any
-    processor: Any
-    source: str
-
-
-def load_model(options: EvaluateOptions, *, source: str | None = None) -> Loaded:
-    """Load the model that the options name; ``source`` is what ``identify`` says of it, where that is known already."""
-    assert options.model is not None
-    model, processor = load_mllm(options.model, dtype=options.dtype, quantization=options.quantization)
-    return Loaded(model.to(best_device()), processor, source or identify(options))
-
-
-def identify(options: EvaluateOptions) -> str:
-    """Return the fingerprint of the model that the options name, as it is loaded."""
-    assert options.model is not None
-    return fingerprint_checkpoint(options.model, dtype=options.dtype, quantization=options.quantization)
-
-
-def evaluate(options: EvaluateOptions, *, loaded: Loaded | None = None, benchmark: Benchmark | None = None) -> Result:
-    """Return the result.
-
-    Args:
-        options: What is scored and how.
-        loaded: A model that is in memory already; ``options.model`` is then its name, and no card is changed.
-        benchmark: Its data, where they are in memory already.
+def score_saved(options: EvaluateOptions) -> Result:
+    """Score the answers that the options name.
 
     Raises:
-        ValueError: If data, answers, images or a judge are missing or don't fit.
+        ValueError: If data, answers or a judge are missing or don't fit.
     """
-    benchmark = benchmark or load_benchmark(options)
-    if options.answers is not None:
-        given = _read(options, benchmark)
-    else:
-        given = answer_questions(options, benchmark, load=lambda: loaded or load_model(options))
-    result = score_answers(options, benchmark, given)
-    if options.model is not None:
-        forget_unfinished(options, benchmark, given)
-    if options.model is not None and loaded is None:
-        add_result(Path(options.model), dataclasses.asdict(result))
-    return result
+    benchmark = load_benchmark(options)
+    return score_answers(options, benchmark, _read(options, benchmark))
 
 
-def forget_unfinished(options: EvaluateOptions, benchmark: Benchmark, given: "Given") -> None:
-    """Remove what a stopped run would go on from, unless questions are left whose images may come to be there."""
-    if len(given.answers) == len(asked(options, benchmark)):
-        find_unfinished(given.path).unlink(missing_ok=True)
+class Given(NamedTuple):
+    """Answers, the file that holds them, how they were generated, and whether some may be missing."""
+
+    answers: Sequence[Answer]
+    path: Path
+    decoding: Mapping[str, Any] | None
+    in_part: bool
 
 
-def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given") -> Result:
+def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: Given) -> Result:
     """Match, judge and score answers; saved where ``options.out`` says.
 
     Raises:
@@ -139,28 +108,11 @@ def score_answers(options: EvaluateOptions, benchmark: Benchmark, given: "Given"
     return result
 
 
-class Given(NamedTuple):
-    """Answers, the file that holds them, how they were generated, and whether some may be missing."""
-
-    answers: Sequence[Answer]
-    path: Path
-    decoding: Mapping[str, Any] | None
-    in_part: bool
-
-
 def _read(options: EvaluateOptions, benchmark: Benchmark) -> Given:
     """Read saved answers, ours or others'."""
     path = Path(str(options.answers))
     rows = benchmark.read_answers(path)
     return Given(rows, path, shared_decoding(rows), options.allow_partial)
-
-
-def _lengths(options: EvaluateOptions, benchmark: Benchmark) -> int | list[int]:
-    """The longest answer; several where a benchmark asks for words and for texts."""
-    if options.max_new_tokens is not None:
-        return options.max_new_tokens
-    lengths = sorted({question.max_new_tokens for question in benchmark.questions()})
-    return lengths[0] if len(lengths) == 1 else lengths
 
 
 def _warn_of_reasoning(what: str, endings: Endings, *, mode: str, advice: str) -> None:
@@ -199,19 +151,6 @@ def build_judge(options: EvaluateOptions) -> Judge | None:
     if named:
         folder.mkdir(parents=True, exist_ok=True)
     return choose_judge(options, cache=folder / f"{options.benchmark}_judge_cache.jsonl")
-
-
-def check_can_answer(options: EvaluateOptions, benchmark: Benchmark) -> None:
-    """Look, before a model is asked, for what can be missing then, or when its answers are scored.
-
-    Raises:
-        ValueError: If questions, the folder of the images, a judge, or what scoring needs are missing.
-    """
-    benchmark.questions()
-    root = image_folder(options, benchmark)
-    if not (root.is_dir() or (options.images is None and benchmark.holds_images)):
-        raise UserError(f"no images at {root}; name their folder with --images")
-    check_can_score(options, benchmark)
 
 
 def check_can_score(options: EvaluateOptions, benchmark: Benchmark) -> None:
@@ -286,63 +225,3 @@ def judge_answers(options: EvaluateOptions, benchmark: Benchmark, answers: Mappi
         options.out.mkdir(parents=True, exist_ok=True)
         write_judgements(options.out / f"{options.benchmark}_judgements.jsonl", said)
     return Judged(*strip_replies(said), judge.name, template or benchmark.judge_wording, judge.decoding)
-
-
-def asked(options: EvaluateOptions, benchmark: Benchmark) -> list[Question]:
-    """What a model is asked, with what stands behind every question."""
-    return [question._replace(prompt=question.prompt + options.prompt_suffix) for question in benchmark.questions()]
-
-
-def answer_questions(options: EvaluateOptions, benchmark: Benchmark, *, load: Callable[[], Loaded]) -> Given:
-    """Ask the model, which is loaded once nothing else is missing, or the endpoint; unfinished answers stay until the result is there.
-
-    Raises:
-        ValueError: If images, a judge or the folder to save answers in are missing.
-    """
-    if options.out is None:
-        raise UserError("--out is missing: the folder that answers and result are saved in")
-    check_can_answer(options, benchmark)
-    questions = asked(options, benchmark)
-    options.out.mkdir(parents=True, exist_ok=True)
-    root = image_folder(options, benchmark)
-    if options.images is None and benchmark.write_images(options.out / "images"):
-        root = options.out / "images"
-    rejects = Rejects(options.out / f"{options.benchmark}_rejects.jsonl", max_share=options.max_reject_share)
-    path = options.out / f"{options.benchmark}_answers.jsonl"
-    if options.endpoint is not None:
-        return _ask_endpoint(options, benchmark, questions, root=root, rejects=rejects, path=path)
-    model, processor, source = load()
-    answers = generate_answers(
-        model,
-        processor,
-        questions,
-        image_root=root,
-        out=path,
-        rejects=rejects,
-        max_new_tokens=options.max_new_tokens,
-        batch_size=options.batch_size,
-        beams=Beams(options.beams, options.length_penalty) if options.beams > 1 else None,
-        source=source,
-        keep=True,
-    )
-    decoding: dict[str, Any] = {"do_sample": False, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
-    if options.beams > 1:
-        decoding |= {"num_beams": options.beams, "length_penalty": options.length_penalty}
-    return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)
-
-
-def _ask_endpoint(
-    options: EvaluateOptions, benchmark: Benchmark, questions: Sequence[Question], *, root: Path, rejects: Rejects, path: Path
-) -> Given:
-    """Ask a model behind an endpoint; its answers are kept one by one, so that a stopped run resumes with the rest."""
-    requests = EndpointQuestions(questions, image_root=root, rejects=rejects, max_new_tokens=options.max_new_tokens)
-    endpoint = connect_endpoint(
-        options,
-        model=str(options.endpoint_model),
-        cache=path.with_name(f"{options.benchmark}_endpoint_cache.jsonl"),
-        request=requests.request,
-        usual={"temperature": 0},
-    )
-    answers = ask_endpoint(endpoint, requests, questions, out=path)
-    decoding = {"endpoint": endpoint.decoding, "max_new_tokens": _lengths(options, benchmark), "prompt_suffix": options.prompt_suffix}
-    return Given(answers, path, decoding, options.allow_partial or rejects.num_rejected > 0)

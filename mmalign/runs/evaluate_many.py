@@ -20,20 +20,11 @@ from mmalign.evaluation.rows import read_jsonl
 from mmalign.files import read_json_object, write_whole
 from mmalign.options.evaluate import EvaluateManyOptions, ScoringOptions
 from mmalign.options.report import ReportEvalOptions
+from mmalign.runs.answering import Loaded, answer_questions, asked, forget_unfinished, identify, load_model
 from mmalign.runs.benchmark_plan import Planned, plan_benchmark, read_settings
 from mmalign.runs.cards import add_result
-from mmalign.runs.evaluate import (
-    Given,
-    Loaded,
-    answer_questions,
-    asked,
-    forget_unfinished,
-    identify,
-    image_folder,
-    load_model,
-    score_answers,
-)
-from mmalign.runs.report import run_eval
+from mmalign.runs.eval_report import run as write_report
+from mmalign.runs.evaluate import Given, image_folder, score_answers
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +48,7 @@ def run(options: EvaluateManyOptions) -> None:
         evaluate_model(model, folder, planned, source=source)
     own = [image_folder(wanted, benchmark) for wanted, benchmark in planned]
     images = [path for path in dict.fromkeys([*own, *(folder / "images" for folder in folders)]) if path.is_dir()]
-    run_eval(ReportEvalOptions(results=folders, out=options.out, names=options.model_names, images=images))
+    write_report(ReportEvalOptions(results=folders, out=options.out, names=options.model_names, images=images))
 
 
 def plan(options: EvaluateManyOptions) -> list[Planned]:

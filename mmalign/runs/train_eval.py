@@ -14,8 +14,9 @@ from mmalign.evaluation.items import items_path, read_items
 from mmalign.evaluation.runner import find_unfinished
 from mmalign.options.training import MllmOptions
 from mmalign.reports.metric_names import is_baseline
+from mmalign.runs.answering import Loaded, answer_and_score
 from mmalign.runs.benchmark_plan import Planned, plan_benchmark, read_settings
-from mmalign.runs.evaluate import Loaded, evaluate, image_folder
+from mmalign.runs.evaluate import image_folder
 from mmalign.training.tracking import Sample, small
 
 NUM_SAMPLES = 8
@@ -38,7 +39,7 @@ class TrainingEvaluation:
             # Half the answers of a run that was killed here: of the same weights if all went well, and nothing says so.
             find_unfinished(folder / f"{wanted.benchmark}_answers.jsonl").unlink(missing_ok=True)
             wanted = dataclasses.replace(wanted, model=f"{self.out}, step {step}", out=folder)
-            result = evaluate(wanted, loaded=Loaded(model, self.processor, source=str(wanted.model)), benchmark=benchmark)
+            result = answer_and_score(wanted, benchmark, loaded=Loaded(model, self.processor, source=str(wanted.model)))
             metrics |= {f"eval/{key}": value for key, value in result.metrics.items() if not is_baseline(key)}
         return metrics
 

@@ -14,7 +14,8 @@ from mmalign.cli import main
 from mmalign.evaluation.results import SCORER_VERSION
 from mmalign.models.load import load_mllm
 from mmalign.options.evaluate import EvaluateOptions
-from mmalign.runs.evaluate import build_judge, evaluate
+from mmalign.runs.answering import evaluate
+from mmalign.runs.evaluate import build_judge
 from tests.tiny_models import random_image
 
 

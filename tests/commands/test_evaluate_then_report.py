@@ -1,6 +1,8 @@
 """From two models to a page: ``mmalign evaluate --model`` writes what ``mmalign report eval`` shows."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,21 @@ def results(tmp_path_factory: pytest.TempPathFactory, tiny_llava_dir: Path) -> P
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_saved_answers_are_scored_and_compared_without_torch(results: Path, tmp_path: Path) -> None:
+    """It takes seconds to import."""
+    code = f"""
+import sys
+from mmalign.cli import main
+words = ["evaluate", "pope", "--data", "{results}", "--answers", "{results}/a/pope_answers.jsonl", "--out", "{tmp_path}/a"]
+assert main(words) == 0
+assert main(["report", "eval", "{tmp_path}/a", "{results}/b", "--images", "{results}/images", "--out", "{tmp_path}"]) == 0
+print(sorted({{"torch", "transformers", "datasets"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("benchmark", ["pope", "chair"])

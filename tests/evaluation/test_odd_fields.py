@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from mmalign.options.evaluate import EvaluateOptions
-from mmalign.runs.evaluate import evaluate, load_benchmark
+from mmalign.runs.answering import evaluate
+from mmalign.runs.evaluate import load_benchmark
 from tests.evaluation.test_hallusionbench import RECORDS
 
 MMHAL = {

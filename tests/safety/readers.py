@@ -30,10 +30,11 @@ from mmalign.options.evaluate import EvaluateOptions
 from mmalign.options.methods import PreferenceOptions
 from mmalign.options.report import ReportEvalOptions
 from mmalign.options.world import WorldOptions
+from mmalign.runs.answering import evaluate
 from mmalign.runs.cards import write_card
 from mmalign.runs.difficulty import run_fuse
-from mmalign.runs.evaluate import evaluate, load_benchmark
-from mmalign.runs.report import run_eval
+from mmalign.runs.eval_report import run as run_eval
+from mmalign.runs.evaluate import load_benchmark
 from mmalign.runs.world import run as run_world
 from mmalign.training.checkpoints import find_checkpoint, write_manifest
 from mmalign.worlds.photos import load_photos

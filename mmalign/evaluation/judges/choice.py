@@ -1,10 +1,12 @@
 """The judge that options name: one behind an endpoint, or a local model."""
 
+from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from mmalign.errors import UserError
 from mmalign.evaluation.judges.endpoint import OpenAIJudge, choose_key_variable, merge_decoding
-from mmalign.evaluation.judges.local import LocalJudge, read_length
 from mmalign.evaluation.judging import Judge
 from mmalign.options.judges import JudgeOptions
 
@@ -33,5 +35,34 @@ def choose_judge(options: JudgeOptions, *, cache: Path) -> Judge | None:
         )
     if options.judge is None:
         return None
-    length = read_length(options.judge_decoding, default=1024, option="--judge-decoding")
-    return LocalJudge(options.judge, cache=cache, max_new_tokens=length, option="--judge-decoding")
+    return build_local(options.judge, options.judge_decoding, cache=cache, option="--judge-decoding")
+
+
+def build_local(source: str, decoding: Mapping[str, Any], *, cache: Path, option: str, default: int = 1024) -> Judge:
+    """Build a local judge. Who asks none does not wait for the libraries of models.
+
+    Args:
+        source: Folder or hub id.
+        decoding: Its settings, as ``read_length`` reads them.
+        cache: File of its replies.
+        option: That names the settings, for errors.
+        default: Longest answer in tokens where the settings name none.
+
+    Raises:
+        ValueError: If there is no checkpoint, or the settings name anything else.
+    """
+    judge = import_module("mmalign.evaluation.judges.local").LocalJudge
+    built: Judge = judge(source, cache=cache, max_new_tokens=read_length(decoding, default=default, option=option), option=option)
+    return built
+
+
+def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> int:
+    """Return the longest answer that a local judge's settings name.
+
+    Raises:
+        ValueError: If they name anything else, or no number of tokens.
+    """
+    length = decoding.get("max_new_tokens", default)
+    if set(decoding) - {"max_new_tokens"} or not isinstance(length, int) or length < 1:
+        raise UserError(f"{option} is {dict(decoding)}; a local model decodes greedily and takes max_new_tokens alone")
+    return length

@@ -110,18 +110,6 @@ class LocalJudge(CheckpointJudge):
         return [(decode_answer(processor, one.ids, prompt=ids), one.end is None) for one, ids in zip(answers, asked, strict=True)]
 
 
-def read_length(decoding: Mapping[str, Any], *, default: int, option: str) -> int:
-    """Return the longest answer that a local judge's settings name.
-
-    Raises:
-        ValueError: If they name anything else, or no number of tokens.
-    """
-    length = decoding.get("max_new_tokens", default)
-    if set(decoding) - {"max_new_tokens"} or not isinstance(length, int) or length < 1:
-        raise UserError(f"{option} is {dict(decoding)}; a local model decodes greedily and takes max_new_tokens alone")
-    return length
-
-
 def hash_checkpoint(folder: Path) -> str:
     """Hash what decides the answers: configs, tokenizer, template and weights."""
     if not (folder / "config.json").is_file():
