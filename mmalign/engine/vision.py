@@ -96,6 +96,20 @@ def feature_inputs(features: ImageFeatures | None, repeats: Tensor | None = None
 
 # What the tower returns beside the features that enter the language model; nothing reads them there.
 _UNUSED = ("last_hidden_state", "hidden_states", "attentions")
+
+
+def feature_tensors(features: ImageFeatures) -> list[Tensor]:
+    """List the features that enter the language model."""
+    return [tensor for key, value in features.output.items() if key not in _UNUSED for tensor in _flatten(value)]
+
+
+def _flatten(value: Any) -> list[Tensor]:
+    """Tensors in the lists that families keep them in, by image or by layer."""
+    if value is None or isinstance(value, Tensor):
+        return [] if value is None else [value]
+    return [tensor for part in value for tensor in _flatten(part)]
+
+
 _BY_LAYER = "deepstack_features"
 # Embeddings of marks around images, the same for all of them (Ovis-2).
 _OF_ALL = "visual_indicator_features"

@@ -91,6 +91,8 @@ def build_training_arguments(options: TrainerOptions, *, output_dir: Path) -> Tr
         "fp16": options.precision == "float16",
         "activation_checkpointing": options.gradient_checkpointing,
         "activation_checkpointing_kwargs": {"use_reentrant": False} if options.gradient_checkpointing else None,
+        # A process whose rows have no images does not run the projector; Trainer would not look for it under gradient checkpointing.
+        "ddp_find_unused_parameters": True,
         "logging_steps": options.logging_steps,
         "save_steps": options.save_steps,
         "save_total_limit": options.save_total_limit,

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mmalign.errors import UserError
 from mmalign.files import open_to_readers
 from mmalign.models.adapters import find_part
 from mmalign.training.arguments import refused_fields
+from mmalign.training.blank_image import BlankImage
 from mmalign.training.method import Apart, Method
 from mmalign.training.optimizers import set_own_rate
 from mmalign.training.progress import show_progress
@@ -70,6 +72,7 @@ class MethodTrainer(Trainer):
         self._projector_learning_rate = projector_learning_rate
         self.loss_is_scaled_for_ga = True
         self._sums: dict[str, Tensor] = {}
+        self._blank = BlankImage(self.processing_class)
         if self._apart(None):
             # DDP looks for unused weights behind each forward pass, and those of one part are unused in the other's.
             self.accelerator.ddp_handler.find_unused_parameters = False
@@ -114,10 +117,10 @@ class MethodTrainer(Trainer):
         for module in self._keep_in_eval:
             module.eval()
         # Not the policy alone, whose own forward pass accelerate wraps: the reference and the teacher run in the same precision.
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self._reading_images(model, inputs) as zeros:
             output = self.method.compute(model, inputs) if self._router is None else self._router.compute(self.method, model, inputs)
         # A step without items (no response token in any of its rows) has loss 0, not 0 / 0.
-        loss = output.loss_sum / torch.as_tensor(num_items_in_batch).clamp(min=1)
+        loss = sum(zeros, output.loss_sum) / torch.as_tensor(num_items_in_batch).clamp(min=1)
         if not torch.isfinite(loss):
             path = self._save_batch(inputs)
             raise FloatingPointError(
@@ -129,6 +132,13 @@ class MethodTrainer(Trainer):
             self._sums[key] = self._sums.get(key, 0) + pair
         # DDP averages gradients over processes, and the items were counted over all of them.
         return loss * self.accelerator.num_processes
+
+    def _reading_images(self, model: nn.Module, inputs: dict[str, Any]) -> AbstractContextManager[list[Tensor]]:
+        """Let the model read an image where it is sharded, and this process's batch has none and another's has."""
+        if not (self.is_fsdp_enabled or self.is_deepspeed_enabled) or "images" not in inputs:
+            return nullcontext([])
+        shown = self.accelerator.reduce(torch.tensor(float(bool(inputs["images"])), device=self.args.device), reduction="sum")
+        return nullcontext([]) if inputs["images"] or not shown else self._blank.read_by(unwrap(model))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return super()._get_train_sampler(train_dataset) if self._sampler is None else self._sampler

@@ -1,6 +1,7 @@
 """The trainer: the same loss however a batch is split, exact resume, checkpoints that are checked, a stop at NaN."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,9 @@ def pair_dataset(num_rows: int = 8) -> Dataset:
     return dataset.cast_column("images", List(ImageFeature(decode=False)))
 
 
-def chat_dataset() -> Dataset:
+def chat_dataset(*, without_images: Sequence[int] = ()) -> Dataset:
     rows = [{"images": row["images"], "messages": row["prompt"] + row["chosen"]} for row in pair_rows(8)]
+    rows = [{**row, "images": []} if i in without_images else row for i, row in enumerate(rows)]
     return Dataset.from_list(rows).cast_column("images", List(ImageFeature(decode=False)))
 
 

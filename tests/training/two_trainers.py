@@ -39,7 +39,8 @@ from tests.training.sharded_trainer import ShardedTrainer
 from tests.training.test_trainer import chat_dataset, losses, pair_dataset
 
 CASES = (
-    "sft", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance", "mimic on-policy", "online",
+    "sft", "some text", "uneven", "preference", "teacher", "moe", "mimic", "mimic cached", "mimic sparse", "mimic balance",
+    "mimic on-policy", "online",
 )  # fmt: skip
 # Eight rows in two steps of four; the uneven cases have seven, and their last batch is filled with the epoch's first row.
 GLOBAL_BATCH = 4
@@ -57,7 +58,8 @@ FSDP = {
 def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, filled: bool = False, sharded: bool = False) -> MethodTrainer:
     """Make a case's trainer; ``folder.parent`` holds what ``cache_teacher`` wrote."""
     model, processor = build_sparse() if case in ("moe", "mimic sparse", "mimic balance") else build_tiny_llava(scale=1.0)
-    dataset = chat_dataset()
+    # The second process's rows have no images.
+    dataset = chat_dataset(without_images=(2, 3, 6, 7) if case == "some text" else ())
     method: Any = SupervisedMethod(processor)
     router = None
     if case in ("preference", "teacher"):
@@ -96,6 +98,7 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
         logging_steps=1,
         save_steps=4,
         schedule="constant",
+        gradient_checkpointing=case == "some text",
         trainer=trainer_options,
     )
     arguments = build_training_arguments(config, output_dir=folder)
@@ -104,6 +107,7 @@ def build(case: str, folder: Path, *, batch_size: int, accumulation: int = 1, fi
         model=model,
         args=arguments,
         train_dataset=dataset,
+        processing_class=processor,
         method=method,
         router=router,
         projector_learning_rate=3e-3 if case == "sft" else None,
