@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, List, Value
+import pyarrow as pa
+from datasets import Dataset, Features, List, Value, concatenate_datasets
 
 from mmalign.data.caches import (
     CELL_LOGPS,
@@ -33,6 +34,7 @@ LOGP_FEATURES = {
     **dict.fromkeys((*TOKEN_LOGPS, LIST_LOGPS), List(Value("float32"))),
     LIST_TOKEN_LOGPS: List(List(Value("float32"))),
 }
+_CACHED = frozenset((*REFERENCE_COLUMNS, *REFERENCE_LIST_COLUMNS, REFERENCE_VIEWS))
 CACHED = "cached.parquet"
 
 
@@ -64,7 +66,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: V
     """
     check_votes(dataset, votes)
     weights = fixed_weights(votes)
-    scores = _read_scores(dataset, shards, out=out)
+    scores, cached = _read_scores(dataset, shards, out=out)
     if any(_gap(name) not in row for row in scores for name in PROXIES):
         raise UserError(f"{out} holds no gaps to vote with, as mmalign cache-logps leaves it; run mmalign score-difficulty")
     gaps = _read_gaps(dataset, scores, name_proxies(votes))
@@ -72,8 +74,7 @@ def fuse_shards(dataset: Dataset, shards: Sequence[Path], *, out: Path, votes: V
     voted, statistics = _vote(gaps, groups, [row["id"] for row in scores], weighting=votes.weighting, weights=weights)
     difficulty = voted["difficulty"]
     columns = {_gap(name): values for name, values in gaps.items()} | voted
-    cached = {name: [row[name] for row in scores] for name in REFERENCE_COLUMNS}
-    write_columns(dataset, scores, {**{name: values.tolist() for name, values in columns.items()}, **cached}, out / SCORED)
+    write_columns(dataset, scores, {**columns, **{name: cached[name] for name in REFERENCE_COLUMNS}}, out / SCORED)
     summary = {
         "weighting": votes.weighting if weights is None else "fixed",
         "statistics": statistics,
@@ -133,15 +134,21 @@ def write_cached(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> int:
     Raises:
         ValueError: If no pair was scored.
     """
-    scores = _read_scores(dataset, shards, out=out)
-    cells = [name for name in scores[0] if name == REFERENCE_VIEWS or (name.startswith(CELL_LOGPS) and name not in (*LOGPS, LIST_LOGPS))]
-    names = REFERENCE_LIST_COLUMNS if LIST_LOGPS in scores[0] else (*REFERENCE_COLUMNS, *cells)
-    write_columns(dataset, scores, {name: [row[name] for row in scores] for name in names}, out / CACHED)
+    scores, cached = _read_scores(dataset, shards, out=out)
+    first = REFERENCE_LIST_COLUMNS if LIST_LOGPS in cached else REFERENCE_COLUMNS
+    write_columns(dataset, scores, {name: cached[name] for name in dict.fromkeys((*first, *cached))}, out / CACHED)
     return len(scores)
 
 
-def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list[dict[str, Any]]:
-    scores = [row for shard in shards for row in read_shard(shard) if "reason" not in row]
+def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> tuple[list[dict[str, Any]], dict[str, pa.ChunkedArray]]:
+    """Read what votes of each row that was scored, and the reference's columns in Arrow: as Python's numbers they need eight times that."""
+    scores: list[dict[str, Any]] = []
+    parts: list[pa.Table] = []
+    for shard in shards:
+        rows = [row for row in read_shard(shard) if "reason" not in row]
+        if rows:
+            parts.append(_take_cached(rows))
+            scores += rows
     if any(not 0 <= row["index"] < len(dataset) for row in scores):
         raise UserError(f"the shards of {out} hold scores of rows that the data set of {len(dataset):,} rows has not; score it anew")
     if not scores:
@@ -150,24 +157,27 @@ def _read_scores(dataset: Dataset, shards: Sequence[Path], *, out: Path) -> list
     fingerprint = read_json_object(out / SCORING).get("reference")
     if not isinstance(fingerprint, str):
         raise UserError(f"{out / 'scoring.json'} does not say which reference the scores are from; score the pairs again")
-    return [{**row, REFERENCE_FINGERPRINT: fingerprint} for row in scores]
+    cached = pa.concat_tables(parts)
+    shared = pa.chunked_array([pa.repeat(fingerprint, len(scores))])
+    return scores, {**dict(zip(cached.column_names, cached.columns, strict=True)), REFERENCE_FINGERPRINT: shared}
 
 
-def _feature(name: str) -> Any:
-    return LOGP_FEATURES.get(name, Value("float32") if name.startswith(CELL_LOGPS) else None)
+def _take_cached(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """Take the reference's columns out of the lines of a shard."""
+    names = [name for name in rows[0] if name in _CACHED or name.startswith(CELL_LOGPS)]
+    # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
+    features = Features({name: LOGP_FEATURES.get(name, Value("float32" if name.startswith(CELL_LOGPS) else "string")) for name in names})
+    return pa.table({name: [row.pop(name) for row in rows] for name in names}, schema=pa.schema(features.type))
 
 
-def write_columns(dataset: Dataset, scores: Sequence[dict[str, Any]], columns: dict[str, list[Any]], path: Path) -> None:
+def write_columns(dataset: Dataset, scores: Sequence[Mapping[str, Any]], columns: Mapping[str, Any], path: Path) -> None:
     """Write the rows that were scored with their new columns; ``scores`` says which rows, by ``index``, and their ids."""
     scored = dataset.select([row["index"] for row in scores])
     if REFERENCE_FINGERPRINT in columns:
         # What an earlier reference said of other images has no fingerprint of its own, and would pass for this one's.
         scored = scored.remove_columns([name for name in scored.column_names if name == REFERENCE_VIEWS or name.startswith(CELL_LOGPS)])
-    if "id" not in scored.column_names:
-        columns["id"] = [row["id"] for row in scores]
-    for name, values in columns.items():
-        scored = scored.remove_columns(name) if name in scored.column_names else scored
-        # Log-probabilities are float32 and are kept as such: half the size of what JSON's numbers would become.
-        scored = scored.add_column(name, values, feature=_feature(name))
+    added = pa.table({**columns, **({} if "id" in scored.column_names else {"id": [row["id"] for row in scores]})})
+    scored = scored.remove_columns([name for name in added.column_names if name in scored.column_names])
+    # A name of their own: datasets would hash all values to make one.
     with whole(path) as partial:
-        scored.to_parquet(partial)
+        concatenate_datasets([scored, Dataset(added, fingerprint=path.stem)], axis=1).to_parquet(partial)

@@ -6,12 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import Dataset
 
 from mmalign.cli import main
+from mmalign.data.caches import LOGPS, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS
+from mmalign.data.shards import SHARD_SIZE, write_lines
+from mmalign.difficulty.fuse import write_cached
 from tests.data_files import save_rows
 from tests.difficulty.scored import hashes, score
 from tests.tiny_models import pair_rows
@@ -162,3 +167,28 @@ def test_launched_processes_end_with_the_same_bytes(pairs: Path, whole: Path, cl
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("pairs scored") == 1
     assert hashes(tmp_path / "out") == hashes(whole)
+
+
+def test_joining_holds_the_numbers_of_one_shard(tmp_path: Path) -> None:
+    """As Python's numbers, those of half a million pairs would take tens of gigabytes."""
+
+    def peak(num_shards: int) -> int:
+        folder, number = tmp_path / str(num_shards), num_shards * SHARD_SIZE
+        folder.mkdir()
+        paths = [folder / f"{shard}.jsonl" for shard in range(num_shards)]
+        for shard, path in enumerate(paths):
+            write_lines(path, [line(shard * SHARD_SIZE + i) for i in range(SHARD_SIZE)])
+        (folder / "scoring.json").write_text('{"reference": "a model"}')
+        dataset = Dataset.from_dict({"id": list(map(str, range(number)))})
+        tracemalloc.start()
+        assert write_cached(dataset, paths, out=folder) == number
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    def line(index: int) -> dict[str, Any]:
+        tokens = {name: [-float(index + i) / 7 for i in range(100)] for name in TOKEN_LOGPS}
+        named = {"index": index, "id": str(index), "source": "", REFERENCE_TEXT: f"{index:016d}", REFERENCE_IMAGES: ""}
+        return {**named, **tokens, **{name: sum(tokens[TOKEN_LOGPS[0]]) for name in LOGPS}}
+
+    assert peak(5) < 1.8 * peak(1)
