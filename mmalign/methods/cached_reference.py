@@ -76,7 +76,7 @@ class CachedReference:
                 "run mmalign cache-logps with the same --objective, --weaken and --weaken-seed"
             )
         assert self.fingerprint is not None, "a cached reference has a fingerprint"
-        for found in sorted(set(dataset[REFERENCE_FINGERPRINT]) - {self.fingerprint}):
+        for found in sorted(set(dataset[REFERENCE_FINGERPRINT][:]) - {self.fingerprint, None}):
             raise UserError(
                 f"the cached log-probabilities are stale: they come from {found}, the reference is {self.fingerprint}; "
                 "run mmalign cache-logps with the reference, in its --dtype and --quantization, or name the model they come from with "
@@ -87,8 +87,10 @@ class CachedReference:
         """Check a row's numbers.
 
         Raises:
-            ValueError: If one is not finite.
+            ValueError: If one is not finite, or is of no reference.
         """
+        if REFERENCE_FINGERPRINT in raw and raw[REFERENCE_FINGERPRINT] is None:
+            raise UserError(f"{REFERENCE_FINGERPRINT} is empty; expected what the log-probabilities come from: score the pairs again")
         for name in (*self.columns, *map(cell_logps, self.cells)):
             for value in _numbers(raw.get(name, [])):
                 if not is_finite(value):

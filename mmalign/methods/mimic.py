@@ -74,14 +74,13 @@ class MimicMethod(Method):
         model, processor = load_policy(options)
         return model, processor, cls(processor, options, teacher=build_teacher(options, model, processor), seed=options.seed)
 
-    def prepare(self, dataset: Dataset) -> Dataset:
+    def check_dataset(self, dataset: Dataset) -> None:
         """Let the teacher look at its columns.
 
         Raises:
             ValueError: If they are missing or stale.
         """
         self.teacher.check_dataset(dataset)
-        return dataset
 
     def _encode(self, raw: Mapping[str, Any], index: int = 0) -> _Row:
         row = read_chat(raw, index=index, image_root=self.options.image_root)

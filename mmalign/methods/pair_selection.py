@@ -24,14 +24,14 @@ def select_pairs(dataset: Dataset, options: SelectionOptions) -> Selection:
 
     Args:
         dataset: Checked rows; what is asked for decides which columns of ``scored.parquet`` are needed.
-        options: What is asked for.
+        options: What is asked for; ``check_selection`` has seen to it that the columns are there.
 
     Returns:
         The pairs. Flipped ones have True in column ``pair_flipped`` and keep their texts as they are; smoothed ones have their share of
         the swapped pair's loss in ``pair_label_flip``. A curriculum's rows stand in its order, ties in the order of the data.
 
     Raises:
-        ValueError: If a column is missing or nothing is left.
+        ValueError: If a value is no number or nothing is left.
     """
     counts: dict[str, Any] = {}
     notes = []
@@ -41,7 +41,7 @@ def select_pairs(dataset: Dataset, options: SelectionOptions) -> Selection:
         notes.append(note)
     if options.difficulty_range:
         low, high = options.difficulty_range
-        difficulty = _read_column(dataset, "difficulty", option="difficulty-range")
+        difficulty = _read_column(dataset, "difficulty")
         inside = np.flatnonzero((difficulty >= low) & (difficulty <= high))
         counts["outside_difficulty_range"] = len(dataset) - len(inside)
         notes.append(f"difficulty from {low:g} to {high:g}: {len(inside):,} of {len(dataset):,} pairs remain")
@@ -52,10 +52,29 @@ def select_pairs(dataset: Dataset, options: SelectionOptions) -> Selection:
             )
         dataset = dataset.select(inside)
     if options.curriculum != "none":
-        difficulty = _read_column(dataset, "difficulty", option="curriculum")
+        difficulty = _read_column(dataset, "difficulty")
         dataset = dataset.select(np.argsort(difficulty if options.curriculum == "easy-to-hard" else -difficulty, kind="stable"))
         notes.append(f"curriculum {options.curriculum}: difficulty from {difficulty.min():.3f} to {difficulty.max():.3f}")
     return Selection(dataset, {**counts, "trained_on": len(dataset)} if notes else {}, tuple(notes))
+
+
+def check_selection(dataset: Dataset, options: SelectionOptions) -> None:
+    """Check that the columns are there that ``select_pairs`` will read.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    reads = {
+        "noisy-gap": (options.noisy_gap != "keep", GAP),
+        "difficulty-range": (bool(options.difficulty_range), "difficulty"),
+        "curriculum": (options.curriculum != "none", "difficulty"),
+    }
+    for option, (asked, name) in reads.items():
+        if asked and name not in dataset.column_names:
+            raise UserError(
+                f"--{option} reads the column {name}, and the data set has none: run mmalign score-difficulty, or mmalign fuse-difficulty "
+                "again where it was scored by an earlier version, and train on scored.parquet"
+            )
 
 
 def noise_threshold(gaps: NDArray[np.float64], options: SelectionOptions) -> float:
@@ -71,7 +90,7 @@ def noise_threshold(gaps: NDArray[np.float64], options: SelectionOptions) -> flo
 
 
 def _treat_noisy(dataset: Dataset, options: SelectionOptions) -> tuple[Dataset, dict[str, Any], str]:
-    gaps = _read_column(dataset, GAP, option="noisy-gap")
+    gaps = _read_column(dataset, GAP)
     threshold = noise_threshold(gaps, options)
     noisy = (gaps <= threshold) & (gaps < 0)
     done = {"drop": "dropped", "flip": "flipped", "smooth": "smoothed"}[options.noisy_gap]
@@ -82,19 +101,14 @@ def _treat_noisy(dataset: Dataset, options: SelectionOptions) -> tuple[Dataset, 
             raise UserError(f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them")
         dataset = dataset.select(np.flatnonzero(~noisy))
     elif options.noisy_gap == "flip":
-        dataset = dataset.add_column(FLIPPED, noisy.tolist())
+        dataset = dataset.add_column(FLIPPED, noisy)
     else:
-        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, options.noisy_gap_label_flip, 0.0).tolist())
+        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, options.noisy_gap_label_flip, 0.0))
     return dataset, counts, note
 
 
-def _read_column(dataset: Dataset, name: str, *, option: str) -> NDArray[np.float64]:
-    if name not in dataset.column_names:
-        raise UserError(
-            f"--{option} reads the column {name}, and the data set has none: run mmalign score-difficulty, or mmalign fuse-difficulty "
-            "again where it was scored by an earlier version, and train on scored.parquet"
-        )
-    values = np.array([np.nan if value is None else value for value in dataset[name]], dtype=np.float64)
+def _read_column(dataset: Dataset, name: str) -> NDArray[np.float64]:
+    values = np.array([np.nan if value is None else value for value in dataset[name][:]], dtype=np.float64)
     broken = np.flatnonzero(~np.isfinite(values))
     if len(broken):
         raise UserError(f"{name} of row {broken[0]} is {dataset[name][int(broken[0])]!r}; expected a finite number: score the pairs again")

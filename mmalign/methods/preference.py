@@ -26,7 +26,7 @@ from mmalign.losses.pair_objectives import PAIR_OBJECTIVES
 from mmalign.losses.registry import Named
 from mmalign.losses.scores import Logps, ScoredTokens
 from mmalign.methods.cached_reference import CachedReference
-from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, select_pairs, swap_sides
+from mmalign.methods.pair_selection import FLIPPED, LABEL_FLIP, check_selection, select_pairs, swap_sides
 from mmalign.methods.preference_metrics import describe_start, difficulty_quartiles, reward_metrics
 from mmalign.methods.responses import ResponsesMethod
 from mmalign.models.eval_mode import eval_mode
@@ -118,31 +118,37 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         mode = options["difficulty_mode"]
         return f"{super().describe(options)}, {'every pair alike' if mode == 'off' else f'pairs weighed by difficulty ({mode})'}"
 
+    def check_dataset(self, dataset: Dataset) -> None:
+        """As in the base, and that difficulty is there where it is read.
+
+        Raises:
+            ValueError: If it isn't, or cached log-probabilities are missing or stale.
+        """
+        super().check_dataset(dataset)
+        mode = self.options.difficulty_mode
+        if mode != "off" and "difficulty" not in dataset.column_names:
+            raise UserError(
+                f"difficulty_mode is {mode!r} and the data set has no column difficulty: "
+                "run mmalign score-difficulty first and train on its scored.parquet"
+            )
+        check_selection(dataset, self.options)
+
     def select(self, dataset: Dataset) -> Selection:
         """Treat noisy labels, filter by difficulty, and sort."""
         return select_pairs(dataset, self.options)
 
     def prepare(self, dataset: Dataset) -> Dataset:
-        """Add each pair's beta, weight and difficulty quartile as columns, computed once over all pairs that are trained on.
-
-        Raises:
-            ValueError: If the mode needs a difficulty and there is none, or cached log-probabilities are missing or stale.
-        """
+        """Add each pair's beta, weight and difficulty quartile as columns, computed once over all pairs that are trained on."""
         dataset = super().prepare(dataset)
-        values, mode = dataset["difficulty"] if "difficulty" in dataset.column_names else None, self.options.difficulty_mode
-        if values is None and mode != "off":
-            raise UserError(
-                f"difficulty_mode is {mode!r} and the data set has no column difficulty: "
-                "run mmalign score-difficulty first and train on its scored.parquet"
-            )
+        values = dataset["difficulty"][:] if "difficulty" in dataset.column_names else None
         # Where nothing reads it, a column of this name may hold anything, such as levels in words.
         scored = values is not None and (self._reads_difficulty or all(map(_is_difficulty, values)))
         difficulty = torch.tensor(values if scored else [0.5] * len(dataset), dtype=torch.float64)
-        coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=mode)
+        coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=self.options.difficulty_mode)
         for name, scaled in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
-            dataset = dataset.add_column(name, scaled.tolist())
+            dataset = dataset.add_column(name, scaled.numpy())
         if scored:
-            dataset = dataset.add_column(_QUARTILE, difficulty_quartiles(difficulty).tolist())
+            dataset = dataset.add_column(_QUARTILE, difficulty_quartiles(difficulty).numpy())
         present = [name for name in (_QUARTILE, LABEL_FLIP) if name in dataset.column_names]
         self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
         return dataset

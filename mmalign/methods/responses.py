@@ -125,7 +125,7 @@ class ResponsesMethod(Method, Generic[Objective]):
         """A row's columns in the order in which ``encode`` gives its responses."""
         return row
 
-    def prepare(self, dataset: Dataset) -> Dataset:
+    def check_dataset(self, dataset: Dataset) -> None:
         """Check that cached log-probabilities are there and come from the reference.
 
         Raises:
@@ -133,7 +133,6 @@ class ResponsesMethod(Method, Generic[Objective]):
         """
         if self.cached is not None:
             self.cached.check_dataset(dataset)
-        return dataset
 
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Decode and tokenise the row, and check its numbers."""

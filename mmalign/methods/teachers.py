@@ -187,13 +187,14 @@ class CachedTeacher:
             ValueError: If they aren't, with the fingerprints; if the student has too few tokens.
         """
         check_columns(dataset.column_names, TEACHER_COLUMNS, what="the data set, for teacher 'cached',")
-        found = sorted(set(dataset[TEACHER_FINGERPRINT]))
-        if len(found) > 1 or (self.fingerprint is not None and found[0] != self.fingerprint):
+        found = sorted(set(dataset[TEACHER_FINGERPRINT][:]) - {None})
+        if len(found) != 1 or (self.fingerprint is not None and found[0] != self.fingerprint):
             raise UserError(
-                f"the cached teacher is {' and '.join(found)}; expected {self.fingerprint or 'one teacher'}: cache it again, "
+                f"the cached teacher is {' and '.join(found) or 'none'}; expected {self.fingerprint or 'one teacher'}: cache it again, "
                 "or name the teacher that the columns come from with --teacher-model"
             )
-        theirs = max(dataset[VOCABULARY])
+        # A row without a teacher is a broken one, as each row's own check says.
+        theirs = max(size or 0 for size in dataset[VOCABULARY][:])
         if theirs > self.vocabulary:
             raise UserError(f"the teacher has {theirs:,} tokens and the student's head {self.vocabulary:,} rows; expected no fewer")
         self.vocabulary = theirs

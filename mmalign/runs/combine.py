@@ -92,6 +92,7 @@ def measure(
     method = PreferenceMethod(processor, loss, reference=Reference(combination.model, kind="adapter-off"))
     rows = load_rows(data)
     check_columns(rows.column_names, method.columns, what=str(data))
+    method.check_dataset(rows)
     number = min(options.max_pairs, len(rows))
     rows = method.prepare(rows.select([place * len(rows) // number for place in range(number)]))
     for index, row in enumerate(rows):

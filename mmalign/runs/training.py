@@ -152,10 +152,11 @@ def claim_run(options: RunOptions, method: Method, record: dict[str, Any]) -> Da
     """Read the rows and claim ``out`` for the run.
 
     Raises:
-        ValueError: If a column is missing, or ``out`` holds another run.
+        ValueError: If a column is missing or stale, or ``out`` holds another run.
     """
     rows = load_rows(options.data)
     check_columns(rows.column_names, method.columns, what=str(options.data))
+    method.check_dataset(rows)
     # Not before: data of another kind leave no folder behind that refuses the right ones.
     claim_folder(options.out, record)
     if unused := unused_columns(rows.column_names, method.columns):

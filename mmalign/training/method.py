@@ -81,6 +81,10 @@ class Method(ABC):
         """Say what else the summary tells of a run with these options, as its record holds them."""
         return ""
 
+    def check_dataset(self, dataset: Dataset) -> None:
+        """Check columns as a whole, before any row is looked at: checking all rows may take hours. Raise UserError with the reason."""
+        return
+
     def check(self, raw: Mapping[str, Any], *, index: int) -> None:
         """Raise UserError with the reason if this row can't be trained on."""
         return
@@ -94,7 +98,7 @@ class Method(ABC):
         return Selection(dataset)
 
     def prepare(self, dataset: Dataset) -> Dataset:
-        """Check columns as a whole, and add those that depend on all rows."""
+        """Add the columns that depend on all rows that are trained on."""
         return dataset
 
     def apart(self, model: nn.Module) -> Sequence[Apart]:

@@ -170,16 +170,21 @@ def test_models_that_cant_be_loaded(tiny_llava_dir: Path, pairs: Path, tmp_path:
         ("rejected", [], "has no column rejected; it has id, images, prompt, chosen"),
         ("difficulty", ["--difficulty-mode", "paper"], "the data set has no column difficulty: run mmalign score-difficulty first"),
         ("reference_logps_chosen", ["--reference", "cached"], "for reference 'cached', has no column reference_logps_chosen"),
+        ("difficulty", ["--difficulty-range", "0", "0.5"], "--difficulty-range reads the column difficulty, and the data set has none"),
     ],
 )
 def test_columns_that_are_not_there(
     tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], drop: str, words: list[str], message: str
 ) -> None:
-    rows = [{key: value for key, value in row.items() if key != drop} for row in scored_rows(4, reference=tiny_llava_dir)]
+    """Told before a row is looked at, which may take hours: one of these is broken, and would stop the run."""
+    scored = scored_rows(4, reference=tiny_llava_dir)
+    scored[0]["rejected"] = scored[0]["chosen"]
+    rows = [{key: value for key, value in row.items() if key != drop} for row in scored]
     assert train(tiny_llava_dir, save_rows(tmp_path / "pairs.parquet", rows), tmp_path / "out", *words) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_too_many_broken_rows_stop_the_run(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

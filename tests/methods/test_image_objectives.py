@@ -276,7 +276,7 @@ def test_stale_and_missing_cells_are_refused() -> None:
     with pytest.raises(ValueError, match="row pair-0 are stale: they are of other texts or images, weakened ones among them"):
         loss_of(method_for("mdpo", cached=True, weaken_seed=1), dataset)
     with pytest.raises(ValueError, match="have no reference_logps_chosen_weakened, reference_views"):
-        method_for("mdpo", cached=True).prepare(data_set(**cached_columns(method_for("dpo"))).remove_columns("reference_views"))
+        method_for("mdpo", cached=True).check_dataset(data_set(**cached_columns(method_for("dpo"))).remove_columns("reference_views"))
     # A cache for images serves an objective of pairs too.
     assert loss_of(method_for("dpo", cached=True), dataset) == pytest.approx(loss_of(method_for("dpo"), data_set()), abs=3e-5)
 

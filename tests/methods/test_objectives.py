@@ -149,8 +149,8 @@ def test_token_log_probabilities_are_asked_for_where_tokens_are_weighted() -> No
     columns = cached_columns()
     sums = {name: values for name, values in columns.items() if "token" not in name}
     with pytest.raises(ValueError, match="for reference 'cached', has no column reference_token_logps_chosen"):
-        method_for("ld_dpo", cached=True).prepare(data_set(**sums))
-    method_for("dpo", cached=True).prepare(data_set(**sums))
+        method_for("ld_dpo", cached=True).check_dataset(data_set(**sums))
+    method_for("dpo", cached=True).check_dataset(data_set(**sums))
     columns["reference_token_logps_rejected"][1] = columns["reference_token_logps_rejected"][1][:-1]
     with pytest.raises(ValueError, match=r"reference_token_logps_rejected has \d+ values for \d+ tokens; run mmalign cache-logps"):
         loss_of(method_for("ld_dpo", cached=True), data_set(**columns))

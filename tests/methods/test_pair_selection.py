@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from mmalign.data.caches import REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS, digest_text
 from mmalign.engine.logps import compute_response_logps
-from mmalign.methods.pair_selection import noise_threshold, select_pairs, swap_sides
+from mmalign.methods.pair_selection import check_selection, noise_threshold, select_pairs, swap_sides
 from mmalign.options.methods import NoisyGap, SelectionOptions
 from tests.methods.test_objectives import NUM_PAIRS, data_set, loss_of, method_for, models
 
@@ -117,7 +117,7 @@ def test_options_that_cant_be_used(options: dict[str, Any], message: str) -> Non
 )
 def test_scores_that_are_not_there(drop: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        select_pairs(scored().remove_columns(drop), SelectionOptions(**options))
+        check_selection(scored().remove_columns(drop), SelectionOptions(**options))
 
 
 def test_gaps_that_are_no_numbers() -> None:
