@@ -1,6 +1,7 @@
 """``mmalign <command>``: find the command, parse its options, call one function."""
 
 import importlib
+import os
 import sys
 from collections.abc import Callable, Container, Sequence
 from difflib import get_close_matches
@@ -230,11 +231,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words, traced = take_traceback(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help"):
-        print(_help())
-        return 0
+        return _print(_help())
     if words[0] in ("-V", "--version"):
-        print(__version__)
-        return 0
+        return _print(__version__)
     if old := _find_name(words, RENAMED):
         print(f"mmalign {old}: is now called 'mmalign {RENAMED[old]}'; the old name goes with the next release", file=sys.stderr)
         words[: len(old.split())] = RENAMED[old].split()
@@ -300,6 +299,16 @@ def _leave_process_group(*, wait: bool) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
+def _print(text: str) -> int:
+    """Print help, of which a reader such as head may have seen enough; returns the exit status."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is left would be written at exit, and fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
 def _list(names: Sequence[str]) -> list[str]:
     width = max(map(len, names))
     return [f"  {name:<{width}}  {COMMANDS[name].summary}" for name in names]
@@ -324,8 +333,7 @@ def _group_or_unknown(words: list[str]) -> int:
     """Help with a group of commands, such as ``mmalign train --help``, or say what is wrong; returns the exit status."""
     group = [name for name in COMMANDS if name.startswith(words[0] + " ")]
     if group and words[1:2] in (["-h"], ["--help"]):
-        print("\n".join([f"usage: mmalign {words[0]} COMMAND [options]", "", *_list(group)]))
-        return 0
+        return _print("\n".join([f"usage: mmalign {words[0]} COMMAND [options]", "", *_list(group)]))
     if group:
         print(f"mmalign {words[0]}: choose one of: {', '.join(name.split()[1] for name in group)}", file=sys.stderr)
         return 2

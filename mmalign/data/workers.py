@@ -5,6 +5,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from mmalign.errors import UserError
+
+
+def refuse_several(program: str) -> None:
+    """Raise UserError if a launcher started several processes of a program that does not share its work among them."""
+    number = int(os.environ.get("WORLD_SIZE", "1"))
+    if number > 1:
+        raise UserError(f"WORLD_SIZE is {number}; expected one process: start {program} without torchrun or accelerate launch")
+
 
 def count_cores() -> int:
     """Count the cores that this process may use; those that a launcher started on the same machine get equal parts."""

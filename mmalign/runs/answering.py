@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmalign.data.rejects import Rejects
+from mmalign.data.workers import refuse_several
 from mmalign.engine.beams import Beams
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import Question
@@ -36,6 +37,7 @@ def run(options: EvaluateOptions) -> Result:
         ValueError: If not one of model, endpoint and answers is given, or something is missing or doesn't fit.
     """
     check_source(options)
+    refuse_several("mmalign evaluate")
     return tell(options, evaluate(options))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mmalign.data.images import load_image
+from mmalign.data.workers import refuse_several
 from mmalign.errors import UserError
 from mmalign.evaluation.answers import strip_own
 from mmalign.evaluation.registry import find_benchmark
@@ -40,6 +41,7 @@ def run(options: EvaluateManyOptions) -> None:
     Raises:
         ValueError: If files of a benchmark are missing: before any model is loaded, with what is missing of all of them.
     """
+    refuse_several("mmalign evaluate")
     planned = plan(options)
     folders = [options.out / name for name in options.model_names]
     # All are looked at before the first is asked: a name that is wrong is told at once.

@@ -72,6 +72,14 @@ def test_refusals_list_ids(capsys: pytest.CaptureFixture[str], pope: Path) -> No
     assert "give either --model or --endpoint, to answer the questions, or --answers" in capsys.readouterr().err
 
 
+def test_one_process_answers(capsys: pytest.CaptureFixture[str], pope: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shared = ["--model", "x", "--out", str(pope / "out")]
+    for words in (["pope", "--data", str(pope)], ["--benchmarks", "pope", "--data", str(pope)]):
+        assert main(["evaluate", *words, *shared]) == 2
+        assert "WORLD_SIZE is 2; expected one process: start mmalign evaluate without torchrun" in capsys.readouterr().err
+
+
 def test_results_are_saved_as_reports_read_them(capsys: pytest.CaptureFixture[str], pope: Path) -> None:
     score(capsys, "pope", "--answers", pope / "answers.jsonl", "--data", pope, "--out", pope / "out")
     saved = json.loads((pope / "out" / "pope.json").read_text())

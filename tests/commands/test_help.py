@@ -39,6 +39,17 @@ print(sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_reader_that_leaves_is_no_error() -> None:
+    """As head does."""
+    command = [sys.executable, "-u", "-m", "mmalign", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_option(capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit) as stop:

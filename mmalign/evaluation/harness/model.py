@@ -1,6 +1,5 @@
 """Any multimodal LLM that stock transformers load, as a model of lmms-eval: ``--model mmalign --model_args pretrained=DIR``."""
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from mmalign.data.encode import encode_questions
 from mmalign.data.images import load_image
 from mmalign.data.rows import Message
+from mmalign.data.workers import refuse_several
 from mmalign.engine.generation import generate
 from mmalign.engine.prefix import probe_prefix
 from mmalign.errors import UserError
@@ -58,8 +58,7 @@ class HarnessModel(lmms):
         unknown.pop("max_batch_size", None)
         if unknown:
             raise UserError(f"unknown model arguments {', '.join(unknown)}; known: pretrained, dtype, batch_size, device")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise UserError(f"WORLD_SIZE is {os.environ['WORLD_SIZE']}; expected one process: start lmms-eval without accelerate launch")
+        refuse_several("lmms-eval")
         self.batch_size = int(batch_size)
         model, self.processor = load_mllm(pretrained, dtype=dtype)
         # The class of a loaded model is known at run time only.
