@@ -3,10 +3,31 @@
 Shape legend: B = values of this process.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """The sum of a tensor over all processes; so is its gradient, since each process's loss reads the sum."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor) -> Tensor:
+        """Return the sum."""
+        return _sum(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        """Return the gradient."""
+        return _sum(gradients[0])
+
+
+def _sum(values: Tensor) -> Tensor:
+    values = values.clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(values)
+    return values
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
@@ -17,5 +38,4 @@ def mean_over_processes(values: Tensor) -> Tensor:
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return values.mean()
     count = torch.tensor([len(values)], dtype=values.dtype, device=values.device)
-    dist.all_reduce(count)
-    return all_reduce(values.sum()) / count[0]
+    return _SumOverProcesses.apply(values.sum()) / _sum(count)[0]
