@@ -4,10 +4,12 @@ import codecs
 import dataclasses
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Json, LargeList, List, concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
@@ -101,6 +103,34 @@ def load_rows(source: Path) -> Dataset:
         if encoded != feature:
             dataset = dataset.cast_column(name, encoded)
     return dataset
+
+
+def add_columns(dataset: Dataset, columns: Mapping[str, Any]) -> Dataset:
+    """Add columns to rows of which none stands twice; where it has them already, these replace them.
+
+    Of rows that were selected, ``Dataset.add_column`` first copies everything to its cache: as much again as the data set's images.
+
+    Args:
+        dataset: Rows, perhaps selected ones.
+        columns: Values for each, as Arrow takes them.
+    """
+    added = pa.table(dict(columns))
+    old = [column for column in added.column_names if column in dataset.column_names]
+    kept = dataset.remove_columns(old)
+    if dataset._indices is None:
+        return concatenate_datasets([kept, _named(added)], axis=1)
+    chosen = dataset._indices.column(0).to_numpy()
+    whole = Dataset(kept.data, info=kept.info, fingerprint=kept._fingerprint)
+    # Nothing where a row was not selected.
+    place = np.full(len(whole), -1)
+    place[chosen] = np.arange(len(chosen))
+    spread = added.take(pa.array(place, mask=place < 0))
+    return concatenate_datasets([whole, _named(spread)], axis=1).select(chosen)
+
+
+def _named(table: pa.Table) -> Dataset:
+    # By a name of its own datasets knows what it has in its cache; to make one, it would hash all values.
+    return Dataset(table, fingerprint=secrets.token_hex(8))
 
 
 def read_files(files: Sequence[Path], source: Path) -> Dataset:

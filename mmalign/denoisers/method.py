@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
 
+from mmalign.data.datasets import add_columns
 from mmalign.denoisers.draws import Draws, draw_rows
 from mmalign.denoisers.inversion import build_grid, invert, inverted_noise
 from mmalign.denoisers.losses import log_ratio
@@ -66,8 +67,7 @@ class PictureMethod(Method):
     def prepare(self, dataset: Dataset) -> Dataset:
         """Number the rows, whose noise is drawn by their number."""
         self.source.tell_cut(dataset["caption"][:])
-        dataset = dataset.remove_columns(ROW) if ROW in dataset.column_names else dataset
-        return dataset.add_column(ROW, list(range(len(dataset))))
+        return add_columns(dataset, {ROW: range(len(dataset))})
 
     def start(self, model: nn.Module, rows: Sequence[Mapping[str, Any]]) -> None:
         """Move what encodes to the model's device.

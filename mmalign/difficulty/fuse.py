@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset, Features, List, Value, concatenate_datasets
+from datasets import Dataset, Features, List, Value
 
 from mmalign.data.caches import (
     CELL_LOGPS,
@@ -21,6 +21,7 @@ from mmalign.data.caches import (
     REFERENCE_VIEWS,
     TOKEN_LOGPS,
 )
+from mmalign.data.datasets import add_columns
 from mmalign.data.rows import check_columns
 from mmalign.difficulty.agreement import compare_proxies, describe_sources, sign_agreement
 from mmalign.difficulty.scoring import CUT, read_shard
@@ -176,8 +177,6 @@ def write_columns(dataset: Dataset, scores: Sequence[Mapping[str, Any]], columns
     if REFERENCE_FINGERPRINT in columns:
         # What an earlier reference said of other images has no fingerprint of its own, and would pass for this one's.
         scored = scored.remove_columns([name for name in scored.column_names if name == REFERENCE_VIEWS or name.startswith(CELL_LOGPS)])
-    added = pa.table({**columns, **({} if "id" in scored.column_names else {"id": [row["id"] for row in scores]})})
-    scored = scored.remove_columns([name for name in added.column_names if name in scored.column_names])
-    # A name of their own: datasets would hash all values to make one.
+    ids = {} if "id" in scored.column_names else {"id": [row["id"] for row in scores]}
     with whole(path) as partial:
-        concatenate_datasets([scored, Dataset(added, fingerprint=path.stem)], axis=1).to_parquet(partial)
+        add_columns(scored, {**columns, **ids}).to_parquet(partial)

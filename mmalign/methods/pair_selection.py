@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset
 from numpy.typing import NDArray
 
+from mmalign.data.datasets import add_columns
 from mmalign.errors import UserError
 from mmalign.options.methods import SelectionOptions
 from mmalign.training.method import Selection
@@ -101,9 +102,9 @@ def _treat_noisy(dataset: Dataset, options: SelectionOptions) -> tuple[Dataset, 
             raise UserError(f"all {len(dataset):,} pairs have a fused gap at or below {threshold:.3f}; raise --noisy-gap-std, or flip them")
         dataset = dataset.select(np.flatnonzero(~noisy))
     elif options.noisy_gap == "flip":
-        dataset = dataset.add_column(FLIPPED, noisy)
+        dataset = add_columns(dataset, {FLIPPED: noisy})
     else:
-        dataset = dataset.add_column(LABEL_FLIP, np.where(noisy, options.noisy_gap_label_flip, 0.0))
+        dataset = add_columns(dataset, {LABEL_FLIP: np.where(noisy, options.noisy_gap_label_flip, 0.0)})
     return dataset, counts, note
 
 

@@ -12,6 +12,7 @@ from accelerate.utils import send_to_device
 from datasets import Dataset
 from torch import Tensor, nn
 
+from mmalign.data.datasets import add_columns
 from mmalign.data.encode import EncodedPrompt
 from mmalign.data.numbers import is_finite
 from mmalign.data.rows import IMAGES_OTHER, PAIR_COLUMNS, read_pair
@@ -145,10 +146,8 @@ class PreferenceMethod(ResponsesMethod[PairObjective]):
         scored = values is not None and (self._reads_difficulty or all(map(_is_difficulty, values)))
         difficulty = torch.tensor(values if scored else [0.5] * len(dataset), dtype=torch.float64)
         coefficients = difficulty_coefficients(difficulty, beta=1.0, mode=self.options.difficulty_mode)
-        for name, scaled in zip(_COEFFICIENTS, (coefficients.beta, coefficients.weight), strict=True):
-            dataset = dataset.add_column(name, scaled.numpy())
-        if scored:
-            dataset = dataset.add_column(_QUARTILE, difficulty_quartiles(difficulty).numpy())
+        columns = dict(zip(_COEFFICIENTS, (coefficients.beta.numpy(), coefficients.weight.numpy()), strict=True))
+        dataset = add_columns(dataset, columns | ({_QUARTILE: difficulty_quartiles(difficulty).numpy()} if scored else {}))
         present = [name for name in (_QUARTILE, LABEL_FLIP) if name in dataset.column_names]
         self._pair_columns = [*_COEFFICIENTS, *present, *self.objective_columns]
         return dataset
