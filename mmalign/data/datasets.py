@@ -2,6 +2,7 @@
 
 import codecs
 import dataclasses
+import functools
 import hashlib
 import re
 import secrets
@@ -117,6 +118,9 @@ def add_columns(dataset: Dataset, columns: Mapping[str, Any]) -> Dataset:
     added = pa.table(dict(columns))
     old = [column for column in added.column_names if column in dataset.column_names]
     kept = dataset.remove_columns(old)
+    if len(dataset) == 0:
+        # What is put together leaves out data sets without rows, and their columns.
+        return functools.reduce(lambda rows, name: rows.add_column(name, added[name]), added.column_names, kept)
     if dataset._indices is None:
         return concatenate_datasets([kept, _named(added)], axis=1)
     chosen = dataset._indices.column(0).to_numpy()

@@ -21,7 +21,7 @@ from mmalign.data.caches import (
     cache_teacher,
     check_images,
 )
-from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.datasets import add_columns, hash_data_files, load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat
 from mmalign.data.images import digest_images
 from mmalign.data.rejects import Rejects
@@ -145,11 +145,7 @@ def _write_shard(path: Path, dataset: Dataset, columns: Mapping[int, Mapping[str
     smallest = np.finfo(storage).min
     values[TOP_LOGPS] = [np.maximum(logps, smallest).astype(storage) for logps in values[TOP_LOGPS]]
     own = Dataset.from_dict(values, features=Features(features))
-    shard = dataset.select(list(columns))
-    shard = shard.remove_columns([name for name in TEACHER_COLUMNS if name in shard.column_names])
-    for name, feature in features.items():
-        shard = shard.add_column(name, own.data.column(name), feature=feature)
-    shard.to_parquet(path)
+    add_columns(dataset.select(list(columns)), {name: own.data.column(name) for name in features}).to_parquet(path)
 
 
 def _is_good(path: Path, dataset: Dataset, image_root: Path | None) -> bool:
