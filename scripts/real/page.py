@@ -44,7 +44,8 @@ def preference_parts(out: Path) -> list[str]:
     runs, start = page.read_runs(cells_folder(out, PREFERENCE)), measured(out / "sft")
     if not runs:
         return []
-    first = {MODELS["sft"]: start, **{name: measured(out / model) for model, name in BASELINES.items()}}
+    baselines = {name: measured(out / model) for model, name in BASELINES.items()}
+    first = {MODELS["sft"]: start, **{name: values for name, values in baselines.items() if values}}
     names = {arm: name for arm, name in NAMES.items() if arm in runs}
     size = describe_size(out)
     parts = ["## Preference training", *([size] if size else []), arms_table(runs, names, first), "Minus the start:"]
