@@ -45,7 +45,7 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         ValueError: If a JSON array or a Parquet file is damaged; the message says where.
     """
-    return _READERS[path.suffix](path)
+    return _READERS[path.suffix.lower()](path)
 
 
 def _read_lines(path: Path) -> Iterator[Record]:

@@ -158,7 +158,7 @@ def _load(source: Path, split: Split, name: SetName | None, column: str | None, 
         )
     if name is not None:
         return _load_coop_set(name, source, split)
-    if source.suffix == ".json":
+    if source.suffix.lower() == ".json":
         return read_coop_split(source, source.parent, split)
     return _from_folders(source, split, need_labels=need_labels)
 
@@ -169,7 +169,7 @@ def _find_table(source: Path, split: Split) -> tuple[Dataset, str] | None:
         return held, "the data set in memory"
     if not source.exists():
         raise UserError(f"no images at {source}: expected a folder or a file")
-    if source.suffix == ".parquet":
+    if source.suffix.lower() == ".parquet":
         return read_files([source], source), str(source)
     if (source / "dataset_dict.json").is_file() or (source / "state.json").is_file():
         return _choose(_load_saved(source), split, what=str(source)), str(source)

@@ -3,6 +3,7 @@
 import codecs
 import dataclasses
 import functools
+import glob
 import hashlib
 import re
 import secrets
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Json, LargeList, List, concatenate_datasets
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from pyarrow import parquet
 
@@ -23,17 +25,23 @@ from mmalign.files import hash_file
 from mmalign.held import find_held
 
 
-def _read_parquet(path: Path) -> Dataset:
+def read_parquet(path: Path, *, cache: Path | None = None) -> Dataset:
+    """Read a Parquet file through the cache of ``datasets``, or through another one."""
+    # datasets takes a path for a pattern: of [a] and a, it would read the other folder's file.
+    return Dataset.from_parquet(glob.escape(str(path)), cache_dir=None if cache is None else str(cache))
+
+
+def _read_checked_parquet(path: Path) -> Dataset:
     schema = parquet.read_schema(path)
     try:
         Features.from_arrow_schema(schema)
     except (AttributeError, KeyError, TypeError) as error:
         # datasets builds the types that a file's own schema names, and that can name anything.
         raise UserError(f"{path} has a schema that names no types of datasets: {error!r}") from error
-    return Dataset.from_parquet(str(path))
+    return read_parquet(path)
 
 
-_READERS: dict[str, Callable[[Path], Dataset]] = {".parquet": _read_parquet, ".json": read_json_file, ".jsonl": read_json_file}
+_READERS: dict[str, Callable[[Path], Dataset]] = {".parquet": _read_checked_parquet, ".json": read_json_file, ".jsonl": read_json_file}
 
 
 _PACKED = frozenset({".gz", ".zst", ".bz2", ".xz", ".lz4", ".zip"})
@@ -52,10 +60,10 @@ def find_data_files(source: Path) -> list[Path]:
     if "dataset_dict.json" in written or {"state.json", "dataset_info.json"} <= written:
         raise UserError(f"{source} was written by save_to_disk of datasets; write each split as a file with to_parquet, and name that")
     beside = [source] if source.is_file() else sorted(path for path in source.glob("[!.]*") if path.name != "dataset_infos.json")
-    packed = next((path for path in beside if path.suffix in _PACKED and Path(path.stem).suffix in _READERS), None)
+    packed = next((path for path in beside if path.suffix.lower() in _PACKED and Path(path.stem).suffix.lower() in _READERS), None)
     if packed:
         raise UserError(f"{packed} is packed; unpack it")
-    files = [path for path in beside if path.suffix in _READERS]
+    files = [path for path in beside if path.suffix.lower() in _READERS]
     if not files:
         folders = ", ".join(path.name for path in beside if path.is_dir())
         nothing = "" if source.exists() else ", where nothing is"
@@ -189,7 +197,7 @@ def _read(path: Path) -> Dataset | None:
         return None
     _check_begin(path)
     try:
-        return _READERS[path.suffix](path)
+        return _READERS[path.suffix.lower()](path)
     except UserError:
         raise
     # Arrow's own errors of damaged files are ValueErrors and OSErrors.
@@ -197,7 +205,12 @@ def _read(path: Path) -> Dataset | None:
         if "corresponds to no data" in str(error):
             # How datasets says that a file has columns and no rows.
             return None
-        raise UserError(f"{path} can't be read as {path.suffix[1:]}: {error.__cause__ or error}") from error
+        cause = error.__cause__ or error
+        if isinstance(cause, OSError) and cause.errno is not None and cause.filename != str(path):
+            raise OSError(
+                f"{datasets_config.HF_DATASETS_CACHE} can't hold what is read of {path}: {cause}; free space, or set HF_DATASETS_CACHE"
+            ) from error
+        raise UserError(f"{path} can't be read as {path.suffix[1:]}: {cause}") from error
 
 
 def _check_begin(path: Path) -> None:
@@ -205,7 +218,7 @@ def _check_begin(path: Path) -> None:
     refuse_pointer(path)
     with path.open("rb") as file:
         head = file.read(1024).removeprefix(codecs.BOM_UTF8).lstrip()
-    starts = (b"PAR1",) if path.suffix == ".parquet" else (b"{", b"[")
+    starts = (b"PAR1",) if path.suffix.lower() == ".parquet" else (b"{", b"[")
     if not head.startswith(starts):
         named = " or ".join(start.decode() for start in starts)
         raise UserError(f"{path} is no {path.suffix[1:]} file: it begins with {head[:8]!r}, expected {named}")

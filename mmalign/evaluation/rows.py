@@ -75,7 +75,7 @@ def read_csv(path: Path) -> list[Row]:
         ValueError: As ``read_text``, and if the file is no CSV or holds no rows, or a row is shorter than the line of names.
     """
     csv.field_size_limit(_LONGEST_CELL)
-    separator = "\t" if path.suffix == ".tsv" else ","
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True, delimiter=separator))
     except csv.Error as error:
@@ -129,11 +129,11 @@ def read_records(path: Path) -> list[Any]:
     Raises:
         ValueError: If the file is missing or is none of them.
     """
-    if path.suffix == ".parquet":
+    if path.suffix.lower() == ".parquet":
         return read_table(path)
-    if path.suffix in (".csv", ".tsv"):
+    if path.suffix.lower() in (".csv", ".tsv"):
         return list(read_csv(path))
-    if path.suffix == ".xlsx" and path.is_file():
+    if path.suffix.lower() == ".xlsx" and path.is_file():
         return list(read_workbook(path))
     text = read_text(path)
     start = text[:64].lstrip()

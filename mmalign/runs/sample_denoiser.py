@@ -10,7 +10,7 @@ from PIL import Image
 from pyarrow.compute import list_value_length
 from pyarrow.parquet import read_metadata
 
-from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows, read_parquet
 from mmalign.data.pictures import read_caption
 from mmalign.data.rows import check_columns
 from mmalign.data.shards import Advance, Shards, parse_share, split_among_processes, wait_for_all
@@ -76,7 +76,7 @@ def join(options: SampleDenoiserOptions, shards: Sequence[Path]) -> int:
     held = [path for path in shards if read_metadata(path).num_rows]
     if not held:
         raise UserError(f"the safety checker of {options.model} made all pictures black, and there is nothing to save; change the captions")
-    joined = concatenate_datasets([Dataset.from_parquet(str(path), cache_dir=str(options.out / "cache")) for path in held])
+    joined = concatenate_datasets([read_parquet(path, cache=options.out / "cache") for path in held])
     with whole(options.out / SAMPLES) as partial:
         joined.to_parquet(partial)
     return len(joined) if options.pairs else list_value_length(joined.data.column("images")).to_numpy().sum()

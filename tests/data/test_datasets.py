@@ -134,6 +134,34 @@ def test_files_of_one_split_are_one_set(tmp_path: Path) -> None:
     assert load_rows(tmp_path)["prompt"] == ["a"] * 5
 
 
+@pytest.mark.parametrize("folder", ["a[b]", "a*", "a?"])
+def test_a_path_is_no_pattern(folder: str, tmp_path: Path) -> None:
+    # Each of them, as a pattern, is the other folder too.
+    for number, name in enumerate((folder, "ab"), start=1):
+        (tmp_path / name).mkdir()
+        pq.write_table(pa.table({"prompt": ["a"] * number}), tmp_path / name / "pairs.parquet")
+    assert len(load_rows(tmp_path / folder / "pairs.parquet")) == 1
+
+
+def test_names_in_capitals_are_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "1.PARQUET")
+    (tmp_path / "2.JSONL").write_text('{"prompt": "b"}\n')
+    (tmp_path / "3.json").write_text('[{"prompt": "c"}]')
+    assert load_rows(tmp_path)["prompt"] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("name", ["pairs.parquet", "pairs.jsonl"])
+def test_a_cache_that_can_not_be_written_is_not_the_files_fault(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = Dataset.from_dict({"prompt": ["a"]})
+    rows.to_parquet(tmp_path / name) if name.endswith("parquet") else rows.to_json(tmp_path / name)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "file" / "cache")
+    with pytest.raises(
+        OSError, match=f"file/cache can't hold what is read of .*{name}: .*Not a directory: .*; free space, or set HF_DATASETS"
+    ):
+        load_rows(tmp_path / name)
+
+
 def test_what_a_system_leaves_beside_the_files_is_no_data(tmp_path: Path) -> None:
     save_pairs(tmp_path / "pairs.parquet", 2)
     for name in ("._pairs.parquet", ".pairs.jsonl.swp", "._1.jsonl"):

@@ -15,7 +15,7 @@ from datasets import load_dataset
 
 from data_tools.convert_pairs import main
 from data_tools.rated_sets import VLFEEDBACK_ASPECTS
-from data_tools.records import JSON_CHUNK, read_records
+from data_tools.records import JSON_CHUNK, list_files, read_records
 from mmalign.cli import main as mmalign
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import PairRow, read_pair
@@ -365,6 +365,12 @@ def test_shards_hold_all_rows_in_order(tmp_path: Path) -> None:
     file = save_json(tmp_path / "povid.json", [{**sets.POVID[0], "id": i} for i in range(7)])
     assert [row.id for row in convert(tmp_path, "povid", file, "--shard-rows", "3", root=root)] == [str(i) for i in range(7)]
     assert [path.name for path in sorted((tmp_path / "out" / "pairs").iterdir())] == [f"pairs-{i:05d}.parquet" for i in range(3)]
+
+
+def test_names_in_capitals_are_read(tmp_path: Path) -> None:
+    save_json(tmp_path / "A.JSON", [{"id": 1}])
+    (tmp_path / "b.JSONL").write_text('{"id": 2}\n')
+    assert [record.value["id"] for file in list_files([tmp_path]) for record in read_records(file)] == [1, 2]
 
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl"])

@@ -122,7 +122,7 @@ def test_ids_of_tables(tmp_path: Path) -> None:
         assert read(tmp_path / "a.parquet", folder) == MEANT
 
 
-@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t")])
+@pytest.mark.parametrize(("suffix", "separator"), [(".csv", ","), (".tsv", "\t"), (".CSV", ","), (".TSV", "\t")])
 def test_tables_of_text(tmp_path: Path, suffix: str, separator: str) -> None:
     path = tmp_path / f"a{suffix}"
     lines = [
