@@ -1,5 +1,6 @@
 """Files: JSON that others wrote, hashes, files that are there whole or not at all, and folders that belong to one run."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from mmalign.errors import UserError
 
 RUN_FILE = "mmalign_run.json"
@@ -19,6 +22,7 @@ COMBINATION_FILE = "combination.json"
 """What a combination of adapters leaves beside the adapter that it is."""
 SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
 """What scoring leaves: the pairs, the statistics of their scores, and what they were made with."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
@@ -83,6 +87,23 @@ def hash_file(path: Path) -> str:
 
 
 @contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """Name the file or folder where writing it fails: a full disk says that it is full and not where.
+
+    Raises:
+        OSError: As what fails does, safetensors' own errors too.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(f"{place} can't be saved: {error}") from error
+    except OSError as error:
+        if error.errno in _FULL and error.filename is None:
+            error.filename = str(place)
+        raise
+
+
+@contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Give the path of a temporary file or folder beside ``path``, and rename it to ``path`` when the block ends without an error.
 
@@ -95,12 +116,13 @@ def whole(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     _remove(partial)
     try:
-        yield partial
-        if partial.is_file():
-            open_to_readers(partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-        partial.rename(path)
+        with writing(path):
+            yield partial
+            if partial.is_file():
+                open_to_readers(partial)
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+            partial.rename(path)
     except BaseException:
         _remove(partial)
         raise

@@ -1,16 +1,19 @@
 """Files that are there whole or not at all, and folders that belong to one run."""
 
+import errno
 import multiprocessing
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from mmalign.errors import UserError
-from mmalign.files import claim, claimed, open_to_readers, whole, write_whole
+from mmalign.files import claim, claimed, open_to_readers, whole, write_whole, writing
 
 
 def test_a_file_is_replaced_when_its_block_ends(tmp_path: Path) -> None:
@@ -51,6 +54,22 @@ def test_an_error_leaves_the_old_file_and_no_other(tmp_path: Path, error: type[B
         write_half(path, error)
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("write", [whole, writing])
+def test_a_full_disk_is_told_with_what_was_written(write: Any, tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    for error in (full, SafetensorError("I/O error: No space left on device")):
+        with (
+            pytest.raises(OSError, match=f"No space left on device.*{tmp_path}/a|{tmp_path}/a can't be saved: .*No space left"),
+            write(tmp_path / "a"),
+        ):
+            raise error
+
+
+def test_a_refused_connection_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConnectionRefusedError, match=r"^\[Errno \d+\] Connection refused$"), writing(tmp_path / "a"):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
 
 
 def make_half(path: Path) -> None:

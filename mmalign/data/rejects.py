@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from mmalign.errors import UserError
+from mmalign.files import writing
 
 REJECTS_FILE = "rejects.jsonl"
 """Where a run lists them, in its folder."""
@@ -48,7 +49,7 @@ class Rejects:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # A reason may quote the very text that no file can hold.
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with writing(self.path), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(json.dumps({"id": row_id, "reason": reason}, ensure_ascii=False) + "\n")
 
     def check(self, num_seen: int, *, final: bool = False) -> None:

@@ -23,7 +23,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.answers import Answer, Question, strip_own
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.evaluation.rows import drop_cut_line, read_jsonl
-from mmalign.files import check_same, write_whole
+from mmalign.files import check_same, write_whole, writing
 
 
 def generate_answers(
@@ -92,8 +92,9 @@ def generate_answers(
             # A batch that a stop cut off is answered again as a whole: in another batch an answer could differ in its last bits.
             if choice is not None and any(question.id not in answered for question in encoded.questions):
                 rows = answer_batch(model, processor, encoded, beams=beams, shared=choice.shared)
-                file.write("".join(json.dumps(row) + "\n" for row in rows))
-                file.flush()
+                with writing(partial):
+                    file.write("".join(json.dumps(row) + "\n" for row in rows))
+                    file.flush()
                 answered |= {row["id"]: row for row in rows}
             bar.update(len(batch))
     rejects.check(len(questions), final=True)

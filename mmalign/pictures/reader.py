@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from mmalign.data.images import load_image
 from mmalign.errors import UserError
-from mmalign.files import expected_form, read_json_object, write_whole
+from mmalign.files import expected_form, read_json_object, whole, write_whole
 
 QUARTERS = 4
 SIDE = 32
@@ -158,7 +158,8 @@ def read_objects(row: Mapping[str, Any]) -> Objects:
 def save_reader(reader: DrawingReader, folder: Path, record: dict[str, Any]) -> None:
     """Write weights, sizes and how it was made."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(reader.state_dict(), folder / "reader.safetensors")
+    with whole(folder / "reader.safetensors") as partial:
+        save_file(reader.state_dict(), partial)
     sizes = {"num_kinds": reader.num_kinds, "num_colours": reader.num_colours}
     write_whole(folder / "reader.json", json.dumps({**sizes, **record}, indent=1) + "\n")
 

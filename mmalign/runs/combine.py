@@ -12,7 +12,7 @@ from transformers import AutoProcessor
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import check_columns
 from mmalign.errors import UserError
-from mmalign.files import COMBINATION_FILE, open_to_readers, write_whole
+from mmalign.files import COMBINATION_FILE, open_to_readers, write_whole, writing
 from mmalign.methods.policy_and_reference import compute_policy, compute_reference
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import model_inputs
@@ -46,8 +46,9 @@ def run(options: CombineOptions) -> None:
     losses = [measure(combination, processor, data, points, options) for data in options.data]
     means = [sum(values) / len(values) for values in zip(*losses, strict=True)] if losses else [0.0]
     best = min(range(len(points)), key=means.__getitem__)
-    combination.save(options.out, points[best])
-    processor.save_pretrained(options.out)
+    with writing(options.out):
+        combination.save(options.out, points[best])
+        processor.save_pretrained(options.out)
     record = {"adapters": options.adapters, "weights": points[best], "data": list(map(str, options.data)), "pairs": options.max_pairs}
     record |= {"quantization": quantization, "beta": options.beta}
     record |= {"losses": [[point, list(values)] for point, *values in zip(points, *losses, strict=True)]}

@@ -1,7 +1,7 @@
 """``mmalign compose``: join a vision encoder and a language model."""
 
 from mmalign.errors import UserError
-from mmalign.files import open_to_readers
+from mmalign.files import open_to_readers, writing
 from mmalign.models.compose import compose_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.options.models import ComposeOptions
@@ -16,7 +16,8 @@ def run(options: ComposeOptions) -> None:
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
     model, processor = compose_mllm(options)
-    model.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
+    with writing(options.out):
+        model.save_pretrained(options.out)
+        processor.save_pretrained(options.out)
     open_to_readers(options.out)
     print(f"{type(model).__name__} of {count_parameters(model).total:,} parameters saved in {options.out}")

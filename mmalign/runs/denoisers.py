@@ -14,6 +14,7 @@ from mmalign.denoisers.model import Denoiser
 from mmalign.denoisers.path_method import PathPreferenceMethod
 from mmalign.denoisers.pipeline import TextToImage, load_pipeline
 from mmalign.errors import UserError
+from mmalign.files import writing
 from mmalign.models.parameters import ParameterCounts
 from mmalign.options.denoisers import DenoiserOptions, ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.reports.model_card import CardFacts, write_model_card
@@ -43,7 +44,8 @@ def run(options: DenoiserOptions) -> TrainedRun:
 
     def save(trainer: MethodTrainer, parameters: ParameterCounts, record: dict[str, Any]) -> None:
         trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-        source.save(options.out, trained.merge_and_unload() if isinstance(trained, PeftModel) else trained)
+        with writing(options.out):
+            source.save(options.out, trained.merge_and_unload() if isinstance(trained, PeftModel) else trained)
         finish_record(options, trainer, parameters, record)
         write_denoiser_card(options.out, source, method, record)
         print(f"saved in {options.out}")

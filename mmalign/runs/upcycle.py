@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.files import open_to_readers
+from mmalign.files import open_to_readers, writing
 from mmalign.models.load import load_config, load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
@@ -50,8 +50,9 @@ def run(options: UpcycleOptions) -> Upcycled:
     print(f"largest difference from the dense model's logits, relative to the largest: {difference:.1e} (float32)")
     dtype = load_config(options.model).dtype
     sparse = sparse if dtype is None else sparse.to(dtype)
-    sparse.save_pretrained(options.out)
-    processor.save_pretrained(options.out)
+    with writing(options.out):
+        sparse.save_pretrained(options.out)
+        processor.save_pretrained(options.out)
     made = f"{options.num_experts} copies of feed-forward networks, {options.top_k} per token; it computes what the dense model computes"
     summary = f"This is {options.model} upcycled to a mixture of experts: {made}."
     write_derived_card(options.out, sparse, options, command="upcycle", source=options.model, summary=summary)
