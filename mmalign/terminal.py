@@ -1,5 +1,6 @@
 """What other libraries say on the terminal and no user can act on: each such message is named here, and held back."""
 
+import io
 import logging
 import os
 import re
@@ -38,6 +39,12 @@ def quiet_libraries() -> None:
         # In a file each state of a bar is a line.
         os.environ.setdefault("TQDM_MININTERVAL", "30")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+
+def escape_unprintable() -> None:
+    """Print in escapes what the terminal has no letters for: an arrow of a table ended a run where it told what it had made."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _keep(record: logging.LogRecord) -> bool:
