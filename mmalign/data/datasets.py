@@ -86,6 +86,12 @@ def hash_data_files(source: Path) -> dict[str, str]:
     return {path.name: hash_file(path) for path in find_data_files(source)}
 
 
+def refuse_overwriting(source: Path, written: Path) -> None:
+    """Raise UserError if a command would write over one of the files that it reads."""
+    if find_held(source) is None and written.resolve() in [path.resolve() for path in find_data_files(source)]:
+        raise UserError(f"{written} is read and would be written over; choose another --out")
+
+
 def hash_rows(dataset: Dataset) -> str:
     """Hash the content of a data set that is in memory: its columns, and its rows a thousand at a time."""
     digest = hashlib.sha256()

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows, refuse_overwriting
 from mmalign.data.rows import IMAGES_OTHER, check_columns
 from mmalign.data.shards import parse_share, split_among_processes, wait_for_all
 from mmalign.data.templates import describe_end
@@ -35,6 +35,7 @@ class ScoredPairs(NamedTuple):
 
 def run_score(options: ScoreOptions) -> ScoredPairs | None:
     """Score every pair, vote, and print the summary; None where other parts or processes are still to be joined."""
+    refuse_overwriting(options.pairs, options.out / SCORED)
     dataset = load_rows(options.pairs)
     check_votes(dataset, options)
     about = {"text_policy": TEXT_POLICY, "text_tokens": text_limit(load_config(options.clip))}
@@ -50,6 +51,7 @@ def run_score(options: ScoreOptions) -> ScoredPairs | None:
 
 def run_cache(options: CacheOptions) -> None:
     """Compute the reference's log-probabilities of every pair, or of every response of a list, and write them beside the rows."""
+    refuse_overwriting(options.pairs, options.out / CACHED)
     dataset = load_rows(options.pairs)
     names: dict[str, Any] = {"mllm": options.model}
     views = Views.of(find_cells(options.objective))

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from mmalign.data.datasets import hash_data_files, load_rows
+from mmalign.data.datasets import hash_data_files, load_rows, refuse_overwriting
 from mmalign.data.reward_prompts import RewardPrompts
 from mmalign.data.shards import parse_share, split_among_processes
 from mmalign.difficulty.rewards import REWARDED, RowRewards, read_rewards, subtract_logps, write_rewards
@@ -23,6 +23,7 @@ from mmalign.tables import text_table
 
 def run(options: ScoreRewardsOptions) -> None:
     """Score every response, write the scores beside the rows, and print how far they agree with the preferences."""
+    refuse_overwriting(options.pairs, options.out / REWARDED)
     dataset = load_rows(options.pairs)
     about: dict[str, Any] = {"model": options.model, "kind": options.kind}
     if options.kind == "implicit":

@@ -10,7 +10,7 @@ from PIL import Image
 from pyarrow.compute import list_value_length
 from pyarrow.parquet import read_metadata
 
-from mmalign.data.datasets import hash_data_files, load_rows, read_parquet
+from mmalign.data.datasets import hash_data_files, load_rows, read_parquet, refuse_overwriting
 from mmalign.data.pictures import read_caption
 from mmalign.data.rows import check_columns
 from mmalign.data.shards import Advance, Shards, parse_share, split_among_processes, wait_for_all
@@ -38,6 +38,7 @@ def run(options: SampleDenoiserOptions) -> Path | None:
     Raises:
         ValueError: If the data or the pipeline can't be used, or ``out`` holds other samples.
     """
+    refuse_overwriting(options.data, options.out / SAMPLES)
     dataset = load_rows(options.data)
     check_columns(dataset.column_names, ("caption", "image") if options.pairs else ("caption",), what=str(options.data))
     check_captions(dataset, options.data)

@@ -273,6 +273,16 @@ def train_lists(model: Path, data: Path, out: Path, *more: str) -> int:
     return main(["train", "listwise", *words, "--learning-rate", "1e-3", "--objective", "plackett_luce", "adpo", *more])
 
 
+@pytest.mark.parametrize(("command", "name"), [("score-difficulty", "scored"), ("cache-logps", "cached"), ("score-rewards", "rewarded")])
+def test_the_pairs_are_not_written_over(command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pairs = save_rows(tmp_path / f"{name}.parquet", pair_rows(2))
+    before = pairs.read_bytes()
+    models = ["--clip", "lost", "--mllm", "lost"] if command == "score-difficulty" else ["--model", "lost"]
+    assert main([command, str(pairs), *models, "--out", str(tmp_path)]) == 2
+    assert f"{name}.parquet is read and would be written over; choose another --out" in capsys.readouterr().err
+    assert pairs.read_bytes() == before
+
+
 def test_lists_are_cached_too(tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The numbers are the plain forward's; they train like a live reference; stale texts and missing columns are refused."""
     lists = save_rows(tmp_path / "lists.parquet", list_rows([3, 2, 4, 3]))
