@@ -7,6 +7,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import os
 import textwrap
 import types
 import typing
@@ -192,7 +193,8 @@ def coerce(value: Any, hint: Any, *, name: str) -> Any:
         # Anything has a text, and an empty path is the folder that one stands in.
         if value is None or isinstance(value, (list, dict)) or (hint is Path and value == ""):
             raise ValueError
-        return hint(value)
+        # A shell leaves ~ as it is in --out=~/run, and a YAML file has none; a folder called ~ is a trap.
+        return Path(os.path.expanduser(value)) if hint is Path else hint(value)
     except (OverflowError, TypeError, ValueError) as error:
         raise UserError(f"{name} is {value!r}; expected {hint.__name__}") from error
 

@@ -53,6 +53,14 @@ def test_defaults_file_and_words_in_that_order(tmp_path: Path) -> None:
     assert parse("--data", "x").data == Path("x")
 
 
+def test_home_in_paths_that_no_shell_saw(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run.yaml").write_text("root: ~/images\n")
+    options = parse("--data=~/pairs", "--config", str(tmp_path / "run.yaml"))
+    assert (options.data, options.root) == (tmp_path / "pairs", tmp_path / "images")
+    assert parse("--data=~no-such-user.jsonl").data == Path("~no-such-user.jsonl")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Several:
     parts: list[Path] = field(metadata={"positional": True})
