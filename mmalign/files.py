@@ -113,6 +113,9 @@ def whole(path: Path) -> Iterator[Path]:
     Args:
         path: A file, which is replaced if it is there; or a folder, which may be there and empty.
     """
+    if path.is_dir():
+        # A link is no folder to rename to, and . has no name.
+        path = path.resolve()
     partial = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.partial")
     _remove(partial)
     try:

@@ -94,6 +94,17 @@ def write_often(path: Path, letter: str) -> None:
         write_whole(path, letter * 10_000)
 
 
+@pytest.mark.parametrize("name", [".", "../link"])
+def test_an_empty_folder_is_filled_whatever_it_is_called(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "empty")
+    monkeypatch.chdir(tmp_path / "empty")
+    with whole(Path(name)) as partial:
+        partial.mkdir()
+        (partial / "world.json").write_text("{}")
+    assert (tmp_path / "empty" / "world.json").read_text() == "{}"
+
+
 def test_many_writers_leave_the_whole_text_of_one(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     processes = [multiprocessing.get_context("spawn").Process(target=write_often, args=(path, letter)) for letter in "ab"]
