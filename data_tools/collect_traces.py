@@ -32,11 +32,12 @@ def run(options: TraceOptions) -> None:
         ValueError: If too many pairs are broken, or OUT holds another run.
     """
     from data_tools.chunks import run_chunks
-    from data_tools.trace_collection import TraceCollector, tell, write_traces
-    from mmalign.data.datasets import hash_data_files, load_rows
+    from data_tools.trace_collection import SCORED, TraceCollector, tell, write_traces
+    from mmalign.data.datasets import hash_data_files, load_rows, refuse_overwriting
     from mmalign.evaluation.judges.rubric import PROMPT
 
     wording = PROMPT if options.prompt is None else options.prompt.read_text(encoding="utf-8")
+    refuse_overwriting(options.data, options.out / SCORED)
     dataset = load_rows(options.data)
     collector = TraceCollector(options, dataset, wording=wording)
     settings = {"builder": "traces", "data": hash_data_files(options.data), "prompt": wording, **_settings(options)}

@@ -108,6 +108,8 @@ def test_traces_of_the_world_train(world: Path, tmp_path: Path, capsys: pytest.C
     for row in load_rows(tmp_path / "out" / "scored.parquet"):
         assert (row["gap_rubric"] < 0) == row["truth_flipped"]
         assert row["score_chosen"] - row["score_rejected"] == pytest.approx(row["gap_rubric"])
+    assert main([str(tmp_path / "out" / "scored.parquet"), *words[1:]]) == 2
+    assert "scored.parquet is read and would be written over" in capsys.readouterr().err
     chat = read_chat(next(iter(load_rows(tmp_path / "out" / "chats"))), index=0)
     assert len(chat.images) == 1
     assert parse_rubric(text_of(chat.messages[1])).winner == 1
