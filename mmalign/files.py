@@ -23,6 +23,7 @@ COMBINATION_FILE = "combination.json"
 SCORED, SUMMARY, SCORING = "scored.parquet", "difficulty.json", "scoring.json"
 """What scoring leaves: the pairs, the statistics of their scores, and what they were made with."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_WITHOUT_LOCKS = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 def not_utf8(path: Path, error: UnicodeDecodeError) -> UserError:
@@ -136,10 +137,32 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold a folder for a block that reads, changes and writes one of its files; other processes that ask for it wait."""
     held = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(held, fcntl.LOCK_EX)
+        lock(held)
         yield
     finally:
         os.close(held)
+
+
+def lock(held: int, *, wait: bool = True) -> bool:
+    """Lock an open file or folder against other processes until it is closed.
+
+    File systems without locks lock nothing: NFS has none for folders.
+
+    Args:
+        held: Its descriptor.
+        wait: Whether to wait for the process that has it.
+
+    Returns:
+        Whether no other process has it.
+    """
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+    return True
 
 
 def open_to_readers(path: Path) -> None:

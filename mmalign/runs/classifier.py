@@ -27,7 +27,7 @@ from mmalign.options.classifier import (
 )
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, hash_source, prepare_teacher, source_path
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused, write_record
+from mmalign.runs.run_record import build_record, claim_folder, claiming, is_first_process, write_record
 from mmalign.training.arguments import build_training_arguments, check_trainer
 from mmalign.training.checkpoints import ManifestCallback
 from mmalign.training.ema import EmaCallback
@@ -58,7 +58,7 @@ def run_train(options: TrainClassifierOptions) -> TrainedClassifier | None:
     """
     check_options(options)
     set_seed(options.seed)
-    with left_if_refused(options.out, SPLIT_FILE):
+    with claiming(options.out, SPLIT_FILE):
         return train_classifier(options)
 
 

@@ -18,7 +18,7 @@ from mmalign.files import writing
 from mmalign.models.parameters import ParameterCounts
 from mmalign.options.denoisers import DenoiserOptions, ImagePreferenceOptions, TrainDenoiserOptions
 from mmalign.reports.model_card import CardFacts, write_model_card
-from mmalign.runs.run_record import left_if_refused
+from mmalign.runs.run_record import claiming
 from mmalign.runs.training import TrainedRun, finish_record, train_and_save
 from mmalign.training.trainer import MethodTrainer
 
@@ -50,7 +50,7 @@ def run(options: DenoiserOptions) -> TrainedRun:
         write_denoiser_card(options.out, source, method, record)
         print(f"saved in {options.out}")
 
-    with left_if_refused(options.out):
+    with claiming(options.out):
         return train_and_save(options, model, None, method, save=save)
 
 

@@ -31,7 +31,7 @@ from mmalign.files import read_json, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.discover import DiscoverClassesOptions
 from mmalign.runs.classifier_teacher import hash_source
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused
+from mmalign.runs.run_record import build_record, claim_folder, claiming, is_first_process
 from mmalign.tables import text_table
 
 METHOD = "discover-classes"
@@ -48,7 +48,7 @@ def run(options: DiscoverClassesOptions) -> None:
     """
     if is_first_process():
         check_label_choice(options)
-        with left_if_refused(options.out, SPLIT_FILE):
+        with claiming(options.out, SPLIT_FILE):
             find_and_save(options)
 
 

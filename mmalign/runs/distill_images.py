@@ -20,7 +20,7 @@ from mmalign.files import whole, write_whole
 from mmalign.models.load import best_device
 from mmalign.options.distill_images import DistillImagesOptions
 from mmalign.runs.classifier_teacher import hash_source
-from mmalign.runs.run_record import build_record, claim_folder, is_first_process, left_if_refused
+from mmalign.runs.run_record import build_record, claim_folder, claiming, is_first_process
 
 METHOD = "distill-images"
 REPORT_FILE, LOG_FILE, CHECKPOINT_FILE = "distilled.json", "distill_log.json", "checkpoint.pt"
@@ -33,7 +33,7 @@ def run(options: DistillImagesOptions) -> None:
         ValueError: If the data or the target can't be used, or ``out`` holds another run.
     """
     if is_first_process():
-        with left_if_refused(options.out):
+        with claiming(options.out):
             distill(options)
 
 

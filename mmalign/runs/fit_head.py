@@ -24,7 +24,7 @@ from mmalign.options.fit_head import FitHeadOptions
 from mmalign.runs.classifier import REPORT_FILE, describe_classifier_run
 from mmalign.runs.classifier_card import write_classifier_card
 from mmalign.runs.classifier_teacher import RunTeacher, cache_teacher, hash_source, load_teacher
-from mmalign.runs.run_record import claim_folder, is_first_process, left_if_refused, write_record
+from mmalign.runs.run_record import claim_folder, claiming, is_first_process, write_record
 
 METHOD = "fit-head"
 
@@ -39,7 +39,7 @@ def run(options: FitHeadOptions) -> None:
         return
     check_choice(options)
     set_seed(options.seed)
-    with left_if_refused(options.out, SPLIT_FILE):
+    with claiming(options.out, SPLIT_FILE):
         fit_and_save(*find_start(options))
 
 

@@ -13,7 +13,7 @@ from mmalign.config import plain_values
 from mmalign.data.datasets import hash_data_files
 from mmalign.data.rejects import REJECTS_FILE
 from mmalign.errors import UserError
-from mmalign.files import RUN_FILE, check_same, freed_if_refused, read_json_object, write_whole
+from mmalign.files import RUN_FILE, check_same, freed_if_refused, lock, locked, read_json_object, write_whole
 from mmalign.models.fingerprint import hash_local_weights
 from mmalign.options.base import Options
 from mmalign.options.training import RunOptions
@@ -66,25 +66,52 @@ def _num_processes() -> int:
 def claim_folder(out: Path, record: dict[str, Any]) -> None:
     """Write the run's record, or check that the folder's own is the same: only then can a stopped run resume.
 
-    Of several processes the first does it; where it fails, the launcher ends the others.
+    Of several processes the first does it; where it fails, the launcher ends the others. Until ``claiming`` ends, no other run gets the
+    folder; where the process dies, the system frees it.
 
     Raises:
         ValueError: If the folder holds a run with another method, other options, other data or another number of processes, or something
-            else.
+            else; or if another process is at work in it.
     """
     if not is_first_process():
         return
-    if (out / RUN_FILE).is_file():
-        before = read_record(out)
-        # Records of earlier versions name no weights.
-        held, wanted = (_identity(each, processes=record["processes"], weights=before.get("weights", {})) for each in (before, record))
-        check_same(out, held, wanted, what="another run", next_step="choose another --out, or remove the folder")
-        return
     # A kill may have left the record half written, and a run that was refused its list of broken rows.
-    if out.exists() and any(map(_is_kept, out.iterdir())):
+    if not (out / RUN_FILE).is_file() and out.exists() and any(map(_is_kept, out.iterdir())):
         raise UserError(f"{out} is not empty and holds no run of mmalign; choose another --out")
     out.mkdir(parents=True, exist_ok=True)
-    write_record(out, record)
+    with locked(out):
+        if (out / RUN_FILE).is_file():
+            before = read_record(out)
+            # Records of earlier versions name no weights.
+            held, wanted = (_identity(each, processes=record["processes"], weights=before.get("weights", {})) for each in (before, record))
+            check_same(out, held, wanted, what="another run", next_step="choose another --out, or remove the folder")
+        else:
+            write_record(out, record)
+        _hold(out)
+
+
+_held: dict[Path, int] = {}
+"""Records, by folder, that this process keeps open and locked."""
+
+
+def _hold(out: Path) -> None:
+    if out.resolve() in _held:
+        return
+    # NFS locks what is open for writing.
+    record = os.open(out / RUN_FILE, os.O_RDWR)
+    if not lock(record, wait=False):
+        os.close(record)
+        raise UserError(f"another process is at work in {out}; wait until it has ended, or choose another --out")
+    _held[out.resolve()] = record
+
+
+def _let_go() -> None:
+    while _held:
+        os.close(_held.popitem()[1])
+
+
+# A worker that outlives a killed run for a moment must not keep its folder.
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _is_kept(path: Path) -> bool:
@@ -94,17 +121,24 @@ def _is_kept(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def left_if_refused(out: Path, *drawn: str) -> Iterator[None]:
-    """Leave the folder to another run where this one is refused before it has saved anything: mended options are other options.
+def claiming(out: Path, *drawn: str) -> Iterator[None]:
+    """Give the folder free at the end of a run that claims it.
 
-    What was ``drawn`` by the options goes too.
+    Where the run is refused before it has saved anything, its record goes, since mended options are other options, and so does what was
+    ``drawn`` by the options.
     """
     begun = {RUN_FILE, *drawn}
-    with freed_if_refused(
-        *(out / name for name in (RUN_FILE, *drawn)),
-        kept=lambda: not is_first_process() or any(_is_kept(path) for path in out.glob("*") if path.name not in begun),
-    ):
-        yield
+
+    def is_kept() -> bool:
+        others = (out / RUN_FILE).is_file() and out.resolve() not in _held
+        return others or not is_first_process() or any(_is_kept(path) for path in out.glob("*") if path.name not in begun)
+
+    try:
+        with freed_if_refused(*(out / name for name in (RUN_FILE, *drawn)), kept=is_kept):
+            yield
+    finally:
+        if (record := _held.pop(out.resolve(), None)) is not None:
+            os.close(record)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from mmalign.options.methods import METHODS, MimicOptions, OnlineOptions
 from mmalign.options.rows import PictureOptions
 from mmalign.options.training import MllmOptions, ReferencedOptions, RunOptions
 from mmalign.runs.cards import write_card
-from mmalign.runs.run_record import claim_folder, describe_run, is_first_process, left_if_refused, write_record
+from mmalign.runs.run_record import claim_folder, claiming, describe_run, is_first_process, write_record
 from mmalign.runs.train_eval import build_evaluation
 from mmalign.training.arguments import build_training_arguments
 from mmalign.training.checkpoints import ManifestCallback
@@ -63,7 +63,7 @@ class TrainedRun(NamedTuple):
 def run(options: RunOptions) -> TrainedRun:
     """Train a model with the method that the options are of."""
     name = next(name for name, entry in METHODS.items() if entry.options is type(options))
-    with left_if_refused(options.out):
+    with claiming(options.out):
         return train_and_save(options, *find_method(name, vars(options)).build(options))
 
 
