@@ -1,7 +1,7 @@
-"""An accelerator that isn't there: tensors that say they are on ``cuda:0`` and compute on the CPU.
+"""An accelerator that isn't there: tensors that say they are on ``cuda:0``, or on ``mps:0``, and compute on the CPU.
 
-An operation on tensors of both devices is refused as CUDA refuses it, so that a step shows without an accelerator whether it would run on
-one. Numbers, memory and kernels of a real one are not tried.
+An operation on tensors of both devices is refused as CUDA refuses it, and numbers of 64 bits as MPS does, so that a step shows without an
+accelerator whether it would run on one. Numbers, memory and kernels of a real one are not tried.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-DEVICE, CPU = torch.device("cuda:0"), torch.device("cpu")
+CUDA, MPS, CPU = torch.device("cuda:0"), torch.device("mps:0"), torch.device("cpu")
 _ATEN = torch.ops.aten
 _COPIES = {_ATEN.copy_.default, _ATEN._to_copy.default}
 # Which arguments must be on one device where indices may stand on the CPU.
@@ -35,11 +35,18 @@ class DeviceTensor(Tensor):
     """A tensor of the device; to autograd it is on ``meta``, which needs no driver."""
 
     held: Tensor
+    place = CUDA
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     @staticmethod
     def __new__(cls: type["DeviceTensor"], held: Tensor) -> "DeviceTensor":
-        """Wrap a tensor of the CPU."""
+        """Wrap a tensor of the CPU.
+
+        Raises:
+            TypeError: As MPS does of float64.
+        """
+        if cls.place == MPS and held.dtype in (torch.float64, torch.complex128):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
         form = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype, "layout": held.layout}
         made: DeviceTensor = torch.Tensor._make_wrapper_subclass(cls, held.size(), device="meta", **form)  # type: ignore[attr-defined]
         made.held = held
@@ -53,12 +60,12 @@ class DeviceTensor(Tensor):
     @property
     def device(self) -> torch.device:  # type: ignore[override]
         """The device that isn't there."""
-        return DEVICE
+        return self.place
 
     @property
     def is_cuda(self) -> bool:  # type: ignore[override]
         """As code asks that has kernels of its own for it."""
-        return True
+        return self.place == CUDA
 
     def tolist(self) -> Any:
         """Read the numbers, which a device allows."""
@@ -66,7 +73,9 @@ class DeviceTensor(Tensor):
 
     def numpy(self, **options: Any) -> Any:
         """Refuse as a device does."""
-        raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first.")
+        raise TypeError(
+            f"can't convert {self.place} device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+        )
 
 
 class _Everywhere(TorchDispatchMode):
@@ -76,7 +85,7 @@ class _Everywhere(TorchDispatchMode):
 
 def _run(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     if func is torch.ops.prim.device.default:
-        return DEVICE if isinstance(args[0], DeviceTensor) else CPU
+        return DeviceTensor.place if isinstance(args[0], DeviceTensor) else CPU
     here = [value for value in tree_leaves((args, kwargs)) if isinstance(value, DeviceTensor)]
     if here:
         _refuse_mixed(func, args, kwargs)
@@ -100,7 +109,7 @@ def _refuse_mixed(func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
     plain = [value for value in looked_at if isinstance(value, Tensor) and not isinstance(value, DeviceTensor)]
     changes_plain = _changes(func) and not isinstance(args[0], DeviceTensor)
     if any(value.dim() or func in _STRICT or changes_plain for value in plain):
-        raise RuntimeError(f"expected all tensors on one device, found {DEVICE} and cpu, in {func}")
+        raise RuntimeError(f"expected all tensors on one device, found {DeviceTensor.place} and cpu, in {func}")
 
 
 def _changes(func: Any) -> bool:
@@ -124,9 +133,10 @@ def move(held: Any) -> Any:
 
 
 @contextmanager
-def pretending() -> Iterator[None]:
+def pretending(device: torch.device = CUDA) -> Iterator[None]:
     """Run the block as if the device were there; models are loaded before it."""
     with (
+        patch.object(DeviceTensor, "place", device),
         patch.object(torch, "tensor", _on_device(torch.tensor)),
         patch.object(torch, "as_tensor", _as_tensor),
         patch.object(torch.cuda, "_lazy_init", lambda: None),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.losses.doubles import to_double
 
 RIDGE = 1e-6
 """Lambda as a share of the kernel's trace."""
@@ -35,11 +36,11 @@ def kernel_ridge_predict(features: Tensor, targets: Tensor, real_features: Tenso
             f"features are {tuple(features.shape)}, targets {tuple(targets.shape)} and real features {tuple(real_features.shape)}; "
             "expected (M, D), (M, E) and (B, D)"
         )
-    synthetic, real = (F.pad(one.double(), (0, 1), value=1.0) for one in (features, real_features))
+    synthetic, real = (F.pad(to_double(one), (0, 1), value=1.0) for one in (features, real_features))
     kernel = synthetic @ synthetic.t()
     penalty = RIDGE * kernel.detach().trace()
     identity = torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)
-    return real @ (synthetic.t() @ torch.linalg.solve(kernel + penalty * identity, targets.double()))
+    return real @ (synthetic.t() @ torch.linalg.solve(kernel + penalty * identity, to_double(targets)))
 
 
 def kernel_ridge_error(features: Tensor, targets: Tensor, real_features: Tensor, real_targets: Tensor) -> Tensor:
@@ -51,4 +52,4 @@ def kernel_ridge_error(features: Tensor, targets: Tensor, real_features: Tensor,
         real_features: (B, D).
         real_targets: (B, E).
     """
-    return (kernel_ridge_predict(features, targets, real_features) - real_targets.double()).square().mean(-1)
+    return (kernel_ridge_predict(features, targets, real_features) - to_double(real_targets)).square().mean(-1)

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmalign.errors import UserError
+from mmalign.losses.doubles import widest_dtype
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def length_desensitized_weights(tokens: ScoredTokens, *, tail_weight: float) -> 
     """
     shared = tokens.lengths().view(-1, 2).amin(1).repeat_interleave(2)
     in_tail = tokens.positions() >= shared[tokens.response]
-    return torch.ones_like(in_tail, dtype=torch.float64).masked_fill(in_tail, tail_weight)
+    return torch.ones_like(in_tail, dtype=widest_dtype(in_tail.device)).masked_fill(in_tail, tail_weight)
 
 
 def suffix_weights(tokens: ScoredTokens) -> Tensor:
@@ -189,7 +190,8 @@ def changed_weights(tokens: ScoredTokens, *, weight: float, shortest: int = 3) -
         for at, other, size in matcher.get_matching_blocks():
             if size >= shortest:
                 found[number][at : at + size] = found[number + 1][other : other + size] = [1.0] * size
-    return torch.tensor([value for part in found for value in part], dtype=torch.float64, device=tokens.response.device)
+    device = tokens.response.device
+    return torch.tensor([value for part in found for value in part], dtype=widest_dtype(device), device=device)
 
 
 def step_weights(step: Tensor, weight: Tensor) -> TokenWeights:

@@ -29,6 +29,7 @@ from mmalign.engine.choosing import fold_in
 from mmalign.engine.logps import unwrap
 from mmalign.engine.pictures import drop_words
 from mmalign.errors import UserError
+from mmalign.losses.doubles import to_double
 from mmalign.losses.list_kernel import ListObjective
 from mmalign.losses.pair_kernel import PairObjective
 from mmalign.methods.listwise import ListwiseMethod
@@ -208,10 +209,10 @@ class PictureSupervisedMethod(SupervisedMethod):
         layout = batch["layout"]
         seeds = fold_in(fold_in(layout["row_key"], step), self.options.seed)
         dropped = drawn_shares(seeds) < self.options.caption_dropout
-        words = layout["caption"] & dropped[:, None]
+        words = layout["caption"] & dropped.to(seeds.device)[:, None]
         return drop_words(batch, words, pads=self.pictures.tokens.pads, pad_token_id=self.processor.tokenizer.pad_token_id)
 
 
 def drawn_shares(seeds: Tensor) -> Tensor:
     """Turn (P,) seeds into numbers from 0 to 1."""
-    return ((seeds >> 11) & (2**53 - 1)).to(torch.float64) / 2**53
+    return to_double((seeds >> 11) & (2**53 - 1)) / 2**53

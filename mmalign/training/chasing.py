@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from mmalign.engine.logps import unwrap_parallel
 from mmalign.files import read_json_object, write_whole
+from mmalign.losses.doubles import widest_dtype
 from mmalign.models.adapter_pair import ADAPTERS, FAST, AdapterName, compute_with, exchange_adapters
 
 CHASE_FILE = "chase.json"
@@ -36,7 +37,8 @@ class Chase:
 
     def watch(self, *losses: Tensor) -> None:
         """Take note of a micro-batch's summed losses, scalars in the order of ``ADAPTERS``."""
-        self._watched.append(torch.stack(losses).detach().double())
+        seen = torch.stack(losses).detach()
+        self._watched.append(seen.to(widest_dtype(seen.device)))
 
     def step(self, number: int) -> None:
         """Count an optimiser step, and decide if it is time; ``number`` is that of the steps so far, from 1."""

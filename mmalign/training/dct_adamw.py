@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from mmalign.errors import UserError
+from mmalign.losses.doubles import widest_dtype
 
 LARGEST_SIDE = 32_000
 """Matrices with a longer side, as vocabularies have, take AdamW."""
@@ -44,14 +45,17 @@ def cosine_columns(size: int, columns: Tensor, *, dtype: torch.dtype = torch.flo
     Args:
         size: N.
         columns: (R,) their numbers.
-        dtype: Of the result; computed in float64.
+        dtype: Of the result; the angles are exact.
 
     Returns:
         (N, R) with orthonormal columns.
     """
-    place = 2 * torch.arange(size, device=columns.device, dtype=torch.float64) + 1
-    cosines = torch.cos(math.pi / (2 * size) * place[:, None] * columns.double())
-    return (cosines * torch.where(columns == 0, 1.0, 2.0).double().div(size).sqrt()).to(dtype)
+    exact = widest_dtype(columns.device)
+    place = 2 * torch.arange(size, device=columns.device) + 1
+    # A whole turn is 4 N steps: less than that is exact in float32 too.
+    steps = (place[:, None] * columns) % (4 * size)
+    cosines = torch.cos(math.pi / (2 * size) * steps.to(exact))
+    return (cosines * torch.where(columns == 0, 1.0, 2.0).to(exact).div(size).sqrt()).to(dtype)
 
 
 def largest_columns(transformed: Tensor, rank: int) -> Tensor:

@@ -16,6 +16,7 @@ from transformers.trainer_utils import align_special_tokens
 from mmalign.engine.logps import unwrap, unwrap_parallel
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers
+from mmalign.losses.doubles import widest_dtype
 from mmalign.models.adapters import find_part
 from mmalign.training.arguments import refused_fields
 from mmalign.training.blank_image import BlankImage
@@ -128,7 +129,8 @@ class MethodTrainer(Trainer):
                 "Lower the learning rate, or look for damaged weights or data"
             )
         for key, metric in output.metrics.items():
-            pair = torch.stack([torch.as_tensor(value, device=loss.device, dtype=torch.float64) for value in (metric.total, metric.count)])
+            exact = widest_dtype(loss.device)
+            pair = torch.stack([torch.as_tensor(value, device=loss.device, dtype=exact) for value in (metric.total, metric.count)])
             self._sums[key] = self._sums.get(key, 0) + pair
         # DDP averages gradients over processes, and the items were counted over all of them.
         return loss * self.accelerator.num_processes
