@@ -3,6 +3,7 @@
 Shape legend: B = images, C = classes, H = height, W = width.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,10 @@ def export_classifier(model: DualHead, path: Path, *, file_format: ExportFormat)
 
 def _write_torch(plain: nn.Module, images: Tensor, path: Path) -> Tensor:
     program = torch.export.export(plain, (images,), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},))
-    # A path's name would have to end in .pt2, which that of an unfinished file doesn't.
-    with path.open("wb") as file:
-        torch.export.save(program, file)
+    # Not to the file: where the disk is full, PyTorch's writer ends the process.
+    saved = io.BytesIO()
+    torch.export.save(program, saved)
+    path.write_bytes(saved.getbuffer())
     with path.open("rb") as file, torch.no_grad():
         return torch.export.load(file).module()(images)
 

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,19 @@ def test_exported_file_gives_the_mixed_probabilities(tmp_path: Path, options: di
         got = torch.from_numpy(runtime.InferenceSession(str(path)).run(None, {"images": images.numpy()})[0])
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
     assert json.loads((tmp_path / f"model.{file_format}.json").read_text())["classes"] == list(CLASSES)
+
+
+def test_a_full_disk_is_an_error_of_the_export(tmp_path: Path) -> None:
+    """PyTorch's own writer of files aborts the process."""
+    handler, (size, most) = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, most))
+    try:
+        with pytest.raises(OSError, match=r"model\.torch"):
+            export_classifier(build_tiny_classifier(), tmp_path / "model.torch", file_format="torch")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not any(tmp_path.iterdir())
 
 
 def test_linear_heads_are_stacked_into_one_matrix() -> None:
