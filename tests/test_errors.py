@@ -11,7 +11,8 @@ from mmalign.errors import run_and_tell
 
 
 def test_ctrl_c_is_told_in_a_line_and_ends_the_program_by_its_signal() -> None:
-    code = "from mmalign.errors import run_and_tell\nimport signal\n"
+    # What starts the tests in the background has Ctrl-C ignored, and a program takes that over.
+    code = "from mmalign.errors import run_and_tell\nimport signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code += "run_and_tell(lambda: signal.raise_signal(signal.SIGINT), prog='mmalign train sft', traced=False)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (-2, "mmalign train sft: interrupted; what is finished is kept\n")
