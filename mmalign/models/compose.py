@@ -37,6 +37,7 @@ from transformers import (
 from mmalign.errors import UserError
 from mmalign.models.chat_templates import build_chat_template
 from mmalign.models.gguf import folder_of, gguf_options, is_gguf, load_gguf
+from mmalign.models.identity import IDENTITY_TOLERANCE, compute_largest_difference
 from mmalign.models.load import check_folder, check_safetensors, from_pretrained, load_whole, named_errors, read_config_values
 from mmalign.models.processors import give_padding
 from mmalign.options.models import HalvesOptions
@@ -46,6 +47,7 @@ _TOWERS: dict[str, Any] = {
     "siglip_vision_model": SiglipVisionModel,
     "timm_wrapper": TimmWrapperModel,
 }
+_NO_PLACE = "which the joint classes of transformers have no place for; expected a language model such as qwen3 or llama"
 _IN_FLOAT32: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False}
 
 
@@ -67,11 +69,11 @@ def compose_mllm(options: HalvesOptions) -> tuple[PreTrainedModel, LlavaProcesso
         joined = (_join_timm if is_timm else _join_clip)(options, tower, llm, tokenizer)
     except AttributeError as error:
         # The joint classes look for tied embeddings under the name that most language models have.
-        raise UserError(
-            f"{options.llm} is a {llm.config.model_type}, which the joint classes of transformers have no place for ({error}); expected a "
-            "language model such as qwen3 or llama"
-        ) from error
+        raise UserError(f"{options.llm} is a {llm.config.model_type}, {_NO_PLACE} ({error})") from error
+    if getattr(llm.get_output_embeddings(), "bias", None) is not None:
+        raise UserError(f"{options.llm} is a {llm.config.model_type} whose output head has a bias, {_NO_PLACE}")
     _fill(joined, tower, llm)
+    _check_same_words(options.llm, llm, joined)
     if len(tokenizer) > joined.get_input_embeddings().weight.shape[0]:
         joined.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=8)
     joined.generation_config.eos_token_id = tokenizer.eos_token_id
@@ -106,7 +108,7 @@ def _load_tower(source: str) -> tuple[PreTrainedModel, str | None]:
         return load_whole(tower_class, source, **_IN_FLOAT32), source
     if config.model_type == "timm_wrapper":
         config.do_pooling = False
-    return tower_class._from_config(config), None
+    return tower_class._from_config(config, dtype=torch.float32), None
 
 
 def _load_llm(source: str) -> PreTrainedModel:
@@ -117,7 +119,7 @@ def _load_llm(source: str) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(f"{source} is a {config.model_type}; expected a causal language model, such as qwen3 or llama")
     if from_file:
-        return AutoModelForCausalLM.from_config(config)
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     check_safetensors(source)
     return load_whole(AutoModelForCausalLM, source, **_IN_FLOAT32)
 
@@ -177,6 +179,17 @@ def _fill(joined: PreTrainedModel, tower: PreTrainedModel, llm: PreTrainedModel)
     _copy(llm.base_model, joined.model.language_model)
     _copy(llm.get_output_embeddings(), joined.get_output_embeddings())
     joined.tie_weights()
+
+
+def _check_same_words(source: str, llm: PreTrainedModel, joined: PreTrainedModel) -> None:
+    """Check that text alone gives the language model's logits: the joint classes leave out what some models do behind their output head."""
+    difference = compute_largest_difference(llm.eval(), joined.eval())
+    # Not "difference > tolerance", which a NaN would pass.
+    if not difference <= IDENTITY_TOLERANCE:
+        raise UserError(
+            f"{source} is a {llm.config.model_type}, and {type(joined).__name__} around it gives other logits of the same text, by "
+            f"{difference:.2g} of the largest one: it leaves out the scale or bound of logits, {_NO_PLACE}"
+        )
 
 
 def _copy(source: nn.Module, target: nn.Module) -> None:

@@ -16,9 +16,6 @@ from mmalign.errors import UserError
 from mmalign.models.sparse_families import NEUTRAL_WIDTH, build_sparse_config, find_sparse_family
 from mmalign.options.models import ExpertsOptions
 
-IDENTITY_TOLERANCE = 1e-4
-"""Largest difference of logits, relative to the largest logit (or 1): rounding grows with depth, and a wrong layer is far above it."""
-
 _KERNEL_MULTIPLE = 8
 """Its rows are multiples of 16 bytes: eight numbers in half precision."""
 
@@ -151,18 +148,3 @@ def _fill(sparse: PreTrainedModel, weights: dict[str, Tensor]) -> None:
         )
     sparse.load_state_dict(weights)
     sparse.tie_weights()
-
-
-@torch.no_grad()
-def compute_largest_difference(dense: PreTrainedModel, sparse: PreTrainedModel, *, num_tokens: int = 64, seed: int = 0) -> float:
-    """Compare both models' logits on random text: largest difference, relative to the largest logit or 1."""
-    text = dense.config.get_text_config()
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(text.vocab_size, (1, num_tokens), generator=generator)
-    # Placeholders of images stand for features that are not given here.
-    special = [value for key, value in dense.config.to_dict().items() if key.endswith(("_token_id", "_token_index"))]
-    usable = next(number for number in range(text.vocab_size) if number not in special)
-    for value in special:
-        ids[ids == value] = usable
-    expected, got = (model(input_ids=ids.to(model.device), use_cache=False).logits.float() for model in (dense, sparse))
-    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1.0))

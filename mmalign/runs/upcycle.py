@@ -7,11 +7,12 @@ from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
 from mmalign.files import open_to_readers, writing
+from mmalign.models.identity import IDENTITY_TOLERANCE, compute_largest_difference
 from mmalign.models.load import load_config, load_mllm
 from mmalign.models.parameters import count_parameters
 from mmalign.models.quantize import is_quantized
 from mmalign.models.stages import DENSE_STAGES, SPARSE_STAGES, count_trainable
-from mmalign.models.upcycle import IDENTITY_TOLERANCE, compute_largest_difference, find_sparse_layers, upcycle
+from mmalign.models.upcycle import find_sparse_layers, upcycle
 from mmalign.options.models import UpcycleOptions
 from mmalign.runs.cards import write_derived_card
 from mmalign.tables import text_table

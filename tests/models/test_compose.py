@@ -184,8 +184,11 @@ def test_new_halves_depend_on_the_seed_alone() -> None:
             CLIP_TOWER,
             {"model_type": "gpt2", "vocab_size": 512, "n_embd": 64, "n_layer": 2, "n_head": 4, "bos_token_id": 1, "eos_token_id": 2},
             {},
-            "is a gpt2, which the joint classes of transformers have no place for .* such as qwen3 or llama",
+            "is a gpt2, which the joint classes of transformers have no place for; .* such as qwen3 or llama",
         ),
+        (CLIP_TOWER, {**LLAMA, "model_type": "phi"}, {}, "is a phi whose output head has a bias, which the joint classes"),
+        (CLIP_TOWER, {**LLAMA, "model_type": "granite", "logits_scaling": 8.0}, {}, "is a granite, and Llava.* gives other logits"),
+        (TIMM_TOWER, {**LLAMA, "model_type": "cohere", "logit_scale": 0.1}, {"image_size": 64}, "is a cohere, and FastVlm.* by "),
     ],
 )
 def test_halves_that_cant_be_joined(
@@ -194,6 +197,12 @@ def test_halves_that_cant_be_joined(
     config = save_halves(tmp_path, vision, llm)
     with pytest.raises(ValueError, match=message):
         compose_mllm(dataclasses.replace(config, **options))
+
+
+def test_halves_of_a_config_that_names_half_precision_are_float32(tmp_path: Path) -> None:
+    config = save_halves(tmp_path, {**CLIP_TOWER, "dtype": "float16"}, {**QWEN3, "dtype": "bfloat16"})
+    model, _ = compose_mllm(config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_tokenizer_that_never_ends_is_refused(tmp_path: Path) -> None:

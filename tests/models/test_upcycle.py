@@ -12,9 +12,10 @@ from transformers import PreTrainedModel
 
 from mmalign.cli import main
 from mmalign.models.adapters import freeze_parts
+from mmalign.models.identity import compute_largest_difference
 from mmalign.models.load import load_mllm
 from mmalign.models.stages import SPARSE_STAGES
-from mmalign.models.upcycle import compute_largest_difference, find_sparse_layers, upcycle
+from mmalign.models.upcycle import find_sparse_layers, upcycle
 from mmalign.options.models import ExpertsOptions
 from tests.models.test_compose import PLAIN_USER
 from tests.tiny_families import FAMILIES
