@@ -179,6 +179,7 @@ class CachedTeacher:
         """``fingerprint`` is what the columns must come from; None takes any one teacher's."""
         self.vocabulary = head_size(student)
         self.fingerprint = fingerprint
+        self._num_named: int | None = None
 
     def check_dataset(self, dataset: Dataset) -> None:
         """Check that the columns are one teacher's, and the expected one's.
@@ -198,6 +199,9 @@ class CachedTeacher:
         if theirs > self.vocabulary:
             raise UserError(f"the teacher has {theirs:,} tokens and the student's head {self.vocabulary:,} rows; expected no fewer")
         self.vocabulary = theirs
+        first = next((raw for raw in dataset.select_columns([TOP_IDS, TOP_LOGPS]) if raw[TOP_IDS]), None)
+        # A token has one log-probability more than it names others.
+        self._num_named = None if first is None else len(first[TOP_IDS]) // (len(first[TOP_LOGPS]) - len(first[TOP_IDS]))
         self._told = f"the teacher is cached ({found[0]}), over {theirs:,} tokens"
 
     def encode(self, raw: Mapping[str, Any], row: ChatRow, student: EncodedPrompt) -> TopTokens:
@@ -218,6 +222,11 @@ class CachedTeacher:
                 f"the row's are {student.image_digest or 'none'}; cache it again on these rows"
             )
         count = sum(map(sum, student.scored))
+        if self._num_named is not None and len(raw[TOP_IDS]) != count * self._num_named:
+            raise UserError(
+                f"the cached teacher names {len(raw[TOP_IDS]) / max(count, 1):g} tokens at each place of this row and {self._num_named} in "
+                "the first row: the data are of caches of different --top-k; cache all rows with one"
+            )
         ids, logps = torch.tensor(raw[TOP_IDS], dtype=torch.long), torch.tensor(raw[TOP_LOGPS], dtype=torch.float32)
         return TopTokens(ids.view(count, -1), logps.view(count, -1))
 

@@ -144,6 +144,18 @@ def test_stale_and_foreign_columns_are_refused(
         assert "the cached teacher is stale, or reads other tokens" in reject["reason"], "a question, an answer"
 
 
+def test_caches_of_different_sizes_are_not_mixed(
+    teacher_dir: Path, chats: Path, tiny_llava_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "both").mkdir()
+    for size in ("4", "5"):
+        assert cached(teacher_dir, chats, tmp_path / size, "--top-k", size) == 0
+        (file,) = (tmp_path / size / "data").glob("*.parquet")
+        file.rename(tmp_path / "both" / f"{size}.parquet")
+    assert mimic(tiny_llava_dir, tmp_path / "both", tmp_path / "out", "--teacher", "cached") == 2
+    assert "names 5 tokens at each place of this row and 4 in the first row" in capsys.readouterr().err
+
+
 def test_chats_whose_images_are_found_later_are_asked_then(teacher_dir: Path, tmp_path: Path) -> None:
     rows = chat_rows(4)
     rows[1]["messages"][1]["content"] = "dog " * 200
