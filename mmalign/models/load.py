@@ -260,7 +260,11 @@ def named_errors(source: str) -> Iterator[None]:
                 "transformers' own form, whose name often ends in -hf"
             ) from error
         where = "" if Path(source).exists() else "there is no such folder, and as a hub id: "
-        raise UserError(f"{source} can't be loaded: {where}{error}") from error
+        # Behind it the library lists every class that it has.
+        told, listed, _ = str(error).partition("\nModel type should be one of")
+        is_text = listed and AutoModelForImageTextToText.__name__ in told
+        remedy = " A language model alone gets its vision encoder by mmalign compose." if is_text else ""
+        raise UserError(f"{source} can't be loaded: {where}{told}{remedy}") from error
     except (AttributeError, LookupError, TypeError) as error:
         # A config's value that the library looks up, such as a dtype or an activation.
         raise UserError(f"{source} can't be loaded: {type(error).__name__}: {error}") from error
