@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from accelerate.utils import recursively_apply
 from peft import PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 from transformers import AutoProcessor, PreTrainedModel
@@ -152,6 +153,20 @@ def _path(model: nn.Module, part: nn.Module) -> str:
     return next(name for name, module in model.named_modules() if module is part)
 
 
+def _untie_adapted(model: PreTrainedModel) -> None:
+    """Give the embedding and the output head weights of their own where an adapter of either is to be added to its weights.
+
+    Tied, what is added to the one is added to the other.
+    """
+    ends: list[Any] = [model.get_input_embeddings(), model.get_output_embeddings()]
+    embedding, head = (end.get_base_layer() if isinstance(end, LoraLayer) else end for end in ends)
+    if head is None or head.weight is not embedding.weight or not any(isinstance(end, LoraLayer) for end in ends):
+        return
+    head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
+
+
 def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantization = "none") -> tuple[PreTrainedModel, Any]:
     """Load an adapter's base model with the adapter added to its weights.
 
@@ -174,8 +189,10 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
     assert isinstance(base, PreTrainedModel), type(base)
     if is_quantized(base):
         base.dequantize(dtype=base.dtype)
+    policy = put_adapter(base, source)
+    _untie_adapted(base)
     try:
-        merged = put_adapter(base, source).merge_and_unload()
+        merged = policy.merge_and_unload()
     except RuntimeError as error:
         raise UserError(f"PEFT can't merge the adapter {source}: {error}") from error
     return merged.eval(), from_pretrained(AutoProcessor, source)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
 from mmalign.engine.logps import compute_response_logps
@@ -15,7 +17,7 @@ from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
 from mmalign.options.training import LoraOptions
 from tests.models.test_references import make_batch, take_steps
-from tests.tiny_models import build_tiny_llava
+from tests.tiny_models import build_tiny_llava, fill_adapter
 
 
 def test_only_the_language_model_gets_an_adapter() -> None:
@@ -41,6 +43,19 @@ def test_saved_adapter_loads_and_merges_to_the_same_numbers(tiny_llava_dir: Path
         assert torch.equal(compute_response_logps(loaded, batch).token_logps, expected)
         merged = compute_response_logps(loaded.merge_and_unload(), batch).token_logps
     assert torch.allclose(merged, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["lm_head", "embed_tokens"])
+def test_an_adapter_of_a_tied_layer_merges_into_that_layer_alone(tiny_llava_dir: Path, tmp_path: Path, layer: str) -> None:
+    base, processor = load_mllm(str(tiny_llava_dir))
+    policy = fill_adapter(get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", layer]))).eval()
+    policy.save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    load_merged(str(tmp_path / "adapter"))[0].save_pretrained(tmp_path / "merged")
+    merged = AutoModelForImageTextToText.from_pretrained(tmp_path / "merged")
+    words = torch.arange(10, 40)[None]
+    with torch.no_grad():
+        assert torch.allclose(merged(input_ids=words).logits, policy(input_ids=words).logits, atol=1e-4)
 
 
 def save_adapter(folder: Path, model: str) -> Path:
