@@ -189,7 +189,7 @@ def _replaced_head(model: PreTrainedModel, compute: HeadFunction, pictures: Pict
     if not isinstance(head, nn.Linear) or hasattr(head, "base_layer"):
         raise UserError(
             f"the output head of {type(model).__name__} is a {type(head).__name__}; the engine needs a plain linear layer: "
-            "leave lm_head out of the adapter's and the quantiser's modules"
+            "leave lm_head out of the adapter's and the quantiser's modules, or join the adapter to its base with mmalign merge"
         )
     if pictures is None and isinstance(model, ChameleonForConditionalGeneration):
         raise UserError("ChameleonForConditionalGeneration bars picture tokens from its logits: its words can't be scored; use --pictures")

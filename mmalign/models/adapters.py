@@ -10,10 +10,10 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
-from transformers import AutoProcessor, PreTrainedModel
+from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, find_base, from_pretrained, load_adapter_weights, load_mllm, put_adapter, read_adapter_config
+from mmalign.models.load import check_exists, find_base, load_adapter_weights, load_mllm, load_processor, put_adapter, read_adapter_config
 from mmalign.models.lora_config import build_lora_config, refuse_unmatched, told_by_peft
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
@@ -179,7 +179,7 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
         quantization: How the base was held in training.
 
     Returns:
-        The model, and the processor that lies beside the adapter.
+        The model, and the processor that lies beside the adapter, or its base's.
 
     Raises:
         ValueError: If there is no adapter at ``source``, or its base can't be loaded.
@@ -195,4 +195,4 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
         merged = policy.merge_and_unload()
     except RuntimeError as error:
         raise UserError(f"PEFT can't merge the adapter {source}: {error}") from error
-    return merged.eval(), from_pretrained(AutoProcessor, source)
+    return merged.eval(), load_processor(source)

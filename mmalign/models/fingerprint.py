@@ -10,7 +10,7 @@ from huggingface_hub import snapshot_download
 from mmalign.errors import UserError
 from mmalign.files import hash_file
 from mmalign.held import find_held
-from mmalign.models.load import find_base, named_errors, read_config_values, resolve_dtype
+from mmalign.models.load import find_base, find_processor, named_errors, read_config_values, resolve_dtype
 from mmalign.options.precision import Dtype, Quantization
 
 WEIGHTS = ("*.safetensors",)
@@ -48,7 +48,8 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     weights = _hash_weights(folder, _local_folder)
     if weights is None:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
-    processor = hash_processor(folder)
+    place = find_processor(str(folder))
+    processor = held.processor_files if (held := find_held(place)) is not None else hash_processor(_local_folder(place))
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
     return f"weights {weights}, processor {processor}, {', '.join(precision)}"
 

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
-from torch import nn
-from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 
 from mmalign.errors import UserError
 from mmalign.files import read_json_object
@@ -78,7 +78,7 @@ def load_mllm(
     check_exists(source, "config.json", "adapter_config.json")
     check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
-    processor = from_pretrained(AutoProcessor, source, trust_remote_code=trust_remote_code)
+    processor = load_processor(source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
     whole = find_base(source) if is_adapter else source
     if is_adapter and (trained := recorded_quantization(source)) != quantization:
@@ -100,6 +100,33 @@ def load_mllm(
     if attention != "sdpa":
         base.set_attn_implementation({"text_config": attention})
     return model.eval(), processor
+
+
+def load_processor(source: str, *, trust_remote_code: bool = False) -> Any:
+    """Load a multimodal LLM's processor.
+
+    Raises:
+        ValueError: If it can't be read, or an adapter without one has a tokenizer of other tokens than its base.
+    """
+    place = find_processor(source)
+    if (held := find_held(place)) is not None:
+        return held.processor
+    processor = from_pretrained(AutoProcessor, place, trust_remote_code=trust_remote_code)
+    if place != source and (Path(source) / "tokenizer_config.json").is_file():
+        own, theirs = from_pretrained(AutoTokenizer, source).get_vocab(), getattr(processor, "tokenizer", processor).get_vocab()
+        if own != theirs:
+            raise UserError(
+                f"the adapter {source} has a tokenizer of other tokens than its base {place} ({len(own):,} and {len(theirs):,}) and no "
+                "processor_config.json: save the processor that it was trained with beside it"
+            )
+    return processor
+
+
+def find_processor(source: str) -> str:
+    """Say which checkpoint has a model's processor: of an adapter that was saved without one, as PEFT saves it, the base."""
+    folder = Path(source)
+    is_bare = (folder / "adapter_config.json").is_file() and not any(folder.glob("*processor_config.json"))
+    return find_base(source) if is_bare else source
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:
@@ -239,11 +266,23 @@ def load_adapter_weights(model: PeftModel, source: str, *, name: str = "default"
         # Weights of another shape are left out with a line each, and missing then.
         warnings.simplefilter("ignore", UserWarning)
         weights = load_peft_weights(source, device="cpu")
+        _check_shapes(model, weights, source)
         result = set_peft_model_state_dict(model, weights, adapter_name=name, ignore_mismatched_sizes=True)
     own = (model.base_model.prefix, "modules_to_save.")
     missing = [key for key in result.missing_keys if f".{name}" in key and any(part in key for part in own)]
     if odd := [*missing, *result.unexpected_keys]:
         raise UserError(f"the adapter in {source} is of other layers or shapes than this one ({len(odd)}, such as {odd[0]}); {remedy}")
+
+
+def _check_shapes(model: PeftModel, weights: Mapping[str, Tensor], source: str) -> None:
+    """Refuse whole weights beside the adapter's that the base has in another shape; PEFT would leave them out."""
+    own = {name: weight.shape for name, weight in model.named_parameters()}
+    for name, weight in weights.items():
+        if own.get(name, weight.shape) != weight.shape:
+            raise UserError(
+                f"the adapter in {source} holds {name} of {tuple(weight.shape)}, and its base has {tuple(own[name])}: it was trained on a "
+                "model whose vocabulary had been resized; save that model, and name it as base_model_name_or_path in adapter_config.json"
+            )
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from accelerate.utils import send_to_device
-from transformers import AutoProcessor
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.rows import check_columns
@@ -17,7 +16,7 @@ from mmalign.methods.policy_and_reference import compute_policy, compute_referen
 from mmalign.methods.preference import PreferenceMethod
 from mmalign.methods.responses import model_inputs
 from mmalign.models.combination import Combination
-from mmalign.models.load import best_device, from_pretrained
+from mmalign.models.load import best_device, load_processor
 from mmalign.models.processors import give_padding
 from mmalign.models.quantize import recorded_quantization
 from mmalign.models.references import Reference
@@ -37,7 +36,7 @@ def run(options: CombineOptions) -> None:
     """
     if options.out.exists() and any(options.out.iterdir()):
         raise UserError(f"{options.out} is not empty; choose another --out")
-    processor = from_pretrained(AutoProcessor, options.adapters[0])
+    processor = load_processor(options.adapters[0])
     give_padding(processor.tokenizer)
     quantization = find_quantization(options)
     combination = Combination(options.adapters, dtype=options.dtype, quantization=quantization)

@@ -12,7 +12,6 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import AutoProcessor
 
 from mmalign import __version__
 from mmalign.config import plain_values
@@ -32,7 +31,7 @@ from mmalign.diagnostics.separability import FOLDS, probe_pairs, surface_feature
 from mmalign.engine.hidden_states import OutputHead, read_output_head
 from mmalign.errors import UserError
 from mmalign.files import RUN_FILE, write_whole
-from mmalign.models.load import best_device, from_pretrained, load_mllm
+from mmalign.models.load import best_device, load_mllm, load_processor
 from mmalign.options.diagnose import DiagnoseOptions
 from mmalign.reports.diagnosis_page import CreditedPair, write_diagnosis_page
 from mmalign.reports.gallery import make_thumbnail
@@ -85,7 +84,7 @@ def diagnose(options: DiagnoseOptions) -> tuple[dict[str, Any], Path]:
     checkpoints = _find_checkpoints(options)
     with _opened(options, None) as (_, processor):
         if options.reference is not None:
-            check_same_reading(from_pretrained(AutoProcessor, options.model), processor, source=options.reference)
+            check_same_reading(load_processor(options.model), processor, source=options.reference)
         sets = {"pairs": _read(options, options.pairs, processor)}
         if options.held_out is not None:
             sets["held_out"] = _read(options, options.held_out, processor)

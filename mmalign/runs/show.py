@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from transformers import AutoProcessor
 
 from mmalign.data.datasets import load_rows
 from mmalign.data.encode import EncodedPrompt, encode_chat, encode_items, encode_row, image_token_ids
@@ -27,7 +26,7 @@ from mmalign.data.rows import (
 )
 from mmalign.data.token_texts import token_texts
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, from_pretrained
+from mmalign.models.load import check_exists, load_processor
 from mmalign.options.show import ShowOptions
 from mmalign.reports.gallery import make_thumbnail
 from mmalign.reports.rows_page import Answer, Picture, ShownRow, TokenText, write_rows_page
@@ -58,7 +57,7 @@ def run(options: ShowOptions) -> None:
         ValueError: If there are no rows of a known form, or more of the drawn ones are broken than allowed.
     """
     check_exists(options.model, "config.json", "adapter_config.json")
-    processor = from_pretrained(AutoProcessor, options.model, trust_remote_code=False)
+    processor = load_processor(options.model)
     dataset = load_rows(options.data)
     name, form = find_form(dataset.column_names, what=str(options.data))
     drawn = np.random.default_rng(options.seed).permutation(len(dataset))[: options.num_rows]

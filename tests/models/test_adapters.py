@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText
 
 from mmalign.cli import main
 from mmalign.engine.logps import compute_response_logps
+from mmalign.errors import UserError
 from mmalign.models.adapters import add_lora, find_part, freeze_parts, load_merged
 from mmalign.models.fingerprint import fingerprint_checkpoint
 from mmalign.models.load import load_mllm
@@ -58,10 +59,36 @@ def test_an_adapter_of_a_tied_layer_merges_into_that_layer_alone(tiny_llava_dir:
         assert torch.allclose(merged(input_ids=words).logits, policy(input_ids=words).logits, atol=1e-4)
 
 
-def save_adapter(folder: Path, model: str) -> Path:
+def test_an_adapter_that_peft_saved_alone_has_the_processor_of_its_base(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    folder = save_adapter(tmp_path / "adapter", str(tiny_llava_dir), with_processor=False)
+    _, expected = load_mllm(str(tiny_llava_dir))
+    text = "What is it?"
+    for _, processor in (load_mllm(str(folder)), load_merged(str(folder))):
+        assert processor(text=text)["input_ids"] == expected(text=text)["input_ids"]
+    whole, own = (fingerprint_checkpoint(str(one), dtype="float32").split(", ")[1:] for one in (tiny_llava_dir, folder))
+    assert own == whole
+    # A tokenizer alone is its base's, or is refused.
+    expected.tokenizer.save_pretrained(folder)
+    load_mllm(str(folder))
+    expected.tokenizer.add_tokens(["<new>"])
+    expected.tokenizer.save_pretrained(folder)
+    with pytest.raises(UserError, match=r"tokenizer of other tokens than its base .*save the processor"):
+        load_mllm(str(folder))
+
+
+def test_an_adapter_of_a_resized_vocabulary_is_refused_on_the_base_that_was_not(tiny_llava_dir: Path, tmp_path: Path) -> None:
+    base, processor = load_mllm(str(tiny_llava_dir))
+    base.resize_token_embeddings(len(processor.tokenizer) + 3)  # type: ignore[operator]
+    get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj"])).save_pretrained(tmp_path, save_embedding_layers=True)
+    with pytest.raises(UserError, match=r"embed_tokens.weight of .*and its base has .*vocabulary had been resized"):
+        load_mllm(str(tmp_path))
+
+
+def save_adapter(folder: Path, model: str, *, with_processor: bool = True) -> Path:
     base, processor = load_mllm(model)
     add_lora(base, LoraOptions(lora_rank=4)).save_pretrained(folder)
-    processor.save_pretrained(folder)
+    if with_processor:
+        processor.save_pretrained(folder)
     return folder
 
 
