@@ -199,9 +199,9 @@ class CachedTeacher:
         if theirs > self.vocabulary:
             raise UserError(f"the teacher has {theirs:,} tokens and the student's head {self.vocabulary:,} rows; expected no fewer")
         self.vocabulary = theirs
-        first = next((raw for raw in dataset.select_columns([TOP_IDS, TOP_LOGPS]) if raw[TOP_IDS]), None)
-        # A token has one log-probability more than it names others.
-        self._num_named = None if first is None else len(first[TOP_IDS]) // (len(first[TOP_LOGPS]) - len(first[TOP_IDS]))
+        # A place has one log-probability more than it names tokens.
+        sizes = ((len(raw[TOP_IDS] or ()), len(raw[TOP_LOGPS] or ())) for raw in dataset.select_columns([TOP_IDS, TOP_LOGPS]))
+        self._num_named = next((ids // (logps - ids) for ids, logps in sizes if logps > ids > 0), None)
         self._told = f"the teacher is cached ({found[0]}), over {theirs:,} tokens"
 
     def encode(self, raw: Mapping[str, Any], row: ChatRow, student: EncodedPrompt) -> TopTokens:
