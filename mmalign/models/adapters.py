@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from mmalign.errors import UserError
-from mmalign.models.load import check_exists, find_base, load_adapter_weights, load_mllm, load_processor, put_adapter, read_adapter_config
+from mmalign.models.load import (
+    check_exists,
+    fetch_adapter,
+    find_base,
+    load_adapter_weights,
+    load_mllm,
+    load_processor,
+    put_adapter,
+    read_adapter_config,
+)
 from mmalign.models.lora_config import build_lora_config, refuse_unmatched, told_by_peft
 from mmalign.models.quantize import is_quantized
 from mmalign.options.precision import Dtype, Quantization
@@ -174,7 +183,7 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
     with it; merged into the weights that the 4 bits were made from, the adapter corrects errors that are not there.
 
     Args:
-        source: Folder of the adapter.
+        source: Folder or hub id of the adapter.
         dtype: Precision of the merged weights.
         quantization: How the base was held in training.
 
@@ -185,6 +194,7 @@ def load_merged(source: str, *, dtype: Dtype = "auto", quantization: Quantizatio
         ValueError: If there is no adapter at ``source``, or its base can't be loaded.
     """
     check_exists(source, "adapter_config.json")
+    source = fetch_adapter(source)
     base, _ = load_mllm(find_base(source), dtype=dtype, quantization=quantization)
     assert isinstance(base, PreTrainedModel), type(base)
     if is_quantized(base):

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import StrictDataclassError
 from peft import PeftConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.utils import find_adapter_config_file
 
 from mmalign.errors import UserError
 from mmalign.files import read_json_object
@@ -76,6 +78,7 @@ def load_mllm(
             held.model.set_attn_implementation({"text_config": attention})
         return held.model.eval(), held.processor
     check_exists(source, "config.json", "adapter_config.json")
+    source = fetch_adapter(source)
     check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
     processor = load_processor(source, trust_remote_code=trust_remote_code)
@@ -108,6 +111,7 @@ def load_processor(source: str, *, trust_remote_code: bool = False) -> Any:
     Raises:
         ValueError: If it can't be read, or an adapter without one has a tokenizer of other tokens than its base.
     """
+    source = fetch_adapter(source)
     place = find_processor(source)
     if (held := find_held(place)) is not None:
         return held.processor
@@ -124,9 +128,25 @@ def load_processor(source: str, *, trust_remote_code: bool = False) -> Any:
 
 def find_processor(source: str) -> str:
     """Say which checkpoint has a model's processor: of an adapter that was saved without one, as PEFT saves it, the base."""
+    source = fetch_adapter(source)
     folder = Path(source)
     is_bare = (folder / "adapter_config.json").is_file() and not any(folder.glob("*processor_config.json"))
     return find_base(source) if is_bare else source
+
+
+def fetch_adapter(source: str) -> str:
+    """Fetch an adapter from the hub.
+
+    Returns:
+        Its folder; anything else as it is named.
+
+    Raises:
+        ValueError: If the hub's files can't be had.
+    """
+    if find_held(source) is not None or Path(source).exists() or _is_path(source):
+        return source
+    with named_errors(source):
+        return source if find_adapter_config_file(source) is None else snapshot_download(source)
 
 
 def load_clip(source: str, *, dtype: Dtype = "auto") -> tuple[nn.Module, Any]:

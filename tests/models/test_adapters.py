@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
@@ -74,6 +75,22 @@ def test_an_adapter_that_peft_saved_alone_has_the_processor_of_its_base(tiny_lla
     expected.tokenizer.save_pretrained(folder)
     with pytest.raises(UserError, match=r"tokenizer of other tokens than its base .*save the processor"):
         load_mllm(str(folder))
+
+
+def test_an_adapter_of_the_hub_is_fetched(tiny_llava_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache on disk, without a network."""
+    repository = tmp_path / "models--org--lora"
+    own = save_adapter(repository / "snapshots" / "abc", str(tiny_llava_dir), with_processor=False)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    (from_hub, processor), (from_folder, _) = load_mllm("org/lora"), load_mllm(str(own))
+    batch = make_batch(processor)
+    with torch.no_grad():
+        found, expected = (compute_response_logps(one, batch).token_logps for one in (from_hub, from_folder))
+    assert torch.equal(found, expected)
+    assert fingerprint_checkpoint("org/lora", dtype="float32") == fingerprint_checkpoint(str(own), dtype="float32")
+    assert load_merged("org/lora")[0].name_or_path == str(tiny_llava_dir)
 
 
 def test_an_adapter_of_a_resized_vocabulary_is_refused_on_the_base_that_was_not(tiny_llava_dir: Path, tmp_path: Path) -> None:
