@@ -13,7 +13,7 @@ class LanguageModelOptions:
     """A language model that reads and writes texts: a local one, or one behind an endpoint."""
 
     llm: str | None = None
-    """local language model: folder"""
+    """local language model: folder or hub id"""
     url: str | None = None
     """OpenAI-compatible endpoint instead, such as http://127.0.0.1:8000/v1"""
     llm_name: str | None = None
@@ -42,7 +42,7 @@ def load_language_model(
     """Load the model, behind a cache of its replies in the folder of the result.
 
     Args:
-        options: Either ``llm``, a folder, or ``url`` and ``llm_name``.
+        options: Either ``llm``, a folder or hub id, or ``url`` and ``llm_name``.
         out: Folder of the result.
         decoding: What the endpoint is sent with each request, where the user does not say otherwise; a local model decodes greedily.
         max_new_tokens: Longest reply of a local model, likewise.

@@ -44,12 +44,12 @@ def fingerprint_checkpoint(source: str, *, dtype: Dtype, quantization: Quantizat
     """
     if (held := find_held(source)) is not None:
         return f"weights {held.weights}, processor {held.processor_files}, {held.dtype}"
-    folder = _local_folder(source)
-    weights = _hash_weights(folder, _local_folder)
+    folder = fetch_checkpoint(source)
+    weights = _hash_weights(folder, fetch_checkpoint)
     if weights is None:
         raise UserError(f"{source} has no safetensors weights to take a fingerprint of")
     place = find_processor(str(folder))
-    processor = held.processor_files if (held := find_held(place)) is not None else hash_processor(_local_folder(place))
+    processor = held.processor_files if (held := find_held(place)) is not None else hash_processor(fetch_checkpoint(place))
     precision = [str(resolve_dtype(dtype)).removeprefix("torch."), *([] if quantization == "none" else [quantization])]
     return f"weights {weights}, processor {processor}, {', '.join(precision)}"
 
@@ -73,10 +73,14 @@ def hash_processor(folder: Path) -> str:
     return hash_files(_find(folder, PROCESSOR))
 
 
-def _local_folder(source: str) -> Path:
+def fetch_checkpoint(source: str) -> Path:
+    """Return the folder of a checkpoint: of a hub id, the cache's, fetched where it is not there yet.
+
+    Raises:
+        ValueError: If the hub's files can't be had.
+    """
     if Path(source).is_dir():
         return Path(source)
-    # Fetched where they are not in the cache yet: the fingerprint is taken before the model is loaded.
     with named_errors(source):
         return Path(snapshot_download(source, allow_patterns=[*WEIGHTS, *PROCESSOR, "*config.json"]))
 

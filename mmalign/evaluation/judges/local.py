@@ -20,6 +20,7 @@ from mmalign.errors import UserError
 from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
+from mmalign.models.fingerprint import fetch_checkpoint
 from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
 from mmalign.models.processors import give_padding
 from mmalign.options.precision import Dtype
@@ -32,16 +33,17 @@ class CheckpointJudge:
         """Prepare; the model is loaded at the first prompt that the cache doesn't answer.
 
         Args:
-            model_dir: Folder of the checkpoint.
+            model_dir: Folder of the checkpoint, or hub id.
             cache: JSONL file of judgements. Their key holds the hash of the weights, so a changed model is asked anew.
             batch_size: Prompts at once.
             dtype: Precision of the weights.
             decoding: What of its settings all prompts share.
 
         Raises:
-            ValueError: If the folder holds no checkpoint.
+            ValueError: If there is no checkpoint.
         """
-        self._folder, self._batch_size, self._dtype = Path(model_dir), batch_size, dtype
+        self._name, self._folder = Path(model_dir).resolve().name, fetch_checkpoint(str(model_dir))
+        self._batch_size, self._dtype = batch_size, dtype
         self._loaded: tuple[Any, Any] | None = None
         self._shared: bool | None = None
         self._decoding = {"do_sample": False, **decoding, "dtype": str(resolve_dtype(dtype))}
@@ -50,8 +52,8 @@ class CheckpointJudge:
 
     @property
     def name(self) -> str:
-        """The folder's name."""
-        return self._folder.resolve().name
+        """The folder's name, or the last part of the hub id."""
+        return self._name
 
     @property
     def decoding(self) -> Mapping[str, Any]:

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -180,6 +181,23 @@ def test_cut_answers_are_counted(llm_dir: Path, tmp_path: Path, caplog: pytest.L
     model.generation_config.save_pretrained(folder)
     LocalJudge(folder, cache=tmp_path / "d.jsonl", max_new_tokens=2, dtype="float32").ask(PROMPTS[:1])
     assert json.loads((tmp_path / "d.jsonl").read_text())["cut"] is False
+
+
+def test_a_judge_of_the_hub_is_fetched_by_its_id(llm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's cache on disk, without a network. It is the same judge as the folder of its name: its replies are found again."""
+    repository = tmp_path / f"models--org--{llm_dir.name}"
+    shutil.copytree(llm_dir, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    replies = []
+    for source in (f"org/{llm_dir.name}", str(llm_dir)):
+        judge = choose_judge(JudgeOptions(judge=source, judge_decoding={"max_new_tokens": 6}), cache=tmp_path / "c.jsonl")
+        assert judge is not None
+        assert judge.name == "tiny-llm"
+        replies.append(judge.ask(PROMPTS[:2]))
+    assert replies[0] == replies[1]
+    assert len((tmp_path / "c.jsonl").read_text().splitlines()) == 2
 
 
 def test_folders_without_a_checkpoint(tmp_path: Path) -> None:
