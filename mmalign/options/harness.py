@@ -23,8 +23,8 @@ class LmmsTasksOptions(Options):
     """folder to give to lmms-eval as --include_path; it may hold several tasks"""
     prompt_suffix: str = ""
     """text behind every question, such as LLaVA's single-word request"""
-    max_new_tokens: int = 64
-    """longest answer in tokens"""
+    max_new_tokens: int = 128
+    """longest answer in tokens; as mmalign evaluate's if not given"""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmalign.data.images import resolve_image_path
 from mmalign.errors import UserError
-from mmalign.evaluation.answers import Question
+from mmalign.evaluation.answers import SHORT_ANSWER, Question
 from mmalign.evaluation.benchmark import Benchmark
 from mmalign.evaluation.harness.benchmark_task import METRICS, metric_name
 from mmalign.files import write_whole
@@ -57,7 +57,7 @@ def task_name(benchmark: Task) -> str:
 
 
 def write_task(
-    out: Path, benchmark: Benchmark, *, name: Task, data: Path, images: Path, max_new_tokens: int = 64, prompt_suffix: str = ""
+    out: Path, benchmark: Benchmark, *, name: Task, data: Path, images: Path, max_new_tokens: int = SHORT_ANSWER, prompt_suffix: str = ""
 ) -> int:
     """Write a benchmark's yes-or-no questions as a task; several tasks may stand in one folder.
 

@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from mmalign.cli import main
+from mmalign.evaluation.answers import SHORT_ANSWER
 from mmalign.evaluation.harness.benchmark_task import METRICS, BenchmarkTask, metric_name
 from mmalign.evaluation.harness.tasks import task_name
+from mmalign.options.harness import LmmsTasksOptions
 from tests.tiny_models import build_tiny_llava, random_image
 
 NUM_IMAGES = 4
@@ -103,6 +105,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_longest_answer_is_that_of_mmalign_evaluate() -> None:
+    """Answers that are cut elsewhere may be scored otherwise."""
+    assert LmmsTasksOptions(data=Path(), images=Path(), out=Path()).max_new_tokens == SHORT_ANSWER
 
 
 @pytest.mark.parametrize("name", METRICS)
