@@ -76,13 +76,15 @@ def check_numbers(options: DiscoverClassesOptions, *, classes: int, domains: int
     """How many classes are looked for.
 
     Raises:
-        ValueError: If there are fewer domains, or fewer names.
+        ValueError: If there are fewer domains, fewer names, or too few cells.
     """
     wanted = options.num_classes or classes
     if wanted > classes:
         raise UserError(f"num_classes is {wanted} and the data have {classes} classes; expected no more, so that each has a name")
     if wanted > domains:
         raise UserError(f"there are {domains} domains for {wanted} classes; expected as many or more: fewer don't tell the classes apart")
+    if options.num_cells is not None and options.num_cells < 2 * wanted:
+        raise UserError(f"num_cells is {options.num_cells} for {wanted} classes; expected twice as many, {2 * wanted}, or more")
     return wanted
 
 

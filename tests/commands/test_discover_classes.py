@@ -137,7 +137,7 @@ def test_fewer_classes_than_names(domains: Path, photos: Path, tmp_path: Path) -
         (["--shots", "2", "--num-classes", "4"], "num_classes is 4 and the data have 3 classes; expected no more"),
         (["--shots", "2", "--num-classes", "1"], "num_classes is 1; expected at least 2"),
         (["--shots", "2", "--num-cells", "1000"], "num_cells is 1000; expected 1 to 486"),
-        (["--shots", "2", "--num-cells", "2"], "rank 2 (singular values"),
+        (["--shots", "2", "--num-cells", "5"], "num_cells is 5 for 3 classes; expected twice as many, 6, or more"),
         (["--shots", "2", "--domain-column", "place"], "has columns image, label, domain, id; expected place"),
         (
             ["--shots", "2", "--domain-column", "label"],
