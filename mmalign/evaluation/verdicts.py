@@ -138,6 +138,8 @@ _RATING = re.compile(
 )
 # A rating that is given, and not one that is talked about: "A rating of 6 would need more".
 _GIVEN = re.compile(r"[^.]*[:=\uff1a]|(?<=final )|(?<=overall )|(?<=\bmy )")
+# One that this response does not get: "A rating of 6 would need more", where no other is given.
+_MISSED = re.compile(r"\s*(?:would|could|might)\s+(?:need|require|have|take)\b")
 # One that would be given in another case.
 _UNREAL = re.compile(r"\b(?:would|could|might)\b|\w'd\b")
 _ALONE = re.compile(r"\W*(?P<number>\d+(?:\.\d+)?)(?P<rest>\s*(?:/|out of)\s*\d+)?\W*")
@@ -151,7 +153,7 @@ def find_rating(reply: str, *, scale: range = SCALE) -> int | None:
             # "4: somewhat informative" stands there too.
             return find_rating(f"Rating: {value}", scale=scale)
     text = _plain(reply)
-    found = list(_RATING.finditer(text))
+    found = [match for match in _RATING.finditer(text) if not _MISSED.match(text, match.end("number"))]
     if found:
         given = [match for match in found if _GIVEN.match(text, match.start(), match.start("number"))]
         real = [match for match in found if not _UNREAL.search(_clause(text[: match.start()]))]

@@ -156,6 +156,8 @@ def test_verdicts(reply: str, verdict: bool | None) -> None:
         ("It is complete.\n\n5", 5),
         ("Rating: 2 would be too low.\nRating: 5", 5),
         ("Rating: 2. A rating of 6 would need more detail.", 2),
+        ("A rating of 6 would need more detail.", None),
+        ("A rating of 5 would be right.", 5),
         ("Rating: 3\n\nNote that a score of 0 was considered.", 3),
         ("A rating of 6 is too high: my rating is 4.", 4),
         ("I give a rating of 3.", 3),
