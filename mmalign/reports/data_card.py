@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow.parquet as parquet
 from huggingface_hub import DatasetCardData
 
+from mmalign.data.caches import LOGPS, REFERENCE_FINGERPRINT, REFERENCE_IMAGES, REFERENCE_TEXT, TOKEN_LOGPS
 from mmalign.files import SCORED, SCORING, SUMMARY, read_json_object
 from mmalign.tables import markdown_table
 
@@ -17,12 +18,18 @@ _COLUMNS = {
     "chosen": "the better answer",
     "rejected": "the other one",
     "difficulty": "1 - the proxies' weighted mean of easiness; 0 easy, 1 hard",
-    "gap_contrastive": "CLIP cosine of image and answer, chosen minus rejected",
-    "gap_generative": "log-probability per token under the multimodal LLM, chosen minus rejected",
+    "gap_contrastive": "CLIP cosine of image and answer, a mean over its sentences, chosen minus rejected",
+    "gap_generative": "summed log-probability under the multimodal LLM, chosen minus rejected",
+    "gap_fused": "sum of weight x gap / std: below zero the proxies together prefer the rejected answer",
     "easiness_contrastive": "place of the gap in the normal distribution of all gaps",
     "easiness_generative": "the same",
-    "reference_logps_chosen": "summed log-probability of the chosen answer under the multimodal LLM",
-    "reference_logps_rejected": "the same of the rejected one",
+    **dict(
+        zip(LOGPS, ("summed log-probability of the chosen answer under the multimodal LLM", "the same of the rejected one"), strict=True)
+    ),
+    **dict(zip(TOKEN_LOGPS, ("the same of each token of the chosen answer", "of each token of the rejected one"), strict=True)),
+    REFERENCE_TEXT: "digest of the tokens that were scored",
+    REFERENCE_IMAGES: "digest of the decoded images that were scored",
+    REFERENCE_FINGERPRINT: "the multimodal LLM: hashes of weights and processor, precision",
 }
 
 _MODELS = {"clip": "contrastive model", "mllm": "generative model", "reference": "weights"}

@@ -32,6 +32,8 @@ def adapter(tiny_llava_dir: Path, pairs: Path, tmp_path_factory: pytest.TempPath
 def scored(folder: Path) -> Path:
     folder.mkdir()
     columns = {"id": ["a"], "prompt": ["What?"], "chosen": ["a cat"], "rejected": ["a dog"], "difficulty": [0.25], "gap_contrastive": [0.1]}
+    # As scoring has it: the difference of the sums.
+    columns |= {"gap_generative": [-3.0], "reference_logps_chosen": [-9.0], "reference_logps_rejected": [-6.0]}
     Dataset.from_dict(columns).to_parquet(str(folder / "scored.parquet"))
     proxy = {"mean": 0.1, "std": 0.2, "accuracy": 0.75, "weight": 1.0}
     (folder / "difficulty.json").write_text(json.dumps({"num_scored": 1, "num_rejected": 2, "statistics": {"all": {"contrastive": proxy}}}))
@@ -104,6 +106,7 @@ def test_scored_pairs_go_as_a_data_set_with_a_card(hub: Hub, tmp_path: Path) -> 
     assert "| all | contrastive | +0.1 | 0.2 | 75.0 | 1.000 |" in card.text
     assert "openai/clip-vit-base-patch32" in card.text
     assert "| `gap_contrastive` | CLIP cosine" in card.text
+    assert "| `gap_generative` | summed log-probability" in card.text
     assert hub.commits == ["First"]
 
 
