@@ -116,6 +116,18 @@ def stand_ins(folder: Path, programs: dict[str, str]) -> dict[str, str]:
     return {**os.environ, **job, "PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
 
 
+@pytest.mark.parametrize(("parts", "expected"), [({}, "18/64"), ({"PARTS": "32"}, "18/32")])
+def test_a_lost_job_of_an_array_scores_the_same_part_again(parts: dict[str, str], expected: str, tmp_path: Path) -> None:
+    """In ``--array=3,17`` Slurm counts two jobs; the shards are still one in 64."""
+    variables = {"PAIRS": "pairs", "CLIP": "clip", "MODEL": "model", "OUT": "out"}
+    job = {"SLURM_ARRAY_TASK_ID": "17", "SLURM_ARRAY_TASK_COUNT": "2"}
+    environment = stand_ins(tmp_path / "bin", {"mmalign": 'echo "$@"'}) | variables | job | parts
+    done = subprocess.run(["bash", str(FOLDER / "score_array.sbatch")], env=environment, capture_output=True, text=True, check=True)
+    assert f"--shard {expected}\n" in done.stdout
+    text = (FOLDER / "score_array.sbatch").read_text()
+    assert "--array=0-63\n" in text, "the default number of parts is that of the array's jobs"
+
+
 @pytest.mark.parametrize("name", ["train_one_node", "train_two_nodes"])
 def test_a_job_that_crashes_is_not_requeued(name: str, tmp_path: Path) -> None:
     """A training that is killed, as for want of memory, would be killed again and again."""
