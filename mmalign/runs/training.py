@@ -183,6 +183,8 @@ def refuse_sharded(options: RunOptions, model: nn.Module) -> None:
     plain = "with FSDP or DeepSpeed leave it out, or train with plain data parallelism"
     if is_quantized(model):
         raise UserError("weights in 4 bits can't be sharded; train them with plain data parallelism, or leave --quantization out")
+    if options.optimizer == "dct-adamw":
+        raise UserError(f"--optimizer dct-adamw transforms whole matrices; {plain}")
     if isinstance(options, ReferencedOptions) and options.moving is not None:
         raise UserError("--reference-update exchanges whole weights; with FSDP or DeepSpeed take --reference copy, or train an adapter")
     if isinstance(options, ChasingOptions) and options.chasing:

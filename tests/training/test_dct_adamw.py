@@ -2,13 +2,17 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from mmalign.errors import UserError
+from mmalign.options.methods import SftOptions
 from mmalign.options.training import TrainerOptions
+from mmalign.runs.training import refuse_sharded
 from mmalign.training.dct_adamw import DctAdamW, cosine_columns, dct, is_low_rank, largest_columns
 from mmalign.training.optimizers import build_optimizer
 from tests.tiny_models import build_tiny_llava
@@ -168,3 +172,10 @@ def test_the_option_builds_it_for_every_weight() -> None:
     for options in ({"dct_rank": 8}, {"dct_error_feedback": True}):
         with pytest.raises(ValueError, match="which only --optimizer dct-adamw reads"):
             TrainerOptions(learning_rate=0.01, **options)
+
+
+def test_sharded_weights_are_refused() -> None:
+    """FSDP and DeepSpeed hold parts of matrices, of which there is no whole transform."""
+    options = SftOptions(model="model", data=Path("data"), out=Path("out"), optimizer="dct-adamw")
+    with pytest.raises(UserError, match="--optimizer dct-adamw transforms whole matrices; with FSDP or DeepSpeed leave it out"):
+        refuse_sharded(options, nn.Linear(2, 2))
