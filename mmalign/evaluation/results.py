@@ -10,7 +10,7 @@ from typing import Any
 from mmalign.files import hash_file, write_whole
 from mmalign.tables import text_table
 
-SCORER_VERSION = "6"
+SCORER_VERSION = "7"
 # More files than these are named together.
 MOST_FILES = 20
 
