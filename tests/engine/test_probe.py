@@ -47,7 +47,8 @@ def test_own_logps_are_the_plain_forwards() -> None:
 
 def test_a_model_that_attends_eagerly_shares_rows() -> None:
     """Gemma-2, whose attention bounds its logits, through its own function; its windows are shorter than the prompt."""
-    (bounded, processor), (loose, _) = (build_tiny_llava(llm=gemma2(attn_logit_softcapping=cap, sliding_window=8)) for cap in (0.5, 50.0))
+    text = gemma2(final_logit_softcapping=None, sliding_window=8)
+    (bounded, processor), (loose, _) = (build_tiny_llava(llm={**text, "attn_logit_softcapping": cap}) for cap in (0.5, 50.0))
     encoded = encode(processor, 2)
     assert bounded.config.get_text_config()._attn_implementation == "eager"
     with torch.no_grad():
