@@ -21,7 +21,7 @@ from mmalign.evaluation.judges.cache import JudgementCache
 from mmalign.evaluation.reasoning import decode_answer
 from mmalign.files import hash_file
 from mmalign.models.fingerprint import fetch_checkpoint
-from mmalign.models.load import check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
+from mmalign.models.load import check_exists, check_safetensors, from_pretrained, load_mllm, load_whole, resolve_dtype
 from mmalign.models.processors import give_padding
 from mmalign.options.precision import Dtype
 
@@ -42,6 +42,7 @@ class CheckpointJudge:
         Raises:
             ValueError: If there is no checkpoint.
         """
+        check_exists(str(model_dir), "config.json", "adapter_config.json")
         self._name, self._folder = Path(model_dir).resolve().name, fetch_checkpoint(str(model_dir))
         self._batch_size, self._dtype = batch_size, dtype
         self._loaded: tuple[Any, Any] | None = None
