@@ -81,7 +81,7 @@ def load_mllm(
     source = fetch_adapter(source)
     check_safetensors(source)
     options: dict[str, Any] = {"dtype": resolve_dtype(dtype), "trust_remote_code": trust_remote_code}
-    processor = load_processor(source, trust_remote_code=trust_remote_code)
+    processor = _read_processor(source, trust_remote_code=trust_remote_code)
     is_adapter = (Path(source) / "adapter_config.json").is_file()
     whole = find_base(source) if is_adapter else source
     if is_adapter and (trained := recorded_quantization(source)) != quantization:
@@ -105,13 +105,17 @@ def load_mllm(
     return model.eval(), processor
 
 
-def load_processor(source: str, *, trust_remote_code: bool = False) -> Any:
+def load_processor(source: str) -> Any:
     """Load a multimodal LLM's processor.
 
     Raises:
         ValueError: If it can't be read, or an adapter without one has a tokenizer of other tokens than its base.
     """
-    source = fetch_adapter(source)
+    return _read_processor(fetch_adapter(source), trust_remote_code=False)
+
+
+def _read_processor(source: str, *, trust_remote_code: bool) -> Any:
+    """The same where an adapter has been fetched: asked again, the hub answers again."""
     place = find_processor(source)
     if (held := find_held(place)) is not None:
         return held.processor
@@ -127,8 +131,7 @@ def load_processor(source: str, *, trust_remote_code: bool = False) -> Any:
 
 
 def find_processor(source: str) -> str:
-    """Say which checkpoint has a model's processor: of an adapter that was saved without one, as PEFT saves it, the base."""
-    source = fetch_adapter(source)
+    """Say which checkpoint has a model's processor: of an adapter in a folder that has none, as PEFT saves it, the base."""
     folder = Path(source)
     is_bare = (folder / "adapter_config.json").is_file() and not any(folder.glob("*processor_config.json"))
     return find_base(source) if is_bare else source
